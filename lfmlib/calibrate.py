@@ -1,0 +1,66 @@
+"""Draw the nulls anew: what Gaussian noise gives, for every storage type and size.
+
+`python -m lfmlib.calibrate` writes the table that `lfmlib.nulls` reads, in about ten minutes.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from importlib import resources
+
+import numpy as np
+from tqdm import tqdm
+
+from .normality import measure
+from .nulls import FIGURES, draw
+
+SIZES = tuple(2**power for power in range(6, 35))
+"""Tabulated numbers of values, 64 to 17 billion."""
+#: tabulated type -> standard deviation of the noise: a usual weight's, or for float8, which is stored scaled, mid-range
+STD = {
+    "bfloat16": 0.02,
+    "float16": 0.02,
+    "float32": 0.02,
+    "float8_e4m3fn": 16.0,
+    "float8_e5m2": 64.0,
+    "float8_e4m3fnuz": 8.0,
+    "float8_e5m2fnuz": 64.0,
+}
+DRAWS = 400
+SEED = 20260101
+
+
+def sample(dtype: str, count: int, draws: int = DRAWS, seed: int = SEED, mean: float = 0.0, std: float | None = None):
+    """Figures of ``draws`` sketches of noise.
+
+    Where ``std`` is not given it is drawn log-uniformly over one octave: where a standard deviation lies between two
+    powers of two decides how coarse the rounding is.
+
+    Returns:
+        dict of figure -> float64 ``(draws,)``.
+    """
+    rng = np.random.default_rng([seed, *dtype.encode(), count])
+    rows = []
+    for _ in range(draws):
+        scale = STD[dtype] * 2 ** rng.random() if std is None else std
+        sketch = draw(dtype, count, rng, mean, scale)
+        rows.append(measure(sketch) | {"mean_ratio": abs(sketch.mean) / sketch.std if sketch.std else math.nan})
+    return {name: np.array([row[name] for row in rows]) for name in FIGURES}
+
+
+def tabulate(path) -> None:
+    """Write the central 95 % and the median of every figure, for every type and size, to ``path``."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["dtype", "count", "figure", "low", "median", "high"])
+        for dtype in STD:
+            for count in tqdm(SIZES, desc=dtype):
+                for name, values in sample(dtype, count).items():
+                    known = values[~np.isnan(values)]
+                    bounds = np.quantile(known, [0.025, 0.5, 0.975]) if known.size else [math.nan] * 3
+                    writer.writerow([dtype, count, name, *(f"{bound:.4g}" for bound in bounds)])
+
+
+if __name__ == "__main__":
+    tabulate(resources.files(__package__) / "nulls.csv")

@@ -1,0 +1,95 @@
+"""Counting bit patterns: the one loop over the weights, at memory speed.
+
+Everything counted is an integer, so counts of parts add up to the count of the whole whatever the parts and their
+order. The loops release the GIL, so that threads of a survey count side by side. The torch versions do the same on
+whatever device holds the tensor; both give the same integers.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+
+CENTRE = 1 << 15
+"""What is taken off the trailing 16 bits of a float32 before summing them, to keep the sums small."""
+
+_INFINITY = 0x7F800000  # the bits of a float32 infinity; anything larger, sign bit aside, is NaN
+_BLOCK = 8192  # values looked at twice (range, then counts) while they are in the first-level cache
+
+
+@numba.njit(nogil=True, cache=True)
+def count_patterns(words, counts):
+    """Add to ``counts`` how often each value of the unsigned integer array ``words`` occurs."""
+    for i in range(words.size):
+        counts[words[i]] += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def count_words(words, bins, span):
+    """Count float32 words (as uint32) by their leading 16 bits.
+
+    Args:
+        words: uint32 ``(n,)``, at most 2**31 of them, so that a sum of squares stays below 2**62.
+        bins: int64 ``(65536, 4)``, added to: count, sum of the centred trailing bits, sum of their squares, and in
+            ``[0, 3]`` and ``[0x8000, 3]`` the number of exact zeros.
+        span: int64 ``(2,)``, lowered and raised to the finite extremes as monotone keys (see `key_to_float`).
+    """
+    for start in range(0, words.size, _BLOCK):
+        block = words[start : start + _BLOCK]
+        low, high = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+        for i in range(block.size):
+            signed = np.int32(block[i])
+            key = np.int32(signed ^ ((signed >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+            low = min(low, key)
+            high = max(high, key)
+        if high >= _INFINITY or low <= -_INFINITY - 1:
+            low, high = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+            for i in range(block.size):
+                if (block[i] & np.uint32(0x7FFFFFFF)) < _INFINITY:
+                    signed = np.int32(block[i])
+                    key = np.int32(signed ^ ((signed >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+                    low = min(low, key)
+                    high = max(high, key)
+        span[0] = min(span[0], low)
+        span[1] = max(span[1], high)
+        for i in range(block.size):
+            word = block[i]
+            lead = word >> np.uint32(16)
+            trail = np.int64(word & np.uint32(0xFFFF)) - CENTRE
+            bins[lead, 0] += 1
+            bins[lead, 1] += trail
+            bins[lead, 2] += trail * trail
+            bins[lead, 3] += np.int64((word & np.uint32(0x7FFFFFFF)) == 0)
+
+
+def count_patterns_torch(tensor: torch.Tensor, patterns: int) -> np.ndarray:
+    """`count_patterns` on the tensor's own device; ``tensor`` is a flat int16 or uint8 view of the words."""
+    counts = torch.zeros(patterns, dtype=torch.int64, device=tensor.device)
+    for part in tensor.split(1 << 26):
+        counts += torch.bincount(part.to(torch.int32) & (patterns - 1), minlength=patterns)
+    return counts.cpu().numpy()
+
+
+def count_words_torch(tensor: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """`count_words` on the tensor's own device; ``tensor`` is a flat int32 view of at most 2**31 float32 words."""
+    bins = torch.zeros((4, 1 << 16), dtype=torch.int64, device=tensor.device)
+    span = np.array([0x7FFFFFFF, -0x80000000], dtype=np.int64)
+    for word in tensor.split(1 << 24):
+        lead = (word >> 16).long() & 0xFFFF
+        trail = (word & 0xFFFF).long() - CENTRE
+        finite = word[(word & 0x7FFFFFFF) < _INFINITY]
+        bins[0] += torch.bincount(lead, minlength=1 << 16)
+        bins[1].index_add_(0, lead, trail)
+        bins[2].index_add_(0, lead, trail * trail)
+        bins[3].index_add_(0, lead, ((word & 0x7FFFFFFF) == 0).long())
+        if finite.numel():
+            key = finite ^ ((finite >> 31) & 0x7FFFFFFF)
+            span = np.array([min(span[0], int(key.min())), max(span[1], int(key.max()))], dtype=np.int64)
+    return bins.T.contiguous().cpu().numpy(), span
+
+
+def key_to_float(key: int) -> float:
+    """The float32 value behind a monotone key: integers that sort as the floats do."""
+    bits = key if key >= 0 else key ^ 0x7FFFFFFF
+    return float(np.array(bits, dtype=np.int64).astype(np.int32).view(np.float32))

@@ -1,0 +1,118 @@
+"""The value grid of each floating-point type: which bit pattern means which number, and what each one stands for.
+
+A stored weight is a rounded number. A 16-bit or 8-bit pattern stands for every real number that rounds to it, from
+midpoint to midpoint. A float32 is counted by its leading 16 bits, and such a bin stands for every float32 that begins
+with them, from truncation edge to truncation edge. Either way the real line is cut into *cells*, and everything this
+library says about a distribution is said over whole cells with their true edges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+
+#: storage type -> (bits counted, mantissa bits among them, unsigned torch integer type of the stored word)
+_LAYOUT = {
+    "float16": (16, 10, torch.int16),
+    "bfloat16": (16, 7, torch.int16),
+    "float8_e4m3fn": (8, 3, torch.uint8),
+    "float8_e5m2": (8, 2, torch.uint8),
+    "float8_e4m3fnuz": (8, 3, torch.uint8),
+    "float8_e5m2fnuz": (8, 2, torch.uint8),
+    "float32": (16, 7, torch.int32),
+    "float64": (16, 7, torch.int32),  # through its float32 rounding
+}
+
+DTYPES = tuple(_LAYOUT)
+"""Names of the storage types that can be sketched."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The cells of one storage type.
+
+    Attributes:
+        dtype: name of the storage type, as in ``torch`` without the prefix.
+        patterns: number of bit patterns counted, 256 or 65,536.
+        mantissa: number of mantissa bits inside a counted pattern.
+        wide: True where a pattern is the leading half of a wider word (float32, float64), so that a cell holds many
+            different values; False where it is one value.
+        finite: bool ``(patterns,)``: the pattern is a number, not an infinity or NaN.
+        unit: exponent u such that every value is a whole multiple of ``2**u``.
+        order: int ``(cells,)``: the finite patterns by rising value. Where a pattern is one value, minus zero has no
+            cell of its own: its count belongs to zero's.
+        values: float64 ``(cells,)``: the value of a cell; in a wide grid its centre.
+        edges: float64 ``(cells + 1,)``: cell ``i`` reaches from ``edges[i]`` to ``edges[i + 1]``.
+        log_magnitude: float64 ``(patterns // 2,)``: log of the absolute value of a pattern (of the cell's centre),
+            by rising magnitude; -inf at zero.
+    """
+
+    dtype: str
+    patterns: int
+    mantissa: int
+    wide: bool
+    finite: np.ndarray
+    unit: int
+    order: np.ndarray
+    values: np.ndarray
+    edges: np.ndarray
+    log_magnitude: np.ndarray
+
+    @property
+    def exponents(self) -> int:
+        """Number of values the exponent field can take."""
+        return self.patterns >> (1 + self.mantissa)
+
+
+@cache
+def grid(dtype: str) -> Grid:
+    """The grid of a storage type named as in torch, such as ``"bfloat16"``.
+
+    Raises:
+        ValueError: the type is not one of `DTYPES`.
+    """
+    if dtype not in _LAYOUT:
+        raise ValueError(f"a tensor of type {dtype} has no value grid: expected one of {', '.join(DTYPES)}")
+    bits, mantissa, _ = _LAYOUT[dtype]
+    half = 1 << (bits - 1)
+    wide = dtype in ("float32", "float64")
+    magnitude = _magnitudes(dtype)  # of the patterns without the sign bit; a wide bin's lower end
+    finite = np.isfinite(magnitude)
+    negative_zero = not dtype.endswith("fnuz")  # those types spend that pattern on NaN
+    finite = np.concatenate([finite, finite & (negative_zero | (np.arange(half) > 0))])
+
+    positive = np.flatnonzero(finite[:half])
+    negative = positive[::-1] + half
+    if wide:
+        ends = np.append(magnitude[positive], 2 * magnitude[positive[-1] & ~(2**mantissa - 1)])
+        centres = (ends[:-1] + ends[1:]) / 2
+        order = np.concatenate([negative, positive])
+        values = np.concatenate([-centres[::-1], centres])
+        edges = np.concatenate([-ends[::-1], ends[1:]])
+        with np.errstate(divide="ignore"):
+            log_magnitude = np.log(np.append(centres, np.full(half - centres.size, np.inf)))
+    else:
+        order = np.concatenate([negative[:-1], positive])
+        values = np.concatenate([-magnitude[positive][:0:-1], magnitude[positive]])
+        middles = (values[:-1] + values[1:]) / 2
+        edges = np.concatenate([[2 * values[0] - middles[0]], middles, [2 * values[-1] - middles[-1]]])
+        with np.errstate(divide="ignore"):
+            log_magnitude = np.log(magnitude)
+    unit = int(np.log2(magnitude[1])) - (16 if wide else 0)
+    arrays = (finite, order, values, edges, log_magnitude)
+    for array in arrays:
+        array.setflags(write=False)
+    return Grid(dtype, 2 * half, mantissa, wide, finite, unit, order, values, edges, log_magnitude)
+
+
+def _magnitudes(dtype: str) -> np.ndarray:
+    """Values of the patterns without sign bit, as float64; torch's own conversion says what each pattern means."""
+    if dtype in ("float32", "float64"):
+        with np.errstate(invalid="ignore"):  # the NaN patterns are named here too
+            return (np.arange(1 << 15, dtype=np.uint32) << 16).view(np.float32).astype(np.float64)
+    bits, _, word = _LAYOUT[dtype]
+    patterns = torch.arange(1 << (bits - 1), dtype=torch.int32).to(word)
+    return patterns.view(getattr(torch, dtype)).to(torch.float64).numpy()

@@ -1,0 +1,113 @@
+"""What Gaussian noise gives: the null of every figure of `normality`, tabulated by storage type and size.
+
+A sketch of noise need not be made from noise: the counts of n independent draws over the cells of a type are
+multinomial, so a sketch of a billion draws costs what one of a thousand does (`draw`). The table `nulls.csv` that ships
+with the library was drawn that way by `python -m lfmlib.calibrate`; `band` interpolates it.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from functools import cache
+from importlib import resources
+
+import numpy as np
+from scipy import special
+
+from .grid import grid
+from .sketch import Sketch
+
+FIGURES = (
+    "ks", "kl_bits", "tail_bits", "wasserstein", "skewness", "excess_kurtosis",
+    "gg_shape", "weibull_k", "exponent_entropy", "mean_ratio",
+)  # fmt: skip
+"""Tabulated figures: those of `normality`, and ``mean_ratio`` = abs(mean) / std."""
+
+_ALIAS = {"float64": "float32"}  # sketched alike
+
+
+def draw(dtype: str, count: int, rng: np.random.Generator, mean: float = 0.0, std: float = 1.0) -> Sketch:
+    """The sketch of ``count`` independent draws of N(mean, std²) rounded to a storage type, without drawing them.
+
+    Inside the wide cells of float32, values are set down evenly (which no figure of `normality` can see).
+
+    Args:
+        dtype: storage type, one of `lfmlib.grid.DTYPES`.
+        count: number of draws, any size.
+        rng: source of randomness; the same state gives the same sketch.
+        mean, std: of the Gaussian.
+
+    Raises:
+        ValueError: unknown type, or the Gaussian reaches beyond the type's range.
+    """
+    shape = grid(dtype)
+    z = (shape.edges - mean) / std
+    first, last = np.searchsorted(z, -12.0, side="right") - 1, np.searchsorted(z, 12.0)
+    if first < 0 or last >= z.size:
+        raise ValueError(f"N({mean:g}, {std:g}²) reaches beyond the range of {dtype}")
+    a, b = z[first:last], z[first + 1 : last + 1]
+    mass = np.where(a > 0, special.ndtr(-a) - special.ndtr(-b), special.ndtr(b) - special.ndtr(a))
+    likely = np.flatnonzero(mass > 1e-18)
+    counts = rng.multinomial(count, mass[likely] / mass[likely].sum())
+    patterns = np.zeros(shape.patterns, dtype=np.int64)
+    patterns[shape.order[first + likely]] = counts
+    if not shape.wide:
+        return Sketch(dtype, patterns[None, :])
+    square = [int(c) * ((2**32 - 1) // 12) for c in patterns[shape.order[first + likely]]]
+    limbs = np.zeros((2, shape.patterns), dtype=np.int64)
+    limbs[:, shape.order[first + likely]] = [[s >> 32 for s in square], [s & 0xFFFFFFFF for s in square]]
+    occupied = first + likely[counts > 0]
+    ends = shape.edges[[occupied[0], occupied[-1] + 1]] * (1 - 2**-24)
+    zeros = np.zeros_like(patterns)
+    return Sketch(dtype, np.stack([patterns, zeros, *limbs, zeros]), tuple(_key(end) for end in ends))
+
+
+def _key(value: float) -> int:
+    """Monotone key of a float32 value (inverse of `counting.key_to_float`)."""
+    bits = int(np.array(value, dtype=np.float32).view(np.int32))
+    return bits if bits >= 0 else bits ^ 0x7FFFFFFF
+
+
+def band(dtype: str, count: int) -> dict[str, tuple[float, float]]:
+    """Central 95 % of each figure for noise of a type and size, interpolated between tabulated sizes.
+
+    Bounds shrink about as 1/sqrt(n) until rounding sets a floor, so it is their product with sqrt(n) that is
+    interpolated, linearly in log n. Beyond the largest size its bounds are used.
+
+    Returns:
+        figure -> (low, high); empty where the type is not tabulated or there are fewer values than the smallest tabulated size (64).
+    """
+    table = _table().get(_ALIAS.get(dtype, dtype))
+    if table is None or count < table[0][0]:
+        return {}
+    sizes, centre, low, high = table
+    count = min(count, sizes[-1])
+    i = min(int(np.searchsorted(sizes, count, side="right")), len(sizes) - 1)
+    t = math.log(count / sizes[i - 1]) / math.log(sizes[i] / sizes[i - 1])
+    root = np.sqrt(sizes[[i - 1, i]] / count)
+    middle = (1 - t) * centre[i - 1] + t * centre[i]
+    bounds = [
+        middle + (1 - t) * root[0] * (side[i - 1] - centre[i - 1]) + t * root[1] * (side[i] - centre[i])
+        for side in (low, high)
+    ]
+    return {name: (float(a), float(b)) for name, a, b in zip(FIGURES, *bounds, strict=True)}
+
+
+@cache
+def _table() -> dict[str, tuple[np.ndarray, ...]]:
+    """dtype -> sizes ``(s,)`` and median, low, high ``(s, figures)``."""
+    rows: dict[str, list] = {}
+    with (resources.files(__package__) / "nulls.csv").open() as file:
+        for row in csv.DictReader(file):
+            rows.setdefault(row["dtype"], []).append(row)
+    table = {}
+    for dtype, of_type in rows.items():
+        sizes = np.array(sorted({int(row["count"]) for row in of_type}))
+        parts = np.full((3, len(sizes), len(FIGURES)), np.nan)
+        for row in of_type:
+            place = np.searchsorted(sizes, int(row["count"])), FIGURES.index(row["figure"])
+            for part, name in zip(parts, ("median", "low", "high"), strict=True):
+                part[place] = float(row[name])
+        table[dtype] = (sizes, *parts)
+    return table

@@ -1,0 +1,447 @@
+"""The exact, mergeable distribution of one tensor, taken in one pass.
+
+A bfloat16 or float16 tensor has at most 65,536 distinct values, a float8 tensor 256: counting bit patterns gives the
+whole distribution, and every moment, quantile and distance follows from the counts without another look at the
+tensor. A float32 (or a float64, through its float32 rounding) is counted by its leading 16 bits, and each bin carries
+the integer sums of the trailing bits and of their squares: mean and variance are exact, the empirical distribution
+function is exact at bin edges.
+
+Everything kept is an integer, so adding sketches is exact, associative and commutative: one thread, two workers or a
+cluster give the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from .counting import count_patterns, count_patterns_torch, count_words, count_words_torch, key_to_float
+from .grid import DTYPES, Grid, grid
+
+_CHUNK = 1 << 26  # words per call of a counting loop: far below where a sum of squares could overflow
+_MOST = 1 << 46
+_LIMB = 32  # sums of squares are kept as high * 2**32 + low, since they outgrow 64 bits
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The occupied cells of a sketch, by rising value; float64 arrays of one length unless said otherwise.
+
+    Attributes:
+        index: int64, position in the grid's cells.
+        count: int64, number of values in the cell.
+        value: mean of the values in the cell.
+        lower, upper: the cell's edges.
+        spread: sum of squared deviations of its values from ``value`` (zero unless the grid is wide).
+    """
+
+    index: np.ndarray
+    count: np.ndarray
+    value: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    spread: np.ndarray
+
+
+class Sketch:
+    """Exact distribution of a set of floating-point values of one storage type.
+
+    Make one with `Sketch.of`, add two with ``+``. Sketches are immutable; two of the same values are equal (``==``)
+    however the values were cut up or ordered.
+    """
+
+    def __init__(self, dtype: str, sums: np.ndarray, span: tuple[int, int] | None = None):
+        """Wrap raw sums; use `Sketch.of` instead.
+
+        Args:
+            dtype: storage type, one of `lfmlib.grid.DTYPES`.
+            sums: int64 ``(1, patterns)`` counts; in a wide grid ``(5, patterns)``: counts, sums of the centred
+                trailing bits, high and low limb of the sums of their squares, exact zeros.
+            span: keys of the smallest and largest finite value (wide grids only).
+        """
+        self.dtype = dtype
+        self._sums = sums
+        self._span = span
+        sums.setflags(write=False)
+
+    @classmethod
+    def of(cls, values) -> Sketch:
+        """Sketch an array, a tensor or an iterable of them.
+
+        Args:
+            values: numpy array or torch tensor (any shape, strides and device; bfloat16 and float8 numpy arrays as
+                ml_dtypes has them), a sequence of floats, or an iterable of arrays or tensors of one type, which is
+                read once, chunk by chunk.
+
+        Raises:
+            ValueError: integers, booleans or complex numbers; chunks of different types; no chunk at all; a finite
+                float64 outside float32's range.
+        """
+        if isinstance(values, Sketch):
+            return values
+        if isinstance(values, torch.Tensor) or hasattr(values, "__array_interface__"):
+            return cls._of_one(values)
+        if not isinstance(values, Iterable):
+            raise ValueError(f"cannot sketch a {type(values).__name__}: expected an array, a tensor or chunks of them")
+        if isinstance(values, (list, tuple)) and values and np.isscalar(values[0]):
+            return cls._of_one(np.asarray(values))
+        total = None
+        for chunk in values:
+            part = cls._of_one(chunk)
+            total = part if total is None else total + part
+        if total is None:
+            raise ValueError("cannot sketch an empty iterable: no chunk says what type the values have")
+        return total
+
+    @classmethod
+    def _of_one(cls, values) -> Sketch:
+        dtype, words = _words(values)
+        shape = grid(dtype)
+        on_device = isinstance(words, torch.Tensor)
+        if not shape.wide:
+            if on_device:
+                counts = count_patterns_torch(words, shape.patterns)
+            else:
+                counts = np.zeros(shape.patterns, dtype=np.int64)
+                count_patterns(words, counts)
+            return cls(dtype, counts[None, :])
+        total = None
+        for start in range(0, max(len(words), 1), _CHUNK):
+            part = words[start : start + _CHUNK]
+            if on_device:
+                bins, span = count_words_torch(part)
+            else:
+                bins, span = np.zeros((1 << 16, 4), np.int64), np.array([0x7FFFFFFF, -0x80000000], np.int64)
+                count_words(part, bins, span)
+            count, linear, square, zero = bins.T
+            sums = np.stack([count, linear, square >> _LIMB, square & (2**_LIMB - 1), zero])
+            sketch = cls(dtype, sums, (int(span[0]), int(span[1])))
+            total = sketch if total is None else total + sketch
+        return total
+
+    def __add__(self, other: Sketch) -> Sketch:
+        """The sketch of both sets of values together.
+
+        Raises:
+            ValueError: the storage types differ, so the cells do too.
+            OverflowError: more than 2**46 values, beyond which the sums are not kept exactly.
+        """
+        if not isinstance(other, Sketch):
+            return NotImplemented
+        if self.dtype != other.dtype:
+            raise ValueError(
+                f"cannot add a sketch of {other.dtype} to one of {self.dtype}: their cells differ; "
+                "convert the values to one type before sketching"
+            )
+        if self.count + other.count > _MOST:
+            raise OverflowError(f"a sketch holds at most {_MOST:,} values exactly: keep these two apart")
+        sums = self._sums + other._sums
+        if self._span is None:
+            return Sketch(self.dtype, sums)
+        sums[2] += sums[3] >> _LIMB
+        sums[3] &= 2**_LIMB - 1
+        span = min(self._span[0], other._span[0]), max(self._span[1], other._span[1])
+        return Sketch(self.dtype, sums, span)
+
+    def __eq__(self, other) -> bool:
+        if not isinstance(other, Sketch):
+            return NotImplemented
+        return self.dtype == other.dtype and self._span == other._span and np.array_equal(self._sums, other._sums)
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"Sketch({self.count:,} {self.dtype} values, mean {self.mean:.4g}, std {self.std:.4g})"
+
+    # -- counts ------------------------------------------------------------------------------------------------------
+
+    @property
+    def grid(self) -> Grid:
+        """The value grid of the storage type."""
+        return grid(self.dtype)
+
+    @cached_property
+    def patterns(self) -> np.ndarray:
+        """Counts of the finite bit patterns, int64 ``(patterns,)``; zero at infinities and NaN."""
+        return np.where(self.grid.finite, self._sums[0], 0)
+
+    @cached_property
+    def count(self) -> int:
+        """Number of finite values; every statistic is over these."""
+        return int(self.patterns.sum())
+
+    @cached_property
+    def nonfinite(self) -> int:
+        """Number of infinities and NaN, counted apart."""
+        return int(self._sums[0].sum()) - self.count
+
+    @cached_property
+    def zeros(self) -> int:
+        """Number of exact zeros of either sign."""
+        if self.grid.wide:
+            return int(self._sums[4].sum())
+        return int(self.patterns[0] + self.patterns[len(self.patterns) // 2])
+
+    @cached_property
+    def subnormals(self) -> int:
+        """Number of nonzero values below the smallest normal number of the type (float64: of float32)."""
+        return int(self.patterns.reshape(2, self.grid.exponents, -1)[:, 0].sum()) - self.zeros
+
+    @cached_property
+    def grid_counts(self) -> np.ndarray:
+        """Counts of the grid's cells by rising value, int64 ``(cells,)``."""
+        shape = self.grid
+        counts = self.patterns[shape.order]
+        if not shape.wide:  # there the middle cell is zero's, and minus zero has none
+            counts[counts.size // 2] += self.patterns[shape.patterns // 2]
+        return counts
+
+    @cached_property
+    def grid_below(self) -> np.ndarray:
+        """Number of values below each edge of the grid, int64 ``(cells + 1,)``."""
+        return np.concatenate([[0], np.cumsum(self.grid_counts)])
+
+    @cached_property
+    def cells(self) -> Cells:
+        """The occupied cells by rising value."""
+        shape, counts = self.grid, self.grid_counts
+        index = np.flatnonzero(counts)
+        count, value = counts[index], shape.values[index]
+        spread = np.zeros(index.size)
+        if shape.wide:
+            linear, high, low = (self._sums[row][shape.order[index]] for row in (1, 2, 3))
+            offset = linear / count  # mean of the centred trailing bits
+            lower, upper = shape.edges[index], shape.edges[index + 1]
+            step = (upper - lower) / 2.0**16  # one unit of the trailing bits
+            value = value + np.copysign(step, value) * offset
+            spread = np.maximum(high * 2.0**_LIMB + low - linear * offset, 0.0) * step**2
+        return Cells(index, count, value, shape.edges[index], shape.edges[index + 1], spread)
+
+    # -- moments -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _power_sums(self) -> tuple[int, int]:
+        """Sum of the values and of their squares, as exact integers in units of 2**unit and 2**(2 unit)."""
+        shape = self.grid
+        implicit = 1 << shape.mantissa
+        fraction = np.arange(implicit, dtype=np.int64)
+        count = self.patterns.reshape(2, shape.exponents, implicit)
+        if self.count >= 1 << 40:  # beyond a trillion values 64 bits do not hold the products below
+            count, fraction = count.astype(object), fraction.astype(object)
+        count0, count1, count2 = count.sum(-1), count @ fraction, count @ fraction**2
+        if shape.wide:
+            linear, high, low = (
+                np.where(shape.finite, self._sums[row], 0).reshape(2, shape.exponents, implicit) for row in (1, 2, 3)
+            )
+            linear0, linear1 = linear.sum(-1), linear @ fraction
+            high0, low0 = high.sum(-1), low.sum(-1)
+        total = squares = 0
+        for sign, exponent in zip(*np.nonzero(count0), strict=True):
+            lead = 0 if exponent == 0 else implicit  # subnormals have no leading one
+            shift = max(int(exponent) - 1, 0)
+            n0, n1, n2 = (int(part[sign, exponent]) for part in (count0, count1, count2))
+            first = n0 * lead + n1  # sum over the values of the integer mantissa, and of its square
+            second = n0 * lead * lead + 2 * lead * n1 + n2
+            if shape.wide:
+                # mantissa = 2**16 (lead + fraction) + CENTRE + trail, with `trail` known by its sums
+                l0, l1 = int(linear0[sign, exponent]), int(linear1[sign, exponent])
+                square = (int(high0[sign, exponent]) << _LIMB) + int(low0[sign, exponent])
+                centre = 1 << 15
+                second = (
+                    (second << 32) + 2 * (first << 16) * centre + n0 * centre * centre
+                    + 2 * (((l0 * lead + l1) << 16) + l0 * centre) + square
+                )  # fmt: skip
+                first = (first << 16) + n0 * centre + l0
+            total += (-first if sign else first) << shift
+            squares += second << (2 * shift)
+        return total, squares
+
+    @cached_property
+    def mean(self) -> float:
+        """Mean, exact before one rounding; NaN of nothing."""
+        return _ldexp(self._power_sums[0], self.count, self.grid.unit) if self.count else math.nan
+
+    @cached_property
+    def std(self) -> float:
+        """Population standard deviation; the variance is exact before one rounding."""
+        if not self.count:
+            return math.nan
+        total, squares = self._power_sums
+        return math.sqrt(_ldexp(self.count * squares - total * total, self.count**2, 2 * self.grid.unit))
+
+    @cached_property
+    def _third_and_fourth(self) -> tuple[float, float, float, float]:
+        """Skewness, excess kurtosis and how far each may be off, by what is unknown inside wide cells."""
+        if not self.count or self.std == 0:
+            return math.nan, math.nan, math.nan, math.nan
+        cells = self.cells
+        away = (cells.value - self.mean) / self.std
+        spread = cells.spread / self.std**2
+        reach = np.maximum(cells.value - cells.lower, cells.upper - cells.value) / self.std
+        square = away * away
+        third = np.sum(away * (cells.count * square + 3 * spread))
+        # a cell's own fourth moment: 9/5 of its squared variance, as for values spread evenly
+        fourth = np.sum(square * (cells.count * square + 6 * spread) + 1.8 * spread * spread / cells.count)
+        third_error = np.sum(spread * reach)
+        fourth_error = np.sum(4 * np.abs(away) * spread * reach + spread * reach**2)
+        n = self.count
+        return float(third / n), float(fourth / n - 3), float(third_error / n), float(fourth_error / n)
+
+    @property
+    def skewness(self) -> float:
+        """Third standardized moment (population); off by at most `skewness_error`."""
+        return self._third_and_fourth[0]
+
+    @property
+    def excess_kurtosis(self) -> float:
+        """Fourth standardized moment (population) minus 3; off by at most `excess_kurtosis_error`."""
+        return self._third_and_fourth[1]
+
+    @property
+    def skewness_error(self) -> float:
+        """Certified bound on the error of `skewness`: zero for 8- and 16-bit types; large where abs(mean) >> std."""
+        return self._third_and_fourth[2]
+
+    @property
+    def excess_kurtosis_error(self) -> float:
+        """Certified bound on the error of `excess_kurtosis`: zero for 8- and 16-bit types."""
+        return self._third_and_fourth[3]
+
+    # -- order -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def min(self) -> float:
+        """Smallest finite value (float64: its float32 rounding); NaN of nothing."""
+        return self._extreme(0)
+
+    @cached_property
+    def max(self) -> float:
+        """Largest finite value; NaN of nothing."""
+        return self._extreme(-1)
+
+    def _extreme(self, end: int) -> float:
+        if not self.count:
+            return math.nan
+        return key_to_float(self._span[end]) if self.grid.wide else float(self.cells.value[end])
+
+    def cdf(self, x):
+        """Share of the values that are at most ``x``; scalar or array.
+
+        Exact for 8- and 16-bit types. For float32 exact at cell edges; inside a cell the values are taken to be
+        spread evenly, so it is off by at most the cell's own share (below 0.004 for a Gaussian).
+        """
+        x = np.asarray(x, dtype=np.float64)
+        if not self.count:
+            return np.full(x.shape, np.nan)[()]
+        cells = self.cells
+        below = np.concatenate([[0], np.cumsum(cells.count)])
+        if not self.grid.wide:
+            share = below[np.searchsorted(cells.value, x, side="right")] / self.count
+        else:
+            i = np.minimum(np.searchsorted(cells.upper, x, side="left"), cells.count.size - 1)
+            lower, upper = np.maximum(cells.lower[i], self.min), np.minimum(cells.upper[i], self.max)
+            width = upper - lower
+            with np.errstate(invalid="ignore", divide="ignore"):
+                inside = np.where(width > 0, np.clip((x - lower) / width, 0, 1), x >= upper)
+            share = (below[i] + inside * cells.count[i]) / self.count
+            upto_zero = self.patterns[self.grid.patterns // 2 :].sum() + self._sums[4, 0]
+            share = np.where(x == 0, upto_zero / self.count, share)  # a sparse tensor's zeros are one value
+        return np.where(np.isnan(x), np.nan, share)[()]
+
+    def quantile(self, q):
+        """Quantile by numpy's default (linear) definition; scalar or array of shares in [0, 1].
+
+        Exact for 8- and 16-bit types; for float32 within the width of one cell (under 0.8 % of the value).
+
+        Raises:
+            ValueError: a share outside [0, 1].
+        """
+        q = np.asarray(q, dtype=np.float64)
+        if ((q < 0) | (q > 1)).any():
+            raise ValueError(f"quantiles are shares between 0 and 1, not {q[(q < 0) | (q > 1)].flat[0]}")
+        if not self.count:
+            return np.full(q.shape, np.nan)[()]
+        position = q * (self.count - 1)
+        whole = np.floor(position).astype(np.int64)
+        left = self._ranked(whole)
+        right = self._ranked(np.minimum(whole + 1, self.count - 1))
+        return (left + (right - left) * (position - whole))[()]
+
+    def _ranked(self, rank: np.ndarray) -> np.ndarray:
+        """The value of each rank, 0 the smallest."""
+        cells = self.cells
+        below = np.cumsum(cells.count)
+        i = np.searchsorted(below, rank, side="right")
+        if not self.grid.wide:
+            return cells.value[i]
+        inside = (rank - (below[i] - cells.count[i]) + 0.5) / cells.count[i]
+        values = np.clip(cells.lower[i] + inside * (cells.upper[i] - cells.lower[i]), self.min, self.max)
+        return np.where(rank == 0, self.min, np.where(rank == self.count - 1, self.max, values))
+
+
+def _words(values) -> tuple[str, np.ndarray | torch.Tensor]:
+    """Storage type and flat stored words: unsigned numpy integers, or a signed torch view if not in host memory."""
+    if isinstance(values, torch.Tensor):
+        return _words_of_tensor(values.detach())
+    if isinstance(values, np.ndarray) or hasattr(values, "__array_interface__"):
+        array = np.asarray(values)
+        dtype = array.dtype.name
+        if dtype not in DTYPES:
+            raise _not_a_float(dtype)
+        array = array.astype(array.dtype.newbyteorder("="), copy=False)
+        if dtype == "float64":
+            array = _to_float32(array)
+        word = {1: np.uint8, 2: np.uint16, 4: np.uint32}[array.dtype.itemsize]
+        return dtype, np.ravel(array, order="K").view(word)  # the order of the values does not matter
+    return _words(np.asarray(values))
+
+
+def _words_of_tensor(tensor: torch.Tensor) -> tuple[str, np.ndarray | torch.Tensor]:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise _not_a_float(dtype)
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        kind = "on the meta device" if tensor.is_meta else f"stored as {tensor.layout}"
+        raise ValueError(f"a tensor {kind} has no values to count: load it, or make it dense, first")
+    if dtype == "float64":
+        if tensor.device.type != "cpu":
+            return dtype, _to_float32(tensor).view(torch.int32).flatten()
+        return dtype, _words(tensor.numpy())[1]
+    word = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.dtype.itemsize]
+    if tensor.device.type != "cpu":
+        return dtype, tensor.contiguous().view(word).flatten()
+    array = tensor.view(word).numpy() if tensor.dim() else tensor.reshape(1).view(word).numpy()
+    return dtype, np.ravel(array, order="K").view(f"uint{8 * array.dtype.itemsize}")
+
+
+def _to_float32(values):
+    """Round float64 to float32, refusing what would overflow; numpy array or tensor in and out."""
+    if isinstance(values, torch.Tensor):
+        rounded = values.float()
+        overflow = values[rounded.isinf() & ~values.isinf()]
+    else:
+        with np.errstate(over="ignore"):
+            rounded = values.astype(np.float32)
+        overflow = values[np.isinf(rounded) & ~np.isinf(values)]
+    if len(overflow):
+        raise ValueError(
+            f"float64 value {float(overflow.flat[0] if isinstance(overflow, np.ndarray) else overflow[0]):g} is "
+            "outside float32's range (3.4e38), through which float64 is counted: scale the values first"
+        )
+    return rounded
+
+
+def _not_a_float(dtype: str) -> ValueError:
+    return ValueError(f"cannot sketch values of type {dtype}: expected one of {', '.join(DTYPES)}")
+
+
+def _ldexp(numerator: int, denominator: int, exponent: int) -> float:
+    """``numerator / denominator * 2**exponent`` with one rounding: Python divides integers exactly."""
+    if exponent >= 0:
+        return (numerator << exponent) / denominator
+    return numerator / (denominator << -exponent)
