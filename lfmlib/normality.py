@@ -75,8 +75,9 @@ def normality(x) -> Normality:
     return Normality(**measure(sketch), null=nulls.band(sketch.dtype, sketch.count))
 
 
-def measure(sketch: Sketch) -> dict[str, float]:
-    """The figures of `Normality` without their null."""
+def measure(x) -> dict[str, float]:
+    """The figures of `normality` as a plain dictionary, without their null."""
+    sketch = Sketch.of(x)
     figures = {
         "skewness": sketch.skewness,
         "excess_kurtosis": sketch.excess_kurtosis,

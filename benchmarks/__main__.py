@@ -1,0 +1,139 @@
+"""Print each limit beside what this machine gives, measured in one run; timings vary, ratios less so.
+
+Everything is measured on a made bfloat16 checkpoint of Llama-like matrices in `_build/bench`. Each timing is the best
+of three, with both sides taking turns, after one pass that brings the file into the page cache and compiles the loops.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from scipy import stats
+
+import lfmlib
+
+FOLDER = Path("_build/bench")
+SHAPES = {"q": (4096, 4096), "o": (4096, 4096), "up": (11008, 4096), "down": (4096, 11008)}
+
+
+def made_checkpoint(gigabytes: float = 2.0) -> Path:
+    """A sharded bfloat16 checkpoint of made Gaussian matrices; kept for the next run."""
+    folder = FOLDER / f"bf16-{gigabytes:g}GB"
+    done = folder / "config.json"
+    if done.exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = torch.Generator().manual_seed(0)
+    layers = max(1, round(gigabytes * 1e9 / sum(2 * a * b for a, b in SHAPES.values())))
+    for layer in range(layers):
+        tensors = {
+            f"model.layers.{layer}.{name}_proj.weight": (0.02 * torch.randn(shape, generator=generator)).bfloat16()
+            for name, shape in SHAPES.items()
+        }
+        save_file(tensors, folder / f"model-{layer:05d}.safetensors")
+    done.write_text(json.dumps({"model_type": "llama", "made": True}))
+    return folder
+
+
+def best(*runs: Callable[[], object], repeats: int = 3) -> list[float]:
+    """Shortest seconds of each, the runs taking turns."""
+    seconds = [[] for _ in runs]
+    for _ in range(repeats):
+        for times, run in zip(seconds, runs, strict=True):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+    return [min(times) for times in seconds]
+
+
+def summed(checkpoint, word: type) -> int:
+    """One NumPy pass over the same mapped bytes that only sums them, taken as unsigned words."""
+    total = 0
+    for info in checkpoint.tensors:
+        for chunk in checkpoint.chunks(info.name):
+            total += int(chunk.view(torch.uint8).numpy().view(word).sum())
+    return total
+
+
+def scipy_figures(checkpoint) -> None:
+    """What a careful person would type: kstest, skew and kurtosis of each tensor in float64."""
+    for info in checkpoint.tensors:
+        values = checkpoint.read(info.name).double().numpy().ravel()
+        stats.kstest(values, "norm", args=(values.mean(), values.std()))
+        stats.skew(values)
+        stats.kurtosis(values)
+
+
+def report(name: str, value: str, limit: str, met: bool) -> None:
+    """One line of the table."""
+    print(f"{name:<66} {value:>16}   limit {limit:<10} {'met' if met else 'MISSED'}", flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    torch.set_num_threads(1)
+    folder = made_checkpoint()
+    checkpoint = lfmlib.open_checkpoint(folder)
+    size = sum(path.stat().st_size for path in checkpoint.files)
+    print(
+        f"made checkpoint: {len(checkpoint.tensors)} bfloat16 matrices, {size / 1e9:.2f} GB; {os.cpu_count()} cores\n"
+    )
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(2) as two:
+
+        def surveyed(source, executor):
+            return lambda: lfmlib.survey(source, executor=executor, progress=False)
+
+        surveyed(checkpoint, two)()  # page cache, compilation
+        single, pair, by16, by64 = best(
+            surveyed(checkpoint, one),
+            surveyed(checkpoint, two),
+            lambda: summed(checkpoint, np.uint16),
+            lambda: summed(checkpoint, np.uint64),
+        )
+        print(f"survey, one thread: {single:.2f} s, {size / single / 1e9:.1f} GB/s; two: {pair:.2f} s")
+        print(f"numpy sum: {by16:.2f} s as uint16 words, {by64:.2f} s as uint64 words\n")
+        ratio = single / by16
+        report(
+            "survey / numpy sum of the same bytes as 16-bit words, one thread", f"{ratio:.2f} ×", "≤ 2 ×", ratio <= 2
+        )
+        print(f"{'  … as 64-bit words, the fastest pass there is (no limit set)':<66} {single / by64:>14.2f} ×")
+
+        some = checkpoint.select(r"layers\.0\.")
+        (theirs,) = best(lambda: scipy_figures(some), repeats=1)
+        (ours,) = best(surveyed(some, one))
+        ratio = theirs / ours
+        report(
+            "scipy.stats kstest, skew, kurtosis in float64 / survey, one layer",
+            f"{ratio:.0f} ×",
+            "≥ 200 ×",
+            ratio >= 200,
+        )
+        report("two workers against one", f"{single / pair:.2f} ×", "≥ 1.7 ×", single >= 1.7 * pair)
+
+    above, imports = (int(word) / 2**20 for word in _peak(folder).split())
+    report("peak anonymous memory above the bare interpreter", f"{above:.0f} MiB", "≤ 512 MiB", above <= 512)
+    print(f"{'  … of which importing lfmlib (torch, scipy, numba) takes':<66} {imports:>12.0f} MiB")
+
+
+def _peak(folder: Path) -> str:
+    """Run a survey in a process of its own and return its peak anonymous bytes."""
+    run = subprocess.run(
+        [sys.executable, "-c", f"from benchmarks.memory import main; main({str(folder)!r})"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return run.stdout
+
+
+if __name__ == "__main__":
+    main()

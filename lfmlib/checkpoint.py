@@ -1,0 +1,261 @@
+"""Open a checkpoint from anywhere: names, shapes, dtypes, roles and depths first; values when asked for."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from pathlib import Path
+
+import torch
+
+from .hub import Located, locate
+from .roles import Part, parts
+from .storage import CheckpointError, Held, Mapped, Pickled, read_file, read_mapping
+
+__all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "open_checkpoint"]
+
+CHUNK_BYTES = 32 * 2**20  # large beside a loop's start-up; views on the file, so memory does not limit it
+COPY_BYTES = 2**20  # where values must be gathered: small enough to stay in the cache, 8 × faster than 32 MiB
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What is known of a tensor before its values are read.
+
+    `shape` is the logical one, (out, in) for matrices; `dtype` a name such as "bfloat16"; `role`, `depth` and `tower`
+    are those of `lfmlib.roles`; `numel` counts values.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    role: str
+    depth: int | None
+    numel: int
+    tower: str = ""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Checkpoint:
+    """A checkpoint's tensors, listed; made by `open_checkpoint`.
+
+    It keeps paths and metadata, opens a file only while mapping a tensor, needs no closing, and can be pickled (sent to
+    other processes that see the same files; tensors held in memory travel by value).
+
+    Attributes:
+        name: short name for titles.
+        source: what was opened, in words.
+        revision: the hub commit, or None.
+        tensors: TensorInfo of each tensor, in file order: by place in the file, shards by name.
+        skipped: name → reason, for what is stored or named but not listed in `tensors` (tied duplicates and the like).
+        config: content of config.json, or {}.
+        files: the weight files.
+    """
+
+    name: str
+    source: str
+    revision: str | None
+    tensors: list[TensorInfo]
+    skipped: dict[str, str]
+    config: dict
+    files: list[Path]
+    _parts: dict[str, Part] = field(default_factory=dict)
+    _stored: dict[str, Mapped | Pickled | Held] = field(default_factory=dict)
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor `name`, in its logical shape; for the stored name of a split tensor, the stored tensor.
+
+        Memory is mapped, not filled: values come from the file as they are touched. Two things are copied instead:
+        parts whose rows do not lie in equal steps (head-interleaved q, k, v), and legacy .bin files. The tensor may be
+        written to, without effect on the file.
+
+        Raises:
+            ValueError: there is no such tensor; the message suggests near names.
+            CheckpointError: the file changed since it was opened.
+        """
+        part = self._part(name)
+        return _aligned(part.of(self._stored[part.stored].load()))
+
+    def chunks(self, name: str, bytes: int = CHUNK_BYTES) -> Iterator[torch.Tensor]:
+        """Yield the tensor's values as flat tensors of at most `bytes` each (at least one value).
+
+        Chunks are views on the mapped file, copies of at most `bytes` where values do not lie together. They follow
+        `read(name).flatten()`, except for transposed tensors, which come in stored order. An empty tensor has none.
+
+        Raises as `read` does, and ValueError for `bytes` below 1.
+        """
+        if bytes < 1:
+            raise ValueError(f"bytes={bytes}: a chunk needs at least 1 byte. Leave it out for {CHUNK_BYTES}.")
+        part = self._part(name)
+        values = part.unordered(self._stored[part.stored].load())
+        # A generator of its own, so that a wrong name is reported by the call and not by the first value.
+        return (_aligned(piece) for piece in _pieces(values, max(1, bytes // values.element_size())))
+
+    def select(self, pattern: str) -> "Checkpoint":
+        """The same checkpoint with only the tensors in whose names the regular expression `pattern` is found.
+
+        Raises ValueError where it is no regular expression or matches nothing.
+        """
+        try:
+            found = re.compile(pattern).search
+        except re.error as error:
+            raise ValueError(
+                f"select={pattern!r} is not a regular expression ({error}). Escape . ( [ and the like."
+            ) from None
+        names = [info.name for info in self.tensors if found(info.name)]
+        skipped = {name: reason for name, reason in self.skipped.items() if found(name)}
+        if not names:
+            also = "".join(f" ({name} is skipped: {reason}.)" for name, reason in list(skipped.items())[:1])
+            some = ", ".join(info.name for info in self.tensors[:: max(1, len(self.tensors) // 6)][:6])
+            raise ValueError(
+                f"select={pattern!r} matches none of the {len(self.tensors)} tensors of {self.name}.{also} "
+                f"Some of the names: {some}."
+            )
+        return replace(self.only(names), skipped=skipped)
+
+    def only(self, names: Iterable[str]) -> "Checkpoint":
+        """The same checkpoint with only these tensors: a small object to send to another process.
+
+        Raises ValueError for a name that is not in `tensors`.
+        """
+        wanted = set(names)
+        tensors = [info for info in self.tensors if info.name in wanted]
+        kept = {info.name: self._parts[info.name] for info in tensors}
+        if missing := sorted(wanted - kept.keys()):
+            raise ValueError(f"{self.name} lists no tensor {missing[0]!r}; `tensors` lists all that it has.")
+        return replace(
+            self,
+            tensors=tensors,
+            _parts=kept,
+            _stored={part.stored: self._stored[part.stored] for part in kept.values()},
+        )
+
+    def _part(self, name: str) -> Part:
+        if name in self._parts:
+            return self._parts[name]
+        if name in self._stored:
+            return Part(name, name, self._stored[name].shape)
+        if name in self.skipped:
+            raise ValueError(f"{name!r} of {self.name} is not read: {self.skipped[name]}.")
+        near = difflib.get_close_matches(name, self._parts, n=3, cutoff=0.3) or list(self._parts)[:3]
+        raise ValueError(f"{self.name} has no tensor {name!r}. Near it: {', '.join(near)}; `tensors` lists all.")
+
+    def __repr__(self) -> str:
+        """Name, sizes and dtypes on one line."""
+        dtypes = ", ".join(sorted({info.dtype for info in self.tensors}))
+        values = sum(info.numel for info in self.tensors)
+        layers = len({(info.tower, info.depth) for info in self.tensors if info.depth is not None})
+        at = f" @ {self.revision[:8]}" if self.revision else ""
+        return (
+            f"<Checkpoint {self.name}{at}: {len(self.tensors)} tensors, {values:,} values ({dtypes}), "
+            f"{layers} layers, {len(self.files)} files, {len(self.skipped)} skipped>"
+        )
+
+
+def open_checkpoint(
+    source: "str | Path | torch.nn.Module | Mapping | Checkpoint",
+    revision: str | None = None,
+    select: str | None = None,
+) -> Checkpoint:
+    """List the tensors of a checkpoint without reading their values.
+
+    Args:
+        source: `"minilm"` (the embedded model, its sha256 verified); a folder or weight file (.safetensors, .bin, .pt,
+            .pth); a hub id such as `"gpt2"` (weight files and config.json are downloaded; with HF_HUB_OFFLINE=1 only
+            the cache is used); a `torch.nn.Module`; a mapping from names to tensors or arrays.
+        revision: branch, tag or commit of a hub id; the commit it meant is kept in `.revision`.
+        select: regular expression searched in tensor names; others are left out.
+
+    Raises:
+        FileNotFoundError: nothing of that name exists, or not where it can be reached.
+        CheckpointError: files are missing, damaged or unsafe.
+        ValueError: `select` is no regular expression or matches nothing; a revision of something that has none.
+        TypeError: `source` is of another kind.
+    """
+    revision, select = revision or None, select or None  # papermill passes "" as readily as None
+    if isinstance(source, str | Path):
+        located = locate(source, revision)
+        stored, skipped = _read_files(located)
+        words = str(source)
+    else:
+        if revision is not None:
+            raise ValueError(f"revision={revision!r} was given for a {type(source).__name__}; only hub ids have one.")
+        located, stored, skipped = _read_memory(source)
+        words = f"{type(source).__module__}.{type(source).__qualname__} in memory"
+    if not stored:
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
+        raise CheckpointError(f"{located.name} holds no tensors{f' ({why})' if why else ''}; expected at least one.")
+
+    logical = {part.name: part for part in parts({name: entry.shape for name, entry in stored.items()}, located.config)}
+    tensors = [
+        TensorInfo(p.name, p.shape, stored[p.stored].dtype, p.role, p.depth, prod(p.shape), p.tower)
+        for p in logical.values()
+    ]
+    checkpoint = Checkpoint(
+        located.name, words, located.revision, tensors, skipped, located.config, list(located.files), logical, stored
+    )
+    return checkpoint if select is None else checkpoint.select(select)
+
+
+def _read_files(located: Located) -> tuple[dict, dict]:
+    """Tensors of all weight files, in order; a name that two files claim is an error, as is a broken promise."""
+    stored, skipped, where = {}, {}, {}
+    for path in located.files:
+        found, left_out = read_file(path)
+        if twice := next((name for name in found if name in where), None):
+            raise CheckpointError(
+                f"{twice!r} is in both {where[twice]} and {path}; expected each tensor once. They look like two copies "
+                "of a model: give one file by its path."
+            )
+        stored |= found
+        skipped |= left_out
+        where |= dict.fromkeys(found, path)
+    for name, shard in located.index.items():
+        if name not in stored and name not in skipped:
+            raise CheckpointError(
+                f"the index of {located.name} promises {name!r} in {shard}, which does not hold it: index and shards "
+                "are of different checkpoints. Download or save them again."
+            )
+    return stored, skipped
+
+
+def _read_memory(source: torch.nn.Module | Mapping) -> tuple[Located, dict, dict]:
+    """Tensors of a module (its state_dict) or a mapping."""
+    if isinstance(source, torch.nn.Module):
+        state = source.state_dict()
+        stored, skipped = read_mapping(state)
+        computed = {
+            name: "a buffer not saved with the model" for name, _ in source.named_buffers() if name not in state
+        }
+        to_dict = getattr(getattr(source, "config", None), "to_dict", None)
+        config = to_dict() if callable(to_dict) else {}
+        return Located(type(source).__name__, (), config), stored, computed | skipped
+    if isinstance(source, Mapping):
+        return Located("mapping", (), {}), *read_mapping(source)
+    raise TypeError(
+        f'a {type(source).__name__} cannot be opened as a checkpoint. Expected a path, a hub id, "minilm", a '
+        "torch.nn.Module, or a mapping from names to tensors."
+    )
+
+
+def _pieces(values: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
+    """Flat pieces of at most `count` values, views where they lie together in memory."""
+    if values.numel() == 0:
+        return
+    if values.is_contiguous():
+        yield from values.reshape(-1).split(count)
+        return
+    row = values[0].numel()
+    # Rows that are whole in memory are worth their own chunk if long; short or scattered ones are gathered.
+    if row > count or (row * values.element_size() >= 2**16 and values[0].is_contiguous()):
+        for one in values:
+            yield from _pieces(one, count)
+    else:
+        for block in values.split(max(1, min(count, COPY_BYTES // values.element_size()) // row)):
+            yield block.reshape(-1)
+
+
+def _aligned(values: torch.Tensor) -> torch.Tensor:
+    """Values at an address that is a multiple of their size, as compiled loops expect; rare files need a copy."""
+    return values if values.data_ptr() % values.element_size() == 0 else values.clone()

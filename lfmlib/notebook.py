@@ -1,0 +1,122 @@
+"""What the chapters need of Jupyter: the claim box, sentences with measured numbers, the parameter check."""
+
+from __future__ import annotations
+
+import ast
+import html
+import uuid
+from pathlib import Path
+
+import pandas as pd
+from IPython import get_ipython
+from IPython.display import HTML, Markdown, display
+from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+from . import findings, plots
+from .findings import Finding
+
+PROFILES = ("quick", "default", "full")
+PARAMETERS = ("model", "base", "revision", "select", "seed", "profile", "results")
+"""Parameters shared by the chapters that take a model."""
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The repository, against which a results folder is resolved."""
+
+
+class Claim:
+    """The box at the top of a chapter: shown empty, filled at the end.
+
+    It is one display that is updated in place, so it reads the same in JupyterLab, in papermill's output and in the
+    rendered book.
+    """
+
+    def __init__(self, id: str):
+        self.id = id
+        self._display = uuid.uuid4().hex
+        display(HTML(self._box("", "The verdict appears here when the chapter has run.")), display_id=self._display)
+
+    def settle(self, finding: Finding, folder: Path | str) -> Finding:
+        """Keep the finding as JSON in ``folder`` and show its verdict in the box."""
+        findings.write(finding, folder)
+        model = f"<b>{html.escape(finding.model)}</b>"
+        if finding.value is None:
+            body = f"<p>Verdict on {model}: <b>not judged</b>. {html.escape(finding.details['reason'])}</p>"
+        else:
+            control = "" if finding.null is None else f" (on Gaussian noise {findings.number(finding, finding.null)})"
+            census = "" if finding.interval else " Every matrix is measured, so the number has no sampling error."
+            body = (
+                f"<p>Verdict on {model}: <b class='lfm-verdict'>{finding.verdict}</b>.</p>"
+                f"<p>{html.escape(_sentence(finding.metric))[:-1]}: <b>{findings.measured(finding)}</b>"
+                f"{control}.{census}</p>"
+                f"<p><small>Rule, fixed beforehand: {html.escape(finding.rule)}; else contradicted.</small></p>"
+            )
+        display(HTML(self._box(finding.verdict, body)), display_id=self._display, update=True)
+        return finding
+
+    def _box(self, verdict: str, body: str) -> str:
+        statement = html.escape(_sentence(findings.STATEMENTS[self.id]))
+        return (
+            f'<div class="lfm-claim lfm-{verdict or "open"}" style="border-left:4px solid;padding:.4em 1em">'
+            f"<p><b>Claim {self.id}.</b> {statement} <small>(Si et al., 2025)</small></p>{body}</div>"
+        )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def say(text: str) -> None:
+    """Show a sentence (Markdown) that holds measured numbers."""
+    display(Markdown(text))
+
+
+def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> None:
+    """Show a small table: floats with four decimals or as per cent, whole numbers with thousands separated."""
+
+    def number(value) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        if isinstance(value, float):
+            return f"{100 * value:.1f}\u00a0%" if percent else f"{value + 0.0:.4f}".replace("-0.0000", "0.0000")
+        return f"{value:,}" if isinstance(value, int) else str(value)
+
+    shown = frame.astype(object).map(number)
+    display(HTML(shown.to_html(index=index, border=0, classes="lfm-table")))
+
+
+def begin(*more: str) -> Path:
+    """Check a chapter's parameters, set the figures' style, and return the results folder.
+
+    Reads the parameters from the notebook's own variables.
+
+    Args:
+        more: names of parameters that this chapter has besides the shared `PARAMETERS`.
+
+    Returns:
+        The absolute results folder: ``results`` resolved against the repository; if empty, ``_build/quick`` for quick
+        runs and ``_build/results`` otherwise.
+
+    Raises:
+        ValueError: papermill was given a parameter that the chapter does not have, or a value it cannot take.
+    """
+    variables = get_ipython().user_ns
+    unknown = sorted(_injected(variables.get("In", [])) - set(PARAMETERS) - set(more))
+    if unknown:
+        raise ValueError(f"unknown parameter {', '.join(unknown)}: valid ones are {', '.join(PARAMETERS + more)}")
+    profile, seed = variables["profile"], variables["seed"]
+    if profile not in PROFILES:
+        raise ValueError(f"unknown profile {profile!r}: valid ones are {', '.join(PROFILES)}")
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed is {seed!r}: expected a whole number from 0 on")
+    plots.style()
+    set_matplotlib_formats("svg")
+    return ROOT / (variables["results"] or ("_build/quick" if profile == "quick" else "_build/results"))
+
+
+def _injected(cells: list[str]) -> set[str]:
+    """Names that papermill's injected cell assigns: papermill only warns of unknown ones."""
+    injected = [cell for cell in cells if cell.startswith("# Parameters\n")]
+    if not injected:
+        return set()
+    assigned = (statement for statement in ast.parse(injected[-1]).body if isinstance(statement, ast.Assign))
+    return {target.id for statement in assigned for target in statement.targets if isinstance(target, ast.Name)}

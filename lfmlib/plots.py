@@ -1,0 +1,163 @@
+"""The book's figures: an Axes in, the same Axes out, one style, no statistics.
+
+Figures are transparent, with mid-grey ink and colours that keep a contrast of 3:1 or more on white and on the dark
+theme, and that colour-blind readers can tell apart. They are drawn narrow, so that a phone need not shrink them much.
+"""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+
+from .normality import coding_cells
+from .sketch import Sketch
+
+INK = "#7b7b7b"
+COLOURS = {
+    "data": "#3b82c4",  # blue: what was measured
+    "model": "#d5651f",  # vermilion: the law it is held against
+    "noise": "#1a9c74",  # green: the noise control
+    "other": "#b0609b",  # purple: a second kind of data
+}
+WIDTH = 4.8
+"""Width of a figure in inches."""
+
+
+def style() -> None:
+    """Set the one style; called by `notebook.begin`."""
+    sns.set_theme(style="ticks", context="notebook", palette=list(COLOURS.values()))
+    ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")
+    plain = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
+    mpl.rcParams.update(
+        dict.fromkeys(ink, INK)
+        | dict.fromkeys(plain, "none")
+        | {
+            "figure.figsize": (WIDTH, 3.2),
+            "figure.constrained_layout.use": True,
+            "font.size": 10.5,
+            "axes.titlesize": 11,
+            "axes.labelsize": 10.5,
+            "xtick.labelsize": 9.5,
+            "ytick.labelsize": 9.5,
+            "legend.fontsize": 9.5,
+            "legend.frameon": False,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "lines.linewidth": 1.6,
+        }
+    )
+
+
+def figure(height: float = 3.2, **options) -> tuple[plt.Figure, Axes]:
+    """A figure of the book's width, in inches, and its Axes (``options`` as for ``plt.subplots``)."""
+    return plt.subplots(figsize=(WIDTH, height), **options)
+
+
+def histogram(ax: Axes, sketch: Sketch, label: str, colour: str, fill: bool = False) -> Axes:
+    """Density of one distribution in units of its own standard deviation, on the cells `kl_bits` is computed on.
+
+    Args:
+        ax: where to draw.
+        sketch: at least two different values.
+        label: for the legend.
+        colour: a name in `COLOURS`.
+        fill: shade the area below.
+    """
+    edges, counts = coding_cells(sketch)
+    z = (edges - sketch.mean) / sketch.std
+    density = counts / sketch.count / np.diff(z)
+    if ax.get_yscale() == "log":
+        density[counts == 0] = np.nan  # a gap, not a fall to zero
+    ax.stairs(density, z, label=label, color=COLOURS[colour], baseline=None, linewidth=1.4)
+    if fill:
+        ax.stairs(density, z, color=COLOURS[colour], fill=True, alpha=0.25, linewidth=0)
+    ax.set(xlabel="(weight − mean) / std", ylabel="density")
+    return ax
+
+
+def gaussian(ax: Axes, reach: float = 4.0, label: str = "Gaussian") -> Axes:
+    """The standard Gaussian density from -reach to reach."""
+    z = np.linspace(-reach, reach, 400)
+    ax.plot(z, np.exp(-z * z / 2) / np.sqrt(2 * np.pi), color=COLOURS["model"], label=label)
+    return ax
+
+
+def map_height(table: pd.DataFrame) -> float:
+    """Height in inches that `depth_role_map` of a table wants: a line a layer, but at most a page."""
+    return min(1.2 + 0.36 * max(table["depth"].nunique(), 1), 8)
+
+
+def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, label: str) -> Axes:
+    """The model as a map, depth downwards and role across; log colours, cells beyond ``bound`` outlined.
+
+    Where a role has several matrices at one depth (experts, towers) the cell shows their median.
+    """
+    known = table.dropna(subset=["depth"])
+    roles = _roles(known)
+    grid = known.pivot_table(index="depth", columns="role", values=column, aggfunc="median")[roles].astype(float)
+    low = max(np.nanmin(grid.to_numpy()), bound / 100)
+    few = grid.shape[0] <= 14
+    sns.heatmap(
+        grid.clip(lower=low), ax=ax, cmap="cividis_r", norm=LogNorm(low, max(np.nanmax(grid.to_numpy()), 1.01 * low)),
+        annot=few and grid, fmt=".3f", annot_kws={"size": 8.5}, linewidths=0.5 if few else 0,
+        cbar_kws={"label": label},
+    )  # fmt: skip
+    for y, x in np.argwhere(grid.to_numpy() > bound):
+        ax.add_patch(plt.Rectangle((x + 0.03, y + 0.03), 0.94, 0.94, fill=False, color=COLOURS["model"], lw=1.3))
+    ax.set(xlabel="role", ylabel="layer")
+    ax.tick_params(length=0)
+    return ax
+
+
+def _roles(table: pd.DataFrame) -> list[str]:
+    """The roles of a table in the order data passes them."""
+    usual = ["q", "k", "v", "qkv", "o", "router", "gate", "up", "down"]
+    found = list(dict.fromkeys(table["role"]))
+    return [role for role in usual if role in found] + [role for role in found if role not in usual]
+
+
+def strip(ax: Axes, table: pd.DataFrame, noise: pd.DataFrame, column: str, marks: dict[str, float], label: str) -> Axes:
+    """One dot per matrix by role, measured and noise, on a symmetric-log axis, with labelled reference levels."""
+    roles = _roles(table)
+    shift = np.random.default_rng(0)
+    for data, colour, name in ((table, "data", "measured"), (noise, "noise", "Gaussian noise, same size and type")):
+        place = data["role"].map(roles.index) + shift.uniform(-0.22, 0.22, len(data))
+        ax.plot(place, data[column], "o", ms=4.5, alpha=0.8, color=COLOURS[colour], label=name, mew=0)
+    for name, level in marks.items():
+        ax.axhline(level, color=INK, lw=0.8, ls=":")
+        ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+    ax.set_yscale("symlog", linthresh=1e-3, linscale=0.6)
+    ax.set_xticks(range(len(roles)), roles)
+    ax.set(xlabel="role", ylabel=label)
+    return ax
+
+
+def ranges(ax: Axes, rows: pd.DataFrame, anchor: float, anchor_label: str, label: str) -> Axes:
+    """Horizontal ranges: one line per row of ``rows`` (model, component, low, high), grouped by model.
+
+    Models whose name begins with "this model" are drawn in the data colour, published ones in the second.
+    """
+    models = list(dict.fromkeys(rows["model"]))
+    components = list(dict.fromkeys(rows["component"]))
+    markers = dict(zip(components, "osD^v<>", strict=False))
+    for _, row in rows.iterrows():
+        y = models.index(row["model"]) + 0.18 * (components.index(row["component"]) - (len(components) - 1) / 2)
+        colour = COLOURS["data" if row["model"].startswith("this model") else "other"]
+        ax.plot([row["low"], row["high"]], [y, y], color=colour, lw=2)
+        ax.plot((row["low"] + row["high"]) / 2, y, markers[row["component"]], ms=4, color=colour)
+    for component in components:
+        ax.plot([], [], markers[component], color=INK, ms=4, label=component)
+    ax.axvline(anchor, color=COLOURS["model"], lw=1, ls="--")
+    ax.annotate(
+        anchor_label, (anchor, 1), xycoords=("data", "axes fraction"), xytext=(3, 2), textcoords="offset points",
+        color=COLOURS["model"], fontsize=9, ha="center",
+    )  # fmt: skip
+    ax.set_yticks(range(len(models)), models)
+    ax.invert_yaxis()
+    ax.set(xlabel=label)
+    return ax

@@ -1,0 +1,278 @@
+"""What a tensor is, told from its name: role and depth; and the logical matrices that a fused or stacked tensor holds.
+
+Roles are the field's short names:
+
+=========== ==================================================================================================
+q k v o     attention projections, in self- and cross-attention alike (the tensor's name tells which)
+qkv         a fused projection whose layout is not certain, left whole
+gate up     into the hidden layer of the MLP; an MLP without a gate has `up` first and `down` second
+down        out of the hidden layer
+gate_up     gate and up fused in a layout that is not certain, left whole
+router      the choice of experts
+embed       word, position and token-type embeddings, class and mask tokens, T5's table of relative positions
+head        from the model's last state to its answer: vocabulary, classes, or CLIP's shared space
+pooler      BERT's and ViT's dense layer on the first token
+norm        scales of normalization layers
+bias        every bias vector, those of normalization layers too
+conv        convolution kernels, patch embeddings among them
+other       everything else: a name that no rule knows is never guessed
+=========== ==================================================================================================
+
+Depth is the index of the layer inside its tower, None outside layers. Where a model has several towers with layers
+(encoder and decoder of T5, text and vision of CLIP), `tower` tells them apart.
+
+Every part is given as (out, in), as `torch.nn.Linear` stores it. Tensors that store several are split:
+
+- `name[q]`, `name[k]`, `name[v]`: fused attention, where model type, head counts or shapes make the layout certain
+- `name[gate]`, `name[up]`: fused MLP
+- `name[3]`, `name[3][gate]`: one expert of a stack
+
+GPT-2's Conv1D stores (in, out). Its names (c_attn, c_fc, c_proj) are used with Linear too (GPTBigCode, open_clip,
+nanoGPT), so orientation is decided by shapes: a bias is as long as the outputs.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+_ATTENTION = (
+    r"(?:attn|attention|self|self_attn|self_attention|encoder_attn|multihead_attn|SelfAttention|EncDecAttention)"
+)
+
+# (pattern on the end of a matrix's dotted name without ".weight", role); the first match decides.
+_MATRIX_RULES = [
+    (re.compile(rf"(?:^|\.)(?:{pattern})$"), role)
+    for pattern, role in [
+        # attention
+        (rf"q_proj|q_lin|to_q|wq|{_ATTENTION}\.(?:q|query)", "q"),
+        (rf"k_proj|k_lin|to_k|wk|{_ATTENTION}\.(?:k|key)", "k"),
+        (rf"v_proj|v_lin|to_v|wv|{_ATTENTION}\.(?:v|value)", "v"),
+        (rf"o_proj|out_lin|{_ATTENTION}\.(?:o|wo|out_proj|c_proj|dense|proj)|attention\.output\.dense", "o"),
+        (rf"{_ATTENTION}\.(?:c_attn|qkv|query_key_value|qkv_proj|in_proj_weight|Wqkv)", "qkv"),
+        # MLP
+        (r"gate_proj|wi_0", "gate"),
+        (r"up_proj|wi_1|DenseReluDense\.wi|mlp\.c_fc|dense_h_to_4h|intermediate\.dense|ffn\.lin1", "up"),
+        (r"down_proj|DenseReluDense\.wo|mlp\.c_proj|dense_4h_to_h|layer\.\d+\.output\.dense|ffn\.lin2", "down"),
+        (r"(?:layers?|blocks?)\.\d+\.(?:mlp\.|ffn\.)?(?:fc1|linear1)", "up"),  # outside a layer these say nothing
+        (r"(?:layers?|blocks?)\.\d+\.(?:mlp\.|ffn\.)?(?:fc2|linear2)", "down"),
+        (r"gate_up_proj", "gate_up"),
+        (r"block_sparse_moe\.gate|router|router\.classifier", "router"),
+        # around the layers
+        (r"word_embeddings|position_embeddings|token_type_embeddings|embed_tokens|embed_positions|embed_in", "embed"),
+        (r"wte|wpe|tok_embeddings|token_embedding|position_embedding|shared|relative_attention_bias", "embed"),
+        (r"pos_embed|cls_token|mask_token|class_embedding", "embed"),
+        (r"lm_head|embed_out|vocab_projector|score|qa_outputs|classifier|head", "head"),
+        (
+            r"classifier\.(?:dense|out_proj)|cls\.predictions\.(?:decoder|transform\.dense)|cls\.seq_relationship",
+            "head",
+        ),
+        (r"visual_projection|text_projection", "head"),
+        (r"pooler\.dense", "pooler"),
+    ]
+]
+_SWIGLU = {"w1": "gate", "w2": "down", "w3": "up"}  # Mixtral's and the first Llama's names
+_NORM = re.compile(r"norm|^ln(?:_|\d|$)|_ln$|^bn\d*$", re.IGNORECASE)  # on the last word of the name
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|resblocks)\.(\d+)(?=\.)")
+_STAGED = re.compile(r"(?:layers|stages)\.\d+\.(?:blocks|layers)\.\d+\.")  # Swin, ConvNeXt: a depth takes counting
+_TOWERS = {
+    "text_model": "text",
+    "language_model": "text",
+    "vision_model": "vision",
+    "vision_tower": "vision",
+    "visual": "vision",
+    "audio_tower": "audio",
+    "encoder": "encoder",
+    "decoder": "decoder",
+}
+_CONV1D = re.compile(r"^(.*?)((?:attn|mlp)\.(?:c_attn|c_proj|c_fc))\.weight$")
+# Model types whose fused attention rows run head by head (q k v, q k v, …), and whose fused MLP has the gate above up.
+_PER_HEAD = ("gpt_neox", "bloom")
+_GATE_FIRST = ("phi3", "glm", "glm4", "dia")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One logical tensor, and how it is taken from a stored one.
+
+    From the stored tensor, in this order: `expert` picks along the first axis; `transposed` swaps the two axes left;
+    the rows are seen as `groups` equal blocks, of each of which rows `start` to `stop` belong to this part.
+    """
+
+    name: str
+    stored: str
+    shape: tuple[int, ...]
+    role: str = "other"
+    depth: int | None = None
+    tower: str = ""
+    expert: int | None = None
+    transposed: bool = False
+    groups: int = 1
+    start: int = 0
+    stop: int | None = None
+
+    def unordered(self, stored: torch.Tensor) -> torch.Tensor:
+        """A view on the stored tensor of exactly this part's values, axes in stored order, so that memory is swept."""
+        whole = stored if self.expert is None else stored[self.expert]
+        if self.stop is None:
+            return whole
+        axis = 1 if self.transposed else 0
+        return whole.unflatten(axis, (self.groups, -1)).narrow(axis + 1, self.start, self.stop - self.start)
+
+    def of(self, stored: torch.Tensor) -> torch.Tensor:
+        """This part as a tensor of `shape`: a view where the rows lie together or in equal steps, else a copy."""
+        values = self.unordered(stored)
+        if self.stop is not None:
+            axis = 1 if self.transposed else 0
+            values = values.flatten(axis, axis + 1)
+        return values.t() if self.transposed else values
+
+
+def parts(shapes: Mapping[str, tuple[int, ...]], config: Mapping | None = None) -> list[Part]:
+    """The logical tensors of a checkpoint, in stored order.
+
+    `shapes` maps stored names to shapes: neighbours matter (a bias tells which axis is output, `w3` that `w1` is a
+    gate). `config` is the content of config.json; without it, layouts that need head counts stay whole.
+    """
+    config = dict(config or {})
+    text = config.get("text_config")
+    settings = {**config, **text} if isinstance(text, Mapping) else config
+    found = [part for name in shapes for part in _split(_whole(name, shapes), shapes, settings)]
+    # A tower is worth naming only where there are several.
+    if len({part.tower for part in found if part.depth is not None}) < 2:
+        found = [replace(part, tower="") for part in found]
+    return found
+
+
+def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Role of the stored tensor `name`, one of the module's table; see `parts` for `shapes`."""
+    shape = shapes[name]
+    path = re.sub(r"\.(?:base_layer\.)?weight$", "", name)
+    weight, leaf = path != name, path.rsplit(".", 1)[-1]
+    if len(shape) <= 1:
+        if len(shape) == 1 and re.search(r"(?:^|_)bias$", leaf):
+            return "bias"
+        if len(shape) == 1 and weight and _NORM.search(leaf):
+            return "norm"
+        return "embed" if leaf == "class_embedding" else "other"
+    if weight and len(shape) >= 3:
+        return "conv" if len(shape) in (4, 5) or "conv" in leaf else "other"
+    if leaf in _SWIGLU:
+        first, down, up = (shapes.get(f"{path[:-2]}{word}.weight", ()) for word in _SWIGLU)
+        return _SWIGLU[leaf] if len(first) == 2 and first == up == down[::-1] else "other"
+    if path.endswith("mlp.gate"):  # a router where experts stand beside it; some MLPs call their gate so
+        return "router" if any(other.startswith(f"{path[:-4]}experts.") for other in shapes) else "other"
+    if name in ("output.weight", "proj_out.weight"):  # heads of the first Llama and Whisper; deeper down anything
+        return "head"
+    role = next((role for rule, role in _MATRIX_RULES if rule.search(path)), "other")
+    return "other" if role == "head" and _LAYER.search(name) else role
+
+
+def place_of(name: str) -> tuple[int | None, str]:
+    """(depth, tower) of a tensor; (None, tower) outside layers and where layers are nested in stages."""
+    layer = _LAYER.search(name)
+    before = name[: layer.start()] if layer else name
+    tower = next((_TOWERS[word] for word in before.split(".") if word in _TOWERS), "")
+    return (int(layer[1]) if layer and not _STAGED.search(name) else None), tower
+
+
+def _whole(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Part:
+    depth, tower = place_of(name)
+    part = Part(name, name, tuple(shapes[name]), role_of(name, shapes), depth, tower)
+    return _transpose(part) if len(part.shape) == 2 and _is_conv1d(name, shapes) else part
+
+
+def _transpose(part: Part) -> Part:
+    return replace(part, shape=(*part.shape[:-2], part.shape[-1], part.shape[-2]), transposed=True)
+
+
+def _is_conv1d(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a c_attn, c_fc or c_proj stores (in, out). Square ones go with the others of their block."""
+    match = _CONV1D.match(name)
+    if not match:
+        return False
+    for layer in ("attn.c_attn", "mlp.c_fc", "mlp.c_proj", "attn.c_proj"):
+        weight, bias = shapes.get(f"{match[1]}{layer}.weight", ()), shapes.get(f"{match[1]}{layer}.bias", ())
+        if len(weight) == 2 and len(bias) == 1 and weight[0] != weight[1] and bias[0] in weight:
+            return bias[0] == weight[1]
+    return False
+
+
+def _split(part: Part, shapes: Mapping[str, tuple[int, ...]], config: Mapping) -> list[Part]:
+    """The part itself, or those it is fused of."""
+    if len(part.shape) == 3 and re.search(r"experts\.(?:gate_up_proj|gate_proj|up_proj|down_proj)$", part.stored):
+        return _split_experts(part, shapes, config)
+    if len(part.shape) != 2:
+        return [part]
+    if part.role == "gate_up" and config.get("model_type") in _GATE_FIRST:
+        return _rows(part, {"gate": 1, "up": 1}, part.shape[0] // 2)
+    if part.role == "qkv":
+        return _split_attention(part, config)
+    return [part]
+
+
+def _split_attention(part: Part, config: Mapping) -> list[Part]:
+    rows, columns = part.shape
+    leaf = re.sub(r"\.weight$", "", part.stored).rsplit(".", 1)[-1]
+    kind, heads = config.get("model_type"), config.get("num_attention_heads") or config.get("n_head")
+    thirds = {"q": 1, "k": 1, "v": 1}
+    if rows == 3 * columns and (
+        (leaf == "c_attn" and (part.transposed or kind == "qwen"))
+        or (leaf == "qkv" and re.search(r"attn\.qkv\b", part.stored))
+        or leaf in ("in_proj_weight", "Wqkv")
+    ):
+        return _rows(part, thirds, columns)
+    if not isinstance(heads, int) or heads < 1:
+        return [part]
+    size = config.get("head_dim") or columns // heads
+    kv_heads = config.get("num_key_value_heads") or heads
+    if leaf == "query_key_value" and kind in _PER_HEAD:
+        return _rows(part, thirds, size, groups=heads)
+    if leaf == "query_key_value" and kind == "falcon":
+        if config.get("new_decoder_architecture"):
+            kv_heads = config.get("num_kv_heads") or heads
+            return _rows(part, {"q": heads // kv_heads, "k": 1, "v": 1}, size, groups=kv_heads)
+        if config.get("multi_query"):
+            return _rows(part, {"q": heads, "k": 1, "v": 1}, size)
+        return _rows(part, thirds, size, groups=heads)
+    if leaf == "qkv_proj" and kind == "phi3":
+        return _rows(part, {"q": heads, "k": kv_heads, "v": kv_heads}, size)
+    if leaf == "c_attn" and kind == "gpt_bigcode":
+        if config.get("multi_query"):
+            return _rows(part, {"q": heads, "k": 1, "v": 1}, size)
+        return _rows(part, thirds, size, groups=heads)
+    return [part]
+
+
+def _split_experts(part: Part, shapes: Mapping[str, tuple[int, ...]], config: Mapping) -> list[Part]:
+    """Stacks (experts, out, in), or (experts, in, out) as gate_up and down together show; else left whole."""
+    experts, prefix = part.shape[0], part.stored.rsplit(".", 1)[0]
+    up, down = shapes.get(f"{prefix}.gate_up_proj", ()), shapes.get(f"{prefix}.down_proj", ())
+    if len(up) != 3 or len(down) != 3:
+        return [part]
+    linear = up[1] == 2 * down[2] and up[2] == down[1]
+    if not linear and not (up[2] == 2 * down[1] and up[1] == down[2]):
+        return [part]
+    each = [replace(part, name=f"{part.name}[{i}]", shape=part.shape[1:], expert=i) for i in range(experts)]
+    each = each if linear else [_transpose(one) for one in each]
+    # All 62 (out, in) stacks of transformers 5.23 hold the gate above up; of the (in, out) ones gpt_oss interleaves.
+    if part.role == "gate_up" and (linear or str(config.get("model_type")).startswith("llama4")):
+        return [half for one in each for half in _rows(one, {"gate": 1, "up": 1}, one.shape[0] // 2)]
+    return each
+
+
+def _rows(part: Part, shares: dict[str, int], unit: int, groups: int = 1) -> list[Part]:
+    """Cut the rows of each group into `shares`, in multiples of `unit` rows; left whole if it does not come out."""
+    rows, columns = part.shape
+    if rows != groups * unit * sum(shares.values()):
+        return [part]
+    cut, start = [], 0
+    for role, count in shares.items():
+        stop = start + count * unit
+        shape = (groups * count * unit, columns)
+        cut.append(
+            replace(part, name=f"{part.name}[{role}]", role=role, shape=shape, groups=groups, start=start, stop=stop)
+        )
+        start = stop
+    return cut

@@ -1,0 +1,167 @@
+"""Run the measurements over a whole checkpoint: one row per matrix.
+
+Tensors are independent, so they are handed to any `concurrent.futures.Executor`: threads by default (the counting
+loop releases the GIL), a process pool, or a Dask cluster's. Sketches are exact, so every executor gives the same table.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from . import nulls
+from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from .grid import DTYPES
+from .normality import measure
+from .sketch import Sketch
+
+
+def survey(source, select: str | None = None, executor: Executor | None = None, progress: bool = True) -> pd.DataFrame:
+    """Measure every floating-point matrix of a checkpoint.
+
+    Args:
+        source: anything `open_checkpoint` takes, or a `Checkpoint`.
+        select: regular expression; only tensors whose name it finds.
+        executor: where to run; default a thread per core. It is not shut down.
+        progress: show a progress bar.
+
+    Returns:
+        One row per 2-D floating-point tensor, in checkpoint order: its `TensorInfo` (the name in column ``tensor``),
+        the statistics of its `Sketch`, the figures of its `Normality`, and the null of each as ``…_null_low`` and
+        ``…_null_high``. ``table.attrs["skipped"]`` says of every other tensor why it is not there;
+        ``table.attrs["interrupted"]`` is True after Ctrl-C, which keeps the rows that were finished.
+
+    Raises:
+        ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    if select is not None:
+        checkpoint = checkpoint.select(select)
+    skipped = dict(checkpoint.skipped)
+    wanted = []
+    for info in checkpoint.tensors:
+        reason = _why_not(info)
+        if reason:
+            skipped[info.name] = reason
+        else:
+            wanted.append(info)
+
+    own = ThreadPoolExecutor(max_workers=os.cpu_count()) if executor is None else None
+    values = sum(info.numel for info in wanted)
+    bar = tqdm(total=values, unit="w", unit_scale=True, disable=not progress, leave=False, delay=1)
+    rows, interrupted = {}, False
+    futures: dict[Future, TensorInfo] = {}
+    try:
+        for batch in _batches(wanted):
+            futures[(executor or own).submit(_measure_batch, checkpoint.only([info.name for info in batch]))] = batch
+        for future in as_completed(futures):
+            for name, result in future.result():
+                if isinstance(result, str):
+                    skipped[name] = result
+                else:
+                    rows[name] = result
+            bar.update(sum(info.numel for info in futures[future]))
+    except KeyboardInterrupt:
+        interrupted = True
+        for future in futures:
+            future.cancel()
+        warnings.warn(f"interrupted: {len(rows)} of {len(wanted)} tensors measured", stacklevel=2)
+        skipped |= {info.name: "interrupted before it was measured" for info in wanted if info.name not in rows}
+    finally:
+        bar.close()
+        if own:
+            own.shutdown(cancel_futures=True)
+
+    table = pd.DataFrame([rows[info.name] for info in wanted if info.name in rows], columns=list(_columns()))
+    table["depth"] = table["depth"].astype("Int64")
+    table.attrs.update(source=checkpoint.name, revision=checkpoint.revision, skipped=skipped, interrupted=interrupted)
+    return table
+
+
+def noise_twin(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The same table for Gaussian noise: each tensor replaced by draws of its size, type, mean and std.
+
+    Args:
+        table: from `survey`.
+        seed: of the noise; each tensor's stream also depends on its name, so a selection changes no other row.
+
+    Returns:
+        A table with the same rows and columns (tensors without a defined std are left out).
+    """
+    rows = []
+    for row in table[table["std"] > 0].to_dict("records"):
+        rng = np.random.default_rng([seed, *row["tensor"].encode()])
+        sketch = nulls.draw(row["dtype"], row["count"], rng, row["mean"], row["std"])
+        info = {name: row[name] for name in ("tensor", "role", "depth", "shape", "dtype", "numel")}
+        rows.append(info | _figures(sketch))
+    noise = pd.DataFrame(rows, columns=list(_columns()))
+    noise["depth"] = noise["depth"].astype("Int64")
+    return noise
+
+
+def _why_not(info: TensorInfo) -> str:
+    """Reason why a tensor has no row; empty where it has one."""
+    if info.dtype not in DTYPES:
+        return f"{info.dtype}: not a floating-point type this survey counts"
+    if len(info.shape) != 2:
+        return f"{len(info.shape)}-D: not a matrix"
+    return "" if info.numel else "empty: no values"
+
+
+def _batches(wanted: list[TensorInfo], least: int = 1 << 22) -> Iterator[list[TensorInfo]]:
+    """Neighbouring tensors together until they hold ``least`` values, so that small ones do not cost a task each."""
+    batch: list[TensorInfo] = []
+    for info in wanted:
+        batch.append(info)
+        if sum(i.numel for i in batch) >= least:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _measure_batch(checkpoint: Checkpoint) -> list[tuple[str, dict | str]]:
+    """Rows of every tensor of a (picklable) checkpoint, or for a tensor that cannot be measured the reason."""
+    results: list[tuple[str, dict | str]] = []
+    for info in checkpoint.tensors:
+        try:
+            figures = _figures(Sketch.of(checkpoint.chunks(info.name)))
+        except ValueError as error:
+            results.append((info.name, str(error)))
+            continue
+        row = asdict(info)
+        row["tensor"] = row.pop("name")
+        results.append((info.name, row | figures))
+    return results
+
+
+def _figures(sketch: Sketch) -> dict[str, float]:
+    """Everything a row says of a tensor's values."""
+    row = {name: getattr(sketch, name) for name in _SKETCH}
+    row |= {"mean_ratio": abs(row["mean"]) / row["std"] if row["std"] else np.nan}
+    row |= measure(sketch)
+    for name, (low, high) in nulls.band(sketch.dtype, sketch.count).items():
+        row |= {f"{name}_null_low": low, f"{name}_null_high": high}
+    return row
+
+
+_INFO = ("tensor", "role", "depth", "shape", "dtype", "numel")
+_SKETCH = ("count", "nonfinite", "zeros", "subnormals", "min", "max", "mean", "std")
+_NORMALITY = (
+    "mean_ratio", "skewness", "excess_kurtosis", "ks", "ks_lower", "ks_upper", "kl_bits", "tail_bits", "wasserstein",
+    "gg_shape", "weibull_k", "exponent_entropy",
+)  # fmt: skip
+
+
+def _columns() -> Iterator[str]:
+    yield from _INFO + _SKETCH + _NORMALITY
+    for name in nulls.FIGURES:
+        yield f"{name}_null_low"
+        yield f"{name}_null_high"

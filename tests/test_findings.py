@@ -1,0 +1,122 @@
+"""Rules and verdicts: what is judged, what the files hold, what the scoreboard prints."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lfmlib
+from lfmlib import findings
+from lfmlib.findings import RULES, Rule, judge
+
+RULE = Rule("share", supported=0.8, partly=0.5, unit="%")
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"),
+    [(1.0, "supported"), (0.8, "supported"), (0.79, "partly"), (0.5, "partly"), (0.49, "contradicted")],
+)
+def test_verdict_by_point_estimate(value, verdict):
+    assert judge(RULE, value) == verdict
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_undecided_exactly_where_the_interval_straddles_a_bound(a, b, c):
+    low, value, high = sorted((a, b, c))
+    straddles = any(judge(RULE, x) != judge(RULE, low) for x in (value, high))
+    assert (judge(RULE, value, (low, high)) == "undecided") == straddles
+
+
+def test_nothing_measured_is_no_verdict():
+    with pytest.raises(ValueError, match="NaN"):
+        judge(RULE, math.nan)
+
+
+def planted(shares: dict[str, int], shape=(128, 128)) -> dict[str, torch.Tensor]:
+    """A made model: so many matrices of each law."""
+    rng = np.random.default_rng(0)
+    laws = {"gaussian": rng.standard_normal, "laplace": lambda size: rng.laplace(size=size)}
+    names = [law for law, count in shares.items() for _ in range(count)]
+    return {
+        f"layers.{i}.q_proj.weight": torch.tensor(0.02 * laws[law](shape), dtype=torch.float32)
+        for i, law in enumerate(names)
+    }
+
+
+@pytest.mark.parametrize(
+    ("gaussians", "verdict"),
+    [(10, "supported"), (8, "supported"), (7, "partly"), (5, "partly"), (4, "contradicted"), (0, "contradicted")],
+)
+def test_f1_finds_the_planted_share(gaussians, verdict):
+    model = planted({"gaussian": gaussians, "laplace": 10 - gaussians})
+    model["embed_tokens.weight"] = torch.rand(1000, 128)  # stands apart, however un-Gaussian
+    model["layers.0.k_proj.weight"] = torch.rand(32, 32)  # below 4,096 elements
+    table = lfmlib.survey(model, progress=False)
+    finding = findings.f1(table, lfmlib.noise_twin(table), "made", {})
+    assert finding.value == pytest.approx(gaussians / 10)
+    assert finding.verdict == verdict
+    assert finding.null == 1.0
+    assert finding.interval is None
+    assert finding.details["matrices"] == 10
+
+
+def test_a_small_noise_matrix_is_not_asked_for_more_than_noise_gives():
+    """At 4,096 elements noise often exceeds 0.005 bits: with such a bound the null's own 97.5 % point decides."""
+    table = pd.concat([lfmlib.survey(planted({"gaussian": 30}, (64, 64)), progress=False)])
+    assert findings.gaussian(table, bound=0.0001).mean() > 0.8
+    assert (table["kl_bits"] <= 0.0001).mean() < 0.5
+
+
+def test_f1_without_eligible_matrices_is_not_judged(tmp_path):
+    table = lfmlib.survey({"layers.0.q_proj.weight": torch.randn(8, 8)}, progress=False)
+    finding = findings.f1(table, lfmlib.noise_twin(table), "tiny", {})
+    assert finding.value is None
+    assert "4,096" in finding.details["reason"]
+    findings.write(finding, tmp_path)
+    assert "*not judged*" in findings.scoreboard_markdown(findings.load(tmp_path))
+
+
+def example(id="F1", model="org/some model", value=0.6, interval=None):
+    return findings.Finding(
+        id=id, model=model, statement=findings.STATEMENTS[id], metric="share", value=value, interval=interval, null=1.0,
+        rule="r", verdict="partly", provenance={"commit": "abc"},
+    )  # fmt: skip
+
+
+def test_files_round_trip_and_are_ordered(tmp_path):
+    written = [example(model="zeta"), example(), example(model="alpha", value=None)]
+    for finding in written:
+        path = findings.write(finding, tmp_path)
+        assert json.loads(path.read_text())["model"] == finding.model
+    assert not list(tmp_path.glob("*.part"))
+    assert findings.load(tmp_path) == sorted(written, key=lambda finding: finding.model)
+
+
+def test_loading_nothing_or_rubbish(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make book"):
+        findings.load(tmp_path / "absent")
+    (tmp_path / "F1-x.json").write_text("{")
+    with pytest.raises(ValueError, match="not a finding"):
+        findings.load(tmp_path)
+
+
+def test_scoreboard_lists_every_model_and_every_claim():
+    text = findings.scoreboard_markdown([example(), example(model="other", value=0.62, interval=(0.5, 0.7))])
+    assert text.count("**partly**") == 2
+    assert "60.0\u00a0%" in text
+    assert "62.0\u00a0% [50.0\u00a0%, 70.0\u00a0%]" in text
+    for id_ in findings.STATEMENTS:
+        assert f"| {id_} |" in text or f"**{id_}**" in text
+    assert set(RULES) <= set(findings.CHAPTERS)
+
+
+def test_provenance_names_code_and_data():
+    where = findings.provenance(lfmlib.open_checkpoint("minilm"), seed=3)
+    assert where["source"] == "minilm"
+    assert where["parameters"] == {"seed": 3}
+    assert set(where["versions"]) >= {"lfmlib", "numpy", "scipy", "torch"}
