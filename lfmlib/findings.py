@@ -277,7 +277,9 @@ def scoreboard_markdown(findings: list[Finding]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for finding in findings:
-        verdict = f"**{finding.verdict}**" if finding.value is not None else "*not judged*"
+        verdict = (
+            f'<b class="lfm-{finding.verdict}">{finding.verdict}</b>' if finding.value is not None else "*not judged*"
+        )
         chapter = CHAPTERS[finding.id]
         lines.append(
             f"| {finding.id} | {STATEMENTS[finding.id]} | {finding.model} | {verdict} | {measured(finding)} "

@@ -76,7 +76,7 @@ def band(dtype: str, count: int) -> dict[str, tuple[float, float]]:
     interpolated, linearly in log n. Beyond the largest size its bounds are used.
 
     Returns:
-        figure -> (low, high); empty where the type is not tabulated or there are fewer values than the smallest tabulated size (64).
+        figure -> (low, high); empty for a type that is not tabulated, and below 64 values.
     """
     table = _table().get(_ALIAS.get(dtype, dtype))
     if table is None or count < table[0][0]:

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from .counting import count_patterns, count_patterns_torch, count_words, count_words_torch, key_to_float
-from .grid import DTYPES, Grid, grid
+from .grid import Grid, grid
+from .words import stored_words
 
 _CHUNK = 1 << 26  # words per call of a counting loop: far below where a sum of squares could overflow
 _MOST = 1 << 46
@@ -100,7 +101,7 @@ class Sketch:
 
     @classmethod
     def _of_one(cls, values) -> Sketch:
-        dtype, words = _words(values)
+        dtype, words = stored_words(values)
         shape = grid(dtype)
         on_device = isinstance(words, torch.Tensor)
         if not shape.wide:
@@ -382,62 +383,6 @@ class Sketch:
         inside = (rank - (below[i] - cells.count[i]) + 0.5) / cells.count[i]
         values = np.clip(cells.lower[i] + inside * (cells.upper[i] - cells.lower[i]), self.min, self.max)
         return np.where(rank == 0, self.min, np.where(rank == self.count - 1, self.max, values))
-
-
-def _words(values) -> tuple[str, np.ndarray | torch.Tensor]:
-    """Storage type and flat stored words: unsigned numpy integers, or a signed torch view if not in host memory."""
-    if isinstance(values, torch.Tensor):
-        return _words_of_tensor(values.detach())
-    if isinstance(values, np.ndarray) or hasattr(values, "__array_interface__"):
-        array = np.asarray(values)
-        dtype = array.dtype.name
-        if dtype not in DTYPES:
-            raise _not_a_float(dtype)
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        if dtype == "float64":
-            array = _to_float32(array)
-        word = {1: np.uint8, 2: np.uint16, 4: np.uint32}[array.dtype.itemsize]
-        return dtype, np.ravel(array, order="K").view(word)  # the order of the values does not matter
-    return _words(np.asarray(values))
-
-
-def _words_of_tensor(tensor: torch.Tensor) -> tuple[str, np.ndarray | torch.Tensor]:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    if dtype not in DTYPES:
-        raise _not_a_float(dtype)
-    if tensor.is_meta or tensor.layout is not torch.strided:
-        kind = "on the meta device" if tensor.is_meta else f"stored as {tensor.layout}"
-        raise ValueError(f"a tensor {kind} has no values to count: load it, or make it dense, first")
-    if dtype == "float64":
-        if tensor.device.type != "cpu":
-            return dtype, _to_float32(tensor).view(torch.int32).flatten()
-        return dtype, _words(tensor.numpy())[1]
-    word = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.dtype.itemsize]
-    if tensor.device.type != "cpu":
-        return dtype, tensor.contiguous().view(word).flatten()
-    array = tensor.view(word).numpy() if tensor.dim() else tensor.reshape(1).view(word).numpy()
-    return dtype, np.ravel(array, order="K").view(f"uint{8 * array.dtype.itemsize}")
-
-
-def _to_float32(values):
-    """Round float64 to float32, refusing what would overflow; numpy array or tensor in and out."""
-    if isinstance(values, torch.Tensor):
-        rounded = values.float()
-        overflow = values[rounded.isinf() & ~values.isinf()]
-    else:
-        with np.errstate(over="ignore"):
-            rounded = values.astype(np.float32)
-        overflow = values[np.isinf(rounded) & ~np.isinf(values)]
-    if len(overflow):
-        raise ValueError(
-            f"float64 value {float(overflow.flat[0] if isinstance(overflow, np.ndarray) else overflow[0]):g} is "
-            "outside float32's range (3.4e38), through which float64 is counted: scale the values first"
-        )
-    return rounded
-
-
-def _not_a_float(dtype: str) -> ValueError:
-    return ValueError(f"cannot sketch values of type {dtype}: expected one of {', '.join(DTYPES)}")
 
 
 def _ldexp(numerator: int, denominator: int, exponent: int) -> float:

@@ -146,7 +146,7 @@ def test_published_values_of_gaussian_noise():
 @pytest.mark.parametrize("dtype", STORED)
 @pytest.mark.parametrize("count", [4096, 65_536])
 def test_real_noise_lies_in_its_null(dtype, count):
-    """Drawn number by number, unlike the table's multinomial draws: 5 % of the figures may miss, by their definition."""
+    """Drawn number by number, unlike the table's multinomial draws: by its definition 5 % may miss."""
     rng = np.random.default_rng(11)
     draws = 200
     misses = dict.fromkeys(nulls.FIGURES, 0)

@@ -1,0 +1,57 @@
+# Two commands from a bare Python ≥ 3.11: `make book` and `make test`. `make` alone lists the rest.
+#
+# Downloads are large because of torch; for its small CPU build:
+#   export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
+# Which model the book is about, and how thoroughly: make book MODEL=gpt2 BASE= PROFILE=quick
+BOOK := $(if $(MODEL),--model '$(MODEL)') $(if $(BASE),--base '$(BASE)') $(if $(PROFILE),--profile $(PROFILE)) \
+        $(if $(CHAPTERS),--chapters $(CHAPTERS)) $(if $(JOBS),--jobs $(JOBS))
+# Outputs and run counts go; cell ids and tags stay. .pre-commit-config.yaml says the same.
+STRIP := --keep-id --extra-keys "metadata.language_info.version metadata.papermill cell.metadata.papermill"
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+.DEFAULT_GOAL := help
+.PHONY: help install book test lint format bench clean
+
+help:  ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Options of make book: MODEL=… BASE=… PROFILE=quick|default|full CHAPTERS=01,03 JOBS=2"
+
+install: $(STAMP)  ## install everything into .venv (the others do it when needed)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3 …" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "making .venv with $$($(PYTHON) --version)"; $(PYTHON) -m venv .venv; }
+	@echo "installing the pinned packages into .venv (minutes, the first time)"
+	@$(PIP) torch  # first and alone, so that the pin decides the version and the index its build
+	@$(PIP) --editable '.[book,dev]'
+	@touch $@
+
+book: $(STAMP)  ## run every chapter and render the book into _build/html
+	@$(BIN)/python -m lfmlib.book build $(BOOK)
+
+test: $(STAMP)  ## run the tests (ARGS="-m 'not slow'" for the quick ones)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## check code, notebooks and workflows
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify $(STRIP) $(NOTEBOOKS))
+	@sh .ci/actionlint .github/workflows/*.yml
+
+format: $(STAMP)  ## put code and notebooks into shape
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+	@$(if $(NOTEBOOKS),$(BIN)/nbstripout $(STRIP) $(NOTEBOOKS))
+
+bench: $(STAMP)  ## measure speed and memory against the limits
+	@$(BIN)/python -m benchmarks
+
+clean:  ## remove everything generated except .venv
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

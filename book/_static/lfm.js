@@ -1,0 +1,20 @@
+// Labels and roles of the theme and of Sphinx that contradict what is on the page; without them a screen reader reads
+// the text itself: the search button's, a folded cell's ("Show code cell source"), the list of references.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const item of document.querySelectorAll(".search-button-field[aria-label], details > summary[aria-label]")) {
+    item.removeAttribute("aria-label");
+  }
+  for (const list of document.querySelectorAll(".citation-list[role='list']")) {
+    list.removeAttribute("role");
+  }
+});
+
+// On paper the light theme, whatever is on the screen: the theme's own print style leaves dark pages dark.
+let shown = "";
+window.addEventListener("beforeprint", () => {
+  shown = document.documentElement.dataset.theme;
+  document.documentElement.dataset.theme = "light";
+});
+window.addEventListener("afterprint", () => {
+  document.documentElement.dataset.theme = shown;
+});

@@ -1,0 +1,210 @@
+"""Make the book: run its chapters, lay out the pages, render them. ``python -m lfmlib.book --help``.
+
+    build      execute, then render: what ``make book`` does
+    execute    run the chapters with papermill, two at a time
+    render     stage what has been executed and build the HTML
+    report     one executed notebook as one HTML file to send around
+
+The steps live in `execute`, `stage`, `render` and `report`; this module decides what goes where and in which order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from lfmlib.execute import Run, execute
+from lfmlib.render import broken_links, missing_pages, render
+from lfmlib.report import write_report
+from lfmlib.stage import stage, toc_chapters, toc_pages
+
+__all__ = ["Layout", "main", "run_chapters", "write_book"]
+
+ROOT = Path(__file__).resolve().parent.parent
+PROFILES = ("quick", "default", "full")
+_COMMANDS = ("build", "execute", "render", "report")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of one book go: `out` holds executed/, stage/ and html/; `results` the findings."""
+
+    root: Path
+    out: Path
+    results: Path
+
+    @classmethod
+    def of(cls, root: Path, *, model: str | None = None, base: str | None = None, profile: str | None = None) -> Layout:
+        """The book's own model under `_build`, any other under `_build/models/NAME`; quick results stay apart."""
+        out = root / "_build"
+        if model or base:
+            names = [_slug(model or "default")] + ([f"from-{_slug(base)}"] if base else [])
+            out = out / "models" / "-".join(names)
+        return cls(root, out, out / ("quick" if profile == "quick" else "results"))
+
+    @property
+    def executed(self) -> Path:
+        """The notebooks as papermill left them."""
+        return self.out / "executed"
+
+    @property
+    def stage(self) -> Path:
+        """What Jupyter Book reads."""
+        return self.out / "stage"
+
+    @property
+    def html(self) -> Path:
+        """The rendered book."""
+        return self.out / "html"
+
+
+def run_chapters(layout: Layout, chapters: Sequence[Path], *, parameters: dict, jobs: int = 2) -> list[Run]:
+    """Execute `chapters`, then name each failure with its cell and traceback and say where the notebook is."""
+    # Chapters resolve a relative folder against this repository; the notebooks, which readers download, record it.
+    results = layout.results
+    given = results.relative_to(ROOT) if results.is_relative_to(ROOT) else results
+    runs = execute(
+        chapters,
+        layout.executed,
+        root=layout.root,
+        parameters={**parameters, "results": given.as_posix()},
+        jobs=jobs,
+    )
+    for run in runs:
+        if run.failure:
+            kept = f"The notebook is kept: {run.notebook}" if run.notebook.exists() else "No notebook was written."
+            print(f"\n{run.chapter} failed in {run.failure}\n{kept}", file=sys.stderr)
+    return runs
+
+
+def write_book(layout: Layout) -> int:
+    """Stage, render, add the one-file reports and check the outcome; return an exit status."""
+    waiting = stage(layout.root, layout.stage, executed=layout.executed, results=layout.results)
+    if waiting:
+        print(f"not executed, shown as stored: {', '.join(waiting)}")
+    if status := render(layout.stage, layout.html):
+        print("The book was not built: see the warnings above, each of which counts as an error.", file=sys.stderr)
+        return status
+    baseurl = yaml.safe_load((layout.stage / "_config.yml").read_text())["html"]["baseurl"]
+    for chapter in toc_chapters(layout.root):
+        if chapter.stem not in waiting:
+            target = layout.html / "reports" / f"{chapter.stem}.html"
+            write_report(layout.executed / chapter.name, target, root=layout.root, baseurl=baseurl)
+    problems = [f"page missing: {page}" for page in missing_pages(layout.html, toc_pages(layout.root))]
+    problems += [f"broken link in {link}" for link in broken_links(layout.html)]
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 1 if problems else 0
+
+
+def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
+    """The command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or (arguments[0] not in _COMMANDS and arguments[0] not in ("-h", "--help")):
+        arguments.insert(0, "build")
+    options = _parser().parse_args(arguments)
+    try:
+        return _report(options, root) if options.command == "report" else _make(options, root)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"lfmlib.book: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; chapters that were finished are kept", file=sys.stderr)
+        return 130
+
+
+def _make(options: argparse.Namespace, root: Path) -> int:
+    started = time.monotonic()
+    model, base = (_from_root(source, root) for source in (options.model, options.base))
+    layout = Layout.of(root, model=model, base=base, profile=options.profile)
+    if options.command != "render":
+        parameters = {name: getattr(options, name) for name in ("revision", "select", "seed", "profile")}
+        chapters = _chosen(toc_chapters(root), options.chapters)
+        runs = run_chapters(
+            layout, chapters, parameters={"model": model, "base": base, **parameters}, jobs=options.jobs
+        )
+        if failed := [run for run in runs if run.failure]:
+            print(f"\n{len(failed)} of {len(runs)} chapters failed", file=sys.stderr)
+            return 1
+    if options.command != "execute":
+        if status := write_book(layout):
+            return status
+        print(f"{_shown(layout.html / 'index.html')}  ({time.monotonic() - started:.0f} s)")
+    return 0
+
+
+def _report(options: argparse.Namespace, root: Path) -> int:
+    if not options.notebook.is_file():
+        raise FileNotFoundError(f"there is no notebook {options.notebook}; execute a chapter first, with papermill")
+    print(_shown(write_report(options.notebook, options.html, root=root)))
+    return 0
+
+
+def _chosen(chapters: list[Path], wanted: str | None) -> list[Path]:
+    """The chapters named by two-digit number or file name, or all of them."""
+    if not wanted:
+        return chapters
+    names = [name.strip().removesuffix(".ipynb") for name in wanted.split(",")]
+    unknown = [name for name in names if not any(name in (path.stem, path.stem[:2]) for path in chapters)]
+    if unknown:
+        valid = ", ".join(path.stem for path in chapters)
+        raise ValueError(f"no chapter {', '.join(unknown)}; the chapters are: {valid}")
+    return [path for path in chapters if path.stem in names or path.stem[:2] in names]
+
+
+def _from_root(source: str | None, root: Path) -> str | None:
+    """A model given as a path is meant from where the reader stands; chapters run in the root."""
+    if source and Path.cwd() != root and Path(source).exists():
+        return str(Path(source).resolve())
+    return source or None
+
+
+def _slug(source: str) -> str:
+    """A folder name for a model: its hub id, or the end of its path."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", source).strip("-.")[-80:] or "model"
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lfmlib.book", description="Make the book, or parts of it.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    about = argparse.ArgumentParser(add_help=False)
+    about.add_argument("--model", help="checkpoint to measure: hub id, folder or file (default: the chapter's own)")
+    about.add_argument("--base", help="checkpoint that MODEL was fine-tuned from")
+    about.add_argument("--profile", choices=PROFILES, help="how much to measure; quick takes seconds, for a first look")
+    running = argparse.ArgumentParser(add_help=False)
+    running.add_argument("--revision", help="commit, tag or branch of MODEL on the hub")
+    running.add_argument("--select", metavar="REGEX", help="measure only tensors whose name matches")
+    running.add_argument("--seed", type=int, help="seed of everything random")
+    running.add_argument("--jobs", type=int, default=2, metavar="N", help="chapters that run at once (default: 2)")
+    running.add_argument("--chapters", metavar="01,03", help="run only these (default: all in _toc.yml)")
+    helps = {
+        "build": "run every chapter, then render the book (the default)",
+        "execute": "run the chapters with papermill",
+        "render": "render what has been executed",
+    }
+    for name, text in helps.items():
+        parents = [about] if name == "render" else [about, running]
+        commands.add_parser(name, help=text, description=text, parents=parents)
+    text = "turn one executed notebook into one HTML file without code, to send to a colleague"
+    report = commands.add_parser("report", help=text, description=text)
+    report.add_argument("notebook", type=Path, metavar="IN.ipynb")
+    report.add_argument("html", type=Path, metavar="OUT.html")
+    return parser
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill also stops the children
+    sys.exit(main())

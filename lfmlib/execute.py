@@ -1,0 +1,176 @@
+"""Run chapters with papermill, a few at a time, and say what happened to each.
+
+Every chapter gets a process of its own (``python -m papermill``, the same command a reader types), so that a crash, a
+memory leak or a changed setting in one never reaches another, and Ctrl-C has something definite to stop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import yaml
+
+__all__ = ["Run", "execute", "failure_report"]
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_PAPERMILL_CELLS = {"injected-parameters", "papermill-error-cell-tag"}  # cells that the source notebook does not have
+
+
+@dataclass(frozen=True)
+class Run:
+    """What became of one chapter: its executed notebook, the seconds it took, and the failure if there was one."""
+
+    chapter: str
+    notebook: Path
+    seconds: float
+    failure: str | None = None
+
+
+def execute(
+    chapters: Sequence[Path],
+    out: Path,
+    *,
+    root: Path,
+    parameters: Mapping[str, object],
+    jobs: int = 2,
+    say=print,
+) -> list[Run]:
+    """Execute `chapters` into the folder `out`, `jobs` at a time, in `root` as working directory; return their runs.
+
+    A chapter receives those of `parameters` that its parameters cell declares: not every chapter takes a model. The
+    others keep running when one fails. On Ctrl-C all children are stopped before the interrupt goes on.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    width = max((len(path.stem) for path in chapters), default=0)
+    environment = _environment(max(1, min(jobs, len(chapters))))
+    stamp = {"commit": _commit(root)}
+    waiting, running, runs = list(chapters), [], []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                source = waiting.pop(0)
+                say(f"{source.stem:<{width}}  started", flush=True)
+                running.append(_Child(source, out / source.name, root, parameters, environment))
+            for child in [child for child in running if child.process.poll() is not None]:
+                running.remove(child)
+                run = child.finish(stamp)
+                runs.append(run)
+                say(f"{run.chapter:<{width}}  {'FAILED' if run.failure else 'ok':<7}{run.seconds:6.1f} s", flush=True)
+            time.sleep(0.05)
+    finally:
+        _stop(child.process for child in running)
+    return sorted(runs, key=lambda run: run.chapter)
+
+
+class _Child:
+    """One papermill process. Its messages go to a log beside the notebook, shown only if no cell explains a failure."""
+
+    def __init__(self, source: Path, target: Path, root: Path, parameters: Mapping, environment: Mapping):
+        self.source, self.target, self.started = source, target, time.monotonic()
+        self.log = target.with_suffix(".log")
+        target.unlink(missing_ok=True)  # an older run must not pass for this one
+        declared = _declared(source)
+        given = {key: value for key, value in parameters.items() if value is not None and key in declared}
+        command = [sys.executable, "-m", "papermill", str(source), str(target), "--cwd", str(root), "-k", "python3"]
+        command += ["--no-progress-bar", "--log-level", "ERROR", "-y", yaml.safe_dump(given)]
+        with self.log.open("wb") as log:
+            # Its own session: the terminal's Ctrl-C reaches this program only, which then stops each child once.
+            self.process = subprocess.Popen(
+                command,
+                cwd=root,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def finish(self, stamp: Mapping[str, str]) -> Run:
+        seconds = time.monotonic() - self.started
+        failure = None
+        if self.process.returncode:
+            failure = failure_report(self.target) or _tail(self.log.read_text(errors="replace"))
+        if self.target.exists():
+            notebook = nbformat.read(self.target, as_version=4)
+            notebook.metadata["lfm"] = dict(stamp)
+            nbformat.write(notebook, self.target)
+        self.log.unlink()
+        return Run(self.source.stem, self.target, seconds, failure)
+
+
+def failure_report(path: Path) -> str | None:
+    """Name the cell that failed in an executed notebook, with the head of its source and its traceback."""
+    if not path.exists():
+        return None
+    notebook = nbformat.read(path, as_version=4)
+    # Papermill adds cells of its own; numbers here are those of the source notebook, as JupyterLab shows them in order.
+    cells = [cell for cell in notebook.cells if not _PAPERMILL_CELLS & set(cell.metadata.get("tags", []))]
+    injected = [cell for cell in notebook.cells if "injected-parameters" in cell.metadata.get("tags", [])]
+    places = [(f"cell {number} of {len(cells)}", cell) for number, cell in enumerate(cells, start=1)]
+    for place, cell in [*places, *(("the injected parameters", cell) for cell in injected)]:
+        for output in cell.get("outputs", []):
+            if output.output_type == "error":
+                head = "\n".join(f"    | {line}" for line in cell.source.splitlines()[:4])
+                trace = _tail("\n".join(output.traceback) or f"{output.ename}: {output.evalue}")
+                return f"{place} (id {cell.get('id', '?')}):\n{head}\n{trace}"
+    return None
+
+
+def _tail(text: str, lines: int = 30) -> str:
+    kept = _ANSI.sub("", text).rstrip().splitlines()
+    return "\n".join((["    …"] if len(kept) > lines else []) + [f"    {line}" for line in kept[-lines:]])
+
+
+def _declared(source: Path) -> set[str]:
+    """Names in the chapter's parameters cell."""
+    from papermill import inspect_notebook
+
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # a chapter without such a cell is no news here
+    try:
+        return set(inspect_notebook(str(source)))
+    except ValueError as error:
+        raise ValueError(f"{source.name}: {error} Its metadata need a kernelspec with language python.") from None
+
+
+def _environment(jobs: int) -> dict[str, str]:
+    """The children's environment: each of `jobs` gets its share of the cores, unless the reader has set it."""
+    environment = dict(os.environ)
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        environment.setdefault(name, threads)
+    environment.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else the kernel warns about frozen modules
+    return environment
+
+
+def _commit(root: Path) -> str:
+    """The commit the chapters are run from, with a “+” where the tree has changes; “unknown” outside of git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "--short", "HEAD").strip() + ("+" if git("status", "--porcelain").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _stop(processes: Iterable[subprocess.Popen]) -> None:
+    """End the processes; papermill takes its kernel down on SIGTERM, and a kernel whose parent is gone ends itself."""
+    processes = list(processes)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

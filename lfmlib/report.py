@@ -1,0 +1,215 @@
+"""One executed chapter as one HTML file: no code, no network, nothing beside it. Made to be sent to a colleague.
+
+nbconvert renders the cells; what it does not know is added here: numbered captions and alternative texts, which the
+book keeps in cell metadata, links that lead nowhere outside the book, and equations without a network.
+"""
+
+from __future__ import annotations
+
+import copy
+import html
+import re
+from base64 import b64encode
+from importlib.metadata import distribution
+from pathlib import Path
+from string import Template
+
+import nbformat
+from bs4 import BeautifulSoup
+from nbconvert import HTMLExporter
+from nbconvert.filters import markdown2html
+
+from lfmlib.stage import chapter_number, clean_outputs
+
+__all__ = ["write_report"]
+
+_IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif")  # in order of preference
+_MATH = re.compile(r"\$[^$\s]|\\\(|\\\[|\\begin\{")
+
+_PAGE = Template("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>$title</title>
+<style>
+$css
+</style>
+$script</head>
+<body>
+<main>
+$body
+</main>
+<footer>$footer</footer>
+</body>
+</html>
+""")
+
+# SVG output needs no font files. The menu is off because it would load parts of MathJax from beside the page.
+_MATHJAX = """<script>
+window.MathJax = {
+  tex: {inlineMath: [['$', '$'], ['\\\\(', '\\\\)']], processEscapes: true},
+  options: {enableMenu: false}
+};
+</script>
+<script>SOURCE</script>
+"""
+
+
+def write_report(notebook: Path, target: Path, *, root: Path, baseurl: str = "") -> Path:
+    """Write the executed `notebook` as the single file `target`.
+
+    `root` is the repository: its table of contents numbers the figures and its style sheets dress the page. Links to
+    other pages of the book become absolute below `baseurl`, or plain text where no address is known.
+    """
+    content = copy.deepcopy(nbformat.read(notebook, as_version=4))
+    _obey_tags(content)
+    clean_outputs(content)
+    numbers = _caption_figures(content, _chapter(notebook, content, root))
+    title = _title(content, notebook)
+    body = _finish_html(_render(content, notebook.parent), numbers, baseurl)
+    page = _PAGE.substitute(
+        title=html.escape(title),
+        css="\n".join((root / "book" / "_static" / name).read_text() for name in ("lfm.css", "report.css")),
+        script=_mathjax() if _MATH.search(body) else "",
+        body=body,
+        footer=_footer(content),
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page, encoding="utf-8")
+    return target
+
+
+def _obey_tags(notebook: nbformat.NotebookNode) -> None:
+    """Leave out what the tags leave out of the book; the code of every cell is left out anyway."""
+    kept = []
+    for cell in notebook.cells:
+        tags = set(cell.metadata.get("tags", []))
+        if tags & {"remove-cell", "remove_cell", "injected-parameters"}:
+            continue
+        if cell.cell_type == "code" and tags & {"remove-output", "remove_output"}:
+            cell.outputs = []
+        kept.append(cell)
+    notebook.cells = kept
+
+
+def _chapter(path: Path, notebook: nbformat.NotebookNode, root: Path) -> int | None:
+    """The chapter's number, also for an output of papermill under another name."""
+    source = Path(notebook.metadata.get("papermill", {}).get("input_path") or path)
+    if number := chapter_number(root, source.stem):
+        return number
+    prefix = re.match(r"\d\d(?=_)", source.stem)
+    return int(prefix[0]) if prefix else None
+
+
+def _caption_figures(notebook: nbformat.NotebookNode, chapter: int | None) -> dict[str, str]:
+    """Turn images and their `mystnb` metadata into figures with caption and alt text; return each name's number."""
+    numbers: dict[str, str] = {}
+    count = 0
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        settings = cell.metadata.get("mystnb", {})
+        figure, image = settings.get("figure"), settings.get("image", {})
+        for output in cell.outputs:
+            data = output.get("data", {})
+            shown = _image(data, image.get("alt", "")) or (figure and data.get("text/html"))
+            if not shown:
+                continue
+            if figure:
+                count += 1
+                label = f"Figure {chapter}.{count}" if chapter else f"Figure {count}"
+                name = str(figure.get("name", ""))
+                numbers.setdefault(name, label)
+                caption = markdown2html(str(figure.get("caption", ""))).strip()
+                caption = caption.removeprefix("<p>").removesuffix("</p>")
+                text = f'<span class="caption-number">{label} </span>{caption}'
+                shown = f'<figure id="{html.escape(name)}">{shown}<figcaption>{text}</figcaption></figure>'
+            output.data = nbformat.NotebookNode({"text/html": shown})
+    return numbers
+
+
+def _image(data: dict, alt: str) -> str | None:
+    for kind in _IMAGES:
+        if kind in data:
+            raw = data[kind]
+            coded = b64encode(raw.encode()).decode() if kind == "image/svg+xml" else raw.replace("\n", "")
+            return f'<img src="data:{kind};base64,{coded}" alt="{html.escape(alt)}">'
+    return None
+
+
+def _render(notebook: nbformat.NotebookNode, folder: Path) -> str:
+    exporter = HTMLExporter(
+        template_name="basic",  # the cells alone, without a page around them
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        exclude_anchor_links=True,
+        embed_images=True,
+    )
+    body, _ = exporter.from_notebook_node(notebook, {"metadata": {"path": str(folder)}})
+    return body
+
+
+def _finish_html(body: str, numbers: dict[str, str], baseurl: str) -> str:
+    """Mend nbconvert's HTML: heading ids as in the book, live links, tables that scroll, no empty cells."""
+    soup = BeautifulSoup(body, "html.parser")
+    for heading in soup.find_all(re.compile("^h[1-6]$")):
+        heading["id"] = _slug(heading.get_text())
+    for link in soup.find_all("a", href=True):
+        target = link["href"]
+        if target.startswith("#"):
+            if not link.get_text(strip=True):
+                link.string = numbers.get(target[1:], target[1:])
+        elif not re.match(r"[a-z][a-z0-9+.-]*:|//", target):
+            if baseurl:
+                link["href"] = f"{baseurl.rstrip('/')}/{_page(target)}"
+            else:
+                link.unwrap()
+    for table in soup.find_all("table"):
+        if table.find_parent(class_="lfm-scroll") is None:
+            table.wrap(soup.new_tag("div", attrs={"class": "lfm-scroll", "tabindex": "0"}))
+    for cell in soup.select("div.cell"):
+        if not cell.get_text(strip=True) and not cell.find(["img", "svg", "hr", "table"]):
+            cell.decompose()
+    return str(soup)
+
+
+def _page(target: str) -> str:
+    """The address, below the book's, of the page that a chapter links to as `../book/page.md` or `02_chapter.ipynb`."""
+    path, mark, anchor = target.partition("#")
+    path = path.removeprefix("../") if path.startswith("../") else f"notebooks/{path}"
+    return re.sub(r"\.(md|ipynb)$", ".html", path) + mark + anchor
+
+
+def _slug(text: str) -> str:
+    """The id MyST gives to a heading: GitHub's rule."""
+    return re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
+
+
+def _title(notebook: nbformat.NotebookNode, path: Path) -> str:
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (match := re.match(r"#\s+(.+)", cell.source)):
+            return match[1].strip()
+    return path.stem
+
+
+def _footer(notebook: nbformat.NotebookNode) -> str:
+    """Where the report comes from: the book, the model it was given, the day and the commit."""
+    run = notebook.metadata.get("papermill", {})
+    given = run.get("parameters", {})
+    parts = ["A chapter of “Gaussian Never Fades”"]
+    parts += [f"{name} <code>{html.escape(str(given[name]))}</code>" for name in ("model", "base") if given.get(name)]
+    if run.get("start_time"):
+        parts.append(f"measured {str(run['start_time'])[:10]}")
+    if commit := notebook.metadata.get("lfm", {}).get("commit"):
+        parts.append(f"commit <code>{html.escape(commit)}</code>")
+    return " · ".join(parts)
+
+
+def _mathjax() -> str:
+    """MathJax itself, out of the package that also serves the book's equations without a network."""
+    package = distribution("sphinx-mathjax-offline")
+    source = Path(package.locate_file("sphinx-mathjax-offline/static/mathjax/tex-svg.js")).read_text(encoding="utf-8")
+    return _MATHJAX.replace("SOURCE", source.replace("</script", "<\\/script"))

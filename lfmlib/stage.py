@@ -1,0 +1,158 @@
+"""Lay out everything Jupyter Book reads, in one folder that can be thrown away: pages, executed chapters, settings.
+
+The stage keeps `book/` and `notebooks/` as siblings, as the repository does, so a relative link means the same in
+JupyterLab, on the forge and in the rendered book.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import yaml
+
+__all__ = ["chapter_number", "clean_outputs", "stage", "toc_chapters", "toc_pages"]
+
+_WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+_WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+
+
+def stage(root: Path, folder: Path, *, executed: Path, results: Path) -> list[str]:
+    """Fill `folder` anew from `root`, the notebooks in `executed` and the findings in `results`.
+
+    Returns the chapters that have not been executed and are therefore staged as they are stored.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(root / "book", folder / "book")
+    (folder / "notebooks").mkdir(parents=True, exist_ok=True)
+    missing = []
+    for chapter in toc_chapters(root):
+        source = executed / chapter.name
+        if source.exists():
+            _stage_chapter(source, folder / "notebooks" / chapter.name)
+        else:
+            missing.append(chapter.stem)
+            shutil.copy(chapter, folder / "notebooks" / chapter.name)
+    shutil.copy(root / "_toc.yml", folder / "_toc.yml")
+    settings = yaml.safe_load((root / "_config.yml").read_text())
+    (folder / "_config.yml").write_text(yaml.safe_dump(_with_addresses(settings), sort_keys=False, allow_unicode=True))
+    (folder / "book" / "_scoreboard.md").write_text(_scoreboard(results))
+    (folder / "book" / "_runs.md").write_text(_runs(root, executed))
+    return missing
+
+
+def toc_pages(root: Path) -> list[str]:
+    """Every page named in `_toc.yml`, without suffix, in reading order."""
+
+    def walk(node) -> Iterator[str]:
+        for entry in node.get("chapters", []) + node.get("sections", []):
+            if "file" in entry:
+                yield entry["file"]
+            yield from walk(entry)
+        for part in node.get("parts", []):
+            yield from walk(part)
+
+    toc = yaml.safe_load((root / "_toc.yml").read_text())
+    return [toc["root"], *walk(toc)]
+
+
+def toc_chapters(root: Path) -> list[Path]:
+    """The executable chapters of `_toc.yml`: the pages below `notebooks/`."""
+    paths = [root / f"{page}.ipynb" for page in toc_pages(root) if page.startswith("notebooks/")]
+    if absent := [path.name for path in paths if not path.exists()]:
+        raise FileNotFoundError(f"_toc.yml lists chapters that are not in {root / 'notebooks'}: {', '.join(absent)}")
+    return paths
+
+
+def chapter_number(root: Path, stem: str) -> int | None:
+    """The number the rendered book gives to the chapter `stem`: its place among the numbered parts' pages."""
+    toc = yaml.safe_load((root / "_toc.yml").read_text())
+    parts = [part for part in toc.get("parts", []) if part.get("numbered")]
+    pages = [Path(chapter["file"]).name for part in parts for chapter in part["chapters"]]
+    return pages.index(stem) + 1 if stem in pages else None
+
+
+def clean_outputs(notebook: nbformat.NotebookNode) -> None:
+    """Drop what is of use only while a chapter runs: progress bars, widgets and the standard error stream.
+
+    A widget's state would also make the page load its scripts from the network.
+    """
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_noise(output)]
+
+
+def _is_noise(output: nbformat.NotebookNode) -> bool:
+    if output.output_type == "stream":
+        return output.name == "stderr"
+    return bool({_WIDGET_VIEW, _WIDGET_STATE} & set(output.get("data", {})))
+
+
+def _stage_chapter(source: Path, target: Path) -> None:
+    notebook = nbformat.read(source, as_version=4)
+    clean_outputs(notebook)
+    for cell in notebook.cells:
+        tags = cell.metadata.setdefault("tags", [])
+        if "injected-parameters" in tags and "remove-cell" not in tags:
+            tags.append("remove-cell")
+    # Raw HTML on purpose: the report is made beside the pages, so it is no document that Sphinx could check.
+    report = f"../reports/{source.stem}.html"
+    line = f'<p class="lfm-send"><a href="{report}">Send this chapter: one-file report (HTML)</a></p>'
+    notebook.cells.append(nbformat.v4.new_markdown_cell(line, id="lfm-report", metadata={"tags": []}))
+    nbformat.write(notebook, target)
+
+
+def _with_addresses(settings: dict) -> dict:
+    """Settings with the public addresses filled in, from `_config.yml` or the environment; none is invented.
+
+    Buttons that need the repository appear only where its address is known; Colab can open GitHub's notebooks only.
+    """
+    repository = settings.setdefault("repository", {})
+    repository["url"] = os.environ.get("BOOK_REPOSITORY") or repository.get("url") or ""
+    repository["branch"] = os.environ.get("BOOK_BRANCH") or repository.get("branch") or "main"
+    page = settings.setdefault("html", {})
+    page["baseurl"] = os.environ.get("BOOK_BASEURL") or page.get("baseurl") or ""
+    known = bool(repository["url"])
+    page.update(use_repository_button=known, use_issues_button=known, use_edit_page_button=known)
+    if known and "github.com" in repository["url"]:
+        settings.setdefault("launch_buttons", {}).update(
+            colab_url="https://colab.research.google.com", binderhub_url="https://mybinder.org"
+        )
+    return settings
+
+
+def _scoreboard(results: Path) -> str:
+    from lfmlib import findings
+
+    # No folder yet: nothing measured, and the scoreboard says so.
+    return findings.scoreboard_markdown(findings.load(results) if results.is_dir() else [])
+
+
+def _runs(root: Path, executed: Path) -> str:
+    """A table of what ran when, how long, and from which commit, out of what papermill left in the notebooks."""
+    rows = ["| Chapter | Model | Profile | Started (UTC) | Took | Commit |", "|---|---|---|---|---:|---|"]
+    for chapter in toc_chapters(root):
+        path = executed / chapter.name
+        if not path.exists():
+            rows.append(f"| {_title(chapter)} | | | not run | | |")
+            continue
+        metadata = nbformat.read(path, as_version=4).metadata
+        run = metadata.get("papermill", {})
+        given = run.get("parameters", {})
+        model = f"`{given['model']}`" if given.get("model") else "default"
+        started = str(run.get("start_time", ""))[:16].replace("T", " ")
+        seconds = f"{run.get('duration') or 0:.0f} s"
+        commit = metadata.get("lfm", {}).get("commit", "unknown")
+        name = f"[{_title(chapter)}](../notebooks/{chapter.name})"
+        rows.append(f"| {name} | {model} | {given.get('profile', 'default')} | {started} | {seconds} | `{commit}` |")
+    return "\n".join(rows) + "\n"
+
+
+def _title(chapter: Path) -> str:
+    first = nbformat.read(chapter, as_version=4).cells[0].source
+    return html.escape(first.splitlines()[0].lstrip("# ").strip(), quote=False)

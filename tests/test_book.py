@@ -1,0 +1,297 @@
+"""The book's machinery on a toy book: run, stage, render, report, and every way it can fail."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+import lfmlib
+from lfmlib import book, execute, render, report, stage
+
+ROOT = Path(__file__).parent.parent
+INTRO = "# A toy book\n\nRead {doc}`../notebooks/01_is_it_so`, {ref}`fig-hero` and {cite}`toy2025`.\n"
+FINDINGS = "# What was found\n\n```{include} _scoreboard.md\n```\n"
+METHODS = "# Methods\n\n## How it is done\n\n$$y = x^2$$\n\n```{include} _runs.md\n```\n"
+REFERENCES = "# References\n\n```{bibliography}\n:all:\n```\n"
+BIB = "@article{toy2025, title={A toy}, author={Doe, Jane}, year={2025}, journal={Toys}}\n"
+CLAIM = (
+    '<div class="lfm-claim lfm-partly"><p><b>Claim.</b> It is so. '
+    '<span class="lfm-verdict">partly supported</span>: 61.2 % '
+    '(<a href="../book/methods.html#how-it-is-done">rule</a>)</p></div>'
+)
+DRAW = """import matplotlib.pyplot as plt
+%config InlineBackend.figure_formats = ["svg"]
+fig, ax = plt.subplots(figsize=(5.6, 3), facecolor="none")
+ax.set_facecolor("none")
+ax.tick_params(colors="0.5")
+ax.hist([1, 2, 2, 3, 3, 3, 4, 4, 5], bins=5)
+plt.show()"""
+
+
+def chapter(title: str = "Is it so?", *, draw: str = DRAW, extra: str = "") -> nbformat.NotebookNode:
+    """A chapter as the contract wants it, small."""
+    figure = {
+        "figure": {"caption": "Weights $w$ of **one** tensor.", "name": "fig-hero"},
+        "image": {"alt": "Histogram of nine weights", "classes": "dark-light"},
+    }
+    parameters = 'model = "minilm"  # what to measure\nseed = 0  # of everything random\nresults = ""  # folder'
+    cells = [
+        new_markdown_cell(
+            f"# {title}\n\nInline $\\sigma^2 < 1$; see [Methods](../book/methods.md) and [Figure 1.1](#fig-hero)."
+        ),
+        new_code_cell(parameters, metadata={"tags": ["parameters", "hide-input"]}),
+        new_code_cell(f"from IPython.display import HTML, Markdown, display\ndisplay(HTML({CLAIM!r}))"),
+        new_code_cell(draw, metadata={"mystnb": figure, "tags": ["remove-input"]}),
+        new_markdown_cell("## A section here\n\n$$\\mathrm{KL}(p \\| q) = \\sum_i p_i \\log_2 \\frac{p_i}{q_i}$$"),
+        new_code_cell(
+            'display(Markdown(f"Measured $x = 1$, seed {seed}; see [how](../book/methods.md#how-it-is-done)."))'
+        ),
+        new_code_cell('import pandas as pd\npd.DataFrame({f"a rather long column {k}": [k, 2.5] for k in range(9)})'),
+        new_code_cell('import sys\nprint("on stderr", file=sys.stderr)'),
+        new_code_cell('print("not to be seen")', metadata={"tags": ["remove-output"]}),
+    ]
+    if extra:
+        cells.append(new_code_cell(extra))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def make_book(root: Path, **chapters: nbformat.NotebookNode) -> Path:
+    """A toy book with this repository's settings and style sheets."""
+    shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
+    pages = {"intro": INTRO, "findings": FINDINGS, "methods": METHODS, "references": REFERENCES}
+    for name, text in pages.items():
+        (root / "book" / f"{name}.md").write_text(text)
+    (root / "book" / "references.bib").write_text(BIB)
+    (root / "notebooks").mkdir()
+    for name, notebook in (chapters or {"01_is_it_so": chapter()}).items():
+        nbformat.write(notebook, root / "notebooks" / f"{name.removeprefix('c')}.ipynb")
+    shutil.copy(ROOT / "_config.yml", root)
+    files = sorted(path.stem for path in (root / "notebooks").iterdir())
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    toc["parts"][0]["chapters"] = [{"file": f"notebooks/{stem}"} for stem in files]
+    toc["parts"] = [toc["parts"][0], {"caption": "About", "chapters": [{"file": f"book/{p}"} for p in list(pages)[1:]]}]
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
+    return root
+
+
+@pytest.fixture(autouse=True, scope="module")
+def surroundings():
+    """No addresses in the environment, and a stand-in for the scoreboard: these tests are about the book."""
+    stub = types.ModuleType("lfmlib.findings")
+    stub.load = lambda folder: [Path(folder).name]
+    stub.scoreboard_markdown = lambda found: f"| Finding | Verdict |\n|---|---|\n| F1 | partly, from {found} |\n"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("BOOK_REPOSITORY", "BOOK_BRANCH", "BOOK_BASEURL"):
+            patch.delenv(name, raising=False)
+        patch.setitem(sys.modules, "lfmlib.findings", stub)
+        patch.setattr(lfmlib, "findings", stub, raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, surroundings):
+    """One toy book, built from end to end; the tests below look at it."""
+    root = make_book(tmp_path_factory.mktemp("toy"))
+    assert book.main(["--seed", "7"], root=root) == 0
+    return root / "_build"
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+# --- a book that builds ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_every_page_is_there(built):
+    assert render.missing_pages(built / "html", stage.toc_pages(built.parent)) == []
+    assert render.broken_links(built / "html") == []
+    assert "partly, from" in read(built / "html/book/findings.html")
+    assert not (built / ".render").exists()
+
+
+@pytest.mark.slow
+def test_chapter_page(built):
+    page = read(built / "html/notebooks/01_is_it_so.html")
+    assert '<span class="section-number">1. </span>Is it so?' in page
+    assert '<span class="caption-number">Figure 1.1 </span>' in page
+    assert 'alt="Histogram of nine weights"' in page
+    assert "seed 7" in page  # the parameter arrived
+    assert "# Parameters" not in page  # papermill's own cell is not shown
+    assert "on stderr" not in page.replace('"on stderr"', "").replace("&quot;on stderr&quot;", "")
+    assert "cdn" not in page and "unpkg" not in page  # nothing from the network
+    assert '<a href="../reports/01_is_it_so.html">' in page
+    assert (built / "html/reports/01_is_it_so.html").exists()
+    assert page.count("search-button-field") == 1
+
+
+@pytest.mark.slow
+def test_no_buttons_without_repository(built):
+    page = read(built / "html/notebooks/01_is_it_so.html")
+    assert "github.com" not in page and "colab" not in page and "executablebooks/jupyter-book" not in page
+    assert "download-source-button" in page
+
+
+@pytest.mark.slow
+def test_runs_are_recorded(built):
+    row = read(built / "stage/book/_runs.md").splitlines()[-1]
+    assert re.fullmatch(
+        r"\| \[Is it so\?\]\(\.\./notebooks/01_is_it_so\.ipynb\) \| default \| default "
+        r"\| \d{4}-\d\d-\d\d \d\d:\d\d \| \d+ s \| `unknown` \|",
+        row,
+    )
+
+
+@pytest.mark.slow
+def test_report_reads_alone(built):
+    page = read(built / "html/reports/01_is_it_so.html")
+    text = re.sub(r"<script>.*?</script>|<style>.*?</style>", "", page, flags=re.DOTALL)
+    assert "<title>Is it so?</title>" in page
+    assert '<figcaption><span class="caption-number">Figure 1.1 </span>Weights $w$ of <strong>one</strong>' in text
+    assert 'alt="Histogram of nine weights"' in text and 'src="data:image/svg+xml;base64,' in text
+    assert '<a href="#fig-hero">Figure 1.1</a>' in text and 'id="fig-hero"' in text
+    assert "MathJax" in page and "seed 7" in text
+    assert not re.search(r"mystnb|\{[a-z]+\}`|^:::|```", text, flags=re.MULTILINE)  # no raw MyST
+    assert not re.search(r"""(src|href)=["'](?!data:|#|https?://)""", text)  # nothing beside it
+    assert not re.search(r"""src=["']https?:""", text)
+    for absent in ("import matplotlib", "on stderr", "not to be seen", "# Parameters", "In [", "<Figure size"):
+        assert absent not in text
+
+
+@pytest.mark.slow
+def test_report_under_another_name_and_with_an_address(built, tmp_path):
+    copy = shutil.copy(built / "executed/01_is_it_so.ipynb", tmp_path / "out.ipynb")
+    text = read(report.write_report(Path(copy), tmp_path / "r.html", root=built.parent, baseurl="https://a.example/b/"))
+    assert "Figure 1.1" in text
+    assert '<a href="https://a.example/b/book/methods.html">Methods</a>' in text
+    assert '<a href="https://a.example/b/book/methods.html#how-it-is-done">how</a>' in text
+
+
+@pytest.mark.slow
+def test_render_again_with_repository(built, monkeypatch):
+    monkeypatch.setenv("BOOK_REPOSITORY", "https://github.com/someone/something")
+    assert book.main(["render"], root=built.parent) == 0
+    page = read(built / "html/notebooks/01_is_it_so.html")
+    assert "https://github.com/someone/something/edit/main/notebooks/01_is_it_so.ipynb" in page
+    assert "colab.research.google.com/github/someone/something" in page
+
+
+# --- a book that does not -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_failing_chapter_is_named_and_the_others_run(tmp_path, capfd):
+    broken = chapter("Does it break?", extra="x = 1\nraise ValueError('on purpose')")
+    root = make_book(tmp_path, c01_breaks=broken, c02_works=chapter("Does it work?"))
+    assert book.main(["execute", "--seed", "3"], root=root) == 1
+    out, err = capfd.readouterr()
+    assert re.search(r"^01_breaks +FAILED +\d+\.\d s$", out, flags=re.MULTILINE)
+    assert re.search(r"^02_works +ok +\d+\.\d s$", out, flags=re.MULTILINE)
+    assert "01_breaks failed in cell 10 of 10" in err
+    assert "| raise ValueError('on purpose')" in err and "ValueError: on purpose" in err
+    kept = Path(re.search(r"The notebook is kept: (.+)", err)[1])
+    assert kept.exists() and "1 of 2 chapters failed" in err
+
+
+@pytest.mark.slow
+def test_warning_is_an_error(tmp_path, capfd):
+    root = make_book(tmp_path)
+    (root / "book/intro.md").write_text("# A toy book\n\nSee [nowhere](absent.md) and {ref}`nothing`.\n")
+    assert book.main(["render"], root=root) != 0
+    err = capfd.readouterr().err
+    assert "absent.md" in err and "nothing" in err  # keep going: both are named
+    assert not (root / "_build/html").exists()
+
+
+def test_broken_links_are_found(tmp_path):
+    (tmp_path / "index.html").write_text('<a href="a.html#here">x</a><img src="no.png"><a href="https://e.org">y</a>')
+    (tmp_path / "a.html").write_text('<p id="there"></p><a href="index.html">z</a><a href="#there">t</a>')
+    assert render.broken_links(tmp_path) == ["index.html: a.html#here", "index.html: no.png"]
+    assert render.missing_pages(tmp_path, ["a", "b"]) == ["b"]
+
+
+# --- the pieces -----------------------------------------------------------------------------------------------------
+
+
+def test_layout(tmp_path):
+    own = book.Layout.of(tmp_path)
+    assert (own.html, own.results) == (tmp_path / "_build/html", tmp_path / "_build/results")
+    assert book.Layout.of(tmp_path, profile="quick").results == tmp_path / "_build/quick"
+    other = book.Layout.of(tmp_path, model="org/name", base="/data/b v1")
+    assert other.html == tmp_path / "_build/models/org-name-from-data-b-v1/html"
+
+
+def test_chapters_are_chosen_by_number_or_name(tmp_path, capsys):
+    chapters = [tmp_path / f"{stem}.ipynb" for stem in ("01_a", "02_b", "03_c")]
+    assert book._chosen(chapters, "01,03_c") == [chapters[0], chapters[2]]
+    assert book.main(["--chapters", "09"], root=make_book(tmp_path / "toy")) == 2
+    assert "no chapter 09; the chapters are: 01_is_it_so" in capsys.readouterr().err
+
+
+def test_only_declared_parameters_are_passed(tmp_path):
+    nbformat.write(chapter(), tmp_path / "01_a.ipynb")
+    assert execute._declared(tmp_path / "01_a.ipynb") == {"model", "seed", "results"}
+
+
+def test_threads_are_shared_out(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
+    environment = execute._environment(2)
+    assert (environment["OMP_NUM_THREADS"], environment["NUMBA_NUM_THREADS"]) == ("4", "3")
+
+
+def test_toc_naming_an_absent_chapter(tmp_path, capsys):
+    root = make_book(tmp_path)
+    (root / "notebooks/01_is_it_so.ipynb").unlink()
+    assert book.main(["execute"], root=root) == 2
+    assert "01_is_it_so.ipynb" in capsys.readouterr().err
+
+
+def test_report_of_nothing(tmp_path, capsys):
+    assert book.main(["report", str(tmp_path / "no.ipynb"), "x.html"], root=tmp_path) == 2
+    assert "execute a chapter first" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_interrupt_leaves_no_process(tmp_path):
+    sleeper = new_notebook(
+        cells=[
+            new_code_cell("seed = 0  # s", metadata={"tags": ["parameters"]}),
+            new_code_cell("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(120)"),
+        ],
+        metadata=chapter().metadata,
+    )
+    root = make_book(tmp_path, c01_sleeps=sleeper)
+    code = "import pathlib, sys; from lfmlib import book; "
+    code += f"sys.exit(book.main(['execute'], root=pathlib.Path({str(root)!r})))"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert _wait(lambda: (root / "pid").exists() and read(root / "pid"), 30)
+    kernel = int(read(root / "pid"))
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and "stopped" in err and "Traceback" not in err
+    assert _wait(lambda: not Path(f"/proc/{kernel}").exists(), 15)
+
+
+def _wait(condition, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False

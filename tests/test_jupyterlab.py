@@ -1,0 +1,105 @@
+"""A chapter run in a real JupyterLab server, through its API, as a reader at the browser would run it."""
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from pathlib import Path
+
+import pytest
+import websocket
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTER = "notebooks/01_are_the_weights_gaussian.ipynb"
+TOKEN = uuid.uuid4().hex
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Address of a JupyterLab server rooted at the repository."""
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.port=0", "--ServerApp.ip=127.0.0.1"]
+    options = [f"--ServerApp.root_dir={ROOT}", f"--IdentityProvider.token={TOKEN}", "--allow-root"]
+    private = {"JUPYTER_RUNTIME_DIR": tmp_path, "JUPYTER_CONFIG_DIR": tmp_path, "JUPYTER_DATA_DIR": tmp_path}
+    log = tmp_path / "server.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command + options, stderr=file, env=os.environ | {k: str(v) for k, v in private.items()}
+        )
+    address = None
+    for _ in range(300):
+        if found := re.search(r"http://127\.0\.0\.1:(\d+)/lab", log.read_text()):
+            address = f"http://127.0.0.1:{found[1]}"
+            with contextlib.suppress(OSError):  # it prints its address before it listens
+                urllib.request.urlopen(f"{address}/api", timeout=10).close()
+                break
+        time.sleep(0.2)
+    else:
+        process.kill()
+        pytest.fail(f"JupyterLab did not start:\n{log.read_text()}")
+    yield address
+    process.terminate()
+    process.wait(timeout=30)
+
+
+def call(address: str, path: str, body: dict | None = None) -> dict | str:
+    request = urllib.request.Request(
+        address + path, data=json.dumps(body).encode() if body else None, headers={"Authorization": f"token {TOKEN}"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        content = reply.read().decode()
+    return json.loads(content) if path.startswith("/api") else content
+
+
+def run_cell(channel, source: str) -> list[dict]:
+    """Execute one cell over the kernel's websocket; every output message until it is idle again."""
+    id_ = uuid.uuid4().hex
+    header = {"msg_id": id_, "msg_type": "execute_request", "username": "", "session": "s", "version": "5.3"}
+    content = {"code": source, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": False}
+    message = {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
+    channel.send(json.dumps(message))
+    outputs = []
+    while True:
+        reply = json.loads(channel.recv())
+        if reply["parent_header"].get("msg_id") != id_:
+            continue
+        kind = reply["msg_type"]
+        if kind in ("display_data", "update_display_data", "execute_result", "stream", "error"):
+            outputs.append({"kind": kind} | reply["content"])
+        if kind == "status" and reply["content"]["execution_state"] == "idle":
+            return outputs
+
+
+@pytest.mark.slow
+def test_chapter_runs_in_jupyterlab_and_its_claim_box_is_filled_in_place(server, tmp_path):
+    assert "JupyterLab" in call(server, f"/lab/tree/{CHAPTER}?token={TOKEN}")
+    notebook = call(server, f"/api/contents/{CHAPTER}")["content"]
+    where = {"path": CHAPTER, "name": "chapter", "type": "notebook", "kernel": {"name": "python3"}}
+    session = call(server, "/api/sessions", where)
+    channel = websocket.create_connection(
+        server.replace("http", "ws") + f"/api/kernels/{session['kernel']['id']}/channels",
+        header=[f"Authorization: token {TOKEN}"],
+        timeout=180,
+    )
+    outputs = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            outputs[cell["id"]] = run_cell(channel, cell["source"])
+            if "parameters" in cell["metadata"].get("tags", []):  # as a reader would, edit below the defaults
+                outputs["edit"] = run_cell(channel, f"results = {str(tmp_path)!r}\nprofile = 'quick'")
+    channel.close()
+
+    said = [output for group in outputs.values() for output in group]
+    assert not [output for output in said if output["kind"] == "error"]
+    assert not [output for output in said if output["kind"] == "stream" and output["name"] == "stderr"]
+    shown = outputs["claim"][0]
+    updates = [output for output in said if output["kind"] == "update_display_data"]
+    assert updates[-1]["transient"]["display_id"] == shown["transient"]["display_id"]
+    assert "Verdict on <b>minilm</b>" in updates[-1]["data"]["text/html"]
+    figures = [output for output in said if "image/svg+xml" in output.get("data", {})]
+    assert len(figures) == 5
+    assert json.loads((tmp_path / "F1-minilm.json").read_text())["verdict"] == "partly"

@@ -1,0 +1,173 @@
+"""Every chapter keeps its contract: what a reader finds in one, they find in all."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from lfmlib import findings, notebook, report, stage
+
+ROOT = Path(__file__).parent.parent
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SHARED = set(notebook.PARAMETERS)
+DRAWS = re.compile(r"\b(plots|plt|sns)\.(?!style\b)")
+PRINTS = {
+    "display",
+    "say",
+    "show",
+    "settle",
+    "print",
+    "close",
+}  # calls that leave nothing to be shown by the cell itself
+
+pytestmark = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+
+
+def code_cells(path: Path) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def prose(path: Path) -> str:
+    return "\n\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+
+
+def lines(source: str) -> int:
+    return sum(bool(line.strip()) for line in source.splitlines())
+
+
+def draws(cell: nbformat.NotebookNode) -> bool:
+    code = "\n".join(line for line in cell.source.splitlines() if not re.match(r"\s*(import|from|#)\b", line))
+    return "figure" in cell.metadata.get("mystnb", {}) or bool(DRAWS.search(code))
+
+
+def where(path: Path, cell: nbformat.NotebookNode) -> str:
+    return f"{path.name}, cell {cell.id}: {cell.source.splitlines()[0][:60] if cell.source else '(empty)'}"
+
+
+# --- as stored ------------------------------------------------------------------------------------------------------
+
+
+def test_is_a_valid_notebook_stored_without_outputs(path):
+    stored = nbformat.read(path, as_version=4)
+    nbformat.validate(stored)
+    assert (stored.nbformat, stored.nbformat_minor >= 5) == (4, True)
+    assert stored.metadata.kernelspec.name == "python3" and stored.metadata.kernelspec.language == "python"
+    ids = [cell.id for cell in stored.cells]
+    assert len(set(ids)) == len(ids)
+    for cell in code_cells(path):
+        assert cell.outputs == [] and cell.execution_count is None, where(path, cell)
+
+
+def test_opens_with_a_question(path):
+    first = nbformat.read(path, as_version=4).cells[0]
+    assert first.cell_type == "markdown"
+    assert re.fullmatch(r"# .+\?", first.source.splitlines()[0]), first.source.splitlines()[0]
+    assert len(re.findall(r"^# ", prose(path), flags=re.MULTILINE)) == 1  # one title
+
+
+def test_parameters_explain_themselves(path):
+    tagged = [cell for cell in code_cells(path) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1, "exactly one cell is tagged “parameters”"
+    declared = papermill.inspect_notebook(str(path))
+    assert declared, "papermill --help-notebook finds no parameter"
+    unexplained = [name for name, about in declared.items() if not about["help"].strip()]
+    assert unexplained == [], "a comment behind each parameter is its help text"
+    if "model" in declared:
+        assert set(declared) >= SHARED, f"missing: {SHARED - set(declared)}"
+
+
+def test_makes_a_claim(path):
+    assert any(re.search(r"\bClaim\(", cell.source) for cell in code_cells(path))
+
+
+def test_code_is_short(path):
+    for cell in code_cells(path):
+        assert lines(cell.source) <= 15, where(path, cell)
+    assert sum(lines(cell.source) for cell in code_cells(path)) <= 120
+
+
+def test_prose_is_plain_markdown(path):
+    """Plain CommonMark with $…$ reads the same in JupyterLab, in the book and in the one-file report."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", prose(path), flags=re.DOTALL)
+    raw = re.findall(r"^:::.*|^\(\S+\)=$|\{[a-z-]+\}(?=`)", prose(path), flags=re.MULTILINE)
+    assert raw == [] and "```{" not in prose(path)
+    assert re.findall(r"\[\]\([^)]*\)", text) == [], "a link without text: the book shows the caption there"
+
+
+def test_figures_have_caption_alt_text_and_name(path):
+    names = []
+    for cell in filter(draws, code_cells(path)):
+        settings = cell.metadata.get("mystnb", {})
+        figure, image = settings.get("figure", {}), settings.get("image", {})
+        assert len(figure.get("caption", "")) >= 40, f"{where(path, cell)}: a caption that can be read alone"
+        assert len(image.get("alt", "")) >= 20, f"{where(path, cell)}: mystnb.image.alt"
+        classes = image.get("classes")  # one string; MyST-NB refuses a list
+        assert isinstance(classes, str) and "dark-light" in classes, f"{where(path, cell)}: mystnb.image.classes"
+        assert re.fullmatch(r"fig-[a-z0-9-]+", figure.get("name", "")), f"{where(path, cell)}: mystnb.figure.name"
+        names.append(figure["name"])
+    assert len(set(names)) == len(names)
+    number = stage.chapter_number(ROOT, path.stem)
+    labels = {name: f"Figure {number}.{place}" for place, name in enumerate(names, start=1)}
+    for text, name in re.findall(r"\[([^\]]*)\]\(#(fig-[^)]*)\)", prose(path)):
+        assert text == labels.get(name), f"[{text}](#{name}) is {labels.get(name)}"
+
+
+def test_no_cell_ends_in_a_bare_figure(path):
+    """Its text form would be shown as a second figure."""
+    for cell in filter(draws, code_cells(path)):
+        statements = ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.MULTILINE)).body
+        last = statements[-1] if statements else None
+        if not isinstance(last, ast.Expr) or cell.source.rstrip().endswith(";"):
+            continue
+        call = last.value.func if isinstance(last.value, ast.Call) else None
+        name = call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", None)
+        assert name in PRINTS, f"{where(path, cell)}: end it with plt.show() or a semicolon"
+
+
+# --- as run ---------------------------------------------------------------------------------------------------------
+
+
+def run(path: Path, folder: Path, *parameters: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "papermill", str(path), str(folder / "out.ipynb"), "--no-progress-bar"]
+    command += ["--cwd", str(ROOT), *parameters]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+
+
+@pytest.mark.slow
+def test_quick_run_is_complete(path, tmp_path):
+    done = run(path, tmp_path, "-p", "profile", "quick", "-p", "results", str(tmp_path / "results"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = findings.load(tmp_path / "results")
+    assert found and all(finding.verdict for finding in found)
+    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    boxes = [
+        o.data["text/html"] for c in executed.cells for o in c.get("outputs", []) if "text/html" in o.get("data", {})
+    ]
+    claims = [box for box in boxes if "lfm-claim" in box]
+    assert len(claims) == 1 and "lfm-verdict" in claims[0], "one claim box, filled"
+    for cell in executed.cells:
+        if cell.cell_type == "code" and "figure" in cell.metadata.get("mystnb", {}):
+            shown = [output for output in cell.outputs if output.output_type in ("display_data", "execute_result")]
+            assert len(shown) == 1, f"{where(path, cell)}: one figure for one caption"
+    page = report.write_report(tmp_path / "out.ipynb", tmp_path / "report.html", root=ROOT).read_text()
+    text = re.sub(r"<script>.*?</script>|<style>.*?</style>", "", page, flags=re.DOTALL)
+    assert f"Figure {stage.chapter_number(ROOT, path.stem)}.1" in text
+    assert not re.search(r"\{[a-z-]+\}`|^:::|```|mystnb", text, flags=re.MULTILINE)
+    assert not re.search(r"""(src|href)=["'](?!data:|#|https?:)""", text)
+
+
+@pytest.mark.slow
+def test_unknown_parameter_is_refused(path, tmp_path):
+    done = run(path, tmp_path, "-p", "modle", "x", "-p", "results", str(tmp_path / "results"))
+    assert done.returncode != 0
+    assert "modle" in done.stderr
+    missing = [name for name in papermill.inspect_notebook(str(path)) if name not in done.stderr.split("modle", 1)[1]]
+    assert missing == [], "the message names the valid parameters"
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,101 @@
+"""The files that describe the project agree with each other."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from lfmlib import stage
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+MAKEFILE = (ROOT / "Makefile").read_text()
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+def pins() -> dict[str, str]:
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    found = {}
+    for line in filter(None, lines):
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([0-9][^+\s;]*)", line)
+        assert match, f"constraints.txt: {line!r} is no plain pin (name==version, no +build)"
+        found[canonicalize_name(match[1])] = match[2]
+    return found
+
+
+def requirements() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"].values()
+    return [Requirement(text) for text in [*PROJECT["dependencies"], *(text for extra in extras for text in extra)]]
+
+
+@pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
+def test_every_requirement_is_pinned_inside_its_range(requirement):
+    pin = pins().get(canonicalize_name(requirement.name))
+    assert pin, f"constraints.txt has no pin for {requirement.name}"
+    assert requirement.specifier, f"pyproject.toml gives {requirement.name} no range"
+    assert requirement.specifier.contains(pin, prereleases=True), f"{requirement} does not allow the pinned {pin}"
+
+
+def test_environment_installs_the_project_under_the_pins():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    python, pip, packages = environment["dependencies"]
+    assert pip == "pip"
+    assert packages == {"pip": ["--constraint constraints.txt", "--editable .[book,dev]"]}
+    assert python.removeprefix("python").strip().startswith(PROJECT["requires-python"])
+
+
+def test_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == PROJECT["version"]
+
+
+def test_chapters_are_read_in_the_order_of_their_names():
+    listed = [path.name for path in stage.toc_chapters(ROOT)]
+    assert listed == sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+    assert all(re.match(r"\d\d_[a-z]", name) for name in listed)
+    prefixes = [name[:2] for name in listed]
+    assert len(set(prefixes)) == len(prefixes)
+
+
+def test_pages_are_there():
+    pages = [ROOT / f"{page}.md" for page in stage.toc_pages(ROOT) if page.startswith("book/")]
+    assert [page.name for page in pages if not page.exists()] == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_workflows_run_the_readers_commands(path):
+    jobs = yaml.safe_load(path.read_text())["jobs"].values()
+    commands = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+    targets = set(re.findall(r"^([a-z]+):.*##", MAKEFILE, flags=re.MULTILINE))
+    assert all(re.fullmatch(r"make [a-z]+", command) and command.split()[1] in targets for command in commands)
+    assert commands or path.stem == "publish"
+
+
+def test_workflows_and_readme_use_the_same_commands():
+    text = "".join(path.read_text() for path in WORKFLOWS)
+    readme = (ROOT / "README.md").read_text()
+    for command in ("make book", "make test"):
+        assert command in text
+        assert command in readme, f"README.md does not name `{command}`"
+    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test")
+
+
+def test_precommit_has_the_pinned_versions_and_the_makefiles_flags():
+    settings = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = {repo["repo"].split("/")[-1]: repo for repo in settings["repos"]}
+    assert hooks["ruff-pre-commit"]["rev"] == "v" + pins()["ruff"]
+    assert hooks["nbstripout"]["rev"] == pins()["nbstripout"]
+    *flags, keys = hooks["nbstripout"]["hooks"][0]["args"]
+    assert f'STRIP := {" ".join(flags)} "{keys}"' in MAKEFILE
+
+
+def test_make_lists_its_targets():
+    listed = subprocess.run(["make", "-C", ROOT], capture_output=True, text=True, check=True).stdout
+    assert all(f"make {target}" in listed for target in ("book", "test", "lint", "clean", "bench"))
