@@ -19,6 +19,8 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from .provenance import commit
+
 __all__ = ["Run", "execute", "failure_report"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -52,7 +54,7 @@ def execute(
     out.mkdir(parents=True, exist_ok=True)
     width = max((len(path.stem) for path in chapters), default=0)
     environment = _environment(max(1, min(jobs, len(chapters))))
-    stamp = {"commit": _commit(root)}
+    stamp = {"commit": commit(root)}
     waiting, running, runs = list(chapters), [], []
     try:
         while waiting or running:
@@ -149,18 +151,6 @@ def _environment(jobs: int) -> dict[str, str]:
         environment.setdefault(name, threads)
     environment.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else the kernel warns about frozen modules
     return environment
-
-
-def _commit(root: Path) -> str:
-    """The commit the chapters are run from, with a “+” where the tree has changes; “unknown” outside of git."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True).stdout
-
-    try:
-        return git("rev-parse", "--short", "HEAD").strip() + ("+" if git("status", "--porcelain").strip() else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _stop(processes: Iterable[subprocess.Popen]) -> None:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import platform
 import re
-import subprocess
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -211,31 +208,6 @@ def _f1_details(body: pd.DataFrame, hits: pd.Series, control: pd.DataFrame) -> d
 
 
 # -- files and the scoreboard ----------------------------------------------------------------------------------------
-
-
-def provenance(checkpoint, **parameters) -> dict:
-    """Where a result comes from: the checkpoint, the code and the versions that numbers may depend on."""
-    return {
-        "source": str(checkpoint.source),
-        "revision": checkpoint.revision,
-        "parameters": parameters,
-        "commit": _commit(),
-        "versions": {name: version(name) for name in ("lfmlib", "numpy", "scipy", "torch")},
-        "python": platform.python_version(),
-    }
-
-
-def _commit() -> str | None:
-    """The commit of the source tree, with a plus sign if it has local changes; None outside a checkout."""
-    root = Path(__file__).resolve().parents[1]
-    try:
-        run = subprocess.run(
-            ["git", "-C", root, "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            capture_output=True, text=True, check=True, timeout=20,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return run.stdout.strip()
 
 
 def write(finding: Finding, folder: str | Path = "_build/results") -> Path:

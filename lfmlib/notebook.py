@@ -14,13 +14,11 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from . import findings, plots
 from .findings import Finding
+from .provenance import ROOT
 
 PROFILES = ("quick", "default", "full")
 PARAMETERS = ("model", "base", "revision", "select", "seed", "profile", "results")
 """Parameters shared by the chapters that take a model."""
-
-ROOT = Path(__file__).resolve().parents[1]
-"""The repository, against which a results folder is resolved."""
 
 
 class Claim:

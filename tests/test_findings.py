@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import lfmlib
 from lfmlib import findings
 from lfmlib.findings import RULES, Rule, judge
+from lfmlib.provenance import provenance
 
 RULE = Rule("share", supported=0.8, partly=0.5, unit="%")
 
@@ -116,7 +117,7 @@ def test_scoreboard_lists_every_model_and_every_claim():
 
 
 def test_provenance_names_code_and_data():
-    where = findings.provenance(lfmlib.open_checkpoint("minilm"), seed=3)
+    where = provenance(lfmlib.open_checkpoint("minilm"), seed=3)
     assert where["source"] == "minilm"
     assert where["parameters"] == {"seed": 3}
     assert set(where["versions"]) >= {"lfmlib", "numpy", "scipy", "torch"}

@@ -1,0 +1,36 @@
+"""Where a result comes from: the data, the code and the versions that numbers may depend on."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The source tree."""
+
+
+def commit(root: Path = ROOT) -> str:
+    """The commit of a source tree, with a “+” where it has changes; “unknown” outside of git."""
+
+    def git(*arguments: str) -> str:
+        run = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        return run.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def provenance(checkpoint, **parameters) -> dict:
+    """What a finding keeps of its origin: checkpoint, revision, parameters, commit and versions."""
+    return {
+        "source": str(checkpoint.source),
+        "revision": checkpoint.revision,
+        "parameters": parameters,
+        "commit": commit(),
+        "versions": {name: version(name) for name in ("lfmlib", "numpy", "scipy", "torch")},
+        "python": platform.python_version(),
+    }
