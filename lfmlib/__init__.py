@@ -7,6 +7,7 @@ Data flows one way: checkpoint → sketch → statistics → table → finding. 
 from . import findings
 from .checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
 from .normality import Normality, coding_cells, measure, normality
+from .shapes import Shape, classify
 from .sketch import Sketch
 from .survey import noise_twin, survey
 
@@ -14,8 +15,10 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "Normality",
+    "Shape",
     "Sketch",
     "TensorInfo",
+    "classify",
     "coding_cells",
     "findings",
     "measure",

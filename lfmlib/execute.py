@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from .provenance import commit
+from .provenance import commit, surroundings
 
 __all__ = ["Run", "execute", "failure_report"]
 
@@ -54,7 +54,7 @@ def execute(
     out.mkdir(parents=True, exist_ok=True)
     width = max((len(path.stem) for path in chapters), default=0)
     environment = _environment(max(1, min(jobs, len(chapters))))
-    stamp = {"commit": commit(root)}
+    stamp = {"commit": commit(root), "surroundings": surroundings()}
     waiting, running, runs = list(chapters), [], []
     try:
         while waiting or running:
@@ -96,7 +96,7 @@ class _Child:
                 start_new_session=True,
             )
 
-    def finish(self, stamp: Mapping[str, str]) -> Run:
+    def finish(self, stamp: Mapping[str, object]) -> Run:
         seconds = time.monotonic() - self.started
         failure = None
         if self.process.returncode:

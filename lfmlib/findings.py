@@ -1,7 +1,8 @@
-"""A finding's evidence, its rule and its verdict.
+"""A finding, its rule and its verdict.
 
-The rules are fixed in `RULES`, before the results: a chapter measures, `judge` applies the rule, `write` keeps the
-finding as JSON, and the scoreboard page is written from those files. Nothing else decides a verdict.
+The rules are fixed in `RULES`, before the results: a chapter measures, `lfmlib.evidence` makes a finding of it, `judge`
+applies the rule, `write` keeps the finding as JSON, and the scoreboard page is written from those files. Nothing else
+decides a verdict.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import math
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-import pandas as pd
 
 VERDICTS = ("supported", "partly", "contradicted", "undecided")
 
@@ -34,7 +33,7 @@ STATEMENTS = {
 }
 """What the paper claims, shortened; the keys order the scoreboard."""
 
-CHAPTERS = {"F1": "01_are_the_weights_gaussian"}
+CHAPTERS = {"F1": "01_are_the_weights_gaussian", "F3": "03_which_shapes_occur"}
 """The chapter that measures each finding."""
 
 
@@ -61,6 +60,12 @@ RULES = {
         supported=0.8,
         partly=0.5,
         unit="%",
+    ),
+    "F3": Rule(
+        "sharp, inverted T and linear, each in at least 2 matrices, in at least 2 models or seeds and not at step 0: "
+        "all three found supported, one or two partly",
+        supported=3,
+        partly=1,
     ),
 }
 
@@ -111,103 +116,6 @@ def judge(rule: Rule, value: float, interval: tuple[float, float] | None = None)
     if value >= rule.supported:
         return "supported"
     return "partly" if value >= rule.partly else "contradicted"
-
-
-# -- F1 --------------------------------------------------------------------------------------------------------------
-
-KL_BOUND = 0.02
-"""F1: a matrix with at most so many `kl_bits` counts as Gaussian (just under a logistic distribution's 0.0203)."""
-LEAST = 4096
-"""Matrices with fewer elements are left out: noise itself scatters too far there."""
-APART = ("embed", "head", "pooler")
-"""Roles reported apart: the paper's claim is about the matrices between them."""
-
-
-def eligible(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a survey that findings on shares are about: enough elements, neither embedding nor head."""
-    return table[(table["numel"] >= LEAST) & ~table["role"].isin(APART)]
-
-
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """What a chapter's figures show: the eligible matrices; in a model too small to have any, every measurable one.
-
-    Raises:
-        ValueError: no matrix of the survey has a distribution at all.
-    """
-    rows = eligible(table) if len(eligible(table)) else table
-    rows = rows[rows["std"] > 0]
-    if rows.empty:
-        raise ValueError(
-            f"{table.attrs.get('source', 'the model')} has no floating-point matrix with two different values: nothing "
-            "to measure. `lfmlib.survey(model).attrs['skipped']` says why each tensor was left out"
-        )
-    return rows
-
-
-def gaussian(table: pd.DataFrame, bound: float = KL_BOUND) -> pd.Series:
-    """Which tensors are within ``bound`` bits of a Gaussian, or within the 97.5 % point of noise where that is more."""
-    return table["kl_bits"] <= table["kl_bits_null_high"].clip(lower=bound)
-
-
-def share(table: pd.DataFrame, hit: pd.Series, weight: str = "numel") -> float:
-    """Share of the parameters of ``table`` that lie in the tensors where ``hit`` is true; NaN of an empty table."""
-    total = table[weight].sum() if len(table) else 0
-    return float(table.loc[hit, weight].sum() / total) if total else math.nan
-
-
-def agreement(table: pd.DataFrame) -> pd.Series:
-    """Spearman correlation of `kl_bits` with other distances from the Gaussian, over the rows of a survey."""
-    others = pd.DataFrame(
-        {
-            "ks": table["ks"],
-            "wasserstein": table["wasserstein"],
-            "abs(gg_shape − 2)": (table["gg_shape"] - 2).abs(),
-            "abs(excess kurtosis)": table["excess_kurtosis"].abs(),
-        }
-    )
-    return others.corrwith(table["kl_bits"], method="spearman")
-
-
-def f1(table: pd.DataFrame, noise: pd.DataFrame, model: str, provenance: dict) -> Finding:
-    """Finding F1 from a survey and its noise twin; not judged where no matrix is eligible."""
-    body = eligible(table)
-    control = noise[noise["tensor"].isin(body["tensor"])]
-    hits, rule = gaussian(body), RULES["F1"]
-    value = share(body, hits)
-    if body.empty:
-        details = {"reason": f"No matrix has {LEAST:,} or more elements and is neither embedding, head nor pooler."}
-    else:
-        details = _f1_details(body, hits, control)
-    return Finding(
-        id="F1",
-        model=model,
-        statement=STATEMENTS["F1"],
-        metric="share of parameters in matrices with kl_bits ≤ 0.02",
-        value=None if body.empty else value,
-        interval=None,  # every matrix of the checkpoint is measured
-        null=None if body.empty else share(control, gaussian(control)),
-        rule=rule.text,
-        verdict="undecided" if body.empty else judge(rule, value),
-        provenance=provenance,
-        details=details,
-    )
-
-
-def _f1_details(body: pd.DataFrame, hits: pd.Series, control: pd.DataFrame) -> dict:
-    return {
-        "matrices": len(body),
-        "parameters": int(body["numel"].sum()),
-        "share_of_matrices": float(hits.mean()),
-        "share_at_0.05": share(body, gaussian(body, 0.05)),
-        "kl_bits_median": float(body["kl_bits"].median()),
-        "kl_bits_max": float(body["kl_bits"].max()),
-        "tail_bits_median": float(body["tail_bits"].median()),
-        "tail_bits_max": float(body["tail_bits"].max()),
-        "noise_kl_bits_max": float(control["kl_bits"].max()),
-    }
-
-
-# -- files and the scoreboard ----------------------------------------------------------------------------------------
 
 
 def write(finding: Finding, folder: str | Path = "_build/results") -> Path:

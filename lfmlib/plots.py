@@ -24,6 +24,14 @@ COLOURS = {
     "noise": "#1a9c74",  # green: the noise control
     "other": "#b0609b",  # purple: a second kind of data
 }
+#: shape label → colour and marker
+SHAPES = {
+    "gaussian": (COLOURS["noise"], "o"),
+    "sharp": (COLOURS["other"], "^"),
+    "inverted-t": (COLOURS["model"], "s"),
+    "linear": (COLOURS["data"], "D"),
+    "other": (INK, "x"),
+}
 WIDTH = 4.8
 """Width of a figure in inches."""
 
@@ -111,6 +119,51 @@ def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, lab
         ax.add_patch(plt.Rectangle((x + 0.03, y + 0.03), 0.94, 0.94, fill=False, color=COLOURS["model"], lw=1.3))
     ax.set(xlabel="role", ylabel="layer")
     ax.tick_params(length=0)
+    return ax
+
+
+def label_map(ax: Axes, table: pd.DataFrame, borderline: float) -> Axes:
+    """The model as a map of shape labels: depth downwards, role across, one mark per matrix.
+
+    Marks of matrices whose ``label_margin`` is below ``borderline`` are drawn hollow.
+    """
+    known = table.dropna(subset=["depth"])
+    roles = _roles(known)
+    for name, (colour, marker) in SHAPES.items():
+        rows = known[known["label"] == name]
+        sure = rows["label_margin"] >= borderline
+        place = rows["role"].map(roles.index)
+        face = np.where(sure, colour, "none") if marker != "x" else colour
+        ax.scatter(place, rows["depth"], marker=marker, s=70, c=face, edgecolors=None if marker == "x" else colour)
+        if len(rows):
+            ax.scatter([], [], marker=marker, s=50, color=colour, label=name)
+    ax.set_xticks(range(len(roles)), roles)
+    ax.set(xlabel="role", ylabel="layer", xlim=(-0.6, len(roles) - 0.4))
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    ax.invert_yaxis()
+    return ax
+
+
+def score_plane(ax: Axes, table: pd.DataFrame, noise: pd.DataFrame, tie: float) -> Axes:
+    """Cost as a Gaussian against cost as a Laplace density; between the dotted lines neither wins by ``tie`` bits."""
+    for name, (colour, marker) in SHAPES.items():
+        rows = table[table["label"] == name]
+        ax.scatter(rows["score_gaussian"], rows["score_sharp"], marker=marker, s=26, color=colour, alpha=0.85)
+        if len(rows):
+            ax.scatter([], [], marker=marker, s=26, color=colour, label=name)
+    ax.scatter(
+        noise["score_gaussian"], noise["score_sharp"], marker="+", s=30, color=COLOURS["noise"], label="noise twins"
+    )
+    far = 1.05 * max(table["score_gaussian"].max(), table["score_sharp"].max(), noise["score_sharp"].max())
+    line = np.array([0, far])
+    for shift in (-tie, tie):
+        ax.plot(line, line + shift, ":", color=INK, lw=0.9)
+    ax.set(
+        xlabel="Gaussian costs (bits per weight)",
+        ylabel="Laplace costs (bits per weight)",
+        xlim=(0, far),
+        ylim=(0, far),
+    )
     return ax
 
 

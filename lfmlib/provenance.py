@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -9,6 +10,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 """The source tree."""
+
+PACKAGES = (
+    *("lfmlib", "numpy", "scipy", "numba", "pandas", "torch", "transformers", "safetensors", "huggingface_hub"),
+    *("matplotlib", "seaborn", "papermill", "jupyter-book"),
+)
+"""What a chapter's numbers, figures and layout depend on most."""
 
 
 def commit(root: Path = ROOT) -> str:
@@ -34,3 +41,21 @@ def provenance(checkpoint, **parameters) -> dict:
         "versions": {name: version(name) for name in ("lfmlib", "numpy", "scipy", "torch")},
         "python": platform.python_version(),
     }
+
+
+def surroundings() -> dict[str, str]:
+    """What a run ran on: system, Python, cores, memory and the versions of `PACKAGES`; nothing that names a machine."""
+    return {
+        "System": f"{platform.system()} on {platform.machine()}",
+        "Cores": str(os.cpu_count() or "unknown"),
+        "Memory": _memory(),
+        "Python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
+    except (AttributeError, OSError, ValueError):  # not every system tells
+        return "unknown"

@@ -42,6 +42,7 @@ def stage(root: Path, folder: Path, *, executed: Path, results: Path) -> list[st
     (folder / "_config.yml").write_text(yaml.safe_dump(_with_addresses(settings), sort_keys=False, allow_unicode=True))
     (folder / "book" / "_scoreboard.md").write_text(_scoreboard(results))
     (folder / "book" / "_runs.md").write_text(_runs(root, executed))
+    (folder / "book" / "_surroundings.md").write_text(_surroundings(root, executed))
     return missing
 
 
@@ -96,6 +97,9 @@ def _is_noise(output: nbformat.NotebookNode) -> bool:
 def _stage_chapter(source: Path, target: Path) -> None:
     notebook = nbformat.read(source, as_version=4)
     clean_outputs(notebook)
+    run = notebook.metadata.get("papermill", {})
+    for name in {"input_path", "output_path"} & set(run):  # readers download this: nobody's folders in it
+        run[name] = Path(run[name]).name
     for cell in notebook.cells:
         tags = cell.metadata.setdefault("tags", [])
         if "injected-parameters" in tags and "remove-cell" not in tags:
@@ -151,6 +155,23 @@ def _runs(root: Path, executed: Path) -> str:
         name = f"[{_title(chapter)}](../notebooks/{chapter.name})"
         rows.append(f"| {name} | {model} | {given.get('profile', 'default')} | {started} | {seconds} | `{commit}` |")
     return "\n".join(rows) + "\n"
+
+
+def _surroundings(root: Path, executed: Path) -> str:
+    """A table of what the chapters ran on, as each run noted it; chapters that ran on different things give several."""
+    stamps = [nbformat.read(path, as_version=4).metadata.get("lfm", {}) for path in _executed(root, executed)]
+    noted = [stamp["surroundings"] for stamp in stamps if stamp.get("surroundings")]
+    if not noted:
+        return "No chapter has noted what it ran on.\n"
+    rows = ["| | |", "|---|---|"]
+    for name in dict.fromkeys(name for note in noted for name in note):
+        values = dict.fromkeys(note.get(name, "unknown") for note in noted)
+        rows.append(f"| {name} | {', '.join(values)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _executed(root: Path, executed: Path) -> list[Path]:
+    return [path for chapter in toc_chapters(root) if (path := executed / chapter.name).exists()]
 
 
 def _title(chapter: Path) -> str:

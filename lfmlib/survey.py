@@ -20,6 +20,7 @@ from . import nulls
 from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from .grid import DTYPES
 from .normality import measure
+from .shapes import SHAPES, classify
 from .sketch import Sketch
 
 
@@ -34,9 +35,10 @@ def survey(source, select: str | None = None, executor: Executor | None = None, 
 
     Returns:
         One row per 2-D floating-point tensor, in checkpoint order: its `TensorInfo` (the name in column ``tensor``),
-        the statistics of its `Sketch`, the figures of its `Normality`, and the null of each as ``…_null_low`` and
-        ``…_null_high``. ``table.attrs["skipped"]`` says of every other tensor why it is not there;
-        ``table.attrs["interrupted"]`` is True after Ctrl-C, which keeps the rows that were finished.
+        the statistics of its `Sketch`, the figures of its `Normality`, its `Shape` (``label``, ``label_margin`` and the
+        ``score_…`` of each family), and the null of each figure as ``…_null_low`` and ``…_null_high``.
+        ``table.attrs["skipped"]`` says of every other tensor why it is not there; ``table.attrs["interrupted"]`` is
+        True after Ctrl-C, which keeps the rows that were finished.
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
@@ -147,6 +149,9 @@ def _figures(sketch: Sketch) -> dict[str, float]:
     row = {name: getattr(sketch, name) for name in _SKETCH}
     row |= {"mean_ratio": abs(row["mean"]) / row["std"] if row["std"] else np.nan}
     row |= measure(sketch)
+    shape = classify(sketch)
+    row |= {"label": shape.label, "label_margin": shape.margin}
+    row |= {f"score_{name}": shape.scores.get(name, np.nan) for name in SHAPES}
     for name, (low, high) in nulls.band(sketch.dtype, sketch.count).items():
         row |= {f"{name}_null_low": low, f"{name}_null_high": high}
     return row
@@ -161,7 +166,7 @@ _NORMALITY = (
 
 
 def _columns() -> Iterator[str]:
-    yield from _INFO + _SKETCH + _NORMALITY
+    yield from (*_INFO, *_SKETCH, *_NORMALITY, "label", "label_margin", *(f"score_{name}" for name in SHAPES))
     for name in nulls.FIGURES:
         yield f"{name}_null_low"
         yield f"{name}_null_high"

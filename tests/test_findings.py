@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lfmlib
-from lfmlib import findings
+from lfmlib import evidence, findings
 from lfmlib.findings import RULES, Rule, judge
 from lfmlib.provenance import provenance
 
@@ -58,7 +58,7 @@ def test_f1_finds_the_planted_share(gaussians, verdict):
     model["embed_tokens.weight"] = torch.rand(1000, 128)  # stands apart, however un-Gaussian
     model["layers.0.k_proj.weight"] = torch.rand(32, 32)  # below 4,096 elements
     table = lfmlib.survey(model, progress=False)
-    finding = findings.f1(table, lfmlib.noise_twin(table), "made", {})
+    finding = evidence.f1(table, lfmlib.noise_twin(table), "made", {})
     assert finding.value == pytest.approx(gaussians / 10)
     assert finding.verdict == verdict
     assert finding.null == 1.0
@@ -69,13 +69,13 @@ def test_f1_finds_the_planted_share(gaussians, verdict):
 def test_a_small_noise_matrix_is_not_asked_for_more_than_noise_gives():
     """At 4,096 elements noise often exceeds 0.005 bits: with such a bound the null's own 97.5 % point decides."""
     table = pd.concat([lfmlib.survey(planted({"gaussian": 30}, (64, 64)), progress=False)])
-    assert findings.gaussian(table, bound=0.0001).mean() > 0.8
+    assert evidence.gaussian(table, bound=0.0001).mean() > 0.8
     assert (table["kl_bits"] <= 0.0001).mean() < 0.5
 
 
 def test_f1_without_eligible_matrices_is_not_judged(tmp_path):
     table = lfmlib.survey({"layers.0.q_proj.weight": torch.randn(8, 8)}, progress=False)
-    finding = findings.f1(table, lfmlib.noise_twin(table), "tiny", {})
+    finding = evidence.f1(table, lfmlib.noise_twin(table), "tiny", {})
     assert finding.value is None
     assert "4,096" in finding.details["reason"]
     findings.write(finding, tmp_path)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lfmlib
-from lfmlib import nulls
+from lfmlib import evidence, nulls
 from lfmlib.survey import noise_twin, survey
 
 
@@ -111,7 +111,7 @@ def test_an_empty_model_has_an_empty_table():
     table = survey({"bias": torch.zeros(3)}, progress=False)
     assert table.empty and "kl_bits" in table
     with pytest.raises(ValueError, match="nothing to measure"):
-        lfmlib.findings.shown(table)
+        evidence.shown(table)
 
 
 def test_noise_twin_is_noise_like_the_table(minilm):

@@ -1,0 +1,143 @@
+"""From a survey to a finding: the number each rule is applied to, and what stands beside it."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from .findings import RULES, STATEMENTS, Finding, judge
+
+# -- F1 --------------------------------------------------------------------------------------------------------------
+
+KL_BOUND = 0.02
+"""F1: a matrix with at most so many `kl_bits` counts as Gaussian (just under a logistic distribution's 0.0203)."""
+LEAST = 4096
+"""Matrices with fewer elements are left out: noise itself scatters too far there."""
+_TOO_SMALL = f"No matrix has {LEAST:,} or more elements and is neither embedding, head nor pooler."
+APART = ("embed", "head", "pooler")
+"""Roles reported apart: the paper's claim is about the matrices between them."""
+
+
+def eligible(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a survey that findings on shares are about: enough elements, neither embedding nor head."""
+    return table[(table["numel"] >= LEAST) & ~table["role"].isin(APART)]
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """What a chapter's figures show: the eligible matrices; in a model too small to have any, every measurable one.
+
+    Raises:
+        ValueError: no matrix of the survey has a distribution at all.
+    """
+    rows = eligible(table) if len(eligible(table)) else table
+    rows = rows[rows["std"] > 0]
+    if rows.empty:
+        raise ValueError(
+            f"{table.attrs.get('source', 'the model')} has no floating-point matrix with two different values: nothing "
+            "to measure. `lfmlib.survey(model).attrs['skipped']` says why each tensor was left out"
+        )
+    return rows
+
+
+def gaussian(table: pd.DataFrame, bound: float = KL_BOUND) -> pd.Series:
+    """Which tensors are within ``bound`` bits of a Gaussian, or within the 97.5 % point of noise where that is more."""
+    return table["kl_bits"] <= table["kl_bits_null_high"].clip(lower=bound)
+
+
+def share(table: pd.DataFrame, hit: pd.Series, weight: str = "numel") -> float:
+    """Share of the parameters of ``table`` that lie in the tensors where ``hit`` is true; NaN of an empty table."""
+    total = table[weight].sum() if len(table) else 0
+    return float(table.loc[hit, weight].sum() / total) if total else math.nan
+
+
+def agreement(table: pd.DataFrame) -> pd.Series:
+    """Spearman correlation of `kl_bits` with other distances from the Gaussian, over the rows of a survey."""
+    others = pd.DataFrame(
+        {
+            "ks": table["ks"],
+            "wasserstein": table["wasserstein"],
+            "abs(gg_shape − 2)": (table["gg_shape"] - 2).abs(),
+            "abs(excess kurtosis)": table["excess_kurtosis"].abs(),
+        }
+    )
+    return others.corrwith(table["kl_bits"], method="spearman")
+
+
+def f1(table: pd.DataFrame, noise: pd.DataFrame, model: str, provenance: dict) -> Finding:
+    """Finding F1 from a survey and its noise twin; not judged where no matrix is eligible."""
+    body = eligible(table)
+    control = noise[noise["tensor"].isin(body["tensor"])]
+    hits, rule = gaussian(body), RULES["F1"]
+    value = share(body, hits)
+    details = {"reason": _TOO_SMALL} if body.empty else _f1_details(body, hits, control)
+    return Finding(
+        id="F1",
+        model=model,
+        statement=STATEMENTS["F1"],
+        metric="share of parameters in matrices with kl_bits ≤ 0.02",
+        value=None if body.empty else value,
+        interval=None,  # every matrix of the checkpoint is measured
+        null=None if body.empty else share(control, gaussian(control)),
+        rule=rule.text,
+        verdict="undecided" if body.empty else judge(rule, value),
+        provenance=provenance,
+        details=details,
+    )
+
+
+def _f1_details(body: pd.DataFrame, hits: pd.Series, control: pd.DataFrame) -> dict:
+    return {
+        "matrices": len(body),
+        "parameters": int(body["numel"].sum()),
+        "share_of_matrices": float(hits.mean()),
+        "share_at_0.05": share(body, gaussian(body, 0.05)),
+        "kl_bits_median": float(body["kl_bits"].median()),
+        "kl_bits_max": float(body["kl_bits"].max()),
+        "tail_bits_median": float(body["tail_bits"].median()),
+        "tail_bits_max": float(body["tail_bits"].max()),
+        "noise_kl_bits_max": float(control["kl_bits"].max()),
+    }
+
+
+# -- F3 --------------------------------------------------------------------------------------------------------------
+
+
+def f3(table: pd.DataFrame, noise: pd.DataFrame, model: str, others: list[Finding], provenance: dict) -> Finding:
+    """Finding F3 from a survey, its noise twin, and the findings F3 of other models.
+
+    A shape found in this model counts for certain once another model has it too: until then the interval reaches from
+    the number of shapes that a second model confirms to the number seen here, and the verdict may stay undecided.
+    """
+    body = eligible(table)
+    control = noise[noise["tensor"].isin(body["tensor"])]
+    seen = shapes_found(body)
+    elsewhere = {name for other in others if other.model != model for name in other.details.get("found", [])}
+    confirmed = [name for name in seen if name in elsewhere]
+    counts = body["label"].value_counts()
+    rule, interval = RULES["F3"], (float(len(confirmed)), float(len(seen)))
+    return Finding(
+        id="F3",
+        model=model,
+        statement=STATEMENTS["F3"],
+        metric="named shapes found in this model [also seen in a second one, seen in this one]",
+        value=None if body.empty else float(len(seen)),
+        interval=None if body.empty else interval,
+        null=None if body.empty else float(len(shapes_found(control))),
+        rule=rule.text,
+        verdict="undecided" if body.empty else judge(rule, len(seen), interval),
+        provenance=provenance,
+        details={
+            "found": seen,
+            "confirmed_elsewhere": confirmed,
+            "labels": {name: int(count) for name, count in counts.items()},
+            "noise_labels": {name: int(count) for name, count in control["label"].value_counts().items()},
+        }
+        | ({"reason": _TOO_SMALL} if body.empty else {}),
+    )
+
+
+def shapes_found(body: pd.DataFrame) -> list[str]:
+    """The named shapes other than the Gaussian that at least two of the rows have."""
+    counts = body["label"].value_counts()
+    return [name for name in ("sharp", "inverted-t", "linear") if counts.get(name, 0) >= 2]
