@@ -153,17 +153,17 @@ def load(folder: str | Path = "_build/results") -> list[Finding]:
 def scoreboard_markdown(findings: list[Finding]) -> str:
     """The scoreboard as Markdown: every claim and every model, nothing left out; unmeasured claims listed below."""
     lines = [
-        "| | The paper says | Model | Verdict | Measured | Noise gives | Chapter |",
-        "|---|---|---|---|---|---|---|",
+        "| | The paper says | Model | Verdict | Measured | Noise gives |",
+        "|---|---|---|---|---|---|",
     ]
     for finding in findings:
         verdict = (
             f'<b class="lfm-{finding.verdict}">{finding.verdict}</b>' if finding.value is not None else "*not judged*"
         )
-        chapter = CHAPTERS[finding.id]
+        claim = f"[{STATEMENTS[finding.id]}](../notebooks/{CHAPTERS[finding.id]}.ipynb)"
         lines.append(
-            f"| {finding.id} | {STATEMENTS[finding.id]} | {finding.model} | {verdict} | {measured(finding)} "
-            f"| {number(finding, finding.null)} | [{int(chapter[:2])}](../notebooks/{chapter}.ipynb) |"
+            f"| {finding.id} | {claim} | {finding.model} | {verdict} | {measured(finding)} "
+            f"| {number(finding, finding.null)} |"
         )
     waiting = [id_ for id_ in STATEMENTS if id_ not in {finding.id for finding in findings}]
     table = "\n".join(lines) if findings else "*Nothing has been measured yet.*"

@@ -1,0 +1,334 @@
+"""Every page of the real book in a real browser: wide and narrow, light and dark, on paper, without a network.
+
+The book is built once with the quick profile. Browser: the system's Chromium or Chrome; without one all is skipped.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import re
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import nbformat
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from bs4 import BeautifulSoup
+from playwright.sync_api import expect, sync_playwright
+
+from lfmlib import book, render, stage
+
+ROOT = Path(__file__).parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+# The last argument is the missing network: no name but the test server's address is ever found.
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+ARGUMENTS += ["--disable-sync", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+PAGES = stage.toc_pages(ROOT)
+CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
+REPORTS = [page.replace("notebooks/", "reports/") for page in CHAPTERS]
+ALL_PAGES = [*PAGES, "index", "search", "genindex", *REPORTS]
+SCREENS = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
+SMALLEST_LETTER = 7  # CSS pixels
+
+# Serious or critical findings of axe that stay, by rule: where, and why.
+ALLOWED: dict[str, tuple[str, str]] = {}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium, google-chrome or chromium-browser is installed"),
+]
+
+# What a reader would see of the page, gathered in one go.
+LOOK = """async () => {
+  const shown = element => element.checkVisibility({visibilityProperty: true});
+  const width = document.documentElement.clientWidth;
+  const images = [];
+  for (const image of document.images) {
+    const seen = {src: image.currentSrc.slice(0, 90), alt: image.alt, natural: image.naturalWidth,
+                  scale: image.getBoundingClientRect().width / image.naturalWidth, letters: []};
+    // Matplotlib writes each text as a group of glyphs, scaled to a hundredth of its size in points.
+    if (shown(image) && /svg/.test(image.currentSrc)) {
+      const text = await (await fetch(image.currentSrc)).text();
+      seen.letters = [...text.matchAll(/<g style="[^"]*" transform="[^"]*scale\\(([\\d.]+) -/g)].map(m => 100 * m[1]);
+    }
+    images.push(seen);
+  }
+  return {
+    images,
+    links: [...document.links].map(link => link.href),
+    captions: [...document.querySelectorAll("figure")].map(f => f.querySelector("figcaption")?.innerText ?? ""),
+    equations: document.querySelectorAll("mjx-container").length,
+    faulty: [...document.querySelectorAll("mjx-merror, [data-mjx-error]")].map(e => e.outerHTML.slice(0, 200)),
+    text: document.querySelector("article, main").innerText,
+    sideways: document.documentElement.scrollWidth - width,
+  };
+}"""
+
+# Elements that paper cuts off: beyond the edge of the sheet, or scrolling inside their own box.
+CUT_OFF = """() => [...document.querySelectorAll("main *")].filter(element => {
+  if (!element.checkVisibility() || element.closest("svg, mjx-assistive-mml, .visually-hidden")) return false;
+  const box = element.getBoundingClientRect();
+  const beyond = box.width > 0 && box.right > document.documentElement.clientWidth + 1;
+  const hides = getComputedStyle(element).overflowX !== "visible" && element.clientWidth > 0;
+  return beyond || (hides && element.scrollWidth > element.clientWidth + 1);
+}).map(element => element.outerHTML.slice(0, 160))"""
+
+
+@pytest.fixture(scope="module")
+def html(tmp_path_factory) -> Path:
+    """The real book, quickly measured, with no address of a repository."""
+    root = tmp_path_factory.mktemp("book")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("BOOK_REPOSITORY", "BOOK_BRANCH", "BOOK_BASEURL"):
+            patch.delenv(name, raising=False)
+        for name in ("book", "notebooks"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns(".*"))
+        for name in ("_toc.yml", "_config.yml"):
+            shutil.copy(ROOT / name, root)
+        assert book.main(["--profile", "quick"], root=root) == 0
+    return root / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def site(html) -> str:
+    """Address of a loopback server for the book."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=html)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:  # ends with the module: its event loop would be in the way of other tests
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open an address in a fresh context; everything that goes wrong until the test's end fails it."""
+    contexts, wrong = [], []
+
+    def visit(address: str, *, screen: str = "desk", scheme: str = "light"):
+        home = re.match(r"file:///|http://[^/]+/", address)[0]
+        context = browser.new_context(viewport=SCREENS[screen], color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("console", lambda m: wrong.append(f"console: {m.text}") if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+        page.on("requestfailed", lambda request: wrong.append(f"failed: {request.url} {request.failure}"))
+        page.on("response", lambda r: wrong.append(f"{r.status}: {r.url}") if r.status >= 400 else None)
+        local = (home, "data:", "blob:")
+        page.on("request", lambda r: None if r.url.startswith(local) else wrong.append(f"from elsewhere: {r.url}"))
+        go(page, address)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def go(page, address: str) -> None:
+    """Load a page and wait until its equations are set."""
+    page.goto(address, wait_until="load")
+    page.evaluate("() => window.MathJax?.startup?.promise.then(() => null)")
+
+
+def source(page: str) -> str:
+    """The prose of a page as it is written, without listings."""
+    stem = page.replace("reports/", "notebooks/")
+    if (ROOT / f"{stem}.ipynb").exists():
+        cells = nbformat.read(ROOT / f"{stem}.ipynb", as_version=4).cells
+        return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    path = ROOT / f"{stem}.md"
+    return re.sub(r"(`+)[^`].*?\1", "", path.read_text(), flags=re.DOTALL) if path.exists() else ""
+
+
+def lost_links(html: Path, site: str, links: list[str]) -> list[str]:
+    """Links into the book that lead nowhere: no such file, or no such place in it."""
+    lost = []
+    for link in sorted(set(links)):
+        if link.startswith(site):
+            name, _, anchor = link.removeprefix(site).partition("#")
+            path = html / (name.partition("?")[0] or "index.html")
+            if not path.is_file() or (anchor and path.suffix == ".html" and anchor not in anchors(path)):
+                lost.append(link)
+    return lost
+
+
+@functools.cache
+def anchors(path: Path) -> set[str]:
+    return {tag["id"] for tag in BeautifulSoup(path.read_text(), "html.parser").select("[id]")}
+
+
+def accessibility(page) -> list[str]:
+    """Serious and critical findings of axe beyond those that are allowed."""
+    found = []
+    for violation in Axe().run(page).response["violations"]:
+        where, _ = ALLOWED.get(violation["id"], (None, ""))
+        for node in violation["nodes"]:
+            if node["impact"] in ("serious", "critical") and not (where and where in node["html"]):
+                found.append(f"{violation['id']}: {node['html'][:200]} {node['failureSummary'][:300]}")
+    return found
+
+
+def test_nothing_is_missing_or_leads_nowhere(html):
+    assert render.missing_pages(html, ALL_PAGES) == []
+    assert render.broken_links(html) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("name", ALL_PAGES)
+def test_page(name, screen, scheme, html, site, visit):
+    page = visit(f"{site}{name}.html", screen=screen, scheme=scheme)
+    look = page.evaluate(LOOK)
+    assert look["sideways"] <= 0
+    assert lost_links(html, site, look["links"]) == []
+
+    for image in look["images"]:
+        assert image["natural"] > 0, f"not loaded: {image['src']}"
+        assert image["alt"].strip(), f"no alternative text: {image['src']}"
+        smallest = min(image["letters"], default=99) * 96 / 72 * image["scale"]
+        assert smallest >= SMALLEST_LETTER, f"letters of {smallest:.1f} pixels: {image['src']}"
+    if name in CHAPTERS + REPORTS:
+        numbers = [re.match(r"Figure (\d+)\.(\d+)\s", caption) for caption in look["captions"]]
+        assert numbers and all(numbers), look["captions"]
+        chapter = (CHAPTERS if name in CHAPTERS else REPORTS).index(name) + 1
+        assert [(int(n[1]), int(n[2])) for n in numbers] == [(chapter, k + 1) for k in range(len(numbers))]
+        assert len(look["captions"]) == len([image for image in look["images"] if image["letters"]])
+
+    assert look["faulty"] == []
+    assert (look["equations"] > 0) >= ("$" in source(name))
+    assert not re.search(r"\$\$|\\\(|\\\[|\\frac|\{[a-z]+\}`", look["text"]), "raw markup on the page"
+    assert accessibility(page) == []
+
+
+@pytest.mark.parametrize("name", ALL_PAGES)
+def test_on_paper(name, site, visit):
+    page = visit(f"{site}{name}.html", scheme="dark")
+    page.set_viewport_size({"width": 680, "height": 1000})  # A4 between its margins
+    page.emulate_media(media="print")
+    page.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")
+    for part in (".bd-sidebar-primary", ".bd-sidebar-secondary", ".bd-header-article", ".prev-next-footer"):
+        for element in page.locator(part).all():
+            expect(element).to_be_hidden()
+    assert page.evaluate(CUT_OFF) == []
+    ink, paper = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
+    assert brightness(ink) < 80
+    assert paper == "rgba(0, 0, 0, 0)" or brightness(paper) > 240
+
+
+def brightness(colour: str) -> float:
+    """Mean of red, green and blue of a computed CSS colour."""
+    return sum(float(part) for part in re.findall(r"[\d.]+", colour)[:3]) / 3
+
+
+def test_search_finds_a_word(site, visit):
+    page = visit(f"{site}index.html")
+    page.locator(".search-button-field, .search-button").locator("visible=true").first.click()
+    page.keyboard.type("pooler")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=pooler*")
+    first = page.locator("#search-results li a").first
+    expect(first).to_be_visible()
+    expect(page.locator("#search-results")).to_contain_text("matching the search query")
+    first.click()
+    expect(page.locator("article")).to_contain_text("pooler")
+
+
+def test_previous_and_next_visit_every_page_in_order(site, visit):
+    page = visit(f"{site}{PAGES[0]}.html")
+    for name in PAGES[1:]:
+        page.locator(".prev-next-footer .right-next").click()
+        page.wait_for_url(f"{site}{name}.html", wait_until="load")
+    for name in PAGES[-2::-1]:
+        page.locator(".prev-next-footer .left-prev").click()
+        page.wait_for_url(f"{site}{name}.html", wait_until="load")
+
+
+def test_theme_switch(site, visit):
+    page = visit(f"{site}index.html")
+    seen = []
+    for _ in range(3):
+        seen.append((page.evaluate("document.documentElement.dataset.mode"), page_colour(page)))
+        page.locator("button.theme-switch-button").locator("visible=true").first.click()
+    assert sorted(mode for mode, _ in seen) == ["auto", "dark", "light"]
+    colours = dict(seen)
+    assert brightness(colours["dark"]) < 60 < 230 < brightness(colours["light"])
+    assert colours["auto"] == colours["light"]
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate("document.documentElement.dataset.mode") == "auto"
+    assert page_colour(page) == colours["dark"]
+
+
+def page_colour(page) -> str:
+    page.wait_for_timeout(400)  # the theme fades from one colour to the other
+    return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+
+def test_phone_opens_its_contents(site, visit):
+    page = visit(f"{site}{PAGES[0]}.html", screen="phone")
+    contents = page.locator(".bd-sidebar-primary")
+    expect(contents).not_to_be_in_viewport()
+    page.locator(".primary-toggle").locator("visible=true").first.click()
+    expect(contents.get_by_role("link").locator("visible=true").first).to_be_in_viewport()
+    contents.locator(f"a[href$='{Path(CHAPTERS[0]).name}.html']").click()
+    page.wait_for_url(f"{site}{CHAPTERS[0]}.html")
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_download_is_the_notebook_that_made_the_page(name, site, visit):
+    page = visit(f"{site}{name}.html")
+    page.locator(".dropdown-download-buttons > button").click()
+    with page.expect_download() as download:
+        page.locator(".btn-download-source-button").click()
+    text = Path(download.value.path()).read_text()
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    assert download.value.suggested_filename == f"{Path(name).name}.ipynb"
+    assert any(cell.get("outputs") for cell in notebook.cells)
+    folders = [notebook.metadata.papermill[key] for key in ("input_path", "output_path")]
+    assert not any("/" in folder for folder in folders)
+    assert json.dumps(str(ROOT))[1:-1] not in text
+
+
+@pytest.mark.parametrize("name", ["index", *PAGES, *REPORTS])
+def test_opened_as_a_file(name, html, visit):
+    """A double click on the file: everything reads, equations are set, nothing complains."""
+    page = visit((html / f"{name}.html").as_uri())
+    assert (page.locator("mjx-container").count() > 0) >= ("$" in source(name))
+    for image in page.locator("img").all():
+        assert image.evaluate("image => image.naturalWidth") > 0
+
+
+def test_search_in_a_file(html, visit):
+    page = visit((html / "search.html").as_uri() + "?q=pooler")
+    expect(page.locator("#search-results li a").first).to_be_visible()
+
+
+def test_status_page_tells_what_ran(html):
+    text = BeautifulSoup((html / "book/status.html").read_text(), "html.parser").select_one("article").get_text(" ")
+    rows = re.findall(r"quick\s+\d{4}-\d\d-\d\d \d\d:\d\d\s+\d+ s\s+unknown", text)
+    assert len(rows) == len(CHAPTERS)
+    for fact in ("Cores", "Memory", "Python", "numpy", "torch", "jupyter-book"):
+        assert re.search(rf"\b{fact}\s+\d", text), fact
+    assert str(Path.home()) not in text and str(html) not in text
+
+
+def test_every_allowed_finding_has_its_reason():
+    assert all(where and len(reason) > 20 for where, reason in ALLOWED.values())
+    assert list(itertools.chain(SCREENS)) == ["desk", "phone"]
