@@ -40,6 +40,14 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
+def left_out(table: pd.DataFrame) -> str:
+    """What a survey did not measure, in a sentence: tensors by reason, and values that are no numbers."""
+    reasons = pd.Series(list(table.attrs.get("skipped", {}).values()), dtype=object).value_counts()
+    tensors = "; ".join(f"{count} × {reason}" for reason, count in reasons.items()) or "nothing"
+    lost = int(table["nonfinite"].sum())
+    return f"Left out: {tensors}." + (f" **{lost:,} values are infinite or NaN** and not counted." if lost else "")
+
+
 def gaussian(table: pd.DataFrame, bound: float = KL_BOUND) -> pd.Series:
     """Which tensors are within ``bound`` bits of a Gaussian, or within the 97.5 % point of noise where that is more."""
     return table["kl_bits"] <= table["kl_bits_null_high"].clip(lower=bound)

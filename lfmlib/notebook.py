@@ -71,15 +71,17 @@ def say(text: str) -> None:
 def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> None:
     """Show a small table: floats with four decimals or as per cent, whole numbers with thousands separated."""
 
-    def number(value) -> str:
+    def shown(value) -> str:
         if isinstance(value, bool):
             return "yes" if value else "no"
         if isinstance(value, float):
             return f"{100 * value:.1f}\u00a0%" if percent else f"{value + 0.0:.4f}".replace("-0.0000", "0.0000")
         return f"{value:,}" if isinstance(value, int) else str(value)
 
-    shown = frame.astype(object).map(number)
-    display(HTML(shown.to_html(index=index, border=0, classes="lfm-table")))
+    style = frame.astype(object).style.format(shown).set_table_attributes('class="dataframe lfm-table"')
+    text = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    style = style.set_properties(subset=text, **{"text-align": "left"})
+    display(HTML((style if index else style.hide(axis="index")).to_html()))
 
 
 def begin(*more: str) -> Path:
