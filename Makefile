@@ -10,15 +10,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constr
 # Which model the book is about, and how thoroughly: make book MODEL=gpt2 BASE= PROFILE=quick
 BOOK := $(if $(MODEL),--model '$(MODEL)') $(if $(BASE),--base '$(BASE)') $(if $(PROFILE),--profile $(PROFILE)) \
         $(if $(CHAPTERS),--chapters $(CHAPTERS)) $(if $(JOBS),--jobs $(JOBS))
+# Which cells of a record: make records NAME ONLY='seed=0 lr=0.001'; how many at once: JOBS=2
+RUN := $(if $(JOBS),--jobs $(JOBS))
 # Outputs and run counts go; cell ids and tags stay. .pre-commit-config.yaml says the same.
 STRIP := --keep-id --extra-keys "metadata.language_info.version metadata.papermill cell.metadata.papermill"
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+# The words after `make records` name experiments; they are no targets.
+NAMES := $(if $(filter records records-check,$(firstword $(MAKECMDGOALS))),$(wordlist 2,99,$(MAKECMDGOALS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test lint format bench clean
+.PHONY: help install book test records records-check lint format bench clean $(NAMES)
 
 help:  ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Options of make book: MODEL=… BASE=… PROFILE=quick|default|full CHAPTERS=01,03 JOBS=2"
 
 install: $(STAMP)  ## install everything into .venv (the others do it when needed)
@@ -37,6 +41,15 @@ book: $(STAMP)  ## run every chapter and render the book into _build/html
 
 test: $(STAMP)  ## run the tests (ARGS="-m 'not slow'" for the quick ones)
 	@$(BIN)/python -m pytest $(ARGS)
+
+records: $(STAMP)  ## measure a long experiment into book/records: make records NAME (without a name: list them)
+	@$(BIN)/python -m lfmlib.records $(if $(NAMES),run,list) $(NAMES) $(if $(NAMES),$(RUN) $(if $(ONLY),--only $(ONLY)))
+
+records-check: $(STAMP)  ## measure every recorded cell again, or those of NAME, and compare: may take hours
+	@$(BIN)/python -m lfmlib.records check $(or $(NAMES),--all) $(RUN)
+
+$(NAMES):
+	@:
 
 lint: $(STAMP)  ## check code, notebooks and workflows
 	@$(BIN)/ruff check .

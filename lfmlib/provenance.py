@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,15 +19,16 @@ PACKAGES = (
 """What a chapter's numbers, figures and layout depend on most."""
 
 
-def commit(root: Path = ROOT) -> str:
-    """The commit of a source tree, with a “+” where it has changes; “unknown” outside of git."""
+def commit(root: Path = ROOT, *, apart: Sequence[str] = ()) -> str:
+    """The commit of a source tree, with a “+” if files changed (``apart`` from these); “unknown” outside of git."""
 
     def git(*arguments: str) -> str:
         run = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
         return run.stdout.strip()
 
     try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain") else "")
+        changed = git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in apart))
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -50,8 +52,15 @@ def surroundings() -> dict[str, str]:
         "Cores": str(os.cpu_count() or "unknown"),
         "Memory": _memory(),
         "Python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
     }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # the library works without the book's packages
+        return "not installed"
 
 
 def _memory() -> str:

@@ -1,0 +1,1 @@
+"""The lab: models, tasks and training that stand in where nothing can be downloaded; cached and seeded."""

@@ -1,0 +1,244 @@
+"""Plain, seeded training of a lab model: bit-reproducible on one machine, resumable, cached.
+
+Everything random is a function of the seed and the step, so a training that was killed goes on where it last saved and
+ends in the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+from tqdm.auto import tqdm
+
+from ..survey import survey
+from . import cache, inits, models
+from .problems import problem
+
+OPTIMIZERS = {
+    "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay, betas=(0.9, 0.98)),
+    "sgd": lambda p, lr, decay: torch.optim.SGD(p, lr=lr, weight_decay=decay, momentum=0.9),
+    "adagrad": lambda p, lr, decay: torch.optim.Adagrad(p, lr=lr, weight_decay=decay),
+}
+_SNAPSHOT = (
+    "tensor", "role", "depth", "numel", "zeros", "std", "skewness", "excess_kurtosis", "ks", "kl_bits",
+    "kl_bits_null_high", "tail_bits", "gg_shape", "label",
+)  # fmt: skip
+SAVE_EVERY = 20.0  # seconds between states a killed training can resume from
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a training depends on besides its data.
+
+    Attributes:
+        model: one of `lfmlib.lab.models.MODELS`.
+        task: what it learns, one of `lfmlib.lab.problems.PROBLEMS` for that model.
+        start: law of its matrices before training, one of `lfmlib.lab.inits.STARTS`; "library" keeps what transformers
+            draws.
+        gain: scale of the start (see `lfmlib.lab.inits.initialize`).
+        optimizer: one of `OPTIMIZERS`.
+        lr, weight_decay: of the optimizer; the decay is on matrices only.
+        warmup: share of the steps over which the rate rises linearly; then it falls to a tenth along a cosine.
+        steps, batch: how long, and how many examples a step.
+        seed: of start and data order.
+    """
+
+    model: str
+    task: str
+    start: str = "gaussian"
+    gain: float = 1.0
+    optimizer: str = "adamw"
+    lr: float = 3e-3
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    steps: int = 250
+    batch: int = 32
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves.
+
+    Attributes:
+        config: what was trained.
+        model: the trained model, in evaluation mode.
+        weights: SHA-256 of its weights file: equal for equal bits.
+        history: step, loss and learning rate of every tenth step.
+        snapshots: the survey of the matrices at step 0, at growing intervals, and at the end, with columns ``step`` and
+            ``moved``, the root mean square of W - W₀ over that of W₀.
+        scores: held-out figures (see `lfmlib.lab.problems`), and those of the trivial baseline.
+    """
+
+    config: Config
+    model: nn.Module
+    weights: str
+    history: pd.DataFrame
+    snapshots: pd.DataFrame
+    scores: dict[str, float]
+
+
+def train(config: Config, progress: bool = True, snapshots: int = 8) -> Trained:
+    """Train, or fetch from the cache.
+
+    Args:
+        config: what to train.
+        progress: show a bar with the loss and the time left.
+        snapshots: how often to survey the weights on the way, step 0 and the end included.
+
+    Raises:
+        ValueError: a name in the configuration is unknown.
+        FloatingPointError: the loss is not finite any more; lower the learning rate or the gain.
+    """
+    task = problem(config.model, config.task)
+    if config.optimizer not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {config.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
+    description = {"config": asdict(config), "snapshots": snapshots, "data": task.data_hash}
+    place = cache.artefact(description, lambda part: _train(config, task, part, progress, snapshots))
+    model = models.build(config.model, config.seed, task.classes)
+    model.load_state_dict(load_file(place / "model.safetensors"))
+    figures = pd.read_json(place / "scores.json", typ="series").to_dict()
+    return Trained(
+        config=config,
+        model=model.eval(),
+        weights=cache.file_hash(place / "model.safetensors"),
+        history=pd.read_csv(place / "history.csv"),
+        snapshots=pd.read_csv(place / "snapshots.csv"),
+        scores=figures,
+    )
+
+
+def start_of(config: Config) -> nn.Module:
+    """The model before its first step."""
+    task = problem(config.model, config.task)
+    model = models.build(config.model, config.seed, task.classes)
+    if config.start != "library":
+        inits.initialize(model, config.start, config.gain, config.seed)
+    return model
+
+
+def rate(config: Config, step: int) -> float:
+    """Learning rate at a step, counted from 0: linear warm-up, then a cosine down to a tenth."""
+    rise = max(1, round(config.warmup * config.steps))
+    if step < rise:
+        return config.lr * (step + 1) / rise
+    done = (step - rise) / max(1, config.steps - rise)
+    return config.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> None:
+    """Train and leave everything in ``part``; what is found there is resumed."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in one order: the same bits whatever the machine's load
+    try:
+        model = start_of(config).to(device)
+        start = {name: value.detach().clone() for name, value in model.named_parameters() if value.dim() == 2}
+        optimizer = OPTIMIZERS[config.optimizer](_groups(model, config.weight_decay), config.lr, config.weight_decay)
+        state = _State(part / "state.pt")
+        step = state.load(model, optimizer)
+        wanted = {0, config.steps} | {
+            int(s) for s in np.geomspace(max(1, config.steps / 64), config.steps, snapshots - 1)
+        }
+        bar = tqdm(total=config.steps, initial=step, desc=_title(config), disable=not progress, leave=False, delay=1)
+        with bar:
+            try:
+                while True:
+                    if step in wanted and step not in state.taken():
+                        state.snapshots += _snapshot(model, start, step)
+                    if step == config.steps:
+                        break
+                    loss = _step(model, optimizer, task, config, step)
+                    if step % 10 == 0:
+                        state.history.append({"step": step, "loss": loss, "lr": rate(config, step)})
+                        bar.set_postfix(loss=f"{loss:.3f}")
+                    step += 1
+                    bar.update()
+                    state.save(step, model, optimizer, after=SAVE_EVERY)
+            except KeyboardInterrupt:
+                state.save(step, model, optimizer)
+                raise
+        model.eval()
+        scores = task.evaluate(model)
+    finally:
+        torch.set_num_threads(threads)
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    (part / "model.safetensors").write_bytes(save(weights))
+    pd.DataFrame(state.history).to_csv(part / "history.csv", index=False)
+    pd.DataFrame(state.snapshots).to_csv(part / "snapshots.csv", index=False)
+    pd.Series(scores).to_json(part / "scores.json", double_precision=15)
+    (part / "state.pt").unlink(missing_ok=True)
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, task, config: Config, step: int) -> float:
+    for group in optimizer.param_groups:
+        group["lr"] = rate(config, step)
+    model.train()
+    loss = task.loss(model, task.batch(config.seed, step, config.batch))
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    if not math.isfinite(value := loss.item()):
+        raise FloatingPointError(f"the loss of {_title(config)} is {value} at step {step}: lower lr or gain")
+    return value
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Decay for matrices, none for vectors."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _snapshot(model: nn.Module, start: dict[str, torch.Tensor], step: int) -> list[dict]:
+    """One survey row per matrix, with the step and how far it has moved."""
+    now = {name: value.detach() for name, value in model.named_parameters() if name in start}
+    table = survey({name: value.cpu() for name, value in now.items()}, progress=False)
+    moved = [float((now[name] - start[name]).norm() / start[name].norm()) for name in table["tensor"]]
+    rows = table[list(_SNAPSHOT)].assign(step=step, moved=moved)
+    return rows.astype(object).where(rows.notna(), None).to_dict("records")
+
+
+class _State:
+    """What a killed training resumes from: one file, replaced whole."""
+
+    def __init__(self, path: Path):
+        self.path, self.saved = path, time.monotonic()
+        self.history: list[dict] = []
+        self.snapshots: list[dict] = []
+
+    def taken(self) -> set[int]:
+        return {row["step"] for row in self.snapshots}
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+        """Restore what is there; the number of steps already done."""
+        if not self.path.exists():
+            return 0
+        state = torch.load(self.path, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        self.history, self.snapshots = state["history"], state["snapshots"]
+        return state["step"]
+
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, after: float = 0.0) -> None:
+        """Save, unless the last time was less than ``after`` seconds ago."""
+        if time.monotonic() - self.saved < after:
+            return
+        partial = self.path.with_suffix(".new")
+        whole = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        torch.save(whole | {"history": self.history, "snapshots": self.snapshots}, partial)
+        partial.replace(self.path)
+        self.saved = time.monotonic()
+
+
+def _title(config: Config) -> str:
+    return f"{config.model} {config.task} from {config.start} × {config.gain:g}, {config.optimizer}, seed {config.seed}"

@@ -1,0 +1,84 @@
+"""The command line: ``python -m lfmlib.records --help``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from lfmlib import records
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return {"run": _run, "check": _check, "list": _list}[options.command](options)
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f"lfmlib.records: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; finished cells are kept, and the next run goes on from there", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    only = dict(setting.partition("=")[::2] for setting in options.only)
+    failed = sum(records.run(name, jobs=options.jobs, only=only) for name in options.names)
+    if failed:
+        print(f"{failed} failed (see above); finished cells are kept, and the next run tries again", file=sys.stderr)
+        return 1
+    return _list(options)
+
+
+def _check(options: argparse.Namespace) -> int:
+    names = list(records.EXPERIMENTS) if options.all else options.names
+    found = records.check_all(names, jobs=options.jobs, progress=True)
+    for comparison in found:
+        print(comparison)
+    notices = [text for name in names if (text := records.notice(name))]
+    print(*notices, f"{sum(one.equal for one in found)} of {len(found)} cells are as recorded", sep="\n")
+    return 1 if notices or not all(one.equal for one in found) else 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    for name in options.names or records.EXPERIMENTS:
+        experiment = records.experiment(name)
+        try:
+            cells = records.provenance(name)["cells"]
+            minutes = sum(entry["core_seconds"] for entry in cells.values()) / 60
+            state = records.notice(name) or f"{len(cells)} cells, {minutes:.1f} core-minutes"
+        except FileNotFoundError:
+            state = f"{len(experiment.cells)} cells, none measured yet: `make records {name}`"
+        print(f"{name}: {experiment.description}\n    {state}")
+    if not records.EXPERIMENTS:
+        print("no experiment is registered yet")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lfmlib.records", description="Measure long experiments; check them."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    helps = {
+        "run": "measure the cells that a record lacks; may be stopped, and goes on where it stopped",
+        "check": "measure recorded cells again and compare",
+        "list": "list experiments and the state of their records",
+    }
+    for name, text in helps.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("names", nargs="+" if name == "run" else "*", metavar="NAME")
+        if name != "list":
+            command.add_argument("--jobs", type=int, default=2, metavar="N", help="cells that run at once (default: 2)")
+        if name == "run":
+            command.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE", help="cells with these settings")
+        if name == "check":
+            command.add_argument("--all", action="store_true", help="every experiment")
+    return parser
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill also stops the workers
+    sys.exit(main())

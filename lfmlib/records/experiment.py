@@ -1,0 +1,168 @@
+"""An experiment, and one of its cells: measured, and compared with what was recorded."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .files import sha256, to_json
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is measured, for which settings, and how exactly it must come out again.
+
+    Attributes:
+        name: the record's name, lower-case words joined by underscores.
+        cells: the settings of each cell, of JSON's types, with its "seed" (or "seeds").
+        run: importable function of a cell that returns its rows; it takes every random number from the cell's seed.
+        metrics: measured column → its relative tolerance, the least that is granted; math.inf: not compared.
+        version: to be raised whenever a change of the code changes results.
+        description: one line for readers.
+        inputs: importable function of a cell that returns name → hash of the data and models it starts from.
+        quick: toy cells for the quick profile; not part of the record.
+        reruns: how often the cheapest cell is repeated for the spread between same-seed runs.
+    """
+
+    name: str
+    cells: Sequence[dict]
+    run: Callable[[dict], list[dict]]
+    metrics: Mapping[str, float]
+    version: int
+    description: str
+    inputs: Callable[[dict], dict[str, str]] | None = None
+    quick: Sequence[dict] = ()
+    reruns: int = 2
+
+    def __post_init__(self):
+        if not self.name.isidentifier() or self.name != self.name.lower():
+            raise ValueError(f"{self.name!r} is no name for a record: expected lower_case_words")
+        if not self.cells or len({self.key(cell) for cell in self.cells}) < len(self.cells):
+            raise ValueError(f"{self.name}: expected cells that differ from one another")
+        for cell in (*self.cells, *self.quick):
+            if not {"seed", "seeds"} & set(cell) or "cell" in cell:
+                raise ValueError(f"{self.name}: a cell needs a seed, and no setting named “cell”: {cell}")
+
+    @property
+    def hash(self) -> str:
+        """The configuration hash: sha256 of the canonical JSON of cells, metrics and version."""
+        return sha256({"cells": list(self.cells), "metrics": dict(self.metrics), "version": self.version})
+
+    def key(self, cell: dict) -> str:
+        """A cell's own configuration hash, of its settings and the experiment's version; twelve digits of it."""
+        return sha256({"cell": cell, "version": self.version})[:12]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A cell of a record, measured again.
+
+    Attributes:
+        name: the record.
+        cell: the cell's settings.
+        seconds: what measuring it again took.
+        metrics: one row per metric, at the place where it differs most: metric, recorded, measured, difference, allowed
+            (both relative to the metric's mean absolute value in the cell), equal.
+        problems: what else was not as recorded, in words.
+    """
+
+    name: str
+    cell: dict
+    seconds: float
+    metrics: pd.DataFrame
+    problems: tuple[str, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Whether all of the cell came out as recorded."""
+        return not self.problems and bool(self.metrics["equal"].all())
+
+    def __str__(self) -> str:
+        wrong = [
+            f"{row.metric} is {row.measured:.6g}, recorded {row.recorded:.6g} "
+            f"(differs by {row.difference:.2g}, allowed {row.allowed:.2g})"
+            for row in self.metrics.itertuples()
+            if not row.equal
+        ]
+        if wrong or self.problems:
+            return f"{self.name} {to_json(self.cell)}: not as recorded: {'; '.join([*self.problems, *wrong])}"
+        largest = self.metrics["difference"].max() if len(self.metrics) else 0.0
+        return f"{self.name} {to_json(self.cell)}: as recorded (largest difference {largest:.2g}; {self.seconds:.1f} s)"
+
+
+def measure(experiment: Experiment, cell: dict) -> dict:
+    """Run one cell, with one thread: its rows as they are recorded, settings first, and what a record keeps of it."""
+    gpu, threads = torch.cuda.is_available(), torch.get_num_threads()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    torch.set_num_threads(1)
+    started, worked = time.perf_counter(), time.process_time()
+    try:
+        rows = experiment.run(cell)
+        seconds, core_seconds = time.perf_counter() - started, time.process_time() - worked
+        inputs = experiment.inputs(cell) if experiment.inputs else {}
+    finally:
+        torch.set_num_threads(threads)
+    if not rows:
+        raise ValueError("the cell gave no rows")
+    if clash := {key for row in rows for key in row if key == "cell" or (key in cell and row[key] != cell[key])}:
+        raise ValueError(f"rows may not change the cell's settings: {', '.join(sorted(clash))}")
+    key = experiment.key(cell)
+    return {
+        "rows": json.loads(to_json([{"cell": key, **cell, **row} for row in rows])),
+        "inputs": inputs,
+        "seconds": round(seconds, 3),
+        "core_seconds": round(core_seconds, 3),
+        "cores": 1,
+        "gpu": torch.cuda.get_device_name() if gpu and torch.cuda.max_memory_allocated() else None,
+    }
+
+
+def affordable(cells: Mapping[str, dict], budget: float) -> list[str]:
+    """Keys of the recorded cells that this machine can measure again for so many core-seconds."""
+    gpu = torch.cuda.is_available()
+    return [key for key, entry in cells.items() if entry["core_seconds"] <= budget and (gpu or not entry["gpu"])]
+
+
+def compare(experiment: Experiment, cell: dict, record: dict, rows: list[dict], result: dict | Exception) -> Comparison:
+    """A recorded cell's ``rows`` beside the ``result`` of measuring it again: what `measure` returned, or raised."""
+    if isinstance(result, Exception):
+        return Comparison(experiment.name, cell, math.nan, _metrics([]), (f"it failed with {result!r}",))
+    inputs, new = record["cells"][experiment.key(cell)]["inputs"], result["rows"]
+    problems = [f"other {name} than recorded" for name in inputs if inputs[name] != result["inputs"].get(name)]
+    if len(rows) != len(new):
+        problems.append(f"{len(new)} rows, recorded {len(rows)}")
+    found = []
+    for column in dict.fromkeys(key for row in (*rows, *new) for key in row):
+        pairs = [(old.get(column), now.get(column)) for old, now in zip(rows, new, strict=False)]
+        if column in experiment.metrics:
+            allowed = max(experiment.metrics[column], record["spread"].get("metrics", {}).get(column, 0.0))
+            found.append((column, *_largest_difference(pairs), allowed))
+        elif len(rows) == len(new) and (other := [pair for pair in pairs if to_json(pair[0]) != to_json(pair[1])]):
+            problems.append(f"{column} is {other[0][1]!r}, recorded {other[0][0]!r}, and not declared a metric")
+    return Comparison(experiment.name, cell, result["seconds"], _metrics(found), tuple(problems))
+
+
+def _metrics(found: list[tuple]) -> pd.DataFrame:
+    frame = pd.DataFrame(found, columns=["metric", "recorded", "measured", "difference", "allowed"])
+    return frame.assign(equal=frame["difference"] <= frame["allowed"])
+
+
+def _largest_difference(pairs: list[tuple]) -> tuple[float, float, float]:
+    """Where a metric differs most: recorded, measured, and their difference over the mean size of the recorded."""
+    numbers = [[float(one) if isinstance(one, int | float) else math.nan for one in pair] for pair in pairs]
+    old, new = np.array(numbers, dtype=float).T
+    sizes = np.abs(old[np.isfinite(old)])
+    with np.errstate(all="ignore"):
+        difference = np.abs(new - old) / (sizes / max(len(sizes), 1)).sum()  # x / 0 is inf, as it should be
+    difference[np.isnan(difference)] = np.inf  # a number on one side only
+    difference[(old == new) | (np.isnan(old) & np.isnan(new))] = 0.0
+    worst = int(np.argmax(difference))
+    return float(old[worst]), float(new[worst]), float(difference[worst])

@@ -1,0 +1,208 @@
+"""The lab's trainings: the same bits twice, resumed or not; starts as asked for; a cache never wrong."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import lfmlib
+from lfmlib.lab import inits, models
+from lfmlib.lab.problems import PROBLEMS, problem
+from lfmlib.lab.train import Config, rate, start_of, train
+
+SHORT = Config("vit", "class", start="uniform", steps=12, batch=16, lr=1e-3)
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def weights(config=SHORT, **options):
+    return train(config, progress=False, **options).weights
+
+
+def test_two_trainings_with_one_seed_are_the_same_bits(tmp_path, monkeypatch):
+    first = weights()
+    monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / "other"))
+    assert weights() == first
+    assert weights(dataclasses.replace(SHORT, seed=1)) != first
+
+
+KILLED = """
+import os, signal, sys
+from lfmlib.lab import train as lab
+from lfmlib.lab.train import Config
+lab.SAVE_EVERY = 0.0
+plain = lab._step
+def step(model, optimizer, task, config, number):
+    if number == 7:
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+    return plain(model, optimizer, task, config, number)
+lab._step = step
+lab.train(Config("vit", "class", start="uniform", steps=12, batch=16, lr=1e-3), progress=False)
+"""
+
+
+@pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
+def test_a_killed_training_resumes_to_the_same_bits(tmp_path, monkeypatch, how):
+    whole = weights()
+    monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / how))
+    run = subprocess.run([sys.executable, "-c", KILLED, how], capture_output=True, text=True, timeout=120)
+    assert run.returncode != 0
+    (state,) = (tmp_path / how).rglob("state.pt")
+    assert torch.load(state, weights_only=True)["step"] == 7
+    resumed = train(SHORT, progress=False)
+    assert resumed.weights == whole
+    assert resumed.history["step"].tolist() == [0, 10]
+    assert sorted(resumed.snapshots["step"].unique()) == sorted(set(resumed.snapshots["step"]))
+    assert not list((tmp_path / how).rglob("state.pt"))
+
+
+def test_what_comes_from_the_cache_is_what_was_trained(private_cache):
+    first = train(SHORT, progress=False)
+    started = time.perf_counter()
+    again = train(SHORT, progress=False)
+    assert time.perf_counter() - started < 5
+    assert again.weights == first.weights and again.scores == first.scores
+    assert (again.snapshots["kl_bits"] == first.snapshots["kl_bits"]).all()
+    images = torch.zeros(2, 1, 8, 8)
+    assert torch.equal(again.model(pixel_values=images).logits, first.model(pixel_values=images).logits)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "missing", "manifest"])
+def test_a_damaged_artefact_is_built_again(private_cache, damage):
+    first = weights()
+    (file,) = private_cache.rglob("model.safetensors")
+    if damage == "flip":
+        content = bytearray(file.read_bytes())
+        content[-5] ^= 1
+        file.write_bytes(content)
+    elif damage == "cut":
+        file.write_bytes(file.read_bytes()[:-100])
+    elif damage == "missing":
+        file.unlink()
+    else:
+        (file.parent / "manifest.json").write_text("{")
+    assert weights() == first
+
+
+def test_two_processes_share_one_artefact(private_cache):
+    code = (
+        "from lfmlib.lab.train import Config, train\n"
+        "print(train(Config('vit', 'class', start='uniform', steps=12, batch=16, lr=1e-3), progress=False).weights)"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    first, second = (process.communicate(timeout=180)[0].strip() for process in both)
+    assert first == second == weights()
+    assert len(list(private_cache.rglob("model.safetensors"))) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="a small tmpfs needs root")
+def test_a_full_disk_says_so_and_leaves_nothing(tmp_path, monkeypatch):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", small], check=False).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        monkeypatch.setenv("LFMLIB_CACHE", str(small))
+        with pytest.raises(OSError, match=r"could not write to .*Free some space"):
+            train(SHORT, progress=False)
+        assert not list(small.rglob("model.safetensors"))
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize("start", inits.STARTS)
+@pytest.mark.parametrize("gain", [1.0, 0.25])
+def test_starts_have_their_law_and_exactly_their_scale(start, gain):
+    model = start_of(Config("decoder", "language", start=start, gain=gain))
+    table = lfmlib.survey(model, progress=False)
+    body = table[~table["role"].isin(["embed", "head"])]
+    fan_in = body["shape"].str[1].to_numpy(float)
+    rms = np.hypot(body["mean"], body["std"])
+    assert rms.to_numpy() == pytest.approx(gain / np.sqrt(fan_in), rel=1e-5)
+    label = {"uniform": "linear", "signs": "other", "laplace": "sharp", "sparse-90": "inverted-t"}.get(start)
+    if label:
+        assert (body["label"] == label).all()
+    if start == "gaussian":
+        assert (body["kl_bits"] < 0.005).all()
+    if start in inits.UNLIKE:
+        assert (body["kl_bits"] > 0.05).all()
+
+
+def test_orthogonal_is_orthogonal():
+    matrix = inits.draw("orthogonal", (64, 64), torch.Generator().manual_seed(0))
+    assert torch.allclose(matrix @ matrix.T, torch.eye(64), atol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "task"), [(model, task) for model in models.MODELS for task in PROBLEMS[model]])
+def test_every_problem_gives_a_finite_gradient_and_scores(model, task):
+    config = Config(model, task)
+    net, posed = start_of(config), problem(model, task)
+    loss = posed.loss(net, posed.batch(seed=0, step=3, size=4))
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+    assert torch.equal(_first(posed.batch(0, 3, 4)), _first(posed.batch(0, 3, 4)))
+    assert not torch.equal(_first(posed.batch(0, 3, 4)), _first(posed.batch(0, 4, 4)))
+    if model != "deep-decoder":
+        scores = posed.evaluate(net.eval())
+        assert all(np.isfinite(value) for value in scores.values())
+
+
+def _first(batch):
+    return batch if isinstance(batch, torch.Tensor) else batch[0]
+
+
+@pytest.mark.slow
+def test_trained_models_do_their_job():
+    """Far beyond the trivial baseline after half a minute."""
+    vit = train(Config("vit", "class", steps=80, batch=64, lr=2e-3), progress=False).scores
+    assert vit["accuracy"] > 0.85 > 3 * vit["trivial_accuracy"]
+    clip = train(Config("clip", "pairs", steps=80, batch=64, lr=2e-3), progress=False).scores
+    assert clip["accuracy"] > 0.7 > 3 * clip["trivial_accuracy"]
+    decoder = train(Config("decoder", "language", steps=40, batch=8), progress=False).scores
+    assert decoder["loss"] < 0.9 * decoder["trivial_loss"]
+
+
+def test_rate_warms_up_and_falls_to_a_tenth():
+    rates = [rate(SHORT, step) for step in range(SHORT.steps)]
+    assert max(rates) == SHORT.lr
+    assert rates[-1] == pytest.approx(0.1 * SHORT.lr, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "resnet"}, "expected one of decoder"),
+        ({"task": "poetry"}, "vit: class, parity, rotation, inverted"),
+        ({"start": "cauchy"}, "expected one of gaussian, orthogonal, uniform"),
+        ({"optimizer": "lbfgs"}, "expected one of adamw, sgd, adagrad"),
+    ],
+)
+def test_unknown_names_list_the_known(change, words):
+    with pytest.raises(ValueError, match=words):
+        train(dataclasses.replace(SHORT, **change), progress=False)
+
+
+def test_a_diverging_training_says_so():
+    with pytest.raises(FloatingPointError, match="lower lr or gain"):
+        train(dataclasses.replace(SHORT, optimizer="sgd", lr=1e30), progress=False)
+
+
+def test_snapshots_follow_the_weights():
+    trained = train(SHORT, progress=False)
+    steps = trained.snapshots["step"].unique()
+    assert steps[0] == 0 and steps[-1] == SHORT.steps
+    at = trained.snapshots.set_index(["step", "tensor"])
+    assert (at.loc[0, "moved"] == 0).all() and (at.loc[SHORT.steps, "moved"] > 0).all()
+    table = lfmlib.survey(trained.model, progress=False).set_index("tensor")
+    names = at.loc[SHORT.steps].index
+    assert at.loc[SHORT.steps, "kl_bits"].to_numpy() == pytest.approx(table.loc[names, "kl_bits"].to_numpy())
