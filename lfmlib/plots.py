@@ -183,7 +183,7 @@ def strip(ax: Axes, table: pd.DataFrame, noise: pd.DataFrame, column: str, marks
         ax.plot(place, data[column], "o", ms=4.5, alpha=0.8, color=COLOURS[colour], label=name, mew=0)
     for name, level in marks.items():
         ax.axhline(level, color=INK, lw=0.8, ls=":")
-        ax.annotate(name, (1, level), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=9)
+        ax.annotate(name, (1.01, level), xycoords=("axes fraction", "data"), ha="left", va="center", fontsize=9)
     ax.set_yscale("symlog", linthresh=1e-3, linscale=0.6)
     ax.set_xticks(range(len(roles)), roles)
     ax.set(xlabel="role", ylabel=label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,16 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 __all__ = ["broken_links", "missing_pages", "render"]
+
+_ENTRY_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="0; url=TARGET">
+<link rel="icon" href="_static/favicon.svg">
+<title>To the book</title>
+<a href="TARGET">To the book</a>
+</html>
+"""
 
 
 def render(stage: Path, html: Path) -> int:
@@ -31,12 +42,20 @@ def render(stage: Path, html: Path) -> int:
     )
     status = done.returncode
     if status == 0:
+        _finish_entry_page(work / "_build" / "html" / "index.html")
         shutil.rmtree(html, ignore_errors=True)
         shutil.move(work / "_build" / "html", html)
     else:
         print(done.stdout, flush=True)
     shutil.rmtree(work, ignore_errors=True)
     return status
+
+
+def _finish_entry_page(path: Path) -> None:
+    """Make a page of the bare redirection that Jupyter Book writes: with an icon, which browsers miss, and a link."""
+    match = re.fullmatch(r'<meta http-equiv="Refresh" content="0; url=([^"]+)" />\s*', path.read_text(encoding="utf-8"))
+    if match:
+        path.write_text(_ENTRY_PAGE.replace("TARGET", match[1]), encoding="utf-8")
 
 
 def missing_pages(html: Path, pages: Iterable[str]) -> list[str]:

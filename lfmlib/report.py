@@ -46,11 +46,15 @@ $body
 </html>
 """)
 
-# SVG output needs no font files. The menu is off because it would load parts of MathJax from beside the page.
+# SVG output needs no font files. The menu is off because it would load parts of MathJax from beside the page. A long
+# equation scrolls in its own box on a phone, so the keyboard must be able to reach it.
 _MATHJAX = """<script>
 window.MathJax = {
   tex: {inlineMath: [['$', '$'], ['\\\\(', '\\\\)']], processEscapes: true},
-  options: {enableMenu: false}
+  options: {enableMenu: false},
+  startup: {pageReady: () => MathJax.startup.defaultPageReady().then(() => {
+    for (const equation of document.querySelectorAll('mjx-container[display="true"]')) equation.tabIndex = 0;
+  })}
 };
 </script>
 <script>SOURCE</script>

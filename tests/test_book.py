@@ -157,6 +157,26 @@ def test_runs_are_recorded(built):
 
 
 @pytest.mark.slow
+def test_surroundings_are_recorded_and_folders_are_not(built):
+    rows = read(built / "stage/book/_surroundings.md").splitlines()
+    facts = dict(row.strip("| ").split(" | ") for row in rows[2:])
+    assert facts["Cores"] == str(os.cpu_count()) and facts["Python"].startswith("3.")
+    assert facts["lfmlib"] == "0.1.0" and facts["torch"] and "unknown" not in facts.values()
+    run = nbformat.read(built / "html/_sources/notebooks/01_is_it_so.ipynb", as_version=4).metadata.papermill
+    assert run.input_path == run.output_path == "01_is_it_so.ipynb"
+
+
+def test_surroundings_that_differ_are_all_listed(tmp_path):
+    root = make_book(tmp_path, c01_a=chapter("A?"), c02_b=chapter("B?"), c03_c=chapter("C?"))
+    assert stage._surroundings(root, tmp_path) == "No chapter has noted what it ran on.\n"
+    for name, cores in (("01_a", "2"), ("02_b", "8")):
+        ran = nbformat.read(root / f"notebooks/{name}.ipynb", as_version=4)
+        ran.metadata["lfm"] = {"surroundings": {"Cores": cores, "Python": "3.12.1"}}
+        nbformat.write(ran, tmp_path / f"{name}.ipynb")
+    assert stage._surroundings(root, tmp_path) == "| | |\n|---|---|\n| Cores | 2, 8 |\n| Python | 3.12.1 |\n"
+
+
+@pytest.mark.slow
 def test_report_reads_alone(built):
     page = read(built / "html/reports/01_is_it_so.html")
     text = re.sub(r"<script>.*?</script>|<style>.*?</style>", "", page, flags=re.DOTALL)
