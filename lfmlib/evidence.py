@@ -128,7 +128,7 @@ def f3(table: pd.DataFrame, noise: pd.DataFrame, model: str, others: list[Findin
         id="F3",
         model=model,
         statement=STATEMENTS["F3"],
-        metric="named shapes found in this model [also seen in a second one, seen in this one]",
+        metric="named shapes in at least two matrices (in brackets: confirmed by a second model so far, and at most)",
         value=None if body.empty else float(len(seen)),
         interval=None if body.empty else interval,
         null=None if body.empty else float(len(shapes_found(control))),
