@@ -31,7 +31,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         ValueError: no matrix of the survey has a distribution at all.
     """
     rows = eligible(table) if len(eligible(table)) else table
-    rows = rows[rows["std"] > 0]
+    rows = rows[rows["kl_bits"].notna()]
     if rows.empty:
         raise ValueError(
             f"{table.attrs.get('source', 'the model')} has no floating-point matrix with two different values: nothing "

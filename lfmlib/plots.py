@@ -105,7 +105,9 @@ def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, lab
 
     Where a role has several matrices at one depth (experts, towers) the cell shows their median.
     """
-    known = table.dropna(subset=["depth"])
+    known = table.dropna(subset=["depth", column])
+    if known.empty:
+        return _no_layers(ax)
     roles = _roles(known)
     grid = known.pivot_table(index="depth", columns="role", values=column, aggfunc="median")[roles].astype(float)
     low = max(np.nanmin(grid.to_numpy()), bound / 100)
@@ -128,6 +130,8 @@ def label_map(ax: Axes, table: pd.DataFrame, borderline: float) -> Axes:
     Marks of matrices whose ``label_margin`` is below ``borderline`` are drawn hollow.
     """
     known = table.dropna(subset=["depth"])
+    if known.empty:
+        return _no_layers(ax)
     roles = _roles(known)
     for name, (colour, marker) in SHAPES.items():
         rows = known[known["label"] == name]
@@ -164,6 +168,13 @@ def score_plane(ax: Axes, table: pd.DataFrame, noise: pd.DataFrame, tie: float) 
         xlim=(0, far),
         ylim=(0, far),
     )
+    return ax
+
+
+def _no_layers(ax: Axes) -> Axes:
+    """What a map shows of a model whose names tell no layers."""
+    ax.set_axis_off()
+    ax.annotate("the names of this model's tensors tell no layers", (0.5, 0.5), xycoords="axes fraction", ha="center")
     return ax
 
 
