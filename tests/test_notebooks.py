@@ -11,6 +11,8 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from lfmlib import findings, notebook, report, stage
 
@@ -161,6 +163,19 @@ def test_quick_run_is_complete(path, tmp_path):
     assert f"Figure {stage.chapter_number(ROOT, path.stem)}.1" in text
     assert not re.search(r"\{[a-z-]+\}`|^:::|```|mystnb", text, flags=re.MULTILINE)
     assert not re.search(r"""(src|href)=["'](?!data:|#|https?:)""", text)
+
+
+@pytest.mark.slow
+def test_a_model_of_unknown_names_and_odd_tensors_gets_its_chapter(path, tmp_path):
+    """No layers, no roles, a constant matrix, NaN among the values: still a complete run."""
+    weights = torch.randn(96, 64)
+    weights[0, 0] = torch.nan
+    tensors = {"net.0": weights, "net.1": torch.randn(64, 96), "ones": torch.ones(64, 64), "steps": torch.arange(3)}
+    save_file(tensors, tmp_path / "odd.safetensors")
+    parameters = {"model": tmp_path / "odd.safetensors", "profile": "quick", "results": tmp_path / "results"}
+    done = run(path, tmp_path, *(word for name, value in parameters.items() for word in ("-p", name, str(value))))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert findings.load(tmp_path / "results")
 
 
 @pytest.mark.slow
