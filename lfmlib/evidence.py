@@ -11,17 +11,19 @@ from .findings import RULES, STATEMENTS, Finding, judge
 # -- F1 --------------------------------------------------------------------------------------------------------------
 
 KL_BOUND = 0.02
-"""F1: a matrix with at most so many `kl_bits` counts as Gaussian (just under a logistic distribution's 0.0203)."""
+"""F1: a matrix with at most so many `kl_bits` counts as Gaussian (just under a logistic distribution's 0.0206)."""
 LEAST = 4096
 """Matrices with fewer elements are left out: noise itself scatters too far there."""
-_TOO_SMALL = f"No matrix has {LEAST:,} or more elements and is neither embedding, head nor pooler."
+_TOO_SMALL = (
+    f"No matrix with {LEAST:,} or more elements and a distribution to measure is neither embedding, head nor pooler."
+)
 APART = ("embed", "head", "pooler")
 """Roles reported apart: the paper's claim is about the matrices between them."""
 
 
 def eligible(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of a survey that findings on shares are about: enough elements, neither embedding nor head."""
-    return table[(table["numel"] >= LEAST) & ~table["role"].isin(APART)]
+    return table[(table["numel"] >= LEAST) & ~table["role"].isin(APART) & table["kl_bits"].notna()]
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -45,6 +47,8 @@ def left_out(table: pd.DataFrame) -> str:
     reasons = pd.Series(list(table.attrs.get("skipped", {}).values()), dtype=object).value_counts()
     tensors = "; ".join(f"{count} × {reason}" for reason, count in reasons.items()) or "nothing"
     lost = int(table["nonfinite"].sum())
+    if shapeless := int(table["kl_bits"].isna().sum()):
+        tensors += f"; {shapeless} × constant, empty of numbers, or finer than can be resolved: not judged"
     return f"Left out: {tensors}." + (f" **{lost:,} values are infinite or NaN** and not counted." if lost else "")
 
 

@@ -7,6 +7,7 @@ decides a verdict.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -122,9 +123,14 @@ def write(finding: Finding, folder: str | Path = "_build/results") -> Path:
     """Write a finding as ``<id>-<model>.json`` and return the path; one model has one file for a finding."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{finding.id}-{re.sub(r'[^A-Za-z0-9._-]+', '-', finding.model)}.json"
+    # two checkpoints in folders of one name are two models
+    source = finding.provenance.get("source", finding.model)
+    mark = "" if source == finding.model else f"-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+    path = folder / f"{finding.id}-{re.sub(r'[^A-Za-z0-9._-]+', '-', finding.model)}{mark}.json"
     partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(asdict(finding), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.write_text(
+        json.dumps(asdict(finding), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+    )
     partial.replace(path)
     return path
 

@@ -22,6 +22,8 @@ CELL = 0.1
 """Least width of a coding cell, in standard deviations."""
 REACH = 6.0
 """Where the open tail cells begin, in standard deviations from the mean."""
+COARSE = 0.3
+"""Where a float32's cell at the mean is wider than this, in standard deviations, distances are not given."""
 _LN2 = math.log(2)
 
 
@@ -36,8 +38,8 @@ class Normality:
         kl_bits: Kullback–Leibler divergence in bits per weight, over cells at least 0.1 std wide (whole rounding cells
             with their true edges) from -6 to 6 std and two open tail cells, less the bias (occupied - 3) / (2 n ln 2)
             of the plug-in estimate (Miller 1955). Noise scatters about 0, so it can be slightly negative.
-            NaN where a float32's cells are wider than the standard deviation (abs(mean) far above std): nothing is
-            known of the shape then.
+            NaN where a float32's cells are wider than 0.3 std (abs(mean) above some 40 std): too little is known of
+            the shape then.
         tail_bits: what coding *inside* the two open tails costs on top; by the chain rule the two add up.
         wasserstein: Wasserstein-1 distance in units of the standard deviation.
         skewness, excess_kurtosis: population figures, as scipy.
@@ -152,7 +154,7 @@ def _kl(sketch: Sketch) -> tuple[float, float]:
     n, cells = sketch.count, sketch.cells
     edges, counts = coding_cells(sketch)
     z = (edges - sketch.mean) / sketch.std
-    if sketch.grid.wide and np.diff(z)[np.searchsorted(z[1:-1], 0)] > 1:  # the cell that holds the mean
+    if sketch.grid.wide and np.diff(z)[np.searchsorted(z[1:-1], 0)] > COARSE:  # the cell that holds the mean
         return math.nan, math.nan
     model = np.concatenate([[special.ndtr(z[0])], _interval(z[:-1], z[1:]), [special.ndtr(-z[-1])]])
     left, right = (int(cells.count[side].sum()) for side in (cells.upper <= edges[0], cells.lower >= edges[-1]))

@@ -34,8 +34,10 @@ class Claim:
         display(HTML(self._box("", "The verdict appears here when the chapter has run.")), display_id=self._display)
 
     def settle(self, finding: Finding, folder: Path | str) -> Finding:
-        """Keep the finding as JSON in ``folder`` and show its verdict in the box."""
-        findings.write(finding, folder)
+        """Show a finding's verdict in the box, and keep it as JSON in ``folder`` unless it is of a selection only."""
+        partial = finding.provenance.get("parameters", {}).get("select")
+        if not partial:
+            findings.write(finding, folder)
         model = f"<b>{html.escape(finding.model)}</b>"
         if finding.value is None:
             body = f"<p>Verdict on {model}: <b>not judged</b>. {html.escape(finding.details['reason'])}</p>"
@@ -48,6 +50,8 @@ class Claim:
                 f"{control}.{census}</p>"
                 f"<p><small>Rule, fixed beforehand: {html.escape(finding.rule)}; else contradicted.</small></p>"
             )
+        if partial:
+            body += "<p><b>Of a selection of tensors only</b>, so it is not kept for the scoreboard.</p>"
         display(HTML(self._box(finding.verdict, body)), display_id=self._display, update=True)
         return finding
 

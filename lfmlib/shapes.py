@@ -70,6 +70,8 @@ def classify(x) -> Shape:
     centre, scale = _robust(sketch)
     edges, below = _core(sketch, centre, scale)
     z, n = (edges - centre) / scale, int(below[-1] - below[0])
+    if len(z) < 12 or n < 64:  # the stored numbers are too coarse for the spread of the values
+        return Shape("other", {}, math.nan, n / sketch.count)
     share = np.diff(below) / n
     seen = share > 0
     entropy = -np.sum(share[seen] * np.log2(share[seen])) + (seen.sum() - 1) / (2 * n * math.log(2))

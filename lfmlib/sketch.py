@@ -382,6 +382,9 @@ class Sketch:
             return cells.value[i]
         inside = (rank - (below[i] - cells.count[i]) + 0.5) / cells.count[i]
         values = np.clip(cells.lower[i] + inside * (cells.upper[i] - cells.lower[i]), self.min, self.max)
+        half = self.grid.patterns // 2
+        negative = self.patterns[half:].sum() - self._sums[4, half]
+        values = np.where((rank >= negative) & (rank < negative + self.zeros), 0.0, values)  # zeros are one value
         return np.where(rank == 0, self.min, np.where(rank == self.count - 1, self.max, values))
 
 

@@ -134,13 +134,13 @@ def _measure_batch(checkpoint: Checkpoint) -> list[tuple[str, dict | str]]:
     results: list[tuple[str, dict | str]] = []
     for info in checkpoint.tensors:
         try:
-            figures = _figures(Sketch.of(checkpoint.chunks(info.name)))
+            sketch = Sketch.of(checkpoint.chunks(info.name))
         except ValueError as error:
             results.append((info.name, str(error)))
             continue
         row = asdict(info)
         row["tensor"] = row.pop("name")
-        results.append((info.name, row | figures))
+        results.append((info.name, row | _figures(sketch)))
     return results
 
 

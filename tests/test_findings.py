@@ -1,5 +1,6 @@
 """Rules and verdicts: what is judged, what the files hold, what the scoreboard prints."""
 
+import dataclasses
 import json
 import math
 
@@ -96,6 +97,20 @@ def test_files_round_trip_and_are_ordered(tmp_path):
         assert json.loads(path.read_text())["model"] == finding.model
     assert not list(tmp_path.glob("*.part"))
     assert findings.load(tmp_path) == sorted(written, key=lambda finding: finding.model)
+
+
+def test_two_checkpoints_of_one_name_are_two_models(tmp_path):
+    for source in ("minilm", "/a/minilm", "/b/minilm"):
+        findings.write(dataclasses.replace(example(model="minilm"), provenance={"source": source}), tmp_path)
+    assert len(findings.load(tmp_path)) == 3
+
+
+def test_constant_and_lost_matrices_are_not_judged():
+    model = planted({"gaussian": 2}) | {"z": torch.zeros(128, 128), "n": torch.full((128, 128), torch.nan)}
+    table = lfmlib.survey(model, progress=False)
+    finding = evidence.f1(table, lfmlib.noise_twin(table), "made", {})
+    assert (finding.value, finding.details["matrices"]) == (1.0, 2)
+    assert "2 × constant" in evidence.left_out(table)
 
 
 def test_loading_nothing_or_rubbish(tmp_path):
