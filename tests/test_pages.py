@@ -249,6 +249,7 @@ def test_on_paper(name, site, visit):
         for element in page.locator(part).all():
             expect(element).to_be_hidden()
     assert page.evaluate(CUT_OFF) == []
+    page.wait_for_timeout(600)  # the theme fades from one colour to the other
     ink, paper = (page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("color", "backgroundColor"))
     assert brightness(ink) < 80
     assert paper == "rgba(0, 0, 0, 0)" or brightness(paper) > 240
