@@ -242,6 +242,7 @@ def test_page(name, screen, html, site, visit):
 def test_on_paper(name, site, visit):
     page = visit(f"{site}{name}.html")
     page.emulate_media(color_scheme="dark")
+    page.wait_for_timeout(1000)  # the theme follows the system before the page is told to print
     page.set_viewport_size({"width": 680, "height": 1000})  # A4 between its margins
     page.emulate_media(media="print")
     page.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")
