@@ -61,12 +61,15 @@ def _executor(jobs: int) -> ProcessPoolExecutor:
 
 
 def _submit(executor: ProcessPoolExecutor, function: Callable, item):
-    """Submit, with one thread for the libraries that read their environment once: a worker starts in here."""
+    """Submit. A worker starts in here and inherits: one thread for libraries that read their environment once, and
+    Ctrl-C held back, so that it cannot interrupt the worker before `_settle` leaves it to this process."""
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return executor.submit(function, item)
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
