@@ -38,7 +38,7 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def artefact(description: dict, build: Callable[[Path], None]) -> Path:
+def artefact(description: dict, build: Callable[[Path], None], root: str | Path | None = None) -> Path:
     """The folder of an artefact, built if it is not there or damaged.
 
     Two processes that ask at once get the same one: the second waits for the first.
@@ -47,11 +47,12 @@ def artefact(description: dict, build: Callable[[Path], None]) -> Path:
         description: everything the artefact depends on, JSON-able.
         build: writes the artefact into the (existing, private) folder it is given. What it leaves there when it is
             killed, it finds there again: long work can resume.
+        root: the folder of all artefacts; default `folder`.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written; nothing incomplete is left in the artefact's place.
     """
-    place = folder() / key(description)
+    place = Path(root or folder()) / key(description)
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
         if place.exists() and not _sound(place):

@@ -23,7 +23,7 @@ def initialize(model: nn.Module, start: str, gain: float, seed: int) -> None:
     Args:
         model: its matrices are drawn in the order of ``named_parameters``.
         start: one of `STARTS`.
-        gain: a matrix (out, in) gets a root mean square of exactly ``gain / sqrt(in)``, embeddings of ``0.02 gain``.
+        gain: a matrix (out, in) gets a root mean square of exactly ``gain / sqrt(in)``, embeddings of 0.02.
         seed: of the draws.
 
     Raises:
@@ -35,7 +35,7 @@ def initialize(model: nn.Module, start: str, gain: float, seed: int) -> None:
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for parameter in model.parameters():
         if parameter.dim() == 2:
-            rms = 0.02 * gain if id(parameter) in embeddings else gain / math.sqrt(parameter.shape[1])
+            rms = 0.02 if id(parameter) in embeddings else gain / math.sqrt(parameter.shape[1])
             values = draw(start, parameter.shape, generator)
             parameter.copy_(values * (rms / values.square().mean().sqrt()))
 

@@ -18,7 +18,7 @@ from . import digits, text
 PROBLEMS = {
     "decoder": ("language",),
     "deep-decoder": ("language",),
-    "vit": tuple(digits.TASKS),
+    "vit": (*digits.TASKS, "shuffled"),
     "clip": ("pairs",),
 }
 """What each of `lfmlib.lab.models.MODELS` can be trained to do."""
@@ -69,17 +69,23 @@ class Language:
 
 
 class Digits:
-    """A classification task on scikit-learn's handwritten digits."""
+    """A classification task on scikit-learn's handwritten digits.
+
+    "shuffled" is "class" with labels drawn anew for every batch: gradients like any other, and nothing to learn.
+    """
 
     def __init__(self, task: str):
-        self.task = digits.load(task)
+        self.shuffled = task == "shuffled"
+        self.task = digits.load("class" if self.shuffled else task)
         self.classes, self.data_hash = len(self.task.classes), self.task.sha256
 
     def batch(self, seed: int, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Images float32 ``(size, 1, 8, 8)`` and labels int64 ``(size,)``."""
         side = self.task.train
-        rows = np.random.default_rng([seed, step]).integers(len(side.labels), size=size)
-        return torch.from_numpy(side.images[rows]), torch.from_numpy(side.labels[rows])
+        rng = np.random.default_rng([seed, step])
+        rows = rng.integers(len(side.labels), size=size)
+        labels = rng.integers(self.classes, size=size) if self.shuffled else side.labels[rows]
+        return torch.from_numpy(side.images[rows]), torch.from_numpy(labels)
 
     def loss(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Mean cross-entropy in nats."""

@@ -18,19 +18,17 @@ from safetensors.torch import load_file, save
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..survey import survey
 from . import cache, inits, models
 from .problems import problem
+from .trace import trace
 
 OPTIMIZERS = {
-    "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay, betas=(0.9, 0.98)),
+    "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay, betas=(0.9, 0.98), fused=True),
     "sgd": lambda p, lr, decay: torch.optim.SGD(p, lr=lr, weight_decay=decay, momentum=0.9),
     "adagrad": lambda p, lr, decay: torch.optim.Adagrad(p, lr=lr, weight_decay=decay),
 }
-_SNAPSHOT = (
-    "tensor", "role", "depth", "numel", "zeros", "std", "skewness", "excess_kurtosis", "ks", "kl_bits",
-    "kl_bits_null_high", "tail_bits", "gg_shape", "label",
-)  # fmt: skip
+SNAPSHOTS = 9
+FORMAT = 2  # of what is cached; raised when code changes what a training leaves
 SAVE_EVERY = 20.0  # seconds between states a killed training can resume from
 
 
@@ -73,8 +71,8 @@ class Trained:
         model: the trained model, in evaluation mode.
         weights: SHA-256 of its weights file: equal for equal bits.
         history: step, loss and learning rate of every tenth step.
-        snapshots: the survey of the matrices at step 0, at growing intervals, and at the end, with columns ``step`` and
-            ``moved``, the root mean square of W - W₀ over that of W₀.
+        snapshots: the matrices at step 0, at growing intervals, and at the end: ``step``, and for each matrix the
+            columns of `lfmlib.lab.trace.trace`.
         scores: held-out figures (see `lfmlib.lab.problems`), and those of the trivial baseline.
     """
 
@@ -86,13 +84,16 @@ class Trained:
     scores: dict[str, float]
 
 
-def train(config: Config, progress: bool = True, snapshots: int = 8) -> Trained:
+def train(
+    config: Config, progress: bool = True, snapshots: int = SNAPSHOTS, folder: str | Path | None = None
+) -> Trained:
     """Train, or fetch from the cache.
 
     Args:
         config: what to train.
         progress: show a bar with the loss and the time left.
         snapshots: how often to survey the weights on the way, step 0 and the end included.
+        folder: where to look and to keep, instead of the user's cache; an empty one makes sure that it is trained.
 
     Raises:
         ValueError: a name in the configuration is unknown.
@@ -101,8 +102,8 @@ def train(config: Config, progress: bool = True, snapshots: int = 8) -> Trained:
     task = problem(config.model, config.task)
     if config.optimizer not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {config.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
-    description = {"config": asdict(config), "snapshots": snapshots, "data": task.data_hash}
-    place = cache.artefact(description, lambda part: _train(config, task, part, progress, snapshots))
+    description = {"config": asdict(config), "snapshots": snapshots, "data": task.data_hash, "format": FORMAT}
+    place = cache.artefact(description, lambda part: _train(config, task, part, progress, snapshots), folder)
     model = models.build(config.model, config.seed, task.classes)
     model.load_state_dict(load_file(place / "model.safetensors"))
     figures = pd.read_json(place / "scores.json", typ="series").to_dict()
@@ -134,6 +135,11 @@ def rate(config: Config, step: int) -> float:
     return config.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+def snapshot_steps(steps: int, count: int = SNAPSHOTS) -> set[int]:
+    """Steps before which the weights are surveyed: 0, the end, and in equal ratios between a 64th of the way and it."""
+    return {0, steps} | {int(step) for step in np.geomspace(max(1, steps / 64), steps, count - 1)}
+
+
 def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> None:
     """Train and leave everything in ``part``; what is found there is resumed."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -145,15 +151,15 @@ def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> 
         optimizer = OPTIMIZERS[config.optimizer](_groups(model, config.weight_decay), config.lr, config.weight_decay)
         state = _State(part / "state.pt")
         step = state.load(model, optimizer)
-        wanted = {0, config.steps} | {
-            int(s) for s in np.geomspace(max(1, config.steps / 64), config.steps, snapshots - 1)
-        }
+        wanted = snapshot_steps(config.steps, snapshots)
         bar = tqdm(total=config.steps, initial=step, desc=_title(config), disable=not progress, leave=False, delay=1)
         with bar:
             try:
                 while True:
                     if step in wanted and step not in state.taken():
-                        state.snapshots += _snapshot(model, start, step)
+                        matrices = {name: value for name, value in model.named_parameters() if name in start}
+                        rows = trace(matrices, start).assign(step=step)
+                        state.snapshots += rows.astype(object).where(rows.notna(), None).to_dict("records")
                     if step == config.steps:
                         break
                     loss = _step(model, optimizer, task, config, step)
@@ -197,15 +203,6 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-
-
-def _snapshot(model: nn.Module, start: dict[str, torch.Tensor], step: int) -> list[dict]:
-    """One survey row per matrix, with the step and how far it has moved."""
-    now = {name: value.detach() for name, value in model.named_parameters() if name in start}
-    table = survey({name: value.cpu() for name, value in now.items()}, progress=False)
-    moved = [float((now[name] - start[name]).norm() / start[name].norm()) for name in table["tensor"]]
-    rows = table[list(_SNAPSHOT)].assign(step=step, moved=moved)
-    return rows.astype(object).where(rows.notna(), None).to_dict("records")
 
 
 class _State:

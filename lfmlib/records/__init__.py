@@ -49,7 +49,7 @@ __all__ = [
     *("notice", "provenance", "remeasure", "run", "stale", "table"),
 ]
 
-EXPERIMENTS: dict[str, str] = {}
+EXPERIMENTS: dict[str, str] = {"initialization": "lfmlib.lab.experiments:initialization"}
 """Name of an experiment → "module:attribute", where an `Experiment` is, or a function that returns it."""
 
 FOLDER = ROOT / "book" / "records"

@@ -1,0 +1,148 @@
+"""The lab's long experiments, cell by cell; `lfmlib.records` measures and keeps them.
+
+`initialization` (finding F2): trainings that differ in how they start. Its parts:
+
+    plain       every start, three models, two scales, five seeds: what the verdict rests on
+    decay       the same with so much weight decay that e⁻³ of the start is left: it stands in for long training
+    optimizer   SGD with momentum, and Adagrad for the ViT
+    sweep       learning rate times weight decay, from a few starts
+    long        four times the steps
+    shuffled    labels drawn anew for every batch: motion without learning
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator
+
+from .. import evidence
+from ..records import Experiment
+from . import inits
+from .problems import problem
+from .train import SNAPSHOTS, Config, rate, train
+
+PLAIN = {
+    "decoder": {"task": "language", "steps": 250, "batch": 8},
+    "vit": {"task": "class", "steps": 250, "batch": 64},
+    "clip": {"task": "pairs", "steps": 400, "batch": 32},
+}
+"""The lab model of each modality, and how it is trained."""
+MODALITIES = {"decoder": "language", "vit": "vision", "clip": "language and vision"}
+GAINS = (1.0, 0.25)
+"""Two scales of the start, in units of 1/√fan_in."""
+RATES = {"adamw": {"decoder": 3e-3, "vit": 3e-3, "clip": 2e-3}, "sgd": 0.03, "adagrad": 0.003}
+"""Learning rates: AdamW's by model, the largest at which held-out scores from both scales were near their best."""
+DECAY = 7.0
+"""Weight decay that leaves about e⁻³ of the start: the learning rates of a training sum up to 0.41 to 0.44."""
+MEDIANS = (
+    "kl_bits", "ks", "excess_kurtosis", "tail_bits", "gg_shape", "moved", "left", "memory", "added_kl_bits", "row_corr",
+    "top_ratio", "zeros_seen",
+)  # fmt: skip
+"""Columns of a trace that a record keeps the median of, over the matrices."""
+METRICS = {
+    "rate_sum": 1e-9, "rate_norm": 1e-9, "share": 1.0, "share_matrices": 1.0,
+    "sharp": math.inf, "inverted-t": math.inf, "linear": math.inf, "other": math.inf,
+    "kl_bits": 0.1, "ks": 0.1, "excess_kurtosis": 0.1, "tail_bits": 0.3, "gg_shape": 0.15, "moved": 0.4, "left": 0.1,
+    "memory": 0.05, "added_kl_bits": 0.5, "row_corr": 0.5, "top_ratio": 0.3, "zeros_seen": 0.02, "rms": 0.03,
+    "score": 0.1, "trivial": 1e-9,
+}  # fmt: skip
+"""Relative tolerances: about three times what the same training differs by under AVX2 and AVX-512. On one machine
+trainings repeat to the bit, but another rounding, magnified by 250 steps, is another training."""
+
+
+def initialization() -> Experiment:
+    """The experiment behind finding F2."""
+    return Experiment(
+        name="initialization",
+        cells=list(_cells()),
+        run=run,
+        metrics=METRICS,
+        version=1,
+        description="lab models trained from unlike starts: how Gaussian their weights become, and what is left",
+        inputs=inputs,
+        quick=list(_toy_cells()),
+    )
+
+
+def run(cell: dict) -> list[dict]:
+    """Train as the cell says, whatever is cached; one row per snapshot.
+
+    A row holds: ``step``; ``rate_sum`` and ``rate_norm``, the sum of the learning rates up to there and the root of the
+    sum of their squares; ``matrices`` judged and their share of parameters ``share`` (of matrices: ``share_matrices``)
+    within 0.02 bits; the number of each shape; medians over these matrices of `MEDIANS`; ``rms`` of all their entries.
+    The last row also holds what the model can do on held-out data: ``score``, and ``trivial`` for the baseline.
+    """
+    config = Config(**{name: value for name, value in cell.items() if name != "part"})
+    with tempfile.TemporaryDirectory() as folder:
+        snapshots = min(SNAPSHOTS, 3 + config.steps // 30)  # fewer in toys
+        trained = train(config, progress=False, snapshots=snapshots, folder=folder)
+    rates = [rate(config, step) for step in range(config.steps)]
+    rows = []
+    for step, table in trained.snapshots.groupby("step"):
+        body = evidence.eligible(table)
+        hits = evidence.gaussian(body)
+        labels = body["label"].value_counts()
+        rows.append(
+            {
+                "step": int(step),
+                "rate_sum": math.fsum(rates[:step]),
+                "rate_norm": math.sqrt(math.fsum(r * r for r in rates[:step])),
+                "matrices": len(body),
+                "share": evidence.share(body, hits),
+                "share_matrices": float(hits.mean()),
+                **{name: int(labels.get(name, 0)) for name in ("sharp", "inverted-t", "linear", "other")},
+                **{name: float(body[name].median()) for name in MEDIANS},
+                "rms": math.sqrt((body["numel"] * body["std"] ** 2).sum() / body["numel"].sum()),
+            }
+        )
+    rows[-1] |= {"score": score(trained.scores), "trivial": trivial(trained.scores)}
+    return rows
+
+
+def score(scores: dict[str, float]) -> float:
+    """A training's held-out figure: accuracy, or for language the loss in nats per byte."""
+    return scores.get("accuracy", scores["loss"] if "trivial_loss" in scores else math.nan)
+
+
+def trivial(scores: dict[str, float]) -> float:
+    """The same of the trivial baseline."""
+    return scores.get("trivial_accuracy", scores.get("trivial_loss", math.nan))
+
+
+def inputs(cell: dict) -> dict[str, str]:
+    """Hash of the data a cell is trained on."""
+    return {"data": problem(cell["model"], cell["task"]).data_hash}
+
+
+def _cells() -> Iterator[dict]:
+    for gain in GAINS:
+        yield from _grid("plain", gain=gain, seeds=5)
+    yield from _grid("decay", weight_decay=DECAY, seeds=5)
+    yield from _grid("optimizer", gain=0.5, optimizer="sgd", starts=("gaussian", *inits.UNLIKE), seeds=3)
+    yield from _grid("optimizer", gain=0.5, optimizer="adagrad", starts=("gaussian", *inits.UNLIKE), models=("vit",))
+    for lr in (3e-4, 1e-3, 3e-3, 1e-2):
+        for decay in (0.0, 0.7, 2.0, 7.0):
+            common = {"lr": lr, "weight_decay": decay, "first": 10}
+            yield from _grid("sweep", starts=("uniform", "sparse-90"), models=("vit",), seeds=1, **common)
+            if decay in (0.0, 2.0):
+                yield from _grid("sweep", starts=("uniform",), models=("decoder", "clip"), seeds=1, **common)
+    yield from _grid("long", models=("vit",), starts=inits.UNLIKE, seeds=1, steps=1000)
+    yield from _grid("shuffled", models=("vit",), starts=inits.UNLIKE, gain=0.25, task="shuffled")
+
+
+def _grid(part: str, *, models=tuple(PLAIN), starts=inits.STARTS, seeds=3, first=0, optimizer="adamw", **changed):
+    """Cells of one part: every model, start and seed."""
+    for model in models:
+        for start in starts:
+            for seed in range(first, first + seeds):
+                lr = RATES["adamw"][model] if optimizer == "adamw" else RATES[optimizer]
+                settings = {"gain": 1.0, "optimizer": optimizer, "lr": lr, "weight_decay": 0.01}
+                yield {"part": part, "model": model, **PLAIN[model], "start": start, **settings, "seed": seed} | changed
+
+
+def _toy_cells() -> Iterator[dict]:
+    """Thirty steps on few examples: enough to see every column move."""
+    for model in PLAIN:
+        for cell in _grid("plain", models=(model,), gain=0.25, starts=inits.UNLIKE, seeds=2):
+            yield cell | {"steps": 30, "batch": 8 if model != "decoder" else 2}

@@ -1,0 +1,55 @@
+"""What the drift–diffusion picture of training predicts: how a start fades as the sum of many small updates grows.
+
+In that picture a trained matrix is W = a W₀ + D. The drift a is what weight decay and the loss leave of the start; D is
+the sum of very many small updates, so it is Gaussian and independent of W₀ by a central limit theorem. One number, the
+correlation ρ of W with W₀, then decides the law of W: that of ρ X + √(1 - ρ²) Z, with X a draw of the start and Z of
+the standard Gaussian. Nothing is fitted.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+
+from ..normality import measure
+from . import inits
+
+_SIDE = 1024  # the laws are measured on this many squared made draws
+
+
+def predicted(start: str, memory: float, column: str = "kl_bits") -> float:
+    """Distance from the Gaussian of ρ X + √(1 - ρ²) Z.
+
+    Args:
+        start: law of X, one of `lfmlib.lab.inits.STARTS`.
+        memory: the correlation ρ, from 0 to 1.
+        column: a figure of `lfmlib.normality`.
+
+    Raises:
+        ValueError: unknown start, or a correlation outside of its range.
+    """
+    if not 0 <= memory <= 1:
+        raise ValueError(f"memory is {memory}: expected a correlation from 0 to 1")
+    x, z = _draws(start)
+    return measure((memory * x + math.sqrt(1 - memory**2) * z).astype(np.float32))[column]
+
+
+@functools.cache
+def forgotten_at(start: str, bound: float) -> float:
+    """The ratio RMS(D)/RMS(a W₀) from which on `kl_bits` is at most ``bound``; 0 where the start is there already."""
+    if predicted(start, 1.0) <= bound:
+        return 0.0
+    memory = brentq(lambda rho: predicted(start, rho) - bound, 0.0, 1.0, xtol=1e-4)
+    return math.sqrt(1 / memory**2 - 1)
+
+
+@functools.cache
+def _draws(start: str) -> tuple[np.ndarray, np.ndarray]:
+    generator = torch.Generator().manual_seed(0)
+    x = inits.draw(start, (_SIDE, _SIDE), generator).double().numpy().ravel()
+    z = torch.randn(x.size, generator=generator, dtype=torch.float64).numpy()
+    return (x - x.mean()) / x.std(), z
