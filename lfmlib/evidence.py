@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
+from scipy import stats
 
 from .findings import RULES, STATEMENTS, Finding, judge
+from .lab.inits import UNLIKE
 
 # -- F1 --------------------------------------------------------------------------------------------------------------
 
@@ -112,19 +116,110 @@ def _f1_details(body: pd.DataFrame, hits: pd.Series, control: pd.DataFrame) -> d
     }
 
 
+# -- F2 --------------------------------------------------------------------------------------------------------------
+
+ENOUGH = 0.8
+"""Share of a model's parameters that must have become Gaussian for a start to count as forgotten."""
+
+
+def over_runs(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of independent runs and its Student-t interval; NaN as limits where there are fewer than two.
+
+    Values that are all equal have an interval of no width: that is what the runs say, not that there is no doubt.
+    """
+    values = np.asarray(values, dtype=float)
+    mean = values.mean()
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def shares_by_start(rows: pd.DataFrame) -> pd.DataFrame:
+    """The share of Gaussian parameters before and after training, for every start.
+
+    Args:
+        rows: of one model trained in one way, from the record `initialization`; all its seeds.
+
+    Returns:
+        Index: start. Columns: before, after (means over seeds), low, high (95 % limits of after, within 0 and 1), runs.
+    """
+    found = {}
+    for start, some in rows.groupby("start", sort=False):
+        after = some.loc[some["step"] == some["step"].max(), "share"]
+        mean, low, high = over_runs(after)
+        limits = np.clip([low, high], 0, 1)
+        found[start] = {
+            "before": some.loc[some["step"] == 0, "share"].mean(),
+            **{"after": mean, "low": limits[0], "high": limits[1], "runs": len(after)},
+        }
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def f2(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
+    """Finding F2 from the trainings of one model in one way (see `shares_by_start`).
+
+    The value counts the unlike starts whose mean share is at least `ENOUGH`; its interval counts those whose lower
+    limit is, and those whose upper limit is. The null is the same count before the first step.
+
+    Raises:
+        ValueError: an unlike start is missing, or was run only once.
+    """
+    shares = shares_by_start(rows)
+    if missing := [start for start in UNLIKE if start not in shares.index or shares.loc[start, "runs"] < 2]:
+        raise ValueError(f"F2 needs at least two runs from every unlike start; {model} lacks {', '.join(missing)}")
+    unlike, controls = shares.loc[list(UNLIKE)], shares.drop(list(UNLIKE))
+    value, low, high, null = (float((unlike[name] >= ENOUGH).sum()) for name in ("after", "low", "high", "before"))
+    last = rows[rows["step"] == rows["step"].max()]
+    return Finding(
+        id="F2",
+        model=model,
+        statement=STATEMENTS["F2"],
+        metric="non-Gaussian starts from which ≥ 80 % of the parameters became Gaussian",
+        value=value,
+        interval=(low, high),
+        null=null,
+        rule=RULES["F2"].text,
+        verdict=judge(RULES["F2"], value, (low, high)),
+        provenance=provenance,
+        details={
+            "shares": {start: [row.after, row.low, row.high] for start, row in unlike.iterrows()},
+            "controls": {start: [row.after, row.low, row.high] for start, row in controls.iterrows()},
+            "runs_each": int(shares["runs"].min()),
+            "moved": {start: float(some["moved"].mean()) for start, some in last.groupby("start", sort=False)},
+            "score": float(last["score"].mean()),
+            "trivial_score": float(last["trivial"].mean()),
+        },
+    )
+
+
 # -- F3 --------------------------------------------------------------------------------------------------------------
 
 
-def f3(table: pd.DataFrame, noise: pd.DataFrame, model: str, others: list[Finding], provenance: dict) -> Finding:
-    """Finding F3 from a survey, its noise twin, and the findings F3 of other models.
+def f3(
+    table: pd.DataFrame,
+    noise: pd.DataFrame,
+    model: str,
+    others: list[Finding],
+    grown: Sequence[str],
+    provenance: dict,
+) -> Finding:
+    """Finding F3 from a survey and its noise twin.
 
     A shape found in this model counts for certain once another model has it too: until then the interval reaches from
-    the number of shapes that a second model confirms to the number seen here, and the verdict may stay undecided.
+    the number of shapes that others confirm to the number seen here, and the verdict may stay undecided.
+
+    Args:
+        table, noise: of the model.
+        model: its name.
+        others: the findings F3 of other models.
+        grown: the shapes that lab models grew in training (see `lfmlib.lab.initialization.shapes_grown`).
+        provenance: of the model.
     """
     body = eligible(table)
     control = noise[noise["tensor"].isin(body["tensor"])]
     seen = shapes_found(body)
-    elsewhere = {name for other in others if other.model != model for name in other.details.get("found", [])}
+    elsewhere = {name for other in others if other.model != model for name in other.details.get("found", [])} | {*grown}
     confirmed = [name for name in seen if name in elsewhere]
     counts = body["label"].value_counts()
     rule, interval = RULES["F3"], (float(len(confirmed)), float(len(seen)))
@@ -132,7 +227,7 @@ def f3(table: pd.DataFrame, noise: pd.DataFrame, model: str, others: list[Findin
         id="F3",
         model=model,
         statement=STATEMENTS["F3"],
-        metric="named shapes in at least two matrices (in brackets: confirmed by a second model so far, and at most)",
+        metric="named shapes in at least two matrices (in brackets: confirmed by other models so far, and at most)",
         value=None if body.empty else float(len(seen)),
         interval=None if body.empty else interval,
         null=None if body.empty else float(len(shapes_found(control))),
@@ -142,6 +237,7 @@ def f3(table: pd.DataFrame, noise: pd.DataFrame, model: str, others: list[Findin
         details={
             "found": seen,
             "confirmed_elsewhere": confirmed,
+            "grown_in_the_lab": list(grown),
             "labels": {name: int(count) for name, count in counts.items()},
             "noise_labels": {name: int(count) for name, count in control["label"].value_counts().items()},
         }

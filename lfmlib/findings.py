@@ -18,7 +18,7 @@ VERDICTS = ("supported", "partly", "contradicted", "undecided")
 
 STATEMENTS = {
     "F1": "weights predominantly follow a Gaussian distribution",
-    "F2": "they do so regardless of the initialization",
+    "F2": "weights become Gaussian regardless of the initialization",
     "F3": "there are occasional sharp, inverted-T-shaped or linear patterns",
     "F4": "weights share the i.i.d. properties of Gaussian noise",
     "F5": "transformation weights can be derived from Gaussian noise",
@@ -34,7 +34,11 @@ STATEMENTS = {
 }
 """What the paper claims, shortened; the keys order the scoreboard."""
 
-CHAPTERS = {"F1": "01_are_the_weights_gaussian", "F3": "03_which_shapes_occur"}
+CHAPTERS = {
+    "F1": "01_are_the_weights_gaussian",
+    "F2": "02_does_the_start_matter",
+    "F3": "03_which_shapes_occur",
+}
 """The chapter that measures each finding."""
 
 
@@ -46,13 +50,15 @@ class Rule:
         text: the rule in words, as printed.
         supported: the claim is supported from here on.
         partly: … and partly supported from here on; below, contradicted.
-        unit: "%" for shares, printed as such.
+        unit: "%" for shares; or what follows the number, as in "of 5".
+        control: where the control was measured, in words.
     """
 
     text: str
     supported: float
     partly: float
     unit: str = ""
+    control: str = "on Gaussian noise"
 
 
 RULES = {
@@ -62,11 +68,20 @@ RULES = {
         partly=0.5,
         unit="%",
     ),
+    "F2": Rule(
+        "number of five non-Gaussian starts from which training ends with at least 80 % of the parameters in matrices "
+        "with kl_bits ≤ 0.02: all five supported, at least three partly",
+        supported=5,
+        partly=3,
+        unit="of 5",
+        control="before training",
+    ),
     "F3": Rule(
         "sharp, inverted T and linear, each in at least 2 matrices, in at least 2 models or seeds and not at step 0: "
         "all three found supported, one or two partly",
         supported=3,
         partly=1,
+        unit="of 3",
     ),
 }
 
@@ -159,7 +174,7 @@ def load(folder: str | Path = "_build/results") -> list[Finding]:
 def scoreboard_markdown(findings: list[Finding]) -> str:
     """The scoreboard as Markdown: every claim and every model, nothing left out; unmeasured claims listed below."""
     lines = [
-        "| | The paper says | Model | Verdict | Measured | Noise gives |",
+        "| | The paper says | Model | Verdict | Measured | The control gives |",
         "|---|---|---|---|---|---|",
     ]
     for finding in findings:
@@ -180,17 +195,24 @@ def scoreboard_markdown(findings: list[Finding]) -> str:
 
 
 def measured(finding: Finding) -> str:
-    """Value and interval as printed: "62 %" for a census, "0.41 [0.30, 0.52]" with its interval."""
+    """Value and interval as printed: "62 %" for a census, "0.41 [0.30, 0.52]" with its interval, "3 [2, 4] of 5"."""
     if finding.value is None:
         return finding.details.get("reason", "–")
-    text = number(finding, finding.value)
     if finding.interval is None:
-        return text
-    return f"{text} [{number(finding, finding.interval[0])}, {number(finding, finding.interval[1])}]"
+        return number(finding, finding.value)
+    value, low, high = (_plain(finding, one) for one in (finding.value, *finding.interval))
+    return f"{value} [{low}, {high}]{_unit(finding)}"
 
 
 def number(finding: Finding, value: float | None) -> str:
     """A value as printed for a finding: a share in per cent with one decimal, anything else with three digits."""
-    if value is None:
-        return "–"
+    return "–" if value is None else _plain(finding, value) + _unit(finding)
+
+
+def _plain(finding: Finding, value: float) -> str:
     return f"{100 * value:.1f}\u00a0%" if RULES[finding.id].unit == "%" else f"{value:.3g}"
+
+
+def _unit(finding: Finding) -> str:
+    unit = RULES[finding.id].unit
+    return "" if unit in ("", "%") else f"\u00a0{unit}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import html
 import uuid
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-from . import findings, plots
+from . import findings, plots, records
 from .findings import Finding
 from .provenance import ROOT
 
@@ -33,27 +34,26 @@ class Claim:
         self._display = uuid.uuid4().hex
         display(HTML(self._box("", "The verdict appears here when the chapter has run.")), display_id=self._display)
 
-    def settle(self, finding: Finding, folder: Path | str) -> Finding:
-        """Show a finding's verdict in the box, and keep it as JSON in ``folder`` unless it is of a selection only."""
-        partial = finding.provenance.get("parameters", {}).get("select")
+    def settle(self, found: Finding | list[Finding], folder: Path | str) -> Finding | list[Finding]:
+        """Show the verdict in the box, one line a model, and keep each finding as JSON in ``folder``.
+
+        Findings on a selection of tensors are not kept.
+        """
+        several = found if isinstance(found, list) else [found]
+        partial = any(finding.provenance.get("parameters", {}).get("select") for finding in several)
         if not partial:
-            findings.write(finding, folder)
-        model = f"<b>{html.escape(finding.model)}</b>"
-        if finding.value is None:
-            body = f"<p>Verdict on {model}: <b>not judged</b>. {html.escape(finding.details['reason'])}</p>"
-        else:
-            control = "" if finding.null is None else f" (on Gaussian noise {findings.number(finding, finding.null)})"
-            census = "" if finding.interval else " Every matrix is measured, so the number has no sampling error."
-            body = (
-                f"<p>Verdict on {model}: <b class='lfm-verdict'>{finding.verdict}</b>.</p>"
-                f"<p>{html.escape(_sentence(finding.metric))[:-1]}: <b>{findings.measured(finding)}</b>"
-                f"{control}.{census}</p>"
-                f"<p><small>Rule, fixed beforehand: {html.escape(finding.rule)}; else contradicted.</small></p>"
-            )
+            for finding in several:
+                findings.write(finding, folder)
+        body = _verdict(found) if isinstance(found, Finding) else _verdicts(several)
         if partial:
             body += "<p><b>Of a selection of tensors only</b>, so it is not kept for the scoreboard.</p>"
-        display(HTML(self._box(finding.verdict, body)), display_id=self._display, update=True)
-        return finding
+        verdicts = {finding.verdict for finding in several}
+        display(
+            HTML(self._box(verdicts.pop() if len(verdicts) == 1 else "mixed", body)),
+            display_id=self._display,
+            update=True,
+        )
+        return found
 
     def _box(self, verdict: str, body: str) -> str:
         statement = html.escape(_sentence(findings.STATEMENTS[self.id]))
@@ -61,6 +61,41 @@ class Claim:
             f'<div class="lfm-claim lfm-{verdict or "open"}" style="border-left:4px solid;padding:.4em 1em">'
             f"<p><b>Claim {self.id}.</b> {statement} <small>(Si et al., 2025)</small></p>{body}</div>"
         )
+
+
+def _verdict(finding: Finding) -> str:
+    """What the box says of one model."""
+    model = f"<b>{html.escape(finding.model)}</b>"
+    if finding.value is None:
+        return f"<p>Verdict on {model}: <b>not judged</b>. {html.escape(finding.details['reason'])}</p>"
+    name = findings.RULES[finding.id].control
+    control = "" if finding.null is None else f" ({name} {findings.number(finding, finding.null)})"
+    census = "" if finding.interval else " Every matrix is measured, so the number has no sampling error."
+    return (
+        f"<p>Verdict on {model}: <b class='lfm-verdict'>{finding.verdict}</b>.</p>"
+        f"<p>{html.escape(_sentence(finding.metric))[:-1]}: <b>{findings.measured(finding)}</b>"
+        f"{control}.{census}</p>{_rule(finding)}"
+    )
+
+
+def _verdicts(several: list[Finding]) -> str:
+    """What the box says of several models: a table, nothing left out."""
+    lines = "".join(
+        f"<tr><th>{html.escape(finding.model)}</th>"
+        f"<td><b class='lfm-{finding.verdict}'>{finding.verdict}</b></td>"
+        f"<td>{findings.measured(finding)}</td><td>{findings.number(finding, finding.null)}</td></tr>"
+        for finding in several
+    )
+    control = findings.RULES[several[0].id].control
+    head = f"<tr><th>model</th><th>verdict</th><th>measured</th><th>{control}</th></tr>"
+    return (
+        f"<p>{html.escape(_sentence(several[0].metric))}</p>"
+        f"<table class='dataframe lfm-table'><thead>{head}</thead><tbody>{lines}</tbody></table>{_rule(several[0])}"
+    )
+
+
+def _rule(finding: Finding) -> str:
+    return f"<p><small>Rule, fixed beforehand: {html.escape(finding.rule)}; else contradicted.</small></p>"
 
 
 def _sentence(text: str) -> str:
@@ -86,6 +121,36 @@ def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> Non
     text = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
     style = style.set_properties(subset=text, **{"text-align": "left"})
     display(HTML((style if index else style.hide(axis="index")).to_html()))
+
+
+def record(name: str, profile: str) -> pd.DataFrame:
+    """The table of a long experiment for a chapter, with a sentence that says where it comes from.
+
+    Under ``default`` it is the record; one of its cells, drawn by the hash of the commit, is measured again and what
+    came out is said. ``quick`` and ``full`` measure here (see `lfmlib.records.table`).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a warning would say of the record, the sentence says
+        found = records.table(name, profile)
+    cells = found["cell"].nunique()
+    if profile != "default":
+        say(f"{cells} trainings, all measured now{', at toy size' if profile == 'quick' else ''}.")
+        return found
+    about = found.attrs
+    origin = f"{', '.join(about['commits'])}, {about['core_seconds'] / 3600:.1f} hours of one core"
+    notice = f" **{about['notice']}**" if about["notice"] else ""
+    gpus = f", on {', '.join(about['gpus'])}" if about["gpus"] else ""
+    say(f"{cells} trainings, recorded at commit {origin}{gpus}.{notice}")
+    try:
+        again = records.remeasure(name)
+    except ValueError as error:  # a stale record, or one with no cheap cell
+        say(f"**Nothing was measured again:** {error}")
+        return found
+    settings = ", ".join(f"{key} {value}" for key, value in again.cell.items())
+    outcome = "came out as recorded" if again.equal else f"**did not come out as recorded**: {again}"
+    drawn = f"One of them, drawn by the hash of this commit ({settings}), was run again in {again.seconds:.0f} s"
+    say(f"{drawn}: it {outcome}.")
+    return found
 
 
 def begin(*more: str) -> Path:

@@ -32,6 +32,16 @@ SHAPES = {
     "linear": (COLOURS["data"], "D"),
     "other": (INK, "x"),
 }
+#: start of a training → colour, dashes and marker: light tails blue, heavy tails purple, controls green
+STARTS = {
+    "gaussian": (COLOURS["noise"], "-", "o"),
+    "orthogonal": (COLOURS["noise"], ":", "P"),
+    "uniform": (COLOURS["data"], "-", "D"),
+    "signs": (COLOURS["data"], "--", "s"),
+    "laplace": (COLOURS["other"], "-", "^"),
+    "student-t3": (COLOURS["other"], "--", "v"),
+    "sparse-90": (COLOURS["model"], "-", "X"),
+}
 WIDTH = 4.8
 """Width of a figure in inches."""
 
@@ -117,9 +127,14 @@ def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, lab
         annot=few and grid, fmt=".3f", annot_kws={"size": 8.5}, linewidths=0.5 if few else 0,
         cbar_kws={"label": label},
     )  # fmt: skip
+    ax.set(xlabel="role", ylabel="layer")
+    return _outlined(ax, grid, bound)
+
+
+def _outlined(ax: Axes, grid: pd.DataFrame, bound: float) -> Axes:
+    """A heat map with the cells beyond ``bound`` framed."""
     for y, x in np.argwhere(grid.to_numpy() > bound):
         ax.add_patch(plt.Rectangle((x + 0.03, y + 0.03), 0.94, 0.94, fill=False, color=COLOURS["model"], lw=1.3))
-    ax.set(xlabel="role", ylabel="layer")
     ax.tick_params(length=0)
     return ax
 
@@ -225,3 +240,97 @@ def ranges(ax: Axes, rows: pd.DataFrame, anchor: float, anchor_label: str, label
     ax.invert_yaxis()
     ax.set(xlabel=label)
     return ax
+
+
+def curves(ax: Axes, rows: pd.DataFrame, column: str, bound: float | None = None) -> Axes:
+    """A figure of the weights against training steps, one line per start, the range over seeds shaded.
+
+    Args:
+        ax: where to draw; step 0 gets a place on the logarithmic axis.
+        rows: start, step, seed and ``column``.
+        column: what to draw.
+        bound: a level to mark.
+    """
+    first = rows.loc[rows["step"] > 0, "step"].min()
+    for start, some in rows.groupby("start", sort=False):
+        colour, dashes, _ = STARTS[start]
+        over = some.groupby("step")[column].agg(["mean", "min", "max"])
+        steps = np.where(over.index == 0, first / 2, over.index)
+        ax.plot(steps, over["mean"], color=colour, ls=dashes, lw=1.3)
+        ax.fill_between(steps, over["min"], over["max"], color=colour, alpha=0.18, lw=0)
+    if bound is not None:
+        ax.axhline(bound, color=INK, lw=0.8, ls=":")
+    ax.set_xscale("log")
+    ends = [first / 2, rows["step"].max()]
+    ax.set_xticks(ends, ["0", f"{ends[1]:,}"])
+    ax.minorticks_off()
+    return ax
+
+
+def starts_legend(fig: plt.Figure, starts, columns: int = 4) -> None:
+    """One legend for all panels of a figure, above them."""
+    lines = [
+        plt.Line2D([], [], color=STARTS[s][0], ls=STARTS[s][1], marker=STARTS[s][2], ms=4, label=s) for s in starts
+    ]
+    fig.legend(handles=lines, loc="outside upper center", ncols=columns, columnspacing=1.2, handlelength=2.2)
+
+
+def collapse(ax: Axes, rows: pd.DataFrame, laws: dict[str, tuple[np.ndarray, np.ndarray]], bound: float) -> Axes:
+    """Distance from the Gaussian against what was added for each part of the start that is left, and its prediction.
+
+    Args:
+        ax: where to draw.
+        rows: start, ratio and kl_bits.
+        laws: start → ratios, and the `kl_bits` predicted at each; drawn as lines.
+        bound: a level to mark.
+    """
+    for start, (ratio, kl_bits) in laws.items():
+        colour, dashes, marker = STARTS[start]
+        ax.plot(ratio, kl_bits, color=colour, ls=dashes, lw=1.2)
+        some = rows[rows["start"] == start]
+        ax.plot(some["ratio"], some["kl_bits"], marker, color=colour, ms=3, alpha=0.55, mew=0)
+    ax.axhline(bound, color=INK, lw=0.8, ls=":")
+    ax.set(xscale="log", yscale="log", xlim=(0.03, 12), ylim=(5e-4, 6))
+    ax.set(xlabel="RMS added / RMS left of the start", ylabel="kl_bits")
+    return ax
+
+
+def growth(ax: Axes, rows: pd.DataFrame) -> Axes:
+    """How far the weights have moved against the root of the sum of squared rates, a line per training, with guides.
+
+    Args:
+        ax: where to draw.
+        rows: start, seed, step, rate_norm and moved, of one model and scale.
+    """
+    for (start, _), some in rows[rows["step"] > 0].groupby(["start", "seed"], sort=False):
+        ax.plot(some["rate_norm"], some["moved"], color=STARTS[start][0], ls=STARTS[start][1], lw=0.9, alpha=0.7)
+    x = np.array([rows.loc[rows["step"] > 0, "rate_norm"].min(), rows["rate_norm"].max()])
+    low = rows.loc[rows["step"] > 0, "moved"].min()
+    for power, name in ((1, "diffusion"), (2, "straight on")):
+        y = 0.7 * low * (x / x[0]) ** power
+        ax.plot(x, y, color=INK, lw=0.8, ls=":")
+        ax.annotate(
+            name, (x[1], y[1]), xytext=(0, -5), textcoords="offset points", ha="right", va="top", fontsize=9, color=INK
+        )
+    ax.set(xscale="log", yscale="log")
+    ax.xaxis.set_major_formatter(mpl.ticker.LogFormatterSciNotation(minor_thresholds=(0, 0)))
+    ax.minorticks_off()
+    return ax
+
+
+def sweep_map(ax: Axes, rows: pd.DataFrame, bound: float) -> Axes:
+    """Final `kl_bits` by learning rate (across) and weight decay (downwards), outlined where beyond ``bound``.
+
+    Args:
+        ax: where to draw.
+        rows: lr, weight_decay and kl_bits, one row per training.
+        bound: the level beyond which a cell is outlined.
+    """
+    grid = rows.pivot_table(index="weight_decay", columns="lr", values="kl_bits")
+    sns.heatmap(
+        grid, ax=ax, cmap="cividis_r", norm=LogNorm(0.001, 1), annot=True, fmt=".3f", annot_kws={"size": 8.5},
+        linewidths=0.5, cbar=False, xticklabels=[f"{lr:g}" for lr in grid.columns],
+        yticklabels=[f"{decay:g}" for decay in grid.index],
+    )  # fmt: skip
+    ax.set(xlabel="learning rate", ylabel="weight decay")
+    return _outlined(ax, grid, bound)

@@ -45,6 +45,18 @@ def provenance(checkpoint, **parameters) -> dict:
     }
 
 
+def recorded(name: str, table, **parameters) -> dict:
+    """The same for a finding that rests on trainings: ``table`` from `records.table`."""
+    origin = {key: table.attrs[key] for key in ("configuration", "commits", "stale") if key in table.attrs}
+    return {
+        "record": {"name": name, "cells": int(table["cell"].nunique())} | origin,
+        "parameters": parameters,
+        "commit": commit(),
+        "versions": {name: version(name) for name in ("lfmlib", "numpy", "scipy", "torch", "transformers")},
+        "python": platform.python_version(),
+    }
+
+
 def surroundings() -> dict[str, str]:
     """What a run ran on: system, Python, cores, memory and the versions of `PACKAGES`; nothing that names a machine."""
     return {

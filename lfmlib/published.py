@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 HALF_NORMAL_K = 1.2054
@@ -41,3 +42,29 @@ def summarize_k(table: pd.DataFrame, model: str) -> pd.DataFrame:
     rows = middle.set_axis(["low", "high"], axis=1).rename_axis("component").reset_index()
     rows = rows[rows["component"].isin(["q", "k", "v, o", "qkv"])]
     return rows.assign(model=f"this model: {model}")
+
+
+def recipes() -> pd.DataFrame:
+    """Published training recipes, and what weight decay alone leaves of the start.
+
+    Decoupled weight decay multiplies the weights by 1 - rate × decay in every step, so that after training exp(-decay ×
+    sum of the rates) of the start is left, whatever the gradients added. Warm-up is left out.
+
+    Sources: BERT (Devlin et al. 2019, arXiv 1810.04805, A.2), GPT-3 (Brown et al. 2020, arXiv 2005.14165, Table 2.1 and
+    Appendix B), CLIP (Radford et al. 2021, arXiv 2103.00020, Tables 18 and 19), Llama 2 (Touvron et al. 2023, arXiv
+    2307.09288, Section 2.2).
+
+    Returns:
+        One row per model: peak rate, steps, mean rate over peak, weight decay, part of the start that is left.
+    """
+    gpt3 = (260 * 0.55 + 40 * 0.1) / 300  # cosine to a tenth over 260 of 300 billion tokens, then flat
+    rows = [
+        ("BERT base", 1e-4, 1_000_000, 0.5, 0.01),  # linear to zero
+        ("GPT-3 175B", 0.6e-4, 300_000_000_000 // 3_200_000, gpt3, 0.1),
+        ("GPT-3 125M", 6e-4, 300_000_000_000 // 500_000, gpt3, 0.1),
+        ("CLIP ViT-B/32", 5e-4, 32 * 400_000_000 // 32_768, 0.5, 0.2),  # cosine to zero
+        ("Llama 2 7B", 3e-4, 2_000_000_000_000 // 4_000_000, 0.55, 0.1),  # cosine to a tenth
+    ]
+    table = pd.DataFrame(rows, columns=["model", "peak rate", "steps", "mean / peak", "weight decay"])
+    spent = table["peak rate"] * table["steps"] * table["mean / peak"] * table["weight decay"]
+    return table.assign(left=np.exp(-spent))

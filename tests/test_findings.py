@@ -83,6 +83,23 @@ def test_f1_without_eligible_matrices_is_not_judged(tmp_path):
     assert "*not judged*" in findings.scoreboard_markdown(findings.load(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("grown", "elsewhere", "interval", "verdict"),
+    [
+        ([], [], (0, 1), "undecided"),
+        (["sharp"], [], (1, 1), "partly"),
+        ([], ["sharp"], (1, 1), "partly"),
+        (["linear"], [], (0, 1), "undecided"),
+    ],
+)
+def test_f3_needs_a_second_witness(grown, elsewhere, interval, verdict):
+    table = lfmlib.survey(planted({"gaussian": 4, "laplace": 3}), progress=False)
+    other = dataclasses.replace(example(id="F3", model="other"), details={"found": elsewhere})
+    finding = evidence.f3(table, lfmlib.noise_twin(table), "made", [other], grown, {})
+    assert (finding.value, finding.interval, finding.verdict) == (1, interval, verdict)
+    assert finding.null == 0 and finding.details["labels"] == {"gaussian": 4, "sharp": 3}
+
+
 def example(id="F1", model="org/some model", value=0.6, interval=None):
     return findings.Finding(
         id=id, model=model, statement=findings.STATEMENTS[id], metric="share", value=value, interval=interval, null=1.0,

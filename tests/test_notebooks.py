@@ -168,6 +168,8 @@ def test_quick_run_is_complete(path, tmp_path):
 @pytest.mark.slow
 def test_a_model_of_unknown_names_and_odd_tensors_gets_its_chapter(path, tmp_path):
     """No layers, no roles, a constant matrix, NaN among the values: still a complete run."""
+    if "model" not in papermill.inspect_notebook(str(path)):
+        pytest.skip("this chapter takes no model")
     weights = torch.randn(96, 64)
     weights[0, 0] = torch.nan
     tensors = {"net.0": weights, "net.1": torch.randn(64, 96), "ones": torch.ones(64, 64), "steps": torch.arange(3)}

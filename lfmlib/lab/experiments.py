@@ -3,7 +3,7 @@
 `initialization` (finding F2): trainings that differ in how they start. Its parts:
 
     plain       every start, three models, two scales, five seeds: what the verdict rests on
-    decay       the same with so much weight decay that e⁻³ of the start is left: it stands in for long training
+    decay       the same with so much weight decay that e⁻³ of the start is left
     optimizer   SGD with momentum, and Adagrad for the ViT
     sweep       learning rate times weight decay, from a few starts
     long        four times the steps
@@ -28,7 +28,6 @@ PLAIN = {
     "clip": {"task": "pairs", "steps": 400, "batch": 32},
 }
 """The lab model of each modality, and how it is trained."""
-MODALITIES = {"decoder": "language", "vit": "vision", "clip": "language and vision"}
 GAINS = (1.0, 0.25)
 """Two scales of the start, in units of 1/√fan_in."""
 RATES = {"adamw": {"decoder": 3e-3, "vit": 3e-3, "clip": 2e-3}, "sgd": 0.03, "adagrad": 0.003}
@@ -76,10 +75,10 @@ def run(cell: dict) -> list[dict]:
     config = Config(**{name: value for name, value in cell.items() if name != "part"})
     with tempfile.TemporaryDirectory() as folder:
         snapshots = min(SNAPSHOTS, 3 + config.steps // 30)  # fewer in toys
-        trained = train(config, progress=False, snapshots=snapshots, folder=folder)
+        model = train(config, progress=False, snapshots=snapshots, folder=folder)
     rates = [rate(config, step) for step in range(config.steps)]
     rows = []
-    for step, table in trained.snapshots.groupby("step"):
+    for step, table in model.snapshots.groupby("step"):
         body = evidence.eligible(table)
         hits = evidence.gaussian(body)
         labels = body["label"].value_counts()
@@ -96,7 +95,7 @@ def run(cell: dict) -> list[dict]:
                 "rms": math.sqrt((body["numel"] * body["std"] ** 2).sum() / body["numel"].sum()),
             }
         )
-    rows[-1] |= {"score": score(trained.scores), "trivial": trivial(trained.scores)}
+    rows[-1] |= {"score": score(model.scores), "trivial": trivial(model.scores)}
     return rows
 
 

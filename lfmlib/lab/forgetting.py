@@ -39,12 +39,30 @@ def predicted(start: str, memory: float, column: str = "kl_bits") -> float:
 
 
 @functools.cache
+def law(start: str, column: str = "kl_bits") -> tuple[np.ndarray, np.ndarray]:
+    """Ratios RMS(D)/RMS(a W₀), rising from 0.01 to 30 in equal factors, and what is `predicted` at each."""
+    ratio = np.geomspace(0.01, 30, 81)
+    return ratio, np.array([predicted(start, 1 / math.sqrt(1 + r * r), column) for r in ratio])
+
+
+def ratio(memory):
+    """RMS(D)/RMS(a W₀) where the correlation of W with W₀ is ``memory``; negative correlations count as none."""
+    memory = np.clip(memory, 1e-9, 1.0)
+    return np.sqrt(1 / memory**2 - 1)
+
+
+def foretold(start: str, at) -> np.ndarray:
+    """`law` between its points, at any ratios."""
+    ratios, values = law(start)
+    return np.interp(np.log(np.maximum(at, ratios[0])), np.log(ratios), values)
+
+
+@functools.cache
 def forgotten_at(start: str, bound: float) -> float:
     """The ratio RMS(D)/RMS(a W₀) from which on `kl_bits` is at most ``bound``; 0 where the start is there already."""
     if predicted(start, 1.0) <= bound:
         return 0.0
-    memory = brentq(lambda rho: predicted(start, rho) - bound, 0.0, 1.0, xtol=1e-4)
-    return math.sqrt(1 / memory**2 - 1)
+    return float(ratio(brentq(lambda memory: predicted(start, memory) - bound, 0.0, 1.0, xtol=1e-4)))
 
 
 @functools.cache

@@ -29,8 +29,6 @@ def initialize(model: nn.Module, start: str, gain: float, seed: int) -> None:
     Raises:
         ValueError: unknown start.
     """
-    if start not in STARTS:
-        raise ValueError(f"unknown start {start!r}: expected one of {', '.join(STARTS)}")
     generator = torch.Generator().manual_seed(seed)
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     for parameter in model.parameters():
@@ -41,7 +39,13 @@ def initialize(model: nn.Module, start: str, gain: float, seed: int) -> None:
 
 
 def draw(start: str, shape: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
-    """Independent float32 draws of a law (an orthogonal matrix: rows or columns orthonormal), of any scale."""
+    """Independent float32 draws of a law (an orthogonal matrix: rows or columns orthonormal), of any scale.
+
+    Raises:
+        ValueError: unknown start.
+    """
+    if start not in STARTS:
+        raise ValueError(f"unknown start {start!r}: expected one of {', '.join(STARTS)}")
     if start == "gaussian":
         return torch.randn(shape, generator=generator)
     if start == "orthogonal":

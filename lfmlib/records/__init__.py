@@ -223,7 +223,7 @@ def _run(current: Experiment, chosen: list[dict], jobs: int, folder: Path) -> in
         "description": current.description,
         "version": current.version,
         "configuration": current.hash,
-        "metrics": dict(current.metrics),
+        "metrics": {name: floor if math.isfinite(floor) else None for name, floor in current.metrics.items()},
         "spread": old["spread"],
         "origins": old["origins"] | {place: origin},
         "cells": {key: old["cells"][key] for key in keys if key in rows},

@@ -144,14 +144,16 @@ def test_orthogonal_is_orthogonal():
 
 
 @pytest.mark.parametrize(("model", "task"), [(model, task) for model in models.MODELS for task in PROBLEMS[model]])
-def test_every_problem_gives_a_finite_gradient_and_scores(model, task):
-    config = Config(model, task)
+def test_every_problem_gives_a_finite_gradient_and_scores(model, task, monkeypatch):
+    config = Config(model, task, start="library" if model in models.PRETRAINED else "gaussian")
     net, posed = start_of(config), problem(model, task)
     loss = posed.loss(net, posed.batch(seed=0, step=3, size=4))
     loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
     assert torch.equal(_first(posed.batch(0, 3, 4)), _first(posed.batch(0, 3, 4)))
     assert not torch.equal(_first(posed.batch(0, 3, 4)), _first(posed.batch(0, 4, 4)))
+    if model == "minilm":  # all its test items take 20 seconds a task; test_minilm.py does so for one
+        monkeypatch.setattr(posed, "test", posed.test[:64])
     if model != "deep-decoder":
         scores = posed.evaluate(net.eval())
         assert all(np.isfinite(value) for value in scores.values())

@@ -1,0 +1,165 @@
+"""Chapter 2's record and the tables made of it: planted forgetting comes out, and so does planted memory."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lfmlib import evidence, findings, published, records
+from lfmlib.evidence import over_runs
+from lfmlib.lab import experiments, forgetting, initialization, inits
+
+STEPS = (0, 10, 100)
+
+
+def planted(memory: dict[str, float], seeds=5, scatter=0.0, model="vit", **settings) -> pd.DataFrame:
+    """A made record: every start keeps so much of itself, and is exactly as Gaussian as the law says."""
+    rng, rows = np.random.default_rng(0), []
+    for start in inits.STARTS:
+        for seed in range(seeds):
+            for step in STEPS:
+                kept = 1 - (1 - memory.get(start, 1.0)) * step / STEPS[-1]
+                kl_bits = forgetting.predicted(start, kept)
+                rows.append(
+                    {
+                        **{"cell": f"{model}-{start}-{seed}", "part": "plain", "model": model, "start": start},
+                        **{"gain": 1.0, "optimizer": "adamw", "seed": seed, "steps": STEPS[-1], "step": step},
+                        **{"kl_bits": kl_bits, "memory": kept, "moved": math.sqrt(1 / kept**2 - 1)},
+                        "share": float(np.clip((kl_bits <= 0.02) + scatter * rng.standard_normal(), 0, 1)),
+                        **{"rate_norm": 0.001 * (1 + step), "score": 0.9, "trivial": 0.1, "added_kl_bits": 0.001},
+                        **{"rms": 0.1, "row_corr": 1.0, "top_ratio": 1.0, "zeros_seen": math.nan},
+                        **{"matrices": 24, "sharp": 0, "inverted-t": 0, "linear": 20, "other": 4},
+                    }
+                    | settings
+                )
+    return pd.DataFrame(rows)
+
+
+ALL = dict.fromkeys(inits.UNLIKE, 0.2)
+
+
+def test_an_interval_over_runs_is_students():
+    mean, low, high = over_runs([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (mean, high - mean) == (3.0, pytest.approx(2.7764451 * math.sqrt(2.5 / 5)))
+    assert mean - low == pytest.approx(high - mean)
+    assert over_runs([0.5])[0] == 0.5 and math.isnan(over_runs([0.5])[1])
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "verdict"),
+    [(5, "supported"), (4, "partly"), (3, "partly"), (2, "contradicted"), (0, "contradicted")],
+)
+def test_f2_counts_the_starts_that_were_forgotten(forgotten, verdict):
+    rows = planted(dict.fromkeys(inits.UNLIKE[:forgotten], 0.2))
+    finding = evidence.f2(rows, "made", {})
+    assert (finding.value, finding.interval, finding.null) == (forgotten, (forgotten, forgotten), 0)
+    assert finding.verdict == verdict
+    assert set(finding.details["shares"]) == set(inits.UNLIKE)
+    assert finding.details["controls"]["gaussian"][0] == 1.0
+    assert findings.measured(finding) == f"{forgotten} [{forgotten}, {forgotten}]\u00a0of 5"
+
+
+def test_f2_is_undecided_where_the_seeds_disagree():
+    rows = planted(ALL)
+    torn = (rows["start"] == "uniform") & (rows["step"] == STEPS[-1])
+    rows.loc[torn, "share"] = [1.0, 1.0, 1.0, 0.6, 0.5]
+    finding = evidence.f2(rows, "made", {})
+    assert finding.interval == (4, 5) and finding.verdict == "undecided"
+
+
+def test_f2_refuses_what_it_cannot_judge():
+    rows = planted(ALL)
+    with pytest.raises(ValueError, match="lacks sparse-90"):
+        evidence.f2(rows[rows["start"] != "sparse-90"], "made", {})
+    with pytest.raises(ValueError, match="at least two runs"):
+        evidence.f2(rows[rows["seed"] == 0], "made", {})
+
+
+def test_every_unlike_start_begins_unlike_and_every_control_gaussian():
+    table = initialization.shares(planted({}))
+    assert all(text.startswith("0 →") for text in table.loc[list(inits.UNLIKE), "lab ViT"])
+    assert all(text.startswith("100 →") for text in table.loc[list(inits.CONTROLS), "lab ViT"])
+
+
+def test_planted_fading_is_foretold_and_crosses_where_it_should():
+    rows = planted(ALL | {"sparse-90": 0.9, "gaussian": 0.2})
+    misses = initialization.misses(initialization.with_prediction(rows[rows["step"] > 0]))
+    assert misses.loc["adamw, lab ViT", "measured / foretold"].startswith("1.00")
+    table = initialization.crossings(rows, evidence.KL_BOUND)
+    assert table.loc["sparse-90", "crossed"] == 0 and table.loc["sparse-90", "ratio"] == "–"
+    assert (table.drop("sparse-90")["crossed"] == 5).all()
+    told = initialization.forecast(rows)
+    assert told.loc["uniform", "foretold"] == pytest.approx(told.loc["uniform", "measured"], abs=1e-3)
+    assert told.loc["sparse-90", "foretold"] < told.loc["sparse-90", "measured"] / 10  # it kept more than a Gaussian
+
+
+def test_what_is_kept_is_told_for_every_start():
+    table = initialization.kept(planted(ALL))
+    assert table.index.tolist() == list(inits.STARTS)
+    assert table.loc["uniform", "correlation with the start"] == "0.20"
+    assert (table["shape"] == "linear → linear").all() and (table["zeros seen"] == "–").all()
+
+
+def test_a_shape_was_grown_only_if_two_seeds_end_with_it_and_none_begins_with_it():
+    rows = planted(ALL, linear=0, sharp=0)
+    end = (rows["start"] == "gaussian") & (rows["step"] == STEPS[-1])
+    rows.loc[end & (rows["seed"] < 2), "sharp"] = 2
+    rows.loc[end & (rows["seed"] == 0), "linear"] = 9
+    rows.loc[end & (rows["seed"] < 4), "inverted-t"] = 1
+    assert initialization.shapes_grown(rows) == {"sharp": ["lab ViT, wide start"]}
+    rows.loc[(rows["start"] == "gaussian") & (rows["step"] == 0) & (rows["seed"] == 4), "sharp"] = 1
+    assert initialization.shapes_grown(rows) == {}
+
+
+def test_drift_beside_decay():
+    rows = planted(ALL, left=0.5, weight_decay=10.0, rate_sum=0.1)
+    drift = initialization.drifts(rows).loc["lab ViT, wide start"]
+    assert drift["measured"] == 0.5 and drift["decay alone"] == pytest.approx(math.exp(-1))
+
+
+def test_slope_of_a_diffusion_is_one():
+    rows = planted(ALL)
+    rows["moved"] = 3 * rows["rate_norm"]
+    slope = initialization.exponents(rows).loc["lab ViT"]
+    assert slope["slope"] == pytest.approx(1.0) and slope["runs"] == 7 * 5
+    rows["moved"] = 3 * rows["rate_norm"] ** 2
+    assert initialization.exponents(rows).loc["lab ViT", "slope"] == pytest.approx(2.0)
+
+
+def test_published_recipes_leave_what_their_papers_say():
+    left = published.recipes().set_index("model")["left"]
+    assert left["BERT base"] == pytest.approx(math.exp(-0.5))
+    assert left["Llama 2 7B"] == pytest.approx(math.exp(-3e-4 * 0.55 * 500_000 * 0.1))
+    assert left.between(0, 1).all()
+
+
+# --- the record -----------------------------------------------------------------------------------------------------
+
+
+def test_the_experiment_is_what_the_chapter_says():
+    cells = pd.DataFrame(experiments.initialization().cells)
+    for regime, settings in initialization.REGIMES.items():
+        seeds = initialization.where(cells, **settings).groupby(["model", "start"])["seed"].nunique()
+        assert len(seeds) == 3 * 7 and (seeds >= 5).all(), regime
+    assert set(cells["optimizer"]) == {"adamw", "sgd", "adagrad"}
+    assert cells["gain"].nunique() >= 2
+
+
+@pytest.fixture(scope="module")
+def record():
+    return records.load("initialization")
+
+
+def test_the_record_is_whole_and_its_models_learned(record):
+    assert not record.attrs["stale"] and not record.attrs["notice"]
+    for name, rows in initialization.verdict_runs(initialization.last(record)).items():
+        language = "decoder" in name
+        better = rows["score"] < 0.85 * rows["trivial"] if language else rows["score"] > 3 * rows["trivial"]
+        assert better.all(), f"{name}: {rows.loc[~better, ['start', 'seed', 'score']]}"
+
+
+def test_the_verdicts_follow_from_the_record(record):
+    verdicts = [evidence.f2(rows, name, {}) for name, rows in initialization.verdict_runs(record).items()]
+    assert len(verdicts) == 9
+    assert all(finding.null == 0 and finding.details["runs_each"] >= 5 for finding in verdicts)

@@ -1,0 +1,168 @@
+"""Independence and identity: parity with direct computation, planted departures, and noise that passes."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from lfmlib import iid as module
+from lfmlib.iid import (
+    IID,
+    iid,
+    lag_correlations,
+    ljung_box,
+    mean_squared_correlations,
+    mutual_information,
+    null,
+    runs_z,
+)
+
+FIGURES = [name for name in IID.__dataclass_fields__ if name != "null"]
+
+
+def noise(shape=(96, 192), seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 99), st.integers(40, 90), st.integers(40, 90), st.floats(-3, 3))
+def test_lags_are_pearsons_correlation_of_what_is_paired(seed, r, c, offset):
+    w = noise((r, c), seed) * np.linspace(1, 3, c) + offset
+    for k in (1, 2, 20):
+        rows, columns = w[:, :-k], w[:, k:]
+        expected = np.corrcoef(rows.ravel(), columns.ravel())[0, 1]
+        assert lag_correlations(w, "row")[k - 1] == pytest.approx(expected, abs=1e-10)
+        expected = np.corrcoef(w[:-k].ravel(), w[k:].ravel())[0, 1]
+        assert lag_correlations(w, "column")[k - 1] == pytest.approx(expected, abs=1e-10)
+
+
+def test_correlations_between_rows_are_numpys():
+    w = noise((60, 45), 3)
+    for found, matrix in zip(mean_squared_correlations(w), (w, w.T), strict=True):
+        every = np.corrcoef(matrix) ** 2
+        assert found == pytest.approx((every.sum() - len(every)) / (every.size - len(every)))
+
+
+def test_runs_against_the_textbook():
+    x = np.array([1, 1, -1, -1, -1, 1, -1, 1, 1, -1], dtype=float)  # five of each, six runs, as expected by chance
+    assert runs_z(x) == pytest.approx(0.0)
+    assert runs_z(np.tile([-1.0, 1.0], 50)) > 9 and runs_z(np.repeat([-1.0, 1.0], 50)) < -9
+
+
+def test_ljung_box_is_chi_squared_on_noise():
+    p = [stats.chi2.sf(ljung_box(noise((4000,), seed)), module.LAGS) for seed in range(200)]
+    assert stats.kstest(p, "uniform").pvalue > 0.001
+
+
+def test_mutual_information_of_a_gaussian_pair():
+    x, z = noise((2, 400_000))
+    for rho in (0.0, 0.3, 0.6):
+        expected = -0.5 * math.log2(1 - rho**2)
+        found = mutual_information(x, rho * x + math.sqrt(1 - rho**2) * z)
+        assert found == pytest.approx(expected, rel=0.08, abs=2e-4)  # 16 classes lose a little
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (96, 192), (256, 64)])
+def test_noise_passes_as_often_as_it_should(shape):
+    draws = 200
+    bands = null(*shape)
+    outside = dict.fromkeys(FIGURES, 0)
+    for seed in range(draws):
+        found = iid(noise(shape, [seed, *shape]))
+        for name in FIGURES:
+            low, high = bands[name]
+            outside[name] += not low <= getattr(found, name) <= high
+    allowed = stats.binom.ppf(1 - 1e-4 / len(FIGURES), draws, 0.05)
+    assert {name: count for name, count in outside.items() if count > allowed} == {}
+
+
+def planted(kind: str, size: float) -> np.ndarray:
+    """A matrix with one departure from independent, identical entries."""
+    w, rng = noise((128, 256)), np.random.default_rng(1)
+    if kind == "order along rows":
+        for j in range(1, w.shape[1]):
+            w[:, j] = size * w[:, j - 1] + math.sqrt(1 - size**2) * w[:, j]
+    if kind == "rows alike":
+        w += size * rng.standard_normal(256)
+    if kind == "rows of unlike scale":
+        w *= np.exp(size * rng.standard_normal((128, 1)))
+    if kind == "columns of unlike scale":
+        w *= np.exp(size * rng.standard_normal(256))
+    if kind == "rows that grow":
+        w *= np.linspace(1, 1 + size, 128)[:, None]
+    if kind == "a patch":
+        w[:32, :64] *= 1 + size
+    if kind == "scale that clusters":
+        w *= np.exp(size * np.repeat(rng.standard_normal((128, 32)), 8, axis=1))
+    return w
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "figure"),
+    [
+        ("order along rows", 0.1, "lag_row"),
+        ("order along rows", 0.1, "ljung_box"),
+        ("rows alike", 0.3, "row_corr"),
+        ("rows alike", 0.3, "lag_col"),
+        ("rows of unlike scale", 0.2, "row_share"),
+        ("columns of unlike scale", 0.2, "col_share"),
+        ("rows that grow", 0.5, "row_drift"),
+        ("a patch", 0.5, "block_share"),
+        ("scale that clusters", 0.5, "mutual_information"),
+    ],
+)
+def test_what_is_planted_is_found_by_its_figure(kind, size, figure):
+    found = iid(planted(kind, size))
+    low, high = found.null[figure]
+    assert getattr(found, figure) > high + (high - low) / 2
+    fresh = iid(np.random.default_rng(2).permuted(planted(kind, size)))
+    low, high = fresh.null[figure]
+    width = high - low  # permuting destroys the arrangement; heavier tails widen the band a little
+    assert low - width < getattr(fresh, figure) < high + width
+
+
+def test_row_scales_explain_what_was_planted():
+    """log (w - μ)² of Gaussian entries has variance π²/2; log scales of std s add 4 s²."""
+    found = iid(planted("rows of unlike scale", 0.3))
+    assert found.row_share == pytest.approx(0.36 / (0.36 + math.pi**2 / 2), rel=0.25)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 99), st.floats(1e-3, 1e3))
+def test_scale_and_transposing_change_nothing_but_names(seed, scale):
+    w = noise((64, 96), seed)
+    plain, other = iid(w), iid(torch.tensor(scale * w.T))
+    for one, two in (
+        ("lag_row", "lag_col"),
+        ("row_corr", "col_corr"),
+        ("row_share", "col_share"),
+        ("row_drift", "col_drift"),
+    ):
+        assert getattr(plain, one) == pytest.approx(getattr(other, two), rel=1e-9, abs=1e-9)
+    assert plain.lag_max == pytest.approx(other.lag_max, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.zeros(50), "expected a matrix of at least 40"),
+        (np.zeros((39, 90)), "expected a matrix of at least 40"),
+        (np.full((50, 50), 2.0), "all entries are equal"),
+        (np.where(np.eye(50) > 0, np.nan, 1.0), "50 of 2,500 entries are not finite"),
+    ],
+)
+def test_errors_say_what_was_found(matrix, message):
+    with pytest.raises(ValueError, match=message):
+        iid(matrix)
+
+
+def test_zeros_and_empty_rows_are_left_out_of_scales():
+    w = noise()
+    w[5] = 0.0
+    w[:, ::3] = 0.0
+    found = iid(w)
+    assert all(math.isfinite(getattr(found, name)) for name in FIGURES)
