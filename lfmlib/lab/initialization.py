@@ -165,24 +165,23 @@ def exponents(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def forecast(rows: pd.DataFrame) -> pd.DataFrame:
-    """The `kl_bits` that a training should end with, told from how a Gaussian start faded in the same training.
+def forecasts(rows: pd.DataFrame) -> pd.DataFrame:
+    """The `kl_bits` that trainings should end with, told from how a Gaussian start faded in the same training.
 
     Nothing measured on an unlike start enters its own forecast: only the correlation that the Gaussian start kept, and
     the law of the start.
 
-    Args:
-        rows: of one model trained in one way.
-
     Returns:
-        Index: unlike start. Columns: ``foretold`` and ``measured`` (means over seeds).
+        For each way of training (as in `verdict_runs`) and unlike start, in words: foretold → measured, means over
+        seeds.
     """
-    end = last(rows)
-    at = forgetting.ratio(where(end, start="gaussian")["memory"].mean())
-    found = {
-        start: {"foretold": float(forgetting.foretold(start, at)), "measured": some["kl_bits"].mean()}
-        for start, some in end[end["start"].isin(UNLIKE)].groupby("start", sort=False)
-    }
+    found = {}
+    for name, some in verdict_runs(last(rows)).items():
+        at = forgetting.ratio(where(some, start="gaussian")["memory"].mean())
+        measured = some.groupby("start")["kl_bits"].mean()
+        found[name] = {
+            start: f"{float(forgetting.foretold(start, at)):.3f} → {measured[start]:.3f}" for start in UNLIKE
+        }
     return pd.DataFrame.from_dict(found, orient="index")
 
 
@@ -195,16 +194,16 @@ def kept(rows: pd.DataFrame) -> pd.DataFrame:
     first, end = (
         some.groupby("start", sort=False).mean(numeric_only=True) for some in (where(rows, step=0), last(rows))
     )
-    pairs = {
-        "scale, RMS": "rms",
-        "rows alike": "row_corr",
-        "top singular value": "top_ratio",
-        "zeros seen": "zeros_seen",
+    pairs = {"RMS": "rms", "rows alike": "row_corr", "top": "top_ratio", "zeros seen": "zeros_seen"}
+    form = {"rms": "{:.3f}"}
+    table = {
+        name: first[c].map(form.get(c, "{:.2f}").format) + " → " + end[c].map(form.get(c, "{:.2f}").format)
+        for name, c in pairs.items()
     }
-    table = {name: first[c].map("{:.3g}".format) + " → " + end[c].map("{:.3g}".format) for name, c in pairs.items()}
     names = {"shape": _commonest(first) + " → " + _commonest(end)}
-    frame = pd.DataFrame({"correlation with the start": end["memory"].map("{:.2f}".format)} | names | table)
-    return frame.reindex([start for start in STARTS if start in frame.index]).replace("nan → nan", "–")
+    frame = pd.DataFrame({"correlation": end["memory"].map("{:.2f}".format)} | names | table)
+    kept_by = [start for start in STARTS if start in frame.index]
+    return frame.reindex(kept_by).rename_axis(None).replace("nan → nan", "–")
 
 
 def drifts(rows: pd.DataFrame) -> pd.DataFrame:
