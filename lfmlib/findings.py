@@ -177,11 +177,12 @@ def scoreboard_markdown(findings: list[Finding]) -> str:
         "| | The paper says | Model | Verdict | Measured | The control gives |",
         "|---|---|---|---|---|---|",
     ]
-    for finding in findings:
+    for before, finding in zip([None, *findings], findings, strict=False):
         verdict = (
             f'<b class="lfm-{finding.verdict}">{finding.verdict}</b>' if finding.value is not None else "*not judged*"
         )
-        claim = f"[{STATEMENTS[finding.id]}](../notebooks/{CHAPTERS[finding.id]}.ipynb)"
+        repeated = before is not None and before.id == finding.id  # the claim is written once
+        claim = "" if repeated else f"[{STATEMENTS[finding.id]}](../notebooks/{CHAPTERS[finding.id]}.ipynb)"
         lines.append(
             f"| {finding.id} | {claim} | {finding.model} | {verdict} | {measured(finding)} "
             f"| {number(finding, finding.null)} |"

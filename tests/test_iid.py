@@ -68,7 +68,7 @@ def test_mutual_information_of_a_gaussian_pair():
 
 @pytest.mark.parametrize("shape", [(64, 64), (96, 192), (256, 64)])
 def test_noise_passes_as_often_as_it_should(shape):
-    draws = 200
+    draws = 100
     bands = null(*shape)
     outside = dict.fromkeys(FIGURES, 0)
     for seed in range(draws):

@@ -153,7 +153,8 @@ def test_quick_run_is_complete(path, tmp_path):
         o.data["text/html"] for c in executed.cells for o in c.get("outputs", []) if "text/html" in o.get("data", {})
     ]
     claims = [box for box in boxes if "lfm-claim" in box]
-    assert len(claims) == 1 and "lfm-verdict" in claims[0], "one claim box, filled"
+    verdicts = "|".join(("lfm-verdict", *(f"lfm-{verdict}" for verdict in findings.VERDICTS)))
+    assert len(claims) == 1 and re.search(rf"<b class='({verdicts})'>", claims[0]), "one claim box, filled"
     for cell in executed.cells:
         if cell.cell_type == "code" and "figure" in cell.metadata.get("mystnb", {}):
             shown = [output for output in cell.outputs if output.output_type in ("display_data", "execute_result")]
