@@ -143,10 +143,16 @@ def shares_by_start(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Index: start. Columns: before, after (means over seeds), low, high (95 % limits of after, within 0 and 1), runs.
+
+    Raises:
+        ValueError: a training has no end, or a share is NaN, or a seed is there twice.
     """
     found = {}
     for start, some in rows.groupby("start", sort=False):
-        after = some.loc[some["step"] == some["step"].max(), "share"]
+        end = some[some["step"] == some["steps"]]
+        after = end["share"]
+        if len(end) < some["seed"].nunique() or end["seed"].duplicated().any() or after.isna().any():
+            raise ValueError(f"the trainings from {start} are not one whole run a seed: measure the record again")
         mean, low, high = over_runs(after)
         limits = np.clip([low, high], 0, 1)
         found[start] = {
@@ -170,7 +176,7 @@ def f2(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         raise ValueError(f"F2 needs at least two runs from every unlike start; {model} lacks {', '.join(missing)}")
     unlike, controls = shares.loc[list(UNLIKE)], shares.drop(list(UNLIKE))
     value, low, high, null = (float((unlike[name] >= ENOUGH).sum()) for name in ("after", "low", "high", "before"))
-    last = rows[rows["step"] == rows["step"].max()]
+    last = rows[rows["step"] == rows["steps"]]
     return Finding(
         id="F2",
         model=model,

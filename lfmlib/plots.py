@@ -290,7 +290,7 @@ def collapse(ax: Axes, rows: pd.DataFrame, laws: dict[str, tuple[np.ndarray, np.
         some = rows[rows["start"] == start]
         ax.plot(some["ratio"], some["kl_bits"], marker, color=colour, ms=3, alpha=0.55, mew=0)
     ax.axhline(bound, color=INK, lw=0.8, ls=":")
-    ax.set(xscale="log", yscale="log", xlim=(0.03, 12), ylim=(5e-4, 6))
+    ax.set(xscale="log", yscale="log", xlim=(0.03, max(12, 1.3 * rows["ratio"].max())), ylim=(5e-4, 6))
     ax.set(xlabel="RMS added / RMS left of the start", ylabel="kl_bits")
     return ax
 
@@ -300,18 +300,17 @@ def growth(ax: Axes, rows: pd.DataFrame) -> Axes:
 
     Args:
         ax: where to draw.
-        rows: start, seed, step, rate_norm and moved, of one model and scale.
+        rows: start, seed, step, rate_norm, rate_sum and moved, of one model and scale.
     """
     for (start, _), some in rows[rows["step"] > 0].groupby(["start", "seed"], sort=False):
         ax.plot(some["rate_norm"], some["moved"], color=STARTS[start][0], ls=STARTS[start][1], lw=0.9, alpha=0.7)
-    x = np.array([rows.loc[rows["step"] > 0, "rate_norm"].min(), rows["rate_norm"].max()])
-    low = rows.loc[rows["step"] > 0, "moved"].min()
-    for power, name in ((1, "diffusion"), (2, "straight on")):
-        y = 0.7 * low * (x / x[0]) ** power
+    spent = rows[rows["step"] > 0].groupby("step")[["rate_norm", "rate_sum", "moved"]].mean()
+    x, low = spent["rate_norm"].to_numpy(), 0.7 * spent["moved"].iloc[0]
+    for column, name in (("rate_norm", "diffusion"), ("rate_sum", "straight on")):
+        y = low * (spent[column] / spent[column].iloc[0]).to_numpy()
         ax.plot(x, y, color=INK, lw=0.8, ls=":")
-        ax.annotate(
-            name, (x[1], y[1]), xytext=(0, -5), textcoords="offset points", ha="right", va="top", fontsize=9, color=INK
-        )
+        below = {"xytext": (0, -5), "textcoords": "offset points", "ha": "right", "va": "top"}
+        ax.annotate(name, (x[-1], y[-1]), **below, fontsize=9, color=INK)
     ax.set(xscale="log", yscale="log")
     ax.xaxis.set_major_formatter(mpl.ticker.LogFormatterSciNotation(minor_thresholds=(0, 0)))
     ax.minorticks_off()

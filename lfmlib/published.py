@@ -48,10 +48,10 @@ def recipes() -> pd.DataFrame:
     """Published training recipes, and what weight decay alone leaves of the start.
 
     Decoupled weight decay multiplies the weights by 1 - rate × decay in every step, so that after training exp(-decay ×
-    sum of the rates) of the start is left, whatever the gradients added. Warm-up is left out.
+    sum of the rates) of the start is left, whatever the gradients added. Warm-up of rates and batches is left out.
 
     Sources: BERT (Devlin et al. 2019, arXiv 1810.04805, A.2), GPT-3 (Brown et al. 2020, arXiv 2005.14165, Table 2.1 and
-    Appendix B), CLIP (Radford et al. 2021, arXiv 2103.00020, Tables 18 and 19), Llama 2 (Touvron et al. 2023, arXiv
+    Appendix B), CLIP (Radford et al. 2021, arXiv 2103.00020, Tables 18 and 20), Llama 2 (Touvron et al. 2023, arXiv
     2307.09288, Section 2.2).
 
     Returns:

@@ -40,8 +40,8 @@ def predicted(start: str, memory: float, column: str = "kl_bits") -> float:
 
 @functools.cache
 def law(start: str, column: str = "kl_bits") -> tuple[np.ndarray, np.ndarray]:
-    """Ratios RMS(D)/RMS(a W₀), rising from 0.01 to 30 in equal factors, and what is `predicted` at each."""
-    ratio = np.geomspace(0.01, 30, 81)
+    """Ratios RMS(D)/RMS(a W₀), rising from 0.001 to 30 in equal factors, and what is `predicted` at each."""
+    ratio = np.geomspace(0.001, 30, 101)
     return ratio, np.array([predicted(start, 1 / math.sqrt(1 + r * r), column) for r in ratio])
 
 

@@ -6,14 +6,18 @@ Every function takes rows of the record: one per training and snapshot, with the
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 
 import numpy as np
 import pandas as pd
 
 from ..evidence import over_runs, shares_by_start
-from . import forgetting
+from . import forgetting, text
 from .inits import STARTS, UNLIKE
+from .problems import problem
+from .train import Config, rate
 
 REGIMES = {
     "wide start": {"part": "plain", "gain": 1.0},
@@ -47,6 +51,14 @@ def verdict_runs(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {name: some for name, some in found.items() if len(some)}
 
 
+@functools.cache
+def _pairs() -> float:
+    """Held-out loss of a code that knows the frequencies of pairs of bytes, nats per byte."""
+    language = problem("decoder", "language")
+    held_out = language.held_out.numpy().astype(np.uint8).ravel()
+    return text.frequency_loss(language.text.train[: 1 << 22], held_out, order=1)
+
+
 def shares(rows: pd.DataFrame) -> pd.DataFrame:
     """For each start and model, in words: the share of Gaussian parameters before → after [interval over seeds]."""
     table = {}
@@ -60,16 +72,20 @@ def shares(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def scores(rows: pd.DataFrame) -> pd.DataFrame:
-    """What the trained models can do on held-out data, mean [interval over starts and seeds], and the worst of them."""
+    """What the trained models can do on held-out data, mean [interval over seeds], and the worst of all.
+
+    Intervals are over seeds, the starts averaged within each. For language, a code that knows the frequencies of pairs
+    of bytes stands beside the trivial one.
+    """
     table = {}
     for name, some in verdict_runs(last(rows)).items():
-        mean, low, high = over_runs(some["score"])
+        mean, low, high = over_runs(some.groupby("seed")["score"].mean())
         language = (some["model"] == "decoder").all()
         table[name] = {
             "held out": "loss, nats per byte" if language else "accuracy",
             "trained": f"{mean:.3f} [{low:.3f}, {high:.3f}]",
             "worst": f"{some['score'].max() if language else some['score'].min():.3f}",
-            "trivial": f"{some['trivial'].mean():.3f}",
+            "trivial": f"{some['trivial'].mean():.3f}" + (f"; pairs {_pairs():.3f}" if language else ""),
         }
     return pd.DataFrame(table).T
 
@@ -83,30 +99,45 @@ def with_prediction(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(predicted=predicted)
 
 
-def misses(rows: pd.DataFrame, least: float = 0.005) -> pd.DataFrame:
-    """How the prediction does, by optimizer and model.
+def misses(rows: pd.DataFrame, bound: float, least: float = 0.005) -> pd.DataFrame:
+    """How the prediction does: AdamW by how much was added for each part left, the other optimizers as a whole.
 
     Args:
         rows: from `with_prediction`.
-        least: snapshots with a smaller prediction are left out; there it is lost in the noise of a matrix's own size.
+        bound: `kl_bits` at which a start counts as forgotten.
+        least: snapshots with a smaller prediction have no factor; it would be lost in the noise of a matrix's own size.
 
     Returns:
-        Columns: snapshots; the largest ratio among them; ``measured / foretold`` of `kl_bits`, its median and middle
-        80 %; the median `kl_bits` of what training added, at the end.
+        Columns: snapshots; ``measured / foretold`` of `kl_bits`, median and middle 80 %; how many were ``foretold
+        forgotten``, and how many ``of these not``.
     """
-    judged = rows[rows["predicted"] >= least]
-    factor = judged["kl_bits"] / judged["predicted"]
-    found = {}
-    for (optimizer, model), some in factor.groupby([judged["optimizer"], judged["model"]], sort=False):
-        low, middle, high = some.quantile([0.1, 0.5, 0.9])
-        ends = where(last(rows), optimizer=optimizer, model=model)
-        found[f"{optimizer}, {NAMES[model]}"] = {
-            "snapshots": len(some),
-            "added / left, largest": f"{judged.loc[some.index, 'ratio'].max():.2f}",
-            "measured / foretold": f"{middle:.2f} ({low:.2f} to {high:.2f})",
-            "added part, kl_bits": float(ends["added_kl_bits"].median()),
-        }
-    return pd.DataFrame.from_dict(found, orient="index")
+    rows = rows[rows["predicted"].notna()]
+    edges = [0, 0.25, 0.5, 0.75, 1.0, 1.5, np.inf]
+    adam = rows["optimizer"] == "adamw"
+    parts = {
+        f"adamw, {low:g} to {high:g}" if high < np.inf else f"adamw, above {low:g}": rows[
+            adam & rows["ratio"].between(low, high, inclusive="left")
+        ]
+        for low, high in itertools.pairwise(edges)
+    }
+    for name in ("sgd", "adagrad"):
+        some = where(rows, optimizer=name)
+        parts[f"{name}, at most {some['ratio'].max():.2f}"] = some
+    return pd.DataFrame.from_dict(
+        {name: _miss(some, bound, least) for name, some in parts.items() if len(some)}, orient="index"
+    )
+
+
+def _miss(rows: pd.DataFrame, bound: float, least: float) -> dict:
+    told = rows[rows["predicted"] >= least]
+    low, middle, high = (told["kl_bits"] / told["predicted"]).quantile([0.1, 0.5, 0.9])
+    forgotten = rows["predicted"] <= bound
+    return {
+        "snapshots": len(rows),
+        "measured / foretold": f"{middle:.2f} ({low:.2f} to {high:.2f})" if len(told) else "–",
+        "foretold forgotten": int(forgotten.sum()),
+        "of these not": int((forgotten & (rows["kl_bits"] > bound)).sum()),
+    }
 
 
 def crossings(rows: pd.DataFrame, bound: float) -> pd.DataFrame:
@@ -115,14 +146,18 @@ def crossings(rows: pd.DataFrame, bound: float) -> pd.DataFrame:
     Between the two snapshots around the crossing, all is taken to be linear on logarithmic axes.
 
     Returns:
-        Index: start. Columns: trainings, and how many of them ``crossed``; in words, with the middle 80 %, RMS(ΔW) /
-        RMS(W₀) there (``moved``), and RMS(D)/RMS(a W₀) there beside the ``foretold`` one.
+        Index: start. Columns: trainings; how many added as much as the prediction asks for (``got there``), and how
+        many of these ended within the bound; how many trainings ``crossed`` it, and of these, in words, with the middle
+        80 %, RMS(ΔW)/RMS(W₀) there (``moved``), and RMS(D)/RMS(a W₀) there beside the ``foretold`` one.
     """
     found = {}
     for start in UNLIKE:
         runs = [run.sort_values("step") for _, run in where(with_prediction(rows), start=start).groupby("cell")]
         there = pd.DataFrame([place for run in runs if (place := _crossing(run, bound)) is not None])
-        found[start] = {"trainings": len(runs), "crossed": len(there)}
+        ends = pd.DataFrame([run.iloc[-1] for run in runs])
+        far = ends["ratio"] >= forgetting.forgotten_at(start, bound)
+        found[start] = {"trainings": len(runs), "got there": int(far.sum())}
+        found[start] |= {"of these within": int((far & (ends["kl_bits"] <= bound)).sum()), "crossed": len(there)}
         for column in ("moved", "ratio"):
             low, middle, high = there[column].quantile([0.1, 0.5, 0.9]) if len(there) else [math.nan] * 3
             found[start][column] = f"{middle:.2f} ({low:.2f} to {high:.2f})" if len(there) else "–"
@@ -146,23 +181,26 @@ def _crossing(run: pd.DataFrame, bound: float) -> dict[str, float] | None:
 def exponents(rows: pd.DataFrame) -> pd.DataFrame:
     """How RMS(ΔW) grows with the learning rates spent: slope on the root of the sum of their squares, log on log.
 
-    Diffusion, a sum of independent steps, gives 1; steps that all point the same way give their plain sum, and so about
-    2 while the rate changes little.
+    Diffusion, a sum of independent steps of a size proportional to the rate, gives 1.
 
     Returns:
-        Index: model. Columns: slope, low, high (95 %, over the trainings), runs.
+        Index: model. Columns: slope, low, high (95 %, over seeds, starts averaged within each), and ``straight``, the
+        slope of steps that all point the same way, with the same rates at the same snapshots.
     """
     found = {}
-    keys = ["part", "model", "start", "gain", "optimizer", "seed"]
     for model, some in rows[rows["step"] > 0].groupby("model", sort=False):
-        slopes = [
-            np.polyfit(np.log(one["rate_norm"]), np.log(one["moved"]), 1)[0]
-            for _, one in some.groupby(keys, sort=False)
-        ]
-        found[NAMES[model]] = dict(zip(("slope", "low", "high"), over_runs(slopes), strict=True)) | {
-            "runs": len(slopes)
-        }
+        runs = some.groupby(["seed", "start", "gain", "part"], sort=False)
+        slopes = runs[["moved", "rate_sum", "rate_norm"]].apply(
+            lambda one: pd.Series({name: _slope(one["rate_norm"], one[name]) for name in ("moved", "rate_sum")})
+        )
+        slope, low, high = over_runs(slopes["moved"].groupby("seed").mean())
+        straight = slopes["rate_sum"].mean()
+        found[NAMES[model]] = {"slope": slope, "low": low, "high": high, "straight": straight}
     return pd.DataFrame.from_dict(found, orient="index")
+
+
+def _slope(x: pd.Series, y: pd.Series) -> float:
+    return np.polyfit(np.log(x), np.log(y), 1)[0]
 
 
 def forecasts(rows: pd.DataFrame) -> pd.DataFrame:
@@ -210,13 +248,15 @@ def drifts(rows: pd.DataFrame) -> pd.DataFrame:
     """What is left of the start at the end, measured and by weight decay alone.
 
     Returns:
-        Index: as in `verdict_runs`. Columns: ``measured``, ``low``, ``high`` (the regression slope of W on W₀, its mean
-        over starts and seeds and 95 % interval), ``decay alone``, exp(-weight decay × sum of the rates).
+        Index: as in `verdict_runs`. Columns: ``measured``, ``low``, ``high`` (the regression slope of W on W₀, mean and
+        95 % interval over seeds, starts averaged within each), ``decay alone``, the product of 1 - rate × decay.
     """
     found = {}
     for name, some in verdict_runs(last(rows)).items():
-        mean, low, high = over_runs(some["left"])
-        alone = np.exp(-some["weight_decay"] * some["rate_sum"]).mean()
+        mean, low, high = over_runs(some.groupby("seed")["left"].mean())
+        one = some.iloc[0]
+        config = Config(one["model"], one["task"], lr=one["lr"], steps=int(one["steps"]))
+        alone = math.prod(1 - one["weight_decay"] * rate(config, step) for step in range(config.steps))
         found[name] = {"measured": mean, "low": low, "high": high, "decay alone": alone}
     return pd.DataFrame.from_dict(found, orient="index")
 

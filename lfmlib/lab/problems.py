@@ -68,7 +68,7 @@ class Language:
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Held-out loss in nats per byte, and that of a code that knows the frequencies of pairs of bytes."""
+        """Held-out loss in nats per byte, and that of a code that knows the frequencies of bytes."""
         loss = np.mean([self.loss(model, part).item() for part in self.held_out.split(16)])
         train = self.text.train[: 1 << 22]
         trivial = text.frequency_loss(train, self.held_out.numpy().astype(np.uint8).ravel(), order=0)

@@ -6,6 +6,7 @@ ends in the same bits as one that was not.
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from dataclasses import asdict, dataclass
@@ -163,6 +164,7 @@ def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> 
         step = state.load(model, optimizer)
         wanted = snapshot_steps(config.steps, snapshots)
         bar = tqdm(total=config.steps, initial=step, desc=_title(config), disable=not progress, leave=False, delay=1)
+        whole = True
         with bar:
             try:
                 while True:
@@ -172,15 +174,18 @@ def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> 
                         state.snapshots += rows.astype(object).where(rows.notna(), None).to_dict("records")
                     if step == config.steps:
                         break
+                    whole = False
                     loss = _step(model, optimizer, task, config, step)
                     if step % 10 == 0:
                         state.history.append({"step": step, "loss": loss, "lr": rate(config, step)})
                         bar.set_postfix(loss=f"{loss:.3f}")
                     step += 1
+                    whole = True
                     bar.update()
                     state.save(step, model, optimizer, after=SAVE_EVERY)
             except KeyboardInterrupt:
-                state.save(step, model, optimizer)
+                if whole:  # in the middle of a step, model and number would not belong together
+                    state.save(step, model, optimizer)
                 raise
         model.eval()
         scores = task.evaluate(model)
@@ -191,7 +196,8 @@ def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> 
     pd.DataFrame(state.history).to_csv(part / "history.csv", index=False)
     pd.DataFrame(state.snapshots).to_csv(part / "snapshots.csv", index=False)
     pd.Series(scores).to_json(part / "scores.json", double_precision=15)
-    (part / "state.pt").unlink(missing_ok=True)
+    for left in ("state.pt", "state.new"):
+        (part / left).unlink(missing_ok=True)
 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, task, config: Config, step: int) -> float:
@@ -230,7 +236,11 @@ class _State:
         """Restore what is there; the number of steps already done."""
         if not self.path.exists():
             return 0
-        state = torch.load(self.path, weights_only=True)
+        try:
+            state = torch.load(self.path, weights_only=True)
+        except Exception:  # cut short by a kill or a full disk: begin anew
+            self.path.unlink()
+            return 0
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         self.history, self.snapshots = state["history"], state["snapshots"]
@@ -240,9 +250,11 @@ class _State:
         """Save, unless the last time was less than ``after`` seconds ago."""
         if time.monotonic() - self.saved < after:
             return
+        state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        content = io.BytesIO()  # torch.save itself does not say that a disk is full
+        torch.save(state | {"history": self.history, "snapshots": self.snapshots}, content)
         partial = self.path.with_suffix(".new")
-        whole = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        torch.save(whole | {"history": self.history, "snapshots": self.snapshots}, partial)
+        partial.write_bytes(content.getbuffer())
         partial.replace(self.path)
         self.saved = time.monotonic()
 

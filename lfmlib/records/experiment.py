@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,8 @@ class Experiment:
         cells: the settings of each cell, of JSON's types, with its "seed" (or "seeds").
         run: importable function of a cell that returns its rows; it takes every random number from the cell's seed.
         metrics: measured column → its relative tolerance, the least that is granted; math.inf: not compared.
+        least: metric → the size below which its tolerance does not shrink any further, row by row; by default the
+            metric's mean absolute value in the cell.
         version: to be raised whenever a change of the code changes results.
         description: one line for readers.
         inputs: importable function of a cell that returns name → hash of the data and models it starts from.
@@ -40,6 +42,7 @@ class Experiment:
     inputs: Callable[[dict], dict[str, str]] | None = None
     quick: Sequence[dict] = ()
     reruns: int = 2
+    least: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.name.isidentifier() or self.name != self.name.lower():
@@ -53,7 +56,8 @@ class Experiment:
     @property
     def hash(self) -> str:
         """The configuration hash: sha256 of the canonical JSON of cells, metrics and version."""
-        return sha256({"cells": list(self.cells), "metrics": dict(self.metrics), "version": self.version})
+        tolerances = {"metrics": dict(self.metrics)} | ({"least": dict(self.least)} if self.least else {})
+        return sha256({"cells": list(self.cells), **tolerances, "version": self.version})
 
     def key(self, cell: dict) -> str:
         """A cell's own configuration hash, of its settings and the experiment's version; twelve digits of it."""
@@ -69,7 +73,7 @@ class Comparison:
         cell: the cell's settings.
         seconds: what measuring it again took.
         metrics: one row per metric, at the place where it differs most: metric, recorded, measured, difference, allowed
-            (both relative to the metric's mean absolute value in the cell), equal.
+            (both relative to the recorded value, or to `Experiment.least` where that is larger), equal.
         problems: what else was not as recorded, in words.
     """
 
@@ -144,7 +148,7 @@ def compare(experiment: Experiment, cell: dict, record: dict, rows: list[dict], 
         pairs = [(old.get(column), now.get(column)) for old, now in zip(rows, new, strict=False)]
         if column in experiment.metrics:
             allowed = max(experiment.metrics[column], record["spread"].get("metrics", {}).get(column, 0.0))
-            found.append((column, *_largest_difference(pairs), allowed))
+            found.append((column, *_largest_difference(pairs, experiment.least.get(column)), allowed))
         elif len(rows) == len(new) and (other := [pair for pair in pairs if to_json(pair[0]) != to_json(pair[1])]):
             problems.append(f"{column} is {other[0][1]!r}, recorded {other[0][0]!r}, and not declared a metric")
     return Comparison(experiment.name, cell, result["seconds"], _metrics(found), tuple(problems))
@@ -155,13 +159,15 @@ def _metrics(found: list[tuple]) -> pd.DataFrame:
     return frame.assign(equal=frame["difference"] <= frame["allowed"])
 
 
-def _largest_difference(pairs: list[tuple]) -> tuple[float, float, float]:
-    """Where a metric differs most: recorded, measured, and their difference over the mean size of the recorded."""
+def _largest_difference(pairs: list[tuple], least: float | None) -> tuple[float, float, float]:
+    """Where a metric differs most: recorded, measured, and their difference over the larger of recorded and least."""
     numbers = [[float(one) if isinstance(one, int | float) else math.nan for one in pair] for pair in pairs]
     old, new = np.array(numbers, dtype=float).T
     sizes = np.abs(old[np.isfinite(old)])
+    if least is None:
+        least = (sizes / max(len(sizes), 1)).sum()
     with np.errstate(all="ignore"):
-        difference = np.abs(new - old) / (sizes / max(len(sizes), 1)).sum()  # x / 0 is inf, as it should be
+        difference = np.abs(new - old) / np.fmax(np.abs(old), least)  # x / 0 is inf, as it should be
     difference[np.isnan(difference)] = np.inf  # a number on one side only
     difference[(old == new) | (np.isnan(old) & np.isnan(new))] = 0.0
     worst = int(np.argmax(difference))

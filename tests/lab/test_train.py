@@ -13,6 +13,7 @@ import torch
 
 import lfmlib
 from lfmlib.lab import inits, models
+from lfmlib.lab import train as lab
 from lfmlib.lab.problems import PROBLEMS, problem
 from lfmlib.lab.train import Config, rate, start_of, train
 
@@ -62,8 +63,47 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path, monkeypatch, how):
     resumed = train(SHORT, progress=False)
     assert resumed.weights == whole
     assert resumed.history["step"].tolist() == [0, 10]
-    assert sorted(resumed.snapshots["step"].unique()) == sorted(set(resumed.snapshots["step"]))
+    monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / "whole"))
+    assert resumed.snapshots.equals(train(SHORT, progress=False).snapshots)
     assert not list((tmp_path / how).rglob("state.pt"))
+
+
+def test_an_interrupt_in_the_middle_of_a_step_saves_nothing_wrong(tmp_path, monkeypatch):
+    whole = weights()
+    monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / "interrupted"))
+    plain = lab._step
+
+    def step(model, optimizer, task, config, number):
+        loss = plain(model, optimizer, task, config, number)
+        if number == 7:
+            raise KeyboardInterrupt
+        return loss
+
+    monkeypatch.setattr(lab, "_step", step)
+    with pytest.raises(KeyboardInterrupt):
+        weights()
+    monkeypatch.setattr(lab, "_step", plain)
+    assert weights() == whole
+
+
+def test_a_state_cut_short_is_begun_anew(tmp_path, monkeypatch):
+    whole = weights()
+    monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / "cut"))
+    monkeypatch.setattr(lab, "SAVE_EVERY", 0.0)
+    plain = lab._step
+
+    def step(model, optimizer, task, config, number):
+        if number == 7:
+            raise RuntimeError("stopped")
+        return plain(model, optimizer, task, config, number)
+
+    monkeypatch.setattr(lab, "_step", step)
+    with pytest.raises(RuntimeError):
+        weights()
+    monkeypatch.setattr(lab, "_step", plain)
+    (state,) = (tmp_path / "cut").rglob("state.pt")
+    state.write_bytes(state.read_bytes()[:1000])
+    assert weights() == whole
 
 
 def test_what_comes_from_the_cache_is_what_was_trained(private_cache):
