@@ -130,14 +130,19 @@ def misses(rows: pd.DataFrame, bound: float, least: float = 0.005) -> pd.DataFra
 
 def _miss(rows: pd.DataFrame, bound: float, least: float) -> dict:
     told = rows[rows["predicted"] >= least]
-    low, middle, high = (told["kl_bits"] / told["predicted"]).quantile([0.1, 0.5, 0.9])
     forgotten = rows["predicted"] <= bound
     return {
         "snapshots": len(rows),
-        "measured / foretold": f"{middle:.2f} ({low:.2f} to {high:.2f})" if len(told) else "–",
+        "measured / foretold": _middle(told["kl_bits"] / told["predicted"]),
         "foretold forgotten": int(forgotten.sum()),
         "of these not": int((forgotten & (rows["kl_bits"] > bound)).sum()),
     }
+
+
+def _middle(values: pd.Series) -> str:
+    """Median and middle 80 %, in words."""
+    low, middle, high = values.quantile([0.1, 0.5, 0.9])
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})" if len(values) else "–"
 
 
 def crossings(rows: pd.DataFrame, bound: float) -> pd.DataFrame:
@@ -159,8 +164,7 @@ def crossings(rows: pd.DataFrame, bound: float) -> pd.DataFrame:
         found[start] = {"trainings": len(runs), "got there": int(far.sum())}
         found[start] |= {"of these within": int((far & (ends["kl_bits"] <= bound)).sum()), "crossed": len(there)}
         for column in ("moved", "ratio"):
-            low, middle, high = there[column].quantile([0.1, 0.5, 0.9]) if len(there) else [math.nan] * 3
-            found[start][column] = f"{middle:.2f} ({low:.2f} to {high:.2f})" if len(there) else "–"
+            found[start][column] = _middle(there[column]) if len(there) else "–"
         found[start]["foretold"] = f"{forgetting.forgotten_at(start, bound):.2f}"
     return pd.DataFrame.from_dict(found, orient="index")
 

@@ -16,9 +16,9 @@ The configuration hash covers the cells, the metrics and the version. It does no
 results by changing code raises the version. A cell's key covers its settings and the version, so that adding cells
 leaves the measured ones valid, and a new version none.
 
-Machines differ in the last digits, and training magnifies them. A cell measured again must give every metric, row by
-row, within the larger of two tolerances, relative to its recorded value (or to a least size): the floor that the
-experiment declares, and the spread of the same-seed reruns that `run` makes of the cheapest cell (on one machine often
+Machines differ in the last digits, and training magnifies them. A cell measured again must give every metric within
+the larger of two tolerances, relative to its size there (see `Experiment.least`): the floor that the experiment
+declares, and the spread of the same-seed reruns that `run` makes of the cheapest cell (on one machine often
 exactly 0).
 Whatever is not declared a metric must come out equal.
 """

@@ -24,8 +24,8 @@ class Experiment:
         cells: the settings of each cell, of JSON's types, with its "seed" (or "seeds").
         run: importable function of a cell that returns its rows; it takes every random number from the cell's seed.
         metrics: measured column → its relative tolerance, the least that is granted; math.inf: not compared.
-        least: metric → the size below which its tolerance does not shrink any further, row by row; by default the
-            metric's mean absolute value in the cell.
+        least: metric → the size below which its tolerance, row by row, does not shrink any further; a metric that is
+            not there has one tolerance for all rows, relative to its mean absolute value in the cell.
         version: to be raised whenever a change of the code changes results.
         description: one line for readers.
         inputs: importable function of a cell that returns name → hash of the data and models it starts from.
@@ -73,7 +73,7 @@ class Comparison:
         cell: the cell's settings.
         seconds: what measuring it again took.
         metrics: one row per metric, at the place where it differs most: metric, recorded, measured, difference, allowed
-            (both relative to the recorded value, or to `Experiment.least` where that is larger), equal.
+            (both relative, see `Experiment.least`), equal.
         problems: what else was not as recorded, in words.
     """
 
@@ -160,14 +160,13 @@ def _metrics(found: list[tuple]) -> pd.DataFrame:
 
 
 def _largest_difference(pairs: list[tuple], least: float | None) -> tuple[float, float, float]:
-    """Where a metric differs most: recorded, measured, and their difference over the larger of recorded and least."""
+    """Where a metric differs most: recorded, measured, and their difference, relative as `Experiment.least` says."""
     numbers = [[float(one) if isinstance(one, int | float) else math.nan for one in pair] for pair in pairs]
     old, new = np.array(numbers, dtype=float).T
     sizes = np.abs(old[np.isfinite(old)])
-    if least is None:
-        least = (sizes / max(len(sizes), 1)).sum()
+    scale = (sizes / max(len(sizes), 1)).sum() if least is None else np.fmax(np.abs(old), least)
     with np.errstate(all="ignore"):
-        difference = np.abs(new - old) / np.fmax(np.abs(old), least)  # x / 0 is inf, as it should be
+        difference = np.abs(new - old) / scale  # x / 0 is inf, as it should be
     difference[np.isnan(difference)] = np.inf  # a number on one side only
     difference[(old == new) | (np.isnan(old) & np.isnan(new))] = 0.0
     worst = int(np.argmax(difference))
