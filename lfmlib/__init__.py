@@ -5,25 +5,36 @@ Data flows one way: checkpoint → sketch → statistics → table → finding. 
 """
 
 from . import findings
+from .arrangement import arrangement
 from .checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
+from .controls import control, rescaled
+from .iid import IID, iid
 from .normality import Normality, coding_cells, measure, normality
 from .shapes import Shape, classify
 from .sketch import Sketch
+from .spectrum import Spectrum, spectrum
 from .survey import noise_twin, survey
 
 __all__ = [
+    "IID",
     "Checkpoint",
     "CheckpointError",
     "Normality",
     "Shape",
     "Sketch",
+    "Spectrum",
     "TensorInfo",
+    "arrangement",
     "classify",
     "coding_cells",
+    "control",
     "findings",
+    "iid",
     "measure",
     "noise_twin",
     "normality",
     "open_checkpoint",
+    "rescaled",
+    "spectrum",
     "survey",
 ]

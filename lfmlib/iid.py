@@ -5,18 +5,23 @@ and, because the order of neurons is arbitrary, correlations between whole rows 
 *Identity*: how much of the spread of log (w - μ)² goes with the row, the column, or the place in the matrix.
 
 Every figure is an effect size that does not grow with the matrix, and comes with its null: the central 95 % of it on
-independent Gaussian entries. The nulls are closed forms, exact or good from some thousand entries on.
+independent Gaussian entries. The laws behind the nulls are closed forms, exact or good from some thousand entries on;
+`lfmlib.lab.calibration` measures how good.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 import torch
-from scipy import fft, optimize, special, stats
+from scipy import optimize, special, stats
+
+from .controls import measured
 
 LAGS = 20
 """Lags along rows, columns and diagonals, and of the Ljung–Box statistic."""
@@ -26,7 +31,8 @@ BLOCKS = 8
 """Blocks a side of the grid that patches are looked for with."""
 LEAST = 2 * LAGS
 """Rows and columns that a matrix needs."""
-_Z = stats.norm.ppf(0.975)
+GROUPS = 10
+"""Groups of rows that intervals are found by leaving out one after the other."""
 _KURTOSIS = 4.0  # excess kurtosis of log χ² with one degree of freedom, ψ'''(1/2) / ψ'(1/2)²
 
 
@@ -49,6 +55,10 @@ class IID:
         block_share: share that an 8 × 8 grid of blocks explains of what rows and columns leave.
         row_drift, col_drift: Spearman correlation of a row's, a column's mean log (w - μ)² with its number.
         null: figure → its central 95 % on independent Gaussian entries.
+        p: figure → two-sided p-value under the same law; effect sizes come first.
+        interval: figure → its 95 % interval, where it was asked for.
+        controls: the same of each control that was asked for, by its name.
+        shape: (r, c).
     """
 
     lag_row: float
@@ -66,61 +76,162 @@ class IID:
     row_drift: float
     col_drift: float
     null: Mapping[str, tuple[float, float]] = field(repr=False)
+    p: Mapping[str, float] = field(repr=False)
+    interval: Mapping[str, tuple[float, float]] = field(default_factory=dict, repr=False)
+    controls: Mapping[str, IID] = field(default_factory=dict, repr=False)
+    shape: tuple[int, int] = field(default=(0, 0), repr=False)
+
+    @property
+    def lag_one(self) -> float:
+        """The largest absolute correlation of neighbours, in any direction."""
+        return max(abs(self.lag_row), abs(self.lag_col), abs(self.lag_diagonal))
+
+    @property
+    def row_alike(self) -> float:
+        """`row_corr` over its value on noise, 1 / (c - 1)."""
+        return self.row_corr * (self.shape[1] - 1)
+
+    @property
+    def col_alike(self) -> float:
+        """`col_corr` over its value on noise, 1 / (r - 1)."""
+        return self.col_corr * (self.shape[0] - 1)
+
+    @property
+    def unequal(self) -> float:
+        """What `row_share` and `col_share` add up to beyond their value on noise, (r + c - 2) / (rc - 1)."""
+        r, c = self.shape
+        return self.row_share + self.col_share - (r + c - 2) / (r * c - 1)
+
+    def table(self) -> pd.DataFrame:
+        """One row per figure: value, its interval if asked for (low, high), null_low, null_high, p."""
+        rows = {}
+        for name in FIGURES:
+            low, high = self.interval.get(name, (math.nan, math.nan))
+            rows[name] = (getattr(self, name), low, high, *self.null[name], self.p[name])
+        columns = ["value", "low", "high", "null_low", "null_high", "p"]
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+        return frame if self.interval else frame.drop(columns=["low", "high"])
 
 
-def iid(matrix) -> IID:
+FIGURES = tuple(one.name for one in fields(IID) if one.type == "float")
+"""Names of the figures of `IID`."""
+
+
+def iid(matrix, *, controls: str | Iterable[str] = (), seed: int = 0, intervals: bool = False) -> IID:
     """Measure how far the entries of ``matrix`` are from independent and identically distributed.
+
+    Time is a few dozen passes over the entries and two Gram matrices of the smaller side; memory some five float64
+    copies.
 
     Args:
         matrix: two-dimensional torch tensor or array of numbers, at least 40 rows and columns.
+        controls: names of `lfmlib.controls.CONTROLS` to measure in the same way, into ``controls`` of the result.
+        seed: of the controls.
+        intervals: find 95 % intervals by leaving out one of ten groups of rows after the other (delete-a-group
+            jackknife, Student's t); takes ten times as long, and 50 rows.
 
     Raises:
-        ValueError: it has another shape, values that are not finite, or is constant along a row or column throughout.
+        ValueError: it has another shape, values that are not finite, or is constant; an unknown control.
     """
     w = _checked(matrix)
+    if intervals and len(w) < LEAST * GROUPS / (GROUPS - 1) + 1:
+        raise ValueError(f"found {len(w)} rows: intervals leave out a tenth of them, and need 50 at least")
+    found, laws = _figures(w), _laws(*w.shape)
+    return IID(
+        **found,
+        null=null(*w.shape),
+        p={name: float(2 * min(law.cdf(found[name]), law.sf(found[name]))) for name, law in laws.items()},
+        interval=_intervals(w, found) if intervals else {},
+        controls=measured(matrix, controls, iid, seed=seed),
+        shape=w.shape,
+    )
+
+
+def _figures(w: np.ndarray) -> dict[str, float]:
     rows, columns, diagonal = (lag_correlations(w, along) for along in ("row", "column", "diagonal"))
     row_share, col_share, block_share, row_drift, col_drift = _identity(w)
     row_corr, col_corr = mean_squared_correlations(w)
-    return IID(
-        lag_row=float(rows[0]),
-        lag_col=float(columns[0]),
-        lag_diagonal=float(diagonal[0]),
-        lag_max=float(np.abs([rows, columns, diagonal]).max()),
-        ljung_box=math.sqrt(ljung_box(w.ravel()) / (w.size * LAGS)),
-        runs_z=runs_z(w.ravel()),
-        mutual_information=mutual_information(w[:, :-1].ravel(), w[:, 1:].ravel()),
-        row_corr=row_corr,
-        col_corr=col_corr,
-        row_share=row_share,
-        col_share=col_share,
-        block_share=block_share,
-        row_drift=row_drift,
-        col_drift=col_drift,
-        null=null(*w.shape),
-    )
+    return {
+        "lag_row": float(rows[0]),
+        "lag_col": float(columns[0]),
+        "lag_diagonal": float(diagonal[0]),
+        "lag_max": float(np.abs([rows, columns, diagonal]).max()),
+        "ljung_box": math.sqrt(ljung_box(w.ravel()) / (w.size * LAGS)),
+        "runs_z": runs_z(w.ravel()),
+        "mutual_information": mutual_information(w[:, :-1], w[:, 1:]),
+        "row_corr": row_corr,
+        "col_corr": col_corr,
+        "row_share": row_share,
+        "col_share": col_share,
+        "block_share": block_share,
+        "row_drift": row_drift,
+        "col_drift": col_drift,
+    }
+
+
+def _intervals(w: np.ndarray, found: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    parts = np.array_split(np.arange(len(w)), GROUPS)
+    without = pd.DataFrame([_figures(np.delete(w, part, axis=0)) for part in parts])
+    error = math.sqrt((GROUPS - 1) ** 2 / GROUPS) * without.std()  # (g - 1) / g times the sum of squares
+    half = stats.t.ppf(0.975, GROUPS - 1) * error
+    return {name: (value - float(half[name]), value + float(half[name])) for name, value in found.items()}
 
 
 def null(r: int, c: int) -> dict[str, tuple[float, float]]:
     """Central 95 % of every figure of `IID` on r × c independent Gaussian entries."""
-    n, blocks, classes = r * c, (BLOCKS - 1) ** 2, (BINS - 1) ** 2
-    told = (stats.chi2.ppf([0.025, 0.975], classes) - classes) / (2 * n * math.log(2))
-    box = np.sqrt(stats.chi2.ppf([0.025, 0.975], LAGS) / (n * LAGS))
+    return {name: tuple(map(float, law.ppf([0.025, 0.975]))) for name, law in _laws(r, c).items()}
+
+
+@lru_cache(maxsize=256)
+def _laws(r: int, c: int) -> dict:
+    """The law of every figure on r × c independent Gaussian entries, as a frozen distribution."""
+    n, classes = r * c, (BINS - 1) ** 2
     return {
-        "lag_row": _around(0, 1 / math.sqrt(r * (c - 1))),
-        "lag_col": _around(0, 1 / math.sqrt((r - 1) * c)),
-        "lag_diagonal": _around(0, 1 / math.sqrt((r - 1) * (c - 1))),
-        "lag_max": (_largest(r, c, 0.025), _largest(r, c, 0.975)),
-        "ljung_box": tuple(box.tolist()),
-        "runs_z": _around(0, 1),
-        "mutual_information": tuple(told.tolist()),
-        "row_corr": _correlation_null(r, c),
-        "col_corr": _correlation_null(c, r),
-        "row_share": _share_null(r - 1, c, n),
-        "col_share": _share_null(c - 1, r, n),
-        "block_share": _share_null(blocks, n / BLOCKS**2, n),
-        "row_drift": _around(0, 1 / math.sqrt(r - 1)),
-        "col_drift": _around(0, 1 / math.sqrt(c - 1)),
+        "lag_row": stats.norm(0, 1 / math.sqrt(r * (c - 1))),
+        "lag_col": stats.norm(0, 1 / math.sqrt((r - 1) * c)),
+        "lag_diagonal": stats.norm(0, 1 / math.sqrt((r - 1) * (c - 1))),
+        "lag_max": _LargestLag(r, c),
+        "ljung_box": stats.chi(LAGS, scale=1 / math.sqrt(n * LAGS)),
+        "runs_z": stats.norm(),
+        "mutual_information": stats.chi2(classes, *(np.array([-classes, 1]) / (2 * r * (c - 1) * math.log(2)))),
+        "row_corr": _correlation_law(r, c),
+        "col_corr": _correlation_law(c, r),
+        "row_share": _share_law(r - 1, c, n),
+        "col_share": _share_law(c - 1, r, n),
+        "block_share": _share_law((BLOCKS - 1) ** 2, n / BLOCKS**2, n - r - c),
+        "row_drift": stats.norm(0, 1 / math.sqrt(r - 1)),
+        "col_drift": stats.norm(0, 1 / math.sqrt(c - 1)),
     }
+
+
+class _LargestLag:
+    """Law of the largest absolute correlation at all lags; correlations at different lags are independent."""
+
+    def __init__(self, r: int, c: int):
+        k = np.arange(1, LAGS + 1)
+        self.roots = np.sqrt(np.concatenate([r * (c - k), (r - k) * c, (r - k) * (c - k)]))
+
+    def cdf(self, x: float) -> float:
+        return math.exp(np.log(special.erf(max(x, 1e-300) * self.roots / math.sqrt(2))).sum())
+
+    def sf(self, x: float) -> float:
+        return -math.expm1(np.log1p(-special.erfc(max(x, 1e-300) * self.roots / math.sqrt(2))).sum())
+
+    def ppf(self, levels) -> list[float]:
+        return [optimize.brentq(lambda x, q=q: self.cdf(x) - q, 1e-9, 1.0) for q in levels]
+
+
+def _correlation_law(r: int, c: int):
+    """Squared correlations of independent rows are Beta(1/2, (c - 2)/2), and pairwise independent."""
+    variance = 2 * (c - 2) / ((c - 1) ** 2 * (c + 1))
+    return stats.norm(1 / (c - 1), math.sqrt(variance / (r * (r - 1) / 2)))
+
+
+def _share_law(freedom: float, each: float, n: int):
+    """Share that group means explain: ``freedom`` degrees of freedom, groups of ``each`` entries, n in all."""
+    mean = freedom / (n - 1)
+    variance = (2 * freedom + _KURTOSIS * freedom / each) / n**2
+    return stats.gamma(mean**2 / variance, scale=variance / mean)  # its first two moments, and close to χ²
 
 
 def lag_correlations(w: np.ndarray, along: str, lags: int = LAGS) -> np.ndarray:
@@ -131,22 +242,29 @@ def lag_correlations(w: np.ndarray, along: str, lags: int = LAGS) -> np.ndarray:
         along: "row" (neighbours in a row), "column" or "diagonal" (one down, one right).
         lags: how many, fewer than places.
     """
-    if along == "diagonal":
-        return np.array([np.corrcoef(w[:-k, :-k].ravel(), w[k:, k:].ravel())[0, 1] for k in range(1, lags + 1)])
-    x = (w if along == "row" else w.T) - w.mean()
-    r, c = x.shape
-    length = 2 * fft.next_fast_len((c + lags + 1) // 2, real=True)  # even, and zeros enough that nothing wraps around
-    spectrum = np.zeros(length // 2 + 1)
-    for some in np.array_split(x, max(1, x.size // 2_000_000)):  # some at a time: the transforms are twice as large
-        spectrum += np.square(np.abs(fft.rfft(some, length))).sum(0)
-    products = fft.irfft(spectrum, length)[1 : lags + 1]  # sums of x[i, j] x[i, j + k]
-    # the exact means and variances of what is paired: all but the last, all but the first k columns
-    sums, squares = x.sum(0), np.square(x).sum(0)
+    down, right = {"row": (0, 1), "column": (1, 0), "diagonal": (1, 1)}[along]
+    r, c = w.shape
+    padded = np.zeros((r, c + lags))  # read as one series, entries k apart never wrap around into the next row
+    padded[:, :c] = w - w.mean()
+    x, flat = padded[:, :c], padded.ravel()
+    steps = np.arange(1, lags + 1) * (down * (c + lags) + right)
+    products = np.array([np.dot(flat[:-step], flat[step:]) for step in steps])
+    moments = []  # mean and variance of what is paired: all but the last, all but the first k rows and columns
+    squared = np.square(x)
+    for side in (1, -1):
+        for values in (x, squared):
+            moments.append(_sums_without(values[::side, ::side], down, right, lags))
+    left, left2, other, other2 = moments
     k = np.arange(1, lags + 1)
-    count = r * (c - k)
-    left, right = np.cumsum(sums)[c - k - 1], np.cumsum(sums[::-1])[c - k - 1]
-    left2, right2 = np.cumsum(squares)[c - k - 1], np.cumsum(squares[::-1])[c - k - 1]
-    return (products - left * right / count) / np.sqrt((left2 - left**2 / count) * (right2 - right**2 / count))
+    count = (r - k * down) * (c - k * right)
+    return (products - left * other / count) / np.sqrt((left2 - left**2 / count) * (other2 - other**2 / count))
+
+
+def _sums_without(values: np.ndarray, down: int, right: int, lags: int) -> np.ndarray:
+    """Sums of ``values`` without their last k rows (if ``down``) and k columns (if ``right``), for k = 1 to lags."""
+    rows, columns = values[::-1].sum(1)[:lags].cumsum(), values[:, ::-1].sum(0)[:lags].cumsum()
+    corner = values[::-1, ::-1][:lags, :lags].cumsum(0).cumsum(1).diagonal()
+    return values.sum() - down * rows - right * columns + down * right * corner
 
 
 def ljung_box(x: np.ndarray, lags: int = LAGS) -> float:
@@ -172,7 +290,8 @@ def runs_z(x: np.ndarray) -> float:
 
 def mutual_information(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> float:
     """Mutual information in bits of two series, over equally filled classes, less the plug-in estimate's bias."""
-    edges = np.quantile(np.concatenate([x[:: max(1, len(x) // 100_000)]]), np.arange(1, bins) / bins)
+    x, y = np.ravel(x), np.ravel(y)
+    edges = np.quantile(x[:: max(1, len(x) // 100_000)], np.arange(1, bins) / bins)
     place = np.searchsorted(edges, x) * bins + np.searchsorted(edges, y)
     joint = np.bincount(place, minlength=bins * bins).reshape(bins, bins) / len(x)
     alone = np.outer(joint.sum(1), joint.sum(0))
@@ -229,30 +348,3 @@ def _checked(matrix) -> np.ndarray:
     if np.ptp(w) == 0:
         raise ValueError("all entries are equal: there is no variation to test")
     return w
-
-
-def _around(mean: float, std: float) -> tuple[float, float]:
-    return float(mean - _Z * std), float(mean + _Z * std)
-
-
-def _largest(r: int, c: int, level: float) -> float:
-    """Quantile of the largest absolute correlation at all lags; correlations at different lags are independent."""
-    k = np.arange(1, LAGS + 1)
-    roots = np.sqrt(np.concatenate([r * (c - k), (r - k) * c, (r - k) * (c - k)]))
-    wanted = math.log(level)
-    return optimize.brentq(lambda t: np.log(special.erf(t * roots / math.sqrt(2))).sum() - wanted, 1e-9, 1.0)
-
-
-def _correlation_null(r: int, c: int) -> tuple[float, float]:
-    """Squared correlations of independent rows are Beta(1/2, (c - 2)/2), and pairwise independent."""
-    variance = 2 * (c - 2) / ((c - 1) ** 2 * (c + 1))
-    return _around(1 / (c - 1), math.sqrt(variance / (r * (r - 1) / 2)))
-
-
-def _share_null(freedom: float, each: float, n: int) -> tuple[float, float]:
-    """Share that group means explain: ``freedom`` degrees of freedom, groups of ``each`` entries, n in all."""
-    mean = freedom / (n - 1)
-    variance = (2 * freedom + _KURTOSIS * freedom / each) / n**2
-    spread = math.sqrt(variance)
-    quantiles = stats.gamma.ppf([0.025, 0.975], mean**2 / variance, scale=variance / mean)  # close to χ²
-    return tuple(float(q) for q in quantiles) if spread else (mean, mean)

@@ -6,19 +6,16 @@ loop releases the GIL), a process pool, or a Dask cluster's. Sketches are exact,
 
 from __future__ import annotations
 
-import os
-import warnings
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor
 from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from . import nulls
-from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
-from .grid import DTYPES
+from .checkpoint import Checkpoint, open_checkpoint
+from .executor import Rows, matrices, over
 from .normality import measure
 from .shapes import SHAPES, classify
 from .sketch import Sketch
@@ -46,44 +43,12 @@ def survey(source, select: str | None = None, executor: Executor | None = None, 
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     if select is not None:
         checkpoint = checkpoint.select(select)
-    skipped = dict(checkpoint.skipped)
-    wanted = []
-    for info in checkpoint.tensors:
-        reason = _why_not(info)
-        if reason:
-            skipped[info.name] = reason
-        else:
-            wanted.append(info)
-
-    own = ThreadPoolExecutor(max_workers=os.cpu_count()) if executor is None else None
-    values = sum(info.numel for info in wanted)
-    bar = tqdm(total=values, unit="w", unit_scale=True, disable=not progress, leave=False, delay=1)
-    rows, interrupted = {}, False
-    futures: dict[Future, TensorInfo] = {}
-    try:
-        for batch in _batches(wanted):
-            futures[(executor or own).submit(_measure_batch, checkpoint.only([info.name for info in batch]))] = batch
-        for future in as_completed(futures):
-            for name, result in future.result():
-                if isinstance(result, str):
-                    skipped[name] = result
-                else:
-                    rows[name] = result
-            bar.update(sum(info.numel for info in futures[future]))
-    except KeyboardInterrupt:
-        interrupted = True
-        for future in futures:
-            future.cancel()
-        warnings.warn(f"interrupted: {len(rows)} of {len(wanted)} tensors measured", stacklevel=2)
-        skipped |= {info.name: "interrupted before it was measured" for info in wanted if info.name not in rows}
-    finally:
-        bar.close()
-        if own:
-            own.shutdown(cancel_futures=True)
-
-    table = pd.DataFrame([rows[info.name] for info in wanted if info.name in rows], columns=list(_columns()))
+    wanted, skipped = matrices(checkpoint)
+    rows, failed, interrupted = over(checkpoint, wanted, _measure_batch, executor, progress)
+    table = pd.DataFrame([row for info in wanted for row in rows.get(info.name, ())], columns=list(_columns()))
     table["depth"] = table["depth"].astype("Int64")
-    table.attrs.update(source=checkpoint.name, revision=checkpoint.revision, skipped=skipped, interrupted=interrupted)
+    about = {"source": checkpoint.name, "revision": checkpoint.revision}
+    table.attrs.update(about, skipped=skipped | failed, interrupted=interrupted)
     return table
 
 
@@ -108,30 +73,9 @@ def noise_twin(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return noise
 
 
-def _why_not(info: TensorInfo) -> str:
-    """Reason why a tensor has no row; empty where it has one."""
-    if info.dtype not in DTYPES:
-        return f"{info.dtype}: not a floating-point type this survey counts"
-    if len(info.shape) != 2:
-        return f"{len(info.shape)}-D: not a matrix"
-    return "" if info.numel else "empty: no values"
-
-
-def _batches(wanted: list[TensorInfo], least: int = 1 << 22) -> Iterator[list[TensorInfo]]:
-    """Neighbouring tensors together until they hold ``least`` values, so that small ones do not cost a task each."""
-    batch: list[TensorInfo] = []
-    for info in wanted:
-        batch.append(info)
-        if sum(i.numel for i in batch) >= least:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _measure_batch(checkpoint: Checkpoint) -> list[tuple[str, dict | str]]:
+def _measure_batch(checkpoint: Checkpoint) -> Rows:
     """Rows of every tensor of a (picklable) checkpoint, or for a tensor that cannot be measured the reason."""
-    results: list[tuple[str, dict | str]] = []
+    results: Rows = []
     for info in checkpoint.tensors:
         try:
             sketch = Sketch.of(checkpoint.chunks(info.name))
@@ -140,7 +84,7 @@ def _measure_batch(checkpoint: Checkpoint) -> list[tuple[str, dict | str]]:
             continue
         row = asdict(info)
         row["tensor"] = row.pop("name")
-        results.append((info.name, row | _figures(sketch)))
+        results.append((info.name, [row | _figures(sketch)]))
     return results
 
 

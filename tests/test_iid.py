@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lfmlib import iid as module
 from lfmlib.iid import (
+    FIGURES,
     IID,
+    LAGS,
     iid,
     lag_correlations,
     ljung_box,
@@ -20,8 +21,6 @@ from lfmlib.iid import (
     null,
     runs_z,
 )
-
-FIGURES = [name for name in IID.__dataclass_fields__ if name != "null"]
 
 
 def noise(shape=(96, 192), seed=0):
@@ -54,7 +53,7 @@ def test_runs_against_the_textbook():
 
 
 def test_ljung_box_is_chi_squared_on_noise():
-    p = [stats.chi2.sf(ljung_box(noise((4000,), seed)), module.LAGS) for seed in range(200)]
+    p = [stats.chi2.sf(ljung_box(noise((4000,), seed)), LAGS) for seed in range(200)]
     assert stats.kstest(p, "uniform").pvalue > 0.001
 
 

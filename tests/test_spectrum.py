@@ -1,6 +1,7 @@
 """Spectra: parity with numpy and scipy, planted spikes found, noise left alone, estimates within their error bars."""
 
 import math
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -10,21 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, special, stats
 
-from lfmlib import spectrum as module
-from lfmlib.spectrum import (
-    TRACY_WIDOM,
-    Spectrum,
-    density,
-    kurtosis_null,
-    mp_cdf,
-    mp_pdf,
-    rescaled,
-    singular_values,
-    spectrum,
-    threshold,
-    vectors,
-)
+from lfmlib.controls import CONTROLS, control, rescaled
+from lfmlib.lanczos import density
+from lfmlib.marchenko_pastur import TRACY_WIDOM, mp_cdf, mp_pdf, threshold
+from lfmlib.spectrum import Spectrum, kurtosis_null, singular_values, spectrum, vectors
 
+module = sys.modules["lfmlib.spectrum"]  # the package's attribute of that name is the function
 NULLED = ("ks", "top_ratio", "stable_rank", "effective_rank")
 SHAPES = [(200, 200), (100, 200), (300, 30)]
 

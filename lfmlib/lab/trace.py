@@ -39,7 +39,7 @@ def kept(now: torch.Tensor, start: torch.Tensor) -> dict[str, float]:
         left: slope of the regression of W on W₀, the part of the start that is still there.
         memory: Pearson correlation of the entries of W and W₀.
         added_kl_bits: `kl_bits` of what training added, the residual of W after regression on W₀; NaN at step 0.
-        row_corr: mean squared cosine between rows (columns, where they are fewer) times their length: 1 for independent
+        rows_alike: mean squared cosine between rows (columns, where they are fewer) times their length: 1 for independent
             entries, 0 for an orthogonal matrix.
         top_ratio: largest singular value over the Marchenko–Pastur edge RMS(W) (√out + √in): about 1 for noise.
         zeros_seen: how well abs(W) still tells the entries that began at zero from the others, as the area under the
@@ -62,7 +62,7 @@ def kept(now: torch.Tensor, start: torch.Tensor) -> dict[str, float]:
 
 
 def _arrangement(w: np.ndarray) -> dict[str, float]:
-    """`row_corr` and `top_ratio`, both from one Gram matrix."""
+    """`rows_alike` and `top_ratio`, both from one Gram matrix."""
     w = w if w.shape[0] <= w.shape[1] else w.T
     count, length = w.shape
     gram = w @ w.T
@@ -71,4 +71,4 @@ def _arrangement(w: np.ndarray) -> dict[str, float]:
     cosines = gram[whole][:, whole] ** 2 / np.outer(squares[whole], squares[whole])
     off = (cosines.sum() - whole.sum()) / (count * (count - 1))
     edge = math.sqrt(np.mean(w**2)) * (math.sqrt(count) + math.sqrt(length))
-    return {"row_corr": float(off * length), "top_ratio": math.sqrt(np.linalg.eigvalsh(gram)[-1]) / edge}
+    return {"rows_alike": float(off * length), "top_ratio": math.sqrt(np.linalg.eigvalsh(gram)[-1]) / edge}

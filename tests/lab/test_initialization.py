@@ -36,7 +36,7 @@ def planted(memory: dict[str, float], seeds=5, scatter=0.0, model="vit", **setti
                             "trivial": 0.1,
                             "added_kl_bits": 0.001,
                         },
-                        **{"rms": 0.1, "row_corr": 1.0, "top_ratio": 1.0, "zeros_seen": math.nan},
+                        **{"rms": 0.1, "rows_alike": 1.0, "top_ratio": 1.0, "zeros_seen": math.nan},
                         **{"matrices": 24, "sharp": 0, "inverted-t": 0, "linear": 20, "other": 4},
                     }
                     | settings

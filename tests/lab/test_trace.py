@@ -42,16 +42,16 @@ def test_at_step_0_nothing_has_moved():
 @pytest.mark.parametrize("shape", [(96, 192), (192, 96), (128, 128)])
 def test_arrangement_of_noise_and_of_an_orthogonal_matrix(shape):
     noise, orthogonal = (kept(draw(start, shape), draw(start, shape)) for start in ("gaussian", "orthogonal"))
-    assert noise["row_corr"] == pytest.approx(1.0, abs=0.1)
+    assert noise["rows_alike"] == pytest.approx(1.0, abs=0.1)
     assert noise["top_ratio"] == pytest.approx(1.0, abs=0.05)
-    assert orthogonal["row_corr"] == pytest.approx(0.0, abs=1e-6)
+    assert orthogonal["rows_alike"] == pytest.approx(0.0, abs=1e-6)
     assert orthogonal["top_ratio"] < 0.75
 
 
 def test_alike_rows_are_seen():
     start = draw()
     found = kept(start + 0.3 * torch.randn(1, 192, generator=torch.Generator().manual_seed(5)), start)
-    assert found["row_corr"] > 1.5 and found["top_ratio"] > 1.1
+    assert found["rows_alike"] > 1.5 and found["top_ratio"] > 1.1
 
 
 def test_zeros_are_seen_until_they_are_not():
@@ -66,11 +66,11 @@ def test_an_empty_row_is_no_division_by_zero():
     start = draw("sparse-90")
     start[3] = 0.0
     with np.errstate(all="raise"):
-        assert math.isfinite(kept(start, start)["row_corr"])
+        assert math.isfinite(kept(start, start)["rows_alike"])
 
 
 def test_a_trace_is_a_survey_and_more():
     start = {"layers.0.q_proj.weight": draw(), "layers.1.q_proj.weight": draw(seed=7)}
     table = trace(start, start)
     assert table["role"].tolist() == ["q", "q"] and table["depth"].tolist() == [0, 1]
-    assert {"kl_bits", "ks", "excess_kurtosis", "moved", "memory", "row_corr"} <= set(table)
+    assert {"kl_bits", "ks", "excess_kurtosis", "moved", "memory", "rows_alike"} <= set(table)

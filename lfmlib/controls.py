@@ -1,0 +1,85 @@
+"""Matrices to measure beside a matrix: what is left of it, or what noise has in its place.
+
+Each control keeps something and destroys the rest, so that a departure from noise can be told by what removes it:
+
+    permuted        all entries in a random order: keeps their distribution, and nothing else
+    rows-permuted   each row's entries in a random order: keeps the scale of every row too, but no correlation
+    fresh           new Gaussian draws of the matrix's shape, type, mean and standard deviation
+    rescaled        goes the other way: without the scales of rows and columns (see `rescaled`), all else as it was
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from .gram import Matrix, tensor_of
+
+CONTROLS = ("permuted", "rows-permuted", "fresh", "rescaled")
+
+
+def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
+    """A control of a matrix.
+
+    Args:
+        matrix: ``(r, c)``, torch tensor or numpy array of any floating type.
+        kind: one of `CONTROLS`.
+        seed: of the order or the draws.
+
+    Returns:
+        ``(r, c)``, of the matrix's type (rescaled: float64), on its device.
+
+    Raises:
+        ValueError: unknown kind; or the matrix is not one (see `lfmlib.spectrum`).
+    """
+    if kind not in CONTROLS:
+        raise ValueError(f"unknown control {kind!r}: expected one of {', '.join(CONTROLS)}")
+    if kind == "rescaled":
+        return rescaled(matrix)
+    w = tensor_of(matrix)
+    generator = torch.Generator().manual_seed(seed)  # on the host: the same draws on every device
+    if kind == "permuted":
+        order = torch.randperm(w.numel(), generator=generator).to(w.device)
+        return w.reshape(-1)[order].reshape(w.shape)
+    if kind == "rows-permuted":
+        order = torch.rand(w.shape, generator=generator).argsort(dim=1).to(w.device)
+        return w.gather(1, order)
+    m = Matrix(w)
+    draws = torch.randn(w.shape, generator=generator).to(w.device)
+    return (m.mean + m.std * draws.double()).to(w.dtype)
+
+
+def measured(matrix, controls: str | Iterable[str], measure: Callable, *, seed: int = 0) -> dict[str, object]:
+    """What ``measure`` says of each of the ``controls`` (one name, or several) of a matrix, by name."""
+    names = (controls,) if isinstance(controls, str) else tuple(controls or ())
+    return {name: measure(control(matrix, name, seed=seed)) for name in names}
+
+
+def rescaled(matrix, *, tolerance: float = 1e-6, most: int = 200) -> torch.Tensor:
+    """Divide out the scales of rows and columns, so that every row and column has root mean square 1.
+
+    Alternating normalisation (Sinkhorn and Knopp 1967, on the squared entries), a few rounds unless zeros are many.
+    What a spectrum shows beyond noise and loses here came from unequal scales; what stays is correlation.
+
+    Args:
+        matrix: as in `spectrum`, with its errors. The mean is left in; rows and columns of zeros are passed over.
+        tolerance: stop when no scale changes by more than this share.
+        most: stop after so many rounds; some patterns of zeros have no solution, and come out partly scaled.
+
+    Returns:
+        float64 ``(r, c)``, on the matrix's device.
+    """
+    m = Matrix(matrix)
+    values = m.given.to(torch.float64)  # a copy unless it is float64, so never changed in place
+    filled = [values.any(dim=axis).sum() for axis in (0, 1)]  # columns and rows that are not all zero
+    for _ in range(most):
+        change = 0.0
+        for axis, others in ((1, filled[0]), (0, filled[1])):
+            scale = (values.square().sum(dim=axis, keepdim=True) / others).sqrt()
+            scale = torch.where(scale > 0, scale, 1.0)
+            values = values / scale
+            change = max(change, float((scale - 1).abs().max()))
+        if change <= tolerance:
+            break
+    return values

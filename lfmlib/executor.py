@@ -1,0 +1,94 @@
+"""Hand the tensors of a checkpoint to an executor, batch by batch, and gather what comes back, in any order."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+
+from tqdm.auto import tqdm
+
+from .checkpoint import Checkpoint, TensorInfo
+from .grid import DTYPES
+
+Rows = list[tuple[str, list[dict] | str]]
+"""For each tensor its name and its rows, or why it could not be measured."""
+
+
+def matrices(checkpoint: Checkpoint) -> tuple[list[TensorInfo], dict[str, str]]:
+    """The floating-point matrices of a checkpoint; and of every other tensor, why it is none."""
+    wanted, skipped = [], dict(checkpoint.skipped)
+    for info in checkpoint.tensors:
+        if reason := _why_not(info):
+            skipped[info.name] = reason
+        else:
+            wanted.append(info)
+    return wanted, skipped
+
+
+def over(
+    checkpoint: Checkpoint,
+    wanted: list[TensorInfo],
+    measure: Callable[[Checkpoint], Rows],
+    executor: Executor | None,
+    progress: bool,
+) -> tuple[dict[str, list[dict]], dict[str, str], bool]:
+    """Measure tensors on an executor.
+
+    Args:
+        checkpoint: holds them.
+        wanted: the tensors to measure.
+        measure: picklable; gets a checkpoint with a few of them.
+        executor: where to run; default a thread per core. It is not shut down.
+        progress: show a progress bar.
+
+    Returns:
+        Rows by tensor name; reasons by name of tensors that could not be measured; whether Ctrl-C came, which
+        warns and keeps what was finished.
+    """
+    own = ThreadPoolExecutor(max_workers=os.cpu_count()) if executor is None else None
+    bar = tqdm(
+        total=sum(info.numel for info in wanted), unit="w", unit_scale=True, disable=not progress, leave=False, delay=1
+    )
+    rows, failed, interrupted = {}, {}, False
+    futures: dict[Future, list[TensorInfo]] = {}
+    try:
+        for batch in _batches(wanted):
+            futures[(executor or own).submit(measure, checkpoint.only([info.name for info in batch]))] = batch
+        for future in as_completed(futures):
+            for name, result in future.result():
+                (failed if isinstance(result, str) else rows)[name] = result
+            bar.update(sum(info.numel for info in futures[future]))
+    except KeyboardInterrupt:
+        interrupted = True
+        for future in futures:
+            future.cancel()
+        warnings.warn(f"interrupted: {len(rows)} of {len(wanted)} tensors measured", stacklevel=3)
+        failed |= {info.name: "interrupted before it was measured" for info in wanted if info.name not in rows}
+    finally:
+        bar.close()
+        if own:
+            own.shutdown(cancel_futures=True)
+    return rows, failed, interrupted
+
+
+def _why_not(info: TensorInfo) -> str:
+    """Reason why a tensor has no row; empty where it has one."""
+    if info.dtype not in DTYPES:
+        return f"{info.dtype}: not a floating-point type this survey counts"
+    if len(info.shape) != 2:
+        return f"{len(info.shape)}-D: not a matrix"
+    return "" if info.numel else "empty: no values"
+
+
+def _batches(wanted: list[TensorInfo], least: int = 1 << 22) -> Iterator[list[TensorInfo]]:
+    """Neighbouring tensors together until they hold ``least`` values, so that small ones do not cost a task each."""
+    batch: list[TensorInfo] = []
+    for info in wanted:
+        batch.append(info)
+        if sum(i.numel for i in batch) >= least:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

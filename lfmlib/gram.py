@@ -1,0 +1,97 @@
+"""A matrix made ready for its spectrum: checked, its mean removed, its smaller side first; Gram matrix and products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy import sparse
+
+SALT = 1967
+"""Goes with the seed of random starts, so that they are not those numbers that made the matrix."""
+_BLOCK = 1 << 22  # entries converted to float64 at a time
+
+
+class Matrix:
+    """A checked matrix, seen with its smaller side first; eigenvalues are in units of n sigma², so their mean is 1."""
+
+    def __init__(self, matrix):
+        w = tensor_of(matrix)
+        if w.ndim != 2:
+            raise ValueError(f"found shape {tuple(w.shape)}: a spectrum needs a matrix; reshape it to (rows, columns)")
+        if min(w.shape) < 2 or w.numel() < 64:
+            raise ValueError(
+                f"found a matrix of shape {tuple(w.shape)}: a spectrum needs at least 2 rows, "
+                "2 columns and 64 entries; leave vectors and tiny matrices out"
+            )
+        self.given, self.flipped = w, w.shape[0] > w.shape[1]
+        self.w = w.T if self.flipped else w
+        self.p, self.n = self.w.shape
+        self.ratio = self.p / self.n
+        self.mean = 0.0
+        sums = torch.stack([torch.stack([block.sum(), block.min(), block.max()]) for block in self.blocks()]).cpu()
+        if not torch.isfinite(sums).all():
+            bad = sum(int((~torch.isfinite(block)).sum()) for block in self.blocks())
+            raise ValueError(f"found {bad} non-finite of {w.numel()} entries: replace or drop NaN and infinity first")
+        if sums[:, 1].min() == sums[:, 2].max():
+            raise ValueError(f"found a constant matrix, every entry {sums[0, 1]:g}: leave it out, nothing varies")
+        self.mean = float(sums[:, 0].sum()) / w.numel()
+        self.std = math.sqrt(sum(float(block.square().sum()) for block in self.blocks()) / w.numel())
+
+    def blocks(self) -> Iterator[torch.Tensor]:
+        """Columns of the matrix less its mean, as float64 ``(p, some)``."""
+        width = max(1, _BLOCK // self.p)
+        for start in range(0, self.n, width):
+            yield self.w[:, start : start + width].to(torch.float64) - self.mean
+
+    def eigenvalues(self) -> np.ndarray:
+        """All of them, ascending, float64 ``(p,)``."""
+        gram = torch.zeros(self.p, self.p, dtype=torch.float64, device=self.w.device)
+        for block in self.blocks():
+            block /= self.std
+            gram.addmm_(block, block.T)
+        return np.maximum(torch.linalg.eigvalsh(gram.div_(self.n)).cpu().numpy(), 0)
+
+    @cached_property
+    def work(self) -> torch.Tensor:
+        """``(p, n)``, of zero mean and scaled so that its singular values are the roots of the eigenvalues."""
+        dtype = torch.float64 if self.w.dtype == torch.float64 else torch.float32
+        scale = self.std * math.sqrt(self.n)
+        return torch.cat([(block / scale).to(dtype) for block in self.blocks()], 1)
+
+    def gram_times(self, v: torch.Tensor) -> torch.Tensor:
+        """The Gram matrix times columns ``(p, k)``, float64."""
+        v = v.to(self.work.dtype)
+        return (self.work @ (self.work.T @ v)).to(torch.float64)
+
+    def top(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The largest eigenvalues, descending, and their unit vectors ``(p, count)``."""
+        rng = np.random.default_rng(SALT)  # ARPACK's own start is random
+
+        def times(v):
+            return self.gram_times(torch.as_tensor(v, device=self.work.device)).cpu().numpy()
+
+        operator = sparse.linalg.LinearOperator((self.p, self.p), matvec=times, dtype=np.float64)
+        tolerance = 1e-10 if self.work.dtype == torch.float64 else 1e-6  # below the products' own rounding it stalls
+        start = rng.standard_normal(self.p)
+        values, found = sparse.linalg.eigsh(operator, k=count, which="LA", v0=start, tol=tolerance)
+        return values[::-1], found[:, ::-1].copy()
+
+
+def tensor_of(matrix) -> torch.Tensor:
+    """The input as a floating tensor, on the GPU if there is one; a numpy array is copied, as it may be read-only."""
+    if not isinstance(matrix, torch.Tensor):
+        array = np.asarray(matrix)
+        if array.dtype.name.startswith(("bfloat16", "float8")):  # ml_dtypes, which torch does not read
+            array = array.astype(np.float32)
+        elif array.dtype == np.longdouble:
+            array = array.astype(np.float64)
+        if array.dtype.kind != "f":
+            raise ValueError(f"found entries of type {array.dtype}: a spectrum needs floating numbers; convert them")
+        matrix = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="K"))
+    if not matrix.dtype.is_floating_point:
+        raise ValueError(f"found entries of type {matrix.dtype}: a spectrum needs floating numbers; convert them")
+    return matrix.detach().to("cuda" if matrix.device.type == "cpu" and torch.cuda.is_available() else matrix.device)
