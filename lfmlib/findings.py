@@ -38,6 +38,7 @@ CHAPTERS = {
     "F1": "01_are_the_weights_gaussian",
     "F2": "02_does_the_start_matter",
     "F3": "03_which_shapes_occur",
+    "F4": "04_are_the_weights_independent",
 }
 """The chapter that measures each finding."""
 
@@ -79,6 +80,15 @@ RULES = {
     "F3": Rule(
         "sharp, inverted T and linear, each in at least 2 matrices, in at least 2 models or seeds and not at step 0: "
         "all three found supported, one or two partly",
+        supported=3,
+        partly=1,
+        unit="of 3",
+    ),
+    "F4": Rule(
+        "independence (correlation of neighbours at most 0.05; squared correlation between rows, and between columns, "
+        "at most 1.25 times that of noise), identity (rows and columns explain at most 5 % of the log-variance beyond "
+        "noise) and spectrum (at most 1 % of the variance beyond the edge of noise), each for at least 80 % of the "
+        "parameters: all three supported, one or two partly",
         supported=3,
         partly=1,
         unit="of 3",
@@ -184,8 +194,7 @@ def scoreboard_markdown(findings: list[Finding]) -> str:
         repeated = before is not None and before.id == finding.id  # the claim is written once
         claim = "" if repeated else f"[{STATEMENTS[finding.id]}](../notebooks/{CHAPTERS[finding.id]}.ipynb)"
         lines.append(
-            f"| {finding.id} | {claim} | {finding.model} | {verdict} | {measured(finding)} "
-            f"| {number(finding, finding.null)} |"
+            f"| {finding.id} | {claim} | {finding.model} | {verdict} | {measured(finding)} | {control(finding)} |"
         )
     waiting = [id_ for id_ in STATEMENTS if id_ not in {finding.id for finding in findings}]
     table = "\n".join(lines) if findings else "*Nothing has been measured yet.*"
@@ -199,10 +208,21 @@ def measured(finding: Finding) -> str:
     """Value and interval as printed: "62 %" for a census, "0.41 [0.30, 0.52]" with its interval, "3 [2, 4] of 5"."""
     if finding.value is None:
         return finding.details.get("reason", "–")
+    parts = _parts(finding.details.get("parts"))
     if finding.interval is None:
-        return number(finding, finding.value)
+        return number(finding, finding.value) + parts
     value, low, high = (_plain(finding, one) for one in (finding.value, *finding.interval))
-    return f"{value} [{low}, {high}]{_unit(finding)}"
+    return f"{value} [{low}, {high}]{_unit(finding)}{parts}"
+
+
+def control(finding: Finding) -> str:
+    """What the control gives, as printed."""
+    return number(finding, finding.null) + _parts(finding.details.get("null_parts"))
+
+
+def _parts(shares: dict[str, float] | None) -> str:
+    """The shares that a count rests on, as printed behind it."""
+    return ": " + ", ".join(f"{name} {100 * share:.0f}\u00a0%" for name, share in shares.items()) if shares else ""
 
 
 def number(finding: Finding, value: float | None) -> str:

@@ -69,7 +69,7 @@ def _verdict(finding: Finding) -> str:
     if finding.value is None:
         return f"<p>Verdict on {model}: <b>not judged</b>. {html.escape(finding.details['reason'])}</p>"
     name = findings.RULES[finding.id].control
-    control = "" if finding.null is None else f" ({name} {findings.number(finding, finding.null)})"
+    control = "" if finding.null is None else f" ({name} {findings.control(finding)})"
     census = "" if finding.interval else " Every matrix is measured, so the number has no sampling error."
     return (
         f"<p>Verdict on {model}: <b class='lfm-verdict'>{finding.verdict}</b>.</p>"
@@ -83,11 +83,11 @@ def _verdicts(several: list[Finding]) -> str:
     lines = "".join(
         f"<tr><th>{html.escape(finding.model)}</th>"
         f"<td><b class='lfm-{finding.verdict}'>{finding.verdict}</b></td>"
-        f"<td>{findings.measured(finding)}</td><td>{findings.number(finding, finding.null)}</td></tr>"
+        f"<td>{findings.measured(finding)}</td><td>{findings.control(finding)}</td></tr>"
         for finding in several
     )
-    control = findings.RULES[several[0].id].control
-    head = f"<tr><th>model</th><th>verdict</th><th>measured</th><th>{control}</th></tr>"
+    name = findings.RULES[several[0].id].control
+    head = f"<tr><th>model</th><th>verdict</th><th>measured</th><th>{name}</th></tr>"
     return (
         f"<p>{html.escape(_sentence(several[0].metric))}</p>"
         f"<table class='dataframe lfm-table'><thead>{head}</thead><tbody>{lines}</tbody></table>{_rule(several[0])}"

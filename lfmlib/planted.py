@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import torch
+from scipy import signal
 
 from .shapes import SHAPES, classify
 
@@ -74,3 +75,72 @@ def confusion(tensors: int, largest: int, seed: int) -> pd.DataFrame:
         label = classify(torch.tensor(values, dtype=getattr(torch, dtype))).label
         rows.append({"planted": name, "label": label, "count": count, "dtype": dtype, "outliers": outliers})
     return pd.DataFrame(rows)
+
+
+DEPARTURES = {
+    "neighbours": "each entry correlated with the one before it in its row: the correlation",
+    "row scales": "log-normal scales of rows: their relative spread",
+    "column scales": "log-normal scales of columns: their relative spread",
+    "blocks": "log-normal scales of the blocks of an 8 × 8 grid: their relative spread",
+    "spikes": "directions whose singular values lie 5 % beyond the edge: how many",
+    "rank three": "three directions added: the share of the variance they carry",
+}
+"""Departures from independent, identical Gaussian entries that `matrix` plants, and what their size means."""
+
+
+def matrix(departure: str, size: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """A made matrix of Gaussian entries with one planted departure.
+
+    Args:
+        departure: one of `DEPARTURES`; or, independent and identical all the same, ``noise`` (``size`` is not used),
+            ``Laplace`` entries, or ``outliers``, a share ``size`` of entries at 30 standard deviations.
+        size: how much of it.
+        shape: (rows, columns).
+        rng: source of randomness.
+
+    Returns:
+        float64 of that shape.
+
+    Raises:
+        ValueError: unknown departure.
+    """
+    r, c = shape
+    noise = rng.standard_normal(shape)
+    if departure == "noise":
+        return noise
+    if departure == "Laplace":
+        return rng.laplace(size=shape)
+    if departure == "outliers":
+        return with_outliers(noise.ravel(), rng, share=size).reshape(shape)
+    if departure == "neighbours":
+        # lfilter's start is made stationary: its first entry is of unit variance, the others' innovations smaller
+        noise[:, 1:] *= np.sqrt(1 - size**2)
+        return signal.lfilter([1], [1, -size], noise, axis=1)
+    if departure == "row scales":
+        return noise * _scales(size, (r, 1), rng)
+    if departure == "column scales":
+        return noise * _scales(size, (1, c), rng)
+    if departure == "blocks":
+        block = _scales(size, (8, 8), rng)
+        return noise * block[np.arange(r) * 8 // r][:, np.arange(c) * 8 // c]
+    if departure in ("spikes", "rank three"):
+        count = int(size) if departure == "spikes" else 3
+        left, right = (np.linalg.qr(rng.standard_normal((length, count)))[0] for length in shape)
+        strength = _landing(1.05, r, c) if departure == "spikes" else np.sqrt(r * c * size / (1 - size) / 3)
+        return noise + strength * left @ right.T
+    raise ValueError(f"no departure is called {departure!r}: expected one of {', '.join(DEPARTURES)}")
+
+
+def _scales(spread: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Log-normal scales of mean 1 with a relative standard deviation of ``spread``."""
+    sigma = np.sqrt(np.log1p(spread**2))
+    return np.exp(sigma * rng.standard_normal(shape) - sigma**2 / 2)
+
+
+def _landing(ratio: float, r: int, c: int) -> float:
+    """Strength of a direction in unit noise whose singular value lands at ``ratio`` times the edge.
+
+    Of strength s it lands at √((s² + r)(s² + c)) / s (Benaych-Georges and Nadakuditi 2012).
+    """
+    half = (ratio**2 * (np.sqrt(r) + np.sqrt(c)) ** 2 - r - c) / 2
+    return float(np.sqrt(half + np.sqrt(half**2 - r * c)))

@@ -11,7 +11,6 @@ from scipy import stats
 
 from lfmlib.iid import (
     FIGURES,
-    IID,
     LAGS,
     iid,
     lag_correlations,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, optimize, special, stats
 
-from lfmlib.controls import CONTROLS, control, rescaled
+from lfmlib.controls import rescaled
 from lfmlib.lanczos import density
 from lfmlib.marchenko_pastur import TRACY_WIDOM, mp_cdf, mp_pdf, threshold
 from lfmlib.spectrum import Spectrum, kurtosis_null, singular_values, spectrum, vectors

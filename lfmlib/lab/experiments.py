@@ -20,7 +20,7 @@ from .. import evidence
 from ..records import Experiment
 from . import inits
 from .problems import problem
-from .train import SNAPSHOTS, Config, rate, train
+from .train import SNAPSHOTS, Config, Trained, rate, train
 
 PLAIN = {
     "decoder": {"task": "language", "steps": 250, "batch": 8},
@@ -40,13 +40,13 @@ OTHERS = {
     },
     "sgd": {"decoder": {"lr": 0.3, "steps": 1000}, "vit": {"lr": 0.3, "steps": 1000}},
 }
-"""Other optimizers where they learn, with the rates at which narrow Gaussian starts learned best in single trainings; SGD
-did not get CLIP beyond guessing at any rate."""
+"""Other optimizers where they learn, with the rates at which narrow Gaussian starts learned best in single trainings;
+SGD did not get CLIP beyond guessing at any rate."""
 DECAY = 7.0
 """Weight decay that leaves about e⁻³ of the start: the learning rates of a training sum up to 0.41 to 0.44."""
 MEDIANS = (
-    "kl_bits", "ks", "excess_kurtosis", "tail_bits", "gg_shape", "moved", "left", "memory", "added_kl_bits", "rows_alike",
-    "top_ratio", "zeros_seen",
+    "kl_bits", "ks", "excess_kurtosis", "tail_bits", "gg_shape", "moved", "left", "memory", "added_kl_bits",
+    "rows_alike", "top_ratio", "zeros_seen",
 )  # fmt: skip
 """Columns of a trace that a record keeps the median of, over the matrices."""
 METRICS = {
@@ -90,11 +90,9 @@ def run(cell: dict) -> list[dict]:
     within 0.02 bits; the number of each shape; medians over these matrices of `MEDIANS`; ``rms`` of all their entries.
     The last row also holds what the model can do on held-out data: ``score``, and ``trivial`` for the baseline.
     """
-    config = Config(**{name: value for name, value in cell.items() if name != "part"})
-    with tempfile.TemporaryDirectory() as folder:
-        snapshots = min(SNAPSHOTS, 3 + config.steps // 30)  # fewer in toys
-        model = train(config, progress=False, snapshots=snapshots, folder=folder)
-    rates = [rate(config, step) for step in range(config.steps)]
+    plan = config(cell)
+    model = retrained(plan, snapshots=min(SNAPSHOTS, 3 + plan.steps // 30))  # fewer in toys
+    rates = [rate(plan, step) for step in range(plan.steps)]
     rows = []
     for step, table in model.snapshots.groupby("step"):
         body = evidence.eligible(table)
@@ -117,6 +115,17 @@ def run(cell: dict) -> list[dict]:
     return rows
 
 
+def config(cell: dict) -> Config:
+    """What a cell trains."""
+    return Config(**{name: value for name, value in cell.items() if name != "part"})
+
+
+def retrained(plan: Config, snapshots: int) -> Trained:
+    """Train, whatever is cached, and keep nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        return train(plan, progress=False, snapshots=snapshots, folder=folder)
+
+
 def score(scores: dict[str, float]) -> float:
     """A training's held-out figure: accuracy, or for language the loss in nats per byte."""
     return scores.get("accuracy", scores["loss"] if "trivial_loss" in scores else math.nan)
@@ -133,25 +142,25 @@ def inputs(cell: dict) -> dict[str, str]:
 
 
 def _cells() -> Iterator[dict]:
-    yield from _grid("plain", gain=GAINS[0], seeds=5)
-    yield from _grid("plain", models=("decoder",), gain=GAINS[1], seeds=5, steps=500)  # it learns more slowly
-    yield from _grid("plain", models=("vit", "clip"), gain=GAINS[1], seeds=5)
-    yield from _grid("decay", weight_decay=DECAY, seeds=5)
+    yield from grid("plain", gain=GAINS[0], seeds=5)
+    yield from grid("plain", models=("decoder",), gain=GAINS[1], seeds=5, steps=500)  # it learns more slowly
+    yield from grid("plain", models=("vit", "clip"), gain=GAINS[1], seeds=5)
+    yield from grid("decay", weight_decay=DECAY, seeds=5)
     for optimizer, models in OTHERS.items():
         for model, settings in models.items():
             common = {"optimizer": optimizer, "gain": GAINS[1], "weight_decay": 0.0, **settings}
-            yield from _grid("optimizer", models=(model,), starts=("gaussian", *inits.UNLIKE), **common)
+            yield from grid("optimizer", models=(model,), starts=("gaussian", *inits.UNLIKE), **common)
     for lr in (3e-4, 1e-3, 3e-3, 1e-2):
         for decay in (0.0, 0.7, 2.0, 7.0):
             common = {"lr": lr, "weight_decay": decay, "first": 10}
-            yield from _grid("sweep", starts=("uniform", "sparse-90"), models=("vit",), seeds=1, **common)
+            yield from grid("sweep", starts=("uniform", "sparse-90"), models=("vit",), seeds=1, **common)
             if decay in (0.0, 2.0):
-                yield from _grid("sweep", starts=("uniform",), models=("decoder", "clip"), seeds=1, **common)
-    yield from _grid("long", models=("vit",), starts=inits.UNLIKE, seeds=1, steps=1000)
-    yield from _grid("shuffled", models=("vit",), starts=inits.UNLIKE, gain=0.25, task="shuffled")
+                yield from grid("sweep", starts=("uniform",), models=("decoder", "clip"), seeds=1, **common)
+    yield from grid("long", models=("vit",), starts=inits.UNLIKE, seeds=1, steps=1000)
+    yield from grid("shuffled", models=("vit",), starts=inits.UNLIKE, gain=0.25, task="shuffled")
 
 
-def _grid(part: str, *, models=tuple(PLAIN), starts=inits.STARTS, seeds=3, first=0, **changed):
+def grid(part: str, *, models=tuple(PLAIN), starts=inits.STARTS, seeds=3, first=0, **changed):
     """Cells of one part: every model, start and seed."""
     for model in models:
         for start in starts:
@@ -163,5 +172,5 @@ def _grid(part: str, *, models=tuple(PLAIN), starts=inits.STARTS, seeds=3, first
 def _toy_cells() -> Iterator[dict]:
     """Thirty steps on few examples: enough to see every column move."""
     for model in PLAIN:
-        for cell in _grid("plain", models=(model,), gain=0.25, starts=inits.UNLIKE, seeds=2):
+        for cell in grid("plain", models=(model,), gain=0.25, starts=inits.UNLIKE, seeds=2):
             yield cell | {"steps": 30, "batch": 8 if model != "decoder" else 2}

@@ -39,8 +39,8 @@ def kept(now: torch.Tensor, start: torch.Tensor) -> dict[str, float]:
         left: slope of the regression of W on W₀, the part of the start that is still there.
         memory: Pearson correlation of the entries of W and W₀.
         added_kl_bits: `kl_bits` of what training added, the residual of W after regression on W₀; NaN at step 0.
-        rows_alike: mean squared cosine between rows (columns, where they are fewer) times their length: 1 for independent
-            entries, 0 for an orthogonal matrix.
+        rows_alike: mean squared cosine between rows (columns, where they are fewer) times their length: 1 for
+            independent entries, 0 for an orthogonal matrix.
         top_ratio: largest singular value over the Marchenko–Pastur edge RMS(W) (√out + √in): about 1 for noise.
         zeros_seen: how well abs(W) still tells the entries that began at zero from the others, as the area under the
             ROC curve: 1 perfectly, 0.5 not at all; NaN where less than a hundredth, or all, began there.

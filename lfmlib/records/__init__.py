@@ -50,7 +50,11 @@ __all__ = [
     *("notice", "provenance", "remeasure", "run", "stale", "table"),
 ]
 
-EXPERIMENTS: dict[str, str] = {"initialization": "lfmlib.lab.experiments:initialization"}
+EXPERIMENTS: dict[str, str] = {
+    "initialization": "lfmlib.lab.experiments:initialization",
+    "calibration": "lfmlib.lab.calibration:calibration",
+    "arrangement": "lfmlib.lab.arranged:experiment",
+}
 """Name of an experiment → "module:attribute", where an `Experiment` is, or a function that returns it."""
 
 FOLDER = ROOT / "book" / "records"

@@ -1,0 +1,65 @@
+"""F3: there are occasional sharp, inverted-T-shaped or linear patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ..findings import RULES, STATEMENTS, Finding, judge
+from .shared import TOO_SMALL, eligible
+
+
+def f3(
+    table: pd.DataFrame,
+    noise: pd.DataFrame,
+    model: str,
+    others: list[Finding],
+    grown: Sequence[str],
+    provenance: dict,
+) -> Finding:
+    """Finding F3 from a survey and its noise twin.
+
+    A shape found in this model counts for certain once another model has it too: until then the interval reaches from
+    the number of shapes that others confirm to the number seen here, and the verdict may stay undecided.
+
+    Args:
+        table, noise: of the model.
+        model: its name.
+        others: the findings F3 of other models.
+        grown: the shapes that lab models grew in training (see `lfmlib.lab.initialization.shapes_grown`).
+        provenance: of the model.
+    """
+    body = eligible(table)
+    control = noise[noise["tensor"].isin(body["tensor"])]
+    seen = shapes_found(body)
+    elsewhere = {name for other in others if other.model != model for name in other.details.get("found", [])} | {*grown}
+    confirmed = [name for name in seen if name in elsewhere]
+    counts = body["label"].value_counts()
+    rule, interval = RULES["F3"], (float(len(confirmed)), float(len(seen)))
+    return Finding(
+        id="F3",
+        model=model,
+        statement=STATEMENTS["F3"],
+        metric="named shapes in at least two matrices (in brackets: confirmed by other models so far, and at most)",
+        value=None if body.empty else float(len(seen)),
+        interval=None if body.empty else interval,
+        null=None if body.empty else float(len(shapes_found(control))),
+        rule=rule.text,
+        verdict="undecided" if body.empty else judge(rule, len(seen), interval),
+        provenance=provenance,
+        details={
+            "found": seen,
+            "confirmed_elsewhere": confirmed,
+            "grown_in_the_lab": list(grown),
+            "labels": {name: int(count) for name, count in counts.items()},
+            "noise_labels": {name: int(count) for name, count in control["label"].value_counts().items()},
+        }
+        | ({"reason": TOO_SMALL} if body.empty else {}),
+    )
+
+
+def shapes_found(body: pd.DataFrame) -> list[str]:
+    """The named shapes other than the Gaussian that at least two of the rows have."""
+    counts = body["label"].value_counts()
+    return [name for name in ("sharp", "inverted-t", "linear") if counts.get(name, 0) >= 2]

@@ -1,0 +1,133 @@
+"""F4: weights share the i.i.d. properties of Gaussian noise, asked as three questions, the legs of the finding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from ..findings import RULES, STATEMENTS, Finding, judge
+from .shared import ENOUGH, TOO_SMALL, eligible, over_runs, share
+
+LEGS = ("independence", "identity", "spectrum")
+LAG, ALIKE, UNEQUAL, BEYOND = 0.05, 1.25, 0.05, 0.01
+"""Bounds of the legs: correlation of neighbours; squared correlation between rows or columns over that of noise; share
+of log-variance that rows and columns explain, beyond that of noise; share of variance beyond the edge of noise."""
+
+
+def legs(table: pd.DataFrame) -> pd.DataFrame:
+    """Which matrices pass each leg; a bound below the 97.5 % point of noise is replaced by it.
+
+    Args:
+        table: rows of `lfmlib.arrangement`.
+
+    Returns:
+        Same index; a boolean column for each of `LEGS`, and "all".
+    """
+    r, c = (table["shape"].str[place].astype(float) for place in (0, 1))
+    lag = stats.norm.ppf((1 + 0.975 ** (1 / 3)) / 2) / np.sqrt(table["numel"])  # the largest of three correlations
+    independence = table["lag_one"] <= lag.clip(lower=LAG)
+    for side, length in (("row", c), ("col", r)):
+        noise = table[f"{side}_corr_null_high"] * (length - 1)
+        independence &= table[f"{side}_alike"] <= noise.clip(lower=ALIKE)
+    over = [table[f"{side}_share_null_high"] - (count - 1) / (r * c - 1) for side, count in (("row", r), ("col", c))]
+    passed = {
+        "independence": independence,
+        "identity": table["unequal"] <= np.hypot(*over).clip(lower=UNEQUAL),
+        "spectrum": table["outlier_variance"] <= table["outlier_variance_null_high"].clip(lower=BEYOND),
+    }
+    return pd.DataFrame(passed).assign(all=pd.DataFrame(passed).all(axis=1))
+
+
+def leg_shares(table: pd.DataFrame) -> dict[str, float]:
+    """Share of the parameters of eligible matrices that pass each leg, and all of them; NaN where there are none."""
+    body = eligible(table)
+    passed = legs(body)
+    return {name: share(body, passed[name]) for name in (*LEGS, "all")}
+
+
+def legs_held(shares: dict[str, float]) -> float:
+    """Legs that hold for at least `ENOUGH` of the parameters; three only where the same matrices pass all of them."""
+    held = sum(shares[leg] >= ENOUGH for leg in LEGS)
+    return float(min(held, 3 if shares["all"] >= ENOUGH else 2))
+
+
+def f4(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
+    """Finding F4 of a checkpoint.
+
+    Args:
+        table: from `lfmlib.arrangement`, with the controls "fresh" and "permuted".
+        model: its name.
+        provenance: of the model.
+    """
+    shares = {name: leg_shares(rows) for name, rows in table.groupby("control")}
+    if eligible(table).empty:
+        shares = {}
+    return _finding(
+        model,
+        provenance,
+        value=legs_held(shares["none"]) if shares else None,
+        null=legs_held(shares["fresh"]) if shares else None,
+        details={
+            "parts": {leg: shares["none"][leg] for leg in LEGS},
+            "null_parts": {leg: shares["fresh"][leg] for leg in LEGS},
+            "permuted": shares["permuted"],
+            "matrices": len(eligible(table[table["control"] == "none"])),
+        }
+        if shares
+        else {"reason": TOO_SMALL},
+    )
+
+
+def f4_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
+    """Finding F4 of a model trained several times, from starts of Gaussian noise.
+
+    The value counts the legs whose mean share is at least `ENOUGH`; its interval counts those whose lower limit is, and
+    those whose upper limit is. The null is the count before the first step.
+
+    Args:
+        rows: of the record `arrangement`, of one model trained in one way.
+        model: its name.
+        provenance: of the record.
+
+    Raises:
+        ValueError: fewer than two seeds.
+    """
+    plain, names = rows[rows["control"] == "none"], [*LEGS, "all"]
+    first, last = plain.loc[plain["step"] == 0, names], plain.loc[plain["step"] == plain["steps"], names]
+    if len(last) < 2:
+        raise ValueError(f"F4 of a trained model needs at least two runs; {model} has {len(last)}")
+    limits = pd.DataFrame({name: over_runs(last[name]) for name in names}, index=["mean", "low", "high"]).clip(0, 1)
+    value, low, high = (legs_held(limits.loc[which].to_dict()) for which in ("mean", "low", "high"))
+    permuted = rows.loc[rows["control"] == "permuted", names].mean()
+    return _finding(
+        model,
+        provenance,
+        value=value,
+        null=legs_held(first.mean().to_dict()),
+        interval=(low, high),
+        details={
+            "parts": limits.loc["mean", list(LEGS)].to_dict(),
+            "null_parts": first[list(LEGS)].mean().to_dict(),
+            "limits": {name: limits.loc[["low", "high"], name].tolist() for name in limits},
+            "permuted": permuted.to_dict(),
+            "runs": len(last),
+        },
+    )
+
+
+def _finding(model: str, provenance: dict, value, null, details: dict, interval=None) -> Finding:
+    rule = RULES["F4"]
+    return Finding(
+        id="F4",
+        model=model,
+        statement=STATEMENTS["F4"],
+        metric="legs (independence, identity, spectrum) that hold for at least 80 % of the parameters",
+        value=value,
+        interval=interval,
+        null=null,
+        rule=rule.text,
+        verdict="undecided" if value is None else judge(rule, value, interval),
+        provenance=provenance,
+        details=details,
+    )

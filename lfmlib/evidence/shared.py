@@ -1,0 +1,79 @@
+"""What the findings share: which matrices count, and the shares and intervals that verdicts rest on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+KL_BOUND = 0.02
+"""F1: a matrix with at most so many `kl_bits` counts as Gaussian (just under a logistic distribution's 0.0206)."""
+ENOUGH = 0.8
+"""Share of a model's parameters that must pass for a claim to hold of the model."""
+LEAST = 4096
+"""Matrices with fewer elements are left out: noise itself scatters too far there."""
+TOO_SMALL = (
+    f"No matrix with {LEAST:,} or more elements and a distribution to measure is neither embedding, head nor pooler."
+)
+APART = ("embed", "head", "pooler")
+"""Roles reported apart: the paper's claim is about the matrices between them."""
+
+
+def eligible(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a survey (or arrangement) that findings on shares are about: enough elements, neither embedding nor
+    head; in a survey, with a distribution to measure."""
+    known = table["kl_bits"].notna() if "kl_bits" in table else True
+    return table[(table["numel"] >= LEAST) & ~table["role"].isin(APART) & known]
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """What a chapter's figures show: the eligible matrices; in a model too small to have any, every measurable one.
+
+    Raises:
+        ValueError: no matrix of the survey has a distribution at all.
+    """
+    rows = eligible(table) if len(eligible(table)) else table
+    rows = rows[rows["kl_bits"].notna()]
+    if rows.empty:
+        raise ValueError(
+            f"{table.attrs.get('source', 'the model')} has no floating-point matrix with two different values: nothing "
+            "to measure. `lfmlib.survey(model).attrs['skipped']` says why each tensor was left out"
+        )
+    return rows
+
+
+def left_out(table: pd.DataFrame) -> str:
+    """What a survey did not measure, in a sentence: tensors by reason, and values that are no numbers."""
+    reasons = pd.Series(list(table.attrs.get("skipped", {}).values()), dtype=object).value_counts()
+    tensors = "; ".join(f"{count} × {reason}" for reason, count in reasons.items()) or "nothing"
+    lost = int(table["nonfinite"].sum())
+    if shapeless := int(table["kl_bits"].isna().sum()):
+        tensors += f"; {shapeless} × constant, empty of numbers, or finer than can be resolved: not judged"
+    return f"Left out: {tensors}." + (f" **{lost:,} values are infinite or NaN** and not counted." if lost else "")
+
+
+def gaussian(table: pd.DataFrame, bound: float = KL_BOUND) -> pd.Series:
+    """Which tensors are within ``bound`` bits of a Gaussian, or within the 97.5 % point of noise where that is more."""
+    return table["kl_bits"] <= table["kl_bits_null_high"].clip(lower=bound)
+
+
+def share(table: pd.DataFrame, hit: pd.Series, weight: str = "numel") -> float:
+    """Share of the parameters of ``table`` that lie in the tensors where ``hit`` is true; NaN of an empty table."""
+    total = table[weight].sum() if len(table) else 0
+    return float(table.loc[hit, weight].sum() / total) if total else math.nan
+
+
+def over_runs(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Mean of independent runs and its Student-t interval; NaN as limits where there are fewer than two.
+
+    Values that are all equal have an interval of no width: that is what the runs say, not that there is no doubt.
+    """
+    values = np.asarray(values, dtype=float)
+    mean = values.mean()
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return mean, mean - half, mean + half

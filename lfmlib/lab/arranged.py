@@ -1,0 +1,89 @@
+"""How training arranges weights that began as Gaussian noise: the experiment `arrangement`, behind finding F4.
+
+The starts are noise, so step 0 passes every test; what the trained weights fail, training has done.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .. import evidence
+from ..arrangement import DERIVED, SPECTRAL, arrangement
+from ..iid import FIGURES
+from ..records import Experiment
+from .experiments import GAINS, PLAIN, config, grid, inputs, retrained, score
+from .train import start_of
+
+WAYS = {"wide start": GAINS[0], "narrow start": GAINS[1]}
+"""The ways of training: scales of the start."""
+CONTROLS = ("permuted", "rescaled", "fresh")
+SHARES = (*evidence.LEGS, "all")
+MEDIANS = (*FIGURES, *DERIVED, *SPECTRAL.values())
+METRICS = dict.fromkeys(SHARES, 0.3) | dict.fromkeys(MEDIANS, 0.25) | {"runs_z": 1.0, "score": 0.1}
+"""Relative tolerances, wide as those of `initialization`: another processor trains another model."""
+LEAST = (
+    dict.fromkeys(SHARES, 1.0)
+    | dict.fromkeys(
+        ("lag_row", "lag_col", "lag_diagonal", "lag_max", "lag_one", "ljung_box", "mutual_information"), 0.05
+    )
+    | dict.fromkeys(("row_corr", "col_corr"), 0.02)
+    | dict.fromkeys(("row_share", "col_share", "block_share", "unequal", "outlier_share"), 0.1)
+    | dict.fromkeys(("row_drift", "col_drift", "row_alike", "col_alike", "top_ratio", "mp_ks", "outlier_variance"), 1.0)
+    | {"runs_z": 3.0, "outliers": 10, "score": 1.0}
+)
+
+
+def experiment() -> Experiment:
+    """Trainings from narrow and wide Gaussian starts, five seeds of each lab model."""
+    return Experiment(
+        name="arrangement",
+        cells=[cell for gain in GAINS for cell in _cells(gain)],
+        run=run,
+        metrics=METRICS,
+        least=LEAST,
+        version=1,
+        description="lab models trained from Gaussian noise: independence, identity and spectrum before and after",
+        inputs=inputs,
+        quick=[cell | {"steps": 20, "batch": 2} for cell in _cells(GAINS[1]) if cell["seed"] < 2],
+    )
+
+
+def _cells(gain: float):
+    for model in PLAIN:
+        longer = {"steps": 500} if model == "decoder" and gain == GAINS[1] else {}  # as in `initialization`
+        yield from grid("arrangement", models=(model,), starts=("gaussian",), gain=gain, seeds=5, **longer)
+
+
+def run(cell: dict) -> list[dict]:
+    """Train as the cell says; a row for the start, one for the end, and one for each control of the end.
+
+    A row holds: ``step``; ``control`` ("none" for the weights themselves); ``matrices`` judged; the share of their
+    parameters that passes each leg of F4, and ``all``; medians over these matrices of the figures of `arrangement`.
+    """
+    before = start_of(config(cell))
+    trained = retrained(config(cell), snapshots=2)
+    tables = (
+        arrangement(dict(before.named_parameters()), progress=False).assign(step=0),
+        arrangement(trained.model, controls=CONTROLS, seed=cell["seed"], progress=False).assign(step=cell["steps"]),
+    )
+    rows = []
+    for (step, control), table in pd.concat(tables).groupby(["step", "control"], sort=False):
+        body = evidence.eligible(table)
+        medians = {name: float(f"{body[name].median():.7g}") for name in MEDIANS}
+        about = {"step": int(step), "control": control, "matrices": len(body)}
+        rows.append(about | evidence.leg_shares(table) | medians)
+    rows[1] |= {"score": score(trained.scores)}
+    return rows
+
+
+def runs(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The record's rows by model and way of training, by a name such as "lab ViT, wide start"."""
+    from .initialization import NAMES
+
+    found = {}
+    for model, name in NAMES.items():
+        for way, gain in WAYS.items():
+            some = record[(record["model"] == model) & (record["gain"] == gain)]
+            if len(some):
+                found[f"{name}, {way}"] = some
+    return found

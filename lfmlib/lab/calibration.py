@@ -1,0 +1,136 @@
+"""How far the tests of arrangement can be trusted: false alarms on noise, and power against planted departures.
+
+The experiment `calibration`: each cell draws many made matrices of one kind, measures them with `iid` and `spectrum`,
+and counts how often each figure lies outside the central 95 % of its null, and how often each leg of finding F4 fails.
+`table` and `power` read the record.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from .. import evidence, planted
+from ..arrangement import figures
+from ..iid import FIGURES
+from ..records import Experiment
+
+SHAPES = ((64, 64), (96, 256), (384, 384), (384, 1536))
+DTYPES = ("float32", "bfloat16")
+STRENGTHS = {
+    "neighbours": (0.02, 0.05, 0.1, 0.2),
+    "row scales": (0.05, 0.1, 0.2, 0.5),
+    "column scales": (0.05, 0.1, 0.2, 0.5),
+    "blocks": (0.05, 0.1, 0.2, 0.5),
+    "spikes": (1, 3, 10),
+    "rank three": (0.05, 0.1, 0.2, 0.4),
+}
+"""Sizes of the planted departures (see `lfmlib.planted.DEPARTURES`)."""
+TESTS = (*FIGURES, "mp_ks", "top_ratio", "stable_rank", "effective_rank")
+"""Figures with a two-sided null at 95 %."""
+EDGE = "outliers"
+"""The count of singular values beyond the edge: one is an alarm, on noise once in a hundred by construction."""
+COUNTS = (*TESTS, EDGE, *(f"fails_{leg}" for leg in (*evidence.LEGS, "all")))
+
+
+def calibration() -> Experiment:
+    """The experiment behind the calibration page."""
+    return Experiment(
+        name="calibration",
+        cells=list(_cells()),
+        run=run,
+        metrics=dict.fromkeys(COUNTS, 0.02),
+        least=dict.fromkeys(COUNTS, 100),
+        version=1,
+        description="made matrices: false alarms of the tests of arrangement on noise, and their power",
+        quick=[cell | {"draws": 10} for cell in _cells() if cell["rows"] <= 96 and cell["seed"] == 0],
+    )
+
+
+def run(cell: dict) -> list[dict]:
+    """Draw and measure; one row: for each of `COUNTS` how many of the ``draws`` were outside, or failed."""
+    shape = cell["rows"], cell["columns"]
+    stream = zlib.crc32(f"{cell['departure']} {cell['size']} {shape} {cell['dtype']}".encode())
+    rng = np.random.default_rng([cell["seed"], stream])
+    rows = []
+    for _ in range(cell["draws"]):
+        values = 0.02 * planted.matrix(cell["departure"], cell["size"], shape, rng)
+        rows.append(figures(torch.tensor(values, dtype=getattr(torch, cell["dtype"]))))
+    found = pd.DataFrame(rows).assign(shape=[shape] * len(rows), numel=shape[0] * shape[1])
+    alarms = {name: _outside(found, name) for name in TESTS}
+    alarms[EDGE] = found[EDGE] > 0
+    failed = ~evidence.legs(found)
+    return [
+        {name: int(hit.sum()) for name, hit in alarms.items()} | {f"fails_{n}": int(failed[n].sum()) for n in failed}
+    ]
+
+
+def _outside(found: pd.DataFrame, name: str) -> pd.Series:
+    return ~found[name].between(found[f"{name}_null_low"], found[f"{name}_null_high"])
+
+
+def _cells() -> Iterator[dict]:
+    def cells(departure, size, shape, dtype="float32", draws=250, seeds=1):
+        for seed in range(seeds):
+            rows, columns = shape
+            where = {"rows": rows, "columns": columns, "dtype": dtype}
+            yield {"departure": departure, "size": size, **where, "draws": draws, "seed": seed}
+
+    for shape in SHAPES:
+        for dtype in DTYPES:
+            yield from cells("noise", 0.0, shape, dtype, seeds=4)
+    for departure, size in (("Laplace", 0.0), ("outliers", 1e-4)):
+        for shape in ((96, 256), (384, 384)):
+            yield from cells(departure, size, shape)
+    for departure, sizes in STRENGTHS.items():
+        for size in sizes:
+            for shape in ((96, 256), (384, 384)):
+                yield from cells(departure, size, shape, draws=200)
+
+
+def false_alarms(record: pd.DataFrame) -> pd.DataFrame:
+    """Each test's alarms on noise.
+
+    Returns:
+        Index: test. Columns: level (what it should be), draws, rate, low, high (95 % Clopper–Pearson interval of the
+        rate), worst (shape and type with the most alarms), worst_rate, and beyond: how many of the combinations have an
+        interval that leaves the level out.
+    """
+    noise = record[record["departure"] == "noise"]
+    found = {}
+    for name in (*TESTS, EDGE):
+        level = 0.01 if name == EDGE else 0.05
+        each = noise.groupby(["rows", "columns", "dtype"])[[name, "draws"]].sum()
+        rates = each[name] / each["draws"]
+        r, c, dtype = rates.idxmax()
+        inside = [
+            _interval(k, n)[0] <= level <= _interval(k, n)[1] for k, n in zip(each[name], each["draws"], strict=True)
+        ]
+        alarms, draws = int(each[name].sum()), int(each["draws"].sum())
+        low, high = _interval(alarms, draws)
+        found[name] = {
+            **{"level": level, "draws": draws, "rate": alarms / draws, "low": low, "high": high},
+            **{"worst": f"{r} × {c} {dtype}", "worst_rate": float(rates.max()), "beyond": len(inside) - sum(inside)},
+        }
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def power(record: pd.DataFrame, rows: int, columns: int) -> pd.DataFrame:
+    """Share of made matrices of one shape that each test finds unlike noise.
+
+    Returns:
+        Index: departure and size. Columns: tests and legs.
+    """
+    some = record[(record["rows"] == rows) & (record["columns"] == columns) & (record["dtype"] == "float32")]
+    grouped = some.groupby(["departure", "size"], sort=False)[[*COUNTS, "draws"]].sum()
+    return grouped[list(COUNTS)].div(grouped["draws"], axis=0)
+
+
+def _interval(alarms: int, draws: int) -> tuple[float, float]:
+    found = stats.binomtest(alarms, draws).proportion_ci()
+    return float(found.low), float(found.high)
