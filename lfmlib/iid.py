@@ -33,7 +33,6 @@ LEAST = 2 * LAGS
 """Rows and columns that a matrix needs."""
 GROUPS = 10
 """Groups of rows that intervals are found by leaving out one after the other."""
-_KURTOSIS = 4.0  # excess kurtosis of log χ² with one degree of freedom, ψ'''(1/2) / ψ'(1/2)²
 
 
 @dataclass(frozen=True)
@@ -196,9 +195,9 @@ def _laws(r: int, c: int) -> dict:
         "mutual_information": stats.chi2(classes, *(np.array([-classes, 1]) / (2 * r * (c - 1) * math.log(2)))),
         "row_corr": _correlation_law(r, c),
         "col_corr": _correlation_law(c, r),
-        "row_share": _share_law(r - 1, c, n),
-        "col_share": _share_law(c - 1, r, n),
-        "block_share": _share_law((BLOCKS - 1) ** 2, n / BLOCKS**2, n - r - c),
+        "row_share": _share_law(r - 1, n),
+        "col_share": _share_law(c - 1, n),
+        "block_share": _share_law((BLOCKS - 1) ** 2, n - r - c + 2),
         "row_drift": stats.norm(0, 1 / math.sqrt(r - 1)),
         "col_drift": stats.norm(0, 1 / math.sqrt(c - 1)),
     }
@@ -227,11 +226,13 @@ def _correlation_law(r: int, c: int):
     return stats.norm(1 / (c - 1), math.sqrt(variance / (r * (r - 1) / 2)))
 
 
-def _share_law(freedom: float, each: float, n: int):
-    """Share that group means explain: ``freedom`` degrees of freedom, groups of ``each`` entries, n in all."""
-    mean = freedom / (n - 1)
-    variance = (2 * freedom + _KURTOSIS * freedom / each) / n**2
-    return stats.gamma(mean**2 / variance, scale=variance / mean)  # its first two moments, and close to χ²
+def _share_law(freedom: int, n: int):
+    """Share that group means with so many degrees of freedom explain of n values.
+
+    That of Gaussian values, although the log of a square is far from Gaussian: with the total given, its kurtosis
+    cancels from the variance where all groups are of one size.
+    """
+    return stats.beta(freedom / 2, (n - 1 - freedom) / 2)
 
 
 def lag_correlations(w: np.ndarray, along: str, lags: int = LAGS) -> np.ndarray:

@@ -1,12 +1,7 @@
-"""The book's figures: an Axes in, the same Axes out, one style, no statistics.
-
-Figures are transparent, with mid-grey ink and colours that keep a contrast of 3:1 or more on white and on the dark
-theme, and that colour-blind readers can tell apart. They are drawn narrow, so that a phone need not shrink them much.
-"""
+"""Figures of weights: distributions, and the model as a map of its matrices."""
 
 from __future__ import annotations
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -14,16 +9,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
-from .normality import coding_cells
-from .sketch import Sketch
+from ..normality import coding_cells
+from ..sketch import Sketch
+from .style import COLOURS, INK
 
-INK = "#7b7b7b"
-COLOURS = {
-    "data": "#3b82c4",  # blue: what was measured
-    "model": "#d5651f",  # vermilion: the law it is held against
-    "noise": "#1a9c74",  # green: the noise control
-    "other": "#b0609b",  # purple: a second kind of data
-}
 #: shape label → colour and marker
 SHAPES = {
     "gaussian": (COLOURS["noise"], "o"),
@@ -32,48 +21,6 @@ SHAPES = {
     "linear": (COLOURS["data"], "D"),
     "other": (INK, "x"),
 }
-#: start of a training → colour, dashes and marker: light tails blue, heavy tails purple, controls green
-STARTS = {
-    "gaussian": (COLOURS["noise"], "-", "o"),
-    "orthogonal": (COLOURS["noise"], ":", "P"),
-    "uniform": (COLOURS["data"], "-", "D"),
-    "signs": (COLOURS["data"], "--", "s"),
-    "laplace": (COLOURS["other"], "-", "^"),
-    "student-t3": (COLOURS["other"], "--", "v"),
-    "sparse-90": (COLOURS["model"], "-", "X"),
-}
-WIDTH = 4.8
-"""Width of a figure in inches."""
-
-
-def style() -> None:
-    """Set the one style; called by `notebook.begin`."""
-    sns.set_theme(style="ticks", context="notebook", palette=list(COLOURS.values()))
-    ink = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor")
-    plain = ("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor")
-    mpl.rcParams.update(
-        dict.fromkeys(ink, INK)
-        | dict.fromkeys(plain, "none")
-        | {
-            "figure.figsize": (WIDTH, 3.2),
-            "figure.constrained_layout.use": True,
-            "font.size": 10.5,
-            "axes.titlesize": 11,
-            "axes.labelsize": 10.5,
-            "xtick.labelsize": 9.5,
-            "ytick.labelsize": 9.5,
-            "legend.fontsize": 9.5,
-            "legend.frameon": False,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "lines.linewidth": 1.6,
-        }
-    )
-
-
-def figure(height: float = 3.2, **options) -> tuple[plt.Figure, Axes]:
-    """A figure of the book's width, in inches, and its Axes (``options`` as for ``plt.subplots``)."""
-    return plt.subplots(figsize=(WIDTH, height), **options)
 
 
 def histogram(ax: Axes, sketch: Sketch, label: str, colour: str, fill: bool = False) -> Axes:
@@ -128,10 +75,10 @@ def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, lab
         cbar_kws={"label": label},
     )  # fmt: skip
     ax.set(xlabel="role", ylabel="layer")
-    return _outlined(ax, grid, bound)
+    return outlined(ax, grid, bound)
 
 
-def _outlined(ax: Axes, grid: pd.DataFrame, bound: float) -> Axes:
+def outlined(ax: Axes, grid: pd.DataFrame, bound: float) -> Axes:
     """A heat map with the cells beyond ``bound`` framed."""
     for y, x in np.argwhere(grid.to_numpy() > bound):
         ax.add_patch(plt.Rectangle((x + 0.03, y + 0.03), 0.94, 0.94, fill=False, color=COLOURS["model"], lw=1.3))
@@ -240,96 +187,3 @@ def ranges(ax: Axes, rows: pd.DataFrame, anchor: float, anchor_label: str, label
     ax.invert_yaxis()
     ax.set(xlabel=label)
     return ax
-
-
-def curves(ax: Axes, rows: pd.DataFrame, column: str, bound: float | None = None) -> Axes:
-    """A figure of the weights against training steps, one line per start, the range over seeds shaded.
-
-    Args:
-        ax: where to draw; step 0 gets a place on the logarithmic axis.
-        rows: start, step, seed and ``column``.
-        column: what to draw.
-        bound: a level to mark.
-    """
-    first = rows.loc[rows["step"] > 0, "step"].min()
-    for start, some in rows.groupby("start", sort=False):
-        colour, dashes, _ = STARTS[start]
-        over = some.groupby("step")[column].agg(["mean", "min", "max"])
-        steps = np.where(over.index == 0, first / 2, over.index)
-        ax.plot(steps, over["mean"], color=colour, ls=dashes, lw=1.3)
-        ax.fill_between(steps, over["min"], over["max"], color=colour, alpha=0.18, lw=0)
-    if bound is not None:
-        ax.axhline(bound, color=INK, lw=0.8, ls=":")
-    ax.set_xscale("log")
-    ends = [first / 2, rows["step"].max()]
-    ax.set_xticks(ends, ["0", f"{ends[1]:,}"])
-    ax.minorticks_off()
-    return ax
-
-
-def starts_legend(fig: plt.Figure, starts, columns: int = 4) -> None:
-    """One legend for all panels of a figure, above them."""
-    lines = [
-        plt.Line2D([], [], color=STARTS[s][0], ls=STARTS[s][1], marker=STARTS[s][2], ms=4, label=s) for s in starts
-    ]
-    fig.legend(handles=lines, loc="outside upper center", ncols=columns, columnspacing=1.2, handlelength=2.2)
-
-
-def collapse(ax: Axes, rows: pd.DataFrame, laws: dict[str, tuple[np.ndarray, np.ndarray]], bound: float) -> Axes:
-    """Distance from the Gaussian against what was added for each part of the start that is left, and its prediction.
-
-    Args:
-        ax: where to draw.
-        rows: start, ratio and kl_bits.
-        laws: start → ratios, and the `kl_bits` predicted at each; drawn as lines.
-        bound: a level to mark.
-    """
-    for start, (ratio, kl_bits) in laws.items():
-        colour, dashes, marker = STARTS[start]
-        ax.plot(ratio, kl_bits, color=colour, ls=dashes, lw=1.2)
-        some = rows[rows["start"] == start]
-        ax.plot(some["ratio"], some["kl_bits"], marker, color=colour, ms=3, alpha=0.55, mew=0)
-    ax.axhline(bound, color=INK, lw=0.8, ls=":")
-    ax.set(xscale="log", yscale="log", xlim=(0.03, max(12, 1.3 * rows["ratio"].max())), ylim=(5e-4, 6))
-    ax.set(xlabel="RMS added / RMS left of the start", ylabel="kl_bits")
-    return ax
-
-
-def growth(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """How far the weights have moved against the root of the sum of squared rates, a line per training, with guides.
-
-    Args:
-        ax: where to draw.
-        rows: start, seed, step, rate_norm, rate_sum and moved, of one model and scale.
-    """
-    for (start, _), some in rows[rows["step"] > 0].groupby(["start", "seed"], sort=False):
-        ax.plot(some["rate_norm"], some["moved"], color=STARTS[start][0], ls=STARTS[start][1], lw=0.9, alpha=0.7)
-    spent = rows[rows["step"] > 0].groupby("step")[["rate_norm", "rate_sum", "moved"]].mean()
-    x, low = spent["rate_norm"].to_numpy(), 0.7 * spent["moved"].iloc[0]
-    for column, name in (("rate_norm", "diffusion"), ("rate_sum", "straight on")):
-        y = low * (spent[column] / spent[column].iloc[0]).to_numpy()
-        ax.plot(x, y, color=INK, lw=0.8, ls=":")
-        below = {"xytext": (0, -5), "textcoords": "offset points", "ha": "right", "va": "top"}
-        ax.annotate(name, (x[-1], y[-1]), **below, fontsize=9, color=INK)
-    ax.set(xscale="log", yscale="log")
-    ax.xaxis.set_major_formatter(mpl.ticker.LogFormatterSciNotation(minor_thresholds=(0, 0)))
-    ax.minorticks_off()
-    return ax
-
-
-def sweep_map(ax: Axes, rows: pd.DataFrame, bound: float) -> Axes:
-    """Final `kl_bits` by learning rate (across) and weight decay (downwards), outlined where beyond ``bound``.
-
-    Args:
-        ax: where to draw.
-        rows: lr, weight_decay and kl_bits, one row per training.
-        bound: the level beyond which a cell is outlined.
-    """
-    grid = rows.pivot_table(index="weight_decay", columns="lr", values="kl_bits")
-    sns.heatmap(
-        grid, ax=ax, cmap="cividis_r", norm=LogNorm(0.001, 1), annot=True, fmt=".3f", annot_kws={"size": 8.5},
-        linewidths=0.5, cbar=False, xticklabels=[f"{lr:g}" for lr in grid.columns],
-        yticklabels=[f"{decay:g}" for decay in grid.index],
-    )  # fmt: skip
-    ax.set(xlabel="learning rate", ylabel="weight decay")
-    return _outlined(ax, grid, bound)

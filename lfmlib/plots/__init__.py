@@ -1,0 +1,38 @@
+"""The book's figures: an Axes in, the same Axes out, one style, no statistics.
+
+Figures are transparent, with mid-grey ink and colours that keep a contrast of 3:1 or more on white and on the dark
+theme, and that colour-blind readers can tell apart. They are drawn narrow, so that a phone need not shrink them much.
+"""
+
+from .arrangement import alike, by_control, eigenvalues, lags, local_scales
+from .style import COLOURS, INK, WIDTH, figure, style
+from .training import STARTS, collapse, curves, growth, starts_legend, sweep_map
+from .weights import SHAPES, depth_role_map, gaussian, histogram, label_map, map_height, ranges, score_plane, strip
+
+__all__ = [
+    "COLOURS",
+    "INK",
+    "SHAPES",
+    "STARTS",
+    "WIDTH",
+    "alike",
+    "by_control",
+    "collapse",
+    "curves",
+    "depth_role_map",
+    "eigenvalues",
+    "figure",
+    "gaussian",
+    "growth",
+    "histogram",
+    "label_map",
+    "lags",
+    "local_scales",
+    "map_height",
+    "ranges",
+    "score_plane",
+    "starts_legend",
+    "strip",
+    "style",
+    "sweep_map",
+]

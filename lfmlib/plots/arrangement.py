@@ -1,0 +1,134 @@
+"""Figures of how the entries of a matrix are arranged: local scales, alike rows, lags, singular values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+
+from ..iid import lag_correlations
+from ..marchenko_pastur import mp_pdf
+from ..spectrum import singular_values
+from .style import COLOURS, INK
+
+CONTROLS = {
+    "none": ("weights", "data"),
+    "rescaled": ("rescaled", "other"),
+    "rows-permuted": ("permuted\nin rows", "model"),
+    "permuted": ("permuted", "noise"),
+    "fresh": ("fresh\nnoise", "noise"),
+}
+"""Control → its name under an axis, and its colour."""
+
+
+def local_scales(ax: Axes, matrix: np.ndarray, cells: int = 48, reach: float = 1.0) -> AxesImage:
+    """The scale of the entries in each cell of a grid laid over a matrix, as log2 of its RMS over that of the whole.
+
+    Args:
+        ax: where to draw.
+        matrix: float64 (r, c).
+        cells: a side of the grid, at most the shorter side of the matrix.
+        reach: colours end at plus and minus this many doublings.
+    """
+    cells = min(cells, *matrix.shape)
+    cut = [np.linspace(0, size, cells + 1).astype(int)[:-1] for size in matrix.shape]
+    sums, counts = (
+        np.add.reduceat(np.add.reduceat(one, cut[0], 0), cut[1], 1)
+        for one in (np.square(matrix), np.ones(matrix.shape))
+    )
+    scale = np.log2(np.maximum(sums / counts, 1e-300) / np.mean(np.square(matrix))) / 2
+    return _image(ax, scale, reach, "RdBu_r", -reach)
+
+
+def alike(ax: Axes, matrix: np.ndarray, count: int = 64, reach: float = 0.3) -> AxesImage:
+    """Absolute correlation between ``count`` rows, evenly chosen; the diagonal is left out.
+
+    Args:
+        ax: where to draw.
+        matrix: float64 (r, c).
+        count: how many rows.
+        reach: colours end at this correlation.
+    """
+    rows = matrix[np.linspace(0, len(matrix) - 1, min(count, len(matrix))).astype(int)]
+    found = np.abs(np.corrcoef(rows))
+    np.fill_diagonal(found, np.nan)
+    return _image(ax, found, reach, "cividis", 0.0)
+
+
+def _image(ax: Axes, values: np.ndarray, reach: float, colours: str, low: float) -> AxesImage:
+    shown = ax.imshow(values, cmap=colours, vmin=low, vmax=reach, interpolation="nearest", aspect="auto")
+    ax.set(xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return shown
+
+
+def lags(ax: Axes, matrix: np.ndarray, band: float, bound: float) -> Axes:
+    """Correlation of entries with those 1 to 20 places further, along rows, columns and diagonals.
+
+    Args:
+        ax: where to draw.
+        matrix: float64 (r, c).
+        band: correlations of noise lie within plus and minus this 95 times in a hundred; shaded.
+        bound: level to mark, on both sides.
+    """
+    for along, colour, marker in (("row", "data", "o"), ("column", "other", "s"), ("diagonal", "model", "^")):
+        found = lag_correlations(matrix, along)
+        ax.plot(range(1, len(found) + 1), found, marker, ms=3.5, mew=0, color=COLOURS[colour], label=along)
+    ax.axhspan(-band, band, color=COLOURS["noise"], alpha=0.25, lw=0)
+    for level in (-bound, bound):
+        ax.axhline(level, color=INK, lw=0.8, ls=":")
+    ax.set(xlabel="places further", ylabel="correlation", xticks=[1, 5, 10, 15, 20])
+    return ax
+
+
+def by_control(ax: Axes, table: pd.DataFrame, column: str, bound: float | None, label: str) -> Axes:
+    """One dot per matrix, the weights and their controls side by side.
+
+    Args:
+        ax: where to draw.
+        table: from `lfmlib.arrangement`.
+        column: the figure.
+        bound: a level to mark.
+        label: of the axis.
+    """
+    shown = [name for name in CONTROLS if (table["control"] == name).any()]
+    shift = np.random.default_rng(0)
+    for place, name in enumerate(shown):
+        values = table.loc[table["control"] == name, column]
+        colour = COLOURS[CONTROLS[name][1]]
+        ax.plot(place + shift.uniform(-0.25, 0.25, len(values)), values, "o", ms=4, alpha=0.75, color=colour, mew=0)
+    if bound is not None:
+        ax.axhline(bound, color=INK, lw=0.9, ls=":")
+    ax.set_xticks(range(len(shown)), [CONTROLS[name][0] for name in shown])
+    ax.set(ylabel=label)
+    return ax
+
+
+def eigenvalues(ax: Axes, matrix, colour: str, bins: int = 60, most: float | None = None) -> Axes:
+    """Singular values of a matrix over the edge of noise, with Marchenko and Pastur's law; the largest marked.
+
+    Args:
+        ax: where to draw.
+        matrix: as in `lfmlib.spectrum`.
+        colour: a name in `COLOURS`.
+        bins: of the histogram.
+        most: right end of the axis; by default a little beyond the largest value.
+    """
+    s = singular_values(matrix)
+    p, n = sorted(matrix.shape)
+    sigma = math.sqrt(np.square(s).sum() / (p * n))
+    x = s / (sigma * (math.sqrt(p) + math.sqrt(n)))
+    most = most or 1.05 * max(x.max(), 1.0)
+    ax.hist(x, bins=bins, range=(0, most), density=True, color=COLOURS[colour], alpha=0.35, lw=0)
+    z = np.linspace(1e-3, 1, 400)
+    scale = (1 + math.sqrt(p / n)) ** 2  # eigenvalue of the edge, in units of n sigma²
+    ax.plot(z, 2 * z * scale * mp_pdf(scale * z * z, p / n), color=COLOURS["model"], lw=1.3)
+    beyond = x[x > 1]
+    ax.plot(beyond, np.zeros(len(beyond)), "|", color=COLOURS[colour], ms=9, clip_on=False)
+    ax.axvline(1, color=INK, lw=0.8, ls=":")
+    ax.set(xlim=(0, most), yticks=[], xlabel="singular value / edge of noise")
+    return ax
