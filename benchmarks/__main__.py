@@ -22,7 +22,8 @@ from scipy import stats
 
 import lfmlib
 
-FOLDER = Path("_build/bench")
+from . import FOLDER, report, spectra
+
 SHAPES = {"q": (4096, 4096), "o": (4096, 4096), "up": (11008, 4096), "down": (4096, 11008)}
 
 
@@ -74,11 +75,6 @@ def scipy_figures(checkpoint) -> None:
         stats.kurtosis(values)
 
 
-def report(name: str, value: str, limit: str, met: bool) -> None:
-    """One line of the table."""
-    print(f"{name:<66} {value:>16}   limit {limit:<10} {'met' if met else 'MISSED'}", flush=True)
-
-
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
@@ -124,6 +120,7 @@ def main() -> None:
     above, imports = (int(word) / 2**20 for word in _peak(folder).split())
     report("peak anonymous memory above the bare interpreter", f"{above:.0f} MiB", "≤ 512 MiB", above <= 512)
     print(f"{'  … of which importing lfmlib (torch, scipy, numba) takes':<66} {imports:>12.0f} MiB")
+    spectra.main()
 
 
 def _peak(folder: Path) -> str:

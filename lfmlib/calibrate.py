@@ -1,6 +1,7 @@
 """Draw the nulls anew: what Gaussian noise gives, for every storage type and size.
 
-`python -m lfmlib.calibrate` writes the table that `lfmlib.nulls` reads, in about a quarter of an hour.
+`python -m lfmlib.calibrate` writes the tables that `lfmlib.nulls` and `lfmlib.marchenko_pastur` read, in about twenty
+minutes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from importlib import resources
 import numpy as np
 from tqdm import tqdm
 
+from .marchenko_pastur import SIMULATED, simulate
 from .normality import measure
 from .nulls import FIGURES, draw
 
@@ -62,5 +64,17 @@ def tabulate(path) -> None:
                     writer.writerow([dtype, count, name, *(f"{bound:.4g}" for bound in bounds)])
 
 
+def tabulate_spectra(path, draws: int = 20_000) -> None:
+    """Write the central 95 % of figures of spectra of noise of smaller side 128, by ratio of the sides, to ``path``."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["ratio", "ks_low", "ks_high", "rank_low", "rank_high"])
+        for ratio in tqdm(np.geomspace(1 / 512, 1, 28), desc="spectra"):
+            longer = round(SIMULATED / ratio)
+            ks, rank, _ = np.quantile(simulate(SIMULATED, longer, draws), [0.025, 0.975], axis=0).T
+            writer.writerow([f"{value:.6g}" for value in (SIMULATED / longer, *ks, *rank)])
+
+
 if __name__ == "__main__":
+    tabulate_spectra(resources.files(__package__) / "nulls_spectrum.csv")
     tabulate(resources.files(__package__) / "nulls.csv")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from importlib import resources
 
 import numpy as np
 from scipy import linalg, special
@@ -92,36 +93,47 @@ def effective_rank(values: np.ndarray) -> float:
 
 @lru_cache(maxsize=1024)
 def null(p: int, n: int) -> Mapping[str, tuple[float, float]]:
-    """Central 95 % on noise: simulated up to `SIMULATED`; beyond, figures of that size scaled, or Tracy–Widom.
+    """Central 95 % on noise: simulated up to `SIMULATED`; beyond, tabulated figures of that size scaled; Tracy–Widom.
 
     p * ks grows by 0.40 log(p), effective_rank scatters by the same number about p exp(-p / 2n) at every size.
     """
-    small = min(p, SIMULATED)
-    ks, rank, top = np.quantile(_simulate(small, round(small * n / p)), [0.025, 0.975], axis=0).T
-    centre = p * math.exp(-p / n / 2)
-    edge = math.sqrt(p) + math.sqrt(n)
     if p > SIMULATED:
+        ratios, *columns = _table()
+        ks_low, ks_high, *rank = (float(np.interp(math.log(p / n), ratios, column)) for column in columns)
+        ks, rank = np.array([ks_low, ks_high]) + _GROWTH * math.log(p / SIMULATED), np.array(rank)
         top = np.array([threshold(p, n, quantile) ** 2 for quantile in (0.025, 0.975)]) / n
-    ratio = np.sqrt(n * top) / edge
+    else:
+        ks, rank, top = np.quantile(simulate(p, n), [0.025, 0.975], axis=0).T
     return {
         "outliers": (0, 0),  # 99 % of noise has none
         "outlier_share": (0.0, 0.0),
         "outlier_variance": (0.0, 0.0),
-        "ks": ends((ks * small + _GROWTH * math.log(p / small)) / p),
-        "top_ratio": ends(ratio),
+        "ks": ends(ks / p),
+        "top_ratio": ends(np.sqrt(n * top) / (math.sqrt(p) + math.sqrt(n))),
         "stable_rank": ends(p / top[::-1]),
-        "effective_rank": ends(centre + rank),
+        "effective_rank": ends(p * math.exp(-p / n / 2) + rank),
     }
 
 
+@lru_cache(maxsize=1)
+def _table() -> np.ndarray:
+    """log(p / n), ascending; low and high end of p * ks, and of effective_rank less its centre, at p = `SIMULATED`.
+
+    Written by ``python -m lfmlib.calibrate``.
+    """
+    with (resources.files(__package__) / "nulls_spectrum.csv").open() as file:
+        ratio, *columns = np.loadtxt(file, delimiter=",", skiprows=1).T
+    return np.array([np.log(ratio), *columns])
+
+
 @lru_cache(maxsize=256)
-def _simulate(p: int, n: int, draws: int = 6000) -> np.ndarray:
-    """ks, effective_rank less p exp(-p / 2n), and largest eigenvalue of noise, ``(draws, 3)``."""
+def simulate(p: int, n: int, draws: int = 6000) -> np.ndarray:
+    """p * ks, effective_rank less p exp(-p / 2n), and largest eigenvalue of noise, ``(draws, 3)``."""
     figures = []
     for diagonal, beside in zip(*tridiagonal_noise(p, n, p, (draws,)), strict=True):
         values = np.maximum(linalg.eigvalsh_tridiagonal(diagonal, beside, lapack_driver="sterf"), 0)
         values *= p / values.sum()
-        figures.append((ks_distance(values, p / n), effective_rank(values) - p * math.exp(-p / n / 2), values[-1]))
+        figures.append((p * ks_distance(values, p / n), effective_rank(values) - p * math.exp(-p / n / 2), values[-1]))
     return np.array(figures)
 
 

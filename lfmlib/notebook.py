@@ -123,34 +123,45 @@ def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> Non
     display(HTML((style if index else style.hide(axis="index")).to_html()))
 
 
-def record(name: str, profile: str) -> pd.DataFrame:
+def record(name: str, profile: str, cells: str = "trainings", again: bool = True) -> pd.DataFrame:
     """The table of a long experiment for a chapter, with a sentence that says where it comes from.
 
     Under ``default`` it is the record; one of its cells, drawn by the hash of the commit, is measured again and what
     came out is said. ``quick`` and ``full`` measure here (see `lfmlib.records.table`).
+
+    Args:
+        name: of the experiment.
+        profile: of the chapter.
+        cells: what its cells are called.
+        again: measure one again.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a warning would say of the record, the sentence says
         found = records.table(name, profile)
-    cells = found["cell"].nunique()
+    count = found["cell"].nunique()
     if profile != "default":
-        say(f"{cells} trainings, all measured now{', at toy size' if profile == 'quick' else ''}.")
+        say(f"{count} {cells}, all measured now{', at toy size' if profile == 'quick' else ''}.")
         return found
     about = found.attrs
     origin = f"{', '.join(about['commits'])}, {about['core_seconds'] / 3600:.1f} hours of one core"
     notice = f" **{about['notice']}**" if about["notice"] else ""
     gpus = f", on {', '.join(about['gpus'])}" if about["gpus"] else ""
-    say(f"{cells} trainings, recorded at commit {origin}{gpus}.{notice}")
-    try:
-        again = records.remeasure(name)
-    except ValueError as error:  # a stale record, or one with no cheap cell
-        say(f"**Nothing was measured again:** {error}")
-        return found
-    settings = ", ".join(f"{key} {value}" for key, value in again.cell.items())
-    outcome = "came out as recorded" if again.equal else f"**did not come out as recorded**: {again}"
-    drawn = f"One of them, drawn by the hash of this commit ({settings}), was run again in {again.seconds:.0f} s"
-    say(f"{drawn}: it {outcome}.")
+    say(f"{count} {cells}, recorded at commit {origin}{gpus}.{notice}")
+    if again:
+        say(_again(name))
     return found
+
+
+def _again(name: str) -> str:
+    """Measure a cell of a record again, and say what came out."""
+    try:
+        found = records.remeasure(name)
+    except ValueError as error:  # a stale record, or one with no cheap cell
+        return f"**Nothing was measured again:** {error}"
+    settings = ", ".join(f"{key} {value}" for key, value in found.cell.items())
+    outcome = "came out as recorded" if found.equal else f"**did not come out as recorded**: {found}"
+    drawn = f"One of them, drawn by the hash of this commit ({settings}), was run again in {found.seconds:.0f} s"
+    return f"{drawn}: it {outcome}."
 
 
 def begin(*more: str) -> Path:

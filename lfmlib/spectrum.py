@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy import optimize
 
-from .controls import measured
+from .controls import control, measured
 from .gram import Matrix
 from .lanczos import DRAWS, STEPS, estimates, null_quadrature, quadrature
-from .marchenko_pastur import effective_rank, ks_distance, null, threshold
+from .marchenko_pastur import effective_rank, ks_distance, mp_cdf, null, support, threshold
 
 EXACT = 4096
 """Smaller side up to which `spectrum` computes every eigenvalue (11 s of one core there)."""
@@ -123,6 +124,56 @@ def singular_values(matrix) -> np.ndarray:
     """
     m = Matrix(matrix)
     return m.std * np.sqrt(m.n * m.eigenvalues())
+
+
+@dataclass(frozen=True)
+class Bulk:
+    """The part of a spectrum that could be noise.
+
+    Attributes:
+        variance: share of the variance of the entries that noise of the bulk's scale has over the whole spectrum.
+        outliers: singular values beyond the edge of that noise, with its Tracy–Widom allowance.
+        outlier_variance: share of the variance of the entries on their directions.
+        ks: Kolmogorov–Smirnov distance of the others to the Marchenko–Pastur law of that scale.
+    """
+
+    variance: float
+    outliers: int
+    outlier_variance: float
+    ks: float
+
+
+def bulk(matrix) -> Bulk:
+    """Fit noise to the middle of a spectrum, and see what lies beyond it, and how well the rest agrees.
+
+    The scale is such that the median eigenvalue is that of Marchenko and Pastur's law (Gavish and Donoho 2014, IEEE
+    Trans. Inf. Theory 60), so that outliers do not widen it, as they widen the edge of `spectrum`.
+
+    Args:
+        matrix: as in `spectrum`, with its errors and its cost for an exact result.
+    """
+    m = Matrix(matrix)
+    values = m.eigenvalues()
+    middle = optimize.brentq(lambda x: float(mp_cdf(x, m.ratio)) - 0.5, *support(m.ratio))
+    scale = float(np.median(values)) / middle
+    beyond = values > scale * threshold(m.p, m.n) ** 2 / m.n
+    return Bulk(
+        variance=scale,
+        outliers=int(beyond.sum()),
+        outlier_variance=float(values[beyond].sum() / values.sum()),
+        ks=ks_distance(values[~beyond] / scale, m.ratio),
+    )
+
+
+def bulks(matrices: Iterable, *, seed: int = 0) -> pd.DataFrame:
+    """Medians of `bulk` over matrices: of themselves, rescaled, and of fresh noise in their place, seeded by number."""
+    rows = []
+    for number, matrix in enumerate(matrices):
+        kinds = {"weights": matrix} | {
+            name: control(matrix, name, seed=seed + number) for name in ("rescaled", "fresh")
+        }
+        rows += [{"kind": name} | asdict(bulk(one)) for name, one in kinds.items()]
+    return pd.DataFrame(rows).groupby("kind", sort=False).median().rename_axis(None)
 
 
 def vectors(matrix, *, count: int = 10) -> pd.DataFrame:

@@ -41,6 +41,7 @@ def stage(root: Path, folder: Path, *, executed: Path, results: Path) -> list[st
     settings = yaml.safe_load((root / "_config.yml").read_text())
     (folder / "_config.yml").write_text(yaml.safe_dump(_with_addresses(settings), sort_keys=False, allow_unicode=True))
     (folder / "book" / "_scoreboard.md").write_text(_scoreboard(results))
+    (folder / "book" / "_calibration.md").write_text(_calibration())
     (folder / "book" / "_runs.md").write_text(_runs(root, executed))
     (folder / "book" / "_surroundings.md").write_text(_surroundings(root, executed))
     return missing
@@ -135,6 +136,14 @@ def _scoreboard(results: Path) -> str:
 
     # No folder yet: nothing measured, and the scoreboard says so.
     return findings.scoreboard_markdown(findings.load(results) if results.is_dir() else [])
+
+
+def _calibration() -> str:
+    """The tables of the calibration page, read off its record."""
+    from lfmlib import records
+    from lfmlib.lab import calibration
+
+    return calibration.page(records.load("calibration"))
 
 
 def _runs(root: Path, executed: Path) -> str:

@@ -3,11 +3,14 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.sandbox.stats.runs import runstest_1samp
+from statsmodels.stats.diagnostic import acorr_ljungbox
 
 from lfmlib.iid import (
     FIGURES,
@@ -164,3 +167,46 @@ def test_zeros_and_empty_rows_are_left_out_of_scales():
     w[:, ::3] = 0.0
     found = iid(w)
     assert all(math.isfinite(getattr(found, name)) for name in FIGURES)
+
+
+def test_statsmodels_agrees_on_ljung_box_and_runs():
+    x = noise((2000,), 8).cumsum()[::7] + noise((286,), 9)
+    found = acorr_ljungbox(x, lags=[LAGS])
+    assert ljung_box(x) == pytest.approx(found["lb_stat"].iloc[0], rel=1e-9)
+    assert runs_z(x) == pytest.approx(runstest_1samp(x, cutoff="median", correction=False)[0], rel=1e-9)
+
+
+def test_p_values_are_uniform_on_noise():
+    found = pd.DataFrame([iid(noise((64, 96), [7, seed])).p for seed in range(200)])
+    for name in FIGURES:
+        assert stats.kstest(found[name], "uniform").pvalue > 1e-4, name
+
+
+def test_p_and_null_agree():
+    found = iid(planted("order along rows", 0.05))
+    for name in FIGURES:
+        low, high = found.null[name]
+        assert (found.p[name] < 0.05) == (not low <= getattr(found, name) <= high), name
+
+
+def test_intervals_cover_what_was_planted():
+    inside = 0
+    for seed in range(40):
+        w = np.random.default_rng([3, seed]).standard_normal((100, 200))
+        for j in range(1, 200):
+            w[:, j] = 0.1 * w[:, j - 1] + math.sqrt(0.99) * w[:, j]
+        low, high = iid(w, intervals=True).interval["lag_row"]
+        inside += low <= 0.1 <= high
+    assert inside >= stats.binom.ppf(0.001, 40, 0.95)
+
+
+def test_the_table_has_intervals_only_where_asked_for():
+    w = noise((60, 60))
+    assert list(iid(w).table()) == ["value", "null_low", "null_high", "p"]
+    full = iid(w, intervals=True).table()
+    assert (
+        list(full)[:3] == ["value", "low", "high"]
+        and ((full["low"] < full["value"]) & (full["value"] < full["high"])).all()
+    )
+    with pytest.raises(ValueError, match=r"found 45 rows: intervals .* 50"):
+        iid(noise((45, 60)), intervals=True)

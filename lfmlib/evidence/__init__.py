@@ -3,8 +3,8 @@
 from .f1_gaussian import agreement, f1
 from .f2_start import f2, shares_by_start
 from .f3_shapes import f3, shapes_found
-from .f4_iid import LEGS, f4, f4_over_runs, leg_shares, legs
-from .shared import ENOUGH, KL_BOUND, LEAST, eligible, gaussian, left_out, over_runs, share, shown
+from .f4_iid import LEGS, by_control, f4, f4_over_runs, leg_shares, legs
+from .shared import ENOUGH, KL_BOUND, LEAST, eligible, gaussian, judged, left_out, over_runs, share, shown
 
 __all__ = [
     "ENOUGH",
@@ -12,6 +12,7 @@ __all__ = [
     "LEAST",
     "LEGS",
     "agreement",
+    "by_control",
     "eligible",
     "f1",
     "f2",
@@ -19,6 +20,7 @@ __all__ = [
     "f4",
     "f4_over_runs",
     "gaussian",
+    "judged",
     "left_out",
     "leg_shares",
     "legs",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from ..findings import RULES, STATEMENTS, Finding, judge
-from .shared import ENOUGH, TOO_SMALL, eligible, over_runs, share
+from .shared import ENOUGH, TOO_SMALL, eligible, over_runs, share, shown
 
 LEGS = ("independence", "identity", "spectrum")
 LAG, ALIKE, UNEQUAL, BEYOND = 0.05, 1.25, 0.05, 0.01
@@ -44,6 +46,20 @@ def leg_shares(table: pd.DataFrame) -> dict[str, float]:
     body = eligible(table)
     passed = legs(body)
     return {name: share(body, passed[name]) for name in (*LEGS, "all")}
+
+
+def by_control(table: pd.DataFrame, columns: Sequence[str], legs: Sequence[str] = LEGS) -> pd.DataFrame:
+    """Medians over the judged matrices, for the weights and each control, and the share of parameters that pass legs.
+
+    Args:
+        table: from `lfmlib.arrangement`, with controls.
+        columns: figures to take medians of.
+        legs: some of `LEGS`; their shares stand in words.
+    """
+    medians = shown(table).groupby("control", sort=False)[list(columns)].median()
+    for leg in legs:
+        medians[leg] = [f"{leg_shares(table[table['control'] == name])[leg]:.0%}" for name in medians.index]
+    return medians.rename(index={"none": "weights"}).rename_axis(None)
 
 
 def legs_held(shares: dict[str, float]) -> float:

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ..checkpoint import Checkpoint
+
 KL_BOUND = 0.02
 """F1: a matrix with at most so many `kl_bits` counts as Gaussian (just under a logistic distribution's 0.0206)."""
 ENOUGH = 0.8
@@ -29,14 +31,34 @@ def eligible(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["numel"] >= LEAST) & ~table["role"].isin(APART) & known]
 
 
+def judged(checkpoint: Checkpoint, most: int | None = None) -> Checkpoint:
+    """The part of a checkpoint that findings on shares are about, and its poolers, which stand beside as controls; of a
+    model too small to have any, all of it.
+
+    Args:
+        checkpoint: any.
+        most: take at most so many tensors, evenly chosen.
+    """
+    names = [
+        info.name
+        for info in checkpoint.tensors
+        if len(info.shape) == 2 and info.numel >= LEAST and info.role not in set(APART) - {"pooler"}
+    ]
+    names = names or [info.name for info in checkpoint.tensors]
+    return checkpoint.only(names if most is None else names[:: math.ceil(len(names) / most)])
+
+
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """What a chapter's figures show: the eligible matrices; in a model too small to have any, every measurable one.
 
     Raises:
-        ValueError: no matrix of the survey has a distribution at all.
+        ValueError: there is nothing to show: no matrix has a distribution at all, or none has the size it takes.
     """
     rows = eligible(table) if len(eligible(table)) else table
-    rows = rows[rows["kl_bits"].notna()]
+    rows = rows[rows["kl_bits"].notna()] if "kl_bits" in rows else rows
+    if rows.empty and "kl_bits" not in rows:
+        some = "; ".join(f"{name}: {reason}" for name, reason in list(table.attrs.get("skipped", {}).items())[:3])
+        raise ValueError(f"{table.attrs.get('source', 'the model')} has no matrix to measure ({some})")
     if rows.empty:
         raise ValueError(
             f"{table.attrs.get('source', 'the model')} has no floating-point matrix with two different values: nothing "
@@ -49,8 +71,8 @@ def left_out(table: pd.DataFrame) -> str:
     """What a survey did not measure, in a sentence: tensors by reason, and values that are no numbers."""
     reasons = pd.Series(list(table.attrs.get("skipped", {}).values()), dtype=object).value_counts()
     tensors = "; ".join(f"{count} × {reason}" for reason, count in reasons.items()) or "nothing"
-    lost = int(table["nonfinite"].sum())
-    if shapeless := int(table["kl_bits"].isna().sum()):
+    lost = int(table["nonfinite"].sum()) if "nonfinite" in table else 0
+    if "kl_bits" in table and (shapeless := int(table["kl_bits"].isna().sum())):
         tensors += f"; {shapeless} × constant, empty of numbers, or finer than can be resolved: not judged"
     return f"Left out: {tensors}." + (f" **{lost:,} values are infinite or NaN** and not counted." if lost else "")
 

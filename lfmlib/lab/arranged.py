@@ -9,9 +9,12 @@ import pandas as pd
 
 from .. import evidence
 from ..arrangement import DERIVED, SPECTRAL, arrangement
+from ..findings import Finding
 from ..iid import FIGURES
+from ..provenance import recorded
 from ..records import Experiment
 from .experiments import GAINS, PLAIN, config, grid, inputs, retrained, score
+from .initialization import NAMES
 from .train import start_of
 
 WAYS = {"wide start": GAINS[0], "narrow start": GAINS[1]}
@@ -78,8 +81,6 @@ def run(cell: dict) -> list[dict]:
 
 def runs(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The record's rows by model and way of training, by a name such as "lab ViT, wide start"."""
-    from .initialization import NAMES
-
     found = {}
     for model, name in NAMES.items():
         for way, gain in WAYS.items():
@@ -87,3 +88,36 @@ def runs(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
             if len(some):
                 found[f"{name}, {way}"] = some
     return found
+
+
+def found(record: pd.DataFrame, **parameters) -> list[Finding]:
+    """Finding F4 of each lab model and way of training; ``parameters`` of the chapter go into its provenance."""
+    where = recorded("arrangement", record, **parameters)
+    return [evidence.f4_over_runs(rows, name, where | {"source": name}) for name, rows in runs(record).items()]
+
+
+def before_after(record: pd.DataFrame, columns: dict[str, str], percent: bool = False) -> pd.DataFrame:
+    """Figures of the lab models, in words: before → after training [95 % interval over seeds].
+
+    Args:
+        record: of `arrangement`.
+        columns: heading → column of the record.
+        percent: they are shares.
+
+    Returns:
+        Index: as in `runs`.
+    """
+    table = {}
+    for name, rows in runs(record).items():
+        plain = rows[rows["control"] == "none"]
+        start, end = plain[plain["step"] == 0], plain[plain["step"] == plain["steps"]]
+        table[name] = {heading: _arrow(start[column], end[column], percent) for heading, column in columns.items()}
+    return pd.DataFrame.from_dict(table, orient="index")
+
+
+def _arrow(start: pd.Series, end: pd.Series, percent: bool) -> str:
+    after, low, high = evidence.over_runs(end)
+    if percent:
+        before, after, low, high = (100 * value for value in (start.mean(), after, max(low, 0), min(high, 1)))
+        return f"{before:.0f} → {after:.0f} [{low:.0f}, {high:.0f}]"
+    return f"{start.mean():.2f} → {after:.2f} [{low:.2f}, {high:.2f}]"

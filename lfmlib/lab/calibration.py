@@ -131,6 +131,48 @@ def power(record: pd.DataFrame, rows: int, columns: int) -> pd.DataFrame:
     return grouped[list(COUNTS)].div(grouped["draws"], axis=0)
 
 
+def page(record: pd.DataFrame) -> str:
+    """The tables of the calibration page, in Markdown."""
+    rates = false_alarms(record)
+    combinations = len(record[record["departure"] == "noise"].groupby(["rows", "columns", "dtype"]))
+    lines = [
+        "## False alarms on noise",
+        "",
+        "| Test | Should be | Is | 95 % interval | Worst | Combinations beyond their interval |",
+        "|---|---:|---:|---|---|---:|",
+    ]
+    for name, row in rates.iterrows():
+        lines.append(
+            f"| `{name}` | {row['level']:.0%} | {row['rate']:.2%} | {row['low']:.2%} to {row['high']:.2%} "
+            f"| {row['worst_rate']:.1%} ({row['worst']}) | {row['beyond']} of {combinations} |"
+        )
+    beyond, cells = int(rates["beyond"].sum()), combinations * len(rates)
+    lines += [
+        "",
+        f"{int(rates['draws'].min()):,} noise matrices for each test. Of {cells} combinations of test, shape and type, "
+        f"{beyond} have an interval that leaves out what should be; chance alone would give about {0.05 * cells:.0f}.",
+        "",
+        "## Independent and identical, but not Gaussian",
+        "",
+        *_shares(power(record, 384, 384), ["noise", "Laplace", "outliers"]),
+        "",
+        "## Power",
+    ]
+    for departure, meaning in planted.DEPARTURES.items():
+        lines += ["", f"### {departure.capitalize()}", "", f"{meaning[0].upper()}{meaning[1:]}.", ""]
+        lines += _shares(power(record, 384, 384), [departure])
+    return "\n".join(lines) + "\n"
+
+
+def _shares(found: pd.DataFrame, departures: list[str]) -> list[str]:
+    """Lines of a table: tests downwards, departures and their sizes across, whole per cent."""
+    some = found.loc[departures]
+    heads = [f"{departure} {size:g}" if len(departures) > 1 else f"{size:g}" for departure, size in some.index]
+    lines = [f"| Test | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    lines += [f"| `{name}` | {' | '.join(f'{value:.0%}' for value in some[name])} |" for name in some]
+    return lines
+
+
 def _interval(alarms: int, draws: int) -> tuple[float, float]:
     found = stats.binomtest(alarms, draws).proportion_ci()
     return float(found.low), float(found.high)

@@ -4,13 +4,14 @@ Figures are transparent, with mid-grey ink and colours that keep a contrast of 3
 theme, and that colour-blind readers can tell apart. They are drawn narrow, so that a phone need not shrink them much.
 """
 
-from .arrangement import alike, by_control, eigenvalues, lags, local_scales
+from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
 from .style import COLOURS, INK, WIDTH, figure, style
 from .training import STARTS, collapse, curves, growth, starts_legend, sweep_map
 from .weights import SHAPES, depth_role_map, gaussian, histogram, label_map, map_height, ranges, score_plane, strip
 
 __all__ = [
     "COLOURS",
+    "CONTROLS",
     "INK",
     "SHAPES",
     "STARTS",
@@ -29,6 +30,7 @@ __all__ = [
     "lags",
     "local_scales",
     "map_height",
+    "power",
     "ranges",
     "score_plane",
     "starts_legend",

@@ -35,10 +35,8 @@ def local_scales(ax: Axes, matrix: np.ndarray, cells: int = 48, reach: float = 1
     """
     cells = min(cells, *matrix.shape)
     cut = [np.linspace(0, size, cells + 1).astype(int)[:-1] for size in matrix.shape]
-    sums, counts = (
-        np.add.reduceat(np.add.reduceat(one, cut[0], 0), cut[1], 1)
-        for one in (np.square(matrix), np.ones(matrix.shape))
-    )
+    squares, ones = np.square(matrix), np.ones(matrix.shape)
+    sums, counts = (np.add.reduceat(np.add.reduceat(one, cut[0], 0), cut[1], 1) for one in (squares, ones))
     scale = np.log2(np.maximum(sums / counts, 1e-300) / np.mean(np.square(matrix))) / 2
     return _image(ax, scale, reach, "RdBu_r", -reach)
 
@@ -132,3 +130,32 @@ def eigenvalues(ax: Axes, matrix, colour: str, bins: int = 60, most: float | Non
     ax.axvline(1, color=INK, lw=0.8, ls=":")
     ax.set(xlim=(0, most), yticks=[], xlabel="singular value / edge of noise")
     return ax
+
+
+POWER = {
+    "row_corr": ("other", "-", "rows alike"),
+    "lag_max": ("other", ":", "neighbours"),
+    "row_share": ("noise", "-", "row scales"),
+    "block_share": ("noise", ":", "patches"),
+    "outliers": ("model", "-", "beyond the edge"),
+    "mp_ks": ("model", ":", "distance from the law"),
+    "fails_all": ("data", "-", "F4 fails"),
+}
+"""Column of `lfmlib.lab.calibration.power` → its colour, dashes and name."""
+
+
+def power(axes: np.ndarray, table: pd.DataFrame) -> None:
+    """Share of made matrices in which tests find a planted departure, one panel per departure, against its size.
+
+    Args:
+        axes: one for each departure.
+        table: from `lfmlib.lab.calibration.power`, departures only.
+    """
+    for ax, (departure, some) in zip(axes.flat, table.groupby(level="departure", sort=False), strict=True):
+        sizes = some.index.get_level_values("size")
+        for column, (colour, dashes, name) in POWER.items():
+            ax.plot(range(len(sizes)), some[column], dashes, marker="o", ms=3, color=COLOURS[colour], label=name)
+        ax.axhline(0.05, color=INK, lw=0.8, ls=":")
+        ax.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes])
+        ax.set(title=departure, ylim=(-0.03, 1.05), yticks=[0, 0.5, 1])
+    axes.flat[0].figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)

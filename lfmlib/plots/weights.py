@@ -67,7 +67,7 @@ def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, lab
         return _no_layers(ax)
     roles = _roles(known)
     grid = known.pivot_table(index="depth", columns="role", values=column, aggfunc="median")[roles].astype(float)
-    low = max(np.nanmin(grid.to_numpy()), bound / 100)
+    low = max(np.nanmin(grid.to_numpy()), bound / 100)  # the colours are logarithmic
     few = grid.shape[0] <= 14
     sns.heatmap(
         grid.clip(lower=low), ax=ax, cmap="cividis_r", norm=LogNorm(low, max(np.nanmax(grid.to_numpy()), 1.01 * low)),

@@ -1,0 +1,125 @@
+"""Spectra beside WeightWatcher's: `spectrum` with both controls, `analyze(randomize=True)`; and of a large matrix.
+
+    python -m benchmarks.spectra
+
+WeightWatcher 0.7.7 is installed from PyPI into an environment of its own, below `_build/bench`, the first time. Both
+measure the same matrices of MiniLM, each in a fresh process with the threads it chooses, taking turns; the best counts.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from . import FOLDER, report
+
+WEIGHTWATCHER = "weightwatcher==0.7.7"
+THEIRS = """
+import json, logging, sys, time, warnings
+warnings.simplefilter("ignore"); logging.disable(logging.CRITICAL)
+import torch, weightwatcher
+from safetensors.torch import load_file
+weights = load_file(sys.argv[1])
+names = json.loads(sys.argv[2])
+model = torch.nn.Sequential(*(torch.nn.Linear(*reversed(weights[name].shape), bias=False) for name in names))
+for layer, name in zip(model, names):
+    layer.weight.data = weights[name]
+watcher = weightwatcher.WeightWatcher(model=model)
+started = time.perf_counter()
+found = watcher.analyze(randomize=True, plot=False)
+print(json.dumps([time.perf_counter() - started, len(found)]))
+"""
+OURS = """
+import json, sys, time
+import lfmlib
+from lfmlib.spectrum import spectrum
+checkpoint, names = lfmlib.open_checkpoint("minilm"), json.loads(sys.argv[1])
+started = time.perf_counter()
+found = [spectrum(checkpoint.read(name), controls=["fresh", "permuted"]) for name in names]
+print(json.dumps([time.perf_counter() - started, len(found)]))
+"""
+
+
+def main(turns: int = 2) -> None:
+    """Measure and print."""
+    import lfmlib
+    from lfmlib import evidence
+
+    checkpoint = lfmlib.open_checkpoint("minilm")
+    names = [info.name for info in evidence.judged(checkpoint).tensors]
+    python = _environment(FOLDER / "weightwatcher")
+    theirs, ours = [], []
+    for _ in range(turns):
+        ours.append(_seconds([sys.executable, "-c", OURS, json.dumps(names)], len(names)))
+        theirs.append(_seconds([python, "-c", THEIRS, str(checkpoint.files[0]), json.dumps(names)], len(names)))
+    print(f"spectra of {len(names)} matrices of MiniLM: ours {min(ours):.2f} s, {WEIGHTWATCHER} {min(theirs):.2f} s")
+    ratio = min(theirs) / min(ours)
+    report("analyze(randomize=True) / spectrum with both controls", f"{ratio:.1f} ×", "≥ 5 ×", ratio >= 5)
+    large()
+
+
+def large(rows: int = 4096, columns: int = 11008) -> None:
+    """Time, memory and agreement of estimated and exact spectrum of a made bfloat16 matrix with ten spikes."""
+    from lfmlib import planted
+    from lfmlib.lanczos import density
+    from lfmlib.spectrum import singular_values, spectrum
+
+    w = torch.tensor(planted.matrix("spikes", 10, (rows, columns), np.random.default_rng(0))).bfloat16()
+    spectrum(w[:256, :512], exact=False)  # what is imported and compiled once
+    base = _peak()
+    found = {}
+    for exact in (False, True):  # the smaller peak first: it cannot be told afterwards
+        started = time.perf_counter()
+        found[exact] = spectrum(w, exact=exact)
+        seconds = time.perf_counter() - started
+        name = "every eigenvalue" if exact else "estimated"
+        print(
+            f"{rows} × {columns} bfloat16, {name}: {seconds:.1f} s, {_peak() - base:.0f} MiB above the matrix", end="; "
+        )
+        one = found[exact]
+        print(f"{one.outliers} outliers, top_ratio {one.top_ratio:.6f}, ks {one.ks:.5f}, rank {one.effective_rank:.2f}")
+    started = time.perf_counter()
+    estimate = density(w)
+    seconds = time.perf_counter() - started
+    s = singular_values(w)
+    exact = np.searchsorted(s**2 * len(s) / np.square(s).sum(), estimate.x, side="right") / len(s)
+    off = np.abs(estimate.cdf - exact)
+    inside = (off <= 2 * estimate.error + estimate.resolution).mean()
+    print(f"density: {seconds:.1f} s; largest difference to the exact function {off.max():.5f}, ", end="")
+    print(f"{inside:.1%} within two standard errors and the resolution")
+
+
+def _environment(folder: Path) -> str:
+    python = folder / "bin" / "python"
+    if not python.exists():
+        print(f"installing {WEIGHTWATCHER} into {folder}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        for packages in (["torch==2.13.0"], [WEIGHTWATCHER, "safetensors"]):  # torch alone, so that its pin decides
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+    return str(python)
+
+
+def _seconds(command: list[str], matrices: int) -> float:
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, measured = json.loads(run.stdout.strip().splitlines()[-1])
+    if measured != matrices:
+        raise RuntimeError(f"{measured} of {matrices} matrices were measured")
+    return seconds
+
+
+def _peak() -> float:
+    """Peak resident memory of this process, MiB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return float("nan")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""The table of arrangements: its rows and their controls, whatever runs it; and finding F4 from it."""
+
+import functools
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import lfmlib
+from lfmlib import evidence, findings, planted
+from lfmlib.controls import CONTROLS
+from lfmlib.iid import FIGURES
+
+RNG = np.random.default_rng(0)
+MADE = {
+    "layers.0.q.weight": RNG.standard_normal((64, 96)).astype(np.float32),
+    "layers.0.up.weight": (RNG.standard_normal((96, 64)) * np.exp(RNG.standard_normal((96, 1)))).astype(np.float32),
+    "layers.1.q.weight": planted.matrix("rank three", 0.4, (64, 96), RNG).astype(np.float32),
+    "thin": RNG.standard_normal((8, 1024)).astype(np.float32),
+    "broken": np.full((64, 64), np.nan, dtype=np.float32),
+    "flat": np.ones((64, 64), dtype=np.float32),
+    "bias": np.ones(96, dtype=np.float32),
+}
+
+
+@functools.cache
+def table() -> pd.DataFrame:
+    return lfmlib.arrangement(MADE, controls=CONTROLS, progress=False)
+
+
+def test_one_row_for_each_matrix_and_control():
+    names = ["layers.0.q.weight", "layers.0.up.weight", "layers.1.q.weight"]
+    assert table()["tensor"].tolist() == [name for name in names for _ in range(5)]
+    assert table()["control"].tolist() == ["none", *CONTROLS] * 3
+    assert not table().isna().drop(columns="depth").to_numpy().any()
+    reasons = table().attrs["skipped"]
+    assert "at least 40 rows and columns" in reasons["thin"] and "not finite" in reasons["broken"]
+    assert "all entries are equal" in reasons["flat"] and reasons["bias"] == "1-D: not a matrix"
+
+
+def test_rows_say_what_the_measures_say():
+    row = table().iloc[0]
+    entries, values = lfmlib.iid(MADE[row["tensor"]]), lfmlib.spectrum(MADE[row["tensor"]])
+    assert {name: row[name] for name in FIGURES} == {name: getattr(entries, name) for name in FIGURES}
+    assert row["mp_ks"] == values.ks and row["outlier_variance"] == values.outlier_variance
+    assert (row["row_corr_null_low"], row["row_corr_null_high"]) == entries.null["row_corr"]
+    assert row["row_alike"] == pytest.approx(row["row_corr"] * 95) and row["unequal"] == entries.unequal
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_any_executor_gives_the_same_table(pool):
+    with pool(2) as executor:
+        other = lfmlib.arrangement(MADE, controls=CONTROLS, executor=executor, progress=False)
+    pd.testing.assert_frame_equal(other, table(), rtol=1e-9)
+
+
+def test_controls_depend_on_seed_and_name_alone():
+    alone = lfmlib.arrangement(MADE, select="1", controls=["fresh"], progress=False)
+    same = table()[(table()["tensor"] == "layers.1.q.weight") & (table()["control"] == "fresh")]
+    assert alone.iloc[1]["lag_row"] == same.iloc[0]["lag_row"]
+    other = lfmlib.arrangement(MADE, select="1", controls="fresh", seed=1, progress=False)
+    assert other.iloc[1]["lag_row"] != alone.iloc[1]["lag_row"] and other.iloc[0]["lag_row"] == alone.iloc[0]["lag_row"]
+
+
+def test_unknown_control_is_refused_before_anything_is_read():
+    with pytest.raises(ValueError, match="unknown control shuffled: expected some of permuted"):
+        lfmlib.arrangement("no/such/model", controls=["shuffled"])
+
+
+# --- finding F4 -----------------------------------------------------------------------------------------------------
+
+
+def test_each_leg_fails_what_it_is_about():
+    passed = evidence.legs(table()).join(table()[["tensor", "control"]])
+    plain = passed[passed["control"] == "none"].set_index("tensor")[[*evidence.LEGS, "all"]]
+    assert plain.loc["layers.0.q.weight"].all()
+    assert not plain.loc["layers.0.up.weight", "identity"] and not plain.loc["layers.0.up.weight", "spectrum"]
+    assert not plain.loc["layers.1.q.weight", ["independence", "spectrum", "all"]].any()
+    assert passed.loc[passed["control"] == "permuted", "independence"].all()
+    rescaled = passed[(passed["control"] == "rescaled") & (passed["tensor"] == "layers.0.up.weight")]
+    assert rescaled["all"].all()  # nothing but its scales was unlike noise
+
+
+def test_forty_percent_in_rank_three_fails():
+    w = planted.matrix("rank three", 0.4, (384, 384), np.random.default_rng(1))
+    found = evidence.f4(lfmlib.arrangement({"w": w}, controls=CONTROLS, progress=False), "made", {})
+    assert found.verdict in ("contradicted", "partly") and found.details["parts"]["spectrum"] == 0.0
+    assert found.details["parts"]["independence"] == 0.0 and found.null == 3.0
+
+
+def test_noise_is_supported():
+    w = np.random.default_rng(2).standard_normal((384, 384))
+    found = evidence.f4(lfmlib.arrangement({"w": w}, controls=CONTROLS, progress=False), "made", {})
+    assert (found.value, found.verdict) == (3.0, "supported")
+    assert findings.measured(found) == "3\u00a0of 3: independence 100\u00a0%, identity 100\u00a0%, spectrum 100\u00a0%"
+    assert "independence 100\u00a0%" in findings.scoreboard_markdown([found])
+
+
+@pytest.mark.parametrize(
+    ("shares", "held"),
+    [((0.9, 0.9, 0.9, 0.85), 3), ((0.9, 0.9, 0.9, 0.7), 2), ((0.8, 0.1, 0.79, 0.1), 1), ((0, 0, 0, 0), 0)],
+)
+def test_three_legs_count_as_three_for_the_same_matrices_only(shares, held):
+    assert evidence.f4_iid.legs_held(dict(zip((*evidence.LEGS, "all"), shares, strict=True))) == held
+
+
+def test_a_model_without_a_judged_matrix_is_not_judged():
+    small = lfmlib.arrangement({"w": RNG.standard_normal((40, 50))}, controls=CONTROLS, progress=False)
+    found = evidence.f4(small, "small", {})
+    assert found.value is None and found.verdict == "undecided" and "4,096" in found.details["reason"]
+
+
+def test_trained_models_are_judged_over_their_runs():
+    rows = [
+        {"seed": seed, "step": step, "steps": 9, "control": kind, "independence": a, "identity": 1.0, "spectrum": 0.0}
+        | {"all": 0.0}
+        for seed in range(5)
+        for step, kind, a in ((0, "none", 1.0), (9, "none", 0.5 + 0.14 * seed), (9, "permuted", 1.0))
+    ]
+    found = evidence.f4_over_runs(pd.DataFrame(rows), "lab", {})
+    assert found.value == 1.0 and found.interval == (1.0, 2.0) and found.verdict == "partly"
+    with pytest.raises(ValueError, match="at least two runs"):
+        evidence.f4_over_runs(pd.DataFrame(rows[:3]), "lab", {})
+
+
+@pytest.mark.slow
+def test_minilm_is_no_noise_and_its_pooler_is():
+    judged = evidence.judged(lfmlib.open_checkpoint("minilm"))
+    found = lfmlib.arrangement(judged, controls=["permuted", "fresh"], progress=False)
+    shares = {name: evidence.leg_shares(rows) for name, rows in found.groupby("control")}
+    assert shares["none"]["independence"] < 0.1 and shares["none"]["spectrum"] == 0.0
+    assert 0.5 < shares["none"]["identity"] < 0.8
+    assert shares["fresh"]["all"] == 1.0 and shares["permuted"]["independence"] == 1.0
+    pooler = found[found["role"] == "pooler"]
+    assert evidence.legs(pooler)["all"].all() and len(pooler) == 3
