@@ -40,7 +40,7 @@ book: $(STAMP)  ## run every chapter and render the book into _build/html
 	@$(BIN)/python -m lfmlib.book build $(BOOK)
 
 test: $(STAMP)  ## run the tests (ARGS="-m 'not slow'" for the quick ones)
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 records: $(STAMP)  ## measure a long experiment into book/records: make records NAME (without a name: list them)
 	@$(BIN)/python -m lfmlib.records $(if $(NAMES),run,list) $(NAMES) $(if $(NAMES),$(RUN) $(if $(ONLY),--only $(ONLY)))

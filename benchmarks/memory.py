@@ -1,7 +1,8 @@
-"""Peak anonymous memory of a survey, sampled from the inside; imports nothing heavy until the baseline is taken."""
+"""Peak anonymous memory of some work, sampled from the inside; imports nothing heavy until the baseline is taken."""
 
 import threading
 import time
+from collections.abc import Callable
 
 
 def anonymous() -> int:
@@ -13,23 +14,31 @@ def anonymous() -> int:
     raise OSError("no line 'Anonymous:' in /proc/self/smaps_rollup")
 
 
-def main(source: str) -> None:
-    """Print the survey's peak, and what importing takes, both above the bare interpreter."""
-    bare = anonymous()
-    import lfmlib
-
-    imported = anonymous()
-    peak, done = imported, threading.Event()
+def peak(work: Callable[[], object]) -> tuple[int, object]:
+    """The largest anonymous memory while ``work`` runs, in bytes, and what it returns."""
+    highest, done = anonymous(), threading.Event()
 
     def watch() -> None:
-        nonlocal peak
+        nonlocal highest
         while not done.is_set():
-            peak = max(peak, anonymous())
+            highest = max(highest, anonymous())
             time.sleep(0.005)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    lfmlib.survey(source, progress=False)
-    done.set()
-    watcher.join()
-    print(peak - bare, imported - bare)
+    try:
+        return_value = work()
+    finally:
+        done.set()
+        watcher.join()
+    return highest, return_value
+
+
+def main(source: str) -> None:
+    """Print a survey's peak, and what importing takes, both above the bare interpreter."""
+    bare = anonymous()
+    import lfmlib
+
+    imported = anonymous()
+    highest, _ = peak(lambda: lfmlib.survey(source, progress=False))
+    print(highest - bare, imported - bare)

@@ -16,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from . import FOLDER, report
+from .memory import anonymous, peak
 
 WEIGHTWATCHER = "weightwatcher==0.7.7"
 THEIRS = """
@@ -67,23 +69,40 @@ def main(turns: int = 2) -> None:
 def large(rows: int = 4096, columns: int = 11008) -> None:
     """Time, memory and agreement of estimated and exact spectrum of a made bfloat16 matrix with ten spikes."""
     from lfmlib import planted
-    from lfmlib.lanczos import density
-    from lfmlib.spectrum import singular_values, spectrum
 
-    w = torch.tensor(planted.matrix("spikes", 10, (rows, columns), np.random.default_rng(0))).bfloat16()
-    spectrum(w[:256, :512], exact=False)  # what is imported and compiled once
-    base = _peak()
-    found = {}
-    for exact in (False, True):  # the smaller peak first: it cannot be told afterwards
-        started = time.perf_counter()
-        found[exact] = spectrum(w, exact=exact)
-        seconds = time.perf_counter() - started
-        name = "every eigenvalue" if exact else "estimated"
-        print(
-            f"{rows} × {columns} bfloat16, {name}: {seconds:.1f} s, {_peak() - base:.0f} MiB above the matrix", end="; "
-        )
-        one = found[exact]
-        print(f"{one.outliers} outliers, top_ratio {one.top_ratio:.6f}, ks {one.ks:.5f}, rank {one.effective_rank:.2f}")
+    path = FOLDER / f"spikes-{rows}x{columns}.safetensors"
+    if not path.exists():
+        made = planted.matrix("spikes", 10, (rows, columns), np.random.default_rng(0))
+        save_file({"w": torch.tensor(made).bfloat16()}, path)
+    print(f"{rows} × {columns} bfloat16, a made matrix with ten directions 5 % beyond the edge")
+    for what in ("estimated", "every eigenvalue"):
+        code = f"from benchmarks.spectra import one; one({str(path)!r}, {what == 'every eigenvalue'})"
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        print(f"  {what}: {run.stdout.strip()}")
+    _agreement(load_file(path)["w"])
+
+
+def one(path: str, exact: bool) -> None:
+    """Measure the spectrum of a file's matrix in this process and print time, memory and figures."""
+    from lfmlib.spectrum import spectrum
+
+    w = load_file(path)["w"]
+    spectrum(w[:256, :512], exact=exact)  # what is imported and set up once
+    base = anonymous()
+    started = time.perf_counter()
+    highest, found = peak(lambda: spectrum(w, exact=exact))
+    seconds = time.perf_counter() - started
+    print(
+        f"{seconds:.1f} s, {(highest - base) / 2**20:.0f} MiB above the matrix; {found.outliers} outliers, top_ratio "
+        f"{found.top_ratio:.6f}, ks {found.ks:.5f}, effective rank {found.effective_rank:.2f}"
+    )
+
+
+def _agreement(w: torch.Tensor) -> None:
+    """Print how far an estimated distribution of eigenvalues is from that of all of them."""
+    from lfmlib.lanczos import density
+    from lfmlib.spectrum import singular_values
+
     started = time.perf_counter()
     estimate = density(w)
     seconds = time.perf_counter() - started
@@ -91,7 +110,7 @@ def large(rows: int = 4096, columns: int = 11008) -> None:
     exact = np.searchsorted(s**2 * len(s) / np.square(s).sum(), estimate.x, side="right") / len(s)
     off = np.abs(estimate.cdf - exact)
     inside = (off <= 2 * estimate.error + estimate.resolution).mean()
-    print(f"density: {seconds:.1f} s; largest difference to the exact function {off.max():.5f}, ", end="")
+    print(f"  density: {seconds:.1f} s; largest difference to the exact function {off.max():.5f}, ", end="")
     print(f"{inside:.1%} within two standard errors and the resolution")
 
 
@@ -111,14 +130,6 @@ def _seconds(command: list[str], matrices: int) -> float:
     if measured != matrices:
         raise RuntimeError(f"{measured} of {matrices} matrices were measured")
     return seconds
-
-
-def _peak() -> float:
-    """Peak resident memory of this process, MiB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 Each control keeps something and destroys the rest, so that a departure from noise can be told by what removes it:
 
+    rescaled        the scales of rows and columns divided out (see `rescaled`): keeps every tie, and all else
+    rows-permuted   each row's entries in a random order: keeps the scale of every row, but no tie
     permuted        all entries in a random order: keeps their distribution, and nothing else
-    rows-permuted   each row's entries in a random order: keeps the scale of every row too, but no correlation
     fresh           new Gaussian draws of the matrix's shape, type, mean and standard deviation
-    rescaled        goes the other way: without the scales of rows and columns (see `rescaled`), all else as it was
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from .gram import Matrix, tensor_of
 
-CONTROLS = ("permuted", "rows-permuted", "fresh", "rescaled")
+CONTROLS = ("rescaled", "rows-permuted", "permuted", "fresh")
 
 
 def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:

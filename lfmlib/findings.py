@@ -205,14 +205,18 @@ def scoreboard_markdown(findings: list[Finding]) -> str:
 
 
 def measured(finding: Finding) -> str:
+    """Value, interval and what they rest on, as printed on the scoreboard: "1 of 3: identity 62 %, …"."""
+    return value(finding) + _parts(finding.details.get("parts"))
+
+
+def value(finding: Finding) -> str:
     """Value and interval as printed: "62 %" for a census, "0.41 [0.30, 0.52]" with its interval, "3 [2, 4] of 5"."""
     if finding.value is None:
         return finding.details.get("reason", "–")
-    parts = _parts(finding.details.get("parts"))
     if finding.interval is None:
-        return number(finding, finding.value) + parts
-    value, low, high = (_plain(finding, one) for one in (finding.value, *finding.interval))
-    return f"{value} [{low}, {high}]{_unit(finding)}{parts}"
+        return number(finding, finding.value)
+    middle, low, high = (_plain(finding, one) for one in (finding.value, *finding.interval))
+    return f"{middle} [{low}, {high}]{_unit(finding)}"
 
 
 def control(finding: Finding) -> str:

@@ -79,19 +79,25 @@ def _verdict(finding: Finding) -> str:
 
 
 def _verdicts(several: list[Finding]) -> str:
-    """What the box says of several models: a table, nothing left out."""
+    """What the box says of several models: a table, nothing left out; the shares that a count rests on get columns."""
+    parts = dict.fromkeys(part for finding in several for part in finding.details.get("parts", {}))
     lines = "".join(
         f"<tr><th>{html.escape(finding.model)}</th>"
-        f"<td><b class='lfm-{finding.verdict}'>{finding.verdict}</b></td>"
-        f"<td>{findings.measured(finding)}</td><td>{findings.control(finding)}</td></tr>"
+        f"<td><b class='lfm-{finding.verdict}'>{finding.verdict}</b></td><td>{findings.value(finding)}</td>"
+        + "".join(f"<td>{_percent(finding.details.get('parts', {}).get(part))}</td>" for part in parts)
+        + f"<td>{findings.number(finding, finding.null)}</td></tr>"
         for finding in several
     )
-    name = findings.RULES[several[0].id].control
-    head = f"<tr><th>model</th><th>verdict</th><th>measured</th><th>{name}</th></tr>"
+    names = ["model", "verdict", "measured", *parts, findings.RULES[several[0].id].control]
+    head = "<tr>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
     return (
         f"<p>{html.escape(_sentence(several[0].metric))}</p>"
         f"<table class='dataframe lfm-table'><thead>{head}</thead><tbody>{lines}</tbody></table>{_rule(several[0])}"
     )
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f}\u00a0%"
 
 
 def _rule(finding: Finding) -> str:

@@ -64,7 +64,7 @@ def test_controls_depend_on_seed_and_name_alone():
 
 
 def test_unknown_control_is_refused_before_anything_is_read():
-    with pytest.raises(ValueError, match="unknown control shuffled: expected some of permuted"):
+    with pytest.raises(ValueError, match="unknown control shuffled: expected some of rescaled"):
         lfmlib.arrangement("no/such/model", controls=["shuffled"])
 
 

@@ -56,7 +56,7 @@ def test_measures_take_controls_by_name():
 
 @pytest.mark.parametrize("call", [lambda: control(W, "shuffled"), lambda: lfmlib.iid(W, controls=["permuted", "x"])])
 def test_an_unknown_control_is_refused(call):
-    with pytest.raises(ValueError, match=r"unknown control .*: expected one of permuted, rows-permuted, fresh"):
+    with pytest.raises(ValueError, match=r"unknown control .*: expected one of rescaled, rows-permuted, permuted"):
         call()
 
 

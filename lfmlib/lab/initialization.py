@@ -13,8 +13,10 @@ import math
 import numpy as np
 import pandas as pd
 
+from .. import evidence, nulls
+from ..checkpoint import open_checkpoint
 from ..evidence import over_runs, shares_by_start
-from . import forgetting, text
+from . import forgetting, models, text
 from .inits import STARTS, UNLIKE
 from .problems import problem
 from .train import Config, rate
@@ -51,6 +53,28 @@ def verdict_runs(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {name: some for name, some in found.items() if len(some)}
 
 
+def optimizer_runs(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of the other optimizers, by a name such as "lab ViT, SGD"; empty where none were run."""
+    names = {"adagrad": "Adagrad", "sgd": "SGD"}
+    found = {
+        f"{NAMES[model]}, {words}": where(rows, part="optimizer", model=model, optimizer=optimizer)
+        for optimizer, words in names.items()
+        for model in NAMES
+    }
+    return {name: some for name, some in found.items() if len(some)}
+
+
+def noise_bands(runs: dict[str, pd.DataFrame], column: str) -> dict[str, tuple[float, float]]:
+    """For each way of training, the central 95 % of a figure on noise of the size of the model's middle matrix."""
+    return {name: nulls.band("float32", _middle_size(rows["model"].iloc[0]))[column] for name, rows in runs.items()}
+
+
+@functools.cache
+def _middle_size(model: str) -> int:
+    judged = evidence.judged(open_checkpoint(models.build(model, seed=0)))
+    return int(np.median([info.numel for info in judged.tensors]))
+
+
 @functools.cache
 def _pairs() -> float:
     """Held-out loss of a code that knows the frequencies of pairs of bytes, nats per byte."""
@@ -60,11 +84,16 @@ def _pairs() -> float:
 
 
 def shares(rows: pd.DataFrame) -> pd.DataFrame:
-    """For each start and model, in words: the share of Gaussian parameters before → after [interval over seeds]."""
+    """For each start and model, in words: the share of Gaussian parameters before → after [interval over seeds].
+
+    Args:
+        rows: of models trained in one way, or with several optimizers, which get a column each.
+    """
     table = {}
-    for model, some in rows.groupby("model", sort=False):
+    several = rows["optimizer"].nunique() > 1
+    for (model, optimizer), some in rows.groupby(["model", "optimizer"], sort=False):
         found = shares_by_start(some)
-        table[NAMES[model]] = {
+        table[f"{NAMES[model]}, {optimizer}" if several else NAMES[model]] = {
             start: f"{100 * row.before:.0f} → {100 * row.after:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
             for start, row in found.iterrows()
         }
@@ -78,7 +107,7 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
     of bytes stands beside the trivial one.
     """
     table = {}
-    for name, some in verdict_runs(last(rows)).items():
+    for name, some in (verdict_runs(last(rows)) | optimizer_runs(last(rows))).items():
         mean, low, high = over_runs(some.groupby("seed")["score"].mean())
         language = (some["model"] == "decoder").all()
         table[name] = {

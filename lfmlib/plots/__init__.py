@@ -6,7 +6,7 @@ theme, and that colour-blind readers can tell apart. They are drawn narrow, so t
 
 from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
 from .style import COLOURS, INK, WIDTH, figure, style
-from .training import STARTS, collapse, curves, growth, starts_legend, sweep_map
+from .training import STARTS, collapse, curves, growth, panels, starts_legend, sweep_map
 from .weights import SHAPES, depth_role_map, gaussian, histogram, label_map, map_height, ranges, score_plane, strip
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "lags",
     "local_scales",
     "map_height",
+    "panels",
     "power",
     "ranges",
     "score_plane",

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ..iid import lag_correlations
 from ..marchenko_pastur import mp_pdf
@@ -83,7 +84,7 @@ def lags(ax: Axes, matrix: np.ndarray, band: float, bound: float) -> Axes:
     return ax
 
 
-def by_control(ax: Axes, table: pd.DataFrame, column: str, bound: float | None, label: str) -> Axes:
+def by_control(ax: Axes, table: pd.DataFrame, column: str, bound: float, label: str, log: bool = False) -> Axes:
     """One dot per matrix, the weights and their controls side by side.
 
     Args:
@@ -92,6 +93,7 @@ def by_control(ax: Axes, table: pd.DataFrame, column: str, bound: float | None, 
         column: the figure.
         bound: a level to mark.
         label: of the axis.
+        log: make it logarithmic.
     """
     shown = [name for name in CONTROLS if (table["control"] == name).any()]
     shift = np.random.default_rng(0)
@@ -99,9 +101,13 @@ def by_control(ax: Axes, table: pd.DataFrame, column: str, bound: float | None, 
         values = table.loc[table["control"] == name, column]
         colour = COLOURS[CONTROLS[name][1]]
         ax.plot(place + shift.uniform(-0.25, 0.25, len(values)), values, "o", ms=4, alpha=0.75, color=colour, mew=0)
-    if bound is not None:
-        ax.axhline(bound, color=INK, lw=0.9, ls=":")
+    ax.axhline(bound, color=INK, lw=0.9, ls=":")
     ax.set_xticks(range(len(shown)), [CONTROLS[name][0] for name in shown])
+    if log:
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_locator(NullLocator())
     ax.set(ylabel=label)
     return ax
 
@@ -126,7 +132,8 @@ def eigenvalues(ax: Axes, matrix, colour: str, bins: int = 60, most: float | Non
     scale = (1 + math.sqrt(p / n)) ** 2  # eigenvalue of the edge, in units of n sigma²
     ax.plot(z, 2 * z * scale * mp_pdf(scale * z * z, p / n), color=COLOURS["model"], lw=1.3)
     beyond = x[x > 1]
-    ax.plot(beyond, np.zeros(len(beyond)), "|", color=COLOURS[colour], ms=9, clip_on=False)
+    (ticks,) = ax.plot(beyond, np.zeros(len(beyond)), "|", color=COLOURS[colour], ms=9, clip_on=False)
+    ticks.set_in_layout(False)
     ax.axvline(1, color=INK, lw=0.8, ls=":")
     ax.set(xlim=(0, most), yticks=[], xlabel="singular value / edge of noise")
     return ax

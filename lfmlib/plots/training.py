@@ -50,6 +50,41 @@ def curves(ax: Axes, rows: pd.DataFrame, column: str, bound: float | None = None
     return ax
 
 
+SCALES = {"kl_bits": {"yscale": "log", "ylim": (3e-4, 6)}, "ks": {"yscale": "log"}, "excess_kurtosis": {}}
+"""Column → how its axis is set; the excess kurtosis, which has a sign, gets a symmetric logarithm."""
+
+
+def panels(
+    axes: np.ndarray, runs: dict[str, pd.DataFrame], column: str, bands: dict, bound: float | None = None
+) -> None:
+    """`curves` of several ways of training, one a panel, with the range of noise shaded, and one legend above all.
+
+    Args:
+        axes: at least one for each of ``runs``; what is left over is hidden.
+        runs: name → rows (DataFrame).
+        column: what to draw, one of `SCALES`.
+        bands: name → ends of the central 95 % of noise.
+        bound: a level to mark.
+    """
+    for ax in axes.flat[len(runs) :]:
+        ax.set_axis_off()
+    across = axes.shape[1] if axes.ndim == 2 else 1
+    for place, (ax, (name, rows)) in enumerate(zip(axes.flat, runs.items(), strict=False)):
+        curves(ax, rows, column, bound)
+        ax.set(**SCALES[column], title="\n".join(name.removeprefix("lab ").split(", ")))
+        if column == "excess_kurtosis":
+            ax.set_yscale("symlog", linthresh=1)
+        low, high = bands[name]
+        if column in ("kl_bits", "ks"):
+            low = max(low, ax.get_ylim()[0])
+        ax.axhspan(low, high, color=COLOURS["noise"], alpha=0.15, lw=0)
+        ax.set_ylabel(column.replace("_", " ").replace("kl bits", "kl_bits") if place % across == 0 else "")
+        ax.set_xlabel("step" if place + across >= len(runs) else "")
+    starts = dict.fromkeys(start for rows in runs.values() for start in rows["start"])
+    axes.flat[0].figure.legends.clear()
+    starts_legend(axes.flat[0].figure, starts)
+
+
 def starts_legend(fig: plt.Figure, starts, columns: int = 4) -> None:
     """One legend for all panels of a figure, above them."""
     lines = [

@@ -72,7 +72,7 @@ def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, lab
     sns.heatmap(
         grid.clip(lower=low), ax=ax, cmap="cividis_r", norm=LogNorm(low, max(np.nanmax(grid.to_numpy()), 1.01 * low)),
         annot=few and grid, fmt=".3f", annot_kws={"size": 8.5}, linewidths=0.5 if few else 0,
-        cbar_kws={"label": label},
+        cbar_kws={"label": label, "format": "{x:g}"},
     )  # fmt: skip
     ax.set(xlabel="role", ylabel="layer")
     return outlined(ax, grid, bound)
