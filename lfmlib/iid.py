@@ -96,10 +96,15 @@ class IID:
         return self.col_corr * (self.shape[0] - 1)
 
     @property
+    def both_share(self) -> float:
+        """Share of the variance of log (w - μ)² that row and column means explain together."""
+        return self.row_share + self.col_share
+
+    @property
     def unequal(self) -> float:
-        """What `row_share` and `col_share` add up to beyond their value on noise, (r + c - 2) / (rc - 1)."""
+        """`both_share` beyond its value on noise, (r + c - 2) / (rc - 1)."""
         r, c = self.shape
-        return self.row_share + self.col_share - (r + c - 2) / (r * c - 1)
+        return self.both_share - (r + c - 2) / (r * c - 1)
 
     def table(self) -> pd.DataFrame:
         """One row per figure: value, its interval if asked for (low, high), null_low, null_high, p."""

@@ -76,7 +76,7 @@ def _middle_size(model: str) -> int:
 
 
 @functools.cache
-def _pairs() -> float:
+def pairs_loss() -> float:
     """Held-out loss of a code that knows the frequencies of pairs of bytes, nats per byte."""
     language = problem("decoder", "language")
     held_out = language.held_out.numpy().astype(np.uint8).ravel()
@@ -114,7 +114,7 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
             "held out": "loss, nats per byte" if language else "accuracy",
             "trained": f"{mean:.3f} [{low:.3f}, {high:.3f}]",
             "worst": f"{some['score'].max() if language else some['score'].min():.3f}",
-            "trivial": f"{some['trivial'].mean():.3f}" + (f"; pairs {_pairs():.3f}" if language else ""),
+            "trivial": f"{some['trivial'].mean():.3f}" + (f"; pairs {pairs_loss():.3f}" if language else ""),
         }
     return pd.DataFrame(table).T
 
