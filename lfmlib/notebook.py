@@ -123,8 +123,11 @@ def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> Non
             return f"{100 * value:.1f}\u00a0%" if percent else f"{value + 0.0:.4f}".replace("-0.0000", "0.0000")
         return f"{value:,}" if isinstance(value, int) else str(value)
 
-    style = frame.astype(object).style.format(shown).set_table_attributes('class="dataframe lfm-table"')
     text = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
+    floats = [] if percent else frame.select_dtypes("float")
+    whole = [name for name in floats if (frame[name] % 1 == 0).all()]
+    frame = frame.astype(dict.fromkeys(whole, int)).astype(object)
+    style = frame.style.format(shown).set_table_attributes('class="dataframe lfm-table"')
     style = style.set_properties(subset=text, **{"text-align": "left"})
     display(HTML((style if index else style.hide(axis="index")).to_html()))
 
