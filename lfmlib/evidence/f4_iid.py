@@ -88,6 +88,7 @@ def f4(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
             "parts": {leg: shares["none"][leg] for leg in LEGS},
             "null_parts": {leg: shares["fresh"][leg] for leg in LEGS},
             "permuted": shares["permuted"],
+            "rescaled": shares.get("rescaled"),
             "matrices": len(eligible(table[table["control"] == "none"])),
         }
         if shares
@@ -115,7 +116,7 @@ def f4_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         raise ValueError(f"F4 of a trained model needs at least two runs; {model} has {len(last)}")
     limits = pd.DataFrame({name: over_runs(last[name]) for name in names}, index=["mean", "low", "high"]).clip(0, 1)
     value, low, high = (legs_held(limits.loc[which].to_dict()) for which in ("mean", "low", "high"))
-    permuted = rows.loc[rows["control"] == "permuted", names].mean()
+    permuted, rescaled = (rows.loc[rows["control"] == kind, names].mean() for kind in ("permuted", "rescaled"))
     return _finding(
         model,
         provenance,
@@ -127,6 +128,7 @@ def f4_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
             "null_parts": first[list(LEGS)].mean().to_dict(),
             "limits": {name: limits.loc[["low", "high"], name].tolist() for name in limits},
             "permuted": permuted.to_dict(),
+            "rescaled": rescaled.dropna().to_dict(),
             "runs": len(last),
         },
     )

@@ -1,0 +1,45 @@
+"""How training arranges noise: the record is whole, its starts are noise, and F4 follows from it."""
+
+import pandas as pd
+import pytest
+
+from lfmlib import evidence, records
+from lfmlib.lab import arranged
+
+
+@pytest.fixture(scope="module")
+def record() -> pd.DataFrame:
+    return records.load("arrangement")
+
+
+def test_the_record_is_whole(record):
+    assert not record.attrs["notice"] and len(arranged.runs(record)) == 6
+    for name, rows in arranged.runs(record).items():
+        assert rows["seed"].nunique() >= 5, name
+        assert rows.groupby("seed")["control"].agg(list).map(len).eq(2 + len(arranged.CONTROLS)).all()
+
+
+def test_starts_and_fresh_noise_pass(record):
+    """The spectrum's leg fails one noise matrix in a hundred, so a model's share can be a little below one."""
+    noise = record[(record["step"] == 0) | (record["control"] == "fresh")]
+    assert (noise[["independence", "identity"]] == 1.0).all().all()
+    assert noise["all"].mean() > 0.97
+
+
+def test_f4_follows_from_the_record(record):
+    for finding in arranged.found(record, seed=0, profile="default"):
+        assert finding.null == 3.0 and finding.details["runs"] >= 5
+        assert finding.interval[0] <= finding.value <= finding.interval[1]
+        assert set(finding.details["parts"]) == set(evidence.LEGS)
+
+
+def test_before_and_after_in_words():
+    rows = [
+        {"model": "vit", "gain": 1.0, "seed": seed, "steps": 9, "step": step, "control": "none", "spectrum": share}
+        for seed in range(2)
+        for step, share in ((0, 1.0), (9, 0.25))
+    ]
+    table = arranged.before_after(pd.DataFrame(rows), {"spectrum": "spectrum"}, percent=True)
+    assert table.loc["lab ViT, wide start", "spectrum"] == "100 → 25 [25, 25]"
+    table = arranged.before_after(pd.DataFrame(rows), {"spectrum": "spectrum"})
+    assert table.loc["lab ViT, wide start", "spectrum"] == "1.00 → 0.25 [0.25, 0.25]"
