@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .checkpoint import Checkpoint, open_checkpoint
-from .controls import CONTROLS, control
+from .controls import control, named
 from .executor import Rows, matrices, over
 from .iid import FIGURES, iid
 from .spectrum import spectrum
@@ -28,7 +28,7 @@ SPECTRAL = {"ks": "mp_ks"} | {
 def arrangement(
     source,
     select: str | None = None,
-    controls: str | Iterable[str] = (),
+    controls: str | Iterable[str] | None = (),
     seed: int = 0,
     executor: Executor | None = None,
     progress: bool = True,
@@ -53,9 +53,7 @@ def arrangement(
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; an unknown control.
     """
-    controls = (controls,) if isinstance(controls, str) else tuple(controls)
-    if unknown := set(controls) - set(CONTROLS):
-        raise ValueError(f"unknown control {', '.join(sorted(unknown))}: expected some of {', '.join(CONTROLS)}")
+    controls = named(controls)
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     if select is not None:
         checkpoint = checkpoint.select(select)

@@ -34,8 +34,7 @@ def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
     Raises:
         ValueError: unknown kind; or the matrix is not one (see `lfmlib.spectrum`).
     """
-    if kind not in CONTROLS:
-        raise ValueError(f"unknown control {kind!r}: expected one of {', '.join(CONTROLS)}")
+    (kind,) = named(kind)
     if kind == "rescaled":
         return rescaled(matrix)
     w = tensor_of(matrix)
@@ -45,16 +44,29 @@ def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
         return w.reshape(-1)[order].reshape(w.shape)
     if kind == "rows-permuted":
         order = torch.rand(w.shape, generator=generator).argsort(dim=1).to(w.device)
+        if w.element_size() == 1:  # torch gathers no float8
+            return w.contiguous().view(torch.uint8).gather(1, order).view(w.dtype)
         return w.gather(1, order)
     m = Matrix(w)
     draws = torch.randn(w.shape, generator=generator).to(w.device)
     return (m.mean + m.std * draws.double()).to(w.dtype)
 
 
+def named(controls: str | Iterable[str] | None) -> tuple[str, ...]:
+    """Names of controls, each once.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    names = (controls,) if isinstance(controls, str) else tuple(dict.fromkeys(controls or ()))
+    if unknown := [name for name in names if name not in CONTROLS]:
+        raise ValueError(f"unknown control {', '.join(map(repr, unknown))}: expected one of {', '.join(CONTROLS)}")
+    return names
+
+
 def measured(matrix, controls: str | Iterable[str], measure: Callable, *, seed: int = 0) -> dict[str, object]:
     """What ``measure`` says of each of the ``controls`` (one name, or several) of a matrix, by name."""
-    names = (controls,) if isinstance(controls, str) else tuple(controls or ())
-    return {name: measure(control(matrix, name, seed=seed)) for name in names}
+    return {name: measure(control(matrix, name, seed=seed)) for name in named(controls)}
 
 
 def rescaled(matrix, *, tolerance: float = 1e-6, most: int = 200) -> torch.Tensor:

@@ -38,6 +38,7 @@ class Matrix:
             raise ValueError(f"found {bad} non-finite of {w.numel()} entries: replace or drop NaN and infinity first")
         if sums[:, 1].min() == sums[:, 2].max():
             raise ValueError(f"found a constant matrix, every entry {sums[0, 1]:g}: leave it out, nothing varies")
+        check_range(float(sums[:, 1:].abs().max()))
         self.mean = float(sums[:, 0].sum()) / w.numel()
         self.std = math.sqrt(sum(float(block.square().sum()) for block in self.blocks()) / w.numel())
 
@@ -79,6 +80,15 @@ class Matrix:
         start = rng.standard_normal(self.p)
         values, found = sparse.linalg.eigsh(operator, k=count, which="LA", v0=start, tol=tolerance)
         return values[::-1], found[:, ::-1].copy()
+
+
+def check_range(largest: float) -> None:
+    """Raise ValueError where squares of entries up to ``largest`` would leave float64."""
+    if not 1e-140 < largest < 1e140:
+        raise ValueError(
+            f"the largest entry is {largest:.3g} in size: squares leave float64's range; multiply by a power of "
+            "two first"
+        )
 
 
 def tensor_of(matrix) -> torch.Tensor:

@@ -4,9 +4,9 @@ Two questions, each asked in several ways. *Independence*: correlations of neigh
 and, because the order of neurons is arbitrary, correlations between whole rows and between whole columns.
 *Identity*: how much of the spread of log (w - μ)² goes with the row, the column, or the place in the matrix.
 
-Every figure is an effect size that does not grow with the matrix, and comes with its null: the central 95 % of it on
-independent Gaussian entries. The laws behind the nulls are closed forms, exact or good from some thousand entries on;
-`lfmlib.lab.calibration` measures how good.
+Every figure but `runs_z` is an effect size that does not grow with the matrix, and each comes with its null: the
+central 95 % of it on independent Gaussian entries. The laws behind the nulls are closed forms, exact or good from some
+thousand entries on; `lfmlib.lab.calibration` measures how good.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import torch
 from scipy import optimize, special, stats
 
 from .controls import measured
+from .gram import check_range
 
 LAGS = 20
 """Lags along rows, columns and diagonals, and of the Ljung–Box statistic."""
@@ -32,7 +33,7 @@ BLOCKS = 8
 LEAST = 2 * LAGS
 """Rows and columns that a matrix needs."""
 GROUPS = 10
-"""Groups of rows that intervals are found by leaving out one after the other."""
+"""Groups of rows, and of columns, that intervals are found by leaving out one after the other."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,10 @@ class IID:
             where equal signs keep together.
         mutual_information: bits that an entry tells of its right neighbour, over 16 equally filled classes, less the
             bias of the plug-in estimate (Miller 1955).
-        row_corr, col_corr: mean squared correlation between different rows, between different columns.
+        row_corr, col_corr: mean squared correlation between different rows, between different columns. Rows of unlike
+            scale raise col_corr without any tie, and columns row_corr; the control "rescaled" tells.
         row_share, col_share: share of the variance of log (w - μ)² that row means, column means explain; entries equal
-            to the mean are left out.
+            to zero, or to the mean, are left out.
         block_share: share that an 8 × 8 grid of blocks explains of what rows and columns leave.
         row_drift, col_drift: Spearman correlation of a row's, a column's mean log (w - μ)² with its number.
         null: figure → its central 95 % on independent Gaussian entries.
@@ -131,22 +133,26 @@ def iid(matrix, *, controls: str | Iterable[str] = (), seed: int = 0, intervals:
         matrix: two-dimensional torch tensor or array of numbers, at least 40 rows and columns.
         controls: names of `lfmlib.controls.CONTROLS` to measure in the same way, into ``controls`` of the result.
         seed: of the controls.
-        intervals: find 95 % intervals by leaving out one of ten groups of rows after the other (delete-a-group
-            jackknife, Student's t); takes ten times as long, and 50 rows.
+        intervals: find 95 % intervals by leaving out one of ten groups of rows after the other, then of columns
+            (delete-a-group jackknife, Student's t); the wider one counts. Takes twenty times as long, and 50 rows and
+            columns.
 
     Raises:
         ValueError: it has another shape, values that are not finite, or is constant; an unknown control.
     """
     w = _checked(matrix)
-    if intervals and len(w) < LEAST * GROUPS / (GROUPS - 1) + 1:
-        raise ValueError(f"found {len(w)} rows: intervals leave out a tenth of them, and need 50 at least")
+    if intervals and min(w.shape) < 50:
+        raise ValueError(
+            f"found shape {w.shape}: intervals leave out a tenth of the rows and of the columns, and need 50 of each; "
+            "leave out intervals=True"
+        )
     found, laws = _figures(w), _laws(*w.shape)
     return IID(
         **found,
         null=null(*w.shape),
         p={name: float(2 * min(law.cdf(found[name]), law.sf(found[name]))) for name, law in laws.items()},
         interval=_intervals(w, found) if intervals else {},
-        controls=measured(matrix, controls, iid, seed=seed),
+        controls=measured(matrix if _floating(matrix) else w, controls, iid, seed=seed),
         shape=w.shape,
     )
 
@@ -174,10 +180,12 @@ def _figures(w: np.ndarray) -> dict[str, float]:
 
 
 def _intervals(w: np.ndarray, found: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-    parts = np.array_split(np.arange(len(w)), GROUPS)
-    without = pd.DataFrame([_figures(np.delete(w, part, axis=0)) for part in parts])
-    error = math.sqrt((GROUPS - 1) ** 2 / GROUPS) * without.std()  # (g - 1) / g times the sum of squares
-    half = stats.t.ppf(0.975, GROUPS - 1) * error
+    errors = []
+    for axis, length in enumerate(w.shape):
+        parts = np.array_split(np.arange(length), GROUPS)
+        without = pd.DataFrame([_figures(np.delete(w, part, axis=axis)) for part in parts])
+        errors.append(math.sqrt((GROUPS - 1) ** 2 / GROUPS) * without.std())  # (g - 1) / g times the sum of squares
+    half = stats.t.ppf(0.975, GROUPS - 1) * np.maximum(*errors)
     return {name: (value - float(half[name]), value + float(half[name])) for name, value in found.items()}
 
 
@@ -296,8 +304,11 @@ def runs_z(x: np.ndarray) -> float:
 
 def mutual_information(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> float:
     """Mutual information in bits of two series, over equally filled classes, less the plug-in estimate's bias."""
+    step = max(1, x.size // 100_000)
+    while math.gcd(step, x.shape[-1]) > 1:  # so that a sample never keeps to a few columns
+        step += 1
     x, y = np.ravel(x), np.ravel(y)
-    edges = np.quantile(x[:: max(1, len(x) // 100_000)], np.arange(1, bins) / bins)
+    edges = np.quantile(x[::step], np.arange(1, bins) / bins)
     place = np.searchsorted(edges, x) * bins + np.searchsorted(edges, y)
     joint = np.bincount(place, minlength=bins * bins).reshape(bins, bins) / len(x)
     alone = np.outer(joint.sum(1), joint.sum(0))
@@ -316,8 +327,11 @@ def mean_squared_correlations(w: np.ndarray) -> tuple[float, float]:
 def _between_rows(w: np.ndarray) -> float:
     x = w - w.mean(1, keepdims=True)
     norms = np.sqrt(np.square(x).sum(1, keepdims=True))
-    x = (x / np.where(norms > 0, norms, 1.0))[norms[:, 0] > 0]
+    vary = norms[:, 0] > 1e-12 * np.sqrt(np.square(w).sum(1))  # a constant row leaves nothing but rounding
+    x = x[vary] / norms[vary]
     r = len(x)
+    if r < 2:
+        raise ValueError("fewer than two rows, or columns, vary: there is nothing to compare; leave this matrix out")
     gram = x @ x.T if r <= x.shape[1] else x.T @ x  # the squares of both sum to the same
     return float((np.square(gram).sum() - r) / (r * (r - 1)))
 
@@ -325,11 +339,13 @@ def _between_rows(w: np.ndarray) -> float:
 def _identity(w: np.ndarray) -> tuple[float, float, float, float, float]:
     """Shares of rows, columns and blocks, and drifts of rows and columns, of y = log (w - μ)²."""
     square = np.square(w - w.mean())
-    known = square > 0
+    known = (square > 0) & (w != 0)  # what is exactly zero has no scale
     y = np.log(square, out=np.zeros_like(square), where=known)
-    y -= y.sum() / known.sum()
+    y -= y.sum() / max(known.sum(), 1)
     y[~known] = 0.0
     total = np.square(y).sum()
+    if total <= 1e-20 * w.size:  # one absolute value only: nothing to explain
+        return 0.0, 0.0, 0.0, 0.0, 0.0
     counts, means, shares = [], [], []
     for axis in (1, 0):
         count = known.sum(axis)
@@ -338,19 +354,42 @@ def _identity(w: np.ndarray) -> tuple[float, float, float, float, float]:
     left = np.where(known, y - means[0][:, None] - means[1][None, :], 0.0)
     cut = [np.linspace(0, size, BLOCKS + 1).astype(int)[:-1] for size in w.shape]
     sums, places = (np.add.reduceat(np.add.reduceat(one, cut[0], 0), cut[1], 1) for one in (left, known))
-    block = np.sum(sums**2 / np.maximum(places, 1)) / np.square(left).sum()
-    drifts = [
-        stats.spearmanr(mean[count > 0], np.flatnonzero(count > 0)) for mean, count in zip(means, counts, strict=True)
-    ]
-    return (*map(float, shares), float(block), *(float(drift.statistic) for drift in drifts))
+    rest = np.square(left).sum()
+    block = np.sum(sums**2 / np.maximum(places, 1)) / rest if rest > 1e-12 * total else 0.0
+    drifts = (_drift(mean[count > 0], np.flatnonzero(count > 0)) for mean, count in zip(means, counts, strict=True))
+    return (*map(float, shares), float(block), *drifts)
+
+
+def _drift(means: np.ndarray, numbers: np.ndarray) -> float:
+    """Rank correlation; 0 where there is nothing to order."""
+    return float(stats.spearmanr(means, numbers).statistic) if len(means) > 1 and np.ptp(means) > 0 else 0.0
 
 
 def _checked(matrix) -> np.ndarray:
-    w = matrix.detach().cpu().double().numpy() if isinstance(matrix, torch.Tensor) else np.asarray(matrix, dtype=float)
+    if isinstance(matrix, torch.Tensor):
+        if matrix.layout is not torch.strided or matrix.is_complex():
+            kind = "complex" if matrix.is_complex() else f"stored as {matrix.layout}"
+            raise ValueError(f"found a tensor that is {kind}: expected real numbers, stored densely; convert it first")
+        w = matrix.detach().cpu().double().numpy()
+    elif np.iscomplexobj(matrix):
+        raise ValueError("found complex entries: expected real numbers; take their parts apart first")
+    else:
+        w = np.asarray(matrix, dtype=float)
     if w.ndim != 2 or min(w.shape) < LEAST:
-        raise ValueError(f"found shape {tuple(w.shape)}: expected a matrix of at least {LEAST} rows and columns")
+        raise ValueError(
+            f"found shape {tuple(w.shape)}: expected a matrix of at least {LEAST} rows and columns; leave it out"
+        )
     if not np.isfinite(w).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(w)):,} of {w.size:,} entries are not finite: mend them first")
     if np.ptp(w) == 0:
-        raise ValueError("all entries are equal: there is no variation to test")
+        raise ValueError("all entries are equal: there is no variation to test; leave this matrix out")
+    check_range(np.abs(w).max())
     return w
+
+
+def _floating(matrix) -> bool:
+    """Whether controls can be made of it as it is."""
+    if isinstance(matrix, torch.Tensor):
+        return matrix.is_floating_point()
+    dtype = np.asarray(matrix).dtype
+    return dtype.kind == "f" or dtype.name.startswith(("bfloat16", "float8"))

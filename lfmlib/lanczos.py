@@ -111,7 +111,7 @@ def steps_at(x: np.ndarray, nodes: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 
 @lru_cache(maxsize=64)
-def null_quadrature(p: int, n: int, reps: int = 200) -> Mapping[str, tuple[float, float]]:
+def null_quadrature(p: int, n: int, reps: int = 1000) -> Mapping[str, tuple[float, float]]:
     """Central 95 % of what quadrature finds on noise, wider than that of all eigenvalues.
 
     Lanczos on noise gives a tridiagonal matrix of independent chi variables, so the size of the matrix costs nothing.

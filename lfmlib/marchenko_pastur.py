@@ -23,7 +23,7 @@ TRACY_WIDOM = {0.025: -3.5158536, 0.975: 1.4537714, 0.99: 2.0234493}
 SIMULATED = 128
 """Smaller side up to which the null is simulated at the matrix's own size."""
 _TW_MEAN, _TW_VAR = -1.2065336, 1.6077810
-_GROWTH = 0.40  # of p * ks per unit of log(p) on noise, measured from p = 64 to 1024 at ratios 1, 0.5 and 0.1
+_GROWTH = np.array([0.38, 0.42])  # of both ends of p * ks per unit of log(p), measured from p = 128 to 1000
 
 
 def threshold(rows: int, columns: int, quantile: float = 0.99, *, known: bool = False) -> float:
@@ -95,12 +95,14 @@ def effective_rank(values: np.ndarray) -> float:
 def null(p: int, n: int) -> Mapping[str, tuple[float, float]]:
     """Central 95 % on noise: simulated up to `SIMULATED`; beyond, tabulated figures of that size scaled; Tracy–Widom.
 
-    p * ks grows by 0.40 log(p), effective_rank scatters by the same number about p exp(-p / 2n) at every size.
+    The ends of p * ks grow with log(p); effective_rank scatters by the same number about p exp(-p / 2n) at every size,
+    and, below the smallest tabulated ratio of the sides, in proportion to it.
     """
     if p > SIMULATED:
         ratios, *columns = _table()
-        ks_low, ks_high, *rank = (float(np.interp(math.log(p / n), ratios, column)) for column in columns)
-        ks, rank = np.array([ks_low, ks_high]) + _GROWTH * math.log(p / SIMULATED), np.array(rank)
+        at = max(math.log(p / n), ratios[0])
+        bounds = np.array([np.interp(at, ratios, column) for column in columns])
+        ks, rank = bounds[:2] + _GROWTH * math.log(p / SIMULATED), bounds[2:] * (p / n) / math.exp(at)
         top = np.array([threshold(p, n, quantile) ** 2 for quantile in (0.025, 0.975)]) / n
     else:
         ks, rank, top = np.quantile(simulate(p, n), [0.025, 0.975], axis=0).T

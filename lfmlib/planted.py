@@ -82,7 +82,7 @@ DEPARTURES = {
     "row scales": "log-normal scales of rows: their relative spread",
     "column scales": "log-normal scales of columns: their relative spread",
     "blocks": "log-normal scales of the blocks of an 8 × 8 grid: their relative spread",
-    "spikes": "directions whose singular values lie 5 % beyond the edge: how many",
+    "spikes": "directions each of which, alone, would have its singular value 5 % beyond the edge: how many",
     "rank three": "three directions added: the share of the variance they carry",
 }
 """Departures from independent, identical Gaussian entries that `matrix` plants, and what their size means."""

@@ -6,6 +6,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import lfmlib
 from lfmlib import evidence, findings, planted
@@ -64,8 +65,19 @@ def test_controls_depend_on_seed_and_name_alone():
 
 
 def test_unknown_control_is_refused_before_anything_is_read():
-    with pytest.raises(ValueError, match="unknown control shuffled: expected some of rescaled"):
+    with pytest.raises(ValueError, match="unknown control 'shuffled': expected one of rescaled"):
         lfmlib.arrangement("no/such/model", controls=["shuffled"])
+
+
+def test_float8_gets_every_control():
+    small = torch.randn(64, 96, generator=torch.Generator().manual_seed(0)).to(torch.float8_e4m3fn)
+    found = lfmlib.arrangement({"w": small}, controls=[*CONTROLS, "fresh"], progress=False)
+    assert found["control"].tolist() == ["none", *CONTROLS] and found["dtype"].eq("float8_e4m3fn").all()
+
+
+def test_f4_says_which_controls_it_needs():
+    with pytest.raises(ValueError, match="lacks fresh, permuted: make it with"):
+        evidence.f4(lfmlib.arrangement(MADE, controls=None, progress=False), "made", {})
 
 
 # --- finding F4 -----------------------------------------------------------------------------------------------------

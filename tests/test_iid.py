@@ -23,6 +23,7 @@ from lfmlib.iid import (
     null,
     runs_z,
 )
+from lfmlib.planted import matrix as planted_matrix
 
 
 def noise(shape=(96, 192), seed=0):
@@ -154,6 +155,10 @@ def test_scale_and_transposing_change_nothing_but_names(seed, scale):
         (np.zeros((39, 90)), "expected a matrix of at least 40"),
         (np.full((50, 50), 2.0), "all entries are equal"),
         (np.where(np.eye(50) > 0, np.nan, 1.0), "50 of 2,500 entries are not finite"),
+        (np.where(np.arange(50)[:, None] == 3, noise((50, 50)), 0.0), "fewer than two rows, or columns, vary"),
+        (1e-200 * noise((50, 50)), "squares leave float64's range"),
+        (noise((50, 50)) + 1j, "found complex entries"),
+        (torch.eye(50).to_sparse(), "stored as torch.sparse_coo"),
     ],
 )
 def test_errors_say_what_was_found(matrix, message):
@@ -167,6 +172,41 @@ def test_zeros_and_empty_rows_are_left_out_of_scales():
     w[:, ::3] = 0.0
     found = iid(w)
     assert all(math.isfinite(getattr(found, name)) for name in FIGURES)
+    assert found.row_share < 0.03 and found.col_share < 0.03  # about 95 and 127 of 12,160 entries
+
+
+def test_zeros_hide_no_unequal_scales():
+    rng = np.random.default_rng(4)
+    w = rng.standard_normal((128, 256)) * np.exp(0.5 * rng.standard_normal((128, 1)))
+    full = iid(w).row_share
+    w[rng.random(w.shape) < 0.9] = 0.0
+    assert iid(w).row_share == pytest.approx(full, abs=0.05) and full > 0.1
+
+
+def test_one_absolute_value_leaves_nothing_to_explain():
+    signs = 0.02 * np.random.default_rng(1).permuted(np.repeat([-1.0, 1.0], 32 * 64)).reshape(64, 64)
+    found = iid(signs)
+    assert (found.row_share, found.col_share, found.block_share, found.row_drift) == (0, 0, 0, 0)
+    assert found.unequal < 0
+
+
+@pytest.mark.parametrize("constant", [0.1, 0.125, -3.0])
+def test_constant_rows_are_alike_to_nothing(constant):
+    w = noise((96, 96), 2)
+    w[:20] = constant
+    assert iid(w).row_alike == pytest.approx(1.0, abs=0.1)
+
+
+def test_classes_are_filled_whatever_the_length_of_a_row():
+    w = noise((100_000, 41), 3)
+    w[:, 0] *= 0.01
+    w[:, 1:] = 0.1 * w[:, :-1] + math.sqrt(0.99) * w[:, 1:]
+    assert mutual_information(w[:, 1:-1], w[:, 2:]) == pytest.approx(-0.5 * math.log2(0.99), rel=0.2)
+
+
+def test_whole_numbers_have_controls_too():
+    w = np.random.default_rng(0).integers(-9, 9, (60, 60))
+    assert iid(w, controls="permuted").controls["permuted"].lag_row != iid(w).lag_row
 
 
 def test_statsmodels_agrees_on_ljung_box_and_runs():
@@ -189,14 +229,25 @@ def test_p_and_null_agree():
         assert (found.p[name] < 0.05) == (not low <= getattr(found, name) <= high), name
 
 
-def test_intervals_cover_what_was_planted():
+@pytest.mark.parametrize(
+    ("kind", "size", "figure"),
+    [
+        ("neighbours", 0.1, "lag_row"),
+        ("row scales", 0.5, "row_share"),
+        ("column scales", 0.5, "col_share"),
+        ("column scales", 0.5, "col_drift"),
+        ("rank three", 0.4, "row_corr"),
+    ],
+)
+def test_intervals_cover_what_was_planted(kind, size, figure):
+    def made(seed):
+        return planted_matrix(kind, size, (100, 160), np.random.default_rng([3, seed]))
+
+    truth = np.mean([getattr(iid(made(1000 + seed)), figure) for seed in range(80)])
     inside = 0
     for seed in range(40):
-        w = np.random.default_rng([3, seed]).standard_normal((100, 200))
-        for j in range(1, 200):
-            w[:, j] = 0.1 * w[:, j - 1] + math.sqrt(0.99) * w[:, j]
-        low, high = iid(w, intervals=True).interval["lag_row"]
-        inside += low <= 0.1 <= high
+        low, high = iid(made(seed), intervals=True).interval[figure]
+        inside += low <= truth <= high
     assert inside >= stats.binom.ppf(0.001, 40, 0.95)
 
 
@@ -208,5 +259,5 @@ def test_the_table_has_intervals_only_where_asked_for():
         list(full)[:3] == ["value", "low", "high"]
         and ((full["low"] < full["value"]) & (full["value"] < full["high"])).all()
     )
-    with pytest.raises(ValueError, match=r"found 45 rows: intervals .* 50"):
+    with pytest.raises(ValueError, match=r"found shape \(45, 60\): intervals .* need 50 of each"):
         iid(noise((45, 60)), intervals=True)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import integrate, optimize, special, stats
+from scipy import integrate, linalg, optimize, special, stats
 
 from lfmlib.controls import rescaled
 from lfmlib.lanczos import density
-from lfmlib.marchenko_pastur import TRACY_WIDOM, mp_cdf, mp_pdf, threshold
+from lfmlib.marchenko_pastur import TRACY_WIDOM, ks_distance, mp_cdf, mp_pdf, threshold
+from lfmlib.marchenko_pastur import null as lfmlib_null
 from lfmlib.spectrum import Spectrum, kurtosis_null, singular_values, spectrum, vectors
 
 module = sys.modules["lfmlib.spectrum"]  # the package's attribute of that name is the function
@@ -136,6 +137,7 @@ def test_numpy_arrays_of_any_layout_are_read():
         (np.where(np.eye(10) > 0, np.nan, 1.0), "10 non-finite of 100 entries"),
         (np.where(np.eye(10) > 0, np.inf, 1.0), "10 non-finite of 100 entries"),
         (np.ones((10, 10), int), "entries of type int64: .*convert"),
+        (1e-200 * np.eye(10), "squares leave float64's range"),
         (torch.ones(10, 10, dtype=torch.int32), "entries of type torch.int32"),
     ],
 )
@@ -334,6 +336,20 @@ def test_kurtosis_null_is_that_of_gaussian_values(count):
     drawn = stats.kurtosis(noise(20_000, count), axis=1)
     assert np.mean(drawn < low) == pytest.approx(0.025, abs=0.008)
     assert np.mean(drawn > high) == pytest.approx(0.025, abs=0.008)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("p", "n"), [(256, 256), (384, 1536), (1000, 1100)])
+def test_tabulated_nulls_hold_at_larger_sizes(p, n):
+    """Of spectra drawn through their tridiagonal form, p * ks lies inside the scaled null as often as it should."""
+    null, draws, rng = lfmlib_null(p, n)["ks"], 600, np.random.default_rng(11)
+    outside = 0
+    for _ in range(draws):
+        a, b = rng.chisquare(n - np.arange(p)) / n, rng.chisquare(p - 1 - np.arange(p - 1)) / n
+        diagonal = a + np.concatenate([[0], b])
+        values = np.maximum(linalg.eigvalsh_tridiagonal(diagonal, np.sqrt(a[:-1] * b), lapack_driver="sterf"), 0)
+        outside += not null[0] <= ks_distance(values * p / values.sum(), p / n) <= null[1]
+    assert stats.binom.ppf(0.001, draws, 0.05) <= outside <= stats.binom.ppf(0.999, draws, 0.05)
 
 
 def test_threshold_is_a_quantile_of_the_largest_singular_value():

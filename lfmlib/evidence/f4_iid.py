@@ -76,6 +76,11 @@ def f4(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
         model: its name.
         provenance: of the model.
     """
+    if missing := {"none", "fresh", "permuted"} - set(table["control"]) if len(table) else set():
+        raise ValueError(
+            f"the table lacks {', '.join(sorted(missing))}: make it with "
+            'lfmlib.arrangement(…, controls=["permuted", "fresh"])'
+        )
     shares = {name: leg_shares(rows) for name, rows in table.groupby("control")}
     if eligible(table).empty:
         shares = {}

@@ -8,6 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
+from matplotlib.ticker import LogLocator, NullLocator
 
 from ..normality import coding_cells
 from ..sketch import Sketch
@@ -74,6 +75,9 @@ def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, lab
         annot=few and grid, fmt=".3f", annot_kws={"size": 8.5}, linewidths=0.5 if few else 0,
         cbar_kws={"label": label, "format": "{x:g}"},
     )  # fmt: skip
+    bar = ax.collections[0].colorbar.ax.yaxis
+    bar.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    bar.set_minor_locator(NullLocator())
     ax.set(xlabel="role", ylabel="layer")
     return outlined(ax, grid, bound)
 
