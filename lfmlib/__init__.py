@@ -8,6 +8,7 @@ from . import findings
 from .arrangement import arrangement
 from .checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
 from .controls import control, rescaled
+from .delta import compare, depth_trend
 from .iid import IID, iid
 from .normality import Normality, coding_cells, measure, normality
 from .shapes import Shape, classify
@@ -27,7 +28,9 @@ __all__ = [
     "arrangement",
     "classify",
     "coding_cells",
+    "compare",
     "control",
+    "depth_trend",
     "findings",
     "iid",
     "measure",
