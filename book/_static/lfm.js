@@ -7,6 +7,9 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const list of document.querySelectorAll(".citation-list[role='list']")) {
     list.removeAttribute("role");
   }
+  for (const box of document.querySelectorAll(".pst-scrollable-table-container")) {
+    box.tabIndex = 0; // a wide table can be scrolled without a mouse
+  }
 });
 
 // On paper the light theme, whatever is on the screen: the theme's own print style leaves dark pages dark.
