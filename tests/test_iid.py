@@ -12,17 +12,15 @@ from scipy import stats
 from statsmodels.sandbox.stats.runs import runstest_1samp
 from statsmodels.stats.diagnostic import acorr_ljungbox
 
-from lfmlib.iid import (
-    FIGURES,
+from lfmlib.dependence import (
     LAGS,
-    iid,
     lag_correlations,
     ljung_box,
     mean_squared_correlations,
     mutual_information,
-    null,
     runs_z,
 )
+from lfmlib.iid import FIGURES, iid, null
 from lfmlib.planted import matrix as planted_matrix
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator, NullLocator
 
-from ..iid import lag_correlations
+from ..dependence import lag_correlations
 from ..marchenko_pastur import mp_pdf
 from ..spectrum import singular_values
 from .style import COLOURS, INK
