@@ -117,10 +117,10 @@ def null_quadrature(p: int, n: int, reps: int = 1000) -> Mapping[str, tuple[floa
     Lanczos on noise gives a tridiagonal matrix of independent chi variables, so the size of the matrix costs nothing.
     """
     steps = min(STEPS, p)
-    t = np.zeros((reps, DRAWS, steps, steps))
-    i = np.arange(steps)
-    t[..., i, i], t[..., i[1:], i[:-1]] = tridiagonal_noise(p, n, steps, (reps, DRAWS))  # eigh reads the lower triangle
-    nodes, within = np.linalg.eigh(t)
-    found = [estimates(*one, np.empty(0), p, n) for one in zip(nodes, within[:, :, 0, :] ** 2, strict=True)]
+    t, i, found = np.zeros((DRAWS, steps, steps)), np.arange(steps), []
+    for diagonal, beside in zip(*tridiagonal_noise(p, n, steps, (reps, DRAWS)), strict=True):
+        t[:, i, i], t[:, i[1:], i[:-1]] = diagonal, beside  # eigh reads the lower triangle
+        nodes, within = np.linalg.eigh(t)
+        found.append(estimates(nodes, within[:, 0, :] ** 2, np.empty(0), p, n))
     ks, rank = np.quantile(found, [0.025, 0.975], axis=0).T
     return {"ks": ends(ks), "effective_rank": ends(rank)}
