@@ -88,7 +88,7 @@ RULES = {
         "independence (correlation of neighbours at most 0.05; squared correlation between rows, and between columns, "
         "at most 1.25 times that of noise), identity (rows and columns explain at most 5 % of the log-variance beyond "
         "noise) and spectrum (at most 1 % of the variance beyond the edge of noise), each for at least 80 % of the "
-        "parameters: all three supported, one or two partly",
+        "parameters: all three, for the same matrices, supported; one or two partly",
         supported=3,
         partly=1,
         unit="of 3",
@@ -161,7 +161,7 @@ def write(finding: Finding, folder: str | Path = "_build/results") -> Path:
 
 
 def load(folder: str | Path = "_build/results") -> list[Finding]:
-    """All findings in a folder, in the order of the paper's claims, then by model.
+    """All findings in a folder, in the order of the paper's claims, then by model, those trained in the lab last.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -178,7 +178,7 @@ def load(folder: str | Path = "_build/results") -> list[Finding]:
             raise ValueError(f"{path} is not a finding ({error}): delete it and run its chapter again") from error
         found.append(finding)
     order = list(STATEMENTS)
-    return sorted(found, key=lambda finding: (order.index(finding.id), finding.model))
+    return sorted(found, key=lambda finding: (order.index(finding.id), finding.model.startswith("lab "), finding.model))
 
 
 def scoreboard_markdown(findings: list[Finding]) -> str:

@@ -48,6 +48,12 @@ def leg_shares(table: pd.DataFrame) -> dict[str, float]:
     return {name: share(body, passed[name]) for name in (*LEGS, "all")}
 
 
+def inside_noise(table: pd.DataFrame, figures: Sequence[str]) -> pd.Series:
+    """Which matrices have all of these figures inside the central 95 % of noise."""
+    each = [table[name].between(table[f"{name}_null_low"], table[f"{name}_null_high"]) for name in figures]
+    return pd.concat(each, axis=1).all(axis=1)
+
+
 def by_control(table: pd.DataFrame, columns: Sequence[str], legs: Sequence[str] = LEGS) -> pd.DataFrame:
     """Medians over the judged matrices, for the weights and each control, and the share of parameters that pass legs.
 

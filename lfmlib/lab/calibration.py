@@ -167,7 +167,10 @@ def page(record: pd.DataFrame) -> str:
 def _shares(found: pd.DataFrame, departures: list[str]) -> list[str]:
     """Lines of a table: tests downwards, departures and their sizes across, whole per cent."""
     some = found.loc[departures]
-    heads = [f"{departure} {size:g}" if len(departures) > 1 else f"{size:g}" for departure, size in some.index]
+    heads = [
+        f"{departure} {size:g}".removesuffix(" 0") if len(departures) > 1 else f"{size:g}"
+        for departure, size in some.index
+    ]
     lines = [f"| Test | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     lines += [f"| `{name}` | {' | '.join(f'{value:.0%}' for value in some[name])} |" for name in some]
     return lines

@@ -265,7 +265,7 @@ def kept(rows: pd.DataFrame) -> pd.DataFrame:
     first, end = (
         some.groupby("start", sort=False).mean(numeric_only=True) for some in (where(rows, step=0), last(rows))
     )
-    pairs = {"RMS": "rms", "rows alike": "rows_alike", "top": "top_ratio", "zeros seen": "zeros_seen"}
+    pairs = {"RMS": "rms", "shorter side alike": "rows_alike", "top": "top_ratio", "zeros seen": "zeros_seen"}
     form = {"rms": "{:.3f}"}
     table = {
         name: first[c].map(form.get(c, "{:.2f}").format) + " → " + end[c].map(form.get(c, "{:.2f}").format)

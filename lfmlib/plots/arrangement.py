@@ -140,15 +140,15 @@ def eigenvalues(ax: Axes, matrix, colour: str, bins: int = 60, most: float | Non
 
 
 POWER = {
-    "row_corr": ("other", "-", "rows alike"),
-    "lag_max": ("other", ":", "neighbours"),
-    "row_share": ("noise", "-", "row scales"),
-    "block_share": ("noise", ":", "patches"),
-    "outliers": ("model", "-", "beyond the edge"),
-    "mp_ks": ("model", ":", "distance from the law"),
     "fails_all": ("data", "-", "F4 fails"),
+    "row_corr": ("other", "-", "row_corr"),
+    "lag_max": ("other", ":", "lag_max"),
+    "row_share": ("noise", "-", "row_share"),
+    "block_share": ("noise", ":", "block_share"),
+    "outliers": ("model", "-", "outliers"),
+    "mp_ks": ("model", ":", "mp_ks"),
 }
-"""Column of `lfmlib.lab.calibration.power` → its colour, dashes and name."""
+"""Column of `lfmlib.lab.calibration.power` → its colour, dashes and name; the first is drawn thick and pale, behind."""
 
 
 def power(axes: np.ndarray, table: pd.DataFrame) -> None:
@@ -160,9 +160,11 @@ def power(axes: np.ndarray, table: pd.DataFrame) -> None:
     """
     for ax, (departure, some) in zip(axes.flat, table.groupby(level="departure", sort=False), strict=True):
         sizes = some.index.get_level_values("size")
+
         for column, (colour, dashes, name) in POWER.items():
-            ax.plot(range(len(sizes)), some[column], dashes, marker="o", ms=3, color=COLOURS[colour], label=name)
-        ax.axhline(0.05, color=INK, lw=0.8, ls=":")
+            thick = {"lw": 6, "alpha": 0.35} if column == "fails_all" else {"marker": "o", "ms": 3}
+            ax.plot(range(len(sizes)), some[column], dashes, color=COLOURS[colour], label=name, **thick)
+        ax.axhline(0.05, color=INK, lw=0.8)
         ax.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes])
-        ax.set(title=departure, ylim=(-0.03, 1.05), yticks=[0, 0.5, 1])
+        ax.set(title=departure, xlim=(-0.3, len(sizes) - 0.7), ylim=(-0.03, 1.05), yticks=[0, 0.5, 1])
     axes.flat[0].figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
