@@ -10,9 +10,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint
 from .controls import control, named
-from .executor import Rows, matrices, over
+from .executor import Rows, tabulate
 from .iid import FIGURES, iid
 from .spectrum import spectrum
 
@@ -53,18 +53,8 @@ def arrangement(
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; an unknown control.
     """
-    controls = named(controls)
-    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    if select is not None:
-        checkpoint = checkpoint.select(select)
-    wanted, skipped = matrices(checkpoint)
-    measure = partial(_measure_batch, controls=controls, seed=seed)
-    rows, failed, interrupted = over(checkpoint, wanted, measure, executor, progress)
-    table = pd.DataFrame([row for info in wanted for row in rows.get(info.name, ())], columns=list(_columns()))
-    table["depth"] = table["depth"].astype("Int64")
-    about = {"source": checkpoint.name, "revision": checkpoint.revision}
-    table.attrs.update(about, skipped=skipped | failed, interrupted=interrupted)
-    return table
+    measure = partial(_measure_batch, controls=named(controls), seed=seed)
+    return tabulate(source, select, measure, _columns(), executor, progress)
 
 
 def _measure_batch(checkpoint: Checkpoint, controls: tuple[str, ...], seed: int) -> Rows:

@@ -1,19 +1,47 @@
-"""Hand the tensors of a checkpoint to an executor, batch by batch, and gather what comes back, in any order."""
+"""Hand the tensors of a checkpoint to an executor, batch by batch, and make a table of what comes back."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 
+import pandas as pd
 from tqdm.auto import tqdm
 
-from .checkpoint import Checkpoint, TensorInfo
+from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from .grid import DTYPES
 
 Rows = list[tuple[str, list[dict] | str]]
 """For each tensor its name and its rows, or why it could not be measured."""
+
+
+def tabulate(
+    source,
+    select: str | None,
+    measure: Callable[[Checkpoint], Rows],
+    columns: Sequence[str],
+    executor: Executor | None,
+    progress: bool,
+) -> pd.DataFrame:
+    """A table of what ``measure`` (see `over`) says of every floating-point matrix, in checkpoint order.
+
+    ``attrs`` holds source, revision, skipped (why each other tensor is not there) and interrupted.
+
+    Raises:
+        ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    if select is not None:
+        checkpoint = checkpoint.select(select)
+    wanted, skipped = matrices(checkpoint)
+    rows, failed, interrupted = over(checkpoint, wanted, measure, executor, progress)
+    table = pd.DataFrame([row for info in wanted for row in rows.get(info.name, ())], columns=list(columns))
+    table["depth"] = table["depth"].astype("Int64")
+    about = {"source": checkpoint.name, "revision": checkpoint.revision}
+    table.attrs.update(about, skipped=skipped | failed, interrupted=interrupted)
+    return table
 
 
 def matrices(checkpoint: Checkpoint) -> tuple[list[TensorInfo], dict[str, str]]:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from . import nulls
-from .checkpoint import Checkpoint, open_checkpoint
-from .executor import Rows, matrices, over
+from .checkpoint import Checkpoint
+from .executor import Rows, tabulate
 from .normality import measure
 from .shapes import SHAPES, classify
 from .sketch import Sketch
@@ -40,16 +40,7 @@ def survey(source, select: str | None = None, executor: Executor | None = None, 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    if select is not None:
-        checkpoint = checkpoint.select(select)
-    wanted, skipped = matrices(checkpoint)
-    rows, failed, interrupted = over(checkpoint, wanted, _measure_batch, executor, progress)
-    table = pd.DataFrame([row for info in wanted for row in rows.get(info.name, ())], columns=list(_columns()))
-    table["depth"] = table["depth"].astype("Int64")
-    about = {"source": checkpoint.name, "revision": checkpoint.revision}
-    table.attrs.update(about, skipped=skipped | failed, interrupted=interrupted)
-    return table
+    return tabulate(source, select, _measure_batch, list(_columns()), executor, progress)
 
 
 def noise_twin(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
