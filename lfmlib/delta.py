@@ -1,13 +1,13 @@
 """Transformation weights ΔW = W - W₀: how far fine-tuning moved each matrix, what it did to its spread, how ΔW looks.
 
-Both checkpoints are read in step, some rows at a time. The budget Var W = Var W₀ + Var ΔW + 2 Cov(W₀, ΔW) is exact up
+Both checkpoints are read in step, some rows at a time; only ΔW itself is held whole, as float32. The budget Var W = Var W₀ + Var ΔW + 2 Cov(W₀, ΔW) is exact up
 to float64's rounding, since means are taken in a first pass and squares in a second.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
 from functools import partial
@@ -20,10 +20,13 @@ from scipy import stats
 from . import nulls
 from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from .executor import Rows, over
-from .normality import measure
+from .marchenko_pastur import null
+from .noise import added
+from .normality import measure, qq_r2
 from .pairs import Pair, pair
 from .shapes import classify
 from .sketch import Sketch
+from .spectrum import top_ratio
 
 BLOCK = 1 << 21
 """Entries that are held as float64 at a time."""
@@ -32,50 +35,98 @@ KIN = 0.2
 BUDGET = (
     "std_base", "std_tuned", "std_delta", "std_gain", "gain", "corr", "cov", "moved", "zeros", "rounding_std",
 )  # fmt: skip
+CONTROLS = ("noise",)
+"""What can stand beside ΔW: "noise" is the same model with Gaussian noise of ΔW's norm added to W₀ instead, stored in
+the same type."""
 NORMALITY = ("skewness", "excess_kurtosis", "ks", "kl_bits", "tail_bits", "wasserstein", "gg_shape", "weibull_k")
 _MANTISSA = {"float64": 52, "float32": 23, "bfloat16": 7, "float16": 10}
 _LEAST_EXPONENT = {"float64": -1022, "float32": -126, "bfloat16": -126, "float16": -14}
 
 
 def compare(
-    base, tuned, select: str | None = None, executor: Executor | None = None, progress: bool = True
+    base,
+    tuned,
+    select: str | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+    *,
+    controls: Sequence[str] = (),
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare a model with the one it was fine-tuned from, matrix by matrix.
 
     Args:
-        base, tuned: anything `open_checkpoint` takes, or a `Checkpoint`.
+        base, tuned: anything `open_checkpoint` takes, or a `Checkpoint`; ``tuned`` may be a folder with an adapter saved
+            by peft (LoRA, DoRA), which is laid over the base without merging the two on disk.
         select: regular expression; only tensors of ``tuned`` whose name it finds.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.
+        controls: some of `CONTROLS`, to be measured in the same way.
+        seed: of the controls; each tensor's stream also depends on its name.
 
     Returns:
-        One row per pair of matrices, in the order of ``tuned``: tensor, base_tensor, role, depth, shape, dtype, numel;
+        One row per pair of matrices, in the order of ``tuned``, and one for each of its controls (column ``control``,
+        "none" for the pair itself): tensor, base_tensor, role, depth, shape, dtype, numel;
         std_base, std_tuned, std_delta (population standard deviations of W₀, W, ΔW); std_gain = std_tuned - std_base;
         gain = (Var W - Var W₀) / Var ΔW, which is 1 for independent noise; corr, the correlation of ΔW and W₀; cov,
         their covariance; moved = RMS(ΔW) / RMS(W₀); zeros, the share of entries of ΔW that are exactly 0;
         rounding_std, the standard deviation that rounding W to its stored type alone gives to ΔW; the figures of
-        `normality` of ΔW with their nulls on noise, and its shape (``label``). ``attrs["skipped"]`` says of every other
-        tensor of either checkpoint why it is not there.
+        `normality` of ΔW with their nulls on noise, `qq_r2`, and its shape (``label``); top_ratio, its largest singular
+        value over the edge of noise, with its null. ``attrs["skipped"]`` says of every other tensor of either
+        checkpoint why it is not there.
 
     Raises:
-        ValueError: the two have no matrix in common, or are no kin: ΔW is as large as between unrelated models.
+        ValueError: the two have no matrix in common, or are no kin: ΔW is as large as between unrelated models; an
+            unknown control.
         FileNotFoundError, CheckpointError: from `open_checkpoint`.
     """
-    base, tuned = (one if isinstance(one, Checkpoint) else open_checkpoint(one) for one in (base, tuned))
+    if unknown := set(controls) - set(CONTROLS):
+        raise ValueError(f"unknown control {', '.join(map(repr, sorted(unknown)))}: expected some of {CONTROLS}")
+    base, tuned = opened(base, tuned)
     pairs, skipped = pair(base, tuned if select is None else tuned.select(select))
     by_name = {one.tuned: one for one in pairs}
     wanted = [info for info in tuned.tensors if info.name in by_name]
-    measured = partial(_measure_batch, base=base.only([one.base for one in pairs]), pairs=by_name)
+    base_pairs = base.only([one.base for one in pairs])
+    measured = partial(_measure_batch, base=base_pairs, pairs=by_name, controls=tuple(controls), seed=seed)
     rows, failed, interrupted = over(tuned, wanted, measured, executor, progress)
-    table = pd.DataFrame([row for info in wanted for row in rows.get(info.name, ())], columns=list(_columns()))
+    table = pd.DataFrame([row for info in wanted for row in rows.get(info.name, ())], columns=_columns())
     table["depth"] = table["depth"].astype("Int64")
     table.attrs.update(source=tuned.name, base=base.name, skipped=skipped | failed, interrupted=interrupted)
     _refuse_strangers(table, base, tuned)
     return table
 
 
+def opened(base, tuned) -> tuple[Checkpoint, Checkpoint]:
+    """The two checkpoints that `compare` takes, opened; an adapter is laid over the base."""
+    base = base if isinstance(base, Checkpoint) else open_checkpoint(base)
+    if isinstance(tuned, Checkpoint):
+        return base, tuned
+    from . import adapters  # here, because importing peft takes seconds
+
+    return base, adapters.adapted(base, tuned) if adapters.is_adapter(tuned) else open_checkpoint(tuned)
+
+
+def delta(base, tuned, name: str) -> torch.Tensor:
+    """ΔW of one matrix, float32, for its histogram or spectrum.
+
+    Args:
+        base, tuned: as for `compare`.
+        name: of the matrix in ``tuned``.
+
+    Raises:
+        ValueError: there is no such pair; the reason is given.
+    """
+    base, tuned = opened(base, tuned)
+    pairs, skipped = pair(base, tuned)
+    one = next((one for one in pairs if one.tuned == name), None)
+    if one is None:
+        raise ValueError(f"no pair for {name!r}: {skipped.get(name, f'{tuned.name} has no such matrix')}")
+    new, old = _read(one, tuned, base)
+    return new.float() - old.float() if new.dtype != torch.float64 else (new - old.double()).float()
+
+
 def _refuse_strangers(table: pd.DataFrame, base: Checkpoint, tuned: Checkpoint) -> None:
-    kinship = _kinship(table).median()
+    kinship = _kinship(table[table["control"] == "none"]).median()
     if kinship < KIN:
         raise ValueError(
             f"{tuned.name} is no fine-tune of {base.name}: their matrices correlate by {kinship:.3f} in the median, as "
@@ -92,7 +143,7 @@ def depth_trend(table: pd.DataFrame, column: str = "std_delta", resamples: int =
     """Does a figure grow with depth? Spearman's correlation, role by role.
 
     Args:
-        table: from `compare`; roles with fewer than four layers are left out.
+        table: from `compare`; roles with fewer than four layers are left out, and rows of controls.
         column: the figure.
         resamples: permutations drawn where there are too many (more than seven layers) to go through all.
 
@@ -102,6 +153,8 @@ def depth_trend(table: pd.DataFrame, column: str = "std_delta", resamples: int =
         one depth, their median counts; towers are told apart as "vision.q".
     """
     known = table.dropna(subset=["depth", column])
+    if "control" in known:
+        known = known[known["control"] == "none"]
     tower = known["tower"].fillna("") if "tower" in known else pd.Series("", index=known.index)
     several = tower.nunique() > 1
     known = known.assign(
@@ -136,30 +189,47 @@ def _growth(layers: pd.Series, role: str, resamples: int) -> tuple[float, float]
     return float(np.corrcoef(depth, values)[0, 1]), float(found.pvalue)
 
 
-def _measure_batch(checkpoint: Checkpoint, base: Checkpoint, pairs: dict[str, Pair]) -> Rows:
+def _measure_batch(
+    checkpoint: Checkpoint, base: Checkpoint, pairs: dict[str, Pair], controls: tuple[str, ...], seed: int
+) -> Rows:
     results: Rows = []
     for info in checkpoint.tensors:
         try:
-            results.append((info.name, [_row(info, pairs[info.name], checkpoint, base)]))
+            new, old = _read(pairs[info.name], checkpoint, base)
+            about = asdict(info) | {"base_tensor": pairs[info.name].base}
+            about["tensor"] = about.pop("name")
+            rows = [about | {"control": "none"} | figures(new, old, info.dtype)]
+            if "noise" in controls:
+                rng = np.random.default_rng([seed, *info.name.encode()])
+                noisy = added(old, rows[0]["std_delta"], rng).to(new.dtype)
+                rows.append(about | {"control": "noise"} | figures(noisy, old, info.dtype))
+            results.append((info.name, rows))
         except ValueError as error:
             results.append((info.name, str(error)))
     return results
 
 
-def _row(info: TensorInfo, one: Pair, tuned: Checkpoint, base: Checkpoint) -> dict:
-    about = asdict(info)
-    about["tensor"] = about.pop("name")
+def _read(one: Pair, tuned: Checkpoint, base: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
+    """W and W₀ of a pair, laid over each other."""
     new, old = tuned.read(one.tuned), base.read(one.base)
     old = old.T if one.transposed else old
-    new, old = (w if one.rows is None else w[: one.rows] for w in (new, old))
-    budget, sketch = _budget(new, old, info.dtype)
-    row = about | {"base_tensor": one.base} | budget
-    figures = measure(sketch)
-    row |= {name: figures.get(name, getattr(sketch, name, np.nan)) for name in NORMALITY}
-    row["label"] = classify(sketch).label if sketch.std > 0 else "other"
-    for name, (low, high) in nulls.band("float32", sketch.count).items():
-        if name in NORMALITY:
-            row |= {f"{name}_null_low": low, f"{name}_null_high": high}
+    return (new, old) if one.rows is None else (new[: one.rows], old[: one.rows])
+
+
+def figures(new: torch.Tensor, old: torch.Tensor, dtype: str | None = None) -> dict[str, float]:
+    """What a row of `compare` says of W and W₀, ``(out, in)`` both; ``dtype`` is W's stored type, by default its own."""
+    budget, delta = _budget(new, old, dtype or str(new.dtype).removeprefix("torch."))
+    sketch = Sketch.of(delta)
+    found = measure(sketch)
+    row = budget | {name: found.get(name, getattr(sketch, name, np.nan)) for name in NORMALITY}
+    row |= {"qq_r2": qq_r2(sketch), "label": classify(sketch).label if sketch.std > 0 else "other"}
+    bands = {name: band for name, band in nulls.band("float32", sketch.count).items() if name in NORMALITY}
+    row["top_ratio"] = np.nan
+    if min(delta.shape) > 1 and delta.numel() >= 64 and sketch.std > 0:
+        row["top_ratio"] = top_ratio(delta)
+        bands["top_ratio"] = null(*sorted(delta.shape))["top_ratio"]
+    for name, (low, high) in bands.items():
+        row |= {f"{name}_null_low": low, f"{name}_null_high": high}
     return row
 
 
@@ -173,17 +243,16 @@ def _blocks(new: torch.Tensor, old: torch.Tensor) -> Iterator[tuple[torch.Tensor
         yield w, w0
 
 
-def _budget(new: torch.Tensor, old: torch.Tensor, dtype: str) -> tuple[dict[str, float], Sketch]:
-    """The variances of W, W₀ and ΔW and what goes with them, and the sketch of ΔW."""
+def _budget(new: torch.Tensor, old: torch.Tensor, dtype: str) -> tuple[dict[str, float], torch.Tensor]:
+    """The variances of W, W₀ and ΔW and what goes with them, and ΔW as float32."""
     n = new.numel()
     sums = torch.zeros(2, dtype=torch.float64)
-    sketch, zeros = None, 0
+    parts, zeros = [], 0
     for w, w0 in _blocks(new, old):
         delta = w - w0
         sums += torch.stack([delta.sum(), w0.sum()])
         zeros += int((delta == 0).sum())
-        part = Sketch.of(delta.float())
-        sketch = part if sketch is None else sketch + part
+        parts.append(delta.float())
     mean, mean0 = (sums / n).tolist()
     squares = torch.zeros(5, dtype=torch.float64)
     for w, w0 in _blocks(new, old):
@@ -204,7 +273,7 @@ def _budget(new: torch.Tensor, old: torch.Tensor, dtype: str) -> tuple[dict[str,
         "moved": np.sqrt((var + mean**2) / (var0 + mean0**2)) if var0 + mean0**2 > 0 else np.nan,
         "zeros": zeros / n,
         "rounding_std": np.sqrt(ulps / 12),
-    }, sketch
+    }, torch.cat(parts)
 
 
 def _ulps(w: torch.Tensor, dtype: str) -> torch.Tensor:
@@ -215,21 +284,8 @@ def _ulps(w: torch.Tensor, dtype: str) -> torch.Tensor:
     return torch.ldexp(torch.ones_like(w), exponent.clamp(min=_LEAST_EXPONENT[dtype]) - _MANTISSA[dtype])
 
 
-def _columns() -> Iterator[str]:
-    yield from (
-        "tensor",
-        "base_tensor",
-        "role",
-        "depth",
-        "tower",
-        "shape",
-        "dtype",
-        "numel",
-        *BUDGET,
-        *NORMALITY,
-        "label",
-    )
-    for name in nulls.FIGURES:
-        if name in NORMALITY:
-            yield f"{name}_null_low"
-            yield f"{name}_null_high"
+def _columns() -> list[str]:
+    about = ["tensor", "base_tensor", "role", "depth", "tower", "shape", "dtype", "numel", "control"]
+    nulled = [*(name for name in NORMALITY if name in nulls.FIGURES), "top_ratio"]
+    bands = [f"{name}_null_{side}" for name in nulled for side in ("low", "high")]
+    return about + [*BUDGET, *NORMALITY, "qq_r2", "label", "top_ratio"] + bands

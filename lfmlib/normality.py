@@ -104,6 +104,28 @@ def measure(x) -> dict[str, float]:
     }
 
 
+def qq_r2(x) -> float:
+    """R² of the Q–Q plot against the Gaussian: the squared correlation of the sorted values with its quantiles.
+
+    Quantiles are averaged over each rank's own share of the distribution, so that they have variance 1 and
+    2 (1 - √R²) is the squared Wasserstein-2 distance in standard deviations. Noise of 4,096 values has 0.999.
+
+    Args:
+        x: a `Sketch`, or anything `Sketch.of` takes.
+
+    Returns:
+        Between 0 and 1; NaN where there are no values or all are equal.
+    """
+    sketch = Sketch.of(x)
+    if not sketch.count or sketch.std == 0:
+        return math.nan
+    cells = sketch.cells
+    upto = np.cumsum(cells.count) / sketch.count
+    density = np.exp(-(special.ndtri(upto[:-1]) ** 2) / 2) / math.sqrt(2 * math.pi)
+    scores = -np.diff(density, prepend=0.0, append=0.0)  # of each cell, times its share
+    return float((scores @ cells.value / sketch.std) ** 2)
+
+
 def coding_cells(sketch: Sketch, width: float = CELL) -> tuple[np.ndarray, np.ndarray]:
     """The histogram that `kl_bits` is computed on, without the open tails.
 

@@ -42,7 +42,7 @@ def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str
     """
     (old, skipped_old), (new, skipped_new) = matrices(base), matrices(tuned)
     known, wanted = ({info.name: info for info in some} for some in (old, new))
-    before, after = _prefixes(known, wanted)
+    before, after = prefixes(known, wanted)
     found, left = [], {}
     for name, info in wanted.items():
         partner = name if name in known else before + name.removeprefix(after) if name.startswith(after) else ""
@@ -65,7 +65,7 @@ def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str
     return found, skipped_old | skipped_new | left
 
 
-def _prefixes(known: dict[str, TensorInfo], wanted: dict[str, TensorInfo]) -> tuple[str, str]:
+def prefixes(known: dict[str, TensorInfo], wanted: dict[str, TensorInfo]) -> tuple[str, str]:
     """Prefixes of the two checkpoints' names that, taken off, join most tensors which have no namesake."""
     ends: dict[tuple, list[str]] = {}
     for name in known:

@@ -126,6 +126,18 @@ def singular_values(matrix) -> np.ndarray:
     return m.std * np.sqrt(m.n * m.eigenvalues())
 
 
+def top_ratio(matrix) -> float:
+    """Largest singular value of a matrix less its mean over the edge of noise, `Spectrum.top_ratio`, and no more.
+
+    Args:
+        matrix: as in `spectrum`, with its errors; copied as float32 (float64 if it has that type) where its smaller side
+            is beyond 512.
+    """
+    m = Matrix(matrix)
+    largest = m.eigenvalues()[-1] if m.p <= 512 else m.top(1)[0][0]
+    return math.sqrt(m.n * largest) / (math.sqrt(m.p) + math.sqrt(m.n))
+
+
 @dataclass(frozen=True)
 class Bulk:
     """The part of a spectrum that could be noise.

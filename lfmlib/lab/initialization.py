@@ -80,7 +80,7 @@ def pairs_loss() -> float:
     """Held-out loss of a code that knows the frequencies of pairs of bytes, nats per byte."""
     language = problem("decoder", "language")
     held_out = language.held_out.numpy().astype(np.uint8).ravel()
-    return text.frequency_loss(language.text.train[: 1 << 22], held_out, order=1)
+    return text.frequency_loss(language.train[: 1 << 22], held_out, order=1)
 
 
 def shares(rows: pd.DataFrame) -> pd.DataFrame:

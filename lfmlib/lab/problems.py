@@ -1,6 +1,7 @@
 """What the lab models learn: a batch, its loss, and how well it went on data held out.
 
-A batch depends on the seed and the number of the step alone, so a training can resume anywhere.
+A batch depends on the seed and the number of the step alone, so a training can resume anywhere. It is a tuple with the
+labels last, and may be drawn from the first part of the training data only: their order is a fixed shuffled one.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from ..hub import MINILM_SHA256
 from . import digits, docstrings, models, text
 
 PROBLEMS = {
-    "decoder": ("language",),
-    "deep-decoder": ("language",),
+    "decoder": ("language", "prose"),
+    "deep-decoder": ("language", "prose"),
     "vit": (*digits.TASKS, "shuffled"),
     "clip": ("pairs",),
     "minilm": tuple(docstrings.TASKS),
@@ -42,37 +43,60 @@ def problem(model: str, task: str):
     if model == "minilm":
         return Docstrings(task)
     if task == "language":
-        return Language()
+        return language()
+    if task == "prose":
+        return prose()
     return Pairs() if task == "pairs" else Digits(task)
 
 
-class Language:
-    """Next byte of the text of CPython's standard library, in windows of 128 bytes."""
+class Bytes:
+    """Next byte of a text, in windows of 128 bytes, whose places are drawn at random.
+
+    Args:
+        train, test: the text, uint8.
+        data_hash: of both.
+    """
 
     length, classes = 128, 256
 
-    def __init__(self):
-        self.text = text.load()
-        self.data_hash = self.text.sha256
-        self.held_out = text.windows(self.text.test, self.length, 64)
+    def __init__(self, train: np.ndarray, test: np.ndarray, data_hash: str):
+        self.train, self.data_hash = train, data_hash
+        self.held_out = text.windows(test, self.length, 64)
 
-    def batch(self, seed: int, step: int, size: int) -> torch.Tensor:
-        """int64 ``(size, length + 1)``."""
-        return next(text.batches(self.text.train, self.length, size, seed, first=step))
+    def batch(self, seed: int, step: int, size: int, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Bytes and what follows each of them, both int64 ``(size, length)``."""
+        some = self.train[: max(self.length + 1, round(share * len(self.train)))]
+        windows = next(text.batches(some, self.length, size, seed, first=step))
+        return windows[:, :-1], windows[:, 1:]
 
-    def loss(self, model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    def loss(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         """Mean cross-entropy in nats per byte."""
-        batch = batch.to(model.device)
-        logits = model(input_ids=batch[:, :-1]).logits
-        return functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+        now, following = (part.to(model.device) for part in batch)
+        return functional.cross_entropy(model(input_ids=now).logits.flatten(0, 1), following.flatten())
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Held-out loss in nats per byte, and that of a code that knows the frequencies of bytes."""
-        loss = np.mean([self.loss(model, part).item() for part in self.held_out.split(16)])
-        train = self.text.train[: 1 << 22]
+        loss = np.mean([self.loss(model, (part[:, :-1], part[:, 1:])).item() for part in self.held_out.split(16)])
+        train = self.train[: 1 << 22]
         trivial = text.frequency_loss(train, self.held_out.numpy().astype(np.uint8).ravel(), order=0)
         return {"loss": float(loss), "trivial_loss": trivial, "uniform_loss": math.log(256)}
+
+
+def language() -> Bytes:
+    """The text of CPython's standard library: code."""
+    found = text.load()
+    return Bytes(found.train, found.test, found.sha256)
+
+
+def prose() -> Bytes:
+    """The openings of docstrings (`lfmlib.lab.docstrings`), a line each: prose, split by source file."""
+    sides = {side: [] for side in docstrings.SPLITS}
+    for item in docstrings.items():
+        sides[text.split_of(item.file, docstrings.SPLITS)].append(item.text)
+    train, test = ("\n".join(sides[side]).encode() for side in ("train", "test"))
+    data_hash = hashlib.sha256(train + text.END_OF_FILE + test).hexdigest()
+    return Bytes(np.frombuffer(train, np.uint8), np.frombuffer(test, np.uint8), data_hash)
 
 
 class Digits:
@@ -86,11 +110,11 @@ class Digits:
         self.task = digits.load("class" if self.shuffled else task)
         self.classes, self.data_hash = len(self.task.classes), self.task.sha256
 
-    def batch(self, seed: int, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, seed: int, step: int, size: int, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Images float32 ``(size, 1, 8, 8)`` and labels int64 ``(size,)``."""
         side = self.task.train
         rng = np.random.default_rng([seed, step])
-        rows = rng.integers(len(side.labels), size=size)
+        rows = rng.integers(_part(share, len(side.labels)), size=size)
         labels = rng.integers(self.classes, size=size) if self.shuffled else side.labels[rows]
         return torch.from_numpy(side.images[rows]), torch.from_numpy(labels)
 
@@ -122,10 +146,12 @@ class Pairs:
         self.data_hash = self.images.sha256
         self.captions = torch.from_numpy(digits.prompts().transpose(1, 0, 2).copy())  # (digit, template, length)
 
-    def batch(self, seed: int, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def batch(
+        self, seed: int, step: int, size: int, share: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Images ``(size, 1, 8, 8)``, one caption each ``(size, length)``, and the digits ``(size,)``."""
         side, rng = self.images.train, np.random.default_rng([seed, step])
-        rows = rng.integers(len(side.labels), size=size)
+        rows = rng.integers(_part(share, len(side.labels)), size=size)
         labels = torch.from_numpy(side.labels[rows])
         wording = torch.from_numpy(rng.integers(self.captions.shape[1], size=size))
         return torch.from_numpy(side.images[rows]), self.captions[labels, wording], labels
@@ -175,9 +201,9 @@ class Docstrings:
         self.data_hash = hashlib.sha256(repr((self.task.sha256, MINILM_SHA256, sides)).encode()).hexdigest()
         self.train, self.test = ([torch.tensor(ids) for ids in side] for side in sides)
 
-    def batch(self, seed: int, step: int, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, seed: int, step: int, size: int, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids int64 ``(size, longest of them)``, padded at the end, and labels int64 ``(size,)``."""
-        rows = np.random.default_rng([seed, step]).integers(len(self.train), size=size)
+        rows = np.random.default_rng([seed, step]).integers(_part(share, len(self.train)), size=size)
         return self._padded(self.train, rows), torch.from_numpy(self.task.train.labels[rows])
 
     def loss(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -203,3 +229,7 @@ class Docstrings:
 
     def _logits(self, model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
         return model(input_ids=ids, attention_mask=(ids != self.padding).long()).logits
+
+
+def _part(share: float, whole: int) -> int:
+    return max(1, round(share * whole))

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from . import cache, inits, models
 from .problems import problem
 from .trace import trace
+from .tuning import ADAPTERS, adapt, inherit, merged, shuffle_labels
 
 OPTIMIZERS = {
     "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay, betas=(0.9, 0.98), fused=True),
@@ -48,9 +49,16 @@ class Config:
         warmup: share of the steps over which the rate rises linearly; then it falls to a tenth along a cosine.
         steps, batch: how long, and how many examples a step.
         seed: of start and data order.
+        base: the training to go on from, of the same model: its weights replace the start, except for a head of another
+            shape. None: none, or for a pre-trained model its checkpoint.
+        adapter: "" to train all weights, or one of `lfmlib.lab.tuning.ADAPTERS`.
+        rank: of the adapter.
+        samples: share of the training data that batches are drawn from.
+        shuffled: labels are exchanged within every batch, so that there is nothing to learn.
 
     Raises:
-        ValueError: a pre-trained model with another start than "library".
+        ValueError: a pre-trained model with another start than "library"; a base of another model; an unknown adapter,
+            or one without a rank; a share outside (0, 1].
     """
 
     model: str
@@ -64,6 +72,11 @@ class Config:
     steps: int = 250
     batch: int = 32
     seed: int = 0
+    base: Config | None = None
+    adapter: str = ""
+    rank: int = 0
+    samples: float = 1.0
+    shuffled: bool = False
 
     def __post_init__(self):
         if self.model in models.PRETRAINED and self.start != "library":
@@ -71,6 +84,16 @@ class Config:
                 f"start={self.start!r} was given for {self.model!r}, which is pre-trained: drawing its matrices anew "
                 'would throw away what it knows. Expected start="library", which keeps them: pass it.'
             )
+        if self.base is not None and self.base.model != self.model:
+            raise ValueError(
+                f"base is a {self.base.model}, and model a {self.model}: a training goes on from its own kind"
+            )
+        if self.adapter not in ("", *ADAPTERS):
+            raise ValueError(f"unknown adapter {self.adapter!r}: expected one of {', '.join(ADAPTERS)}, or none")
+        if bool(self.adapter) != (self.rank > 0):
+            raise ValueError(f"adapter={self.adapter!r} with rank={self.rank}: an adapter needs a rank of at least 1")
+        if not 0 < self.samples <= 1:
+            raise ValueError(f"samples={self.samples}: expected a share of the training data, above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -103,7 +126,7 @@ def train(
     Args:
         config: what to train.
         progress: show a bar with the loss and the time left.
-        snapshots: how often to survey the weights on the way, step 0 and the end included.
+        snapshots: how often to survey the weights on the way, step 0 and the end included; 0 for not at all.
         folder: where to look and to keep, instead of the user's cache; an empty one makes sure that it is trained.
 
     Raises:
@@ -123,7 +146,7 @@ def train(
         model=model.eval(),
         weights=cache.file_hash(place / "model.safetensors"),
         history=pd.read_csv(place / "history.csv"),
-        snapshots=pd.read_csv(place / "snapshots.csv"),
+        snapshots=pd.read_csv(place / "snapshots.csv") if snapshots else pd.DataFrame(),
         scores=figures,
     )
 
@@ -132,9 +155,11 @@ def start_of(config: Config) -> nn.Module:
     """The model before its first step."""
     task = problem(config.model, config.task)
     model = models.build(config.model, config.seed, task.classes)
-    if config.start != "library":
+    if config.base is not None:
+        inherit(model, train(config.base, progress=False).model.state_dict())
+    elif config.start != "library":
         inits.initialize(model, config.start, config.gain, config.seed)
-    return model
+    return adapt(model, config.adapter, config.rank, config.seed) if config.adapter else model
 
 
 def rate(config: Config, step: int) -> float:
@@ -148,6 +173,8 @@ def rate(config: Config, step: int) -> float:
 
 def snapshot_steps(steps: int, count: int = SNAPSHOTS) -> set[int]:
     """Steps before which the weights are surveyed: 0, the end, and in equal ratios between a 64th of the way and it."""
+    if count == 0:
+        return set()
     return {0, steps} | {int(step) for step in np.geomspace(max(1, steps / 64), steps, count - 1)}
 
 
@@ -187,7 +214,7 @@ def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> 
                 if whole:  # in the middle of a step, model and number would not belong together
                     state.save(step, model, optimizer)
                 raise
-        model.eval()
+        model = merged(model).eval() if config.adapter else model.eval()
         scores = task.evaluate(model)
     finally:
         torch.set_num_threads(threads)
@@ -204,7 +231,8 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, task, config: Conf
     for group in optimizer.param_groups:
         group["lr"] = rate(config, step)
     model.train()
-    loss = task.loss(model, task.batch(config.seed, step, config.batch))
+    batch = task.batch(config.seed, step, config.batch, config.samples)
+    loss = task.loss(model, shuffle_labels(batch, config.seed, step) if config.shuffled else batch)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -216,8 +244,9 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, task, config: Conf
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Decay for matrices, none for vectors."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.dim() >= 2]
+    vectors = [p for p in trained if p.dim() < 2]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
@@ -260,4 +289,5 @@ class _State:
 
 
 def _title(config: Config) -> str:
-    return f"{config.model} {config.task} from {config.start} × {config.gain:g}, {config.optimizer}, seed {config.seed}"
+    origin = "its base" if config.base else f"{config.start} × {config.gain:g}"
+    return f"{config.model} {config.task} from {origin}, {config.adapter or config.optimizer}, seed {config.seed}"

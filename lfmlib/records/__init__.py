@@ -54,6 +54,7 @@ EXPERIMENTS: dict[str, str] = {
     "initialization": "lfmlib.lab.experiments:initialization",
     "calibration": "lfmlib.lab.calibration:calibration",
     "arrangement": "lfmlib.lab.arranged:experiment",
+    "finetuning": "lfmlib.lab.finetuning:experiment",
 }
 """Name of an experiment → "module:attribute", where an `Experiment` is, or a function that returns it."""
 

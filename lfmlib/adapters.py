@@ -1,0 +1,179 @@
+"""Adapters of peft laid over their base: LoRA and DoRA as checkpoints, merged matrix by matrix when they are read.
+
+Nothing is merged on disk, and at most one matrix in memory. The arithmetic is peft's own: each matrix is put into a
+linear layer, the adapter around it, and the two are merged.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
+from peft.utils import load_peft_weights
+from torch import nn
+
+from .checkpoint import Checkpoint, CheckpointError
+from .pairs import prefixes
+
+CONFIG = "adapter_config.json"
+_WRAPPED = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A stored tensor with an adapter on it; loaded, it is W₀ + ΔW.
+
+    Attributes:
+        under: the stored tensor without it.
+        path: name of the adapted module, as the adapter spells it.
+        state: the adapter's tensors for it.
+        config: the adapter's.
+        transposed: the tensor is stored (in, out).
+        shape, dtype: of the tensor; an adapter on a 16-bit tensor is not rounded back to 16 bits, so float32.
+    """
+
+    under: object
+    path: str
+    state: dict[str, torch.Tensor]
+    config: LoraConfig
+    transposed: bool
+    shape: tuple[int, ...]
+    dtype: str
+
+    def load(self) -> torch.Tensor:
+        """The merged tensor, in the layout of the stored one."""
+        old = self.under.load().to(getattr(torch, self.dtype))
+        merged = _merge(old.T if self.transposed else old, self.path, self.state, self.config)
+        return merged.T if self.transposed else merged
+
+
+def is_adapter(source) -> bool:
+    """Whether a source is a folder that peft saved an adapter in."""
+    return isinstance(source, str | Path) and (Path(source).expanduser() / CONFIG).is_file()
+
+
+def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
+    """The base with an adapter on it, as a checkpoint of the tensors that the adapter changes.
+
+    Args:
+        base: what the adapter was trained on, or the same model under other prefixes.
+        source: a folder with adapter_config.json and adapter_model.safetensors (or .bin), as peft saves them.
+
+    Returns:
+        A `Checkpoint`; its ``skipped`` says of everything that is not in it why: tensors without an adapter, and parts
+        of the adapter that change no matrix.
+
+    Raises:
+        CheckpointError: the adapter is of another kind than LoRA and DoRA, damaged, or for other modules or shapes than
+            the base has.
+    """
+    folder = Path(source).expanduser()
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        state = load_peft_weights(str(folder), device="cpu")
+    except Exception as error:
+        raise CheckpointError(f"{folder} is no adapter that peft can read ({error}): save it again") from error
+    if not isinstance(config, LoraConfig):
+        raise CheckpointError(
+            f"{folder} holds an adapter of type {config.peft_type}; expected LORA (with or without DoRA). Merge it into "
+            "its base with peft, and give the merged model"
+        )
+    modules, odd = _by_module(state)
+    matrices = {info.name: info for info in base.tensors if len(info.shape) == 2}
+    stored = {base._parts[name].stored for name in matrices}
+    before, after = prefixes(dict.fromkeys(stored), {f"{path}.weight": None for path in modules})
+    places = {}
+    for path in modules:
+        name = f"{path}.weight"
+        partner = name if name in stored else before + name.removeprefix(after)
+        if partner in stored:
+            places[partner] = path
+        else:
+            odd[path] = f"{base.name} has no matrix of that name"
+    if not places:
+        raise CheckpointError(
+            f"{folder} adapts {', '.join(list(modules)[:3]) or 'nothing'}, and {base.name} has "
+            f"{', '.join(sorted(stored)[:3])}: expected the model it was trained on"
+        )
+    laid = {}
+    for name, info in matrices.items():
+        part = base._parts[name]
+        if part.stored in places and part.stored not in laid:
+            laid[part.stored] = _lay(base, part, places[part.stored], modules, config, folder)
+    tensors = [
+        replace(info, dtype=laid[base._parts[info.name].stored].dtype)
+        for info in matrices.values()
+        if base._parts[info.name].stored in laid
+    ]
+    changed = {info.name for info in tensors}
+    untouched = {info.name: "no adapter on it" for info in base.tensors if info.name not in changed}
+    return replace(
+        base,
+        name=folder.resolve().name,
+        source=str(source),
+        tensors=tensors,
+        skipped=untouched | odd,
+        _parts={info.name: base._parts[info.name] for info in tensors},
+        _stored=laid,
+    )
+
+
+def _by_module(state: dict[str, torch.Tensor]) -> tuple[dict[str, dict], dict[str, str]]:
+    """The adapter's tensors by module, for those with A and B; and reasons for the others."""
+    found: dict[str, dict] = {}
+    odd = {}
+    for key, value in state.items():
+        name = key.removeprefix(_WRAPPED)
+        path, mark, _ = name.partition(".lora_")
+        if not mark:
+            odd[name] = "saved whole beside the adapter"
+        elif ".lora_embedding_" in name:
+            odd[path] = "an adapter of an embedding"
+        else:
+            found.setdefault(path, {})[name] = value
+    return found, odd
+
+
+def _lay(base: Checkpoint, part, path: str, modules: dict, config: LoraConfig, folder: Path) -> Adapted:
+    entry = base._stored[part.stored]
+    shape = tuple(entry.shape)[::-1] if part.transposed else tuple(entry.shape)
+    state = modules[path]
+    shapes = {name.rpartition(".lora_")[2].split(".")[0]: tuple(value.shape) for name, value in state.items()}
+    a, b = shapes.get("A"), shapes.get("B")
+    if a is None or b is None or (b[0], a[-1]) != shape or a[0] != b[-1]:
+        raise CheckpointError(
+            f"{folder} has for {path} the factors A {a} and B {b}, and {base.name} a matrix of {shape} there: expected "
+            "A (rank, in) and B (out, rank). Name the model that the adapter was trained on"
+        )
+    dtype = "float64" if entry.dtype == "float64" else "float32"
+    return Adapted(entry, path, state, config, part.transposed, tuple(entry.shape), dtype)
+
+
+@torch.no_grad()
+def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], config: LoraConfig) -> torch.Tensor:
+    """W₀ + ΔW by peft: a model of this one layer, under the layer's own name, so that patterns of ranks find it."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    model = nn.Module()
+    *parents, leaf = path.split(".")
+    place = model
+    for name in parents:
+        place.add_module(name, nn.Module())
+        place = place.get_submodule(name)
+    place.add_module(leaf, linear)
+    one = copy.copy(config)
+    # What chose the layers has done so; how A and B began no longer matters.
+    one.target_modules, one.fan_in_fan_out, one.init_lora_weights, one.lora_bias = {path}, False, True, False
+    for chooser in ("modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules", "target_parameters"):
+        setattr(one, chooser, None)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inject_adapter_in_model(one, model)
+        set_peft_model_state_dict(model, state)
+    layer = model.get_submodule(path)
+    layer.to(weight.dtype).merge()
+    return layer.get_base_layer().weight.detach()

@@ -1,0 +1,273 @@
+"""What fine-tuning adds: the experiment `finetuning`, behind findings F6 and F7.
+
+Its parts, all from bases of their own (MiniLM, the real one, is one for all seeds):
+
+    plain        full fine-tuning, five seeds, without weight decay and with the usual one: what the verdicts rest on
+    rank         LoRA and DoRA, at several ranks
+    samples      an eighth, a quarter and a half of the training data, at equal steps and at equal passes over them
+    cause        one setting changed at a time: rate, warm-up, weight decay, optimizer, steps, labels without meaning
+    pretraining  the bases themselves, from their own starts
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .. import evidence
+from ..delta import compare
+from ..hub import MINILM_SHA256
+from ..noise import low_rank
+from ..normality import measure, qq_r2
+from ..records import Experiment
+from . import models
+from .experiments import PLAIN, RATES, retrained, score, trivial
+from .problems import problem
+from .train import Config, Trained, start_of, train
+from .tuning import gradients
+
+BASES = {
+    "deep-decoder": {"task": "language", "steps": 600, "batch": 8, "lr": RATES["decoder"]},
+    "vit": {**PLAIN["vit"], "lr": RATES["vit"]},
+}
+"""How the lab's own bases are trained, from narrow Gaussian starts."""
+OTHERS = {
+    "decoder": {**PLAIN["decoder"], "steps": 500, "lr": RATES["decoder"]},
+    "clip": {**PLAIN["clip"], "lr": RATES["clip"]},
+}
+"""Models whose pre-training is looked at, and which are not fine-tuned."""
+GAIN = 0.25
+TASKS = {
+    "minilm": {"task": "library", "steps": 80, "batch": 16},
+    "deep-decoder": {"task": "prose", "steps": 200, "batch": 8},
+    "vit": {"task": "rotation", "steps": 200, "batch": 64},
+}
+"""What the bases are fine-tuned for."""
+FULL = {"minilm": 2e-4, "deep-decoder": 3e-3, "vit": 1e-3}
+ADAPTED = {"minilm": 1e-3, "deep-decoder": 3e-3, "vit": 3e-3}
+"""Learning rates of full fine-tuning and of adapters, by held-out score in single runs (see the Methods page); for the
+decoder's adapters the largest at which rank 64 learns as well."""
+DECAY = 0.01
+"""Weight decay where nothing else is said: PyTorch's default for AdamW."""
+RANKS = {"deep-decoder": (4, 8, 16, 32, 64), "minilm": (4, 16, 64)}
+CAUSES = {
+    "rate / 10": {"lr": 0.1},
+    "rate / 3": {"lr": 1 / 3},
+    "rate × 3": {"lr": 3.0},
+    "no warm-up": {"warmup": 0.0},
+    "half warm-up": {"warmup": 0.5},
+    "decay 1": {"weight_decay": 1.0},
+    "Adagrad": {"optimizer": "adagrad", "lr": 10 / 3},
+    "SGD": {"optimizer": "sgd", "lr": 100 / 3},
+    "half the steps": {"steps": 0.5},
+    "twice the steps": {"steps": 2},
+    "shuffled labels": {"shuffled": True},
+}
+"""What the part `cause` changes; rates and steps are factors."""
+WHOLE = (
+    "std_base", "std_delta", "std_gain", "gain", "corr", "kl_bits", "kl_bits_null_high", "qq_r2", "top_ratio",
+    "top_ratio_null_high",
+)  # fmt: skip
+BRIEF = ("std_delta", "std_gain", "gain", "top_ratio")
+METRICS = {
+    **dict.fromkeys(("std_base",), 0.05),
+    **dict.fromkeys(("std_delta", "noise_gain", "gradient", "agreement", "moved"), 0.3),
+    **dict.fromkeys(("std_gain", "gain", "corr", "noise_std_gain"), 1.0),
+    **dict.fromkeys(("kl_bits", "rank_kl_bits"), 1.0),
+    **dict.fromkeys(("qq_r2", "rank_qq_r2"), 0.05),
+    **dict.fromkeys(("kl_bits_null_high", "top_ratio_null_high", "trivial"), 1e-9),
+    "top_ratio": 0.5,
+    "score": 0.15,
+    "rises": 1.0,
+}
+"""Relative tolerances: another processor trains another model, as in `initialization`."""
+LEAST = {
+    "std_gain": 0.01, "gain": 1.0, "corr": 0.3, "noise_std_gain": 0.01, "noise_gain": 1.0, "kl_bits": 0.02,
+    "rank_kl_bits": 0.02, "rises": 1.0, "score": 1.0, "moved": 0.05,
+}  # fmt: skip
+
+
+def experiment() -> Experiment:
+    """Fine-tunings of MiniLM, the 12-layer decoder and the ViT; and the pre-trainings of the lab's models."""
+    return Experiment(
+        name="finetuning",
+        cells=list(_cells()),
+        run=run,
+        metrics=METRICS,
+        least=LEAST,
+        version=1,
+        description="what fine-tuning adds to every matrix, by depth, rank, samples, optimizer; and pre-training",
+        inputs=inputs,
+        quick=list(_toys()),
+    )
+
+
+def _cells() -> Iterator[dict]:
+    for decay in (DECAY, 0.0):
+        for model in TASKS:
+            yield from _grid("plain", model, seeds=5, weight_decay=decay)
+    for model in TASKS:
+        yield from _grid("rank", model, seeds=5, adapter="lora", rank=16)
+    for model, ranks in RANKS.items():
+        for adapter in ("lora", "dora"):
+            for rank in ranks:
+                if (adapter, rank) != ("lora", 16):
+                    yield from _grid("rank", model, seeds=2, adapter=adapter, rank=rank)
+    yield from _grid("cause", "vit", seeds=5, cause="shuffled labels")
+    for cause in CAUSES:
+        yield from _grid("cause", "deep-decoder", seeds=3, cause=cause)
+    yield from _grid("cause", "minilm", seeds=3, cause="shuffled labels")
+    for model, seeds in (("deep-decoder", 3), ("minilm", 2)):
+        for share in (0.125, 0.25, 0.5):
+            yield from _grid("samples", model, seeds=seeds, samples=share)
+            steps = round(share * TASKS[model]["steps"])
+            yield from _grid("samples", model, seeds=seeds, samples=share, steps=steps)
+    for model, settings in (BASES | OTHERS).items():
+        for seed in range(5):
+            yield {
+                "part": "pretraining",
+                "model": model,
+                **settings,
+                "start_gain": GAIN,
+                "weight_decay": DECAY,
+                "seed": seed,
+            }
+
+
+def _grid(part: str, model: str, seeds: int, cause: str = "", **changed) -> Iterator[dict]:
+    plain = {
+        "lr": (ADAPTED if changed.get("adapter") else FULL)[model],
+        "weight_decay": DECAY,
+        "adapter": "",
+        "rank": 0,
+    }
+    settings = {**TASKS[model], **plain, "samples": 1.0, "cause": cause} | changed
+    for seed in range(seeds):
+        yield {"part": part, "model": model, **settings, "seed": seed}
+
+
+def _toys() -> Iterator[dict]:
+    """A few steps on few examples, of the small models: enough to see every column move."""
+    for cell in _cells():
+        if cell["seed"] < 2 and cell["model"] != "minilm" and _in_toys(cell):
+            yield cell | {"steps": 8 if cell.get("samples", 1.0) == 1.0 else 6, "batch": 2}
+
+
+def _in_toys(cell: dict) -> bool:
+    if cell["part"] == "cause":
+        return cell["cause"] in ("rate × 3", "shuffled labels")
+    if cell["part"] == "samples":
+        return cell["samples"] == 0.125 and cell["steps"] == TASKS[cell["model"]]["steps"]
+    return cell["part"] != "rank" or cell["rank"] in (4, 16)
+
+
+def plan(cell: dict) -> Config:
+    """What a cell trains."""
+    known = {field.name for field in fields(Config)}
+    config = Config(**{name: value for name, value in cell.items() if name in known - {"lr"}}, **origin(cell))
+    change = dict(CAUSES.get(cell.get("cause", ""), {}))
+    lr = cell["lr"] * change.pop("lr", 1.0)
+    steps = round(config.steps * change.pop("steps", 1))
+    return replace(config, lr=lr, steps=steps, **change)
+
+
+def origin(cell: dict) -> dict:
+    """The start of a cell's training: its base, or of MiniLM its checkpoint; for a base, a narrow Gaussian."""
+    model, seed = cell["model"], cell["seed"]
+    if cell["part"] == "pretraining":
+        return {"gain": cell["start_gain"]}
+    if model in models.PRETRAINED:
+        return {"start": "library"}
+    settings = BASES[model] if cell["steps"] > 20 else BASES[model] | {"steps": 30, "batch": 4}  # toys
+    return {"base": Config(model, **settings, gain=GAIN, seed=seed)}
+
+
+def run(cell: dict) -> list[dict]:
+    """Train as the cell says; a row for each judged matrix, or for a pre-training one for each snapshot.
+
+    A row of a fine-tuning holds role, depth and numel; figures of `lfmlib.compare`, all of `WHOLE` in the parts plain and rank, else
+    those of `BRIEF`; for plain, ``noise_gain`` and ``noise_std_gain`` of norm-matched noise; for adapters,
+    ``rank_kl_bits`` and ``rank_qq_r2`` of Gaussian factors of the same rank; for plain and the first seeds of the
+    others ``gradient`` and ``agreement`` before the first step. A row of a pre-training holds ``step``; the share of
+    the judged matrices whose std ``rises``; medians of gain, corr and ``moved`` over them. The first row (of a
+    pre-training the last) has ``score`` and ``trivial``.
+    """
+    config = plan(cell)
+    if cell["part"] == "pretraining":
+        return _pretraining(config)
+    trained = retrained(config, snapshots=0)
+    before = start_of(replace(config, adapter="", rank=0))
+    with_noise = ("noise",) if cell["part"] == "plain" else ()
+    table = evidence.eligible(compare(before, trained.model, progress=False, controls=with_noise, seed=cell["seed"]))
+    wanted = WHOLE if cell["part"] in ("plain", "rank") else BRIEF
+    body = table[table["control"] == "none"].set_index("tensor")
+    rows = body[["role", "depth", "numel", *wanted]]
+    if with_noise:
+        noise = table[table["control"] == "noise"].set_index("tensor")
+        rows = rows.assign(noise_gain=noise["gain"], noise_std_gain=noise["std_gain"])
+    if config.adapter:
+        rows = rows.join(_of_factors(body, config.rank, cell["seed"]))
+    else:
+        found = gradients(before, problem(config.model, config.task), seed=cell["seed"], size=config.batch)
+        rows = rows.join(found.set_index("tensor"))
+    listed = [{name: _brief(value) for name, value in row.items()} for row in rows.to_dict("records")]
+    listed[0] |= {"score": score(trained.scores), "trivial": trivial(trained.scores)}
+    return listed
+
+
+def _of_factors(body: pd.DataFrame, rank: int, seed: int) -> pd.DataFrame:
+    """`kl_bits` and `qq_r2` of BA with Gaussian factors, in place of every matrix."""
+    found = {}
+    for name, shape in body["shape"].items():
+        made = low_rank(shape, rank, 1.0, np.random.default_rng([seed, *name.encode()]))
+        found[name] = {"rank_kl_bits": measure(made)["kl_bits"], "rank_qq_r2": qq_r2(made)}
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def _pretraining(config: Config) -> list[dict]:
+    trained = train(config, progress=False)
+    rows = []
+    for step, table in growth(trained).groupby("step"):
+        body = evidence.eligible(table)
+        if step:
+            rows.append({"step": int(step), "rises": _brief((body["std_gain"] > 0).mean())})
+            rows[-1] |= {name: _brief(body[name].median()) for name in ("gain", "corr", "moved")}
+    rows[-1] |= {"score": score(trained.scores), "trivial": trivial(trained.scores)}
+    return rows
+
+
+def growth(trained: Trained) -> pd.DataFrame:
+    """The std budget along a training, from its snapshots: one row per matrix and snapshot.
+
+    With a the slope of the regression of W on W₀, Cov(W, W₀) = a Var W₀, and the rest follows.
+
+    Returns:
+        The snapshots with std_gain, gain and corr (of ΔW and W₀) as `lfmlib.compare` has them; NaN at step 0.
+    """
+    table = trained.snapshots
+    start = table[table["step"] == 0].set_index("tensor")["std"]
+    var0 = table["tensor"].map(start) ** 2
+    var, cov = table["std"] ** 2, (table["left"] - 1) * var0
+    added = (var - var0 - 2 * cov).clip(lower=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return table.assign(
+            std_gain=table["std"] - np.sqrt(var0), gain=(var - var0) / added, corr=cov / np.sqrt(added * var0)
+        )
+
+
+def _brief(value):
+    """Five digits of a float: what a record needs."""
+    return float(f"{value:.5g}") if isinstance(value, float | np.floating) else value
+
+
+def inputs(cell: dict) -> dict[str, str]:
+    """Hash of the data a cell is trained on, and of MiniLM's weights."""
+    found = {"data": problem(cell["model"], cell["task"]).data_hash}
+    if cell["model"] in BASES and cell["part"] != "pretraining":
+        found["base data"] = problem(cell["model"], BASES[cell["model"]]["task"]).data_hash
+    return found | ({"base": MINILM_SHA256} if cell["model"] in models.PRETRAINED else {})

@@ -1,0 +1,106 @@
+"""What fine-tuning adds to plain training: a trained model to start from, and adapters (by peft) to train instead of it.
+
+A fine-tuned model is kept merged, as a plain model, so that it is compared with its base like any other.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import pandas as pd
+import torch
+from torch import nn
+
+ADAPTERS = ("lora", "dora")
+"""Low-rank adapters: LoRA (Hu et al. 2021, arXiv 2106.09685), and DoRA, which learns the length of every row beside it
+(Liu et al. 2024, arXiv 2402.09353)."""
+SCALE = 2.0
+"""alpha / rank, by which peft multiplies BA: twice the rank is a common alpha."""
+_HEADS = ("classifier", "lm_head", "patch_embeddings")
+
+
+def inherit(model: nn.Module, base: dict[str, torch.Tensor]) -> None:
+    """Copy the weights of a trained model into another, in place, except for a head of another shape."""
+    own = model.state_dict()
+    model.load_state_dict({name: value for name, value in base.items() if own[name].shape == value.shape}, strict=False)
+
+
+def adapt(model: nn.Module, adapter: str, rank: int, seed: int) -> nn.Module:
+    """Put an adapter on every linear layer but the head; what is trained then is the adapters and the head's classes.
+
+    Args:
+        model: changed in place, and returned.
+        adapter: one of `ADAPTERS`.
+        rank: of BA; B starts at zero, A as peft draws it.
+        seed: of that draw.
+    """
+    from peft import LoraConfig, inject_adapter_in_model  # here, because importing it takes seconds
+
+    layers = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not any(head in name for head in _HEADS)
+    ]
+    config = LoraConfig(
+        r=rank, lora_alpha=SCALE * rank, use_dora=adapter == "dora", target_modules=layers, lora_dropout=0.0
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Unsupported layer type")
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model)
+    for name, parameter in model.named_parameters():
+        if name.startswith("classifier."):
+            parameter.requires_grad_(True)
+    return model
+
+
+@torch.no_grad()
+def merged(model: nn.Module) -> nn.Module:
+    """Add the adapters to the weights and take them off, in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+    return model.requires_grad_(True)
+
+
+def shuffle_labels(batch: tuple[torch.Tensor, ...], seed: int, step: int) -> tuple[torch.Tensor, ...]:
+    """The batch with its labels, the last part, exchanged at random: gradients like any other, and nothing to learn."""
+    *rest, labels = batch
+    order = torch.randperm(labels.numel(), generator=torch.Generator().manual_seed(1_000_003 * seed + step))
+    return (*rest, labels.flatten()[order].view_as(labels))
+
+
+def gradients(model: nn.Module, task, *, seed: int = 0, batches: int = 8, size: int = 8) -> pd.DataFrame:
+    """How large the loss's gradient is in every matrix.
+
+    Args:
+        model: as it is before its first step; it is not changed, but its gradients are.
+        task: what it is to learn (see `lfmlib.lab.problems`).
+        seed: of the batches; they are not those of a training.
+        batches, size: how many, and how many examples each.
+
+    Returns:
+        One row per matrix: tensor; ``gradient``, the root mean square over entries and batches; ``agreement``, the
+        root mean square of the mean gradient over that: 1 where all batches agree, 1/√batches for unrelated ones.
+    """
+    named = {name: p for name, p in model.named_parameters() if p.dim() == 2}
+    mean, square = {}, dict.fromkeys(named, 0.0)
+    model.train()
+    for number in range(batches):
+        model.zero_grad(set_to_none=True)
+        task.loss(model, task.batch(seed + 10_007, number, size)).backward()
+        for name, p in named.items():
+            if p.grad is not None:
+                mean[name] = mean.get(name, 0) + p.grad / batches
+                square[name] += p.grad.double().square().mean().item() / batches
+    model.zero_grad(set_to_none=True)
+    rows = [
+        {"tensor": name, "gradient": square[name] ** 0.5, "agreement": (one.double().square().mean().item() / square[name]) ** 0.5}
+        for name, one in mean.items()
+        if square[name] > 0
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["tensor", "gradient", "agreement"])
