@@ -18,7 +18,7 @@ import torch
 from scipy import stats
 
 from . import nulls
-from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint
 from .executor import Rows, over
 from .marchenko_pastur import null
 from .noise import added

@@ -11,13 +11,11 @@ Its parts, all from bases of their own (MiniLM, the real one, is one for all see
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from dataclasses import fields, replace
 
 import numpy as np
 import pandas as pd
-import torch
 
 from .. import evidence
 from ..delta import compare
@@ -62,7 +60,7 @@ CAUSES = {
     "no warm-up": {"warmup": 0.0},
     "half warm-up": {"warmup": 0.5},
     "decay 1": {"weight_decay": 1.0},
-    "Adagrad": {"optimizer": "adagrad", "lr": 10 / 3},
+    "Adagrad": {"optimizer": "adagrad"},
     "SGD": {"optimizer": "sgd", "lr": 100 / 3},
     "half the steps": {"steps": 0.5},
     "twice the steps": {"steps": 2},
