@@ -79,8 +79,8 @@ def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
         raise CheckpointError(f"{folder} is no adapter that peft can read ({error}): save it again") from error
     if not isinstance(config, LoraConfig):
         raise CheckpointError(
-            f"{folder} holds an adapter of type {config.peft_type}; expected LORA (with or without DoRA). Merge it into "
-            "its base with peft, and give the merged model"
+            f"{folder} holds an adapter of type {getattr(config.peft_type, 'value', config.peft_type)}; expected LORA, "
+            "with or without DoRA. Merge it into its base with peft, and give the merged model"
         )
     modules, odd = _by_module(state)
     matrices = {info.name: info for info in base.tensors if len(info.shape) == 2}
@@ -100,7 +100,7 @@ def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
             f"{', '.join(sorted(stored)[:3])}: expected the model it was trained on"
         )
     laid = {}
-    for name, info in matrices.items():
+    for name in matrices:
         part = base._parts[name]
         if part.stored in places and part.stored not in laid:
             laid[part.stored] = _lay(base, part, places[part.stored], modules, config, folder)

@@ -1,7 +1,8 @@
 """Transformation weights ΔW = W - W₀: how far fine-tuning moved each matrix, what it did to its spread, how ΔW looks.
 
-Both checkpoints are read in step, some rows at a time; only ΔW itself is held whole, as float32. The budget Var W = Var W₀ + Var ΔW + 2 Cov(W₀, ΔW) is exact up
-to float64's rounding, since means are taken in a first pass and squares in a second.
+Both checkpoints are read in step, some rows at a time; only ΔW itself is held whole, as float32. The budget
+Var W = Var W₀ + Var ΔW + 2 Cov(W₀, ΔW) is exact up to float64's rounding, since means are taken in a first pass and
+squares in a second.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def compare(
     """Compare a model with the one it was fine-tuned from, matrix by matrix.
 
     Args:
-        base, tuned: anything `open_checkpoint` takes, or a `Checkpoint`; ``tuned`` may be a folder with an adapter saved
-            by peft (LoRA, DoRA), which is laid over the base without merging the two on disk.
+        base, tuned: anything `open_checkpoint` takes, or a `Checkpoint`; ``tuned`` may be a folder with an adapter of
+            peft (LoRA, DoRA), which is laid over the base without merging the two on disk.
         select: regular expression; only tensors of ``tuned`` whose name it finds.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.
@@ -83,7 +84,7 @@ def compare(
     if unknown := set(controls) - set(CONTROLS):
         raise ValueError(f"unknown control {', '.join(map(repr, sorted(unknown)))}: expected some of {CONTROLS}")
     base, tuned = opened(base, tuned)
-    pairs, skipped = pair(base, tuned if select is None else tuned.select(select))
+    pairs, skipped = pair(base, tuned.select(select) if select else tuned)
     by_name = {one.tuned: one for one in pairs}
     wanted = [info for info in tuned.tensors if info.name in by_name]
     base_pairs = base.only([one.base for one in pairs])
@@ -96,14 +97,19 @@ def compare(
     return table
 
 
-def opened(base, tuned) -> tuple[Checkpoint, Checkpoint]:
-    """The two checkpoints that `compare` takes, opened; an adapter is laid over the base."""
+def opened(base, tuned, revision: str | None = None) -> tuple[Checkpoint, Checkpoint]:
+    """The two checkpoints that `compare` takes, opened; an adapter is laid over the base.
+
+    Args:
+        base, tuned: as there.
+        revision: of ``tuned``, if it is a hub id.
+    """
     base = base if isinstance(base, Checkpoint) else open_checkpoint(base)
     if isinstance(tuned, Checkpoint):
         return base, tuned
     from . import adapters  # here, because importing peft takes seconds
 
-    return base, adapters.adapted(base, tuned) if adapters.is_adapter(tuned) else open_checkpoint(tuned)
+    return base, adapters.adapted(base, tuned) if adapters.is_adapter(tuned) else open_checkpoint(tuned, revision)
 
 
 def delta(base, tuned, name: str) -> torch.Tensor:
@@ -210,14 +216,24 @@ def _measure_batch(
 
 
 def _read(one: Pair, tuned: Checkpoint, base: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
-    """W and W₀ of a pair, laid over each other."""
+    """W and W₀ of a pair, laid over each other; of square ones the values tell whether one is stored transposed."""
     new, old = tuned.read(one.tuned), base.read(one.base)
-    old = old.T if one.transposed else old
+    square = old.shape[0] == old.shape[1]
+    if one.transposed or (square and _alike(new, old) < KIN <= _alike(new, old.T)):
+        old = old.T
     return (new, old) if one.rows is None else (new[: one.rows], old[: one.rows])
 
 
+def _alike(new: torch.Tensor, old: torch.Tensor) -> float:
+    """Correlation of some rows of W and W₀."""
+    a, b = (w[:: max(1, w.shape[0] // 64)].double().flatten() for w in (new, old))
+    a, b = a - a.mean(), b - b.mean()
+    norm = a.norm() * b.norm()
+    return float(a @ b / norm) if norm > 0 else 1.0
+
+
 def figures(new: torch.Tensor, old: torch.Tensor, dtype: str | None = None) -> dict[str, float]:
-    """What a row of `compare` says of W and W₀, ``(out, in)`` both; ``dtype`` is W's stored type, by default its own."""
+    """What a row of `compare` says of W and W₀, both ``(out, in)``; ``dtype`` is the type W is stored in."""
     budget, delta = _budget(new, old, dtype or str(new.dtype).removeprefix("torch."))
     sketch = Sketch.of(delta)
     found = measure(sketch)
@@ -247,12 +263,13 @@ def _budget(new: torch.Tensor, old: torch.Tensor, dtype: str) -> tuple[dict[str,
     """The variances of W, W₀ and ΔW and what goes with them, and ΔW as float32."""
     n = new.numel()
     sums = torch.zeros(2, dtype=torch.float64)
-    parts, zeros = [], 0
+    whole_delta, zeros, row = torch.empty(new.shape), 0, 0
     for w, w0 in _blocks(new, old):
         delta = w - w0
         sums += torch.stack([delta.sum(), w0.sum()])
         zeros += int((delta == 0).sum())
-        parts.append(delta.float())
+        whole_delta[row : row + len(delta)] = delta
+        row += len(delta)
     mean, mean0 = (sums / n).tolist()
     squares = torch.zeros(5, dtype=torch.float64)
     for w, w0 in _blocks(new, old):
@@ -273,7 +290,7 @@ def _budget(new: torch.Tensor, old: torch.Tensor, dtype: str) -> tuple[dict[str,
         "moved": np.sqrt((var + mean**2) / (var0 + mean0**2)) if var0 + mean0**2 > 0 else np.nan,
         "zeros": zeros / n,
         "rounding_std": np.sqrt(ulps / 12),
-    }, torch.cat(parts)
+    }, whole_delta
 
 
 def _ulps(w: torch.Tensor, dtype: str) -> torch.Tensor:
@@ -288,4 +305,4 @@ def _columns() -> list[str]:
     about = ["tensor", "base_tensor", "role", "depth", "tower", "shape", "dtype", "numel", "control"]
     nulled = [*(name for name in NORMALITY if name in nulls.FIGURES), "top_ratio"]
     bands = [f"{name}_null_{side}" for name in nulled for side in ("low", "high")]
-    return about + [*BUDGET, *NORMALITY, "qq_r2", "label", "top_ratio"] + bands
+    return [*about, *BUDGET, *NORMALITY, "qq_r2", "label", "top_ratio", *bands]

@@ -39,6 +39,8 @@ CHAPTERS = {
     "F2": "02_does_the_start_matter",
     "F3": "03_which_shapes_occur",
     "F4": "04_are_the_weights_independent",
+    "F6": "06_what_does_fine_tuning_add",
+    "F7": "08_depth_data_and_rank",
 }
 """The chapter that measures each finding."""
 
@@ -92,6 +94,24 @@ RULES = {
         supported=3,
         partly=1,
         unit="of 3",
+    ),
+    "F6": Rule(
+        "share of parameters in matrices whose standard deviation rises: at least 80 % supported, provided that the "
+        "median of g = (Var W − Var W₀) / Var ΔW is at least 0.5 and its mean above 0 beyond the interval over runs; "
+        "at least 50 % partly; without weight decay and with the default one, the worse of the two counting",
+        supported=0.8,
+        partly=0.5,
+        unit="%",
+        control="with norm-matched noise",
+    ),
+    "F7": Rule(
+        "share of roles in which std(ΔW) grows with depth, that is, with a Spearman correlation of at least 0.5 in the "
+        "mean of the runs and an interval over them above 0 (for a single pair: a permutation p, corrected for the "
+        "number of roles, of at most 0.05): at least 80 % supported, at least 50 % partly",
+        supported=0.8,
+        partly=0.5,
+        unit="%",
+        control="random walks of as many layers reach 0.5",
     ),
 }
 

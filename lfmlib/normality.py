@@ -176,7 +176,8 @@ def _kl(sketch: Sketch) -> tuple[float, float]:
     n, cells = sketch.count, sketch.cells
     edges, counts = coding_cells(sketch)
     z = (edges - sketch.mean) / sketch.std
-    if sketch.grid.wide and np.diff(z)[np.searchsorted(z[1:-1], 0)] > COARSE:  # the cell that holds the mean
+    # fewer than two edges, or a wide cell around the mean: abs(mean) is many std
+    if sketch.grid.wide and (z.size < 2 or np.diff(z)[np.searchsorted(z[1:-1], 0)] > COARSE):
         return math.nan, math.nan
     model = np.concatenate([[special.ndtr(z[0])], _interval(z[:-1], z[1:]), [special.ndtr(-z[-1])]])
     left, right = (int(cells.count[side].sum()) for side in (cells.upper <= edges[0], cells.lower >= edges[-1]))

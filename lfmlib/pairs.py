@@ -62,7 +62,7 @@ def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str
             f"{tuned.name} and {base.name} have no matrix in common: found {some[1]} … and {some[0]} …; expected a "
             "model and the one it was fine-tuned from"
         )
-    return found, skipped_old | skipped_new | left
+    return found, left | skipped_old | skipped_new  # what a checkpoint says of its own tensor comes first
 
 
 def prefixes(known: dict[str, TensorInfo], wanted: dict[str, TensorInfo]) -> tuple[str, str]:

@@ -130,8 +130,8 @@ def top_ratio(matrix) -> float:
     """Largest singular value of a matrix less its mean over the edge of noise, `Spectrum.top_ratio`, and no more.
 
     Args:
-        matrix: as in `spectrum`, with its errors; copied as float32 (float64 if it has that type) where its smaller side
-            is beyond 512.
+        matrix: as in `spectrum`, with its errors; copied as float32 (float64 if it has that type) where its smaller
+            side is beyond 512.
     """
     m = Matrix(matrix)
     largest = m.eigenvalues()[-1] if m.p <= 512 else m.top(1)[0][0]

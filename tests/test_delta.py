@@ -4,9 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import lfmlib
-from lfmlib.delta import compare, depth_trend
+from lfmlib import evidence
+from lfmlib.delta import compare, delta, depth_trend, figures
 
 ROLES = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
 
@@ -61,20 +64,112 @@ def test_rounding_alone_leaves_its_floor():
     assert row["zeros"] < 0.05 and row["std_delta"] > 10 * row["rounding_std"]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_planted_truths_come_out(seed):
-    base = made(seed)
-    growing = moved(base, lambda w, noise, layer: 0.05 * (1 + 0.2 * layer) * noise, seed)
-    table = compare(base, growing, progress=False)
-    assert (table["std_gain"] > 0).mean() > 0.6  # independent noise widens, on average
-    trend = depth_trend(table)
-    assert trend["role"].tolist() == ["q", "v", "down"] and (trend["rho"] > 0.9).all() and (trend["p"] < 0.01).all()
-    shrinking = compare(base, moved(base, lambda w, noise, layer: -0.1 * w + 0.02 * noise, seed), progress=False)
-    assert (shrinking["std_gain"] < 0).all() and (shrinking["corr"] < -0.9).all()
-    sparse = compare(
-        base, moved(base, lambda w, noise, layer: torch.where(noise > 0.04, noise, 0.0), seed), progress=False
+#: what is planted → the change of W₀, and whether the table of the pair says so
+PLANTED = {
+    "independent noise widens": (
+        lambda w, noise, layer: 0.2 * noise,
+        lambda table, own: (
+            evidence.f6(table, "made", {}).verdict == "supported" and abs(own["gain"].median() - 1) < 0.2
+        ),
+    ),
+    "a known growth of the std": (
+        lambda w, noise, layer: 0.1 * w,
+        lambda table, own: np.allclose(own["std_gain"] / own["std_base"], 0.1, atol=1e-4) and (own["gain"] > 5).all(),
+    ),
+    "negative covariance narrows": (
+        lambda w, noise, layer: -0.1 * w + 0.02 * noise,
+        lambda table, own: evidence.f6(table, "made", {}).verdict == "contradicted" and (own["corr"] < -0.9).all(),
+    ),
+    "a trend with depth": (
+        lambda w, noise, layer: 0.05 * (1 + 0.2 * layer) * noise,
+        lambda table, own: evidence.f7(own, "made", {}).verdict == "supported",
+    ),
+    "a trend that falls": (
+        lambda w, noise, layer: 0.05 * (1 + 0.2 * (7 - layer)) * noise,
+        lambda table, own: evidence.f7(own, "made", {}).value == 0 and (depth_trend(own)["rho"] < -0.9).all(),
+    ),
+    "no trend": (
+        lambda w, noise, layer: 0.05 * noise,
+        lambda table, own: evidence.f7(own, "made", {}).verdict == "contradicted",
+    ),
+    "a sparse update": (
+        lambda w, noise, layer: torch.where(noise > 0.04, noise, 0.0),
+        lambda table, own: (
+            np.allclose(own["zeros"], 1 - 0.0228, atol=0.01)
+            and (own["kl_bits"] > 0.1).all()
+            and evidence.qq_share(own) == 0
+        ),
+    ),
+    "a Gaussian update": (
+        lambda w, noise, layer: 0.1 * noise,
+        lambda table, own: evidence.qq_share(own) == 1 and (own["kl_bits"] < 0.01).all(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_truths_come_out_in_19_of_20(name):
+    change, seen = PLANTED[name]
+    right = 0
+    for seed in range(20):
+        base = made(seed)
+        tuned = moved(base, change, seed + 100)
+        table = compare(base, tuned, progress=False, controls=["noise"], seed=seed)
+        own = table[table["control"] == "none"]
+        right += bool(seen(table, own))
+    assert right >= 19
+
+
+def test_noise_in_place_of_delta_is_of_its_size_and_type():
+    base = made(dtype=torch.bfloat16, layers=2)
+    tuned = moved(base, lambda w, noise, layer: torch.where(noise > 0.02, noise, 0.0))
+    table = compare(base, tuned, progress=False, controls=["noise"])
+    assert table["control"].tolist() == ["none", "noise"] * 6
+    own, noise = (table[table["control"] == kind].reset_index() for kind in ("none", "noise"))
+    assert np.allclose(own["std_delta"], noise["std_delta"], rtol=0.05)
+    assert (noise["kl_bits"] < own["kl_bits"]).all() and (noise["gain"] - 1).abs().max() < 0.3
+    again = compare(base, tuned, progress=False, controls=["noise"])
+    assert again.equals(table)
+    assert not compare(base, tuned, progress=False, controls=["noise"], seed=1).equals(table)
+    with pytest.raises(ValueError, match="unknown control 'permuted'"):
+        compare(base, tuned, progress=False, controls=["permuted"])
+
+
+def test_the_delta_of_one_matrix():
+    base = made(layers=1)
+    tuned = moved(base, lambda w, noise, layer: 0.1 * noise)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(
+        delta({"model.layers.0.self_attn.q_proj.weight": base[name]}, tuned, name), tuned[name] - base[name]
     )
-    assert (sparse["zeros"] > 0.9).all() and (sparse["kl_bits"] > 0.1).all()
+    with pytest.raises(ValueError, match=r"no pair for 'x': mapping has no such matrix"):
+        delta(base, tuned, "x")
+
+
+def test_square_matrices_stored_the_other_way_round():
+    base = made(layers=2, shape=(64, 64))
+    tuned = moved(base, lambda w, noise, layer: 0.1 * noise)
+    turned = {name: w.T.contiguous() if "v_proj" in name else w for name, w in tuned.items()}
+    straight, found = (compare(base, one, progress=False) for one in (tuned, turned))
+    assert np.allclose(found["std_delta"], straight["std_delta"], rtol=1e-9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 40),
+    shift=st.floats(-1, 1),
+    size=st.floats(1e-6, 10),
+    seed=st.integers(0, 10**6),
+)
+def test_the_budget_adds_up_for_any_shape_and_size(rows, columns, shift, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    old = torch.randn(rows, columns, generator=generator)
+    new = old + shift + size * torch.randn(rows, columns, generator=generator)
+    row = figures(new, old)
+    if row["std_tuned"] > 0:
+        total = row["std_base"] ** 2 + row["std_delta"] ** 2 + 2 * row["cov"]
+        assert total == pytest.approx(row["std_tuned"] ** 2, rel=1e-10, abs=1e-14)
 
 
 def test_no_trend_is_seldom_taken_for_one():

@@ -10,7 +10,7 @@ from npm_weibull.utils.histogram import extract_to_histogram
 from scipy import stats
 
 from lfmlib import nulls
-from lfmlib.normality import coding_cells, measure, normality
+from lfmlib.normality import coding_cells, measure, normality, qq_r2
 from lfmlib.nulls import band, draw
 from lfmlib.sketch import Sketch
 
@@ -222,3 +222,23 @@ def test_a_shape_finer_than_the_cells_is_not_judged():
     rng = np.random.default_rng(0)
     assert math.isnan(normality((1000 + 1e-3 * rng.standard_normal(50_000)).astype(np.float32)).kl_bits)
     assert normality((0.1 + 0.02 * rng.standard_normal(50_000)).astype(np.float32)).kl_bits < 0.002
+
+
+# --- R² of the Q–Q plot ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", STORED)
+@pytest.mark.parametrize("name", ["gaussian", "laplace", "uniform", "student t5", "gaussian with outliers"])
+def test_qq_r2_is_scipys(name, dtype):
+    """scipy takes the medians of order statistics, which differ from means over ranks in the extremes alone."""
+    values = stored(family(name, 100_000), dtype)
+    (_, _), (_, _, r) = stats.probplot(values.double().numpy())
+    assert qq_r2(values) == pytest.approx(r**2, abs=3e-4)
+
+
+def test_qq_r2_of_noise_and_of_nothing():
+    assert min(qq_r2(np.random.default_rng(seed).standard_normal(4096)) for seed in range(50)) > 0.997
+    assert math.isnan(qq_r2(np.ones(10, np.float32)))
+    values = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
+    assert qq_r2(3 * values + 1) == pytest.approx(qq_r2(values), abs=1e-4)
+    assert qq_r2(np.random.default_rng(0).uniform(size=10**6)) == pytest.approx(3 / math.pi, abs=1e-3)

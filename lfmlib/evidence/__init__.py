@@ -4,14 +4,19 @@ from .f1_gaussian import agreement, f1
 from .f2_start import f2, shares_by_start
 from .f3_shapes import f3, shapes_found
 from .f4_iid import LEGS, by_control, f4, f4_over_runs, inside_noise, leg_shares, legs
+from .f6_std import GAIN_BOUND, QQ_BOUND, f6, f6_over_runs, qq_share, widening, widening_over_runs
+from .f7_depth import by_chance, f7, f7_over_runs, holm, trends
 from .shared import ENOUGH, KL_BOUND, LEAST, eligible, gaussian, judged, left_out, over_runs, share, shown
 
 __all__ = [
     "ENOUGH",
+    "GAIN_BOUND",
     "KL_BOUND",
     "LEAST",
     "LEGS",
+    "QQ_BOUND",
     "agreement",
+    "by_chance",
     "by_control",
     "eligible",
     "f1",
@@ -19,15 +24,24 @@ __all__ = [
     "f3",
     "f4",
     "f4_over_runs",
+    "f6",
+    "f6_over_runs",
+    "f7",
+    "f7_over_runs",
     "gaussian",
+    "holm",
     "inside_noise",
     "judged",
     "left_out",
     "leg_shares",
     "legs",
     "over_runs",
+    "qq_share",
     "shapes_found",
     "share",
     "shares_by_start",
     "shown",
+    "trends",
+    "widening",
+    "widening_over_runs",
 ]

@@ -188,12 +188,12 @@ def origin(cell: dict) -> dict:
 def run(cell: dict) -> list[dict]:
     """Train as the cell says; a row for each judged matrix, or for a pre-training one for each snapshot.
 
-    A row of a fine-tuning holds role, depth and numel; figures of `lfmlib.compare`, all of `WHOLE` in the parts plain and rank, else
-    those of `BRIEF`; for plain, ``noise_gain`` and ``noise_std_gain`` of norm-matched noise; for adapters,
-    ``rank_kl_bits`` and ``rank_qq_r2`` of Gaussian factors of the same rank; for plain and the first seeds of the
-    others ``gradient`` and ``agreement`` before the first step. A row of a pre-training holds ``step``; the share of
-    the judged matrices whose std ``rises``; medians of gain, corr and ``moved`` over them. The first row (of a
-    pre-training the last) has ``score`` and ``trivial``.
+    A row of a fine-tuning holds role, depth and numel; figures of `lfmlib.compare`, all of `WHOLE` in the parts plain
+    and rank, else those of `BRIEF`; for plain, ``noise_gain`` and ``noise_std_gain`` of norm-matched noise; for
+    adapters, ``rank_kl_bits`` and ``rank_qq_r2`` of Gaussian factors of the same rank; for full fine-tuning,
+    ``gradient`` and ``agreement`` before the first step (see `lfmlib.lab.tuning.gradients`). A row of a pre-training
+    holds ``step``; the share of the judged matrices whose std ``rises``; medians of gain, corr and ``moved`` over them.
+    The first row (of a pre-training the last) has ``score`` and ``trivial``.
     """
     config = plan(cell)
     if cell["part"] == "pretraining":

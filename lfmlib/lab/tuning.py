@@ -1,10 +1,11 @@
-"""What fine-tuning adds to plain training: a trained model to start from, and adapters (by peft) to train instead of it.
+"""What fine-tuning adds to plain training: a trained model to start from, and adapters (peft’s) to train instead.
 
 A fine-tuned model is kept merged, as a plain model, so that it is compared with its base like any other.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import pandas as pd
@@ -99,8 +100,8 @@ def gradients(model: nn.Module, task, *, seed: int = 0, batches: int = 8, size: 
                 square[name] += p.grad.double().square().mean().item() / batches
     model.zero_grad(set_to_none=True)
     rows = [
-        {"tensor": name, "gradient": square[name] ** 0.5, "agreement": (one.double().square().mean().item() / square[name]) ** 0.5}
+        (name, math.sqrt(square[name]), math.sqrt(one.double().square().mean().item() / square[name]))
         for name, one in mean.items()
         if square[name] > 0
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=["tensor", "gradient", "agreement"])

@@ -5,6 +5,7 @@ theme, and that colour-blind readers can tell apart. They are drawn narrow, so t
 """
 
 from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
+from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_gradient
 from .style import COLOURS, INK, WIDTH, figure, style
 from .training import STARTS, collapse, curves, growth, panels, starts_legend, sweep_map
 from .weights import SHAPES, depth_role_map, gaussian, histogram, label_map, map_height, ranges, score_plane, strip
@@ -13,11 +14,16 @@ __all__ = [
     "COLOURS",
     "CONTROLS",
     "INK",
+    "PANELS",
     "SHAPES",
     "STARTS",
     "WIDTH",
     "alike",
+    "along",
+    "budget",
     "by_control",
+    "by_layer",
+    "by_share",
     "collapse",
     "curves",
     "depth_role_map",
@@ -28,6 +34,7 @@ __all__ = [
     "histogram",
     "label_map",
     "lags",
+    "line_legend",
     "local_scales",
     "map_height",
     "panels",
@@ -38,4 +45,5 @@ __all__ = [
     "strip",
     "style",
     "sweep_map",
+    "with_gradient",
 ]

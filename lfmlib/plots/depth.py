@@ -1,0 +1,141 @@
+"""Figures of transformation weights: σ(ΔW) by layer and role, the std budget, pre-training, samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from .style import COLOURS, INK
+
+PANELS = {"q": "Q", "k": "K", "v": "V", "o": "O", "up": "Up", "down": "Down"}
+"""Role → title of its panel; the gate is dashed in the panel of “up”."""
+LINES = (
+    (INK, "s"),
+    (COLOURS["data"], "o"),
+    (COLOURS["noise"], "^"),
+    (COLOURS["other"], "D"),
+    (COLOURS["model"], "v"),
+    (COLOURS["data"], "X"),
+)
+"""Colour and marker of the lines of a panel, in order."""
+
+
+def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = True) -> None:
+    """σ(ΔW) against the layer, a panel for each of `PANELS`, a line for each way of training, the range shaded.
+
+    Args:
+        axes: six of them.
+        lines: name → rows with role, depth, std_delta, and seed where there are several runs.
+        log: logarithmic vertical axis.
+    """
+    for ax, (role, title) in zip(axes.flat, PANELS.items(), strict=True):
+        for (colour, marker), (name, rows) in zip(LINES, lines.items(), strict=False):
+            for part, dashes in ((role, "-"), ("gate", "--")):
+                if part != role and role != "up":
+                    continue
+                over = rows[rows["role"] == part].groupby("depth")["std_delta"].agg(["mean", "min", "max"])
+                if over.empty:
+                    continue
+                depth = over.index.to_numpy(int)
+                label = {"label": name} if part == role else {}
+                ax.plot(depth, over["mean"], dashes, color=colour, marker=marker, ms=3, lw=1.2, **label)
+                ax.fill_between(depth, over["min"], over["max"], color=colour, alpha=0.15, lw=0)
+        gated = role == "up" and any((rows["role"] == "gate").any() for rows in lines.values())
+        ax.set_title(f"{title}, Gate (dashed)" if gated else title)
+        ax.set_yscale("log" if log and ax.lines else "linear")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("std(ΔW)")
+    for ax in axes[-1]:
+        ax.set_xlabel("layer")
+
+
+def line_legend(fig, axes: np.ndarray, columns: int = 3) -> None:
+    """One legend for all panels of a figure, above them."""
+    named = {}
+    for ax in axes.flat:
+        handles, labels = ax.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    fig.legend(named.values(), named.keys(), loc="outside upper center", ncols=columns, columnspacing=1.2)
+
+
+def budget(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Change of the variance against the variance of ΔW, matrix by matrix, both over Var W₀; on the line, g = 1.
+
+    Args:
+        ax: where to draw.
+        table: rows of `lfmlib.compare` with the control "noise".
+    """
+    for kind, colour, marker, name in (("noise", "noise", "+", "norm-matched noise"), ("none", "data", "o", "ΔW")):
+        rows = table[table["control"] == kind]
+        added = (rows["std_delta"] / rows["std_base"]) ** 2
+        change = (rows["std_tuned"] / rows["std_base"]) ** 2 - 1
+        ax.plot(
+            added, change, marker, ms=5, color=COLOURS[colour], alpha=0.85, mew=1.2 if marker == "+" else 0, label=name
+        )
+    far = 1.1 * ((table["std_delta"] / table["std_base"]) ** 2).max()
+    ax.plot([0, far], [0, far], color=COLOURS["model"], lw=1, label="independent: g = 1")
+    ax.axhline(0, color=INK, lw=0.8, ls=":")
+    ax.set(xlabel="Var ΔW / Var W₀", ylabel="(Var W − Var W₀) / Var W₀")
+    ax.ticklabel_format(style="sci", scilimits=(-2, 2))
+    return ax
+
+
+def along(ax: Axes, runs: Mapping[str, pd.DataFrame], column: str, level: float | None = None) -> Axes:
+    """A figure against training steps, one line for each model, the range over seeds shaded.
+
+    Args:
+        ax: where to draw.
+        runs: name → rows with step, seed and ``column``.
+        column: what to draw.
+        level: a level to mark.
+    """
+    for (colour, marker), (name, rows) in zip(LINES[1:], runs.items(), strict=False):
+        over = rows.groupby("step")[column].agg(["mean", "min", "max"])
+        ax.plot(over.index, over["mean"], color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
+        ax.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.15, lw=0)
+    if level is not None:
+        ax.axhline(level, color=INK, lw=0.8, ls=":")
+    ax.set(xscale="log", xlabel="training step")
+    return ax
+
+
+def by_share(ax: Axes, table: pd.DataFrame) -> Axes:
+    """std(ΔW) against the share of the training samples, over that with all, with 95 % intervals.
+
+    Args:
+        ax: where to draw.
+        table: mode, share, ratio, low, high.
+    """
+    for (colour, marker), (mode, rows) in zip(LINES[1:], table.groupby("mode"), strict=False):
+        error = np.abs(rows[["low", "high"]].to_numpy() - rows[["ratio"]].to_numpy()).T
+        ax.errorbar(
+            rows["share"], rows["ratio"], error, color=colour, marker=marker, ms=4, lw=1.2, capsize=2, label=mode
+        )
+    ax.axhline(1, color=INK, lw=0.8, ls=":")
+    shares = sorted(table["share"].unique())
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(shares, [f"{share:g}" for share in shares])
+    ax.minorticks_off()
+    ax.set(xlabel="share of the samples")
+    return ax
+
+
+def with_gradient(ax: Axes, rows: pd.DataFrame) -> Axes:
+    """Profiles over depth of std(ΔW) and of the gradient, each over its own mean: averages over roles and seeds.
+
+    Args:
+        ax: where to draw.
+        rows: seed, role, depth, std_delta, gradient.
+    """
+    for column, colour, marker, name in (("std_delta", "data", "o", "ΔW"), ("gradient", "model", "v", "gradient")):
+        each = rows[column] / rows.groupby(["seed", "role"])[column].transform("mean")
+        profile = each.groupby(rows["depth"]).mean()
+        ax.plot(profile.index.to_numpy(int), profile, color=COLOURS[colour], marker=marker, ms=3.5, lw=1.2, label=name)
+    ax.axhline(1, color=INK, lw=0.8, ls=":")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set(xlabel="layer", yscale="log")
+    return ax

@@ -1,0 +1,303 @@
+"""Fine-tuning in the lab: from a base, with adapters, on fewer samples, without meaning; and what its record says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import lfmlib
+from lfmlib import evidence
+from lfmlib.lab import finetuning, models, profiles, tuned, tuning
+from lfmlib.lab.problems import problem
+from lfmlib.lab.train import Config, start_of, train
+
+BASE = Config("vit", "class", gain=0.25, steps=4, batch=8)
+TUNE = Config("vit", "rotation", steps=3, batch=8, lr=1e-3, base=BASE)
+
+
+def weights(config: Config, **options) -> dict[str, torch.Tensor]:
+    return train(config, progress=False, snapshots=0, **options).model.state_dict()
+
+
+def test_a_fine_tune_starts_from_its_base_but_for_the_head():
+    base, start = weights(BASE), start_of(TUNE).state_dict()
+    differ = {
+        name for name in base if start[name].shape != base[name].shape or not torch.equal(start[name], base[name])
+    }
+    assert differ == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize("adapter", tuning.ADAPTERS)
+def test_an_adapter_leaves_a_low_rank_and_a_trained_head(adapter):
+    config = replace(TUNE, adapter=adapter, rank=4)
+    before, after = start_of(replace(config, adapter="", rank=0)).state_dict(), weights(config)
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {"classifier.weight", "classifier.bias"} < changed
+    assert all(after[name].dim() == 2 or name.startswith("classifier.") for name in changed)
+    assert not any("embed" in name for name in changed)
+    layer = "vit.layers.0.attention.q_proj.weight"
+    name = layer if layer in changed else next(name for name in changed if "layers.0" in name)
+    ranks = torch.linalg.matrix_rank(after[name] - before[name], atol=1e-6)
+    assert 1 <= ranks <= 4 if adapter == "lora" else ranks >= 1
+
+
+def test_merging_keeps_what_the_model_says():
+    model = tuning.adapt(start_of(TUNE), "dora", 4, seed=0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    pixels = torch.rand(3, 1, 8, 8)
+    with torch.no_grad():
+        said = model.eval()(pixel_values=pixels).logits
+        again = tuning.merged(model)(pixel_values=pixels).logits
+    assert torch.allclose(said, again, atol=1e-5)
+    assert all(p.requires_grad for p in model.parameters())
+    assert model.state_dict().keys() == start_of(TUNE).state_dict().keys()
+
+
+def test_a_killed_adapter_training_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    config = replace(TUNE, adapter="lora", rank=2, steps=6)
+    whole = weights(config, folder=tmp_path / "whole")
+    monkeypatch.setattr("lfmlib.lab.train.SAVE_EVERY", 0.0)
+    real, calls = finetuning.problem(config.model, config.task).loss, []
+
+    def failing(model, batch):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(model, batch)
+
+    monkeypatch.setattr(problem(config.model, config.task), "loss", failing)
+    with pytest.raises(KeyboardInterrupt):
+        weights(config, folder=tmp_path / "killed")
+    resumed = weights(config, folder=tmp_path / "killed")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"base": replace(BASE, model="decoder", task="language")}, r"base is a decoder, and model a vit"),
+        ({"adapter": "ia3", "rank": 4}, r"unknown adapter 'ia3': expected one of lora, dora"),
+        ({"adapter": "lora"}, r"an adapter needs a rank of at least 1"),
+        ({"rank": 4}, r"an adapter needs a rank of at least 1"),
+        ({"samples": 0.0}, r"expected a share of the training data, above 0 and at most 1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(changed, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TUNE, **changed)
+
+
+def test_shuffled_labels_are_the_same_labels():
+    ids, labels = torch.arange(12).view(4, 3), torch.arange(12).view(4, 3) % 5
+    same, mixed = tuning.shuffle_labels((ids, labels), seed=0, step=3)
+    assert torch.equal(same, ids) and mixed.shape == labels.shape
+    assert torch.equal(mixed.flatten().sort().values, labels.flatten().sort().values)
+    assert not torch.equal(mixed, labels)
+    assert torch.equal(mixed, tuning.shuffle_labels((ids, labels), 0, 3)[1])
+    assert not torch.equal(mixed, tuning.shuffle_labels((ids, labels), 0, 4)[1])
+
+
+@pytest.mark.parametrize(("model", "task"), [("vit", "class"), ("clip", "pairs"), ("decoder", "prose")])
+def test_fewer_samples_come_from_the_first_part(model, task):
+    """Batches of an eighth never hold what lies beyond it; those of all do."""
+    posed = problem(model, task)
+    if task == "prose":
+        first = posed.train[: round(len(posed.train) / 8)].tobytes()
+        seen = [bytes(row.tolist()) for step in range(5) for row in posed.batch(0, step, 8, 0.125)[0].to(torch.uint8)]
+        assert all(row in first for row in seen)
+        return
+    images = posed.task.train.images if model == "vit" else posed.images.train.images
+    few = {image.tobytes() for image in images[: round(len(images) / 8)]}
+    drawn = [
+        {i.numpy().tobytes() for i in posed.batch(0, step, 32, share)[0]} for step in (0, 1) for share in (0.125, 1)
+    ]
+    assert drawn[0] <= few and drawn[2] <= few and not drawn[1] <= few
+
+
+def test_gradients_are_those_of_the_loss():
+    model, posed = start_of(TUNE), problem("vit", "rotation")
+    found = tuning.gradients(model, posed, seed=3, batches=2, size=4).set_index("tensor")
+    grads = []
+    for number in range(2):
+        model.zero_grad()
+        posed.loss(model, posed.batch(3 + 10_007, number, 4)).backward()
+        grads.append({name: p.grad.clone() for name, p in model.named_parameters() if p.dim() == 2})
+    for name, row in found.iterrows():
+        both = torch.stack([one[name] for one in grads]).double()
+        assert row["gradient"] == pytest.approx(both.square().mean().sqrt().item(), rel=1e-5)
+        assert row["agreement"] == pytest.approx(
+            (both.mean(0).square().mean() / both.square().mean()).sqrt().item(), rel=1e-5
+        )
+    assert found["agreement"].between(0, 1 + 1e-9).all()
+
+
+def test_the_budget_from_snapshots_is_that_of_compare():
+    config = Config("vit", "class", gain=0.25, steps=12, batch=8)
+    trained = train(config, progress=False, snapshots=3)
+    last = finetuning.growth(trained).query("step == 12").set_index("tensor")
+    table = lfmlib.compare(start_of(config), trained.model, progress=False).set_index("tensor")
+    for name in ("std_gain", "gain", "corr"):
+        assert last.loc[table.index, name].to_numpy() == pytest.approx(table[name].to_numpy(), rel=1e-4, abs=1e-6)
+
+
+def test_the_experiment_has_five_runs_where_a_verdict_rests_on_them():
+    cells = pd.DataFrame(finetuning.experiment().cells)
+    runs = cells[cells["part"] == "plain"].groupby(["model", "weight_decay"])["seed"].nunique()
+    assert len(runs) == 6 and (runs == 5).all()
+    lora = cells[(cells["adapter"] == "lora") & (cells["rank"] == 16)]
+    assert (lora.groupby("model")["seed"].nunique() == 5).all()
+    assert set(cells.loc[cells["part"] == "samples", "samples"]) == {0.125, 0.25, 0.5}
+
+
+@pytest.mark.parametrize("cause", finetuning.CAUSES)
+def test_a_cause_changes_one_setting(cause):
+    cells = [cell for cell in finetuning.experiment().cells if cell["model"] == "deep-decoder" and cell["seed"] == 0]
+    plain = next(cell for cell in cells if cell["part"] == "plain" and cell["weight_decay"] == finetuning.DECAY)
+    changed = next(cell for cell in cells if cell.get("cause") == cause)
+    before, after = finetuning.plan(plain), finetuning.plan(changed)
+    differ = {name for name in vars(before) if getattr(before, name) != getattr(after, name)}
+    assert differ and differ <= set(finetuning.CAUSES[cause])
+
+
+# --- what is read off the record ------------------------------------------------------------------------------------
+
+
+def made(growth: float, gain: float = 1.0, part: str = "plain", seeds: int = 5, **settings) -> pd.DataFrame:
+    """A record of made fine-tunes of the decoder: std(ΔW) rises by `growth` a layer, with a little noise."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for decay in (0.0, 0.01):
+        for seed in range(seeds):
+            for role in ("q", "k", "v", "o", "up", "down"):
+                for depth in range(8):
+                    g = gain + 0.05 * rng.standard_normal()
+                    std = 0.01 * (1 + growth * depth) * (1 + 0.01 * rng.standard_normal())
+                    row = {
+                        "role": role,
+                        "depth": depth,
+                        "numel": 9216,
+                        "std_delta": std,
+                        "gain": g,
+                        "std_gain": g * 1e-4,
+                    }
+                    row |= {"noise_gain": 1.0, "noise_std_gain": 1e-4, "kl_bits": 0.001, "kl_bits_null_high": 0.002}
+                    row |= {
+                        "std_base": 0.03,
+                        "qq_r2": 0.999,
+                        "top_ratio": 2.0,
+                        "corr": 0.0,
+                        "gradient": std,
+                        "score": 2.0,
+                    }
+                    about = {"part": part, "model": "deep-decoder", "weight_decay": decay, "adapter": "", "rank": 0}
+                    about |= {"samples": 1.0, "steps": 200, "cause": "", "lr": 3e-3, "task": "prose", "seed": seed}
+                    rows.append(about | settings | {"cell": f"{part}{decay}{seed}{settings}"} | row)
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"), [(1.0, "supported"), (0.3, "partly"), (-1.0, "contradicted")], ids=["wide", "little", "narrow"]
+)
+def test_f6_by_the_share_that_rises_and_by_g(gain, verdict):
+    (found,) = tuned.f6_found(made(0.1, gain))
+    assert found.verdict == verdict and found.null == 1.0
+    assert found.details["wide"] == (gain >= 0.5)
+
+
+def test_f6_takes_the_worse_of_both_decays():
+    rows = made(0.1)
+    rows.loc[rows["weight_decay"] == 0.01, ["gain", "std_gain"]] *= -1
+    (found,) = tuned.f6_found(rows)
+    assert found.verdict == "contradicted" and found.details["parts"] == {"no decay": 1.0, "decay 0.01": 0.0}
+    with pytest.raises(ValueError, match="needs at least two runs with and without weight decay"):
+        evidence.f6_over_runs(rows[rows["weight_decay"] == 0], "x", {})
+
+
+@pytest.mark.parametrize(("growth", "verdict"), [(0.1, "supported"), (0.0, "contradicted"), (-0.05, "contradicted")])
+def test_f7_finds_the_planted_trend(growth, verdict):
+    (found,) = tuned.f7_found(made(growth))
+    assert found.verdict == verdict
+    assert 0.2 < found.null < 0.4  # random walks of eight layers
+
+
+def test_f7_needs_layers_and_runs():
+    rows = made(0.1)
+    shallow = evidence.f7_over_runs(rows[rows["depth"] < 3], "x", {})
+    assert shallow.value is None and shallow.details["reason"] == "No role has matrices in four or more layers."
+    with pytest.raises(ValueError, match="at least two runs"):
+        evidence.f7_over_runs(rows[rows["seed"] == 0], "x", {})
+
+
+def test_random_walks_by_brute_force():
+    from itertools import product
+
+    assert evidence.by_chance(12) == evidence.by_chance(12)
+    assert 0.25 < evidence.by_chance(32) < 0.4
+    steps = np.array(list(product((-1.0, 1.3), repeat=9)))  # another walk, all of its paths
+    walks = np.cumsum(steps - steps.mean(), axis=1)
+    rho = [np.corrcoef(np.argsort(np.argsort(walk)), np.arange(9))[0, 1] for walk in walks]
+    assert np.mean(np.array(rho) >= 0.5) == pytest.approx(evidence.by_chance(9), abs=0.1)
+
+
+def test_tables_say_what_was_planted():
+    rows = made(0.1)
+    faster = made(0.0, part="cause", seeds=3, cause="rate × 3").assign(std_delta=lambda t: 3 * t["std_delta"])
+    faster = faster[faster["weight_decay"] == 0.01]
+    eighth = made(0.1, part="samples", seeds=3, samples=0.125)
+    eighth = eighth[eighth["weight_decay"] == 0.01].assign(std_delta=lambda t: 0.5 * t["std_delta"])
+    ranked = [made(0.1, part="rank", seeds=2, adapter="lora", rank=r).query("weight_decay == 0.01") for r in (4, 16)]
+    ranked[1]["std_delta"] *= 2
+    record = pd.concat([rows, faster, eighth, *ranked], ignore_index=True)
+    causes = profiles.causes(record)
+    assert causes.loc["no decay", "change of ρ"].startswith(("0.0", "-0.0"))
+    assert profiles.moving(record) == [name for name in profiles.moving(record) if name.startswith("rate × 3")] != []
+    assert float(causes.loc["rate × 3", "std(ΔW) ×"]) == pytest.approx(3 / 1.35, rel=0.05)
+    assert causes.loc["as in the record", "with gradient"] == "1.00"
+    few = profiles.samples(record).set_index(["mode", "share"])
+    assert few.loc[("equal steps", 0.125), "ratio"] == pytest.approx(0.5, rel=0.02)
+    slopes = profiles.rank_slopes(record)
+    assert float(slopes.loc["decoder, LoRA", "slope"]) == pytest.approx(0.5, abs=0.02)
+    assert profiles.shapes(rows).loc["q", "peak"] == "layer 7 of 7"
+    grown = profiles.by_method(record)
+    assert grown.loc["decoder, full", "roles that grow"] == "6 of 6"
+    assert float(grown.loc["decoder, full", "last / first layer"]) == pytest.approx(1.7, rel=0.02)
+
+
+def test_decay_takes_off_g_what_the_formula_says():
+    """A made pair: W = (1 - λ Σ rates) W₀ + noise."""
+    rng = torch.Generator().manual_seed(0)
+    base = 0.03 * torch.randn(512, 512, generator=rng)
+    noise = 0.001 * torch.randn(512, 512, generator=rng)
+    shrink = 5e-5
+    rows = [
+        lfmlib.compare(
+            {"layers.0.q_proj.weight": base}, {"layers.0.q_proj.weight": (1 - s) * base + noise}, progress=False
+        )
+        for s in (shrink, 0.0)
+    ]
+    change = rows[0]["gain"].iloc[0] - rows[1]["gain"].iloc[0]
+    assert change == pytest.approx(-2 * shrink * (0.03 / 0.001) ** 2, rel=0.02)
+
+
+@pytest.mark.slow
+def test_a_real_fine_tune_of_minilm_against_numpy():
+    """MiniLM and three steps from it: pairs, budget and gains, entry by entry in float64."""
+    after = weights(Config("minilm", "library", start="library", steps=3, batch=4, lr=2e-4))
+    table = lfmlib.compare("minilm", after, progress=False)
+    assert len(evidence.eligible(table)) == 36
+    assert "only in mapping" in table.attrs["skipped"]["classifier.weight"]
+    base = models.pretrained()
+    for row in table.to_dict("records"):
+        w, w0 = (one.double().numpy() for one in (after[row["tensor"]], base.read(row["base_tensor"])))
+        delta = w - w0
+        assert row["std_delta"] == pytest.approx(delta.std(), rel=1e-10)
+        assert row["std_gain"] == pytest.approx(w.std() - w0.std(), rel=1e-6, abs=1e-13)
+        assert row["gain"] == pytest.approx((w.var() - w0.var()) / delta.var(), rel=1e-6, abs=1e-9)
+        assert row["cov"] == pytest.approx(np.mean((delta - delta.mean()) * (w0 - w0.mean())), rel=1e-6, abs=1e-16)
+        total = row["std_base"] ** 2 + row["std_delta"] ** 2 + 2 * row["cov"]
+        assert total == pytest.approx(row["std_tuned"] ** 2, rel=1e-10)

@@ -1,0 +1,116 @@
+"""Adapter folders: the same numbers as the merged model, whatever kind, prefixes and layout; or an error."""
+
+import json
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, get_peft_model
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+import lfmlib
+from lfmlib.delta import BUDGET, delta
+
+FIGURES = [*BUDGET, "ks", "kl_bits", "qq_r2", "top_ratio"]
+
+
+def llama() -> nn.Module:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+    )
+    return LlamaForCausalLM(config)
+
+
+def gpt2() -> nn.Module:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=32, n_embd=64, n_layer=2, n_head=4))
+
+
+def adapt(model: nn.Module, folder, **settings) -> nn.Module:
+    """An adapter with random factors, saved; the merged model."""
+    wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, **settings))
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.02 * torch.randn(parameter.shape, generator=generator)
+        if "magnitude" in name:
+            parameter.data *= 1 + 0.05 * torch.randn(parameter.shape, generator=generator)
+    wrapped.save_pretrained(folder)
+    return wrapped.merge_and_unload()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "v_proj", "down_proj"]},
+        {"target_modules": "all-linear", "use_rslora": True},
+        {"target_modules": ["q_proj", "up_proj"], "use_dora": True},
+        {"target_modules": ["k_proj", "o_proj"], "rank_pattern": {"k_proj": 2}, "alpha_pattern": {"layers.1.*": 32}},
+        {"target_modules": ["q_proj"], "layers_to_transform": [1], "modules_to_save": ["lm_head"]},
+    ],
+    ids=["lora", "rslora", "dora", "patterns", "one layer"],
+)
+def test_a_folder_gives_the_numbers_of_its_merged_model(tmp_path, settings):
+    base = {name: w.clone() for name, w in llama().state_dict().items()}
+    merged = adapt(llama(), tmp_path, **settings).state_dict()
+    folder = lfmlib.compare(base, tmp_path, progress=False)
+    whole = lfmlib.compare(base, merged, progress=False).set_index("tensor").loc[folder["tensor"]]
+    changed = [name for name, w in base.items() if not torch.equal(w, merged[name])]
+    assert folder["tensor"].tolist() == [name for name in changed if "lm_head" not in name]
+    for name in FIGURES:
+        assert folder[name].to_numpy() == pytest.approx(whole[name].to_numpy(), rel=1e-9, abs=1e-12), name
+    assert (folder["top_ratio"] > 2).all()
+    reasons = folder.attrs["skipped"]
+    assert reasons["model.embed_tokens.weight"] == "no adapter on it"
+    if "modules_to_save" in settings:
+        assert "saved whole beside the adapter" in reasons.values()
+
+
+def test_fused_and_transposed_layers_of_gpt2(tmp_path):
+    base = {name: w.clone() for name, w in gpt2().state_dict().items()}
+    merged = adapt(gpt2(), tmp_path, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True).state_dict()
+    folder = lfmlib.compare(gpt2(), tmp_path, progress=False)
+    whole = lfmlib.compare(base, merged, progress=False).set_index("tensor").loc[folder["tensor"]]
+    assert {"q", "k", "v", "o", "down"} <= set(folder["role"])
+    for name in FIGURES:
+        assert folder[name].to_numpy() == pytest.approx(whole[name].to_numpy(), rel=1e-9, abs=1e-12), name
+
+
+def test_other_prefixes_and_a_delta_of_low_rank(tmp_path):
+    merged = adapt(llama(), tmp_path, target_modules=["q_proj"])
+    inner = {name.removeprefix("model."): w for name, w in llama().state_dict().items()}
+    table = lfmlib.compare(inner, tmp_path, progress=False)
+    assert table["tensor"].tolist() == [f"layers.{layer}.self_attn.q_proj.weight" for layer in (0, 1)]
+    found = delta(inner, tmp_path, "layers.1.self_attn.q_proj.weight")
+    expected = merged.state_dict()["model.layers.1.self_attn.q_proj.weight"] - inner["layers.1.self_attn.q_proj.weight"]
+    assert torch.allclose(found, expected, atol=1e-7)
+    assert torch.linalg.matrix_rank(found, atol=1e-5) == 4
+
+
+def test_a_sixteen_bit_base_is_not_rounded_again(tmp_path):
+    adapt(llama(), tmp_path, target_modules=["q_proj"])
+    base = {name: w.bfloat16() for name, w in llama().state_dict().items()}
+    row = lfmlib.compare(base, tmp_path, progress=False).iloc[0]
+    assert row["dtype"] == "float32" and row["zeros"] == 0
+
+
+def test_what_is_no_such_adapter_is_refused(tmp_path):
+    adapt(llama(), tmp_path / "one", target_modules=["q_proj"])
+    with pytest.raises(lfmlib.CheckpointError, match=r"adapts model\.layers\.0.* expected the model it was trained on"):
+        lfmlib.compare(gpt2(), tmp_path / "one", progress=False)
+    small = LlamaForCausalLM(
+        LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    )
+    with pytest.raises(lfmlib.CheckpointError, match=r"factors A \(4, 64\) and B \(64, 4\).* a matrix of \(32, 32\)"):
+        lfmlib.compare(small, tmp_path / "one", progress=False)
+    scaled = get_peft_model(
+        llama(), IA3Config(target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"])
+    )
+    scaled.save_pretrained(tmp_path / "ia3")
+    with pytest.raises(lfmlib.CheckpointError, match=r"an adapter of type IA3; expected LORA"):
+        lfmlib.compare(llama(), tmp_path / "ia3", progress=False)
+    config = json.loads((tmp_path / "one" / "adapter_config.json").read_text())
+    (tmp_path / "one" / "adapter_config.json").write_text(json.dumps(config | {"r": "many"})[:-5])
+    with pytest.raises(lfmlib.CheckpointError, match="is no adapter that peft can read"):
+        lfmlib.compare(llama(), tmp_path / "one", progress=False)
