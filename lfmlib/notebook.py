@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import html
+import math
 import uuid
 import warnings
 from pathlib import Path
@@ -83,7 +84,7 @@ def _verdicts(several: list[Finding]) -> str:
     parts = dict.fromkeys(part for finding in several for part in finding.details.get("parts", {}))
     lines = "".join(
         f"<tr><th>{html.escape(finding.model)}</th>"
-        f"<td><b class='lfm-{finding.verdict}'>{finding.verdict}</b></td><td>{findings.value(finding)}</td>"
+        f"<td>{_name(finding)}</td><td>{findings.value(finding)}</td>"
         + "".join(f"<td>{_percent(finding.details.get('parts', {}).get(part))}</td>" for part in parts)
         + f"<td>{findings.number(finding, finding.null)}</td></tr>"
         for finding in several
@@ -94,6 +95,12 @@ def _verdicts(several: list[Finding]) -> str:
         f"<p>{html.escape(_sentence(several[0].metric))}</p>"
         f"<table class='dataframe lfm-table'><thead>{head}</thead><tbody>{lines}</tbody></table>{_rule(several[0])}"
     )
+
+
+def _name(finding: Finding) -> str:
+    if finding.value is None:
+        return "<i>not judged</i>"
+    return f"<b class='lfm-{finding.verdict}'>{finding.verdict}</b>"
 
 
 def _percent(share: float | None) -> str:
@@ -119,6 +126,8 @@ def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> Non
     def shown(value) -> str:
         if isinstance(value, bool):
             return "yes" if value else "no"
+        if isinstance(value, float) and math.isnan(value):
+            return "–"
         if isinstance(value, float):
             return f"{100 * value:.1f}\u00a0%" if percent else f"{value + 0.0:.4f}".replace("-0.0000", "0.0000")
         return f"{value:,}" if isinstance(value, int) else str(value)

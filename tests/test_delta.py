@@ -85,7 +85,7 @@ PLANTED = {
         lambda table, own: evidence.f7(own, "made", {}).verdict == "supported",
     ),
     "a trend that falls": (
-        lambda w, noise, layer: 0.05 * (1 + 0.2 * (7 - layer)) * noise,
+        lambda w, noise, layer: 0.05 * (1 + 0.2 * (5 - layer)) * noise,
         lambda table, own: evidence.f7(own, "made", {}).value == 0 and (depth_trend(own)["rho"] < -0.9).all(),
     ),
     "no trend": (
@@ -107,12 +107,13 @@ PLANTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTED)
 def test_planted_truths_come_out_in_19_of_20(name):
     change, seen = PLANTED[name]
     right = 0
     for seed in range(20):
-        base = made(seed)
+        base = made(seed, layers=6)
         tuned = moved(base, change, seed + 100)
         table = compare(base, tuned, progress=False, controls=["noise"], seed=seed)
         own = table[table["control"] == "none"]

@@ -157,11 +157,14 @@ def _toys() -> Iterator[dict]:
 
 
 def _in_toys(cell: dict) -> bool:
-    if cell["part"] == "cause":
-        return cell["cause"] in ("rate × 3", "shuffled labels")
-    if cell["part"] == "samples":
-        return cell["samples"] == 0.125 and cell["steps"] == TASKS[cell["model"]]["steps"]
-    return cell["part"] != "rank" or cell["rank"] in (4, 16)
+    model, part = cell["model"], cell["part"]
+    if part == "cause":
+        return model == "deep-decoder" and cell["cause"] in ("rate × 3", "shuffled labels")
+    if part == "samples":
+        return cell["samples"] == 0.125 and cell["steps"] == TASKS[model]["steps"]
+    if part == "rank":
+        return model == "deep-decoder" and (cell["adapter"], cell["rank"]) in (("lora", 4), ("lora", 16), ("dora", 4))
+    return part == "plain" or model in ("vit", "decoder")
 
 
 def plan(cell: dict) -> Config:

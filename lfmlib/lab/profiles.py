@@ -23,7 +23,7 @@ def trend_table(record: pd.DataFrame, model: str, way: str = "full") -> pd.DataF
     table = {
         role: {
             "ρ": f"{row['rho']:.2f} [{max(row['low'], -1):.2f}, {min(row['high'], 1):.2f}]",
-            "interior ρ": f"{row['rho_interior']:.2f}",
+            "interior ρ": float(row["rho_interior"]),
             "p": f"{row['p']:.2g}",
             "p, Holm": f"{row['p_holm']:.2g}",
             "grows": bool(row["grows"]),

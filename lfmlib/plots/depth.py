@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from .style import COLOURS, INK
 
@@ -23,7 +24,7 @@ LINES = (
 """Colour and marker of the lines of a panel, in order."""
 
 
-def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = True) -> None:
+def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = False) -> None:
     """σ(ΔW) against the layer, a panel for each of `PANELS`, a line for each way of training, the range shaded.
 
     Args:
@@ -36,7 +37,7 @@ def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = Tr
             for part, dashes in ((role, "-"), ("gate", "--")):
                 if part != role and role != "up":
                     continue
-                over = rows[rows["role"] == part].groupby("depth")["std_delta"].agg(["mean", "min", "max"])
+                over = 1000 * rows[rows["role"] == part].groupby("depth")["std_delta"].agg(["mean", "min", "max"])
                 if over.empty:
                     continue
                 depth = over.index.to_numpy(int)
@@ -46,9 +47,12 @@ def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = Tr
         gated = role == "up" and any((rows["role"] == "gate").any() for rows in lines.values())
         ax.set_title(f"{title}, Gate (dashed)" if gated else title)
         ax.set_yscale("log" if log and ax.lines else "linear")
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
         ax.xaxis.get_major_locator().set_params(integer=True)
     for ax in axes[:, 0]:
-        ax.set_ylabel("std(ΔW)")
+        ax.set_ylabel("1000 std(ΔW)")
     for ax in axes[-1]:
         ax.set_xlabel("layer")
 
@@ -99,7 +103,10 @@ def along(ax: Axes, runs: Mapping[str, pd.DataFrame], column: str, level: float 
         ax.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.15, lw=0)
     if level is not None:
         ax.axhline(level, color=INK, lw=0.8, ls=":")
+    steps = sorted({int(step) for rows in runs.values() for step in rows["step"]})
     ax.set(xscale="log", xlabel="training step")
+    ax.set_xticks([steps[0], steps[len(steps) // 2], steps[-1]], [steps[0], steps[len(steps) // 2], steps[-1]])
+    ax.minorticks_off()
     return ax
 
 
@@ -137,5 +144,5 @@ def with_gradient(ax: Axes, rows: pd.DataFrame) -> Axes:
         ax.plot(profile.index.to_numpy(int), profile, color=COLOURS[colour], marker=marker, ms=3.5, lw=1.2, label=name)
     ax.axhline(1, color=INK, lw=0.8, ls=":")
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="layer", yscale="log")
+    ax.set(xlabel="layer")
     return ax
