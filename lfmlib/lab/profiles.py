@@ -37,7 +37,8 @@ def by_method(record: pd.DataFrame) -> pd.DataFrame:
     """For every model and method: mean ρ over its roles [interval over seeds], roles that grow, and std(ΔW) itself."""
     found = {}
     for model, name in SHORT.items():
-        for way, rows in (methods(record, model) | {"shuffled labels": shuffled(record, model)}).items():
+        ways = methods(record, model) | {"full, no decay": where(record, part="plain", model=model, weight_decay=0.0)}
+        for way, rows in (ways | {"shuffled labels": shuffled(record, model)}).items():
             if not len(rows) or not len(trends := evidence.trends(rows)):
                 continue
             found[f"{name}, {way}"] = {

@@ -1,0 +1,231 @@
+"""Adapters whose ΔW is built from noise: frozen random matrices, of which only row and column scales are learned.
+
+    ΔW = Σ_k diag(r_k) N_k diag(c_k) / √in
+
+with N_k of unit variance, never trained and never stored: it is drawn anew from a seed and the layer's name. A saved
+adapter holds the scales r (out) and c (in), and the seed. If ΔW can be derived from Gaussian noise, this must be able
+to do what LoRA does (finding F5).
+
+It is a tuner of peft, so that `get_peft_model`, saving, loading, merging and disabling work as they do for LoRA. peft
+registers no method from outside, so loading one in a fresh process needs ``import lfmlib.noise_adapter`` first.
+
+The random numbers must be the same for ever, on every machine and device: NumPy keeps the stream of its bit generators,
+but not what it makes of them. So 16 bits of Philox (Salmon et al. 2011) choose one of 65,536 quantiles of the law, and
+a checksum of these quantiles is verified.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+import zlib
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from peft.config import PeftConfig
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.tuners._buffer_dict import BufferDict
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from scipy import special
+from torch import nn
+from torch.nn import functional
+
+TYPE = "NOISE"
+LAWS = ("gaussian", "uniform", "signs")
+"""Laws of the frozen entries, all of mean 0 and variance 1."""
+STREAM = "philox-quantiles-1"
+"""Version of the stream of random numbers; stored with every adapter."""
+_CHECKSUMS = {"gaussian": "c5f5ea2d3eff3897", "uniform": "283ffb1f8f146c26", "signs": "c9e690197cd3e1a0"}
+
+
+def basis(shape: tuple[int, int], law: str, seed: int, name: str, number: int = 0) -> torch.Tensor:
+    """A frozen random matrix, float32 ``shape``, of unit variance: a function of its arguments alone.
+
+    Args:
+        shape: ``(out, in)``.
+        law: one of `LAWS`.
+        seed: of the adapter.
+        name: of the layer.
+        number: of the basis, where a layer has several.
+
+    Raises:
+        ValueError: unknown law.
+        RuntimeError: this machine computes other quantiles than the ones adapters are stored with.
+    """
+    stream = np.random.Philox(key=[seed, zlib.crc32(name.encode()) + (number << 32)])
+    count = shape[0] * shape[1]
+    words = stream.random_raw(-(-count // 4)).astype("<u8", copy=False).view("<u2")[:count]
+    return torch.from_numpy(_quantiles(law)[words].reshape(shape))
+
+
+@cache
+def _quantiles(law: str) -> np.ndarray:
+    """65,536 equally likely values of a law, float32, of mean 0 and variance 1."""
+    if law not in LAWS:
+        raise ValueError(f"unknown law {law!r} of a noise adapter: expected one of {', '.join(LAWS)}")
+    middle = (np.arange(1 << 16) + 0.5) / (1 << 16)
+    values = {"gaussian": special.ndtri(middle), "uniform": 2 * middle - 1, "signs": np.sign(middle - 0.5)}[law]
+    values = values / math.sqrt(np.mean(values**2))
+    # Rounded on a grid that all machines agree on, although their last digits may not.
+    table = (np.round(values * 2**16) / 2**16).astype(np.float32)
+    found = hashlib.sha256(table.astype("<f4").tobytes()).hexdigest()[:16]
+    if found != _CHECKSUMS[law]:
+        raise RuntimeError(
+            f"the {law} quantiles of this machine have the checksum {found}, those that noise adapters are stored with "
+            f"{_CHECKSUMS[law]}: an adapter would come out as another one. Report the versions of numpy and scipy"
+        )
+    return table
+
+
+@dataclass
+class NoiseConfig(PeftConfig):
+    """What a noise adapter is, for `peft.get_peft_model`.
+
+    Attributes:
+        law: of the frozen entries, one of `LAWS`.
+        bases: random matrices a layer; each has its own scales.
+        seed: of the random matrices.
+        scale: factor on ΔW.
+        target_modules: names of linear layers, or a regular expression, as for LoRA.
+        exclude_modules, modules_to_save, layers_to_transform, layers_pattern: as for LoRA.
+        stream: version of the random numbers.
+    """
+
+    law: str = "gaussian"
+    bases: int = 1
+    seed: int = 0
+    scale: float = 1.0
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    stream: str = field(default=STREAM)
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.peft_type = TYPE
+        if self.law not in LAWS:
+            raise ValueError(f"unknown law {self.law!r} of a noise adapter: expected one of {', '.join(LAWS)}")
+        if self.bases < 1 or self.seed < 0:
+            raise ValueError(f"bases={self.bases}, seed={self.seed}: expected at least one basis, and a seed from 0 on")
+        if self.stream != STREAM:
+            raise ValueError(
+                f"this adapter was made with the random stream {self.stream!r}, and this version of lfmlib draws "
+                f"{STREAM!r}: its ΔW would be another one. Load it with the version that it was made with"
+            )
+        if isinstance(self.target_modules, list):
+            self.target_modules = set(self.target_modules)
+
+
+class NoiseLayer(BaseTunerLayer):
+    """The parameters of one layer's adapters, by adapter name: row scales, column scales, and the frozen bases."""
+
+    adapter_layer_names = ("noise_rows", "noise_columns")
+    other_param_names = ("noise_basis", "noise_scale")
+
+    def __init__(self, base_layer: nn.Module, **kwargs):
+        self.base_layer = base_layer
+        self.noise_rows, self.noise_columns = nn.ParameterDict({}), nn.ParameterDict({})
+        self.noise_basis, self.noise_scale = BufferDict({}, persistent=False), {}
+        self._disable_adapters, self.merged_adapters, self.kwargs = False, [], kwargs
+        layer = self.get_base_layer()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def update_layer(self, adapter_name: str, config: NoiseConfig, name: str) -> None:
+        """Add an adapter; ΔW begins at zero, because all row scales do."""
+        shape, count = (self.out_features, self.in_features), config.bases
+        self.noise_rows[adapter_name] = nn.Parameter(torch.zeros(count, self.out_features))
+        self.noise_columns[adapter_name] = nn.Parameter(torch.ones(count, self.in_features))
+        frozen = [basis(shape, config.law, config.seed, name, number) for number in range(count)]
+        self.noise_basis[adapter_name] = torch.stack(frozen)
+        self.noise_scale[adapter_name] = config.scale / math.sqrt(self.in_features)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def get_delta_weight(self, adapter: str) -> torch.Tensor:
+        """ΔW, ``(out, in)``, in the type of the base layer."""
+        rows, columns = self.noise_rows[adapter], self.noise_columns[adapter]
+        whole = (rows[:, :, None] * self.noise_basis[adapter].to(rows) * columns[:, None, :]).sum(0)
+        return (self.noise_scale[adapter] * whole).to(self.get_base_layer().weight.dtype)
+
+
+class NoiseLinear(nn.Module, NoiseLayer):
+    """A linear layer with noise adapters."""
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: NoiseConfig, name: str, **kwargs):
+        super().__init__()
+        NoiseLayer.__init__(self, base_layer, **kwargs)
+        self._active_adapter = adapter_name
+        self.update_layer(adapter_name, config, name)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the active (or these) adapters to the weight; with ``safe_merge``, refuse values that are not finite."""
+        for adapter in check_adapters_to_merge(self, adapter_names) or ():
+            if adapter not in self.noise_rows:
+                continue
+            layer = self.get_base_layer()
+            merged = layer.weight.data + self.get_delta_weight(adapter)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise ValueError(f"the adapter {adapter} would make weights infinite or NaN: it was not merged")
+            layer.weight.data = merged
+            self.merged_adapters.append(adapter)
+
+    def unmerge(self) -> None:
+        """Take merged adapters off again, up to rounding."""
+        if not self.merged:
+            warnings.warn("nothing is merged, so there is nothing to take off", stacklevel=2)
+        while self.merged_adapters:
+            adapter = self.merged_adapters.pop()
+            self.get_base_layer().weight.data -= self.get_delta_weight(adapter)
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The base layer's output, and what the active adapters add to it."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return result
+        for adapter in self.active_adapters:
+            if adapter in self.noise_rows:
+                rows, columns = self.noise_rows[adapter], self.noise_columns[adapter]
+                for r, frozen, c in zip(rows, self.noise_basis[adapter].to(rows), columns, strict=True):
+                    added = functional.linear(x.to(rows.dtype) * c, frozen) * (self.noise_scale[adapter] * r)
+                    result = result + added.to(result.dtype)
+        return result
+
+
+class NoiseModel(BaseTuner):
+    """The tuner: puts a `NoiseLinear` in the place of every linear layer that the configuration names."""
+
+    prefix = "noise_"
+    tuner_layer_cls = NoiseLayer
+    target_module_mapping: dict = {}  # noqa: RUF012 - peft's interface
+
+    def _create_and_replace(self, config, adapter_name, target, target_name, parent, current_key, **kwargs):
+        if isinstance(target, NoiseLayer):
+            target.update_layer(adapter_name, config, current_key)
+            return
+        layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        if not isinstance(layer, nn.Linear):
+            raise TypeError(
+                f"{current_key} is a {type(layer).__name__}: noise adapters go on torch.nn.Linear. Name linear layers "
+                "in target_modules"
+            )
+        module = NoiseLinear(target, adapter_name, config, current_key)
+        if adapter_name not in self.active_adapters:
+            module.requires_grad_(False)
+        self._replace_module(parent, target_name, module, target)
+
+
+def _register() -> None:
+    PEFT_TYPE_TO_CONFIG_MAPPING[TYPE] = NoiseConfig
+    PEFT_TYPE_TO_TUNER_MAPPING[TYPE] = NoiseModel
+    PEFT_TYPE_TO_PREFIX_MAPPING[TYPE] = NoiseModel.prefix
+
+
+_register()
