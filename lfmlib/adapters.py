@@ -21,6 +21,8 @@ from .pairs import prefixes
 
 CONFIG = "adapter_config.json"
 _WRAPPED = "base_model.model."
+_MOVE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Ways to begin A and B that also change the base: such an adapter does not lie on the base as it is stored."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,12 @@ def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
         source: a folder with adapter_config.json and adapter_model.safetensors (or .bin), as peft saves them.
 
     Returns:
-        A `Checkpoint`; its ``skipped`` says of everything that is not in it why: tensors without an adapter, and parts
-        of the adapter that change no matrix.
+        A `Checkpoint`; its ``skipped`` says of everything that is not in it why: tensors without an adapter, adapted
+        embeddings, and what was saved whole beside the adapter.
 
     Raises:
-        CheckpointError: the adapter is of another kind than LoRA and DoRA, damaged, or for other modules or shapes than
-            the base has.
+        CheckpointError: the adapter is of another kind than LoRA and DoRA, began with a changed base (PiSSA, OLoRA and
+            others), is damaged, or for other modules or shapes than the base has.
     """
     folder = Path(source).expanduser()
     try:
@@ -77,15 +79,11 @@ def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
         state = load_peft_weights(str(folder), device="cpu")
     except Exception as error:
         raise CheckpointError(f"{folder} is no adapter that peft can read ({error}): save it again") from error
-    if not isinstance(config, LoraConfig):
-        raise CheckpointError(
-            f"{folder} holds an adapter of type {getattr(config.peft_type, 'value', config.peft_type)}; expected LORA, "
-            "with or without DoRA. Merge it into its base with peft, and give the merged model"
-        )
+    _refuse_other_kinds(config, folder)
     modules, odd = _by_module(state)
     matrices = {info.name: info for info in base.tensors if len(info.shape) == 2}
-    stored = {base._parts[name].stored for name in matrices}
-    before, after = prefixes(dict.fromkeys(stored), {f"{path}.weight": None for path in modules})
+    stored = dict.fromkeys(base._parts[name].stored for name in matrices)
+    before, after = prefixes(stored, [f"{path}.weight" for path in modules])
     places = {}
     for path in modules:
         name = f"{path}.weight"
@@ -93,7 +91,7 @@ def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
         if partner in stored:
             places[partner] = path
         else:
-            odd[path] = f"{base.name} has no matrix of that name"
+            odd[name] = base.skipped.get(name, f"{base.name} has no matrix of that name")
     if not places:
         raise CheckpointError(
             f"{folder} adapts {', '.join(list(modules)[:3]) or 'nothing'}, and {base.name} has "
@@ -114,12 +112,30 @@ def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
     return replace(
         base,
         name=folder.resolve().name,
-        source=str(source),
+        source=f"{folder.resolve()} on {base.source}",
+        revision=None,
+        files=[],
         tensors=tensors,
         skipped=untouched | odd,
         _parts={info.name: base._parts[info.name] for info in tensors},
         _stored=laid,
     )
+
+
+def _refuse_other_kinds(config: PeftConfig, folder: Path) -> None:
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    if kind != "LORA":
+        raise CheckpointError(
+            f"{folder} holds an adapter of type {kind}; expected LORA, with or without DoRA. Merge it into its base "
+            "with peft, and give the merged model"
+        )
+    if str(config.init_lora_weights).lower().startswith(_MOVE_THE_BASE) or getattr(config, "layer_replication", None):
+        how = "layer replication" if getattr(config, "layer_replication", None) else config.init_lora_weights
+        raise CheckpointError(
+            f"{folder} holds an adapter made with {how}, which changed its base as well; expected one that lies on the "
+            "base as it is stored. Save it anew with peft's path_initial_model_for_weight_conversion, or give the "
+            "merged model"
+        )
 
 
 def _by_module(state: dict[str, torch.Tensor]) -> tuple[dict[str, dict], dict[str, str]]:
@@ -129,11 +145,13 @@ def _by_module(state: dict[str, torch.Tensor]) -> tuple[dict[str, dict], dict[st
     for key, value in state.items():
         name = key.removeprefix(_WRAPPED)
         path, mark, _ = name.partition(".lora_")
+        if ".base_layer." in name:
+            continue  # the base's own, which peft saves along with a changed embedding
         if not mark:
-            odd[name] = "saved whole beside the adapter"
+            odd[name] = "saved whole beside the adapter, and not measured"
         elif ".lora_embedding_" in name:
-            odd[path] = "an adapter of an embedding"
-        else:
+            odd[f"{path}.weight"] = "an adapter of an embedding, and not measured"
+        elif not name.endswith(".bias"):
             found.setdefault(path, {})[name] = value
     return found, odd
 
@@ -166,7 +184,7 @@ def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], conf
         place = place.get_submodule(name)
     place.add_module(leaf, linear)
     one = copy.copy(config)
-    # What chose the layers has done so; how A and B began no longer matters.
+    # What chose the layers has done so, and how A and B began no longer matters.
     one.target_modules, one.fan_in_fan_out, one.init_lora_weights, one.lora_bias = {path}, False, True, False
     for chooser in ("modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules", "target_parameters"):
         setattr(one, chooser, None)

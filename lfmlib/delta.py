@@ -7,6 +7,7 @@ squares in a second.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
@@ -36,12 +37,33 @@ KIN = 0.2
 BUDGET = (
     "std_base", "std_tuned", "std_delta", "std_gain", "gain", "corr", "cov", "moved", "zeros", "rounding_std",
 )  # fmt: skip
-CONTROLS = ("noise",)
-"""What can stand beside ΔW: "noise" is the same model with Gaussian noise of ΔW's norm added to W₀ instead, stored in
-the same type."""
-NORMALITY = ("skewness", "excess_kurtosis", "ks", "kl_bits", "tail_bits", "wasserstein", "gg_shape", "weibull_k")
-_MANTISSA = {"float64": 52, "float32": 23, "bfloat16": 7, "float16": 10}
-_LEAST_EXPONENT = {"float64": -1022, "float32": -126, "bfloat16": -126, "float16": -14}
+CONTROLS = ("noise", "permuted")
+"""What can stand beside ΔW: "noise" adds Gaussian noise of its standard deviation to W₀ instead, "permuted" the entries
+of ΔW in another order; both are stored in the type of W."""
+NORMALITY = (
+    "skewness",
+    "excess_kurtosis",
+    "ks",
+    "ks_lower",
+    "ks_upper",
+    "kl_bits",
+    "tail_bits",
+    "wasserstein",
+    "gg_shape",
+    "weibull_k",
+    "exponent_entropy",
+)
+#: storage type → bits of its fraction, least exponent of a normal number
+_FORMATS = {
+    "float64": (52, -1022),
+    "float32": (23, -126),
+    "bfloat16": (7, -126),
+    "float16": (10, -14),
+    "float8_e4m3fn": (3, -6),
+    "float8_e4m3fnuz": (3, -7),
+    "float8_e5m2": (2, -14),
+    "float8_e5m2fnuz": (2, -15),
+}
 
 
 def compare(
@@ -71,7 +93,8 @@ def compare(
         std_base, std_tuned, std_delta (population standard deviations of W₀, W, ΔW); std_gain = std_tuned - std_base;
         gain = (Var W - Var W₀) / Var ΔW, which is 1 for independent noise; corr, the correlation of ΔW and W₀; cov,
         their covariance; moved = RMS(ΔW) / RMS(W₀); zeros, the share of entries of ΔW that are exactly 0;
-        rounding_std, the standard deviation that rounding W to its stored type alone gives to ΔW; the figures of
+        rounding_std, the standard deviation that rounding W to its stored type alone gives to ΔW (where W₀ was rounded
+        as well, √2 times that); the figures of
         `normality` of ΔW with their nulls on noise, `qq_r2`, and its shape (``label``); top_ratio, its largest singular
         value over the edge of noise, with its null. ``attrs["skipped"]`` says of every other tensor of either
         checkpoint why it is not there.
@@ -85,6 +108,10 @@ def compare(
         raise ValueError(f"unknown control {', '.join(map(repr, sorted(unknown)))}: expected some of {CONTROLS}")
     base, tuned = opened(base, tuned)
     pairs, skipped = pair(base, tuned.select(select) if select else tuned)
+    if select:  # what was not asked for is not missing
+        found = re.compile(select).search
+        skipped = {name: reason for name, reason in skipped.items() if found(name)}
+    _refuse_strangers(pairs, tuned, base)
     by_name = {one.tuned: one for one in pairs}
     wanted = [info for info in tuned.tensors if info.name in by_name]
     base_pairs = base.only([one.base for one in pairs])
@@ -93,7 +120,6 @@ def compare(
     table = pd.DataFrame([row for info in wanted for row in rows.get(info.name, ())], columns=_columns())
     table["depth"] = table["depth"].astype("Int64")
     table.attrs.update(source=tuned.name, base=base.name, skipped=skipped | failed, interrupted=interrupted)
-    _refuse_strangers(table, base, tuned)
     return table
 
 
@@ -109,7 +135,16 @@ def opened(base, tuned, revision: str | None = None) -> tuple[Checkpoint, Checkp
         return base, tuned
     from . import adapters  # here, because importing peft takes seconds
 
-    return base, adapters.adapted(base, tuned) if adapters.is_adapter(tuned) else open_checkpoint(tuned, revision)
+    if adapters.is_adapter(tuned):
+        return base, adapters.adapted(base, tuned)
+    tuned = open_checkpoint(tuned, revision)
+    for checkpoint, side in ((base, "base"), (tuned, "tuned model")):
+        if any(".lora_" in info.name for info in checkpoint.tensors):
+            raise ValueError(
+                f"the {side} ({checkpoint.name}) holds the factors of an adapter, such as {checkpoint.tensors[0].name}: "
+                "expected the model as the base, and as the tuned model the adapter's folder, with adapter_config.json"
+            )
+    return base, tuned
 
 
 def delta(base, tuned, name: str) -> torch.Tensor:
@@ -131,18 +166,15 @@ def delta(base, tuned, name: str) -> torch.Tensor:
     return new.float() - old.float() if new.dtype != torch.float64 else (new - old.double()).float()
 
 
-def _refuse_strangers(table: pd.DataFrame, base: Checkpoint, tuned: Checkpoint) -> None:
-    kinship = _kinship(table[table["control"] == "none"]).median()
+def _refuse_strangers(pairs: list[Pair], tuned: Checkpoint, base: Checkpoint, most: int = 16) -> None:
+    """Look at some rows of some pairs before all are measured."""
+    kinship = float(np.median([_alike(*_read(one, tuned, base)) for one in pairs[:: -(-len(pairs) // most)]]))
     if kinship < KIN:
         raise ValueError(
-            f"{tuned.name} is no fine-tune of {base.name}: their matrices correlate by {kinship:.3f} in the median, as "
-            f"unrelated models do; expected at least {KIN}. Name the model it was fine-tuned from"
+            f"the tuned model ({tuned.name}) is no fine-tune of the base ({base.name}): their matrices correlate by "
+            f"{kinship:.3f} in the median, as unrelated models do; expected at least {KIN}. Name the model it was "
+            "fine-tuned from"
         )
-
-
-def _kinship(table: pd.DataFrame) -> pd.Series:
-    """Correlation of W and W₀, from the budget."""
-    return (table["std_base"] ** 2 + table["cov"]) / (table["std_base"] * table["std_tuned"])
 
 
 def depth_trend(table: pd.DataFrame, column: str = "std_delta", resamples: int = 9999) -> pd.DataFrame:
@@ -151,24 +183,15 @@ def depth_trend(table: pd.DataFrame, column: str = "std_delta", resamples: int =
     Args:
         table: from `compare`; roles with fewer than four layers are left out, and rows of controls.
         column: the figure.
-        resamples: permutations drawn where there are too many (more than seven layers) to go through all.
+        resamples: permutations drawn where there are too many (more than seven layers) to go through all; 0 for no p.
 
     Returns:
         One row per role: role, layers, rho, p (one-sided for growth, by permutation), and rho_interior, p_interior of
         all layers but the first and the last (NaN where fewer than four are left). Where a role has several matrices at
         one depth, their median counts; towers are told apart as "vision.q".
     """
-    known = table.dropna(subset=["depth", column])
-    if "control" in known:
-        known = known[known["control"] == "none"]
-    tower = known["tower"].fillna("") if "tower" in known else pd.Series("", index=known.index)
-    several = tower.nunique() > 1
-    known = known.assign(
-        role=[f"{t}.{role}" if several and t else role for t, role in zip(tower, known["role"], strict=True)]
-    )
     rows = []
-    for role, some in known.groupby("role", sort=False):
-        layers = some.groupby("depth")[column].median().sort_index()
+    for role, layers in profiles(table, column).items():
         if len(layers) < 4:
             continue
         rho, p = _growth(layers, role, resamples)
@@ -178,11 +201,30 @@ def depth_trend(table: pd.DataFrame, column: str = "std_delta", resamples: int =
     return pd.DataFrame(rows, columns=["role", "layers", "rho", "p", "rho_interior", "p_interior"])
 
 
+def profiles(table: pd.DataFrame, column: str = "std_delta") -> dict[str, pd.Series]:
+    """A figure over depth, by role (see `depth_trend`): index depth, ascending."""
+    known = table.dropna(subset=["depth", column])
+    if "control" in known:
+        known = known[known["control"] == "none"]
+    tower = known["tower"].fillna("") if "tower" in known else pd.Series("", index=known.index)
+    several = tower.nunique() > 1
+    known = known.assign(
+        role=[f"{t}.{role}" if several and t else role for t, role in zip(tower, known["role"], strict=True)]
+    )
+    return {
+        role: some.groupby("depth")[column].median().sort_index() for role, some in known.groupby("role", sort=False)
+    }
+
+
 def _growth(layers: pd.Series, role: str, resamples: int) -> tuple[float, float]:
     """Spearman's correlation of depth and value, and its one-sided permutation p; exact up to seven layers."""
     depth, values = stats.rankdata(layers.index.to_numpy(float)), stats.rankdata(layers.to_numpy(float))
     if np.ptp(values) == 0:
         return 0.0, 1.0
+
+    rho = float(np.corrcoef(depth, values)[0, 1])
+    if not resamples:
+        return rho, np.nan
 
     def statistic(x, axis=-1):
         return (x * (depth - depth.mean())).sum(axis)
@@ -192,7 +234,7 @@ def _growth(layers: pd.Series, role: str, resamples: int) -> tuple[float, float]
         (values,), statistic, permutation_type="pairings", alternative="greater", vectorized=True,
         n_resamples=np.inf if exact else resamples, rng=zlib.crc32(role.encode()),
     )  # fmt: skip
-    return float(np.corrcoef(depth, values)[0, 1]), float(found.pvalue)
+    return rho, float(found.pvalue)
 
 
 def _measure_batch(
@@ -201,14 +243,24 @@ def _measure_batch(
     results: Rows = []
     for info in checkpoint.tensors:
         try:
-            new, old = _read(pairs[info.name], checkpoint, base)
-            about = asdict(info) | {"base_tensor": pairs[info.name].base}
+            one = pairs[info.name]
+            new, old = _read(one, checkpoint, base)
+            if one.rows is not None and _alike(new, old) < KIN:
+                raise ValueError(
+                    f"its first {one.rows} rows are unlike those of {one.base}: other rows, not more of them"
+                )
+            about = asdict(info) | {"base_tensor": one.base, "shape": tuple(new.shape), "numel": new.numel()}
             about["tensor"] = about.pop("name")
             rows = [about | {"control": "none"} | figures(new, old, info.dtype)]
-            if "noise" in controls:
+            for kind in controls:
                 rng = np.random.default_rng([seed, *info.name.encode()])
-                noisy = added(old, rows[0]["std_delta"], rng).to(new.dtype)
-                rows.append(about | {"control": "noise"} | figures(noisy, old, info.dtype))
+                if kind == "noise":
+                    other = added(old, rows[0]["std_delta"], rng, new.dtype)
+                else:
+                    order = torch.from_numpy(rng.permutation(new.numel()))
+                    moved = new.double() - old.double()
+                    other = (old.double() + moved.flatten()[order].view_as(moved)).to(new.dtype)
+                rows.append(about | {"control": kind} | figures(other, old, info.dtype))
             results.append((info.name, rows))
         except ValueError as error:
             results.append((info.name, str(error)))
@@ -233,7 +285,11 @@ def _alike(new: torch.Tensor, old: torch.Tensor) -> float:
 
 
 def figures(new: torch.Tensor, old: torch.Tensor, dtype: str | None = None) -> dict[str, float]:
-    """What a row of `compare` says of W and W₀, both ``(out, in)``; ``dtype`` is the type W is stored in."""
+    """What a row of `compare` says of W and W₀, both ``(out, in)``; ``dtype`` is the type W is stored in.
+
+    Raises:
+        ValueError: values that are not finite.
+    """
     budget, delta = _budget(new, old, dtype or str(new.dtype).removeprefix("torch."))
     sketch = Sketch.of(delta)
     found = measure(sketch)
@@ -254,8 +310,10 @@ def _blocks(new: torch.Tensor, old: torch.Tensor) -> Iterator[tuple[torch.Tensor
     for start in range(0, new.shape[0], rows):
         pieces = (w[start : start + rows].double() for w in (new, old))
         w, w0 = pieces
-        if not (torch.isfinite(w).all() and torch.isfinite(w0).all()):
-            raise ValueError("values that are not finite: mend them first")
+        for side, values in (("the tuned model", w), ("the base", w0)):
+            if not torch.isfinite(values).all():
+                count = int((~torch.isfinite(values)).sum())
+                raise ValueError(f"{count} or more values of {side} are infinite or NaN: mend them first")
         yield w, w0
 
 
@@ -294,11 +352,12 @@ def _budget(new: torch.Tensor, old: torch.Tensor, dtype: str) -> tuple[dict[str,
 
 
 def _ulps(w: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Spacing of the numbers of a storage type around each entry; 0 for types it is not known of."""
-    if dtype not in _MANTISSA:
-        return torch.zeros_like(w)
-    exponent = torch.frexp(w).exponent - 1
-    return torch.ldexp(torch.ones_like(w), exponent.clamp(min=_LEAST_EXPONENT[dtype]) - _MANTISSA[dtype])
+    """Spacing of the numbers of a storage type around each entry; NaN for types it is not known of."""
+    if dtype not in _FORMATS:
+        return torch.full_like(w, torch.nan)
+    fraction, least = _FORMATS[dtype]
+    exponent = torch.where(w == 0, least, torch.frexp(w).exponent - 1)
+    return torch.ldexp(torch.ones_like(w), exponent.clamp(min=least) - fraction)
 
 
 def _columns() -> list[str]:

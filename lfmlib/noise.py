@@ -6,18 +6,19 @@ import numpy as np
 import torch
 
 
-def added(base: torch.Tensor, std: float, rng: np.random.Generator) -> torch.Tensor:
-    """W₀ + noise, rounded to the type of W₀: what a fine-tune would be if its ΔW were Gaussian noise.
+def added(base: torch.Tensor, std: float, rng: np.random.Generator, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """W₀ + noise, rounded once: what a fine-tune would be if its ΔW were Gaussian noise.
 
     Args:
         base: W₀, ``(out, in)``.
         std: standard deviation of the noise, in weight units.
         rng: source of the noise.
+        dtype: type it is rounded to; by default that of W₀.
     """
+    dtype = dtype or base.dtype
     noise = torch.from_numpy(rng.standard_normal(tuple(base.shape), dtype=np.float32))
-    if base.dtype == torch.float64:
-        return base + std * noise.double()
-    return (base.float() + std * noise).to(base.dtype)
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return (base.to(wide) + std * noise.to(wide)).to(dtype)
 
 
 def low_rank(shape: tuple[int, int], rank: int, std: float, rng: np.random.Generator) -> torch.Tensor:

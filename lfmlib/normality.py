@@ -105,10 +105,11 @@ def measure(x) -> dict[str, float]:
 
 
 def qq_r2(x) -> float:
-    """R² of the Q–Q plot against the Gaussian: the squared correlation of the sorted values with its quantiles.
+    """R² of the Q–Q plot against the Gaussian: how much of the variance a rescaled Gaussian accounts for.
 
-    Quantiles are averaged over each rank's own share of the distribution, so that they have variance 1 and
-    2 (1 - √R²) is the squared Wasserstein-2 distance in standard deviations. Noise of 4,096 values has 0.999.
+    The squared mean product of the sorted values, in standard deviations, with the Gaussian's quantiles, averaged over
+    each value's own share of the distribution; 2 (1 - √R²) is the squared Wasserstein-2 distance. Noise of 4,096 values
+    has 0.999.
 
     Args:
         x: a `Sketch`, or anything `Sketch.of` takes.

@@ -93,7 +93,9 @@ def _verdicts(several: list[Finding]) -> str:
     head = "<tr>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
     return (
         f"<p>{html.escape(_sentence(several[0].metric))}</p>"
-        f"<table class='dataframe lfm-table'><thead>{head}</thead><tbody>{lines}</tbody></table>{_rule(several[0])}"
+        "<div class='lfm-scroll' tabindex='0' role='region' aria-label='verdicts'>"
+        f"<table class='dataframe lfm-table'><thead>{head}</thead><tbody>{lines}</tbody></table></div>"
+        f"{_rule(several[0])}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .checkpoint import Checkpoint, TensorInfo
@@ -10,6 +11,8 @@ from .executor import matrices
 
 SHARED = 2
 """Parts of a name, counted from its end, that two names must share before their prefixes are compared."""
+MOST = 512
+"""Partners that one name may have by its end; where there are more, the end is too common to tell."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str
     for name, info in wanted.items():
         partner = name if name in known else before + name.removeprefix(after) if name.startswith(after) else ""
         if partner not in known:
-            left[name] = f"only in {tuned.name}"
+            left[name] = f"only in the tuned model ({tuned.name})"
             continue
         made = _fit(known[partner], info)
         if isinstance(made, str):
@@ -55,36 +58,46 @@ def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str
         else:
             found.append(made)
     taken = {one.base for one in found}
-    left |= {name: f"only in {base.name}" for name in known if name not in taken and name not in left}
+    left |= {name: f"only in the base ({base.name})" for name in known if name not in taken and name not in left}
     if not found:
         some = [", ".join(list(names)[:3]) or "no floating-point matrix" for names in (known, wanted)]
         raise ValueError(
-            f"{tuned.name} and {base.name} have no matrix in common: found {some[1]} … and {some[0]} …; expected a "
-            "model and the one it was fine-tuned from"
+            f"the tuned model ({tuned.name}) and the base ({base.name}) have no matrix in common: found {some[1]} … and "
+            f"{some[0]} …; expected a model and the one it was fine-tuned from"
         )
     return found, left | skipped_old | skipped_new  # what a checkpoint says of its own tensor comes first
 
 
-def prefixes(known: dict[str, TensorInfo], wanted: dict[str, TensorInfo]) -> tuple[str, str]:
-    """Prefixes of the two checkpoints' names that, taken off, join most tensors which have no namesake."""
-    ends: dict[tuple, list[str]] = {}
+def prefixes(known: Iterable[str], wanted: Iterable[str]) -> tuple[str, str]:
+    """Prefixes of two checkpoints' names that, taken off, join most ``wanted`` names without a namesake.
+
+    Every name votes for the partners it shares most with, counted in parts from its end; of prefixes with equally many
+    votes, those that leave the longest names win.
+    """
+    known = dict.fromkeys(known)
+    by_end: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for name in known:
-        ends.setdefault(tuple(name.split(".")[-SHARED:]), []).append(name)
+        parts = tuple(name.split("."))
+        for start in range(len(parts) - SHARED + 1):
+            by_end.setdefault(parts[start:], []).append(parts)
     votes: Counter[tuple[str, str]] = Counter()
+    lengths: Counter[tuple[str, str]] = Counter()
     for name in wanted:
         if name in known:
             continue
-        parts = name.split(".")
-        for other in ends.get(tuple(parts[-SHARED:]), []):
-            theirs = other.split(".")
-            same = 0
-            while same < min(len(parts), len(theirs)) and parts[-1 - same] == theirs[-1 - same]:
-                same += 1
-            votes[_dotted(theirs[: len(theirs) - same]), _dotted(parts[: len(parts) - same])] += 1
-    return max(votes, key=votes.get) if votes else ("", "")
+        parts = tuple(name.split("."))
+        shared = next((k for k in range(len(parts), SHARED - 1, -1) if parts[-k:] in by_end), 0)
+        partners = by_end[parts[-shared:]] if shared else []
+        if len(partners) > MOST:  # an end that everything has says nothing
+            continue
+        for other in partners:
+            pair = _dotted(other[: len(other) - shared]), _dotted(parts[: len(parts) - shared])
+            votes[pair] += 1
+            lengths[pair] += shared
+    return max(votes, key=lambda pair: (votes[pair], lengths[pair])) if votes else ("", "")
 
 
-def _dotted(parts: list[str]) -> str:
+def _dotted(parts: tuple[str, ...]) -> str:
     return "".join(f"{part}." for part in parts)
 
 

@@ -119,6 +119,43 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table).T
 
 
+def learned(rows: pd.DataFrame) -> str:
+    """Whether every way of training ends better than guessing, in a sentence; the worst training of each counts."""
+    ends = verdict_runs(last(rows)) | optimizer_runs(last(rows))
+    failed = []
+    for name, some in ends.items():
+        language = (some["model"] == "decoder").all()
+        better = some["score"] < some["trivial"] if language else some["score"] > some["trivial"]
+        if not better.all():
+            failed.append(f"{name}: {(~better).sum()} of {len(better)}")
+    if failed:
+        return f"**No better than the trivial answer** ended {'; '.join(failed)} trainings."
+    return f"Every single training, in all {len(ends)} ways, ends better than the trivial answer."
+
+
+def picture(rows: pd.DataFrame, bound: float) -> str:
+    """How the prediction does where it is put to the test, under AdamW, in a sentence.
+
+    Args:
+        rows: from `with_prediction`.
+        bound: `kl_bits` at which a start counts as forgotten.
+    """
+    told = rows[rows["predicted"].notna() & (rows["optimizer"] == "adamw")]
+    forgotten = told["predicted"] <= bound
+    kept = int((told.loc[forgotten, "kl_bits"] > bound).sum())
+    words = (
+        f"Under AdamW, of {forgotten.sum():,} snapshots that should have forgotten their start, **{kept:,} have not**."
+    )
+    half = told[~forgotten & (told["ratio"] > 0.5)]
+    if len(half):
+        factor = (half["kl_bits"] / half["predicted"]).median()
+        words += (
+            f" Among the {len(half):,} others to which at least half as much was added as is left of the start, the "
+            f"measured distance is **{factor:.2f} times** the foretold one in the median."
+        )
+    return words
+
+
 def with_prediction(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with ``ratio``, RMS(D)/RMS(a W₀), and the `kl_bits` ``predicted`` from it for an unlike start."""
     rows = rows.assign(ratio=forgetting.ratio(rows["memory"]))

@@ -6,6 +6,7 @@ ends in the same bits as one that was not.
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 import time
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 from . import cache, inits, models
 from .problems import problem
 from .trace import trace
-from .tuning import ADAPTERS, adapt, inherit, merged, shuffle_labels
+from .tuning import ADAPTERS, LABELS, adapt, inherit, labelled, merged
 
 OPTIMIZERS = {
     "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay, betas=(0.9, 0.98), fused=True),
@@ -54,11 +55,12 @@ class Config:
         adapter: "" to train all weights, or one of `lfmlib.lab.tuning.ADAPTERS`.
         rank: of the adapter.
         samples: share of the training data that batches are drawn from.
-        shuffled: labels are exchanged within every batch, so that there is nothing to learn.
+        labels: "real"; "shuffled", exchanged within every batch; or "own", for texts: drawn from what the start itself
+            predicts, so that there is nothing to learn (see `lfmlib.lab.tuning`).
 
     Raises:
         ValueError: a pre-trained model with another start than "library"; a base of another model; an unknown adapter,
-            or one without a rank; a share outside (0, 1].
+            or one without a rank; unknown labels; a share outside (0, 1].
     """
 
     model: str
@@ -76,7 +78,7 @@ class Config:
     adapter: str = ""
     rank: int = 0
     samples: float = 1.0
-    shuffled: bool = False
+    labels: str = "real"
 
     def __post_init__(self):
         if self.model in models.PRETRAINED and self.start != "library":
@@ -92,6 +94,8 @@ class Config:
             raise ValueError(f"unknown adapter {self.adapter!r}: expected one of {', '.join(ADAPTERS)}, or none")
         if bool(self.adapter) != (self.rank > 0):
             raise ValueError(f"adapter={self.adapter!r} with rank={self.rank}: an adapter needs a rank of at least 1")
+        if self.labels not in LABELS:
+            raise ValueError(f"unknown labels {self.labels!r}: expected one of {', '.join(LABELS)}")
         if not 0 < self.samples <= 1:
             raise ValueError(f"samples={self.samples}: expected a share of the training data, above 0 and at most 1")
 
@@ -186,6 +190,7 @@ def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> 
     try:
         model = start_of(config).to(device)
         start = {name: value.detach().clone() for name, value in model.named_parameters() if value.dim() == 2}
+        before = copy.deepcopy(model).eval() if config.labels == "own" else None
         optimizer = OPTIMIZERS[config.optimizer](_groups(model, config.weight_decay), config.lr, config.weight_decay)
         state = _State(part / "state.pt")
         step = state.load(model, optimizer)
@@ -202,7 +207,7 @@ def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> 
                     if step == config.steps:
                         break
                     whole = False
-                    loss = _step(model, optimizer, task, config, step)
+                    loss = _step(model, optimizer, task, config, step, before)
                     if step % 10 == 0:
                         state.history.append({"step": step, "loss": loss, "lr": rate(config, step)})
                         bar.set_postfix(loss=f"{loss:.3f}")
@@ -227,12 +232,12 @@ def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> 
         (part / left).unlink(missing_ok=True)
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, task, config: Config, step: int) -> float:
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, task, config: Config, step: int, before=None) -> float:
     for group in optimizer.param_groups:
         group["lr"] = rate(config, step)
     model.train()
     batch = task.batch(config.seed, step, config.batch, config.samples)
-    loss = task.loss(model, shuffle_labels(batch, config.seed, step) if config.shuffled else batch)
+    loss = task.loss(model, labelled(batch, config.labels, 1_000_003 * config.seed + step, before))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)

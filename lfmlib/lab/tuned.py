@@ -16,7 +16,7 @@ from ..checkpoint import Checkpoint, open_checkpoint
 from ..delta import opened
 from ..findings import Finding
 from ..provenance import recorded
-from .finetuning import CAUSES, DECAY, FULL, TASKS, plan
+from .finetuning import CAUSES, DECAY, FULL, TASKS, TOY, plan
 from .initialization import where
 from .train import Config, rate, start_of, train
 
@@ -105,7 +105,7 @@ def example(profile: str, seed: int) -> tuple[Checkpoint, Checkpoint]:
     """A pair to look at: MiniLM and a full fine-tune of it, as in the record; quick: a toy ViT."""
     model = "vit" if profile == "quick" else "minilm"
     cell = {"part": "plain", "model": model, **TASKS[model], "lr": FULL[model], "weight_decay": DECAY, "seed": seed}
-    config = plan(cell | ({"steps": 8, "batch": 4} if profile == "quick" else {}))
+    config = plan(cell | ({"steps": 8, "batch": TOY} if profile == "quick" else {}))
     base, tuned = (open_checkpoint(one) for one in (start_of(config), train(config, snapshots=0).model))
     name = "all-MiniLM-L6-v2" if model == "minilm" else "a toy ViT"
     return replace(base, name=name), replace(tuned, name=f"{name}, tuned for “{cell['task']}”")

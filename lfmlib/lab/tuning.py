@@ -15,9 +15,11 @@ from torch import nn
 ADAPTERS = ("lora", "dora")
 """Low-rank adapters: LoRA (Hu et al. 2021, arXiv 2106.09685), and DoRA, which learns the length of every row beside it
 (Liu et al. 2024, arXiv 2402.09353)."""
+LABELS = ("real", "shuffled", "own")
+"""What a model is taught: see `labelled`."""
 SCALE = 2.0
 """alpha / rank, by which peft multiplies BA: twice the rank is a common alpha."""
-_HEADS = ("classifier", "lm_head", "patch_embeddings")
+_HEADS = ("classifier", "lm_head")
 
 
 def inherit(model: nn.Module, base: dict[str, torch.Tensor]) -> None:
@@ -68,11 +70,31 @@ def merged(model: nn.Module) -> nn.Module:
     return model.requires_grad_(True)
 
 
-def shuffle_labels(batch: tuple[torch.Tensor, ...], seed: int, step: int) -> tuple[torch.Tensor, ...]:
-    """The batch with its labels, the last part, exchanged at random: gradients like any other, and nothing to learn."""
-    *rest, labels = batch
-    order = torch.randperm(labels.numel(), generator=torch.Generator().manual_seed(1_000_003 * seed + step))
-    return (*rest, labels.flatten()[order].view_as(labels))
+def labelled(
+    batch: tuple[torch.Tensor, ...], labels: str, seed: int, before: nn.Module | None = None
+) -> tuple[torch.Tensor, ...]:
+    """A batch with other labels, its last part.
+
+    Shuffled labels are right in number and wrong in place. A classifier cannot learn from them more than their
+    frequencies; a language model that is good already is taught by them to forget what follows what. Its own
+    predictions, drawn at random, are what leaves nothing to learn there: the expected gradient is zero at the start.
+
+    Args:
+        batch: from a problem.
+        labels: one of `LABELS`.
+        seed: of the exchange, or of the draw.
+        before: the model whose predictions are drawn, for "own"; the batch is then one of texts.
+    """
+    if labels == "real":
+        return batch
+    *rest, real = batch
+    generator = torch.Generator().manual_seed(seed)
+    if labels == "shuffled":
+        order = torch.randperm(real.numel(), generator=generator)
+        return (*rest, real.flatten()[order].view_as(real))
+    with torch.no_grad():
+        logits = before(input_ids=rest[0].to(before.device)).logits.float().cpu().flatten(0, 1)
+    return (*rest, torch.multinomial(logits.softmax(1), 1, generator=generator).view_as(real))
 
 
 def gradients(model: nn.Module, task, *, seed: int = 0, batches: int = 8, size: int = 8) -> pd.DataFrame:
