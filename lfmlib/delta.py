@@ -141,8 +141,8 @@ def opened(base, tuned, revision: str | None = None) -> tuple[Checkpoint, Checkp
     for checkpoint, side in ((base, "base"), (tuned, "tuned model")):
         if any(".lora_" in info.name for info in checkpoint.tensors):
             raise ValueError(
-                f"the {side} ({checkpoint.name}) holds the factors of an adapter, such as {checkpoint.tensors[0].name}: "
-                "expected the model as the base, and as the tuned model the adapter's folder, with adapter_config.json"
+                f"the {side} ({checkpoint.name}) holds factors of an adapter, such as {checkpoint.tensors[0].name}: "
+                "expected a model as the base, and as the tuned model the adapter's folder, with adapter_config.json"
             )
     return base, tuned
 

@@ -111,7 +111,7 @@ RULES = {
         supported=0.8,
         partly=0.5,
         unit="%",
-        control="random walks of as many layers reach 0.5",
+        control="by random walks",
     ),
 }
 
@@ -244,9 +244,16 @@ def control(finding: Finding) -> str:
     return number(finding, finding.null) + _parts(finding.details.get("null_parts"))
 
 
-def _parts(shares: dict[str, float] | None) -> str:
-    """The shares that a count rests on, as printed behind it."""
-    return ": " + ", ".join(f"{name} {100 * share:.0f}\u00a0%" for name, share in shares.items()) if shares else ""
+def _parts(parts: dict[str, float | str] | None) -> str:
+    """What a value rests on, as printed behind it."""
+    return ": " + ", ".join(f"{name} {part(one)}" for name, one in parts.items()) if parts else ""
+
+
+def part(one: float | str | None) -> str:
+    """One of the figures that a value rests on, as printed: a share in per cent, or words as they are."""
+    if one is None or isinstance(one, str):
+        return one or "–"
+    return f"{100 * one:.0f}\u00a0%"
 
 
 def number(finding: Finding, value: float | None) -> str:

@@ -85,7 +85,7 @@ def _verdicts(several: list[Finding]) -> str:
     lines = "".join(
         f"<tr><th>{html.escape(finding.model)}</th>"
         f"<td>{_name(finding)}</td><td>{findings.value(finding)}</td>"
-        + "".join(f"<td>{_percent(finding.details.get('parts', {}).get(part))}</td>" for part in parts)
+        + "".join(f"<td>{findings.part(finding.details.get('parts', {}).get(part))}</td>" for part in parts)
         + f"<td>{findings.number(finding, finding.null)}</td></tr>"
         for finding in several
     )
@@ -103,10 +103,6 @@ def _name(finding: Finding) -> str:
     if finding.value is None:
         return "<i>not judged</i>"
     return f"<b class='lfm-{finding.verdict}'>{finding.verdict}</b>"
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.0f}\u00a0%"
 
 
 def _rule(finding: Finding) -> str:

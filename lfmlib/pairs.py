@@ -62,8 +62,8 @@ def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str
     if not found:
         some = [", ".join(list(names)[:3]) or "no floating-point matrix" for names in (known, wanted)]
         raise ValueError(
-            f"the tuned model ({tuned.name}) and the base ({base.name}) have no matrix in common: found {some[1]} … and "
-            f"{some[0]} …; expected a model and the one it was fine-tuned from"
+            f"the tuned model ({tuned.name}) and the base ({base.name}) have no matrix in common: found {some[1]} … "
+            f"and {some[0]} …; expected a model and the one it was fine-tuned from"
         )
     return found, left | skipped_old | skipped_new  # what a checkpoint says of its own tensor comes first
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pandas as pd
 
 from ..findings import RULES, STATEMENTS, Finding, judge
@@ -16,6 +19,7 @@ GAIN_BOUND = 0.5
 def qq_share(table: pd.DataFrame) -> float:
     """F5 (a): share of the parameters of eligible matrices whose ΔW has `qq_r2` of at least `QQ_BOUND`."""
     body = eligible(table)
+    body = body[body["std_delta"] > 0] if "std_delta" in body else body  # a ΔW of zero has no law
     return share(body, body["qq_r2"] >= QQ_BOUND)
 
 
@@ -55,15 +59,16 @@ def f6(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """
     body = eligible(table)
     if body.empty:
-        return _finding(model, provenance, None, None, None, {"reason": TOO_SMALL})
+        return _finding(model, provenance, {"reason": TOO_SMALL})
     own, noise = (widening(body[body["control"] == kind]) for kind in ("none", "noise"))
     wide = own["gain_median"] >= GAIN_BOUND and own["gain_mean"] > 0
-    details = own | {"wide": bool(wide), "noise": noise, "matrices": int((body["control"] == "none").sum())}
-    return _finding(model, provenance, own["rises"], None, noise["rises"], details)
+    parts = {"median g": f"{own['gain_median']:.2f}"}
+    details = own | {"parts": parts, "noise": noise, "matrices": int((body["control"] == "none").sum())}
+    return _finding(model, provenance, details, own["rises"], null=noise["rises"], verdict=_judged(own["rises"], wide))
 
 
 def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
-    """Finding F6 of a model fine-tuned several times, with and without weight decay; the worse of the two counts.
+    """Finding F6 of a model fine-tuned several times, with and without weight decay; the worse verdict counts.
 
     Args:
         rows: of the record `finetuning`, part "plain", of one model.
@@ -75,37 +80,46 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """
     if rows["seed"].nunique() < 2 or rows["weight_decay"].nunique() < 2:
         raise ValueError(f"F6 of {model} needs at least two runs with and without weight decay: measure the record")
-    by_decay = {decay: widening_over_runs(some) for decay, some in rows.groupby("weight_decay")}
-    worst = min(by_decay.values(), key=lambda found: found.loc["rises", "mean"]).loc["rises"]
-    wide = all(
-        found.loc["gain_median", "mean"] >= GAIN_BOUND and found.loc["gain_mean", "low"] > 0
-        for found in by_decay.values()
-    )
-    names = {decay: f"decay {decay:g}" if decay else "no decay" for decay in by_decay}
+    found = {
+        f"decay {decay:g}" if decay else "no decay": widening_over_runs(some)
+        for decay, some in rows.groupby("weight_decay")
+    }
+    verdicts = {}
+    for name, one in found.items():
+        wide = one.loc["gain_median", "mean"] >= GAIN_BOUND and one.loc["gain_mean", "low"] > 0
+        rises = one.loc["rises"]
+        verdicts[name] = _judged(rises["mean"], wide, (rises["low"], rises["high"]))
+    order = ("supported", "partly", "undecided", "contradicted")
+    worst = max(found, key=lambda name: (order.index(verdicts[name]), -found[name].loc["rises", "mean"]))
+    rises = found[worst].loc["rises"]
     details = {
-        "parts": {names[decay]: found.loc["rises", "mean"] for decay, found in by_decay.items()},
-        "gain": {names[decay]: found.drop(columns="runs").T.to_dict() for decay, found in by_decay.items()},
-        "wide": bool(wide),
-        "runs": int(worst["runs"]),
+        "parts": {f"median g, {name}": f"{one.loc['gain_median', 'mean']:.2f}" for name, one in found.items()},
+        "by_decay": {name: one.drop(columns="runs").T.to_dict() for name, one in found.items()},
+        "verdicts": verdicts,
+        "counts": worst,
+        "runs": int(rises["runs"]),
     }
     noise = float(widening_over_runs(rows, "noise_").loc["rises", "mean"])
-    return _finding(model, provenance, worst["mean"], (worst["low"], worst["high"]), noise, details)
+    interval = (float(rises["low"]), float(rises["high"]))
+    return _finding(model, provenance, details, float(rises["mean"]), interval, noise, verdicts[worst])
 
 
-def _finding(model: str, provenance: dict, value, interval, null, details: dict) -> Finding:
-    rule = RULES["F6"]
-    verdict = "undecided" if value is None else judge(rule, value, interval)
-    if verdict == "supported" and not details["wide"]:
-        verdict = "partly"
+def _judged(rises: float, wide: bool, interval: tuple[float, float] | None = None) -> str:
+    """The verdict on a share; where g falls short, "supported" is out of reach."""
+    rule = RULES["F6"] if wide else replace(RULES["F6"], supported=math.inf)
+    return judge(rule, rises, interval)
+
+
+def _finding(model: str, provenance: dict, details: dict, value=None, interval=None, null=None, verdict="undecided"):
     return Finding(
         id="F6",
         model=model,
         statement=STATEMENTS["F6"],
         metric="share of parameters in matrices whose standard deviation rises",
-        value=value if value is None else float(value),
-        interval=None if interval is None else (float(interval[0]), float(interval[1])),
+        value=value,
+        interval=interval,
         null=null,
-        rule=rule.text,
+        rule=RULES["F6"].text,
         verdict=verdict,
         provenance=provenance,
         details=details,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from ..delta import depth_trend
 from ..findings import RULES, STATEMENTS, Finding, judge
@@ -13,6 +15,8 @@ from .shared import eligible, over_runs
 
 RHO = 0.5
 """Least mean correlation of depth and std(ΔW), by Spearman."""
+LEVEL = 0.05
+"""Largest p, corrected for the number of roles, at which a single pair's role counts as growing."""
 TOO_SHALLOW = "No role has matrices in four or more layers."
 
 
@@ -28,7 +32,7 @@ def trends(rows: pd.DataFrame) -> pd.DataFrame:
         over the seeds; p_holm, corrected for the number of roles; ``grows``, by the rule of F7. Empty where no role has
         four layers.
     """
-    runs = [depth_trend(some).set_index("role") for _, some in rows.groupby("seed")]
+    runs = [depth_trend(some, resamples=0).set_index("role") for _, some in rows.groupby("seed")]
     mean = rows.groupby(["role", "depth"], sort=False, as_index=False)["std_delta"].mean()
     found = depth_trend(mean).set_index("role")[["layers", "p"]]
     if found.empty:
@@ -48,19 +52,42 @@ def holm(p: pd.Series) -> pd.Series:
 
 
 @functools.cache
-def by_chance(layers: int, draws: int = 20_000) -> float:
-    """How often a random walk of so many layers, without any drift, has a correlation of at least `RHO`.
+def by_chance(layers: int, runs: int = 1, level: float | None = None, draws: int = 20_000) -> float:
+    """How often a random walk of so many layers, without any drift, passes for growth.
 
-    Profiles over depth are smooth; a smooth one often rises or falls by accident.
+    Profiles over depth are smooth, and a smooth one often rises or falls by accident.
+
+    Args:
+        layers: steps of the walk.
+        runs: independent walks, whose mean ρ and interval must pass; 1: one walk, whose ρ must be at least `RHO`, which
+            is also what several runs give that all share one walk.
+        level: of a single walk, ask in addition for a permutation p of at most this.
+        draws: walks drawn.
     """
-    walks = np.random.default_rng(layers).standard_normal((draws, layers)).cumsum(axis=1)
-    ranks = walks.argsort(axis=1).argsort(axis=1) - (layers - 1) / 2
-    depth = np.arange(layers) - (layers - 1) / 2
-    return float((ranks @ depth / (depth @ depth) >= RHO).mean())
+    rng = np.random.default_rng([layers, runs])
+    rho = _rho(rng.standard_normal((draws, layers)).cumsum(axis=1))
+    if runs > 1:
+        each = rho[: draws // runs * runs].reshape(-1, runs)
+        half = stats.t.ppf(0.975, runs - 1) * each.std(axis=1, ddof=1) / np.sqrt(runs)
+        return float(((each.mean(axis=1) >= RHO) & (each.mean(axis=1) - half > 0)).mean())
+    if level is None:
+        return float((rho >= RHO).mean())
+    shuffled = np.sort(_rho(rng.standard_normal((draws, layers))))
+    p = 1 - np.searchsorted(shuffled, rho - 1e-9) / draws
+    return float(((rho >= RHO) & (p <= level)).mean())
+
+
+def _rho(profiles: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of every row ``(draws, layers)`` with its place."""
+    place = np.arange(profiles.shape[1]) - (profiles.shape[1] - 1) / 2
+    ranks = profiles.argsort(axis=1).argsort(axis=1) - (profiles.shape[1] - 1) / 2
+    return ranks @ place / (place @ place)
 
 
 def f7(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F7 of one pair: the permutation p, corrected for the number of roles, takes the interval's place.
+
+    Not judged where the layers are too few for any order of them to reach such a p.
 
     Args:
         table: from `lfmlib.compare`.
@@ -69,15 +96,25 @@ def f7(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """
     found = depth_trend(eligible(table)).set_index("role")
     if found.empty:
-        return _finding(model, provenance, found, {})
+        return _finding(model, provenance, {"reason": TOO_SHALLOW})
+    least = len(found) / math.factorial(int(found["layers"].max()))
+    if least > LEVEL:
+        reason = (
+            f"{int(found['layers'].max())} layers and {len(found)} roles: even a perfect rise has a corrected p of "
+            f"{least:.2g}, so a single pair cannot show it."
+        )
+        return _finding(model, provenance, {"reason": reason})
     found = found.assign(p_holm=holm(found["p"]))
-    return _finding(
-        model, provenance, found.assign(grows=(found["rho"] >= RHO) & (found["p_holm"] <= 0.05)), {"runs": 1}
-    )
+    grows = (found["rho"] >= RHO) & (found["p_holm"] <= LEVEL)
+    null = np.mean([by_chance(int(n), level=LEVEL / len(found)) for n in found["layers"]])
+    return _finding(model, provenance, {"runs": 1}, found.assign(grows=grows), null)
 
 
 def f7_over_runs(rows: pd.DataFrame, model: str, provenance: dict, shuffled: pd.DataFrame | None = None) -> Finding:
     """Finding F7 of a model fine-tuned several times.
+
+    The null is how often a role passes whose profile is a random walk that all runs share; the same for independent
+    walks stands in the details.
 
     Args:
         rows: of the record `finetuning`, of one model trained in one way.
@@ -90,20 +127,23 @@ def f7_over_runs(rows: pd.DataFrame, model: str, provenance: dict, shuffled: pd.
     """
     if (runs := rows["seed"].nunique()) < 2:
         raise ValueError(f"F7 of a trained model needs at least two runs; {model} has {runs}")
+    found = trends(rows)
+    if found.empty:
+        return _finding(model, provenance, {"reason": TOO_SHALLOW})
     details = {"runs": int(runs)}
+    details["independent_walks"] = float(np.mean([by_chance(int(n), int(runs)) for n in found["layers"]]))
     if shuffled is not None and len(shuffled):
-        details["null_parts"] = {"shuffled labels": float(trends(shuffled)["grows"].mean())}
-    return _finding(model, provenance, trends(rows), details)
+        details["shuffled_labels"] = float(trends(shuffled)["grows"].mean())
+    return _finding(model, provenance, details, found, np.mean([by_chance(int(n)) for n in found["layers"]]))
 
 
-def _finding(model: str, provenance: dict, found: pd.DataFrame, details: dict) -> Finding:
-    rule = RULES["F7"]
-    value = float(found["grows"].mean()) if len(found) else None
-    if value is None:
-        details = {"reason": TOO_SHALLOW}
-    else:
+def _finding(model: str, provenance: dict, details: dict, found: pd.DataFrame | None = None, null=None) -> Finding:
+    value = None if found is None else float(found["grows"].mean())
+    if found is not None:
         numbers = found[["rho", "p_holm", "layers"]].astype(float).round(5)
-        details = details | {"roles": numbers.T.to_dict(), "grow": found.index[found["grows"]].tolist()}
+        grow = found.index[found["grows"]].tolist()
+        parts = {"roles": f"{len(grow)} of {len(found)}", "mean ρ": f"{found['rho'].mean():.2f}"}
+        details = {"parts": parts} | details | {"roles": numbers.T.to_dict(), "grow": grow}
     return Finding(
         id="F7",
         model=model,
@@ -111,9 +151,9 @@ def _finding(model: str, provenance: dict, found: pd.DataFrame, details: dict) -
         metric="share of roles in which std(ΔW) grows with depth",
         value=value,
         interval=None,  # the rule asks for an interval role by role
-        null=None if value is None else float(np.mean([by_chance(int(n)) for n in found["layers"]])),
-        rule=rule.text,
-        verdict="undecided" if value is None else judge(rule, value),
+        null=None if null is None else float(null),
+        rule=RULES["F7"].text,
+        verdict="undecided" if value is None else judge(RULES["F7"], value),
         provenance=provenance,
         details=details,
     )

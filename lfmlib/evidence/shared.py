@@ -25,9 +25,9 @@ APART = ("embed", "head", "pooler")
 
 
 def eligible(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a survey (or arrangement) that findings on shares are about: enough elements, neither embedding nor
-    head; in a survey, with a distribution to measure."""
-    known = table["kl_bits"].notna() if "kl_bits" in table else True
+    """The rows of a survey (or arrangement, or comparison) that findings on shares are about: enough elements, neither
+    embedding nor head; in a survey, with a distribution to measure. A ΔW that is zero counts: it was measured."""
+    known = table["kl_bits"].notna() if "kl_bits" in table and "std_delta" not in table else True
     return table[(table["numel"] >= LEAST) & ~table["role"].isin(APART) & known]
 
 
@@ -56,6 +56,11 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = eligible(table) if len(eligible(table)) else table
     rows = rows[rows["kl_bits"].notna()] if "kl_bits" in rows else rows
+    if rows.empty and "std_delta" in table and len(table):
+        raise ValueError(
+            f"ΔW is exactly zero in all {len(table)} matrices: {table.attrs.get('source')} and its base "
+            f"{table.attrs.get('base')} hold the same weights. Name the model that was tuned, and its base"
+        )
     if rows.empty and "kl_bits" not in rows:
         some = "; ".join(f"{name}: {reason}" for name, reason in list(table.attrs.get("skipped", {}).items())[:3])
         raise ValueError(f"{table.attrs.get('source', 'the model')} has no matrix to measure ({some})")

@@ -10,11 +10,26 @@ import pandas as pd
 from scipy import stats
 
 from .. import evidence
+from ..delta import depth_trend
 from .finetuning import TASKS
 from .initialization import where
 from .tuned import METHODS, SHORT, by_cause, methods, over, plain, shuffled
 
-__all__ = ["by_method", "causes", "methods", "moving", "optimizers", "rank_slopes", "samples", "shapes", "trend_table"]
+__all__ = [
+    "by_method",
+    "causes",
+    "course",
+    "follows_gradient",
+    "in_words",
+    "methods",
+    "moving",
+    "optimizers",
+    "rank_slopes",
+    "samples",
+    "together",
+    "towers",
+    "trend_table",
+]
 
 
 def trend_table(record: pd.DataFrame, model: str, way: str = "full") -> pd.DataFrame:
@@ -22,7 +37,7 @@ def trend_table(record: pd.DataFrame, model: str, way: str = "full") -> pd.DataF
     found = evidence.trends(methods(record, model)[way])
     table = {
         role: {
-            "ρ": f"{row['rho']:.2f} [{max(row['low'], -1):.2f}, {min(row['high'], 1):.2f}]",
+            "ρ": f"{row['rho']:.3f} [{max(row['low'], -1):.2f}, {min(row['high'], 1):.2f}]",
             "interior ρ": float(row["rho_interior"]),
             "p": f"{row['p']:.2g}",
             "p, Holm": f"{row['p_holm']:.2g}",
@@ -53,19 +68,12 @@ def by_method(record: pd.DataFrame) -> pd.DataFrame:
 
 def mean_rho(rows: pd.DataFrame) -> pd.Series:
     """Spearman's correlation of depth and std(ΔW), averaged over roles, of every seed."""
-    each = {}
-    for seed, run in rows.groupby("seed"):
-        by_role = [
-            stats.spearmanr(role["depth"], role["std_delta"])[0]
-            for _, role in run.groupby("role")
-            if role["depth"].nunique() > 3
-        ]
-        each[seed] = float(np.mean(by_role)) if by_role else np.nan
-    return pd.Series(each)
+    return pd.Series({seed: depth_trend(run, resamples=0)["rho"].mean() for seed, run in rows.groupby("seed")})
 
 
 def causes(record: pd.DataFrame) -> pd.DataFrame:
-    """What each changed setting of the decoder does to the trend, against the same seeds unchanged.
+    """What each changed setting of the decoder does to the trend, against the same seeds unchanged; other optimizers,
+    which have no weight decay, against those without.
 
     Returns:
         Index: setting. Columns, in words, with 95 % intervals over seeds: mean ρ over roles; its change, seed by seed;
@@ -73,16 +81,16 @@ def causes(record: pd.DataFrame) -> pd.DataFrame:
         loss.
     """
     own = by_cause(record)
-    base = own["as in the record"]
     found = {}
     for cause, rows in own.items():
+        base = _unchanged(own, rows)
         rho, before = mean_rho(rows), mean_rho(base)
         both = rho.index.intersection(before.index)
         found[cause] = {
             "mean ρ": over(rho[both], -1, 1),
             "change of ρ": "–" if rows is base else over(rho[both] - before[both], -2, 2),
             "std(ΔW) ×": f"{rows['std_delta'].median() / base['std_delta'].median():.2f}",
-            "with gradient": f"{with_gradient(rows):.2f}",
+            "with gradient": f"{follows_gradient(rows):.2f}",
             "held-out loss": f"{rows['score'].mean():.2f}",
         }
     return pd.DataFrame.from_dict(found, orient="index")
@@ -90,17 +98,16 @@ def causes(record: pd.DataFrame) -> pd.DataFrame:
 
 def moving(record: pd.DataFrame) -> list[str]:
     """The changed settings whose change of the trend has an interval that leaves 0 out."""
-    own = by_cause(record)
-    before, found = mean_rho(own.pop("as in the record")), []
+    own, found = by_cause(record), []
     for cause, rows in own.items():
-        change = (mean_rho(rows) - before).dropna()
+        change = (mean_rho(rows) - mean_rho(_unchanged(own, rows))).dropna()
         _, low, high = evidence.over_runs(change)
         if low > 0 or high < 0:
             found.append(f"{cause} ({change.mean():+.2f})")
     return found
 
 
-def with_gradient(rows: pd.DataFrame) -> float:
+def follows_gradient(rows: pd.DataFrame) -> float:
     """Spearman's correlation over depth of std(ΔW) and the gradient at the base: mean over roles and seeds."""
     known = rows.dropna(subset=["gradient"])
     each = [
@@ -136,7 +143,39 @@ def samples(record: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).sort_values(["model", "mode", "share"], ignore_index=True)
 
 
-def shapes(rows: pd.DataFrame) -> pd.DataFrame:
+def in_words(few: pd.DataFrame) -> pd.DataFrame:
+    """`samples`, with the ratio and its interval in one column."""
+    spans = [f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in few.itertuples()]
+    words = few.drop(columns=["ratio", "low", "high"]).assign(share=few["share"].map("{:g}".format))
+    words.insert(3, "std(ΔW) / with all", spans)
+    return words[few["share"] < 1]
+
+
+def together(record: pd.DataFrame) -> pd.DataFrame:
+    """How alike the profiles of different roles are: mean correlation between two roles, over the layers.
+
+    Returns:
+        One row per model, fully fine-tuned: model, layers, correlation.
+    """
+    rows = []
+    for model, name in SHORT.items():
+        if len(some := plain(record, model)):
+            levels = some.groupby(["depth", "role"])["std_delta"].mean().unstack()
+            between = levels.corr().to_numpy()
+            mean = between[np.triu_indices(len(between), 1)].mean()
+            rows.append((name, len(levels), f"{mean:.2f}"))
+    return pd.DataFrame(rows, columns=["model", "layers", "correlation"])
+
+
+def towers(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The judged matrices of one pair, by tower where it has several."""
+    rows = evidence.shown(table)
+    rows = rows[rows["control"] == "none"]
+    names = rows["tower"].fillna("")
+    return {tower or "this pair": rows[names == tower] for tower in dict.fromkeys(names)}
+
+
+def course(rows: pd.DataFrame) -> pd.DataFrame:
     """How each role's profile over depth runs, in the mean over seeds: what a look at the curves would say.
 
     Returns:
@@ -180,8 +219,14 @@ def rank_slopes(record: pd.DataFrame) -> pd.DataFrame:
 def optimizers(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Rows of the decoder's full fine-tunings by optimizer."""
     own = by_cause(record)
-    names = {"AdamW": "as in the record", "Adagrad": "Adagrad", "SGD": "SGD"}
+    names = {"AdamW": "no decay", "Adagrad": "Adagrad", "SGD": "SGD"}
     return {name: own[cause] for name, cause in names.items() if cause in own}
+
+
+def _unchanged(own: dict[str, pd.DataFrame], rows: pd.DataFrame) -> pd.DataFrame:
+    """What a changed setting is compared with."""
+    optimizer = rows["optimizer"].dropna() if "optimizer" in rows else []
+    return own["no decay" if len(optimizer) and (optimizer != "").any() else "unchanged"]
 
 
 def _ends(rows: pd.DataFrame) -> float:

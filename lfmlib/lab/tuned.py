@@ -13,7 +13,7 @@ import pandas as pd
 
 from .. import evidence
 from ..checkpoint import Checkpoint, open_checkpoint
-from ..delta import opened
+from ..delta import compare, opened
 from ..findings import Finding
 from ..provenance import recorded
 from .finetuning import CAUSES, DECAY, FULL, TASKS, TOY, plan
@@ -86,18 +86,65 @@ def pair(model: str, base: str, revision: str, profile: str, seed: int) -> tuple
         return before, after, f"The pair: **{after.name}**, tuned from **{before.name}**."
     before, after = example(profile, seed)
     words = f"The pair: **{after.name}**, trained here or fetched from the lab’s cache."
-    if model:
-        words += f" {model} was given without its base; ΔW needs both (`-p base …`), so it is not looked at."
+    if model or base:
+        given, missing = (model, "base") if model else (base, "model")
+        words += f" {given} was given without `-p {missing} …`; ΔW needs both, so it is not looked at."
     return before, after, words
 
 
-def in_bfloat16(base: Checkpoint, tuned: Checkpoint, rows: pd.DataFrame, most: int = 12) -> tuple[dict, dict]:
-    """Both sides of some pairs, rounded to bfloat16: evenly chosen rows of `lfmlib.compare`, at most so many."""
+def rounding(base: Checkpoint, tuned: Checkpoint, rows: pd.DataFrame, most: int = 12) -> pd.DataFrame:
+    """What storing a pair in bfloat16 does to ΔW and to noise in its place, at its own size and at a tenth of it.
+
+    Args:
+        base, tuned: the pair.
+        rows: of `lfmlib.compare`, for the pair itself; at most so many of them, evenly chosen, are looked at.
+        most: see there.
+
+    Returns:
+        Medians over these matrices of std_delta, rounding_std, zeros, kl_bits and qq_r2.
+    """
     some = rows.iloc[:: -(-len(rows) // most)]
-    old, new = some["base_tensor"], some["tensor"]
-    return tuple(
-        {name: checkpoint.read(one).bfloat16() for name, one in zip(new, names, strict=True)}
-        for checkpoint, names in ((base, old), (tuned, new))
+    old = {new: base.read(name).float() for new, name in zip(some["tensor"], some["base_tensor"], strict=True)}
+    new = {name: tuned.read(name).float() for name in some["tensor"]}
+    columns = ["std_delta", "rounding_std", "zeros", "kl_bits", "qq_r2"]
+    found = {"as it is": some[columns].astype(float).median()}
+    for share, words in ((1.0, ""), (0.1, ", a tenth")):
+        less = {name: old[name] + share * (new[name] - old[name]) for name in new if new[name].shape == old[name].shape}
+        stored = [{name: w.bfloat16() for name, w in one.items() if name in less} for one in (old, less)]
+        table = compare(*stored, controls=["noise"], progress=False)
+        for kind, name in (("none", "ΔW"), ("noise", "noise")):
+            part = table.loc[table["control"] == kind, columns].astype(float)
+            found[f"{name} in bfloat16{words}"] = part.median()
+    return pd.DataFrame(found).T
+
+
+def lost(small: pd.DataFrame) -> str:
+    """Whether noise that went through the same rounding still passes for Gaussian, in a sentence; from `rounding`."""
+    noise = small.loc[["noise in bfloat16", "noise in bfloat16, a tenth"], "qq_r2"]
+    words = [
+        f"{size} the R² of noise is {value:.3f}: {'passed' if value >= evidence.QQ_BOUND else '**failed**'}"
+        for size, value in zip(("at its own size", "at a tenth of it"), noise, strict=True)
+    ]
+    return (
+        f"After rounding, {'; '.join(words)}. What noise fails says nothing of ΔW; where `std_delta` comes near "
+        "`rounding_std`, one looks at the number format."
+    )
+
+
+def main_effect(weights: pd.DataFrame) -> str:
+    """How the change of the std compares with the size of ΔW, and what it is made of, in a sentence.
+
+    Args:
+        weights: rows of `lfmlib.compare`.
+    """
+    change = (weights["std_gain"] / weights["std_base"]).median()
+    own = ((weights["std_delta"] / weights["std_base"]) ** 2 / 2).median()
+    tie = (weights["cov"] / weights["std_base"] ** 2).median()
+    return (
+        f"The standard deviation changed by **{change:+.3%}** in the median matrix, while the weights moved by "
+        f"{weights['moved'].median():.2%} of their size. To first order the change is half of Var ΔW / Var W₀, here "
+        f"{own:+.3%}, plus Cov(ΔW, W₀) / Var W₀, here {tie:+.3%}. Whether that is the main effect depends on what one "
+        "looks at: a histogram of W shows nothing else, a test score shows nothing of it."
     )
 
 
@@ -213,7 +260,7 @@ def pretraining(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def by_cause(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Full fine-tunings of the decoder as they are, without weight decay, and with each setting changed."""
     model = "deep-decoder"
-    found = {"as in the record": plain(record, model)}
+    found = {"unchanged": plain(record, model)}
     found["no decay"] = where(record, part="plain", model=model, weight_decay=0.0)
     for cause in CAUSES:
         found[cause] = where(record, part="cause", model=model, cause=cause)

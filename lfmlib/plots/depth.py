@@ -20,6 +20,7 @@ LINES = (
     (COLOURS["other"], "D"),
     (COLOURS["model"], "v"),
     (COLOURS["data"], "X"),
+    (COLOURS["noise"], "P"),
 )
 """Colour and marker of the lines of a panel, in order."""
 
