@@ -64,7 +64,7 @@ def test_a_folder_gives_the_numbers_of_its_merged_model(tmp_path, settings):
     reasons = folder.attrs["skipped"]
     assert reasons["model.embed_tokens.weight"] == "no adapter on it"
     if "modules_to_save" in settings:
-        assert "saved whole beside the adapter" in reasons.values()
+        assert "saved whole beside the adapter, and not measured" in reasons.values()
 
 
 def test_fused_and_transposed_layers_of_gpt2(tmp_path):
@@ -114,3 +114,29 @@ def test_what_is_no_such_adapter_is_refused(tmp_path):
     (tmp_path / "one" / "adapter_config.json").write_text(json.dumps(config | {"r": "many"})[:-5])
     with pytest.raises(lfmlib.CheckpointError, match="is no adapter that peft can read"):
         lfmlib.compare(llama(), tmp_path / "one", progress=False)
+
+
+@pytest.mark.parametrize("how", ["pissa", "olora"])
+def test_adapters_that_changed_their_base_are_refused(tmp_path, how):
+    get_peft_model(llama(), LoraConfig(r=4, init_lora_weights=how, target_modules=["q_proj"])).save_pretrained(tmp_path)
+    with pytest.raises(lfmlib.CheckpointError, match=rf"made with {how}, which changed its base as well"):
+        lfmlib.compare(llama(), tmp_path, progress=False)
+
+
+def test_biases_and_embeddings_stand_beside(tmp_path):
+    """A LoRA with biases changes its matrices as one without; an adapted embedding is named, not measured."""
+    settings = {"target_modules": ["q_proj", "embed_tokens"], "lora_bias": False}
+    adapt(llama(), tmp_path / "embedding", **settings)
+    table = lfmlib.compare(llama(), tmp_path / "embedding", progress=False)
+    assert len(table) == 2
+    assert table.attrs["skipped"]["model.embed_tokens.weight"] == "an adapter of an embedding, and not measured"
+
+
+def test_the_adapter_of_one_layer_lies_on_its_layer(tmp_path):
+    merged = adapt(llama(), tmp_path, target_modules=["q_proj"], layers_to_transform=[1])
+    inner = {f"deeper.{name}": w for name, w in llama().state_dict().items()}
+    table = lfmlib.compare(inner, tmp_path, progress=False)
+    assert table["tensor"].tolist() == ["deeper.model.layers.1.self_attn.q_proj.weight"]
+    name = "model.layers.1.self_attn.q_proj.weight"
+    expected = (merged.state_dict()[name] - llama().state_dict()[name]).double().std(correction=0).item()
+    assert table.iloc[0]["std_delta"] == pytest.approx(expected, rel=1e-6)

@@ -132,8 +132,8 @@ def test_noise_in_place_of_delta_is_of_its_size_and_type():
     again = compare(base, tuned, progress=False, controls=["noise"])
     assert again.equals(table)
     assert not compare(base, tuned, progress=False, controls=["noise"], seed=1).equals(table)
-    with pytest.raises(ValueError, match="unknown control 'permuted'"):
-        compare(base, tuned, progress=False, controls=["permuted"])
+    with pytest.raises(ValueError, match="unknown control 'fresh'"):
+        compare(base, tuned, progress=False, controls=["fresh"])
 
 
 def test_the_delta_of_one_matrix():
@@ -202,8 +202,8 @@ def test_other_prefixes_reordered_and_missing_tensors():
     assert (table["base_tensor"] == table["tensor"].str.removeprefix("wrapped.")).all()
     assert (table["corr"].abs() < 0.2).all() and (table["moved"] < 0.12).all()
     reasons = table.attrs["skipped"]
-    assert reasons["score.weight"] == "only in mapping"
-    assert reasons["model.layers.1.mlp.down_proj.weight"] == "only in mapping"
+    assert reasons["score.weight"] == "only in the tuned model (mapping)"
+    assert reasons["model.layers.1.mlp.down_proj.weight"] == "only in the base (mapping)"
 
 
 def test_transposed_storage_and_a_grown_vocabulary():
@@ -220,7 +220,66 @@ def test_transposed_storage_and_a_grown_vocabulary():
 
 def test_strangers_are_refused():
     base = made()
-    with pytest.raises(ValueError, match=r"no fine-tune of mapping: .* correlate by -?0\.0\d\d in the median"):
+    with pytest.raises(ValueError, match=r"no fine-tune of the base \(mapping\): .* by -?0\.0\d\d in the median"):
         compare(base, made(seed=9), progress=False)
     with pytest.raises(ValueError, match=r"no matrix in common: found other\.0"):
         compare(base, {"other.0": torch.randn(50, 60)}, progress=False)
+
+
+def test_one_layer_alone_finds_its_own_place():
+    """Its short names would fit every layer; the long one decides, whatever the order."""
+    base = made(layers=4)
+    tuned = moved(base, lambda w, noise, layer: 0.1 * noise)
+    alone = {f"wrapped.{name}": w for name, w in tuned.items() if ".2." in name}
+    table = compare(dict(reversed(base.items())), alone, progress=False)
+    assert (table["base_tensor"] == table["tensor"].str.removeprefix("wrapped.")).all() and len(table) == 3
+
+
+def test_a_head_of_other_classes_is_not_a_grown_one():
+    base = made(layers=1) | {"classifier.weight": torch.randn(3, 96)}
+    tuned = {name: w + 0.01 * torch.randn(w.shape) for name, w in base.items()}
+    tuned["classifier.weight"] = torch.randn(6, 96)
+    table = compare(base, tuned, progress=False)
+    assert "unlike those of classifier.weight" in table.attrs["skipped"]["classifier.weight"]
+
+
+def test_a_selection_does_not_miss_what_it_left_out():
+    base = made(layers=2)
+    table = compare(base, moved(base, lambda w, noise, layer: 0.1 * noise), select=r"layers\.1\.", progress=False)
+    assert len(table) == 3 and not any("layers.0." in name for name in table.attrs["skipped"])
+
+
+def test_the_rounding_floor_of_zeros_and_of_eight_bits():
+    generator = torch.Generator().manual_seed(0)
+    dense = 0.02 * torch.randn(256, 256, generator=generator)
+    sparse = torch.where(torch.rand(256, 256, generator=generator) < 0.5, dense, 0.0)
+    whole, half = (figures(w.bfloat16(), w.bfloat16())["rounding_std"] for w in (dense, sparse))
+    assert half == pytest.approx(whole / 2**0.5, rel=0.02)
+    eight = (100 * dense).to(torch.float8_e4m3fn)
+    error = (eight.float() - 100 * dense).square().mean().sqrt().item()
+    assert figures(eight, eight)["rounding_std"] == pytest.approx(error, rel=0.1)
+
+
+def test_noise_beside_an_unrounded_adapter_is_not_rounded():
+    base = {"layers.0.q_proj.weight": (0.02 * torch.randn(128, 128)).bfloat16()}
+    tuned = {"layers.0.q_proj.weight": base["layers.0.q_proj.weight"].float() + 2e-4 * torch.randn(128, 128)}
+    table = compare(base, tuned, progress=False, controls=["noise", "permuted"]).set_index("control")
+    assert (table["zeros"] < 0.01).all() and (table["kl_bits"] < 0.01).all()
+    assert table.loc["permuted", "std_delta"] == pytest.approx(table.loc["none", "std_delta"], rel=1e-4)
+
+
+def test_factors_of_an_adapter_are_no_model(tmp_path):
+    factors = {"layers.0.q_proj.lora_A.weight": torch.randn(4, 96), "layers.0.q_proj.lora_B.weight": torch.randn(64, 4)}
+    with pytest.raises(ValueError, match=r"the tuned model \(mapping\) holds factors of an adapter.*adapter_config"):
+        compare(made(layers=1), factors, progress=False)
+
+
+def test_towers_and_experts_have_profiles_of_their_own():
+    rows = [
+        {"role": "q", "tower": tower, "depth": depth, "std_delta": sign * depth + expert}
+        for tower, sign in (("text", 1), ("vision", -1))
+        for depth in range(5)
+        for expert in (0, 0, 100)
+    ]
+    found = depth_trend(pd.DataFrame(rows)).set_index("role")
+    assert found.loc[["text.q", "vision.q"], "rho"].tolist() == pytest.approx([1, -1])
