@@ -1,6 +1,6 @@
 """Transformation weights ΔW = W - W₀: how far fine-tuning moved each matrix, what it did to its spread, how ΔW looks.
 
-Both checkpoints are read in step, some rows at a time; only ΔW itself is held whole, as float32. The budget
+Both checkpoints are read in step, some rows at a time; only ΔW itself is held whole, if it is not too large. The budget
 Var W = Var W₀ + Var ΔW + 2 Cov(W₀, ΔW) is exact up to float64's rounding, since means are taken in a first pass and
 squares in a second.
 """
@@ -32,6 +32,9 @@ from .spectrum import top_ratio
 
 BLOCK = 1 << 21
 """Entries that are held as float64 at a time."""
+HELD = 1 << 26
+"""Entries up to which ΔW is held whole (256 MiB); a larger one, usually an embedding, has neither top_ratio nor
+controls."""
 KIN = 0.2
 """Median correlation of W and W₀ below which two checkpoints are no fine-tune of one another."""
 BUDGET = (
@@ -252,7 +255,7 @@ def _measure_batch(
             about = asdict(info) | {"base_tensor": one.base, "shape": tuple(new.shape), "numel": new.numel()}
             about["tensor"] = about.pop("name")
             rows = [about | {"control": "none"} | figures(new, old, info.dtype)]
-            for kind in controls:
+            for kind in controls if new.numel() <= HELD else ():
                 rng = np.random.default_rng([seed, *info.name.encode()])
                 if kind == "noise":
                     other = added(old, rows[0]["std_delta"], rng, new.dtype)
@@ -290,14 +293,13 @@ def figures(new: torch.Tensor, old: torch.Tensor, dtype: str | None = None) -> d
     Raises:
         ValueError: values that are not finite.
     """
-    budget, delta = _budget(new, old, dtype or str(new.dtype).removeprefix("torch."))
-    sketch = Sketch.of(delta)
+    budget, sketch, delta = _budget(new, old, dtype or str(new.dtype).removeprefix("torch."))
     found = measure(sketch)
     row = budget | {name: found.get(name, getattr(sketch, name, np.nan)) for name in NORMALITY}
     row |= {"qq_r2": qq_r2(sketch), "label": classify(sketch).label if sketch.std > 0 else "other"}
     bands = {name: band for name, band in nulls.band("float32", sketch.count).items() if name in NORMALITY}
     row["top_ratio"] = np.nan
-    if min(delta.shape) > 1 and delta.numel() >= 64 and sketch.std > 0:
+    if delta is not None and min(delta.shape) > 1 and delta.numel() >= 64 and sketch.std > 0:
         row["top_ratio"] = top_ratio(delta)
         bands["top_ratio"] = null(*sorted(delta.shape))["top_ratio"]
     for name, (low, high) in bands.items():
@@ -317,16 +319,20 @@ def _blocks(new: torch.Tensor, old: torch.Tensor) -> Iterator[tuple[torch.Tensor
         yield w, w0
 
 
-def _budget(new: torch.Tensor, old: torch.Tensor, dtype: str) -> tuple[dict[str, float], torch.Tensor]:
-    """The variances of W, W₀ and ΔW and what goes with them, and ΔW as float32."""
+def _budget(new: torch.Tensor, old: torch.Tensor, dtype: str) -> tuple[dict[str, float], Sketch, torch.Tensor | None]:
+    """The variances of W, W₀ and ΔW and what goes with them; the sketch of ΔW, and itself as float32, up to `HELD`."""
     n = new.numel()
     sums = torch.zeros(2, dtype=torch.float64)
-    whole_delta, zeros, row = torch.empty(new.shape), 0, 0
+    held = torch.empty(new.shape) if n <= HELD else None
+    sketch, zeros, row = None, 0, 0
     for w, w0 in _blocks(new, old):
         delta = w - w0
         sums += torch.stack([delta.sum(), w0.sum()])
         zeros += int((delta == 0).sum())
-        whole_delta[row : row + len(delta)] = delta
+        part = Sketch.of(delta.float())
+        sketch = part if sketch is None else sketch + part
+        if held is not None:
+            held[row : row + len(delta)] = delta
         row += len(delta)
     mean, mean0 = (sums / n).tolist()
     squares = torch.zeros(5, dtype=torch.float64)
@@ -337,18 +343,22 @@ def _budget(new: torch.Tensor, old: torch.Tensor, dtype: str) -> tuple[dict[str,
         )
     var, var0, cov, whole, ulps = (squares / n).tolist()
     std, std0 = np.sqrt(var), np.sqrt(var0)
-    return {
-        "std_base": std0,
-        "std_tuned": np.sqrt(whole),
-        "std_delta": std,
-        "std_gain": np.sqrt(whole) - std0,
-        "gain": (whole - var0) / var if var > 0 else np.nan,
-        "corr": cov / (std * std0) if std > 0 and std0 > 0 else np.nan,
-        "cov": cov,
-        "moved": np.sqrt((var + mean**2) / (var0 + mean0**2)) if var0 + mean0**2 > 0 else np.nan,
-        "zeros": zeros / n,
-        "rounding_std": np.sqrt(ulps / 12),
-    }, whole_delta
+    return (
+        {
+            "std_base": std0,
+            "std_tuned": np.sqrt(whole),
+            "std_delta": std,
+            "std_gain": np.sqrt(whole) - std0,
+            "gain": (whole - var0) / var if var > 0 else np.nan,
+            "corr": cov / (std * std0) if std > 0 and std0 > 0 else np.nan,
+            "cov": cov,
+            "moved": np.sqrt((var + mean**2) / (var0 + mean0**2)) if var0 + mean0**2 > 0 else np.nan,
+            "zeros": zeros / n,
+            "rounding_std": np.sqrt(ulps / 12),
+        },
+        sketch,
+        held,
+    )
 
 
 def _ulps(w: torch.Tensor, dtype: str) -> torch.Tensor:

@@ -283,3 +283,15 @@ def test_towers_and_experts_have_profiles_of_their_own():
     ]
     found = depth_trend(pd.DataFrame(rows)).set_index("role")
     assert found.loc[["text.q", "vision.q"], "rho"].tolist() == pytest.approx([1, -1])
+
+
+def test_a_large_delta_is_streamed_and_says_the_same(monkeypatch):
+    base = made(layers=1)
+    tuned = moved(base, lambda w, noise, layer: 0.1 * noise)
+    whole = compare(base, tuned, progress=False)
+    monkeypatch.setattr("lfmlib.delta.HELD", 100)
+    monkeypatch.setattr("lfmlib.delta.BLOCK", 500)
+    streamed = compare(base, tuned, progress=False, controls=["noise"])
+    assert streamed["control"].unique().tolist() == ["none"] and streamed["top_ratio"].isna().all()
+    for name in ("std_delta", "gain", "corr", "ks", "kl_bits", "qq_r2", "zeros"):
+        assert streamed[name].to_numpy() == pytest.approx(whole[name].to_numpy(), rel=1e-10), name

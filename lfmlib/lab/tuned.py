@@ -13,7 +13,7 @@ import pandas as pd
 
 from .. import evidence
 from ..checkpoint import Checkpoint, open_checkpoint
-from ..delta import compare, opened
+from ..delta import compare, delta, opened
 from ..findings import Finding
 from ..provenance import recorded
 from .finetuning import CAUSES, DECAY, FULL, TASKS, TOY, plan
@@ -103,14 +103,14 @@ def rounding(base: Checkpoint, tuned: Checkpoint, rows: pd.DataFrame, most: int 
     Returns:
         Medians over these matrices of std_delta, rounding_std, zeros, kl_bits and qq_r2.
     """
-    some = rows.iloc[:: -(-len(rows) // most)]
-    old = {new: base.read(name).float() for new, name in zip(some["tensor"], some["base_tensor"], strict=True)}
-    new = {name: tuned.read(name).float() for name in some["tensor"]}
+    new, moved = {}, {}
+    for name in rows.iloc[:: -(-len(rows) // most)]["tensor"]:
+        moved[name] = delta(base, tuned, name)
+        new[name] = tuned.read(name)[: len(moved[name])].float()
     columns = ["std_delta", "rounding_std", "zeros", "kl_bits", "qq_r2"]
-    found = {"as it is": some[columns].astype(float).median()}
+    found = {"as it is": rows.loc[rows["tensor"].isin(new), columns].astype(float).median()}
     for share, words in ((1.0, ""), (0.1, ", a tenth")):
-        less = {name: old[name] + share * (new[name] - old[name]) for name in new if new[name].shape == old[name].shape}
-        stored = [{name: w.bfloat16() for name, w in one.items() if name in less} for one in (old, less)]
+        stored = [{name: (new[name] - s * moved[name]).bfloat16() for name in new} for s in (1.0, 1.0 - share)]
         table = compare(*stored, controls=["noise"], progress=False)
         for kind, name in (("none", "ΔW"), ("noise", "noise")):
             part = table.loc[table["control"] == kind, columns].astype(float)
