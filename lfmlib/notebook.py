@@ -174,7 +174,7 @@ def _again(name: str) -> str:
         found = records.remeasure(name)
     except ValueError as error:  # a stale record, or one with no cheap cell
         return f"**Nothing was measured again:** {error}"
-    settings = ", ".join(f"{key} {value}" for key, value in found.cell.items())
+    settings = ", ".join(f"{key} {value}" for key, value in found.cell.items() if value != "")
     outcome = "came out as recorded" if found.equal else f"**did not come out as recorded**: {found}"
     drawn = f"One of them, drawn by the hash of this commit ({settings}), was run again in {found.seconds:.0f} s"
     return f"{drawn}: it {outcome}."

@@ -108,7 +108,13 @@ def experiment() -> Experiment:
         description="what fine-tuning adds to every matrix, by depth, rank, samples, optimizer; and pre-training",
         inputs=inputs,
         quick=list(_toys()),
+        alone=alone,
     )
+
+
+def alone(cell: dict) -> bool:
+    """Whether a cell needs no base that takes minutes."""
+    return cell["model"] != "deep-decoder"
 
 
 def _cells() -> Iterator[dict]:

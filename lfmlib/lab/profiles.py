@@ -29,6 +29,7 @@ __all__ = [
     "together",
     "towers",
     "trend_table",
+    "without_learning",
 ]
 
 
@@ -90,7 +91,7 @@ def causes(record: pd.DataFrame) -> pd.DataFrame:
             "mean ρ": over(rho[both], -1, 1),
             "change of ρ": "–" if rows is base else over(rho[both] - before[both], -2, 2),
             "std(ΔW) ×": f"{rows['std_delta'].median() / base['std_delta'].median():.2f}",
-            "with gradient": f"{follows_gradient(rows):.2f}",
+            "with gradient": f"{follows_gradient(rows):.2f}".replace("nan", "–"),
             "held-out loss": f"{rows['score'].mean():.2f}",
         }
     return pd.DataFrame.from_dict(found, orient="index")
@@ -165,6 +166,20 @@ def together(record: pd.DataFrame) -> pd.DataFrame:
             mean = between[np.triu_indices(len(between), 1)].mean()
             rows.append((name, len(levels), f"{mean:.2f}"))
     return pd.DataFrame(rows, columns=["model", "layers", "correlation"])
+
+
+def without_learning(record: pd.DataFrame) -> str:
+    """The mean ρ where there was nothing to learn, beside that where there was, in a sentence."""
+    found = {SHORT[model]: (plain(record, model), shuffled(record, model)) for model in ("minilm", "vit")}
+    own = by_cause(record)
+    if "own labels" in own:
+        found["decoder, own labels"] = (own["unchanged"], own["own labels"])
+    words = [
+        f"{name} **{over(mean_rho(without), -1, 1)}** (with: {over(mean_rho(real), -1, 1)})"
+        for name, (real, without) in found.items()
+        if len(real) and len(without)
+    ]
+    return f"Mean ρ with nothing to learn: {'; '.join(words)}."
 
 
 def towers(table: pd.DataFrame) -> dict[str, pd.DataFrame]:

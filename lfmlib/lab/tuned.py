@@ -142,7 +142,7 @@ def main_effect(weights: pd.DataFrame) -> str:
     tie = (weights["cov"] / weights["std_base"] ** 2).median()
     return (
         f"The standard deviation changed by **{change:+.3%}** in the median matrix, while the weights moved by "
-        f"{weights['moved'].median():.2%} of their size. To first order the change is half of Var ΔW / Var W₀, here "
+        f"{weights['moved'].median():.2%} of their size. For a small ΔW the change is half of Var ΔW / Var W₀, here "
         f"{own:+.3%}, plus Cov(ΔW, W₀) / Var W₀, here {tie:+.3%}. Whether that is the main effect depends on what one "
         "looks at: a histogram of W shows nothing else, a test score shows nothing of it."
     )

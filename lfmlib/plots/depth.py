@@ -11,16 +11,16 @@ from matplotlib.ticker import MaxNLocator
 
 from .style import COLOURS, INK
 
-PANELS = {"q": "Q", "k": "K", "v": "V", "o": "O", "up": "Up", "down": "Down"}
-"""Role → title of its panel; the gate is dashed in the panel of “up”."""
+PANELS = {"q": "Q", "k": "K", "v": "V", "o": "O", "up": "Up", "down": "Down", "gate": "Gate"}
+"""Role → title of its panel."""
 LINES = (
     (INK, "s"),
     (COLOURS["data"], "o"),
     (COLOURS["noise"], "^"),
     (COLOURS["other"], "D"),
     (COLOURS["model"], "v"),
-    (COLOURS["data"], "X"),
-    (COLOURS["noise"], "P"),
+    ("#9a7d1e", "X"),
+    ("#5f8a8b", "P"),
 )
 """Colour and marker of the lines of a panel, in order."""
 
@@ -29,33 +29,36 @@ def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = Fa
     """σ(ΔW) against the layer, a panel for each of `PANELS`, a line for each way of training, the range shaded.
 
     Args:
-        axes: six of them.
-        lines: name → rows with role, depth, std_delta, and seed where there are several runs.
+        axes: ``(4, 2)``; the last holds the legend, and a panel without matrices is hidden.
+        lines: name → rows with role, depth, std_delta, and seed where there are several runs; at most seven.
         log: logarithmic vertical axis.
     """
-    for ax, (role, title) in zip(axes.flat, PANELS.items(), strict=True):
+    for ax, (role, title) in zip(axes.flat, PANELS.items(), strict=False):
         for (colour, marker), (name, rows) in zip(LINES, lines.items(), strict=False):
-            for part, dashes in ((role, "-"), ("gate", "--")):
-                if part != role and role != "up":
-                    continue
-                over = 1000 * rows[rows["role"] == part].groupby("depth")["std_delta"].agg(["mean", "min", "max"])
-                if over.empty:
-                    continue
+            over = 1000 * rows[rows["role"] == role].groupby("depth")["std_delta"].agg(["mean", "min", "max"])
+            if len(over):
                 depth = over.index.to_numpy(int)
-                label = {"label": name} if part == role else {}
-                ax.plot(depth, over["mean"], dashes, color=colour, marker=marker, ms=3, lw=1.2, **label)
+                ax.plot(depth, over["mean"], color=colour, marker=marker, ms=3, lw=1.2, label=name)
                 ax.fill_between(depth, over["min"], over["max"], color=colour, alpha=0.15, lw=0)
-        gated = role == "up" and any((rows["role"] == "gate").any() for rows in lines.values())
-        ax.set_title(f"{title}, Gate (dashed)" if gated else title)
-        ax.set_yscale("log" if log and ax.lines else "linear")
+        if not ax.lines:
+            ax.set_axis_off()
+            continue
+        ax.set_title(title)
+        ax.set_yscale("log" if log else "linear")
         ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
         ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.tick_params(labelbottom=role in ("up", "down", "gate"))
+        ax.set_xlabel("layer" if role in ("down", "gate") else "")
     for ax in axes[:, 0]:
         ax.set_ylabel("1000 std(ΔW)")
-    for ax in axes[-1]:
-        ax.set_xlabel("layer")
+    named = {}
+    for ax in axes.flat:
+        handles, labels = ax.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    axes.flat[-1].set_axis_off()
+    axes.flat[-1].legend(named.values(), named.keys(), loc="center")
 
 
 def line_legend(fig, axes: np.ndarray, columns: int = 3) -> None:

@@ -160,7 +160,7 @@ def remeasure(
         ValueError: the record holds no such cell of the experiment as it is now; the message says why.
     """
     current, record, rows = _open(name, folder)
-    cells = {current.key(cell): cell for cell in current.cells}
+    cells = {current.key(cell): cell for cell in current.cells if current.alone is None or current.alone(cell)}
     keys = sorted(key for key in affordable(record["cells"], budget_seconds) if key in cells)
     if not keys:
         reason = _notice(current, record) or f"None costs at most {budget_seconds:g} core-seconds."

@@ -30,6 +30,8 @@ class Experiment:
         description: one line for readers.
         inputs: importable function of a cell that returns name → hash of the data and models it starts from.
         quick: toy cells for the quick profile; not part of the record.
+        alone: importable function that says of a cell whether it can be measured without what others leave in the
+            lab's cache; only such cells are drawn to be measured again. None: all can.
         reruns: how often the cheapest cell is repeated for the spread between same-seed runs.
     """
 
@@ -42,6 +44,7 @@ class Experiment:
     inputs: Callable[[dict], dict[str, str]] | None = None
     quick: Sequence[dict] = ()
     reruns: int = 2
+    alone: Callable[[dict], bool] | None = None
     least: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
