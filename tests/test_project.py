@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import tomllib
@@ -62,6 +63,16 @@ def test_chapters_are_read_in_the_order_of_their_names():
     assert all(re.match(r"\d\d_[a-z]", name) for name in listed)
     prefixes = [name[:2] for name in listed]
     assert len(set(prefixes)) == len(prefixes)
+
+
+def test_figures_have_names_of_their_own_in_the_whole_book():
+    names = [
+        cell["metadata"]["mystnb"]["figure"]["name"]
+        for path in stage.toc_chapters(ROOT)
+        for cell in json.loads(path.read_text())["cells"]
+        if "figure" in cell["metadata"].get("mystnb", {})
+    ]
+    assert sorted(set(names)) == sorted(names)
 
 
 def test_pages_are_there():
