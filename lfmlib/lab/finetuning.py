@@ -164,19 +164,21 @@ def _grid(part: str, model: str, seeds: int, cause: str = "", **changed) -> Iter
 def _toys() -> Iterator[dict]:
     """A few steps on few examples, of the small models: enough to see every column move."""
     for cell in _cells():
-        if cell["seed"] < 2 and cell["model"] != "minilm" and _in_toys(cell):
+        if cell["model"] != "minilm" and cell["seed"] < _toy_seeds(cell):
             yield cell | {"steps": 8, "batch": TOY}
 
 
-def _in_toys(cell: dict) -> bool:
+def _toy_seeds(cell: dict) -> int:
+    """Two where a finding rests on them, one or none elsewhere."""
     model, part = cell["model"], cell["part"]
     if part == "cause":
-        return model == "deep-decoder" and cell["cause"] in ("rate × 3", "shuffled labels", "own labels")
+        return int(model == "deep-decoder" and cell["cause"] in ("rate × 3", "shuffled labels", "own labels"))
     if part == "samples":
-        return cell["samples"] == 0.125 and cell["steps"] == TASKS[model]["steps"]
+        return int(cell["samples"] == 0.125 and cell["steps"] == TASKS[model]["steps"])
     if part == "rank":
-        return model == "deep-decoder" and (cell["adapter"], cell["rank"]) in (("lora", 4), ("lora", 16), ("dora", 4))
-    return part == "plain" or model in ("vit", "decoder")
+        lora = model == "deep-decoder" and cell["adapter"] == "lora"
+        return 2 * (lora and cell["rank"] == 16) + (lora and cell["rank"] == 4)
+    return 2 if part == "plain" else int(model in ("vit", "decoder"))
 
 
 def plan(cell: dict) -> Config:

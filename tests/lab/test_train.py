@@ -43,10 +43,10 @@ from lfmlib.lab import train as lab
 from lfmlib.lab.train import Config
 lab.SAVE_EVERY = 0.0
 plain = lab._step
-def step(model, optimizer, task, config, number):
+def step(model, optimizer, task, config, number, *more):
     if number == 7:
         os.kill(os.getpid(), getattr(signal, sys.argv[1]))
-    return plain(model, optimizer, task, config, number)
+    return plain(model, optimizer, task, config, number, *more)
 lab._step = step
 lab.train(Config("vit", "class", start="uniform", steps=12, batch=16, lr=1e-3), progress=False)
 """
@@ -73,8 +73,8 @@ def test_an_interrupt_in_the_middle_of_a_step_saves_nothing_wrong(tmp_path, monk
     monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / "interrupted"))
     plain = lab._step
 
-    def step(model, optimizer, task, config, number):
-        loss = plain(model, optimizer, task, config, number)
+    def step(model, optimizer, task, config, number, *more):
+        loss = plain(model, optimizer, task, config, number, *more)
         if number == 7:
             raise KeyboardInterrupt
         return loss
@@ -92,10 +92,10 @@ def test_a_state_cut_short_is_begun_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(lab, "SAVE_EVERY", 0.0)
     plain = lab._step
 
-    def step(model, optimizer, task, config, number):
+    def step(model, optimizer, task, config, number, *more):
         if number == 7:
             raise RuntimeError("stopped")
-        return plain(model, optimizer, task, config, number)
+        return plain(model, optimizer, task, config, number, *more)
 
     monkeypatch.setattr(lab, "_step", step)
     with pytest.raises(RuntimeError):
