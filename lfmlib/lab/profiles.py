@@ -13,6 +13,7 @@ from .. import evidence
 from ..delta import depth_trend
 from .finetuning import TASKS
 from .initialization import where
+from .problems import Bytes, problem
 from .tuned import METHODS, SHORT, by_cause, methods, over, plain, shuffled
 
 __all__ = [
@@ -124,7 +125,8 @@ def samples(record: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per model, mode ("equal steps" or "equal passes") and share of the samples: ratio, low, high: the median
-        over matrices of std(ΔW) over that of the same seed with all samples; rho and its change, likewise; score.
+        over matrices of std(ΔW) over that of the same seed with all samples; the change of the mean ρ, likewise;
+        passes over the samples; held-out score.
     """
     rows = []
     for model, name in SHORT.items():
@@ -136,11 +138,12 @@ def samples(record: pd.DataFrame) -> pd.DataFrame:
             change = mean_rho(part) - mean_rho(whole)[seeds]
             mean, low, high = evidence.over_runs(ratios)
             mode = "equal steps" if steps == every else "equal passes"
-            rows.append((name, mode, share, mean, low, high, over(change, -2, 2), f"{part['score'].mean():.2f}"))
+            about = (over(change, -2, 2), _passes(part.iloc[0]), f"{part['score'].mean():.2f}")
+            rows.append((name, mode, share, mean, low, high, *about))
         if len(some):
-            held_out = f"{whole['score'].mean():.2f}"
-            rows += [(name, mode, 1.0, 1.0, 1.0, 1.0, "–", held_out) for mode in ("equal steps", "equal passes")]
-    columns = ["model", "mode", "share", "ratio", "low", "high", "change of ρ", "held out"]
+            about = ("–", _passes(whole.iloc[0]), f"{whole['score'].mean():.2f}")
+            rows += [(name, mode, 1.0, 1.0, 1.0, 1.0, *about) for mode in ("equal steps", "equal passes")]
+    columns = ["model", "mode", "share", "ratio", "low", "high", "change of ρ", "passes", "held out"]
     return pd.DataFrame(rows, columns=columns).sort_values(["model", "mode", "share"], ignore_index=True)
 
 
@@ -149,7 +152,7 @@ def in_words(few: pd.DataFrame) -> pd.DataFrame:
     spans = [f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in few.itertuples()]
     words = few.drop(columns=["ratio", "low", "high"]).assign(share=few["share"].map("{:g}".format))
     words.insert(3, "std(ΔW) / with all", spans)
-    return words[few["share"] < 1]
+    return words.drop(words.index[(few["share"] == 1) & (few["mode"] == "equal passes")])  # the same runs
 
 
 def together(record: pd.DataFrame) -> pd.DataFrame:
@@ -248,6 +251,13 @@ def _ends(rows: pd.DataFrame) -> float:
     """std(ΔW) of the last layer over that of the first, geometric mean over roles."""
     profile = rows.groupby(["role", "depth"])["std_delta"].mean().unstack()
     return float(np.exp(np.log(profile.iloc[:, -1] / profile.iloc[:, 0]).mean()))
+
+
+def _passes(row: pd.Series) -> str:
+    """How often a training draws each of its samples, in the mean (bytes, where it draws windows of a text)."""
+    task = problem(row["model"], row["task"])
+    drawn = row["steps"] * row["batch"] * (task.length if isinstance(task, Bytes) else 1)
+    return f"{drawn / (row['samples'] * len(task.train)):.2f}"
 
 
 def _level(rows: pd.DataFrame) -> float:

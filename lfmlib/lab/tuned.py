@@ -126,8 +126,8 @@ def lost(small: pd.DataFrame) -> str:
         for size, value in zip(("at its own size", "at a tenth of it"), noise, strict=True)
     ]
     return (
-        f"After rounding, {'; '.join(words)}. What noise fails says nothing of ΔW; where `std_delta` comes near "
-        "`rounding_std`, one looks at the number format."
+        f"After rounding, {'; '.join(words)}. What noise fails says nothing of ΔW. "
+        "`kl_bits` sees the number format long before: read it beside its twin."
     )
 
 
@@ -143,8 +143,8 @@ def main_effect(weights: pd.DataFrame) -> str:
     return (
         f"The standard deviation changed by **{change:+.3%}** in the median matrix, while the weights moved by "
         f"{weights['moved'].median():.2%} of their size. For a small ΔW the change is half of Var ΔW / Var W₀, here "
-        f"{own:+.3%}, plus Cov(ΔW, W₀) / Var W₀, here {tie:+.3%}. Whether that is the main effect depends on what one "
-        "looks at: a histogram of W shows nothing else, a test score shows nothing of it."
+        f"{own:+.3%}, plus Cov(ΔW, W₀) / Var W₀, here {tie:+.3%}. Of the variance of ΔW, the part that only "
+        f"rescales W₀, the squared correlation of the two, {(weights['corr'] ** 2).median():.2g} in the median."
     )
 
 
@@ -173,7 +173,7 @@ def laws(record: pd.DataFrame) -> pd.DataFrame:
                 "kl_bits": rows["kl_bits"].median(),
                 "noise, at most": rows["kl_bits_null_high"].median(),
                 "Gaussian factors": rows["rank_kl_bits"].median() if "rank_kl_bits" in rows else np.nan,
-                "R² ≥ 0.99": f"{np.mean(good):.0%}",
+                "R² ≥ 0.99": f"{np.mean(good):.1%}",
                 "top / edge": rows["top_ratio"].median(),
             }
     return pd.DataFrame.from_dict(found, orient="index")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -53,21 +54,24 @@ def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = Fa
         ax.set_xlabel("layer" if role in ("down", "gate") else "")
     for ax in axes[:, 0]:
         ax.set_ylabel("1000 std(ΔW)")
-    named = {}
-    for ax in axes.flat:
-        handles, labels = ax.get_legend_handles_labels()
-        named |= dict(zip(labels, handles, strict=True))
+    named = _named(axes)
     axes.flat[-1].set_axis_off()
     axes.flat[-1].legend(named.values(), named.keys(), loc="center")
 
 
 def line_legend(fig, axes: np.ndarray, columns: int = 3) -> None:
     """One legend for all panels of a figure, above them."""
-    named = {}
+    named = _named(axes)
+    fig.legend(named.values(), named.keys(), loc="outside upper center", ncols=columns, columnspacing=1.2)
+
+
+def _named(axes: np.ndarray) -> dict[str, Artist]:
+    """Label → what was drawn with it, in any of the panels."""
+    found = {}
     for ax in axes.flat:
         handles, labels = ax.get_legend_handles_labels()
-        named |= dict(zip(labels, handles, strict=True))
-    fig.legend(named.values(), named.keys(), loc="outside upper center", ncols=columns, columnspacing=1.2)
+        found |= dict(zip(labels, handles, strict=True))
+    return found
 
 
 def budget(ax: Axes, table: pd.DataFrame) -> Axes:

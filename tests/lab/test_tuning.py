@@ -217,7 +217,15 @@ def made(growth: float, gain: float = 1.0, part: str = "plain", seeds: int = 5, 
                         "score": 2.0,
                     }
                     about = {"part": part, "model": "deep-decoder", "weight_decay": decay, "adapter": "", "rank": 0}
-                    about |= {"samples": 1.0, "steps": 200, "cause": "", "lr": 3e-3, "task": "prose", "seed": seed}
+                    about |= {
+                        "samples": 1.0,
+                        "steps": 200,
+                        "batch": 8,
+                        "cause": "",
+                        "lr": 3e-3,
+                        "task": "prose",
+                        "seed": seed,
+                    }
                     rows.append(about | settings | {"cell": f"{part}{decay}{seed}{settings}"} | row)
     return pd.DataFrame(rows)
 
@@ -250,7 +258,7 @@ def test_f6_is_undecided_where_either_decay_is():
     (found,) = tuned.f6_found(rows)
     assert found.details["verdicts"]["decay 0.01"] == "supported" and found.verdict == "undecided"
     narrow = rows.assign(gain=0.1)  # g falls short, so 80 % is out of reach and nothing straddles
-    assert tuned.f6_found(narrow)[0].verdict == "undecided" or tuned.f6_found(narrow)[0].verdict == "partly"
+    assert tuned.f6_found(narrow)[0].verdict == "partly"
 
 
 @pytest.mark.parametrize(("growth", "verdict"), [(0.1, "supported"), (0.0, "contradicted"), (-0.05, "contradicted")])
