@@ -39,8 +39,10 @@ CHAPTERS = {
     "F2": "02_does_the_start_matter",
     "F3": "03_which_shapes_occur",
     "F4": "04_are_the_weights_independent",
+    "F5": "07_can_it_be_made_from_noise",
     "F6": "06_what_does_fine_tuning_add",
     "F7": "08_depth_data_and_rank",
+    "F8": "09_how_far_may_weights_stray",
 }
 """The chapter that measures each finding."""
 
@@ -95,6 +97,15 @@ RULES = {
         partly=1,
         unit="of 3",
     ),
+    "F5": Rule(
+        "(a) the Q–Q plot of ΔW against a Gaussian has an R² of at least 0.99 in matrices with at least 80 % of the "
+        "parameters; (b) a ΔW built from frozen Gaussian noise and learned scales, with no more trained parameters "
+        "than LoRA, reaches at least 95 % of LoRA’s gain: both supported, one of them partly",
+        supported=2,
+        partly=1,
+        unit="of 2",
+        control="with Gaussian noise of ΔW’s size",
+    ),
     "F6": Rule(
         "share of parameters in matrices whose standard deviation rises: at least 80 % supported, provided that the "
         "median of g = (Var W − Var W₀) / Var ΔW is at least 0.5 and its mean above 0 beyond the interval over runs; "
@@ -112,6 +123,16 @@ RULES = {
         partly=0.5,
         unit="%",
         control="by random walks",
+    ),
+    "F8": Rule(
+        "radius: the noise, in standard deviations of each matrix, that closes 10 % of the gap between a model’s own "
+        "loss and that of the class frequencies, with a head fitted in the same way to base and fine-tune and the same "
+        "draws of the noise for both: larger for the fine-tune, with an interval over runs above 1, supported; larger, "
+        "partly",
+        supported=1,
+        partly=1,
+        unit="times",
+        control="with noise in place of ΔW",
     ),
 }
 

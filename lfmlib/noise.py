@@ -1,9 +1,110 @@
-"""Transformation weights made of Gaussian noise, to stand beside those that training made."""
+"""Transformation weights made of Gaussian noise, or of themselves in disorder, to stand beside those of a training.
+
+Each stand-in keeps something of ΔW and destroys the rest, so that what a task needs of it can be told:
+
+    gaussianized  the order of the entries kept, their values replaced by Gaussian ones of the same rank
+    flattened     every entry's sign kept, all of one size
+    signs-drawn   every entry's size kept, its sign drawn
+    resampled     every entry drawn from all entries: nothing kept but their distribution
+    permuted      the same entries in a random order: likewise
+    noise-scaled  Gaussian noise with the root mean square of every row and column: these kept
+    noise         Gaussian noise of ΔW's mean and standard deviation: nothing kept but these
+    reversed      -ΔW: all kept but the direction
+    none          zero
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+import pandas as pd
 import torch
+from scipy import special
+
+from .normality import qq_r2
+from .sketch import Sketch
+
+KEPT: Mapping[str, str] = {
+    "trained": "everything",
+    "gaussianized": "which entry is larger",
+    "flattened": "the signs",
+    "signs-drawn": "the sizes",
+    "resampled": "the histogram",
+    "permuted": "the histogram",
+    "noise-scaled": "the sizes of rows and columns",
+    "noise": "mean and std",
+    "reversed": "all but the direction",
+    "none": "nothing",
+}
+"""What a stand-in keeps of ΔW, in words; "trained" is ΔW itself."""
+
+
+def stand_in(delta: torch.Tensor, kind: str, rng: np.random.Generator) -> torch.Tensor:
+    """What is put in the place of ΔW.
+
+    Args:
+        delta: ΔW, ``(out, in)``.
+        kind: one of `KEPT`.
+        rng: source of order and draws.
+
+    Returns:
+        float32, of the shape of ΔW. Its root mean square is that of ΔW, if need be in expectation.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    if kind not in KEPT:
+        raise ValueError(f"unknown stand-in {kind!r}: expected one of {', '.join(KEPT)}")
+    values = delta.detach().cpu().double().numpy()
+    size = np.sqrt(np.mean(values**2))
+    if kind == "gaussianized":
+        made = np.empty(values.size)
+        made[values.ravel().argsort(kind="stable")] = special.ndtri((np.arange(values.size) + 0.5) / values.size)
+        made = made.reshape(values.shape) * values.std() / made.std() + values.mean()
+    elif kind == "flattened":
+        made = size * np.sign(values)
+    elif kind == "signs-drawn":
+        made = np.abs(values) * rng.choice([-1.0, 1.0], values.shape)
+    elif kind == "resampled":
+        made = rng.choice(values.ravel(), values.shape)
+    elif kind == "permuted":
+        made = rng.permutation(values.ravel()).reshape(values.shape)
+    elif kind == "noise-scaled":
+        square = values**2
+        made = np.sqrt(np.outer(square.mean(1), square.mean(0))) / (size or 1) * rng.standard_normal(values.shape)
+    elif kind == "noise":
+        made = values.mean() + values.std() * rng.standard_normal(values.shape)
+    else:
+        made = {"trained": values, "reversed": -values, "none": np.zeros_like(values)}[kind]
+    return torch.from_numpy(made.astype(np.float32))
+
+
+def transport(delta, points: int = 199) -> pd.DataFrame:
+    """The map that makes Gaussian noise into ΔW: T(z) = F⁻¹(Φ(z)), of all maps the one that moves least.
+
+    If ΔW is Gaussian, it is a straight line; how far it is from one is `qq_r2`.
+
+    Args:
+        delta: a `Sketch` of ΔW, or anything `Sketch.of` takes.
+        points: places on the map, equally spaced in z as far as there are values.
+
+    Returns:
+        Columns: z, standard normal; value, what it becomes, in standard deviations of ΔW from its mean; line, what it
+        would become if ΔW were Gaussian (z itself). ``attrs["r2"]`` is `qq_r2`.
+
+    Raises:
+        ValueError: there are not two different values.
+    """
+    sketch = Sketch.of(delta)
+    if not sketch.count or sketch.std == 0:
+        raise ValueError(f"ΔW has {sketch.count} values and a std of {sketch.std}: there is nothing to map noise to")
+    reach = special.ndtri(1 - 0.5 / sketch.count)
+    z = np.linspace(-reach, reach, points)
+    value = (np.array([sketch.quantile(q) for q in special.ndtr(z)]) - sketch.mean) / sketch.std
+    found = pd.DataFrame({"z": z, "value": value, "line": z})
+    found.attrs["r2"] = qq_r2(sketch)
+    return found
 
 
 def added(base: torch.Tensor, std: float, rng: np.random.Generator, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
 from scipy import stats
 
 from lfmlib import noise
@@ -33,3 +36,66 @@ def test_products_of_gaussian_factors_have_their_own_law():
         assert stats.kurtosis(made.numpy().ravel()) == pytest.approx(6 / rank, rel=0.15)
     assert measure(noise.low_rank((500, 500), 1, 1.0, rng()))["kl_bits"] > 0.1
     assert qq_r2(noise.low_rank((500, 500), 400, 1.0, rng())) > 0.999
+
+
+DELTA = torch.from_numpy(np.random.default_rng(5).laplace(0.001, 0.02, (120, 90)).astype(np.float32))
+
+
+@pytest.mark.parametrize("kind", noise.KEPT)
+def test_a_stand_in_has_the_size_of_delta_and_repeats(kind):
+    made = noise.stand_in(DELTA, kind, rng())
+    assert made.shape == DELTA.shape and made.dtype == torch.float32
+    assert torch.equal(made, noise.stand_in(DELTA, kind, rng()))
+    if kind != "none":
+        assert made.square().mean().sqrt().item() == pytest.approx(DELTA.square().mean().sqrt().item(), rel=0.03)
+
+
+def test_stand_ins_keep_what_they_say():
+    made = {kind: noise.stand_in(DELTA, kind, rng()).double().numpy() for kind in noise.KEPT}
+    own = DELTA.double().numpy()
+    assert np.array_equal(made["trained"], own) and np.array_equal(made["reversed"], -own) and not made["none"].any()
+    assert np.array_equal(made["gaussianized"].ravel().argsort(), own.ravel().argsort())
+    assert qq_r2(made["gaussianized"].ravel()) > 0.9999 > 0.99 > qq_r2(own.ravel())
+    assert np.array_equal(np.sign(made["flattened"]), np.sign(own)) and len(np.unique(np.abs(made["flattened"]))) == 1
+    assert np.allclose(np.abs(made["signs-drawn"]), np.abs(own))
+    assert np.allclose(np.sort(made["permuted"].ravel()), np.sort(own.ravel()))
+    assert set(made["resampled"].ravel()) <= set(own.ravel())
+    for kind in ("signs-drawn", "resampled", "permuted", "noise", "noise-scaled"):
+        assert abs(np.corrcoef(made[kind].ravel(), own.ravel())[0, 1]) < 0.05
+    assert qq_r2(made["noise"].ravel()) > 0.999
+
+
+def test_scaled_noise_keeps_the_sizes_of_rows_and_columns():
+    scales = torch.linspace(0.2, 3, 300)[:, None] * torch.linspace(2, 0.5, 200)
+    own = scales * torch.randn(300, 200, generator=torch.Generator().manual_seed(0))
+    made = noise.stand_in(own, "noise-scaled", rng())
+    for dim in (0, 1):
+        sizes = [w.square().mean(dim).sqrt().numpy() for w in (own, made)]
+        assert np.corrcoef(*sizes)[0, 1] > 0.95 and sizes[1].mean() == pytest.approx(sizes[0].mean(), rel=0.02)
+
+
+def test_an_unknown_stand_in_is_refused():
+    with pytest.raises(ValueError, match=r"unknown stand-in 'sorted': expected one of trained, gaussianized"):
+        noise.stand_in(DELTA, "sorted", rng())
+
+
+@given(npst.arrays(np.float32, (7, 5), elements=st.floats(-1e3, 1e3, width=32)))
+def test_stand_ins_of_any_matrix_are_finite(values):
+    for kind in noise.KEPT:
+        assert torch.isfinite(noise.stand_in(torch.from_numpy(values), kind, rng())).all()
+
+
+def test_the_map_of_noise_is_straight_and_that_of_a_laplace_law_is_known():
+    straight = noise.transport(rng().standard_normal(200_000).astype(np.float32))
+    middle = straight[straight["z"].abs() < 2.5]
+    assert (middle["value"] - middle["line"]).abs().max() < 0.03 and straight.attrs["r2"] > 0.9999
+    bent = noise.transport(rng().laplace(0, 1, 200_000).astype(np.float32))
+    middle = bent[bent["z"].abs() < 2.5]
+    expected = stats.laplace.ppf(stats.norm.cdf(middle["z"])) / np.sqrt(2)
+    assert (middle["value"] - expected).abs().max() < 0.05 and bent.attrs["r2"] < 0.97
+    assert bent["value"].is_monotonic_increasing
+
+
+def test_there_is_no_map_to_a_constant():
+    with pytest.raises(ValueError, match=r"ΔW has 100 values and a std of 0.0: there is nothing to map noise to"):
+        noise.transport(np.zeros(100, np.float32))

@@ -13,8 +13,9 @@ from scipy import stats
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from lfmlib import noise_adapter
-from lfmlib.noise_adapter import LAWS, NoiseConfig, basis
+from lfmlib import noise_basis
+from lfmlib.noise_adapter import NoiseConfig
+from lfmlib.noise_basis import LAWS, basis
 from lfmlib.normality import measure
 
 IDS = torch.arange(12).view(2, 6)
@@ -147,8 +148,8 @@ def test_other_layers_are_refused():
 
 
 def test_another_machine_with_other_quantiles_is_told(monkeypatch):
-    monkeypatch.setitem(noise_adapter._CHECKSUMS, "gaussian", "0" * 16)
-    noise_adapter._quantiles.cache_clear()
+    monkeypatch.setitem(noise_basis._CHECKSUMS, "gaussian", "0" * 16)
+    noise_basis._quantiles.cache_clear()
     with pytest.raises(RuntimeError, match=r"an adapter would come out as another one"):
         basis((2, 2), "gaussian", 0, "a")
-    noise_adapter._quantiles.cache_clear()
+    noise_basis._quantiles.cache_clear()

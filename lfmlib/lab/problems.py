@@ -1,7 +1,8 @@
 """What the lab models learn: a batch, its loss, and how well it went on data held out.
 
 A batch depends on the seed and the number of the step alone, so a training can resume anywhere. It is a tuple with the
-labels last, and may be drawn from the first part of the training data only: their order is a fixed shuffled one.
+labels last, and may be drawn from the first part of the training data only: their order is a fixed shuffled one. Of
+the held-out data, ``most`` says how many examples are looked at, evenly chosen; None is all of them.
 """
 
 from __future__ import annotations
@@ -75,12 +76,18 @@ class Bytes:
         return functional.cross_entropy(model(input_ids=now).logits.flatten(0, 1), following.flatten())
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
         """Held-out loss in nats per byte, and that of a code that knows the frequencies of bytes."""
-        loss = np.mean([self.loss(model, (part[:, :-1], part[:, 1:])).item() for part in self.held_out.split(16)])
+        some = _evenly(self.held_out, most)
+        loss = np.mean([self.loss(model, (part[:, :-1], part[:, 1:])).item() for part in some.split(16)])
         train = self.train[: 1 << 22]
         trivial = text.frequency_loss(train, self.held_out.numpy().astype(np.uint8).ravel(), order=0)
         return {"loss": float(loss), "trivial_loss": trivial, "uniform_loss": math.log(256)}
+
+    def prior(self, most: int | None = None) -> float:
+        """Loss of a code that knows the frequencies of bytes in the training text, on the same held-out windows."""
+        some = _evenly(self.held_out, most).numpy().astype(np.uint8).ravel()
+        return text.frequency_loss(self.train[: 1 << 22], some, order=0)
 
 
 def language() -> Bytes:
@@ -124,16 +131,21 @@ class Digits:
         return functional.cross_entropy(model(pixel_values=images).logits, labels)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
         """Test loss and accuracy, and the share of the most frequent class."""
         side = self.task.test
-        logits = model(pixel_values=torch.tensor(side.images).to(model.device)).logits.cpu()
-        labels = torch.tensor(side.labels)
-        return {
-            "loss": functional.cross_entropy(logits, labels).item(),
-            "accuracy": (logits.argmax(1) == labels).double().mean().item(),
-            "trivial_accuracy": float(np.bincount(side.labels).max() / len(side.labels)),
-        }
+        images, labels = torch.tensor(_evenly(side.images, most)), torch.tensor(_evenly(side.labels, most))
+        return _judged(model(pixel_values=images.to(model.device)).logits.cpu(), labels)
+
+    def prior(self, most: int | None = None) -> float:
+        """Test loss of the frequencies of the classes in the training data."""
+        return _frequency_loss(self.task.train.labels, _evenly(self.task.test.labels, most))
+
+    @torch.no_grad()
+    def first(self, model: nn.Module, count: int) -> np.ndarray:
+        """Show a model the first training examples; their labels."""
+        model(pixel_values=torch.tensor(self.task.train.images[:count]).to(model.device))
+        return self.task.train.labels[:count]
 
 
 class Pairs:
@@ -212,23 +224,50 @@ class Docstrings:
         return functional.cross_entropy(self._logits(model, ids), labels)
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
+    def evaluate(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
         """Test loss in nats and accuracy, and the share of the most frequent class."""
-        order = np.argsort([len(ids) for ids in self.test], kind="stable")  # texts of one length need no padding
+        rows = _evenly(np.arange(len(self.test)), most)
+        order = rows[np.argsort([len(self.test[row]) for row in rows], kind="stable")]  # one length needs no padding
         parts = np.array_split(order, math.ceil(len(order) / 128))
         logits = torch.cat([self._logits(model, self._padded(self.test, rows).to(model.device)) for rows in parts])
-        logits, labels = logits.cpu(), torch.tensor(self.task.test.labels[order])
-        return {
-            "loss": functional.cross_entropy(logits, labels).item(),
-            "accuracy": (logits.argmax(1) == labels).double().mean().item(),
-            "trivial_accuracy": float(np.bincount(labels).max() / len(labels)),
-        }
+        return _judged(logits.cpu(), torch.tensor(self.task.test.labels[order]))
+
+    def prior(self, most: int | None = None) -> float:
+        """Test loss of the frequencies of the classes in the training data."""
+        return _frequency_loss(self.task.train.labels, _evenly(self.task.test.labels, most))
+
+    @torch.no_grad()
+    def first(self, model: nn.Module, count: int) -> np.ndarray:
+        """Show a model the first training examples; their labels."""
+        for rows in np.array_split(np.arange(min(count, len(self.train))), math.ceil(count / 128)):
+            self._logits(model, self._padded(self.train, rows).to(model.device))
+        return self.task.train.labels[:count]
 
     def _padded(self, texts: list[torch.Tensor], rows: np.ndarray) -> torch.Tensor:
         return pad_sequence([texts[row] for row in rows], batch_first=True, padding_value=self.padding)
 
     def _logits(self, model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
         return model(input_ids=ids, attention_mask=(ids != self.padding).long()).logits
+
+
+def _judged(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Loss in nats and accuracy of a classifier, and the share of the most frequent class."""
+    return {
+        "loss": functional.cross_entropy(logits, labels).item(),
+        "accuracy": (logits.argmax(1) == labels).double().mean().item(),
+        "trivial_accuracy": float(np.bincount(labels).max() / len(labels)),
+    }
+
+
+def _frequency_loss(train: np.ndarray, test: np.ndarray) -> float:
+    """Mean cross-entropy in nats of a classifier that knows nothing but how frequent each class is."""
+    counts = np.bincount(train, minlength=int(test.max()) + 1)
+    return float(-np.log(counts[test] / counts.sum()).mean())
+
+
+def _evenly(items, most: int | None):
+    """At most so many of the items, evenly chosen."""
+    return items if most is None else items[:: math.ceil(len(items) / most)]
 
 
 def _part(share: float, whole: int) -> int:

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from . import cache, inits, models
 from .problems import problem
 from .trace import trace
-from .tuning import ADAPTERS, LABELS, adapt, inherit, labelled, merged
+from .tuning import ADAPTERS, LABELS, adapt, inherit, jittered, labelled, merged
 
 OPTIMIZERS = {
     "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay, betas=(0.9, 0.98), fused=True),
@@ -53,14 +53,16 @@ class Config:
         base: the training to go on from, of the same model: its weights replace the start, except for a head of another
             shape. None: none, or for a pre-trained model its checkpoint.
         adapter: "" to train all weights, or one of `lfmlib.lab.tuning.ADAPTERS`.
-        rank: of the adapter.
+        rank: of the adapter; of one built from noise, its number of random matrices; of the head alone, 0.
         samples: share of the training data that batches are drawn from.
         labels: "real"; "shuffled", exchanged within every batch; or "own", for texts: drawn from what the start itself
             predicts, so that there is nothing to learn (see `lfmlib.lab.tuning`).
+        head_lr: learning rate of a head for classes, if it is to have its own; 0: the same.
+        jitter: Gaussian noise added to the matrices of the start, in units of each one's standard deviation.
 
     Raises:
         ValueError: a pre-trained model with another start than "library"; a base of another model; an unknown adapter,
-            or one without a rank; unknown labels; a share outside (0, 1].
+            or one without a rank; unknown labels; a share outside (0, 1]; a jitter below 0.
     """
 
     model: str
@@ -79,6 +81,8 @@ class Config:
     rank: int = 0
     samples: float = 1.0
     labels: str = "real"
+    head_lr: float = 0.0
+    jitter: float = 0.0
 
     def __post_init__(self):
         if self.model in models.PRETRAINED and self.start != "library":
@@ -92,12 +96,14 @@ class Config:
             )
         if self.adapter not in ("", *ADAPTERS):
             raise ValueError(f"unknown adapter {self.adapter!r}: expected one of {', '.join(ADAPTERS)}, or none")
-        if bool(self.adapter) != (self.rank > 0):
+        if (self.adapter not in ("", "head")) != (self.rank > 0):
             raise ValueError(f"adapter={self.adapter!r} with rank={self.rank}: an adapter needs a rank of at least 1")
         if self.labels not in LABELS:
             raise ValueError(f"unknown labels {self.labels!r}: expected one of {', '.join(LABELS)}")
         if not 0 < self.samples <= 1:
             raise ValueError(f"samples={self.samples}: expected a share of the training data, above 0 and at most 1")
+        if self.jitter < 0:
+            raise ValueError(f"jitter={self.jitter}: expected a size of noise, 0 or more")
 
 
 @dataclass(frozen=True)
@@ -163,6 +169,8 @@ def start_of(config: Config) -> nn.Module:
         inherit(model, train(config.base, progress=False).model.state_dict())
     elif config.start != "library":
         inits.initialize(model, config.start, config.gain, config.seed)
+    if config.jitter:
+        jittered(model, config.jitter, config.seed)
     return adapt(model, config.adapter, config.rank, config.seed) if config.adapter else model
 
 
@@ -191,7 +199,7 @@ def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> 
         model = start_of(config).to(device)
         start = {name: value.detach().clone() for name, value in model.named_parameters() if value.dim() == 2}
         before = copy.deepcopy(model).eval() if config.labels == "own" else None
-        optimizer = OPTIMIZERS[config.optimizer](_groups(model, config.weight_decay), config.lr, config.weight_decay)
+        optimizer = OPTIMIZERS[config.optimizer](_groups(model, config), config.lr, config.weight_decay)
         state = _State(part / "state.pt")
         step = state.load(model, optimizer)
         wanted = snapshot_steps(config.steps, snapshots)
@@ -234,7 +242,7 @@ def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> 
 
 def _step(model: nn.Module, optimizer: torch.optim.Optimizer, task, config: Config, step: int, before=None) -> float:
     for group in optimizer.param_groups:
-        group["lr"] = rate(config, step)
+        group["lr"] = group["factor"] * rate(config, step)
     model.train()
     batch = task.batch(config.seed, step, config.batch, config.samples)
     loss = task.loss(model, labelled(batch, config.labels, 1_000_003 * config.seed + step, before))
@@ -247,12 +255,16 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, task, config: Conf
     return value
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Decay for matrices, none for vectors."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.dim() >= 2]
-    vectors = [p for p in trained if p.dim() < 2]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+def _groups(model: nn.Module, config: Config) -> list[dict]:
+    """Decay for matrices, none for vectors; the head apart, where it has a rate of its own."""
+    groups = []
+    for head in (False, True):
+        some = [p for name, p in model.named_parameters() if p.requires_grad and name.startswith("classifier.") == head]
+        factor = config.head_lr / config.lr if head and config.head_lr else 1.0
+        for decay, matrices in ((config.weight_decay, True), (0.0, False)):
+            listed = [p for p in some if (p.dim() >= 2) == matrices]
+            groups.append({"params": listed, "weight_decay": decay, "factor": factor})
+    return [group for group in groups if group["params"]]
 
 
 class _State:

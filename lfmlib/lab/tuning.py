@@ -8,13 +8,23 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-ADAPTERS = ("lora", "dora")
+from .. import evidence, noise
+from ..checkpoint import open_checkpoint
+from ..noise_basis import LAWS
+
+LOW_RANK = ("lora", "dora")
 """Low-rank adapters: LoRA (Hu et al. 2021, arXiv 2106.09685), and DoRA, which learns the length of every row beside it
 (Liu et al. 2024, arXiv 2402.09353)."""
+NOISE_BUILT = tuple(f"noise-{law}" for law in LAWS)
+"""ΔW from frozen noise and learned scales (`lfmlib.noise_adapter`); as many random matrices as LoRA has ranks train as
+many parameters."""
+ADAPTERS = (*LOW_RANK, *NOISE_BUILT, "head")
+"""What can be trained instead of the weights; "head": the head alone, nothing else moves."""
 LABELS = ("real", "shuffled", "own")
 """What a model is taught: see `labelled`."""
 SCALE = 2.0
@@ -34,19 +44,34 @@ def adapt(model: nn.Module, adapter: str, rank: int, seed: int) -> nn.Module:
     Args:
         model: changed in place, and returned.
         adapter: one of `ADAPTERS`.
-        rank: of BA; B starts at zero, A as peft draws it.
-        seed: of that draw.
+        rank: of BA, where B starts at zero and A as peft draws it; of noise, the number of random matrices.
+        seed: of that draw, or of the noise.
+
+    Raises:
+        ValueError: the head alone is to be trained, of a model whose head is not for classes.
     """
+    if adapter == "head":
+        heads = [name for name, _ in model.named_parameters() if name.startswith("classifier.")]
+        if not heads:
+            raise ValueError(f"{type(model).__name__} has no head named classifier: nothing would be trained")
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in heads)
+        return model
     from peft import LoraConfig, inject_adapter_in_model  # here, because importing it takes seconds
+
+    from ..noise_adapter import NoiseConfig
 
     layers = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and not any(head in name for head in _HEADS)
     ]
-    config = LoraConfig(
-        r=rank, lora_alpha=SCALE * rank, use_dora=adapter == "dora", target_modules=layers, lora_dropout=0.0
-    )
+    if adapter in NOISE_BUILT:
+        config = NoiseConfig(law=adapter.removeprefix("noise-"), bases=rank, seed=seed, target_modules=layers)
+    else:
+        config = LoraConfig(
+            r=rank, lora_alpha=SCALE * rank, use_dora=adapter == "dora", target_modules=layers, lora_dropout=0.0
+        )
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Unsupported layer type")
         torch.manual_seed(seed)
@@ -54,6 +79,28 @@ def adapt(model: nn.Module, adapter: str, rank: int, seed: int) -> nn.Module:
     for name, parameter in model.named_parameters():
         if name.startswith("classifier."):
             parameter.requires_grad_(True)
+    return model
+
+
+def body(model: nn.Module) -> pd.DataFrame:
+    """The matrices that findings are about: one row each, with name, role, depth and numel, in the model's order."""
+    tensors = pd.DataFrame(open_checkpoint(model).tensors)
+    return evidence.eligible(tensors[tensors["shape"].map(len) == 2])
+
+
+@torch.no_grad()
+def jittered(model: nn.Module, size: float, seed: int) -> nn.Module:
+    """Add Gaussian noise to the `body` of a model, in place.
+
+    Args:
+        model: changed, and returned.
+        size: of the noise, in units of each matrix's standard deviation.
+        seed: of the noise, with the matrix's name.
+    """
+    parameters = dict(model.named_parameters())
+    for name in body(model)["name"]:
+        rng = np.random.default_rng([seed, 17, *name.encode()])
+        parameters[name].copy_(noise.added(parameters[name], size * parameters[name].std(correction=0).item(), rng))
     return model
 
 

@@ -6,6 +6,7 @@ theme, and that colour-blind readers can tell apart. They are drawn narrow, so t
 
 from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
 from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_gradient
+from .noise import closing, shares, transport
 from .style import COLOURS, INK, WIDTH, figure, style
 from .training import STARTS, collapse, curves, growth, panels, starts_legend, sweep_map
 from .weights import SHAPES, depth_role_map, gaussian, histogram, label_map, map_height, ranges, score_plane, strip
@@ -24,6 +25,7 @@ __all__ = [
     "by_control",
     "by_layer",
     "by_share",
+    "closing",
     "collapse",
     "curves",
     "depth_role_map",
@@ -41,9 +43,11 @@ __all__ = [
     "power",
     "ranges",
     "score_plane",
+    "shares",
     "starts_legend",
     "strip",
     "style",
     "sweep_map",
+    "transport",
     "with_gradient",
 ]

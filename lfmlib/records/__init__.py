@@ -55,6 +55,8 @@ EXPERIMENTS: dict[str, str] = {
     "calibration": "lfmlib.lab.calibration:calibration",
     "arrangement": "lfmlib.lab.arranged:experiment",
     "finetuning": "lfmlib.lab.finetuning:experiment",
+    "derived": "lfmlib.lab.derived:experiment",
+    "radius": "lfmlib.lab.straying:experiment",
 }
 """Name of an experiment → "module:attribute", where an `Experiment` is, or a function that returns it."""
 

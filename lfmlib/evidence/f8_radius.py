@@ -1,0 +1,101 @@
+"""F8: transformation weights broaden the acceptable deviation from the optimal weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ..findings import RULES, STATEMENTS, Finding
+from .shared import over_runs
+
+
+def log_ratios(rows: pd.DataFrame, which: str = "tuned", kind: str = "matrix", head: str | None = None) -> pd.Series:
+    """Logarithm of the noise radius over that of the base, by seed: means over the draws that both share.
+
+    Args:
+        rows: part "radius" of the record `radius`, of one model and one task.
+        which: "tuned" or "random".
+        kind: of noise.
+        head: that was fitted; None: the one that verdicts rest on (not "timid").
+
+    Returns:
+        Index: seed. Draws in which either radius is zero or infinite are left out.
+    """
+    same = rows[(rows["kind"] == kind) & ((rows["head"] != "timid") if head is None else (rows["head"] == head))]
+    table = same.pivot_table(index=["seed", "draw"], columns="which", values="radius")
+    if which not in table or "base" not in table:
+        return pd.Series(dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(table[which]) - np.log(table["base"])
+    return logs[np.isfinite(logs)].groupby("seed").mean()
+
+
+def times(logs: pd.Series) -> tuple[float, float, float]:
+    """Geometric mean over independent runs and its interval, of logarithms."""
+    return tuple(float(one) for one in np.exp(over_runs(logs)))
+
+
+def f8_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
+    """Finding F8 of a model fine-tuned several times, on the task it was tuned for.
+
+    Supported where W's radius is larger than W₀'s beyond the interval over runs, partly where it is larger,
+    contradicted where it is not; undecided where it is not larger, but the interval reaches beyond 1.
+
+    Args:
+        rows: part "radius" of the record `radius`, of one model.
+        model: its name.
+        provenance: of the record.
+
+    Raises:
+        ValueError: fewer than two seeds.
+    """
+    own = rows[rows["judged_on"] == rows["task"]]
+    logs = log_ratios(own)
+    if len(logs) < 2:
+        raise ValueError(f"F8 of {model} needs at least two runs: measure the record")
+    value, low, high = times(logs)
+    counted = own[(own["kind"] == "matrix") & (own["head"] != "timid")]
+    sizes = counted.groupby("which")["radius"].median()
+    parts = {"radius of W₀": f"{sizes['base']:.2f}", "radius of W": f"{sizes['tuned']:.2f}"}
+    timid = log_ratios(own, head="timid")
+    if len(timid):
+        parts["with a timid head"] = f"{times(timid)[0]:.2f} times"
+    original = log_ratios(rows[rows["judged_on"] != rows["task"]])
+    if len(original):
+        parts["on the old task"] = f"{times(original)[0]:.2f} times"
+    details = {"parts": parts, "runs": len(logs), "draws": int(counted.groupby(["which", "seed"]).size().min())}
+    noise = times(log_ratios(own, "random"))[0]
+    return _finding(model, provenance, details, value, (low, high), noise, _judged(value, low, high))
+
+
+def f8(model: str, provenance: dict) -> Finding:
+    """Finding F8 of one pair: not judged, since a radius takes the task that the model was tuned for."""
+    reason = (
+        "The noise radius is about a loss: it takes the task that the model was tuned for, and fine-tunes of five "
+        "seeds. `lfmlib.tolerance.radius` measures it for any loss."
+    )
+    return _finding(model, provenance, {"reason": reason})
+
+
+def _judged(value: float, low: float, high: float) -> str:
+    if low > 1:
+        return "supported"
+    if value > 1:
+        return "partly"
+    return "undecided" if high > 1 else "contradicted"
+
+
+def _finding(model: str, provenance: dict, details: dict, value=None, interval=None, null=None, verdict="undecided"):
+    return Finding(
+        id="F8",
+        model=model,
+        statement=STATEMENTS["F8"],
+        metric="noise radius of the fine-tuned weights over that of the base",
+        value=value,
+        interval=interval,
+        null=null,
+        rule=RULES["F8"].text,
+        verdict=verdict,
+        provenance=provenance,
+        details=details,
+    )

@@ -1,0 +1,156 @@
+"""Can ΔW be made from noise? The experiment `derived`, behind finding F5.
+
+Its parts, from the bases of `lfmlib.lab.finetuning`:
+
+    built     adapters whose ΔW is frozen noise with learned scales (Gaussian, uniform, signs), and LoRA with as many
+              trained parameters; the floor is the head alone, or for the decoder, which has none, the base as it is
+    stand-in  full fine-tuning, and then ΔW replaced by what keeps some of it (`lfmlib.noise.KEPT`); all else, the head
+              with it, stays as it was trained
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+
+import numpy as np
+import torch
+
+from .. import evidence
+from ..hub import MINILM_SHA256
+from ..noise import KEPT, stand_in
+from ..normality import qq_r2
+from ..records import Experiment
+from . import finetuning, models
+from .experiments import retrained, score, trivial
+from .problems import problem
+from .train import Config, start_of
+from .tuning import NOISE_BUILT, body
+
+TASKS = finetuning.TASKS | {"minilm": {"task": "kind", "steps": 120, "batch": 16}}
+"""What is learned: as in `finetuning`, but of MiniLM a task on which a short run gains more over the head alone."""
+RATES = {
+    "minilm": {"head": 1e-2, "lora": {1: 3e-3}, "noise": {1: 1e-2}},
+    "deep-decoder": {"lora": {1: 3e-2, 4: 1e-2}, "noise": {1: 1e-1, 4: 1e-1}},
+    "vit": {"head": 1e-1, "lora": {1: 1e-2, 4: 3e-3}, "noise": {1: 1e-1, 4: 3e-2}},
+}
+"""Learning rates by held-out loss of seed 90, both kinds of adapter on the same grid (see the Methods page), by the
+rank of LoRA or the number of random matrices, which train as many parameters; uniform noise and signs take the rates
+of Gaussian noise. Whatever the adapter, the head has the rate that is best for it alone."""
+FLOOR = {"minilm": "head", "vit": "head", "deep-decoder": "none"}
+"""What gains are counted from."""
+SEEDS = 5
+ITEMS = 1024
+"""Held-out examples that a stand-in is judged on, at most."""
+METRICS = {
+    "score": 0.15, "whole": 0.15, "loss": 0.15, "trivial": 1e-9, "parameters": 1e-9, "normal_share": 0.3, "size": 0.3,
+}  # fmt: skip
+"""Relative tolerances: another processor trains another model, as in `initialization`."""
+LEAST = {"score": 1.0, "whole": 1.0, "loss": 1.0, "normal_share": 1.0}
+"""Sizes below which these tolerances do not shrink."""
+
+
+def experiment() -> Experiment:
+    """Adapters built from noise beside LoRA; and fine-tunes whose ΔW is replaced."""
+    return Experiment(
+        name="derived",
+        cells=list(_cells()),
+        run=run,
+        metrics=METRICS,
+        least=LEAST,
+        version=1,
+        description="adapters built from frozen noise beside LoRA, and fine-tunes with stand-ins for ΔW",
+        inputs=inputs,
+        quick=list(_toys()),
+        alone=finetuning.alone,
+    )
+
+
+def _cells() -> Iterator[dict]:
+    for seed in range(SEEDS):
+        for model in TASKS:
+            yield _cell("built", model, seed, FLOOR[model], 0)
+            for rank in RATES[model]["lora"]:
+                for adapter in ("lora", *NOISE_BUILT):
+                    yield _cell("built", model, seed, adapter, rank)
+            yield _cell("stand-in", model, seed, "", 0)
+
+
+def _cell(part: str, model: str, seed: int, adapter: str, rank: int) -> dict:
+    rates = RATES[model] | {"none": 0.0, "": finetuning.FULL[model]}
+    lr = rates["noise" if adapter in NOISE_BUILT else adapter]
+    lr = lr[rank] if rank else lr
+    settings = TASKS[model] | {
+        "lr": lr,
+        "weight_decay": finetuning.DECAY,
+        "head_lr": rates.get("head", 0.0) if rank else 0.0,
+    }
+    return {"part": part, "model": model, **settings, "adapter": adapter, "rank": rank, "seed": seed}
+
+
+def _toys() -> Iterator[dict]:
+    """A few steps of the small models, at two seeds."""
+    for cell in _cells():
+        if cell["model"] != "minilm" and cell["seed"] < 2 and cell["rank"] < 2:
+            yield cell | {"steps": 8, "batch": finetuning.TOY}
+
+
+def plan(cell: dict) -> Config:
+    """What a cell trains."""
+    known = {field.name for field in fields(Config)}
+    given = {name: value for name, value in cell.items() if name in known and value != "none"}
+    return Config(**given, **finetuning.origin(cell))
+
+
+def run(cell: dict) -> list[dict]:
+    """Train as the cell says.
+
+    For `built` one row: ``score`` (accuracy; for the decoder the loss) and ``loss`` in nats on held-out data,
+    ``trivial`` for the baseline's score, and the number of trained ``parameters``. For `stand-in` a row for each
+    ``kind``: score and loss; ``normal_share``, the share of the parameters of judged matrices whose (stand-in for) ΔW
+    has an R² of at least 0.99; ``size``, the median over them of RMS(ΔW) / std(W₀); the first row has in ``whole`` the
+    score on all held-out data.
+    """
+    config = plan(cell)
+    task = problem(config.model, config.task)
+    if cell["adapter"] == "none":
+        return [_scores(task.evaluate(start_of(config).eval())) | {"parameters": 0}]
+    trained = retrained(config, snapshots=0)
+    if cell["part"] == "built":
+        count = sum(p.numel() for p in start_of(config).parameters() if p.requires_grad)
+        return [_scores(trained.scores) | {"parameters": count}]
+    rows = list(_replaced(config, task, trained.model))
+    rows[0] |= {"whole": float(f"{score(trained.scores):.5g}")}
+    return rows
+
+
+@torch.no_grad()
+def _replaced(config: Config, task, model: torch.nn.Module) -> Iterator[dict]:
+    start = dict(start_of(replace(config, adapter="", rank=0)).named_parameters())
+    tuned, rows = dict(model.named_parameters()), body(model)
+    base = {name: start[name] for name in rows["name"]}
+    moved = {name: tuned[name] - base[name] for name in base}
+    for kind in KEPT:
+        r2, sizes = [], []
+        for name in base:
+            made = stand_in(moved[name], kind, np.random.default_rng([config.seed, *name.encode()]))
+            tuned[name].copy_(base[name] + made)
+            r2.append(qq_r2(made))
+            sizes.append((made.square().mean().sqrt() / base[name].std(correction=0)).item())
+        found = _scores(task.evaluate(model, ITEMS))
+        normal = evidence.share(rows, np.array(r2) >= evidence.QQ_BOUND)
+        yield {"kind": kind, **found, "normal_share": normal, "size": float(f"{np.median(sizes):.5g}")}
+
+
+def _scores(found: dict[str, float]) -> dict[str, float]:
+    """What a row says of held-out data, five digits of each."""
+    figures = {"score": score(found), "loss": found["loss"], "trivial": trivial(found)}
+    return {name: float(f"{value:.5g}") for name, value in figures.items()}
+
+
+def inputs(cell: dict) -> dict[str, str]:
+    """Hash of the data a cell is trained on, of its base's, and of MiniLM's weights."""
+    found = {"data": problem(cell["model"], cell["task"]).data_hash}
+    if cell["model"] in models.PRETRAINED:
+        return found | {"base": MINILM_SHA256}
+    return found | {"base data": problem(cell["model"], finetuning.BASES[cell["model"]]["task"]).data_hash}

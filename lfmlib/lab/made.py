@@ -1,0 +1,205 @@
+"""What chapter 7 reads off its record, `derived`: the work that stand-ins for ΔW do, and what is built from noise.
+
+Every function takes rows of the record (see `lfmlib.lab.derived.run`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .. import evidence
+from ..checkpoint import Checkpoint
+from ..delta import delta
+from ..findings import Finding
+from ..noise import KEPT, stand_in
+from ..normality import qq_r2
+from ..provenance import recorded
+from ..spectrum import top_ratio
+from .initialization import where
+from .tuned import NAMES, SHORT
+from .tuning import NOISE_BUILT
+
+ARMS = {"lora": "LoRA", "noise-gaussian": "Gaussian", "noise-uniform": "uniform", "noise-signs": "±1"}
+"""Adapters of the record, as tables name them; the last three by the law of their frozen noise."""
+
+
+def f5_found(record: pd.DataFrame, **parameters) -> list[Finding]:
+    """Finding F5 of every model; ``parameters`` of the chapter go into its provenance."""
+    origin = recorded("derived", record, **parameters)
+    found = []
+    for model, name in NAMES.items():
+        built, replaced = (where(record, part=part, model=model) for part in ("built", "stand-in"))
+        if len(built) and len(replaced):
+            found.append(evidence.f5_over_runs(built, replaced, name, origin | {"source": name}))
+    return found
+
+
+def kept(record: pd.DataFrame) -> pd.DataFrame:
+    """How much of ΔW's gain every stand-in keeps.
+
+    Returns:
+        One row per stand-in and model: kind, keeps (in words), model, share, low, high (mean and 95 % over seeds), loss
+        (mean held-out loss in nats).
+    """
+    rows = []
+    for model, name in SHORT.items():
+        some = where(record, part="stand-in", model=model)
+        for kind in KEPT if len(some) else ():
+            if not len(found := evidence.kept_share(some, kind)):
+                continue
+            share, low, high = evidence.over_runs(found)
+            loss = some.loc[some["kind"] == kind, "loss"].mean()
+            rows.append((kind, KEPT[kind], name, share, low, high, loss))
+    return pd.DataFrame(rows, columns=["kind", "keeps", "model", "share", "low", "high", "loss"])
+
+
+def kept_in_words(shares: pd.DataFrame) -> pd.DataFrame:
+    """`kept` as a table: a row per stand-in, for every model the share of the gain and, in brackets, the loss."""
+    words = [f"{100 * row.share:.0f} % ({row.loss:.2f})" for row in shares.itertuples()]
+    wide = shares.assign(words=words).pivot(index=["kind", "keeps"], columns="model", values="words")
+    wide = wide.loc[list(KEPT.items()), [name for name in SHORT.values() if name in wide]]
+    return wide.reset_index().rename(columns={"kind": "in ΔW’s place"}).rename_axis(columns=None)
+
+
+def what_it_takes(shares: pd.DataFrame) -> str:
+    """What the stand-ins say, in a sentence: the order of the entries, their signs, their histogram."""
+
+    def span(kind: str) -> str:
+        some = shares.loc[shares["kind"] == kind, "share"]
+        return f"{some.min():.0%} to {some.max():.0%}"
+
+    return (
+        f"Keep the order of the entries and replace their values, and **{span('gaussianized')}** of the gain stays; "
+        f"keep the signs alone: {span('flattened')}. Keep the values and lose their places, and "
+        f"**{span('permuted')}** is left; keep the sizes and lose the signs: {span('signs-drawn')}."
+    )
+
+
+def in_disorder(base: Checkpoint, tuned: Checkpoint, rows: pd.DataFrame, most: int = 8, seed: int = 0) -> pd.DataFrame:
+    """What the stand-ins keep that needs no task to be seen, on one pair: medians over some matrices.
+
+    Args:
+        base, tuned: the pair.
+        rows: of `lfmlib.compare`, for the pair itself; at most so many of them, evenly chosen, are looked at.
+        most: see there.
+        seed: of the stand-ins.
+
+    Returns:
+        Index: stand-in. Columns: R² of the Q–Q plot; correlation of the entries with those of ΔW; largest singular
+        value over the edge of noise; how unlike the rows are: std over rows of their root mean square, over its mean.
+    """
+    found = {kind: [] for kind in KEPT if kind not in ("none", "reversed")}
+    for name in rows.iloc[:: -(-len(rows) // most)]["tensor"]:
+        moved = delta(base, tuned, name).float()
+        for kind in found:
+            made = stand_in(moved, kind, np.random.default_rng([seed, *name.encode()]))
+            sizes = made.square().mean(1).sqrt()
+            found[kind].append(
+                {
+                    "R²": qq_r2(made),
+                    "correlation with ΔW": float(np.corrcoef(made.ravel(), moved.ravel())[0, 1]),
+                    "top / edge": top_ratio(made),
+                    "rows unlike": float(sizes.std() / sizes.mean()),
+                }
+            )
+    return pd.DataFrame({kind: pd.DataFrame(some).median() for kind, some in found.items()}).T
+
+
+def built(record: pd.DataFrame) -> pd.DataFrame:
+    """Scores of adapters with as many trained parameters, in words: mean and 95 % interval over seeds.
+
+    Returns:
+        One row per model and number of trained parameters in the body: floor (the head alone, or the base as it is),
+        the arms of `ARMS`, and full fine-tuning.
+    """
+    rows = []
+    for model, name in SHORT.items():
+        some = where(record, part="built", model=model)
+        full = where(record, part="stand-in", model=model, kind="trained")
+        floor = some[some["rank"] == 0]
+        for _, same in some[some["rank"] > 0].groupby("rank"):
+            count = int(same["parameters"].iloc[0] - floor["parameters"].iloc[0])
+            scores = {
+                words: _span(same.loc[same["adapter"] == arm, "score"])
+                for arm, words in ARMS.items()
+                if (same["adapter"] == arm).any()
+            }
+            measure = "loss" if np.allclose(same["score"], same["loss"]) else "accuracy"
+            rows.append(
+                {"model": f"{name}, {measure}", "trained": f"{count:,}", "floor": _span(floor["score"])}
+                | scores
+                | {"full": _span(full["whole"])}
+            )
+    return pd.DataFrame(rows).fillna("–")
+
+
+def shares(record: pd.DataFrame) -> pd.DataFrame:
+    """Share of LoRA's gain that ΔW built from noise reaches.
+
+    Returns:
+        One row per model, number of random matrices and law: model, bases, law, share, low, high.
+    """
+    rows = []
+    for model, name in SHORT.items():
+        some = where(record, part="built", model=model)
+        for budget in sorted(set(some["rank"]) - {0}):
+            for arm in NOISE_BUILT:
+                found = evidence.built_share(some, arm, budget)
+                if len(found):
+                    rows.append((name, int(budget), ARMS[arm], *evidence.over_runs(found)))
+    return pd.DataFrame(rows, columns=["model", "bases", "law", "share", "low", "high"])
+
+
+def rivals(record: pd.DataFrame) -> pd.DataFrame:
+    """Gain of Gaussian noise less that of a rival law, as a share of LoRA's gain, paired by seed, in words.
+
+    Returns:
+        Index: model and bases. Columns: "− uniform", "− ±1": mean and 95 % interval over seeds.
+    """
+    found = {}
+    for model, name in SHORT.items():
+        some = where(record, part="built", model=model)
+        for budget in sorted(set(some["rank"]) - {0}):
+            own = evidence.built_share(some, "noise-gaussian", budget)
+            other = {
+                f"− {ARMS[arm]}": own - rival
+                for arm in NOISE_BUILT[1:]
+                if len(rival := evidence.built_share(some, arm, budget))
+            }
+            if other:
+                found[f"{name}, {int(budget)}"] = {words: _span(values, "+.2f") for words, values in other.items()}
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def differ(record: pd.DataFrame) -> str:
+    """In how many of the comparisons with uniform noise and ±1 Gaussian noise is better, beyond the interval."""
+    better = worse = count = 0
+    for model in SHORT:
+        some = where(record, part="built", model=model)
+        for budget in sorted(set(some["rank"]) - {0}):
+            own = evidence.built_share(some, "noise-gaussian", budget)
+            for arm in NOISE_BUILT[1:]:
+                if len(rival := evidence.built_share(some, arm, budget)) > 1:
+                    _, low, high = evidence.over_runs(own - rival)
+                    count, better, worse = count + 1, better + (low > 0), worse + (high < 0)
+    verdict = "so **“Gaussian” is not what matters here**" if better <= count / 2 else "so the law of the noise matters"
+    return (
+        f"Gaussian noise does better than uniform noise or signs, beyond the 95 % interval, in **{better} of {count}** "
+        f"comparisons, and worse in {worse}: {verdict}."
+    )
+
+
+def on_disk(model) -> int:
+    """Bytes of an adapter as peft saves it, without its configuration."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
+
+
+def _span(values: pd.Series, form: str = ".3f") -> str:
+    mean, low, high = (format(one, form) for one in evidence.over_runs(values))
+    return f"{mean} [{low}, {high}]"

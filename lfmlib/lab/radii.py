@@ -1,0 +1,177 @@
+"""What chapter 9 reads off its record, `radius`: how much noise base and fine-tune stand, and why.
+
+Every function takes rows of the record (see `lfmlib.lab.straying.run`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from .. import evidence
+from ..findings import Finding
+from ..provenance import recorded
+from ..tolerance import KINDS
+from .initialization import where
+from .straying import CLOSED
+from .tuned import NAMES, SHORT
+
+WHICH = {"base": "W₀", "tuned": "W", "random": "W₀ + noise"}
+"""The models that are shaken, as tables name them."""
+
+
+def f8_found(record: pd.DataFrame, **parameters) -> list[Finding]:
+    """Finding F8 of every model; ``parameters`` of the chapter go into its provenance."""
+    origin = recorded("radius", record, **parameters)
+    return [
+        evidence.f8_over_runs(rows, name, origin | {"source": name})
+        for model, name in NAMES.items()
+        if len(rows := where(record, part="radius", model=model))
+    ]
+
+
+def tasks(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows of radii by what they are about: each model on its new task and, where there is one, on its old."""
+    found = {}
+    for model, name in SHORT.items():
+        rows = where(record, part="radius", model=model)
+        rows = rows.assign(head=rows["head"].fillna(""))
+        for old in (False, True):
+            some = rows[(rows["judged_on"] != rows["task"]) == old]
+            if len(some):
+                found[f"{name}, {'old' if old else 'new'} task"] = some
+    return found
+
+
+def table(record: pd.DataFrame, timid: bool = False) -> pd.DataFrame:
+    """The noise radii of every model and task, in words: medians over seeds and draws, and ratios to W₀ with intervals.
+
+    Args:
+        timid: with the timid head instead of the fitted one; models that have one only.
+    """
+    found = {}
+    for name, rows in tasks(record).items():
+        some = rows[(rows["kind"] == KINDS[0]) & ((rows["head"] == "timid") == timid)]
+        if some.empty:
+            continue
+        sizes = some.groupby("which")["radius"].median()
+        ratios = {which: evidence.log_ratios(some, which, head=some["head"].iloc[0]) for which in ("tuned", "random")}
+        found[name] = {f"radius of {words}": f"{sizes[which]:.3f}" for which, words in WHICH.items()}
+        found[name] |= {f"{WHICH[which]} / W₀": span(logs) for which, logs in ratios.items()}
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def kinds(record: pd.DataFrame) -> pd.DataFrame:
+    """Radius of W over that of W₀ by kind of noise, in words."""
+    found = {}
+    for name, rows in tasks(record).items():
+        found[name] = {f"W / W₀, {kind}": span(evidence.log_ratios(rows, kind=kind)) for kind in KINDS}
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def against_first(record: pd.DataFrame) -> pd.DataFrame:
+    """What a kind of noise costs: radius under it over that under noise that treats all matrices alike, same draws.
+
+    Returns:
+        Index: model and task. Columns: kinds of noise, for W₀: geometric mean and 95 % over seeds, in words.
+    """
+    found = {}
+    for name, rows in tasks(record).items():
+        some = rows[(rows["which"] == "base") & (rows["head"] != "timid")]
+        logs = np.log(some.pivot_table(index=["seed", "draw"], columns="kind", values="radius")).dropna()
+        each = logs.sub(logs[KINDS[0]], axis=0).groupby("seed").mean()
+        found[name] = {kind: span(each[kind]) for kind in KINDS[1:] if kind in each}
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def reasons(record: pd.DataFrame, scale: float) -> pd.DataFrame:
+    """Why a radius is larger: a wider gap to close, or a flatter loss.
+
+    Where the loss is quadratic the radius is √(rise / curvature), so that a ratio of radii is the root of the ratio of
+    the rises over that of the curvatures.
+
+    Args:
+        scale: of the noise at which the curvature is taken, as rise / scale².
+
+    Returns:
+        Index: model and task. Columns, in words: W over W₀ of the rise that the radius allows, and of the curvature;
+        the ratio of radii that follows; and the one measured.
+    """
+    found = {}
+    for name, rows in tasks(record).items():
+        same = rows[rows["head"] != "timid"]
+        first = same.dropna(subset=["own"]).set_index(["seed", "which"])
+        allowed = np.log((CLOSED * (first["prior"] - first["own"])).unstack())
+        steep = np.log(same[same["scale"] == scale].set_index(["seed", "which"])["rise"].clip(lower=1e-9).unstack())
+        rise, curvature = (one["tuned"] - one["base"] for one in (allowed, steep))
+        found[name] = {
+            "allowed rise": span(rise),
+            "curvature": span(curvature),
+            "radius, foretold": span((rise - curvature) / 2),
+            "radius, measured": span(evidence.log_ratios(same)),
+        }
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Loss against noise on the new task: for every model rows with which, seed, scale and ``closed``, the share of the
+    gap to the loss of the class frequencies that the noise closes."""
+    found = {}
+    for name, rows in tasks(record).items():
+        if name.endswith("new task"):
+            same = rows[rows["head"] != "timid"]
+            gap = same.dropna(subset=["own"]).set_index(["seed", "which"])
+            gap = (gap["prior"] - gap["own"]).rename("gap")
+            some = same.dropna(subset=["scale"]).join(gap, on=["seed", "which"])
+            found[name.removesuffix(", new task")] = some.assign(closed=some["rise"] / some["gap"])
+    return found
+
+
+def helps(record: pd.DataFrame) -> pd.DataFrame:
+    """Does noise help? Scores of fine-tunings that begin from a base with added noise, against the same seeds without.
+
+    Returns:
+        Index: model and noise in std(W₀). Columns, in words: score without; change of it, counted so that more is
+        better, with its 95 % interval over seeds.
+    """
+    found = {}
+    for model, name in SHORT.items():
+        plain = where(record, part="radius", model=model).dropna(subset=["trained"])
+        plain = plain[plain["judged_on"] == plain["task"]].set_index("seed")["trained"]
+        noisier = where(record, part="noisier", model=model)
+        for jitter, rows in noisier.groupby("jitter"):
+            sign = -1 if (rows["trivial"] > 1).all() else 1  # a loss in nats
+            change = sign * (rows.set_index("seed")["score"] - plain)
+            mean, low, high = evidence.over_runs(change.dropna())
+            found[f"{name}, {jitter:g}"] = {
+                "score without": f"{plain.mean():.3f}",
+                "change": f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]",
+                "better": "yes" if low > 0 else "worse" if high < 0 else "no",
+            }
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def helped(table: pd.DataFrame) -> str:
+    """In how many of the cases of `helps` noise before fine-tuning helped, in a sentence."""
+    better, worse = ((table["better"] == word).sum() for word in ("yes", "worse"))
+    return f"Noise helps, beyond the interval, in **{better} of {len(table)}** cases, and harms in {worse}."
+
+
+def strayed(record: pd.DataFrame) -> pd.DataFrame:
+    """How far ΔW itself goes, in std(W₀), beside the radius of W₀ against noise, in words."""
+    found = {}
+    for name, rows in tasks(record).items():
+        if name.endswith("new task"):
+            moved = rows[rows["which"] == "tuned"].dropna(subset=["moved"])["moved"]
+            base = rows[(rows["which"] == "base") & (rows["kind"] == "matrix") & (rows["head"] != "timid")]
+            found[name.removesuffix(", new task")] = {
+                "RMS ΔW / RMS W₀": f"{moved.mean():.3f}",
+                "radius of W₀": f"{base['radius'].median():.3f}",
+            }
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
+def span(logs: pd.Series) -> str:
+    """Geometric mean and interval over runs of logarithms, in words."""
+    value, low, high = evidence.times(logs)
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"

@@ -1,0 +1,218 @@
+"""How far may weights stray? The experiment `radius`, behind finding F8.
+
+Its parts, from the bases and the full fine-tunings of `lfmlib.lab.finetuning`:
+
+    radius    noise radius of the base, of its fine-tune, and of the base plus noise of ΔW's size, by kind of noise, on
+              the task that was learned; where there is one, on the task of the base too
+    noisier   fine-tunings that begin from the base plus noise: does raising σ beforehand help?
+
+A classifier's head is fitted anew for every model, in one way: logistic regression on what the model's body makes of
+the first training examples, its strength chosen by cross-validation. What is shaken is the body. So base and fine-tune
+differ in their bodies alone. A head that leans on small differences makes a body look fragile; hence a second, timid
+head, kept small for all models alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from torch import nn
+
+from .. import noise
+from ..records import Experiment
+from ..tolerance import KINDS, curve, radius
+from . import derived, finetuning
+from .experiments import retrained, score, trivial
+from .problems import problem
+from .train import Config, start_of
+from .tuning import body
+
+ORIGINAL = {"deep-decoder": "language", "vit": "class"}
+"""What the bases were trained for; MiniLM's own task cannot be posed with the data at hand."""
+CLOSED = 0.1
+"""Share of the gap between a model's own loss and that of the class frequencies which the noise closes."""
+DRAWS = 16
+FEWER = 6
+"""Draws of the kinds of noise other than the first of `lfmlib.tolerance.KINDS`; the random direction has only that."""
+STRENGTHS = {"fitted": (1e-3, 1e-2, 1e-1, 1.0), "timid": (1e-3,)}
+"""Heads, and the inverse penalties (scikit-learn's C) that cross-validation chooses from."""
+SCALES = (0.025, 0.05, 0.1, 0.2, 0.4)
+"""Of the curves of loss against noise."""
+ITEMS = 256
+"""Held-out examples that the noise is judged on, at most."""
+FITTED = 1024
+"""Training examples that a head is fitted to."""
+JITTER = (0.05, 0.2)
+"""Noise added to a base before it is fine-tuned, in std(W₀)."""
+SEEDS = 5
+METRICS = {
+    "radius": 0.2, "rise": 0.5, "own": 0.15, "prior": 1e-6, "score": 0.15, "trained": 0.15, "moved": 0.3,
+    "trivial": 1e-9, "strength": 1e9,
+}  # fmt: skip
+"""Relative tolerances: another processor trains another model, as in `initialization`."""
+LEAST = {"own": 1.0, "score": 1.0, "trained": 1.0, "rise": 0.05, "radius": 0.05}
+"""Sizes below which these tolerances do not shrink."""
+
+
+def experiment() -> Experiment:
+    """Noise radii of bases and fine-tunes, and fine-tunings from noisier bases."""
+    return Experiment(
+        name="radius",
+        cells=list(_cells()),
+        run=run,
+        metrics=METRICS,
+        least=LEAST,
+        version=1,
+        description="how much noise a base and its fine-tune stand, and whether noise before fine-tuning helps",
+        inputs=derived.inputs,
+        quick=list(_toys()),
+        alone=finetuning.alone,
+    )
+
+
+def _cells() -> Iterator[dict]:
+    for seed in range(SEEDS):
+        for model, settings in finetuning.TASKS.items():
+            common = settings | {"lr": finetuning.FULL[model], "weight_decay": finetuning.DECAY, "seed": seed}
+            downstream = {"model": model, **common, "judged_on": settings["task"], "jitter": 0.0, "draws": DRAWS}
+            yield {"part": "radius", **downstream}
+            if model in ORIGINAL:
+                yield {"part": "radius", **downstream, "judged_on": ORIGINAL[model]}
+                for jitter in JITTER:
+                    yield {"part": "noisier", **downstream, "jitter": jitter, "draws": 0}
+
+
+def _toys() -> Iterator[dict]:
+    """A few steps of the ViT, at two seeds."""
+    for cell in _cells():
+        if cell["model"] == "vit" and cell["seed"] < 2 and cell["jitter"] in (0.0, JITTER[0]):
+            yield cell | {"steps": 8, "batch": finetuning.TOY, "draws": min(cell["draws"], 3)}
+
+
+def plan(cell: dict) -> Config:
+    """What a cell trains."""
+    known = {field.name for field in fields(Config)}
+    return Config(**{name: value for name, value in cell.items() if name in known}, **finetuning.origin(cell))
+
+
+def run(cell: dict) -> list[dict]:
+    """Train as the cell says; for `noisier` one row, with the held-out score and that of the trivial baseline.
+
+    For `radius` a row for each of ``which`` ("base", "tuned", or "random": the base plus noise of the size of ΔW),
+    ``head`` (see `STRENGTHS`; "" for the decoder, which keeps its own), ``kind`` of noise and ``draw``: its ``radius``,
+    in std(W). The first of each head also holds the ``own`` loss in nats, the loss ``prior`` of the class frequencies,
+    the ``score``, and the ``strength`` that was chosen; the first of a ``which`` also ``moved``, RMS(ΔW) / RMS(W₀)
+    (median over the matrices); the first of all also the ``trained`` score of the fine-tune with its own head, on all
+    held-out data, and ``trivial``. Rows without a radius hold the mean ``rise`` of the loss, over two draws, at a
+    ``scale``.
+    """
+    config = plan(cell)
+    trained = retrained(config, snapshots=0)
+    if cell["part"] == "noisier":
+        return [{"score": _brief(score(trained.scores)), "trivial": _brief(trivial(trained.scores))}]
+    rows: list[dict] = []
+    for which, model in candidates(config, trained.model).items():
+        found = _shaken(which, model, cell)
+        found[0]["moved"] = _brief(_moved(config, model))
+        rows += found
+    rows[0] |= {"trained": _brief(score(trained.scores)), "trivial": _brief(trivial(trained.scores))}
+    return rows
+
+
+def candidates(config: Config, tuned: nn.Module) -> dict[str, nn.Module]:
+    """The three models that are compared, by name."""
+    base, random = start_of(config).eval(), start_of(config).eval()
+    matrices, before, after = (dict(model.named_parameters()) for model in (random, base, tuned))
+    with torch.no_grad():
+        for name in body(base)["name"]:
+            std = (after[name] - before[name]).std(correction=0).item()
+            matrices[name].copy_(noise.added(before[name], std, np.random.default_rng([config.seed, *name.encode()])))
+    return {"base": base, "tuned": tuned, "random": random}
+
+
+def _moved(config: Config, model: nn.Module) -> float:
+    """RMS(ΔW) / RMS(W₀), the median over the body's matrices."""
+    before, after = (dict(one.named_parameters()) for one in (start_of(config), model))
+    with torch.no_grad():
+        sizes = [((after[name] - before[name]).norm() / before[name].norm()).item() for name in body(model)["name"]]
+    return float(np.median(sizes))
+
+
+def _shaken(which: str, model: nn.Module, cell: dict) -> list[dict]:
+    """Radii and curve of one model."""
+    task = problem(cell["model"], cell["judged_on"])
+    judged, parameters = body(model), dict(model.named_parameters())
+    weights = {name: parameters[name] for name in judged["name"]}
+    common = {"depth": dict(zip(judged["name"], judged["depth"], strict=True)), "seed": cell["seed"]}
+
+    def loss() -> float:
+        return task.evaluate(model, ITEMS)["loss"]
+
+    rows = []
+    for head in STRENGTHS if hasattr(model, "classifier") else ("",):
+        strength = fit_head(model, task, STRENGTHS[head]) if head else 0.0
+        own, prior = task.evaluate(model, ITEMS), task.prior(ITEMS)
+        rise = CLOSED * (prior - own["loss"])
+        about = {"which": which, "head": head}
+        first = len(rows)
+        for kind in KINDS if which != "random" and head != "timid" else KINDS[:1]:
+            draws = cell["draws"] if kind == KINDS[0] else min(FEWER, cell["draws"] - 1)
+            found = radius(loss, weights, rise, kind=kind, draws=draws, **common)
+            rows += [about | {"kind": kind, "draw": int(d), "radius": _brief(r)} for d, r in found.to_numpy()]
+        rows[first] |= {"own": _brief(own["loss"]), "prior": _brief(prior), "score": _brief(score(own))}
+        rows[first]["strength"] = strength
+        if head != "timid":
+            rises = curve(loss, weights, SCALES, draws=2, **common).groupby("scale")["rise"].mean()
+            rows += [about | {"scale": scale, "rise": _brief(rise)} for scale, rise in rises.items()]
+    return rows
+
+
+@torch.no_grad()
+def fit_head(model: nn.Module, task, strengths: Sequence[float]) -> float:
+    """Fit the head of a classifier by logistic regression on what its body makes of the first training examples.
+
+    Features are brought to mean 0 and variance 1 first, which is then put into the head's weights.
+
+    Args:
+        model: with a linear layer ``classifier``, which is replaced, in place.
+        task: of any number of classes.
+        strengths: inverse penalties, from which five-fold cross-validation by loss chooses.
+
+    Returns:
+        The inverse penalty that was chosen.
+    """
+    seen: list[torch.Tensor] = []
+    old = model.classifier
+    hook = old.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach().cpu()))
+    try:
+        labels = task.first(model, FITTED)
+    finally:
+        hook.remove()
+    features = torch.cat(seen).double().numpy()
+    middle, scale = features.mean(0), features.std(0) + 1e-12
+    scaled = (features - middle) / scale
+    chosen = strengths[0]
+    if len(strengths) > 1:
+        losses = [
+            -cross_val_score(_logistic(c), scaled, labels, cv=5, scoring="neg_log_loss").mean() for c in strengths
+        ]
+        chosen = strengths[int(np.argmin(losses))]
+    fitted = _logistic(chosen).fit(scaled, labels)
+    head = nn.Linear(features.shape[1], task.classes).to(old.weight.device)
+    head.weight.copy_(torch.from_numpy(fitted.coef_ / scale))
+    head.bias.copy_(torch.from_numpy(fitted.intercept_ - fitted.coef_ @ (middle / scale)))
+    model.classifier = head
+    return chosen
+
+
+def _logistic(strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=1000)
+
+
+def _brief(value: float) -> float:
+    return float(f"{value:.5g}")

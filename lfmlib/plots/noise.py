@@ -1,0 +1,77 @@
+"""Figures of noise in ΔW's place and on top of the weights: shares kept, transport maps, loss against noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from .depth import LINES
+from .style import COLOURS, INK
+
+
+def shares(ax: Axes, table: pd.DataFrame, rows: str, lines: str, bound: float | None = None) -> Axes:
+    """Shares with their intervals as dots on horizontal lines.
+
+    Args:
+        ax: where to draw.
+        table: columns ``rows``, ``lines``, share, low, high.
+        rows: column that names the rows, from above in the order of the table.
+        lines: column that tells the marks of a row apart.
+        bound: a share to mark beside 0 and 1.
+    """
+    names, marks = list(dict.fromkeys(table[rows])), list(dict.fromkeys(table[lines]))
+    for number, (mark, (colour, shape)) in enumerate(zip(marks, LINES[1:], strict=False)):
+        some = table[table[lines] == mark]
+        place = some[rows].map(names.index) + 0.22 * (number - (len(marks) - 1) / 2)
+        error = np.abs(some[["low", "high"]].to_numpy() - some[["share"]].to_numpy()).T
+        ax.errorbar(some["share"], place, xerr=error, fmt=shape, ms=4, lw=1.2, color=colour, label=mark)
+    for level in (0, 1):
+        ax.axvline(level, color=INK, lw=0.8, ls=":")
+    if bound is not None:
+        ax.axvline(bound, color=COLOURS["model"], lw=0.8, ls="--")
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.xaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
+    return ax
+
+
+def transport(ax: Axes, maps: Mapping[str, pd.DataFrame]) -> Axes:
+    """Maps from Gaussian noise to ΔW, less the straight line that a Gaussian ΔW would have.
+
+    Args:
+        ax: where to draw.
+        maps: name → table of `lfmlib.noise.transport`.
+    """
+    for (colour, marker), (name, table) in zip(LINES[1:], maps.items(), strict=False):
+        every = max(1, len(table) // 12)
+        bent = table["value"] - table["line"]
+        ax.plot(table["z"], bent, color=colour, marker=marker, ms=3.5, lw=1.2, markevery=every, label=name)
+    ax.axhline(0, color=INK, lw=0.8, ls=":")
+    ax.set(xlabel="noise z, in standard deviations", ylabel="T(z) − z")
+    return ax
+
+
+def closing(axes: np.ndarray, runs: Mapping[str, pd.DataFrame], names: Mapping[str, str], bound: float) -> None:
+    """Share of the gap that noise closes, against its scale: a panel for each model, a line for each way.
+
+    Args:
+        axes: one for each model.
+        runs: model → rows with which, seed, scale, closed.
+        names: which → its name.
+        bound: share at which the radius is read off.
+    """
+    for ax, (title, rows) in zip(np.ravel(axes), runs.items(), strict=True):
+        for (colour, marker), (which, name) in zip(LINES[1:], names.items(), strict=False):
+            over = rows[rows["which"] == which].groupby("scale")["closed"].agg(["mean", "min", "max"])
+            over = over.clip(lower=1e-4)
+            ax.plot(over.index, over["mean"], color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
+            ax.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.15, lw=0)
+        ax.axhline(bound, color=INK, lw=0.8, ls=":")
+        scales = sorted(rows["scale"].unique())
+        ax.set(xscale="log", yscale="log", title=title)
+        ax.set_xticks(scales, [f"{scale:g}" for scale in scales])
+        ax.minorticks_off()
+    np.ravel(axes)[-1].set_xlabel("noise, in std(W)")

@@ -1,0 +1,188 @@
+"""Noise in the lab: adapters built from it, noise on bases, heads fitted anew; and what the records say of it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from lfmlib.lab import derived, made, radii, straying, tuning
+from lfmlib.lab.problems import problem
+from lfmlib.lab.train import Config, _groups, start_of, train
+from lfmlib.noise import KEPT
+from lfmlib.records.experiment import measure
+
+BASE = Config("vit", "class", gain=0.25, steps=4, batch=8)
+TUNE = Config("vit", "rotation", steps=3, batch=8, lr=1e-2, base=BASE)
+
+
+def trained_parameters(config: Config) -> dict[str, int]:
+    return {name: p.numel() for name, p in start_of(config).named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_noise_trains_as_many_parameters_as_lora(rank):
+    counts = {
+        adapter: sum(trained_parameters(replace(TUNE, adapter=adapter, rank=rank)).values())
+        for adapter in ("lora", *tuning.NOISE_BUILT)
+    }
+    assert len(set(counts.values())) == 1
+
+
+def test_a_noise_built_fine_tune_is_a_plain_model_of_full_rank():
+    config = replace(TUNE, adapter="noise-gaussian", rank=1)
+    before, after = start_of(replace(config, adapter="", rank=0)).state_dict(), train(config, progress=False).model
+    assert before.keys() == after.state_dict().keys()
+    moved = {name: after.state_dict()[name] - before[name] for name in tuning.body(after)["name"]}
+    assert all(delta.any() for delta in moved.values())
+    one = moved["vit.layers.0.mlp.fc1.weight"] if "vit.layers.0.mlp.fc1.weight" in moved else next(iter(moved.values()))
+    assert torch.linalg.matrix_rank(one.double(), rtol=1e-4) == min(one.shape)
+
+
+def test_of_the_head_alone_nothing_else_moves():
+    config = replace(TUNE, adapter="head")
+    assert set(trained_parameters(config)) == {"classifier.weight", "classifier.bias"}
+    before, after = start_of(TUNE).state_dict(), train(config, progress=False).model.state_dict()
+    assert {name for name in before if not torch.equal(before[name], after[name])} == set(trained_parameters(config))
+
+
+def test_a_language_model_has_no_head_of_its_own_to_train():
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM has no head named classifier"):
+        start_of(Config("decoder", "language", adapter="head"))
+
+
+def test_the_head_can_have_a_rate_of_its_own():
+    config = replace(TUNE, adapter="lora", rank=2, head_lr=0.1)
+    groups = _groups(start_of(config), config)
+    head = [group for group in groups if group["factor"] != 1]
+    assert sum(p.numel() for group in head for p in group["params"]) == 4 * 96 + 4
+    assert all(group["factor"] == pytest.approx(10) for group in head)
+    assert {group["factor"] for group in _groups(start_of(TUNE), TUNE)} == {1.0}
+
+
+def test_jitter_adds_noise_of_the_size_asked_for_to_the_body_alone():
+    plain, noisy = (dict(start_of(replace(TUNE, jitter=size)).named_parameters()) for size in (0.0, 0.2))
+    names = set(tuning.body(start_of(TUNE))["name"])
+    assert names == {name for name in plain if not torch.equal(plain[name], noisy[name])}
+    for name in names:
+        change = (noisy[name] - plain[name]).std() / plain[name].std()
+        assert change.item() == pytest.approx(0.2, rel=0.05)
+    with pytest.raises(ValueError, match=r"jitter=-1: expected a size of noise, 0 or more"):
+        replace(TUNE, jitter=-1)
+
+
+def test_a_fitted_head_is_the_logistic_regression_of_the_features():
+    model, task = start_of(TUNE).eval(), problem("vit", "rotation")
+    chosen = straying.fit_head(model, task, (0.01,))
+    seen = []
+    hook = model.classifier.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    with torch.no_grad():
+        labels = task.first(model, straying.FITTED)
+        hook.remove()
+        said = model.classifier(seen[0]).softmax(1).double().numpy()
+    features = seen[0].double().numpy()
+    scaled = (features - features.mean(0)) / features.std(0)
+    expected = LogisticRegression(C=0.01, max_iter=1000).fit(scaled, labels).predict_proba(scaled)
+    assert chosen == 0.01 and said == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_random_direction_has_the_size_of_delta():
+    tuned = train(TUNE, progress=False).model
+    three = {name: dict(m.named_parameters()) for name, m in straying.candidates(TUNE, tuned).items()}
+    for name in tuning.body(tuned)["name"]:
+        sizes = [(three[which][name] - three["base"][name]).std().item() for which in ("tuned", "random")]
+        assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+
+
+@pytest.mark.parametrize("experiment", [derived.experiment, straying.experiment], ids=["derived", "radius"])
+def test_five_runs_of_everything_a_verdict_rests_on(experiment):
+    cells = pd.DataFrame(experiment().cells)
+    by = ["part", "model", *(name for name in ("adapter", "rank", "judged_on", "jitter") if name in cells)]
+    assert (cells.groupby(by, dropna=False)["seed"].nunique() == 5).all()
+
+
+def test_both_kinds_of_adapter_were_tuned_and_train_the_same_number():
+    for rates in derived.RATES.values():
+        assert rates["lora"].keys() == rates["noise"].keys()
+
+
+def test_a_toy_of_each_part_has_the_columns_that_are_promised():
+    cells = [cell for cell in derived.experiment().quick if cell["model"] == "vit" and cell["seed"] == 0]
+    stand_ins = next(cell for cell in cells if cell["part"] == "stand-in")
+    rows = pd.DataFrame(measure(derived.experiment(), stand_ins)["rows"])
+    assert rows["kind"].tolist() == list(KEPT) and rows["whole"].notna().sum() == 1
+    assert rows.set_index("kind").loc["noise", "normal_share"] == 1
+    shaking = next(cell for cell in straying.experiment().quick if cell["part"] == "radius" and cell["seed"] == 0)
+    rows = pd.DataFrame(measure(straying.experiment(), shaking)["rows"])
+    assert set(rows["which"]) == {"base", "tuned", "random"} and set(rows["head"]) == {"fitted", "timid"}
+    assert rows.groupby(["which", "head"])["own"].count().eq(1).all()
+    first = rows[rows["kind"] == "matrix"].groupby(["which", "head"])["draw"].nunique()
+    assert (first == shaking["draws"]).all()
+
+
+# --- what is read off the records -----------------------------------------------------------------------------------
+
+
+def shaken(ratio: float) -> pd.DataFrame:
+    """A made record: W stands `ratio` times the noise of W₀ on its task, because its loss is as much flatter."""
+    rows = []
+    for seed in range(5):
+        for which, size in (("base", 0.2), ("tuned", 0.2 * ratio), ("random", 0.2)):
+            about = {"part": "radius", "model": "deep-decoder", "task": "prose", "judged_on": "prose", "seed": seed}
+            about |= {"which": which, "head": np.nan, "jitter": 0.0, "draws": 16}
+            for kind in ("matrix", "rows", "growing", "falling"):
+                for draw in range(16 if kind == "matrix" else 6):
+                    first = {"own": 2.0, "prior": 3.0, "moved": 0.4} if kind == "matrix" and not draw else {}
+                    rows.append(about | {"kind": kind, "draw": draw, "radius": size * (1 + 0.01 * seed)} | first)
+            for scale in straying.SCALES:
+                rise = 0.1 * (scale / (size * (1 + 0.01 * seed))) ** 2
+                rows.append(about | {"scale": scale, "rise": rise})
+    return pd.DataFrame(rows).assign(trained=2.0, trivial=3.1)
+
+
+def test_a_planted_ratio_is_read_off_and_explained():
+    record = shaken(1.5)
+    (found,) = radii.f8_found(record)
+    assert found.verdict == "supported" and found.value == pytest.approx(1.5)
+    why = radii.reasons(record, 0.1).iloc[0]
+    assert why["allowed rise"].startswith("1.00") and why["curvature"].startswith("0.44")
+    assert why["radius, foretold"].startswith("1.50") and why["radius, measured"].startswith("1.50")
+    assert radii.table(record)["W / W₀"].iloc[0].startswith("1.50") and radii.table(record, timid=True).empty
+    closed = radii.curves(record)["decoder"]
+    assert np.allclose(closed["closed"], closed["rise"])  # a gap of one nat
+    assert radii.strayed(record)["RMS ΔW / RMS W₀"].iloc[0] == "0.400"
+
+
+def test_whether_noise_helps_counts_losses_downwards():
+    noisier = [
+        {
+            "part": "noisier",
+            "model": "deep-decoder",
+            "jitter": 0.2,
+            "seed": seed,
+            "score": 1.9 + 0.001 * seed,
+            "trivial": 3.1,
+        }
+        for seed in range(5)
+    ]
+    found = radii.helps(pd.concat([shaken(1.0), pd.DataFrame(noisier)]))
+    assert found["better"].tolist() == ["yes"] and found["change"].iloc[0].startswith("+0.098")
+    assert "in **1 of 1** cases, and harms in 0" in radii.helped(found)
+
+
+def test_what_stand_ins_say_of_places_and_values():
+    rows = [
+        {
+            "part": "stand-in", "model": "vit", "seed": seed, "kind": kind, "loss": 1.0, "normal_share": 1.0,
+            "whole": 0.9, "score": 0.3 + 0.6 * share + 0.001 * seed,
+        }
+        for seed in range(5)
+        for kind, share in {**dict.fromkeys(KEPT, 0.1), "trained": 1, "flattened": 0.9, "none": 0}.items()
+    ]  # fmt: skip
+    kept = made.kept(pd.DataFrame(rows)).set_index("kind")
+    assert kept.loc["flattened", "share"] == pytest.approx(0.9) and kept.loc["noise", "share"] == pytest.approx(0.1)
+    assert "keep the signs alone: 90% to 90%" in made.what_it_takes(kept.reset_index())
+    table = made.kept_in_words(kept.reset_index())
+    assert table["in ΔW’s place"].tolist() == list(KEPT) and table["ViT"].iloc[0] == "100 % (1.00)"
