@@ -4,7 +4,7 @@ Data flows one way: checkpoint → sketch → statistics → table → finding. 
 (`lfmlib.notebook`) and the book's build (`lfmlib.book`) are imported by name where they are wanted.
 """
 
-from . import findings
+from . import findings, tolerance
 from .arrangement import arrangement
 from .checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
 from .controls import control, rescaled
@@ -40,4 +40,5 @@ __all__ = [
     "rescaled",
     "spectrum",
     "survey",
+    "tolerance",
 ]

@@ -1,4 +1,4 @@
-"""Adapters of peft laid over their base: LoRA and DoRA as checkpoints, merged matrix by matrix when they are read.
+"""Adapters laid over their base: LoRA, DoRA and noise adapters as checkpoints, merged matrix by matrix when read.
 
 Nothing is merged on disk, and at most one matrix in memory. The arithmetic is peft's own: each matrix is put into a
 linear layer, the adapter around it, and the two are merged.
@@ -16,6 +16,7 @@ from peft import LoraConfig, PeftConfig, inject_adapter_in_model, set_peft_model
 from peft.utils import load_peft_weights
 from torch import nn
 
+from . import noise_adapter  # registers itself with peft
 from .checkpoint import Checkpoint, CheckpointError
 from .pairs import prefixes
 
@@ -41,7 +42,7 @@ class Adapted:
     under: object
     path: str
     state: dict[str, torch.Tensor]
-    config: LoraConfig
+    config: PeftConfig
     transposed: bool
     shape: tuple[int, ...]
     dtype: str
@@ -70,8 +71,8 @@ def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
         embeddings, and what was saved whole beside the adapter.
 
     Raises:
-        CheckpointError: the adapter is of another kind than LoRA and DoRA, began with a changed base (PiSSA, OLoRA and
-            others), is damaged, or for other modules or shapes than the base has.
+        CheckpointError: the adapter is of another kind than LoRA, DoRA and noise, began with a changed base (PiSSA,
+            OLoRA and others), is damaged, or for other modules or shapes than the base has.
     """
     folder = Path(source).expanduser()
     try:
@@ -80,7 +81,7 @@ def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
     except Exception as error:
         raise CheckpointError(f"{folder} is no adapter that peft can read ({error}): save it again") from error
     _refuse_other_kinds(config, folder)
-    modules, odd = _by_module(state)
+    modules, odd = _by_module(state, _mark(config))
     matrices = {info.name: info for info in base.tensors if len(info.shape) == 2}
     stored = dict.fromkeys(base._parts[name].stored for name in matrices)
     before, after = prefixes(stored, [f"{path}.weight" for path in modules])
@@ -124,10 +125,12 @@ def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
 
 def _refuse_other_kinds(config: PeftConfig, folder: Path) -> None:
     kind = getattr(config.peft_type, "value", config.peft_type)
+    if kind == noise_adapter.TYPE:
+        return
     if kind != "LORA":
         raise CheckpointError(
-            f"{folder} holds an adapter of type {kind}; expected LORA, with or without DoRA. Merge it into its base "
-            "with peft, and give the merged model"
+            f"{folder} holds an adapter of type {kind}; expected LORA, with or without DoRA, or {noise_adapter.TYPE}. "
+            "Merge it into its base with peft, and give the merged model"
         )
     if str(config.init_lora_weights).lower().startswith(_MOVE_THE_BASE) or getattr(config, "layer_replication", None):
         how = "layer replication" if getattr(config, "layer_replication", None) else config.init_lora_weights
@@ -138,13 +141,18 @@ def _refuse_other_kinds(config: PeftConfig, folder: Path) -> None:
         )
 
 
-def _by_module(state: dict[str, torch.Tensor]) -> tuple[dict[str, dict], dict[str, str]]:
-    """The adapter's tensors by module, for those with A and B; and reasons for the others."""
+def _mark(config: PeftConfig) -> str:
+    """What the names of an adapter's parameters begin with."""
+    return noise_adapter.NoiseModel.prefix if isinstance(config, noise_adapter.NoiseConfig) else "lora_"
+
+
+def _by_module(state: dict[str, torch.Tensor], prefix: str) -> tuple[dict[str, dict], dict[str, str]]:
+    """The adapter's tensors by module, for those on a matrix; and reasons for the others."""
     found: dict[str, dict] = {}
     odd = {}
     for key, value in state.items():
         name = key.removeprefix(_WRAPPED)
-        path, mark, _ = name.partition(".lora_")
+        path, mark, _ = name.partition(f".{prefix}")
         if ".base_layer." in name:
             continue  # the base's own, which peft saves along with a changed embedding
         if not mark:
@@ -156,23 +164,32 @@ def _by_module(state: dict[str, torch.Tensor]) -> tuple[dict[str, dict], dict[st
     return found, odd
 
 
-def _lay(base: Checkpoint, part, path: str, modules: dict, config: LoraConfig, folder: Path) -> Adapted:
+def _lay(base: Checkpoint, part, path: str, modules: dict, config: PeftConfig, folder: Path) -> Adapted:
     entry = base._stored[part.stored]
     shape = tuple(entry.shape)[::-1] if part.transposed else tuple(entry.shape)
     state = modules[path]
-    shapes = {name.rpartition(".lora_")[2].split(".")[0]: tuple(value.shape) for name, value in state.items()}
-    a, b = shapes.get("A"), shapes.get("B")
-    if a is None or b is None or (b[0], a[-1]) != shape or a[0] != b[-1]:
+    shapes = {
+        name.rpartition(f".{_mark(config)}")[2].split(".")[0]: tuple(value.shape) for name, value in state.items()
+    }
+    if isinstance(config, noise_adapter.NoiseConfig):
+        found = [shapes.get(name) for name in ("rows", "columns")]
+        fits = found == [(config.bases, side) for side in shape]
+        words = f"scales of rows {found[0]} and columns {found[1]}", "(bases, out) and (bases, in)"
+    else:
+        a, b = shapes.get("A"), shapes.get("B")
+        fits = a is not None and b is not None and (b[0], a[-1]) == shape and a[0] == b[-1]
+        words = f"the factors A {a} and B {b}", "A (rank, in) and B (out, rank)"
+    if not fits:
         raise CheckpointError(
-            f"{folder} has for {path} the factors A {a} and B {b}, and {base.name} a matrix of {shape} there: expected "
-            "A (rank, in) and B (out, rank). Name the model that the adapter was trained on"
+            f"{folder} has for {path} {words[0]}, and {base.name} a matrix of {shape} there: expected {words[1]}. Name "
+            "the model that the adapter was trained on"
         )
     dtype = "float64" if entry.dtype == "float64" else "float32"
     return Adapted(entry, path, state, config, part.transposed, tuple(entry.shape), dtype)
 
 
 @torch.no_grad()
-def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], config: LoraConfig) -> torch.Tensor:
+def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], config: PeftConfig) -> torch.Tensor:
     """W₀ + ΔW by peft: a model of this one layer, under the layer's own name, so that patterns of ranks find it."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
@@ -185,8 +202,10 @@ def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], conf
     place.add_module(leaf, linear)
     one = copy.copy(config)
     # What chose the layers has done so, and how A and B began no longer matters.
-    one.target_modules, one.fan_in_fan_out, one.init_lora_weights, one.lora_bias = {path}, False, True, False
-    for chooser in ("modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules", "target_parameters"):
+    one.target_modules = {path}
+    if isinstance(config, LoraConfig):
+        one.fan_in_fan_out, one.init_lora_weights, one.lora_bias, one.target_parameters = False, True, False, None
+    for chooser in ("modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules"):
         setattr(one, chooser, None)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")

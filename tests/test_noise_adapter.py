@@ -13,6 +13,7 @@ from scipy import stats
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import lfmlib
 from lfmlib import noise_basis
 from lfmlib.noise_adapter import NoiseConfig
 from lfmlib.noise_basis import LAWS, basis
@@ -153,3 +154,23 @@ def test_another_machine_with_other_quantiles_is_told(monkeypatch):
     with pytest.raises(RuntimeError, match=r"an adapter would come out as another one"):
         basis((2, 2), "gaussian", 0, "a")
     noise_basis._quantiles.cache_clear()
+
+
+@pytest.mark.parametrize("settings", [{}, {"law": "uniform", "bases": 2, "seed": 4}])
+def test_a_saved_adapter_is_compared_like_its_merged_model(tmp_path, settings):
+    model = adapted(**settings)
+    model.save_pretrained(tmp_path / "adapter")
+    folder = lfmlib.compare(llama(), tmp_path / "adapter", progress=False).set_index("tensor")
+    merged = lfmlib.compare(llama(), model.merge_and_unload(), progress=False).set_index("tensor")
+    assert len(folder) == 4
+    for name in ("std_delta", "std_gain", "corr", "qq_r2", "top_ratio"):
+        assert folder[name].to_numpy() == pytest.approx(merged.loc[folder.index, name].to_numpy(), rel=1e-3, abs=1e-6)
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path):
+    adapted().save_pretrained(tmp_path / "adapter")
+    other = LlamaForCausalLM(
+        LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
+    )
+    with pytest.raises(lfmlib.CheckpointError, match=r"scales of rows \(1, 64\).*expected \(bases, out\) and"):
+        lfmlib.compare(other, tmp_path / "adapter", progress=False)

@@ -33,7 +33,10 @@ def test_noise_trains_as_many_parameters_as_lora(rank):
 
 def test_a_noise_built_fine_tune_is_a_plain_model_of_full_rank():
     config = replace(TUNE, adapter="noise-gaussian", rank=1)
-    before, after = start_of(replace(config, adapter="", rank=0)).state_dict(), train(config, progress=False).model
+    before, after = (
+        start_of(replace(config, adapter="", rank=0)).state_dict(),
+        train(config, progress=False, snapshots=0).model,
+    )
     assert before.keys() == after.state_dict().keys()
     moved = {name: after.state_dict()[name] - before[name] for name in tuning.body(after)["name"]}
     assert all(delta.any() for delta in moved.values())
@@ -44,7 +47,7 @@ def test_a_noise_built_fine_tune_is_a_plain_model_of_full_rank():
 def test_of_the_head_alone_nothing_else_moves():
     config = replace(TUNE, adapter="head")
     assert set(trained_parameters(config)) == {"classifier.weight", "classifier.bias"}
-    before, after = start_of(TUNE).state_dict(), train(config, progress=False).model.state_dict()
+    before, after = start_of(TUNE).state_dict(), train(config, progress=False, snapshots=0).model.state_dict()
     assert {name for name in before if not torch.equal(before[name], after[name])} == set(trained_parameters(config))
 
 
@@ -89,7 +92,7 @@ def test_a_fitted_head_is_the_logistic_regression_of_the_features():
 
 
 def test_the_random_direction_has_the_size_of_delta():
-    tuned = train(TUNE, progress=False).model
+    tuned = train(TUNE, progress=False, snapshots=0).model
     three = {name: dict(m.named_parameters()) for name, m in straying.candidates(TUNE, tuned).items()}
     for name in tuning.body(tuned)["name"]:
         sizes = [(three[which][name] - three["base"][name]).std().item() for which in ("tuned", "random")]
@@ -139,7 +142,7 @@ def shaken(ratio: float) -> pd.DataFrame:
             for scale in straying.SCALES:
                 rise = 0.1 * (scale / (size * (1 + 0.01 * seed))) ** 2
                 rows.append(about | {"scale": scale, "rise": rise})
-    return pd.DataFrame(rows).assign(trained=2.0, trivial=3.1)
+    return pd.DataFrame(rows).assign(trained=2.0, trivial=3.1, cell="made")
 
 
 def test_a_planted_ratio_is_read_off_and_explained():
