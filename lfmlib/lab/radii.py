@@ -55,8 +55,9 @@ def table(record: pd.DataFrame, timid: bool = False) -> pd.DataFrame:
         if some.empty:
             continue
         sizes = some.groupby("which")["radius"].median()
-        ratios = {which: evidence.log_ratios(some, which, head=some["head"].iloc[0]) for which in ("tuned", "random")}
-        found[name] = {f"radius of {words}": f"{sizes[which]:.3f}" for which, words in WHICH.items()}
+        others = [which for which in ("tuned", "random") if which in sizes]
+        ratios = {which: evidence.log_ratios(some, which, head=some["head"].iloc[0]) for which in others}
+        found[name] = {f"radius of {words}": f"{sizes[which]:.3f}" for which, words in WHICH.items() if which in sizes}
         found[name] |= {f"{WHICH[which]} / W₀": span(logs) for which, logs in ratios.items()}
     return pd.DataFrame.from_dict(found, orient="index")
 

@@ -38,13 +38,14 @@ CLOSED = 0.1
 """Share of the gap between a model's own loss and that of the class frequencies which the noise closes."""
 DRAWS = 16
 FEWER = 6
-"""Draws of the kinds of noise other than the first of `lfmlib.tolerance.KINDS`; the random direction has only that."""
+"""Draws of the kinds of noise other than the first of `lfmlib.tolerance.KINDS`, and of that with the timid head; the
+random direction has only the first kind and the fitted head."""
 STRENGTHS = {"fitted": (1e-3, 1e-2, 1e-1, 1.0), "timid": (1e-3,)}
 """Heads, and the inverse penalties (scikit-learn's C) that cross-validation chooses from."""
 SCALES = (0.025, 0.05, 0.1, 0.2, 0.4)
 """Of the curves of loss against noise."""
-ITEMS = 256
-"""Held-out examples that the noise is judged on, at most."""
+ITEMS = {"minilm": 128, "deep-decoder": 64, "vit": 256}
+"""Held-out examples (of the decoder: windows of text) that the noise is judged on, at most."""
 FITTED = 1024
 """Training examples that a head is fitted to."""
 JITTER = (0.05, 0.2)
@@ -88,9 +89,9 @@ def _cells() -> Iterator[dict]:
 
 
 def _toys() -> Iterator[dict]:
-    """A few steps of the ViT, at two seeds."""
+    """A few steps of the decoder, at two seeds."""
     for cell in _cells():
-        if cell["model"] == "vit" and cell["seed"] < 2 and cell["jitter"] in (0.0, JITTER[0]):
+        if cell["model"] == "deep-decoder" and cell["seed"] < 2 and cell["jitter"] in (0.0, JITTER[0]):
             yield cell | {"steps": 8, "batch": finetuning.TOY, "draws": min(cell["draws"], 3)}
 
 
@@ -150,18 +151,21 @@ def _shaken(which: str, model: nn.Module, cell: dict) -> list[dict]:
     weights = {name: parameters[name] for name in judged["name"]}
     common = {"depth": dict(zip(judged["name"], judged["depth"], strict=True)), "seed": cell["seed"]}
 
+    items = ITEMS[cell["model"]]
+
     def loss() -> float:
-        return task.evaluate(model, ITEMS)["loss"]
+        return task.evaluate(model, items)["loss"]
 
     rows = []
-    for head in STRENGTHS if hasattr(model, "classifier") else ("",):
+    heads = ("fitted", "timid") if which != "random" else ("fitted",)
+    for head in heads if hasattr(model, "classifier") else ("",):
         strength = fit_head(model, task, STRENGTHS[head]) if head else 0.0
-        own, prior = task.evaluate(model, ITEMS), task.prior(ITEMS)
+        own, prior = task.evaluate(model, items), task.prior(items)
         rise = CLOSED * (prior - own["loss"])
         about = {"which": which, "head": head}
         first = len(rows)
         for kind in KINDS if which != "random" and head != "timid" else KINDS[:1]:
-            draws = cell["draws"] if kind == KINDS[0] else min(FEWER, cell["draws"] - 1)
+            draws = cell["draws"] if (kind, head != "timid") == (KINDS[0], True) else min(FEWER, cell["draws"] - 1)
             found = radius(loss, weights, rise, kind=kind, draws=draws, **common)
             rows += [about | {"kind": kind, "draw": int(d), "radius": _brief(r)} for d, r in found.to_numpy()]
         rows[first] |= {"own": _brief(own["loss"]), "prior": _brief(prior), "score": _brief(score(own))}
