@@ -50,9 +50,11 @@ def f8_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         ValueError: fewer than two seeds.
     """
     own = rows[rows["judged_on"] == rows["task"]]
+    if own["seed"].nunique() < 2:
+        raise ValueError(f"F8 of {model} needs at least two runs: measure the record")
     logs = log_ratios(own)
     if len(logs) < 2:
-        raise ValueError(f"F8 of {model} needs at least two runs: measure the record")
+        return _finding(model, provenance, {"reason": "Base or fine-tune is no better than the class frequencies."})
     value, low, high = times(logs)
     counted = own[(own["kind"] == "matrix") & (own["head"] != "timid")]
     sizes = counted.groupby("which")["radius"].median()

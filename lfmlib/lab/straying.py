@@ -14,6 +14,7 @@ head, kept small for all models alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
@@ -89,10 +90,10 @@ def _cells() -> Iterator[dict]:
 
 
 def _toys() -> Iterator[dict]:
-    """A few steps of the decoder, at two seeds."""
+    """A few steps of the ViT, at two seeds."""
     for cell in _cells():
-        if cell["model"] == "deep-decoder" and cell["seed"] < 2 and cell["jitter"] in (0.0, JITTER[0]):
-            yield cell | {"steps": 8, "batch": finetuning.TOY, "draws": min(cell["draws"], 3)}
+        if cell["model"] == "vit" and cell["seed"] < 2 and cell["jitter"] in (0.0, JITTER[0]):
+            yield cell | {"steps": 8, "batch": finetuning.TOY, "draws": min(cell["draws"], 2)}
 
 
 def plan(cell: dict) -> Config:
@@ -106,11 +107,11 @@ def run(cell: dict) -> list[dict]:
 
     For `radius` a row for each of ``which`` ("base", "tuned", or "random": the base plus noise of the size of ΔW),
     ``head`` (see `STRENGTHS`; "" for the decoder, which keeps its own), ``kind`` of noise and ``draw``: its ``radius``,
-    in std(W). The first of each head also holds the ``own`` loss in nats, the loss ``prior`` of the class frequencies,
-    the ``score``, and the ``strength`` that was chosen; the first of a ``which`` also ``moved``, RMS(ΔW) / RMS(W₀)
-    (median over the matrices); the first of all also the ``trained`` score of the fine-tune with its own head, on all
-    held-out data, and ``trivial``. Rows without a radius hold the mean ``rise`` of the loss, over two draws, at a
-    ``scale``.
+    in std(W), or nothing where there is none (see `lfmlib.tolerance.radius`). The first of each head also holds the
+    ``own`` loss in nats, the loss ``prior`` of the class frequencies, the ``score``, and the ``strength`` that was
+    chosen; the first of a ``which`` also ``moved``, RMS(ΔW) / RMS(W₀) (median over the matrices); the first of all also
+    the ``trained`` score of the fine-tune with its own head, on all held-out data, and ``trivial``. Rows without a kind
+    hold the mean ``rise`` of the loss, over two draws, at a ``scale``.
     """
     config = plan(cell)
     trained = retrained(config, snapshots=0)
@@ -166,8 +167,11 @@ def _shaken(which: str, model: nn.Module, cell: dict) -> list[dict]:
         first = len(rows)
         for kind in KINDS if which != "random" and head != "timid" else KINDS[:1]:
             draws = cell["draws"] if (kind, head != "timid") == (KINDS[0], True) else min(FEWER, cell["draws"] - 1)
-            found = radius(loss, weights, rise, kind=kind, draws=draws, **common)
-            rows += [about | {"kind": kind, "draw": int(d), "radius": _brief(r)} for d, r in found.to_numpy()]
+            if rise > 0:
+                found = radius(loss, weights, rise, kind=kind, draws=draws, **common).to_numpy()
+            else:  # no better than the class frequencies: there is nothing to lose
+                found = [(0, math.inf)]
+            rows += [about | {"kind": kind, "draw": int(draw), "radius": _brief(size)} for draw, size in found]
         rows[first] |= {"own": _brief(own["loss"]), "prior": _brief(prior), "score": _brief(score(own))}
         rows[first]["strength"] = strength
         if head != "timid":
@@ -218,5 +222,6 @@ def _logistic(strength: float) -> LogisticRegression:
     return LogisticRegression(C=strength, max_iter=1000)
 
 
-def _brief(value: float) -> float:
-    return float(f"{value:.5g}")
+def _brief(value: float) -> float | None:
+    """Five digits of a number, and nothing of one that is not finite: what a record needs."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None
