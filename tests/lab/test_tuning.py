@@ -267,6 +267,35 @@ def test_f7_finds_the_planted_trend(growth, verdict):
     assert found.verdict == verdict
     assert 0.2 < found.null < 0.4  # random walks of eight layers, shared by all runs
     assert found.details["independent_walks"] < 0.1
+    assert found.interval == ((1.0, 1.0) if verdict == "supported" else (0.0, 0.0))
+    assert found.details["parts"]["by walks of their own"].endswith("%")
+
+
+def made_profiles(turned: dict[str, int]) -> pd.DataFrame:
+    """Five runs of ten layers: a perfect rise (ρ = 1), in so many runs of a role the first eight layers fall."""
+    rise, fall = np.arange(10), np.r_[7:-1:-1, 8, 9]
+    return pd.DataFrame(
+        [
+            {"seed": seed, "role": role, "depth": depth, "std_delta": 1.0 + value}
+            for role, count in turned.items()
+            for seed in range(5)
+            for depth, value in enumerate(fall if seed < count else rise)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("turned", "value", "interval", "verdict"),
+    [
+        ({"q": 0, "k": 0, "v": 0, "o": 0}, 1.0, (1.0, 1.0), "supported"),
+        ({"q": 0, "k": 0, "v": 0, "o": 1}, 1.0, (0.75, 1.0), "undecided"),  # o: ρ 0.80 in the mean, from 0.23
+        ({"q": 0, "k": 0, "v": 0, "o": 5}, 0.75, (0.75, 0.75), "partly"),
+        ({"q": 2, "k": 2, "v": 2, "o": 5}, 0.0, (0.0, 0.0), "contradicted"),  # q: up to 1.29, but its interval holds 0
+    ],
+)
+def test_f7_brackets_the_roles_by_their_limits(turned, value, interval, verdict):
+    found = evidence.f7_over_runs(made_profiles(turned), "x", {})
+    assert (found.value, found.interval, found.verdict) == (value, interval, verdict)
 
 
 def test_f7_needs_layers_and_runs():
