@@ -101,7 +101,8 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     }
     noise = float(widening_over_runs(rows, "noise_").loc["rises", "mean"])
     interval = (float(rises["low"]), float(rises["high"]))
-    return _finding(model, provenance, details, float(rises["mean"]), interval, noise, verdicts[worst])
+    found = _finding(model, provenance, details, float(rises["mean"]), interval, noise, verdicts[worst])
+    return replace(found, metric=f"{found.metric}, under full fine-tuning")
 
 
 def _judged(rises: float, wide: bool, interval: tuple[float, float] | None = None) -> str:
