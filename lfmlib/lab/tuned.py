@@ -164,10 +164,10 @@ def lost(small: pd.DataFrame) -> str:
     floor = noise["rounding_std"].iloc[0]
     told = np.hypot(0.1 * whole["std_delta"], np.sqrt(2) * floor)
     return (
-        f"After rounding, {'; '.join(words)}. What noise fails says nothing of ΔW. `kl_bits` sees the format long before: at "
-        f"{own / floor:.0f} times the floor of W alone, it is {noise['kl_bits'].iloc[0]:.2g} for noise, and was "
-        f"{whole['kl_bits']:.1g} for ΔW before rounding. A tenth of ΔW, and both roundings as independent "
-        f"noise, make a standard deviation of {told:.3g}; found: {tenth:.3g}."
+        f"After rounding, {'; '.join(words)}. What noise fails says nothing of ΔW. `kl_bits` sees the format long "
+        f"before: at {own / floor:.0f} times the floor of W alone, it is {noise['kl_bits'].iloc[0]:.2g} for noise, and "
+        f"was {whole['kl_bits']:.1g} for ΔW before rounding. A tenth of ΔW, and both roundings as independent noise, "
+        f"make a standard deviation of {told:.3g}; found: {tenth:.3g}."
     )
 
 
