@@ -44,7 +44,7 @@ MANY = 3
 
 
 def trend_grid(record: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """`lfmlib.evidence.trends` of every model, fully fine-tuned and with LoRA 16, for a map of model by role.
+    """`lfmlib.evidence.trends` of every model, fully fine-tuned and with LoRA 16, for a map of roles by models.
 
     Returns:
         ρ; in words, with its interval over seeds, cut at -1 and 1; and whether the role grows by the rule.
@@ -61,15 +61,15 @@ def trend_grid(record: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Dat
                 role: f"{found.loc[role, 'rho']:.2f}\n{low:.2f}, {high:.2f}" for role, (low, high) in limits.T.items()
             }
     roles = list(dict.fromkeys(role for one in rho.values() for role in one.index))
-    frames = (pd.DataFrame.from_dict(one, orient="index").reindex(columns=roles) for one in (rho, words, grows))
+    frames = (pd.DataFrame(one, roles) for one in (rho, words, grows))
     rho, words, grows = frames
     return rho, words.fillna(""), grows.fillna(False).astype(bool)
 
 
 def by_method(record: pd.DataFrame) -> pd.DataFrame:
     """For every model and method: mean ρ over its roles [interval over seeds], without the first and the last layer;
-    roles that grow, of `MANY` runs or more; roles whose averaged profile has a corrected p of at most 0.05; and
-    std(ΔW) itself."""
+    roles that grow, of `MANY` runs or more; roles whose averaged profile has a corrected p of at most 0.05;
+    std(ΔW) of the last layer over that of the first; runs."""
     found = {}
     for model, name in SHORT.items():
         ways = methods(record, model) | {"full, no decay": where(record, part="plain", model=model, weight_decay=0.0)}
@@ -83,7 +83,6 @@ def by_method(record: pd.DataFrame) -> pd.DataFrame:
                 "roles that grow": f"{int(trends['grows'].sum())} of {len(trends)}" if runs >= MANY else "–",
                 "p ≤ 0.05": f"{int((trends['p_holm'] <= 0.05).sum())} of {len(trends)}",
                 "last / first": f"{_ends(rows):.2f}",
-                "1000 std": f"{1000 * rows['std_delta'].median():.1f}",
                 "runs": runs,
             }
     return pd.DataFrame.from_dict(found, orient="index")
@@ -101,7 +100,7 @@ def causes(record: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Index: setting. Columns, in words, with 95 % intervals over seeds: mean ρ over roles; its change, seed by seed;
         the mean ρ of the layers from 1 on; ρ of the profile with that of the gradient before the first step, and in
-        brackets from layer 1 on; the factor on the median std(ΔW); held-out loss; runs.
+        brackets from layer 1 on; runs.
     """
     own = by_cause(record)
     found = {}
@@ -115,8 +114,6 @@ def causes(record: pd.DataFrame) -> pd.DataFrame:
             "change of ρ": "–" if rows is base else over(rho[both] - before[both], -2, 2),
             "layers 1 on": f"{mean_rho(rows[rows['depth'] > 0]).mean():.2f}",
             "with gradient": "–" if "nan" in gradient else gradient,
-            "std(ΔW) ×": f"{rows['std_delta'].median() / base['std_delta'].median():.2f}",
-            "loss": f"{rows['score'].mean():.2f}",
             "runs": len(both),
         }
     return pd.DataFrame.from_dict(found, orient="index")
@@ -175,10 +172,10 @@ def of_gradients(record: pd.DataFrame) -> str:
         f"Correlation of the two lines of each panel: {'; '.join(words)}. SGD’s mean ρ is {rho:.2f} against AdamW’s "
         f"{before:.2f} with the same seeds; without layer 0, where the gradient is largest, {rho1:.2f} against "
         f"{before1:.2f}: {1 - (before1 - rho1) / (before - rho):.0%} of the fall is that layer’s. **AdamW’s profile is "
-        f"not flat**: the last layer has {_ends(adam):.2f} times the first. By role, neither the size of the gradient "
-        f"({follows_gradient(adam):.2f}; without layer 0 {follows_gradient(adam, first=1):.2f}) nor its agreement from "
-        f"batch to batch ({follows_gradient(adam, 'agreement'):.2f}) goes closely with it. **The cause of the rise was "
-        "not found.**"
+        f"not flat**: the last layer has {_ends(adam):.2f} times the first. By role, it correlates with the size of "
+        f"the gradient by {follows_gradient(adam):.2f} ({follows_gradient(adam, first=1):.2f} without layer 0), which "
+        f"by Adam’s rule would be no cause anyway, and with its agreement from batch to batch by "
+        f"{follows_gradient(adam, 'agreement'):.2f}. **The cause of the rise was not found.**"
     )
 
 
@@ -221,8 +218,10 @@ def samples(record: pd.DataFrame) -> pd.DataFrame:
 def in_words(few: pd.DataFrame) -> pd.DataFrame:
     """`samples`, with the ratio and its interval in one column."""
     spans = [f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in few.itertuples()]
-    words = few.drop(columns=["ratio", "low", "high"]).assign(share=few["share"].map("{:g}".format))
-    words.insert(3, "std(ΔW) / with all", spans)
+    words = few.drop(columns=["ratio", "low", "high", "runs"]).assign(share=few["share"].map("{:g}".format))
+    words["mode"] = few["mode"].str.removeprefix("equal ")
+    words = words.rename(columns={"mode": "equal"})
+    words.insert(3, "std(ΔW) / all", spans)
     return words.drop(words.index[(few["share"] == 1) & (few["mode"] == "equal passes")])  # the same runs
 
 
@@ -350,7 +349,7 @@ def of_ranks(record: pd.DataFrame) -> str:
     return (
         f"The slopes are {low:.2f} to {high:.2f}: sixteen times the rank makes ΔW {16**low:.1f} to {16**high:.1f} "
         "times as wide, where independent terms would make it 4 times as wide, and one answer that every rank finds, "
-        f"not at all. {'It is neither: in part the ranks find one answer, in part each adds its own.' if between else ''}"
+        f"not at all. {'It is neither: in part ranks find one answer, in part each adds its own.' if between else ''}"
     )
 
 

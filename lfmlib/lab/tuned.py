@@ -31,9 +31,9 @@ PRETRAINED = {"deep-decoder": "12-layer decoder", "decoder": "decoder", "vit": "
 """The models whose own training is looked at."""
 METHODS = {"": "full", "lora": "LoRA", "dora": "DoRA"}
 LEARNS = {
-    "minilm": "which of six packages a docstring comes from",
-    "deep-decoder": "the prose of docstrings, after code",
-    "vit": "how a digit is turned, after which it is",
+    "minilm": "the package of a docstring",
+    "deep-decoder": "prose, after code",
+    "vit": "the turn of a digit",
 }
 MEASURED = {"minilm": "accuracy", "deep-decoder": "loss", "vit": "accuracy"}
 """What a held-out score is; the loss in nats per byte."""
@@ -234,7 +234,7 @@ def laws(record: pd.DataFrame) -> pd.DataFrame:
                 "noise, 97.5 %": rows["kl_bits_null_high"].median(),
                 "Gaussian factors": rows["rank_kl_bits"].median() if known else np.nan,
                 "R² ≥ 0.99": _percent([evidence.share(run, run["qq_r2"] >= evidence.QQ_BOUND) for run in runs]),
-                "factors’ share": f"{evidence.share(rows, factors >= evidence.QQ_BOUND):.0%}" if known else "–",
+                "factors’": f"{evidence.share(rows, factors >= evidence.QQ_BOUND):.0%}" if known else "–",
                 "top / edge": f"{rows['top_ratio'].median():.1f}",
                 "runs": len(runs),
             }
@@ -419,7 +419,8 @@ def over(values: pd.Series, least: float = -np.inf, most: float = np.inf) -> str
 def _percent(shares: list[float]) -> str:
     """Mean over runs in per cent, from three runs on with its 95 % interval."""
     mean, low, high = (100 * value for value in evidence.over_runs(shares))
-    return f"{mean:.1f} [{max(low, 0):.0f}, {min(high, 100):.0f}]" if len(shares) > 2 else f"{mean:.1f}"
+    span = f" [{max(low, 0):.0f}, {min(high, 100):.0f}]" if len(shares) > 2 and low < high else ""
+    return f"{mean:.1f}{span}"
 
 
 def _span(row: pd.Series, scale: float = 1.0, form: str = ".2f") -> str:

@@ -53,7 +53,7 @@ def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = Fa
         ax.set_title(title)
         ax.set_yscale("log" if log else "linear")
         if not log:
-            ax.set_ylim(bottom=0)
+            ax.set_ylim(0, 1.08 * max(line.get_ydata().max() for line in ax.lines))
         ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
@@ -73,7 +73,7 @@ def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = Fa
 
 
 def trend_map(ax: Axes, rho: pd.DataFrame, words: pd.DataFrame, grows: pd.DataFrame) -> Axes:
-    """Correlations with depth as a map, a way of training in each row and a role in each column.
+    """Correlations with depth as a map, a role in each row and a way of training in each column.
 
     Args:
         ax: where to draw.
@@ -83,13 +83,14 @@ def trend_map(ax: Axes, rho: pd.DataFrame, words: pd.DataFrame, grows: pd.DataFr
     """
     sns.heatmap(
         rho.astype(float), ax=ax, cmap="PuOr_r", vmin=-1, vmax=1, annot=words.to_numpy(), fmt="",
-        annot_kws={"size": 7.5}, linewidths=0.5, cbar=False,
+        annot_kws={"size": 7}, linewidths=0.5, cbar=False,
     )  # fmt: skip
     for y, x in np.argwhere(grows.to_numpy(bool)):
         ax.add_patch(Rectangle((x + 0.04, y + 0.04), 0.92, 0.92, fill=False, color=COLOURS["noise"], lw=1.6))
-    ax.set_xticklabels([PANELS.get(role, role) for role in rho.columns])
+    ax.set_yticklabels([PANELS.get(role, role) for role in rho.index])
+    ax.set_xticklabels([name.replace(", ", "\n") for name in rho.columns])
     ax.set(xlabel="", ylabel="")
-    ax.tick_params(length=0, labelrotation=0)
+    ax.tick_params(length=0, labelrotation=0, labeltop=True, labelbottom=False)
     return ax
 
 
