@@ -66,10 +66,12 @@ def f6_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     for model, name in NAMES.items():
         if len(rows := where(record, part="plain", model=model)):
             one = evidence.f6_over_runs(rows, name, origin | {"source": name})
-            others = unjudged(record, model)
-            aside = {f"rises, {way}": evidence.widening_over_runs(some).loc["rises", "mean"] for way, some in others}
-            parts = {"parts": one.details["parts"] | {way: float(value) for way, value in aside.items()}}
-            found.append(replace(one, details=one.details | parts))
+            aside = [
+                f"{100 * evidence.widening_over_runs(some).loc['rises', 'mean']:.0f}\u00a0% ({way})"
+                for way, some in unjudged(record, model)
+            ]
+            parts = one.details["parts"] | {"other ways": ", ".join(aside) or "–"}
+            found.append(replace(one, details=one.details | {"parts": parts}))
     return found
 
 
@@ -364,18 +366,19 @@ def decay_cost(record: pd.DataFrame) -> pd.DataFrame:
 def _widening(rows: pd.DataFrame) -> dict[str, str]:
     own = evidence.widening_over_runs(rows)
     return {
-        "std rises": _span(own.loc["rises"], 100, ".0f") + "\u00a0%",
+        "std rises": _span(own.loc["rises"], 100, ".0f").removesuffix(" [100, 100]").removesuffix(" [0, 0]")
+        + "\u00a0%",
         "median g": _span(own.loc["gain_median"]),
         "mean g": _span(own.loc["gain_mean"]),
     }
 
 
 def causes_of_width(record: pd.DataFrame) -> pd.DataFrame:
-    """The same for every setting of the decoder that was changed, with the factor on the median std(ΔW), the held-out
-    loss and the number of runs."""
+    """The same, but for the mean g, for every setting of the decoder that was changed; with the factor on the median
+    std(ΔW), the held-out loss and the number of runs."""
     own, found = by_cause(record), {}
     for cause, rows in own.items():
-        found[cause] = _widening(rows) | {
+        found[cause] = {name: words for name, words in _widening(rows).items() if name != "mean g"} | {
             "std(ΔW) ×": f"{rows['std_delta'].median() / own['unchanged']['std_delta'].median():.2f}",
             "held-out loss": f"{rows['score'].mean():.2f}",
             "runs": rows["seed"].nunique(),

@@ -380,7 +380,7 @@ def test_what_the_verdict_on_f6_leaves_out_is_said():
     own = made(0.1, gain=1.5, part="cause", seeds=3, cause="own labels").query("weight_decay == 0.01")
     record = pd.concat([made(0.1), dora, lora, own], ignore_index=True)
     (found,) = tuned.f6_found(record)
-    assert found.verdict == "supported" and "rises, DoRA 16" in found.details["parts"]
+    assert found.verdict == "supported" and found.details["parts"]["other ways"].endswith("% (DoRA 16)")
     assert found.metric.endswith("under full fine-tuning")
     said = tuned.not_passing(record)
     assert "decoder, DoRA 16" in said and "decay 1" not in said
