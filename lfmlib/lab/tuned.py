@@ -66,12 +66,11 @@ def f6_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     for model, name in NAMES.items():
         if len(rows := where(record, part="plain", model=model)):
             one = evidence.f6_over_runs(rows, name, origin | {"source": name})
-            aside = [
-                f"{100 * evidence.widening_over_runs(some).loc['rises', 'mean']:.0f}\u00a0% ({way})"
+            aside = {
+                f"with {way}": float(evidence.widening_over_runs(some).loc["rises", "mean"])
                 for way, some in unjudged(record, model)
-            ]
-            parts = one.details["parts"] | {"other ways": ", ".join(aside) or "–"}
-            found.append(replace(one, details=one.details | {"parts": parts}))
+            }
+            found.append(replace(one, details=one.details | {"parts": one.details["parts"] | aside}))
     return found
 
 
