@@ -92,8 +92,9 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     order = ("supported", "partly", "undecided", "contradicted")
     worst = max(found, key=lambda name: (order.index(verdicts[name]), -found[name].loc["rises", "mean"]))
     rises = found[worst].loc["rises"]
+    medians = [f"{one.loc['gain_median', 'mean']:.2f}" for one in found.values()]
     details = {
-        "parts": {f"median g, {name}": f"{one.loc['gain_median', 'mean']:.2f}" for name, one in found.items()},
+        "parts": {f"median g, {' / '.join(found)}": " / ".join(medians)},
         "by_decay": {name: one.drop(columns="runs").T.to_dict() for name, one in found.items()},
         "verdicts": verdicts,
         "counts": worst,
@@ -101,7 +102,8 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     }
     noise = float(widening_over_runs(rows, "noise_").loc["rises", "mean"])
     interval = (float(rises["low"]), float(rises["high"]))
-    return _finding(model, provenance, details, float(rises["mean"]), interval, noise, verdicts[worst])
+    found = _finding(model, provenance, details, float(rises["mean"]), interval, noise, verdicts[worst])
+    return replace(found, metric=f"{found.metric}, under full fine-tuning")
 
 
 def _judged(rises: float, wide: bool, interval: tuple[float, float] | None = None) -> str:

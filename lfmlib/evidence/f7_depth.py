@@ -113,8 +113,12 @@ def f7(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
 def f7_over_runs(rows: pd.DataFrame, model: str, provenance: dict, shuffled: pd.DataFrame | None = None) -> Finding:
     """Finding F7 of a model fine-tuned several times.
 
-    The null is how often a role passes whose profile is a random walk that all runs share; the same for independent
-    walks stands in the details.
+    Its value counts the roles that grow; its interval is a bracket, which counts those whose lower limit of ρ is at
+    least `RHO`, and those whose upper limit is and whose interval leaves 0 out. A role whose interval holds 0 fails the
+    second half of the rule whatever its ρ is, so that no uncertainty of ρ can make it pass.
+
+    The null is how often a role passes whose profile is a random walk that all runs share; the same for walks of their
+    own stands beside it.
 
     Args:
         rows: of the record `finetuning`, of one model trained in one way.
@@ -130,19 +134,36 @@ def f7_over_runs(rows: pd.DataFrame, model: str, provenance: dict, shuffled: pd.
     found = trends(rows)
     if found.empty:
         return _finding(model, provenance, {"reason": TOO_SHALLOW})
-    details = {"runs": int(runs)}
-    details["independent_walks"] = float(np.mean([by_chance(int(n), int(runs)) for n in found["layers"]]))
+    alone = float(np.mean([by_chance(int(n), int(runs)) for n in found["layers"]]))
+    details = {"runs": int(runs), "independent_walks": alone}
     if shuffled is not None and len(shuffled):
         details["shuffled_labels"] = float(trends(shuffled)["grows"].mean())
-    return _finding(model, provenance, details, found, np.mean([by_chance(int(n)) for n in found["layers"]]))
+    shared = np.mean([by_chance(int(n)) for n in found["layers"]])
+    return _finding(model, provenance, details, found, shared, bracket(found))
 
 
-def _finding(model: str, provenance: dict, details: dict, found: pd.DataFrame | None = None, null=None) -> Finding:
+def bracket(found: pd.DataFrame) -> tuple[float, float]:
+    """Share of the roles whose ρ is at least `RHO` by its lower limit, and by its upper limit where the interval leaves
+    0 out; from `trends`."""
+    sure, possible = found["low"] >= RHO, (found["high"] >= RHO) & (found["low"] > 0)
+    return float(sure.mean()), float(possible.mean())
+
+
+def _finding(
+    model: str,
+    provenance: dict,
+    details: dict,
+    found: pd.DataFrame | None = None,
+    null: float | None = None,
+    interval: tuple[float, float] | None = None,
+) -> Finding:
     value = None if found is None else float(found["grows"].mean())
     if found is not None:
         numbers = found[["rho", "p_holm", "layers"]].astype(float).round(5)
         grow = found.index[found["grows"]].tolist()
-        parts = {"roles": f"{len(grow)} of {len(found)}", "mean ρ": f"{found['rho'].mean():.2f}"}
+        parts = {"mean ρ": f"{found['rho'].mean():.2f}"}
+        if "independent_walks" in details:
+            parts["by walks of their own"] = f"{100 * details['independent_walks']:.1f}\u00a0%"
         details = {"parts": parts} | details | {"roles": numbers.T.to_dict(), "grow": grow}
     return Finding(
         id="F7",
@@ -150,10 +171,10 @@ def _finding(model: str, provenance: dict, details: dict, found: pd.DataFrame | 
         statement=STATEMENTS["F7"],
         metric="share of roles in which std(ΔW) grows with depth",
         value=value,
-        interval=None,  # the rule asks for an interval role by role
+        interval=interval,
         null=None if null is None else float(null),
         rule=RULES["F7"].text,
-        verdict="undecided" if value is None else judge(RULES["F7"], value),
+        verdict="undecided" if value is None else judge(RULES["F7"], value, interval),
         provenance=provenance,
         details=details,
     )

@@ -11,12 +11,14 @@ from scipy import stats
 
 from .. import evidence
 from ..delta import depth_trend
+from ..findings import Finding
 from .finetuning import TASKS
 from .initialization import where
 from .problems import Bytes, problem
-from .tuned import METHODS, SHORT, by_cause, methods, over, plain, shuffled
+from .tuned import MEASURED, METHODS, SHORT, by_cause, methods, over, plain, shuffled
 
 __all__ = [
+    "answers",
     "by_method",
     "causes",
     "course",
@@ -24,46 +26,64 @@ __all__ = [
     "in_words",
     "methods",
     "moving",
+    "of_course",
+    "of_gradients",
+    "of_ranks",
+    "of_samples",
     "optimizers",
     "rank_slopes",
     "samples",
     "together",
     "towers",
-    "trend_table",
+    "trend_grid",
     "without_learning",
 ]
 
+MANY = 3
+"""Runs from which on an interval over them is narrow enough for a role to grow by the rule."""
 
-def trend_table(record: pd.DataFrame, model: str, way: str = "full") -> pd.DataFrame:
-    """`lfmlib.evidence.trends` in words."""
-    found = evidence.trends(methods(record, model)[way])
-    table = {
-        role: {
-            "ρ": f"{row['rho']:.3f} [{max(row['low'], -1):.2f}, {min(row['high'], 1):.2f}]",
-            "interior ρ": float(row["rho_interior"]),
-            "p": f"{row['p']:.2g}",
-            "p, Holm": f"{row['p_holm']:.2g}",
-            "grows": bool(row["grows"]),
-        }
-        for role, row in found.iterrows()
-    }
-    return pd.DataFrame.from_dict(table, orient="index")
+
+def trend_grid(record: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """`lfmlib.evidence.trends` of every model, fully fine-tuned and with LoRA 16, for a map of roles by models.
+
+    Returns:
+        ρ; in words, with its interval over seeds, cut at -1 and 1; and whether the role grows by the rule.
+    """
+    rho, words, grows = {}, {}, {}
+    for model, name in SHORT.items():
+        for way in ("full", "LoRA 16"):
+            if way not in (ways := methods(record, model)) or not len(found := evidence.trends(ways[way])):
+                continue
+            key = f"{name}, {way}"
+            rho[key], grows[key] = found["rho"], found["grows"]
+            limits = found[["low", "high"]].clip(-1, 1)
+            words[key] = {
+                role: f"{found.loc[role, 'rho']:.2f}\n{low:.2f}, {high:.2f}" for role, (low, high) in limits.T.items()
+            }
+    roles = list(dict.fromkeys(role for one in rho.values() for role in one.index))
+    frames = (pd.DataFrame(one, roles) for one in (rho, words, grows))
+    rho, words, grows = frames
+    return rho, words.fillna(""), grows.fillna(False).astype(bool)
 
 
 def by_method(record: pd.DataFrame) -> pd.DataFrame:
-    """For every model and method: mean ρ over its roles [interval over seeds], roles that grow, and std(ΔW) itself."""
+    """For every model and method: mean ρ over its roles [interval over seeds], without the first and the last layer;
+    roles that grow, of `MANY` runs or more; roles whose averaged profile has a corrected p of at most 0.05;
+    std(ΔW) of the last layer over that of the first; runs."""
     found = {}
     for model, name in SHORT.items():
         ways = methods(record, model) | {"full, no decay": where(record, part="plain", model=model, weight_decay=0.0)}
         for way, rows in (ways | {"shuffled labels": shuffled(record, model)}).items():
             if not len(rows) or not len(trends := evidence.trends(rows)):
                 continue
+            runs, interior = rows["seed"].nunique(), trends["rho_interior"].mean()
             found[f"{name}, {way}"] = {
                 "mean ρ": over(mean_rho(rows), -1, 1),
-                "roles that grow": f"{int(trends['grows'].sum())} of {len(trends)}",
-                "runs": rows["seed"].nunique(),
-                "last / first layer": f"{_ends(rows):.2f}",
-                "median std(ΔW)": f"{rows['std_delta'].median():.2g}",
+                "interior ρ": "–" if np.isnan(interior) else f"{interior:.2f}",
+                "roles that grow": f"{int(trends['grows'].sum())} of {len(trends)}" if runs >= MANY else "–",
+                "p ≤ 0.05": f"{int((trends['p_holm'] <= 0.05).sum())} of {len(trends)}",
+                "last / first": f"{_ends(rows):.2f}",
+                "runs": runs,
             }
     return pd.DataFrame.from_dict(found, orient="index")
 
@@ -79,8 +99,8 @@ def causes(record: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Index: setting. Columns, in words, with 95 % intervals over seeds: mean ρ over roles; its change, seed by seed;
-        the factor on the median std(ΔW); ρ of the profile with that of the gradient before the first step; held-out
-        loss.
+        the mean ρ of the layers from 1 on; ρ of the profile with that of the gradient before the first step, and in
+        brackets from layer 1 on; runs.
     """
     own = by_cause(record)
     found = {}
@@ -88,36 +108,82 @@ def causes(record: pd.DataFrame) -> pd.DataFrame:
         base = _unchanged(own, rows)
         rho, before = mean_rho(rows), mean_rho(base)
         both = rho.index.intersection(before.index)
+        gradient = f"{follows_gradient(rows):.2f} ({follows_gradient(rows, first=1):.2f})"
         found[cause] = {
             "mean ρ": over(rho[both], -1, 1),
             "change of ρ": "–" if rows is base else over(rho[both] - before[both], -2, 2),
-            "std(ΔW) ×": f"{rows['std_delta'].median() / base['std_delta'].median():.2f}",
-            "with gradient": f"{follows_gradient(rows):.2f}".replace("nan", "–"),
-            "held-out loss": f"{rows['score'].mean():.2f}",
+            "layers 1 on": f"{mean_rho(rows[rows['depth'] > 0]).mean():.2f}",
+            "with gradient": "–" if "nan" in gradient else gradient,
+            "runs": len(both),
         }
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def moving(record: pd.DataFrame) -> list[str]:
-    """The changed settings whose change of the trend has an interval that leaves 0 out."""
-    own, found = by_cause(record), []
+def moving(record: pd.DataFrame) -> str:
+    """The changed settings whose change of the trend has an interval that leaves 0 out, in a sentence."""
+    own, found, asked = by_cause(record), [], 0
     for cause, rows in own.items():
-        change = (mean_rho(rows) - mean_rho(_unchanged(own, rows))).dropna()
+        if rows is (base := _unchanged(own, rows)):
+            continue
+        asked += 1
+        change = (mean_rho(rows) - mean_rho(base)).dropna()
         _, low, high = evidence.over_runs(change)
         if low > 0 or high < 0:
             found.append(f"{cause} ({change.mean():+.2f})")
-    return found
+    return (
+        f"Intervals that leave 0 out: **{', '.join(found) or 'none'}**, of {asked} comparisons, not corrected for "
+        f"their number: by chance, some {0.05 * asked:.1f} of so many would."
+    )
 
 
-def follows_gradient(rows: pd.DataFrame) -> float:
-    """Spearman's correlation over depth of std(ΔW) and the gradient at the base: mean over roles and seeds."""
-    known = rows.dropna(subset=["gradient"])
+def follows_gradient(rows: pd.DataFrame, column: str = "gradient", first: int = 0) -> float:
+    """Spearman's correlation over depth of std(ΔW) and a figure of the gradient at the base: mean over roles and seeds.
+
+    Args:
+        rows: of the record.
+        column: "gradient", its size, or "agreement", how alike it is from batch to batch.
+        first: layer to begin with.
+    """
+    known = rows[rows["depth"] >= first].dropna(subset=[column]) if column in rows else rows.iloc[:0]
     each = [
-        stats.spearmanr(role["gradient"], role["std_delta"])[0]
+        stats.spearmanr(role[column], role["std_delta"])[0]
         for _, role in known.groupby(["seed", "role"])
         if role["depth"].nunique() > 3
     ]
     return float(np.nanmean(each)) if each else np.nan
+
+
+def of_gradients(record: pd.DataFrame) -> str:
+    """What the profiles of gradient and ΔW have in common, under each optimizer, and what layer 0 does."""
+    shown = optimizers(record)
+    if "SGD" not in shown or "AdamW" not in shown:
+        return "The optimizers were not compared here."
+    words = [
+        f"{name} {_averaged(rows):.2f} ({_averaged(rows[rows['depth'] > 0]):.2f} without layer 0)"
+        for name, rows in shown.items()
+    ]
+    sgd, adam = shown["SGD"], shown["AdamW"]
+    falls = []
+    for first in (0, 1):
+        rho, before = (mean_rho(rows[rows["depth"] >= first]) for rows in (sgd, adam))
+        falls.append((rho.mean(), before[rho.index].mean()))
+    (rho, before), (rho1, before1) = falls
+    return (
+        f"Correlation of the two lines of each panel: {'; '.join(words)}. SGD’s mean ρ is {rho:.2f} against AdamW’s "
+        f"{before:.2f} with the same seeds; without layer 0, where the gradient is largest, {rho1:.2f} against "
+        f"{before1:.2f}: {1 - (before1 - rho1) / (before - rho):.0%} of the fall is that layer’s. **AdamW’s profile is "
+        f"not flat**: the last layer has {_ends(adam):.2f} times the first. By role, it correlates with the size of "
+        f"the gradient by {follows_gradient(adam):.2f} ({follows_gradient(adam, first=1):.2f} without layer 0), which "
+        f"by Adam’s rule would be no cause anyway, and with its agreement from batch to batch by "
+        f"{follows_gradient(adam, 'agreement'):.2f}. **The cause of the rise was not found.**"
+    )
+
+
+def _averaged(rows: pd.DataFrame) -> float:
+    """Spearman's correlation over depth of std(ΔW) and gradient, each averaged over roles and seeds."""
+    both = ["std_delta", "gradient"]
+    profile = (rows[both] / rows.groupby(["seed", "role"])[both].transform("mean")).groupby(rows["depth"]).mean()
+    return float(stats.spearmanr(profile["std_delta"], profile["gradient"])[0])
 
 
 def samples(record: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +192,7 @@ def samples(record: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per model, mode ("equal steps" or "equal passes") and share of the samples: ratio, low, high: the median
         over matrices of std(ΔW) over that of the same seed with all samples; the change of the mean ρ, likewise;
-        passes over the samples; held-out score.
+        passes over the samples; held-out score; runs.
     """
     rows = []
     for model, name in SHORT.items():
@@ -138,21 +204,43 @@ def samples(record: pd.DataFrame) -> pd.DataFrame:
             change = mean_rho(part) - mean_rho(whole)[seeds]
             mean, low, high = evidence.over_runs(ratios)
             mode = "equal steps" if steps == every else "equal passes"
-            about = (over(change, -2, 2), _passes(part.iloc[0]), f"{part['score'].mean():.2f}")
+            score = f"{MEASURED[model]} {part['score'].mean():.2f}"
+            about = (over(change, -2, 2), _passes(part.iloc[0]), score, len(seeds))
             rows.append((name, mode, share, mean, low, high, *about))
         if len(some):
-            about = ("–", _passes(whole.iloc[0]), f"{whole['score'].mean():.2f}")
+            score = f"{MEASURED[model]} {whole['score'].mean():.2f}"
+            about = ("–", _passes(whole.iloc[0]), score, whole["seed"].nunique())
             rows += [(name, mode, 1.0, 1.0, 1.0, 1.0, *about) for mode in ("equal steps", "equal passes")]
-    columns = ["model", "mode", "share", "ratio", "low", "high", "change of ρ", "passes", "held out"]
+    columns = ["model", "mode", "share", "ratio", "low", "high", "change of ρ", "passes", "held out", "runs"]
     return pd.DataFrame(rows, columns=columns).sort_values(["model", "mode", "share"], ignore_index=True)
 
 
 def in_words(few: pd.DataFrame) -> pd.DataFrame:
     """`samples`, with the ratio and its interval in one column."""
     spans = [f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in few.itertuples()]
-    words = few.drop(columns=["ratio", "low", "high"]).assign(share=few["share"].map("{:g}".format))
-    words.insert(3, "std(ΔW) / with all", spans)
+    words = few.drop(columns=["ratio", "low", "high", "runs"]).assign(share=few["share"].map("{:g}".format))
+    words["mode"] = few["mode"].str.removeprefix("equal ")
+    words = words.rename(columns={"mode": "equal"})
+    words.insert(3, "std(ΔW) / all", spans)
     return words.drop(words.index[(few["share"] == 1) & (few["mode"] == "equal passes")])  # the same runs
+
+
+def of_samples(few: pd.DataFrame) -> str:
+    """What `samples` says of the smallest share, in a sentence."""
+    if few.empty:
+        return "Fewer samples were not trained on here."
+    least = few["share"].min()
+    words = []
+    for (model, mode), rows in few[few["share"] == least].groupby(["model", "mode"], sort=False):
+        row = rows.iloc[0]
+        words.append(f"{model}, {mode}, {row['ratio'] - 1:+.0%} [{row['low'] - 1:+.0%}, {row['high'] - 1:+.0%}]")
+    passes = few["passes"].astype(float)
+    whole = passes[(few["share"] == 1)]
+    return (
+        f"With a share of {least:g} of the samples, std(ΔW) changes by: {'; '.join(words)}. All of the samples are "
+        f"only {whole.min():.2f} to {whole.max():.2f} of one pass, and no training here makes more than "
+        f"{passes.max():.1f}: **nothing here shows what many passes over few samples do.**"
+    )
 
 
 def together(record: pd.DataFrame) -> pd.DataFrame:
@@ -197,8 +285,8 @@ def course(rows: pd.DataFrame) -> pd.DataFrame:
     """How each role's profile over depth runs, in the mean over seeds: what a look at the curves would say.
 
     Returns:
-        Index: role. Columns: ``peak``, the layer with the largest std(ΔW); ``last step``, the change into the last
-        layer, and ``first step``, out of the first, in per cent of the mean.
+        Index: role. Columns: ``peak``, the layer with the largest std(ΔW); the changes from layer 0 to 1 and into the
+        last layer, in per cent of the mean.
     """
     found = {}
     for role, some in rows.groupby("role", sort=False):
@@ -207,10 +295,26 @@ def course(rows: pd.DataFrame) -> pd.DataFrame:
             step = 100 * profile.diff() / profile.mean()
             found[role] = {
                 "peak": f"layer {int(profile.idxmax())} of {int(profile.index.max())}",
-                "first step": f"{step.iloc[1]:+.0f}\u00a0%",
-                "last step": f"{step.iloc[-1]:+.0f}\u00a0%",
+                "layer 0 to 1": f"{step.iloc[1]:+.0f}\u00a0%",
+                "into the last": f"{step.iloc[-1]:+.0f}\u00a0%",
             }
     return pd.DataFrame.from_dict(found, orient="index")
+
+
+def of_course(table: pd.DataFrame, way: str) -> str:
+    """How far `course` looks like the authors' figure, where V, Up and Down fall at the end and Q, K and Up start high,
+    in a sentence."""
+    if table.empty:
+        return f"{way}: too few layers."
+    down = {name: table[name].str.startswith("-") for name in ("layer 0 to 1", "into the last")}
+    said = []
+    for roles, name in ((("v", "up", "down"), "into the last"), (("q", "k", "up"), "layer 0 to 1")):
+        here = [role.capitalize() for role in roles if role in table.index and down[name][role]]
+        words = ", ".join(role.capitalize() for role in roles)
+        place = "into the last layer" if name == "into the last" else "from layer 0 to 1"
+        said.append(f"of {words}, {', '.join(here) or 'none'} fall {place}")
+    others = [role.capitalize() for role in table.index[down["into the last"]] if role not in ("v", "up", "down")]
+    return f"{way}: {'; '.join(said)}. Others that fall into the last layer: {', '.join(others) or 'none'}."
 
 
 def rank_slopes(record: pd.DataFrame) -> pd.DataFrame:
@@ -232,6 +336,38 @@ def rank_slopes(record: pd.DataFrame) -> pd.DataFrame:
             words = {"ranks": ranks, "slope": f"{slopes.mean():.2f}", "middle 80 %": f"{low:.2f} to {high:.2f}"}
             found[f"{SHORT[model]}, {METHODS[adapter]}"] = words
     return pd.DataFrame.from_dict(found, orient="index")
+
+
+def of_ranks(record: pd.DataFrame) -> str:
+    """What the slopes say, in a sentence."""
+    table = rank_slopes(record)
+    if table.empty:
+        return "Ranks were not compared here."
+    slopes = table["slope"].astype(float)
+    low, high = slopes.min(), slopes.max()
+    between = low > 0 and high < 0.5
+    return (
+        f"The slopes are {low:.2f} to {high:.2f}: sixteen times the rank makes ΔW {16**low:.1f} to {16**high:.1f} "
+        "times as wide, where independent terms would make it 4 times as wide, and one answer that every rank finds, "
+        f"not at all. {'It is neither: in part ranks find one answer, in part each adds its own.' if between else ''}"
+    )
+
+
+def answers(found: list[Finding], few: pd.DataFrame, slopes: pd.DataFrame) -> str:
+    """The three answers to the chapter's title, as a list; from its findings, `samples` and `rank_slopes`."""
+    verdicts: dict[str, list[str]] = {}
+    for one in found:
+        verdicts.setdefault("not judged" if one.value is None else one.verdict, []).append(one.model)
+    words = ["; ".join(f"**{verdict}** for {' and '.join(names)}" for verdict, names in verdicts.items())]
+    words[0] = f"Depth: {words[0]}."
+    if len(few):
+        least = few[few["share"] == few["share"].min()].groupby("mode")["ratio"].agg(["min", "max"])
+        spans = [f"{row['min']:.2f} to {row['max']:.2f} times as wide at {mode}" for mode, row in least.iterrows()]
+        words.append(f"Data: with {few['share'].min():g} of the samples, ΔW is {', '.join(spans)}.")
+    if len(slopes):
+        values = slopes["slope"].astype(float)
+        words.append(f"Rank: ΔW widens as the rank’s power {values.min():.2f} to {values.max():.2f}.")
+    return "\n".join(f"- {one}" for one in words)
 
 
 def optimizers(record: pd.DataFrame) -> dict[str, pd.DataFrame]:

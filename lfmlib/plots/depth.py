@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from .style import COLOURS, INK
@@ -29,6 +31,8 @@ LINES = (
 def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = False) -> None:
     """σ(ΔW) against the layer, a panel for each of `PANELS`, a line for each way of training, the range shaded.
 
+    A linear axis begins at zero. Of several runs the legend says how many a line is the mean of.
+
     Args:
         axes: ``(4, 2)``; the last holds the legend, and a panel without matrices is hidden.
         lines: name → rows with role, depth, std_delta, and seed where there are several runs; at most seven.
@@ -36,6 +40,8 @@ def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = Fa
     """
     for ax, (role, title) in zip(axes.flat, PANELS.items(), strict=False):
         for (colour, marker), (name, rows) in zip(LINES, lines.items(), strict=False):
+            if "seed" in rows and (runs := rows["seed"].nunique()) > 1:
+                name = f"{name} ({runs} runs)"
             over = 1000 * rows[rows["role"] == role].groupby("depth")["std_delta"].agg(["mean", "min", "max"])
             if len(over):
                 depth = over.index.to_numpy(int)
@@ -46,6 +52,8 @@ def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = Fa
             continue
         ax.set_title(title)
         ax.set_yscale("log" if log else "linear")
+        if not log:
+            ax.set_ylim(0, 1.08 * max(line.get_ydata().max() for line in ax.lines))
         ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
@@ -57,6 +65,33 @@ def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = Fa
     named = _named(axes)
     axes.flat[-1].set_axis_off()
     axes.flat[-1].legend(named.values(), named.keys(), loc="center")
+    if not axes[-1, 0].lines:  # no gate: the last row holds the legend alone
+        least = 0.3 + 0.1 * len(named)
+        axes[0, 0].get_gridspec().set_height_ratios([1, 1, 1, min(least, 1)])
+        ratio = (3 + min(least, 1)) / 4
+        axes[0, 0].figure.set_figheight(ratio * axes[0, 0].figure.get_figheight())
+
+
+def trend_map(ax: Axes, rho: pd.DataFrame, words: pd.DataFrame, grows: pd.DataFrame) -> Axes:
+    """Correlations with depth as a map, a role in each row and a way of training in each column.
+
+    Args:
+        ax: where to draw.
+        rho: the correlations; NaN where a role is missing.
+        words: what each cell says.
+        grows: which cells are framed.
+    """
+    sns.heatmap(
+        rho.astype(float), ax=ax, cmap="PuOr_r", vmin=-1, vmax=1, annot=words.to_numpy(), fmt="",
+        annot_kws={"size": 7}, linewidths=0.5, cbar=False,
+    )  # fmt: skip
+    for y, x in np.argwhere(grows.to_numpy(bool)):
+        ax.add_patch(Rectangle((x + 0.04, y + 0.04), 0.92, 0.92, fill=False, color=COLOURS["noise"], lw=1.6))
+    ax.set_yticklabels([PANELS.get(role, role) for role in rho.index])
+    ax.set_xticklabels([name.replace(", ", "\n") for name in rho.columns])
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(length=0, labelrotation=0, labeltop=True, labelbottom=False)
+    return ax
 
 
 def line_legend(fig, axes: np.ndarray, columns: int = 3) -> None:
@@ -140,7 +175,8 @@ def by_share(ax: Axes, table: pd.DataFrame) -> Axes:
 
 
 def with_gradient(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """Profiles over depth of std(ΔW) and of the gradient, each over its own mean: averages over roles and seeds.
+    """Profiles over depth of std(ΔW) and of the gradient, each over its own mean: averages over roles and seeds; from
+    zero on.
 
     Args:
         ax: where to draw.
@@ -152,5 +188,5 @@ def with_gradient(ax: Axes, rows: pd.DataFrame) -> Axes:
         ax.plot(profile.index.to_numpy(int), profile, color=COLOURS[colour], marker=marker, ms=3.5, lw=1.2, label=name)
     ax.axhline(1, color=INK, lw=0.8, ls=":")
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="layer")
+    ax.set(xlabel="layer", ylim=(0, None))
     return ax

@@ -236,7 +236,7 @@ def made(growth: float, gain: float = 1.0, part: str = "plain", seeds: int = 5, 
 def test_f6_by_the_share_that_rises_and_by_g(gain, verdict):
     (found,) = tuned.f6_found(made(0.1, gain))
     assert found.verdict == verdict and found.null == 1.0
-    assert float(found.details["parts"]["median g, no decay"]) == pytest.approx(gain, abs=0.05)
+    assert float(found.details["by_decay"]["no decay"]["gain_median"]["mean"]) == pytest.approx(gain, abs=0.05)
 
 
 def test_f6_takes_the_worse_of_both_decays():
@@ -267,6 +267,35 @@ def test_f7_finds_the_planted_trend(growth, verdict):
     assert found.verdict == verdict
     assert 0.2 < found.null < 0.4  # random walks of eight layers, shared by all runs
     assert found.details["independent_walks"] < 0.1
+    assert found.interval == ((1.0, 1.0) if verdict == "supported" else (0.0, 0.0))
+    assert found.details["parts"]["by walks of their own"].endswith("%")
+
+
+def made_profiles(turned: dict[str, int]) -> pd.DataFrame:
+    """Five runs of ten layers: a perfect rise (ρ = 1), in so many runs of a role the first eight layers fall."""
+    rise, fall = np.arange(10), np.r_[7:-1:-1, 8, 9]
+    return pd.DataFrame(
+        [
+            {"seed": seed, "role": role, "depth": depth, "std_delta": 1.0 + value}
+            for role, count in turned.items()
+            for seed in range(5)
+            for depth, value in enumerate(fall if seed < count else rise)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("turned", "value", "interval", "verdict"),
+    [
+        ({"q": 0, "k": 0, "v": 0, "o": 0}, 1.0, (1.0, 1.0), "supported"),
+        ({"q": 0, "k": 0, "v": 0, "o": 1}, 1.0, (0.75, 1.0), "undecided"),  # o: ρ 0.80 in the mean, from 0.23
+        ({"q": 0, "k": 0, "v": 0, "o": 5}, 0.75, (0.75, 0.75), "partly"),
+        ({"q": 2, "k": 2, "v": 2, "o": 5}, 0.0, (0.0, 0.0), "contradicted"),  # q: up to 1.29, but its interval holds 0
+    ],
+)
+def test_f7_brackets_the_roles_by_their_limits(turned, value, interval, verdict):
+    found = evidence.f7_over_runs(made_profiles(turned), "x", {})
+    assert (found.value, found.interval, found.verdict) == (value, interval, verdict)
 
 
 def test_f7_needs_layers_and_runs():
@@ -321,17 +350,44 @@ def test_tables_say_what_was_planted():
     record = pd.concat([rows, faster, eighth, *ranked], ignore_index=True)
     causes = profiles.causes(record)
     assert causes.loc["no decay", "change of ρ"].startswith(("0.0", "-0.0"))
-    assert profiles.moving(record) == [name for name in profiles.moving(record) if name.startswith("rate × 3")] != []
-    assert float(causes.loc["rate × 3", "std(ΔW) ×"]) == pytest.approx(3 / 1.35, rel=0.05)
-    assert causes.loc["unchanged", "with gradient"] == "1.00"
+    assert profiles.moving(record).startswith("Intervals that leave 0 out: **rate × 3 (")
+    assert "of 2 comparisons" in profiles.moving(record)
+    widths = tuned.causes_of_width(record)
+    assert float(widths.loc["rate × 3", "std(ΔW) ×"]) == pytest.approx(3 / 1.35, rel=0.05)
+    assert causes.loc["unchanged", "with gradient"] == "1.00 (1.00)"
     few = profiles.samples(record).set_index(["mode", "share"])
     assert few.loc[("equal steps", 0.125), "ratio"] == pytest.approx(0.5, rel=0.02)
+    assert "-50%" in profiles.of_samples(profiles.samples(record))
     slopes = profiles.rank_slopes(record)
     assert float(slopes.loc["decoder, LoRA", "slope"]) == pytest.approx(0.5, abs=0.02)
     assert profiles.course(rows).loc["q", "peak"] == "layer 7 of 7"
+    assert profiles.of_course(profiles.course(rows), "full").startswith("full: of V, Up, Down, none fall")
+    rho, words, grows = profiles.trend_grid(record)
+    assert grows["decoder, full"].all() and (rho["decoder, full"] > 0.9).all() and words.shape == (6, 2)
+    answer = profiles.answers(tuned.f7_found(record), profiles.samples(record), slopes)
+    assert "**supported** for lab 12-layer decoder" in answer and answer.count("\n") == 2
     grown = profiles.by_method(record)
+    assert grown.loc["decoder, LoRA 4", "roles that grow"] == "–"
     assert grown.loc["decoder, full", "roles that grow"] == "6 of 6"
-    assert float(grown.loc["decoder, full", "last / first layer"]) == pytest.approx(1.7, rel=0.02)
+    assert float(grown.loc["decoder, full", "last / first"]) == pytest.approx(1.7, rel=0.02)
+
+
+def test_what_the_verdict_on_f6_leaves_out_is_said():
+    """DoRA that keeps the spread, own labels that widen more, adapters as un-Gaussian as their rank and beyond it."""
+    dora = made(0.1, gain=0.1, part="rank", seeds=2, adapter="dora", rank=16)
+    dora = dora.assign(rank_kl_bits=0.001, rank_qq_r2=0.999).query("weight_decay == 0.01")
+    lora = dora.assign(adapter="lora", rank=4, cell="l", rank_kl_bits=0.0001)
+    own = made(0.1, gain=1.5, part="cause", seeds=3, cause="own labels").query("weight_decay == 0.01")
+    record = pd.concat([made(0.1), dora, lora, own], ignore_index=True)
+    (found,) = tuned.f6_found(record)
+    assert found.verdict == "supported" and "with DoRA 16" in found.details["parts"]
+    assert found.metric.endswith("under full fine-tuning")
+    said = tuned.not_passing(record)
+    assert "decoder, DoRA 16" in said and "decay 1" not in said
+    assert "Low rank alone explains `kl_bits`, to within a quarter, of decoder, DoRA 16." in tuned.of_laws(record)
+    assert "10.0 times (decoder, LoRA 4)" in tuned.of_laws(record)
+    assert "It is larger where there is nothing to learn" in tuned.motion_alone(record)
+    assert tuned.laws(record).loc["decoder, full", "R² ≥ 0.99"] == "100.0"
 
 
 def test_decay_takes_off_g_what_the_formula_says():
