@@ -38,7 +38,7 @@ ORIGINAL = {"deep-decoder": "language", "vit": "class"}
 CLOSED = 0.1
 """Share of the gap between a model's own loss and that of the class frequencies which the noise closes."""
 DRAWS = 16
-FEWER = 6
+FEWER = 4
 """Draws of the kinds of noise other than the first of `lfmlib.tolerance.KINDS`, and of that with the timid head; the
 random direction has only the first kind and the fitted head."""
 STRENGTHS = {"fitted": (1e-3, 1e-2, 1e-1, 1.0), "timid": (1e-3,)}
@@ -49,7 +49,7 @@ ITEMS = {"minilm": 128, "deep-decoder": 64, "vit": 256}
 """Held-out examples (of the decoder: windows of text) that the noise is judged on, at most."""
 FITTED = 1024
 """Training examples that a head is fitted to."""
-JITTER = (0.05, 0.2)
+JITTER = (0.1,)
 """Noise added to a base before it is fine-tuned, in std(W₀)."""
 SEEDS = 5
 METRICS = {
