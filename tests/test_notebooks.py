@@ -176,7 +176,7 @@ def test_a_model_of_unknown_names_and_odd_tensors_gets_its_chapter(path, tmp_pat
     tensors = {"net.0": weights, "net.1": torch.randn(64, 96), "ones": torch.ones(64, 64), "steps": torch.arange(3)}
     save_file(tensors, tmp_path / "odd.safetensors")
     parameters = {"model": tmp_path / "odd.safetensors", "profile": "quick", "results": tmp_path / "results"}
-    pairs = "tuned.pair(" in "".join(cell.source for cell in code_cells(path))
+    pairs = "example.pair(" in "".join(cell.source for cell in code_cells(path))
     if pairs:  # a chapter on what fine-tuning adds: the same and a change of it
         other = {name: w + 0.1 * torch.randn(w.shape) if w.is_floating_point() else w for name, w in tensors.items()}
         save_file(other, tmp_path / "base.safetensors")

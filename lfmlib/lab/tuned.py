@@ -1,7 +1,6 @@
-"""What chapters 6 and 8 read off their record, `finetuning`: tables of fine-tunings and pre-trainings.
+"""What the chapters on fine-tuning share: names of models and methods, the rows of a way of training, the findings.
 
-Every function takes rows of the record (see `lfmlib.lab.finetuning.run`), of which those of fine-tunings are one per
-judged matrix.
+Rows are those of the record `finetuning` (see `lfmlib.lab.finetuning.run`).
 """
 
 from __future__ import annotations
@@ -12,13 +11,10 @@ import numpy as np
 import pandas as pd
 
 from .. import evidence
-from ..checkpoint import Checkpoint, open_checkpoint
-from ..delta import compare, delta, opened
 from ..findings import Finding
 from ..provenance import recorded
-from .finetuning import CAUSES, DECAY, FULL, TASKS, TOY, plan
+from .finetuning import CAUSES, DECAY
 from .initialization import where
-from .train import Config, rate, start_of, train
 
 NAMES = {
     "minilm": "all-MiniLM-L6-v2, fine-tuned",
@@ -58,146 +54,14 @@ def shuffled(record: pd.DataFrame, model: str) -> pd.DataFrame:
     return where(record, part="cause", model=model, cause="shuffled labels")
 
 
-def f6_found(record: pd.DataFrame, **parameters) -> list[Finding]:
-    """Finding F6 of every model, fully fine-tuned; beside it the share that rises with DoRA and with a decay of 1,
-    which are not judged. ``parameters`` of the chapter go into its provenance."""
-    origin = recorded("finetuning", record, **parameters)
-    found = []
-    for model, name in NAMES.items():
-        if len(rows := where(record, part="plain", model=model)):
-            one = evidence.f6_over_runs(rows, name, origin | {"source": name})
-            aside = {
-                f"with {way}": float(evidence.widening_over_runs(some).loc["rises", "mean"])
-                for way, some in unjudged(record, model)
-            }
-            found.append(replace(one, details=one.details | {"parts": one.details["parts"] | aside}))
-    return found
-
-
-def unjudged(record: pd.DataFrame, model: str) -> list[tuple[str, pd.DataFrame]]:
-    """Ways of training on which F6's verdict does not rest, and which pull the other way: DoRA, and a decay of 1."""
-    ways = {"DoRA 16": methods(record, model).get("DoRA 16"), "decay 1": where(record, model=model, cause="decay 1")}
-    return [(way, rows) for way, rows in ways.items() if rows is not None and rows["seed"].nunique() > 1]
-
-
-def not_passing(record: pd.DataFrame) -> str:
-    """The ways of training that F6's rule would not call supported, and what noise would be called, in a sentence."""
-    words, noise = [], [1.0]
-    for model, name in SHORT.items():
-        for way, rows in unjudged(record, model):
-            own = evidence.widening_over_runs(rows)
-            rises, g = own.loc["rises", "mean"], own.loc["gain_median", "mean"]
-            if rises < evidence.ENOUGH or g < evidence.GAIN_BOUND or own.loc["gain_mean", "low"] <= 0:
-                words.append(f"{name}, {way} ({rises:.0%} rise, median g {g:.2f})")
-        if len(rows := plain(record, model)):
-            noise.append(evidence.widening_over_runs(rows, "noise_").loc["rises", "mean"])
-    return (
-        f"The verdicts are on full fine-tuning only. Judged alike, these would not be *supported*: "
-        f"**{'; '.join(words) or 'none'}**. Noise of the same size would be ({min(noise):.0%} rise)."
-    )
-
-
-def f7_found(record: pd.DataFrame, **parameters) -> list[Finding]:
-    """Finding F7 of every model, fully fine-tuned and with LoRA of rank 16."""
-    origin = recorded("finetuning", record, **parameters)
-    found = []
-    for model, name in NAMES.items():
-        ways = methods(record, model)
-        for way, words in (("full", name), ("LoRA 16", f"{name}, LoRA")):
-            if way in ways:
-                control = shuffled(record, model) if way == "full" else None
-                found.append(evidence.f7_over_runs(ways[way], words, origin | {"source": words}, control))
-    return found
-
-
-def pair(model: str, base: str, revision: str, profile: str, seed: int) -> tuple[Checkpoint, Checkpoint, str]:
-    """The pair a chapter looks at, and what it says of it: the reader's own, or `example`.
-
-    Args:
-        model, base, revision: the chapter's parameters; without a base there is no pair.
-        profile, seed: of the chapter.
-    """
-    if model and base:
-        before, after = opened(base, model, revision or None)
-        return before, after, f"The pair: **{after.name}**, tuned from **{before.name}**."
-    before, after = example(profile, seed)
-    words = f"The pair: **{after.name}**, trained here or fetched from the lab’s cache."
-    if model or base:
-        given, missing = (model, "base") if model else (base, "model")
-        words += f" {given} was given without `-p {missing} …`; ΔW needs both, so it is not looked at."
-    return before, after, words
-
-
-def rounding(base: Checkpoint, tuned: Checkpoint, rows: pd.DataFrame, most: int = 12) -> pd.DataFrame:
-    """What storing a pair in bfloat16 does to ΔW and to noise in its place, at its own size and at a tenth of it.
-
-    Args:
-        base, tuned: the pair.
-        rows: of `lfmlib.compare`, for the pair itself; at most so many of them, evenly chosen, are looked at.
-        most: see there.
-
-    Returns:
-        Medians over these matrices of std_delta, rounding_std, zeros, kl_bits and qq_r2.
-    """
-    new, moved = {}, {}
-    for name in rows.iloc[:: -(-len(rows) // most)]["tensor"]:
-        moved[name] = delta(base, tuned, name)
-        new[name] = tuned.read(name)[: len(moved[name])].float()
-    columns = ["std_delta", "rounding_std", "zeros", "kl_bits", "qq_r2"]
-    found = {"as it is": rows.loc[rows["tensor"].isin(new), columns].astype(float).median()}
-    for share, words in ((1.0, ""), (0.1, ", a tenth")):
-        stored = [{name: (new[name] - s * moved[name]).bfloat16() for name in new} for s in (1.0, 1.0 - share)]
-        table = compare(*stored, controls=["noise"], progress=False)
-        for kind, name in (("none", "ΔW"), ("noise", "noise")):
-            part = table.loc[table["control"] == kind, columns].astype(float)
-            found[f"{name} in bfloat16{words}"] = part.median()
-    return pd.DataFrame(found).T
-
-
-def lost(small: pd.DataFrame) -> str:
-    """Whether noise that went through the same rounding still passes for Gaussian, in a sentence; from `rounding`."""
-    noise = small.loc[["noise in bfloat16", "noise in bfloat16, a tenth"]]
-    words = [
-        f"{size} the R² of noise is {value:.3f}: {'passed' if value >= evidence.QQ_BOUND else '**failed**'}"
-        for size, value in zip(("at its own size", "at a tenth of it"), noise["qq_r2"], strict=True)
-    ]
-    whole, (own, tenth) = small.loc["as it is"], noise["std_delta"]
-    floor = noise["rounding_std"].iloc[0]
-    told = np.hypot(0.1 * whole["std_delta"], np.sqrt(2) * floor)
-    return (
-        f"After rounding, {'; '.join(words)}. What noise fails says nothing of ΔW. `kl_bits` sees the format long "
-        f"before: at {own / floor:.0f} times the floor of W alone, it is {noise['kl_bits'].iloc[0]:.2g} for noise, and "
-        f"was {whole['kl_bits']:.1g} for ΔW before rounding. A tenth of ΔW, and both roundings as independent noise, "
-        f"make a standard deviation of {told:.3g}; found: {tenth:.3g}."
-    )
-
-
-def main_effect(weights: pd.DataFrame) -> str:
-    """How the change of the std compares with the size of ΔW, and what it is made of, in a sentence.
-
-    Args:
-        weights: rows of `lfmlib.compare`.
-    """
-    change = (weights["std_gain"] / weights["std_base"]).median()
-    own = ((weights["std_delta"] / weights["std_base"]) ** 2 / 2).median()
-    tie = (weights["cov"] / weights["std_base"] ** 2).median()
-    return (
-        f"The standard deviation changed by **{change:+.3%}** in the median matrix, while the weights moved by "
-        f"{weights['moved'].median():.2%} of their size. For a small ΔW the change is half of Var ΔW / Var W₀, here "
-        f"{own:+.3%}, plus Cov(ΔW, W₀) / Var W₀, here {tie:+.3%}. Of the variance of ΔW, the part that only "
-        f"rescales W₀, the squared correlation of the two, {(weights['corr'] ** 2).median():.2g} in the median."
-        f"{' Whatever ΔW mainly does, it is not that.' if (weights['corr'] ** 2).median() < 0.5 else ''}"
-    )
-
-
-def example(profile: str, seed: int) -> tuple[Checkpoint, Checkpoint]:
-    """A pair to look at: MiniLM and a full fine-tune of it, as in the record; quick: a toy ViT."""
-    model = "vit" if profile == "quick" else "minilm"
-    cell = {"part": "plain", "model": model, **TASKS[model], "lr": FULL[model], "weight_decay": DECAY, "seed": seed}
-    config = plan(cell | ({"steps": 8, "batch": TOY} if profile == "quick" else {}))
-    base, tuned = (open_checkpoint(one) for one in (start_of(config), train(config, snapshots=0).model))
-    name = "all-MiniLM-L6-v2" if model == "minilm" else "a toy ViT"
-    return replace(base, name=name), replace(tuned, name=f"{name}, tuned for “{cell['task']}”")
+def by_cause(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Full fine-tunings of the decoder as they are, without weight decay, and with each setting changed."""
+    model = "deep-decoder"
+    found = {"unchanged": plain(record, model)}
+    found["no decay"] = where(record, part="plain", model=model, weight_decay=0.0)
+    for cause in CAUSES:
+        found[cause] = where(record, part="cause", model=model, cause=cause)
+    return {cause: rows for cause, rows in found.items() if len(rows)}
 
 
 def settings(record: pd.DataFrame) -> pd.DataFrame:
@@ -216,215 +80,42 @@ def settings(record: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def laws(record: pd.DataFrame) -> pd.DataFrame:
-    """The law of ΔW for every model and method: medians over matrices and runs.
-
-    Returns:
-        `kl_bits` of ΔW; what 97.5 % of noise stay below; what BA of Gaussian factors of the same rank has (NaN for full
-        fine-tuning); share of parameters with R² of the Q–Q plot ≥ 0.99, in per cent, from three runs on with its 95 %
-        interval over them, and with such factors; top / edge, the `top_ratio`; runs.
-    """
-    found = {}
-    for model, name in SHORT.items():
-        for way, rows in methods(record, model).items():
-            runs = [run for _, run in rows.groupby("seed")]
-            factors = rows["rank_qq_r2"] if "rank_qq_r2" in rows else pd.Series(np.nan, rows.index)
-            known = bool(factors.notna().any())
-            found[f"{name}, {way}"] = {
-                "kl_bits": rows["kl_bits"].median(),
-                "noise, 97.5 %": rows["kl_bits_null_high"].median(),
-                "Gaussian factors": rows["rank_kl_bits"].median() if known else np.nan,
-                "R² ≥ 0.99": _percent([evidence.share(run, run["qq_r2"] >= evidence.QQ_BOUND) for run in runs]),
-                "factors’": f"{evidence.share(rows, factors >= evidence.QQ_BOUND):.0%}" if known else "–",
-                "top / edge": f"{rows['top_ratio'].median():.1f}",
-                "runs": len(runs),
+def f6_found(record: pd.DataFrame, **parameters) -> list[Finding]:
+    """Finding F6 of every model, fully fine-tuned; beside it the share that rises with DoRA and with a decay of 1,
+    which are not judged. ``parameters`` of the chapter go into its provenance."""
+    origin = recorded("finetuning", record, **parameters)
+    found = []
+    for model, name in NAMES.items():
+        if len(rows := where(record, part="plain", model=model)):
+            one = evidence.f6_over_runs(rows, name, origin | {"source": name})
+            aside = {
+                f"with {way}": float(evidence.widening_over_runs(some).loc["rises", "mean"])
+                for way, some in unjudged(record, model)
             }
-    return pd.DataFrame.from_dict(found, orient="index")
+            found.append(replace(one, details=one.details | {"parts": one.details["parts"] | aside}))
+    return found
 
 
-def of_laws(record: pd.DataFrame) -> str:
-    """What the laws say of full fine-tuning, and where low rank alone explains those of adapters, in a sentence."""
-    full, alike, unlike = [], [], []
-    for model, name in SHORT.items():
-        for way, rows in methods(record, model).items():
-            if way == "full":
-                shares = [evidence.share(run, run["qq_r2"] >= evidence.QQ_BOUND) for _, run in rows.groupby("seed")]
-                _, low, high = evidence.over_runs(shares)
-                outcome = "missed" if high < evidence.ENOUGH else "met"
-                full.append(f"{name} {'**not settled**' if low < evidence.ENOUGH <= high else outcome}")
-            else:
-                ratio = rows["kl_bits"].median() / rows["rank_kl_bits"].median()
-                (alike if ratio <= 1.25 else unlike).append((f"{name}, {way}", ratio))
-    words = f"The 80 % of the rule, with the interval over the seeds, under full fine-tuning: {', '.join(full)}."
-    if alike:
-        words += f" Low rank alone explains `kl_bits`, to within a quarter, of {'; '.join(name for name, _ in alike)}."
-    if unlike:
-        least, most = (pick(unlike, key=lambda one: one[1]) for pick in (min, max))
-        words += (
-            f" The other {len(unlike)} adapters have {least[1]:.1f} times ({least[0]}) to {most[1]:.0f} times "
-            f"({most[0]}) the `kl_bits` of Gaussian factors: what they show, training has done."
-        )
-    return words
+def f7_found(record: pd.DataFrame, **parameters) -> list[Finding]:
+    """Finding F7 of every model, fully fine-tuned and with LoRA of rank 16."""
+    origin = recorded("finetuning", record, **parameters)
+    found = []
+    for model, name in NAMES.items():
+        ways = methods(record, model)
+        for way, words in (("full", name), ("LoRA 16", f"{name}, LoRA")):
+            if way in ways:
+                control = shuffled(record, model) if way == "full" else None
+                found.append(evidence.f7_over_runs(ways[way], words, origin | {"source": words}, control))
+    return found
 
 
-def budgets(record: pd.DataFrame) -> pd.DataFrame:
-    """What ΔW does to the std, for every model, method and weight decay, in words: mean [95 % interval over seeds]."""
-    found = {}
-    for model, name in SHORT.items():
-        ways = {f"{way}": rows for way, rows in methods(record, model).items() if way in ("full", "LoRA 16", "DoRA 16")}
-        ways |= {"full, no decay": where(record, part="plain", model=model, weight_decay=0.0)}
-        for way, rows in ways.items():
-            if rows["seed"].nunique() > 1:
-                size = (rows["std_delta"] / rows["std_base"]).median()
-                found[f"{name}, {way}"] = _widening(rows) | {"ΔW / W₀": f"{size:.3f}", "runs": rows["seed"].nunique()}
-    return pd.DataFrame.from_dict(found, orient="index")
-
-
-def beside_noise(record: pd.DataFrame, more: dict[str, tuple[dict, dict]]) -> pd.DataFrame:
-    """What ΔW does to the std and, in brackets, what norm-matched noise does; means over runs.
-
-    Args:
-        record: as everywhere.
-        more: name → (`lfmlib.evidence.widening` of ΔW, of noise), to stand above.
-    """
-    for model, name in SHORT.items():
-        if len(rows := plain(record, model)):
-            spans = (evidence.widening_over_runs(rows, prefix)["mean"].to_dict() for prefix in ("", "noise_"))
-            more |= {f"{name}, full": tuple(spans)}
-    columns = {
-        "rises": ("share that rises (noise)", "{:.1%}"),
-        "gain_median": ("median g (noise)", "{:.2f}"),
-        "gain_mean": ("mean g (noise)", "{:.2f}"),
-    }
-    table = {
-        name: {words: f"{form.format(own[key])} ({form.format(noise[key])})" for key, (words, form) in columns.items()}
-        for name, (own, noise) in more.items()
-    }
-    return pd.DataFrame.from_dict(table, orient="index")
-
-
-def motion_alone(record: pd.DataFrame) -> str:
-    """Mean g of the decoder with nothing to learn, beside that with real labels, in a sentence."""
-    own = by_cause(record)
-    if "own labels" not in own or own["own labels"]["seed"].nunique() < 2:
-        return "Own labels were not trained on here."
-    spans = {cause: evidence.widening_over_runs(own[cause]).loc["gain_mean"] for cause in ("own labels", "unchanged")}
-    more = spans["own labels"]["low"] > spans["unchanged"]["mean"]
-    return (
-        f"Mean g on own labels **{_span(spans['own labels'])}**, on real ones {_span(spans['unchanged'])}. "
-        + ("It is larger where there is nothing to learn: " if more else "")
-        + "**a g above 1 is no sign of learning.**"
-    )
-
-
-def of_the_rate(record: pd.DataFrame) -> str:
-    """What the learning rate does to the width and to g, in a sentence; of the decoder."""
-    own = by_cause(record)
-    rates = sorted((rows["lr"].iloc[0], rows) for cause, rows in own.items() if cause.startswith("rate")) if own else []
-    if len(rates) < 2:
-        return "One rate alone was trained with here."
-    spans = [evidence.widening_over_runs(rows)["mean"] for _, rows in rates]
-    width = rates[-1][1]["std_delta"].median() / rates[0][1]["std_delta"].median()
-    medians = [one["gain_median"] for one in (*spans, evidence.widening_over_runs(own["unchanged"])["mean"])]
-    return (
-        f"From the smallest rate to the largest, {rates[-1][0] / rates[0][0]:.0f} times as large, ΔW becomes "
-        f"{width:.0f} times as wide, and the share that rises goes from {spans[0]['rises']:.0%} to "
-        f"{spans[-1]['rises']:.0%}, while the median g stays between {min(medians):.2f} and {max(medians):.2f}: "
-        "the rate decides how large the rise is, and hardly how much of ΔW goes into it."
-    )
-
-
-def decay_cost(record: pd.DataFrame) -> pd.DataFrame:
-    """What the usual weight decay takes off g, measured and foretold.
-
-    Decay alone shrinks W₀ by λ times the sum of the rates, so that Cov(ΔW, W₀) falls by that times Var W₀, and g by
-    twice that times Var W₀ / Var ΔW; as long as that sum is small.
-
-    Returns:
-        Index: model, and the decoder with a decay of 1. Columns, in words: change of the median g, with its 95 %
-        interval over seeds; ``foretold``; runs.
-    """
-    found = {}
-    for model, name in SHORT.items():
-        without = where(record, part="plain", model=model, weight_decay=0.0)
-        ways = {name: plain(record, model), f"{name}, decay 1": where(record, model=model, cause="decay 1")}
-        for way, rows in ways.items():
-            if not len(rows) or not len(without):
-                continue
-            same = without[without["seed"].isin(rows["seed"])]
-            medians = [some.groupby("seed")["gain"].median() for some in (rows, same)]
-            one = rows.iloc[0]
-            config = Config(model, one["task"], lr=one["lr"], steps=int(one["steps"]), start="library")
-            spent = one["weight_decay"] * sum(rate(config, step) for step in range(config.steps))
-            told = -2 * spent * ((same["std_base"] / same["std_delta"]) ** 2).median()
-            change = medians[0] - medians[1]
-            found[way] = {"change of median g": over(change), "foretold": f"{told:.2f}", "runs": len(change)}
-    return pd.DataFrame.from_dict(found, orient="index")
-
-
-def _widening(rows: pd.DataFrame) -> dict[str, str]:
-    own = evidence.widening_over_runs(rows)
-    return {
-        "std rises": _span(own.loc["rises"], 100, ".0f").removesuffix(" [100, 100]").removesuffix(" [0, 0]")
-        + "\u00a0%",
-        "median g": _span(own.loc["gain_median"]),
-        "mean g": _span(own.loc["gain_mean"]),
-    }
-
-
-def causes_of_width(record: pd.DataFrame) -> pd.DataFrame:
-    """The same, but for the mean g, for every setting of the decoder that was changed; with the factor on the median
-    std(ΔW), the held-out loss and the number of runs."""
-    own, found = by_cause(record), {}
-    for cause, rows in own.items():
-        found[cause] = {name: words for name, words in _widening(rows).items() if name != "mean g"} | {
-            "std(ΔW) ×": f"{rows['std_delta'].median() / own['unchanged']['std_delta'].median():.2f}",
-            "held-out loss": f"{rows['score'].mean():.2f}",
-            "runs": rows["seed"].nunique(),
-        }
-    return pd.DataFrame.from_dict(found, orient="index")
-
-
-def at_the_end(runs: dict[str, pd.DataFrame]) -> str:
-    """Where the lab models' own trainings end, in a sentence; from `pretraining`."""
-    ends = {name: rows[rows["step"] == rows["step"].max()][["gain", "rises"]].mean() for name, rows in runs.items()}
-    gains, rises = ([one[column] for one in ends.values()] for column in ("gain", "rises"))
-    return (
-        f"At the end the median g is {min(gains):.2f} to {max(gains):.2f}, and the standard deviation has risen in "
-        f"{min(rises):.0%} to {max(rises):.0%} of the matrices, in the mean over seeds."
-        + (" From a random start training widens as noise would." if max(abs(g - 1) for g in gains) < 0.1 else "")
-    )
-
-
-def pretraining(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Rows of the lab models' own trainings, by name: step, rises, gain, corr, moved."""
-    rows = where(record, part="pretraining")
-    return {name: some for model, name in PRETRAINED.items() if len(some := where(rows, model=model))}
-
-
-def by_cause(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Full fine-tunings of the decoder as they are, without weight decay, and with each setting changed."""
-    model = "deep-decoder"
-    found = {"unchanged": plain(record, model)}
-    found["no decay"] = where(record, part="plain", model=model, weight_decay=0.0)
-    for cause in CAUSES:
-        found[cause] = where(record, part="cause", model=model, cause=cause)
-    return {cause: rows for cause, rows in found.items() if len(rows)}
+def unjudged(record: pd.DataFrame, model: str) -> list[tuple[str, pd.DataFrame]]:
+    """Ways of training on which F6's verdict does not rest, and which pull the other way: DoRA, and a decay of 1."""
+    ways = {"DoRA 16": methods(record, model).get("DoRA 16"), "decay 1": where(record, model=model, cause="decay 1")}
+    return [(way, rows) for way, rows in ways.items() if rows is not None and rows["seed"].nunique() > 1]
 
 
 def over(values: pd.Series, least: float = -np.inf, most: float = np.inf) -> str:
     """Mean and 95 % interval over runs, in words, within the range that the figure can have."""
     mean, low, high = evidence.over_runs(values.dropna())
     return f"{mean:.2f} [{max(low, least):.2f}, {min(high, most):.2f}]"
-
-
-def _percent(shares: list[float]) -> str:
-    """Mean over runs in per cent, from three runs on with its 95 % interval."""
-    mean, low, high = (100 * value for value in evidence.over_runs(shares))
-    span = f" [{max(low, 0):.0f}, {min(high, 100):.0f}]" if len(shares) > 2 and low < high else ""
-    return f"{mean:.1f}{span}"
-
-
-def _span(row: pd.Series, scale: float = 1.0, form: str = ".2f") -> str:
-    mean, low, high = (format(scale * row[name], form) for name in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"

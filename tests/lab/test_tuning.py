@@ -10,7 +10,7 @@ from scipy import stats
 
 import lfmlib
 from lfmlib import evidence
-from lfmlib.lab import finetuning, models, profiles, tuned, tuning
+from lfmlib.lab import doses, finetuning, models, profiles, tuned, tuning, widths
 from lfmlib.lab.problems import problem
 from lfmlib.lab.train import Config, start_of, train
 
@@ -352,19 +352,19 @@ def test_tables_say_what_was_planted():
     assert causes.loc["no decay", "change of ρ"].startswith(("0.0", "-0.0"))
     assert profiles.moving(record).startswith("Intervals that leave 0 out: **rate × 3 (")
     assert "of 2 comparisons" in profiles.moving(record)
-    widths = tuned.causes_of_width(record)
-    assert float(widths.loc["rate × 3", "std(ΔW) ×"]) == pytest.approx(3 / 1.35, rel=0.05)
+    width = widths.causes_of_width(record)
+    assert float(width.loc["rate × 3", "std(ΔW) ×"]) == pytest.approx(3 / 1.35, rel=0.05)
     assert causes.loc["unchanged", "with gradient"] == "1.00 (1.00)"
-    few = profiles.samples(record).set_index(["mode", "share"])
+    few = doses.samples(record).set_index(["mode", "share"])
     assert few.loc[("equal steps", 0.125), "ratio"] == pytest.approx(0.5, rel=0.02)
-    assert "-50%" in profiles.of_samples(profiles.samples(record))
-    slopes = profiles.rank_slopes(record)
+    assert "-50%" in doses.of_samples(doses.samples(record))
+    slopes = doses.rank_slopes(record)
     assert float(slopes.loc["decoder, LoRA", "slope"]) == pytest.approx(0.5, abs=0.02)
     assert profiles.course(rows).loc["q", "peak"] == "layer 7 of 7"
     assert profiles.of_course(profiles.course(rows), "full").startswith("full: of V, Up, Down, none fall")
     rho, words, grows = profiles.trend_grid(record)
     assert grows["decoder, full"].all() and (rho["decoder, full"] > 0.9).all() and words.shape == (6, 2)
-    answer = profiles.answers(tuned.f7_found(record), profiles.samples(record), slopes)
+    answer = profiles.answers(tuned.f7_found(record), doses.samples(record), slopes)
     assert "**supported** for lab 12-layer decoder" in answer and answer.count("\n") == 2
     grown = profiles.by_method(record)
     assert grown.loc["decoder, LoRA 4", "roles that grow"] == "–"
@@ -382,12 +382,12 @@ def test_what_the_verdict_on_f6_leaves_out_is_said():
     (found,) = tuned.f6_found(record)
     assert found.verdict == "supported" and "with DoRA 16" in found.details["parts"]
     assert found.metric.endswith("under full fine-tuning")
-    said = tuned.not_passing(record)
+    said = widths.not_passing(record)
     assert "decoder, DoRA 16" in said and "decay 1" not in said
-    assert "Low rank alone explains `kl_bits`, to within a quarter, of decoder, DoRA 16." in tuned.of_laws(record)
-    assert "10.0 times (decoder, LoRA 4)" in tuned.of_laws(record)
-    assert "It is larger where there is nothing to learn" in tuned.motion_alone(record)
-    assert tuned.laws(record).loc["decoder, full", "R² ≥ 0.99"] == "100.0"
+    assert "Low rank alone explains `kl_bits`, to within a quarter, of decoder, DoRA 16." in widths.of_laws(record)
+    assert "10.0 times (decoder, LoRA 4)" in widths.of_laws(record)
+    assert "It is larger where there is nothing to learn" in widths.motion_alone(record)
+    assert widths.laws(record).loc["decoder, full", "R² ≥ 0.99"] == "100.0"
 
 
 def test_decay_takes_off_g_what_the_formula_says():

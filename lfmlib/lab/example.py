@@ -1,0 +1,104 @@
+"""The pair that a chapter on fine-tuning looks at: the reader's own, or MiniLM and a fine-tune of it made here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from .. import evidence
+from ..checkpoint import Checkpoint, open_checkpoint
+from ..delta import compare, delta, opened
+from .finetuning import DECAY, FULL, TASKS, TOY, plan
+from .train import start_of, train
+
+
+def pair(model: str, base: str, revision: str, profile: str, seed: int) -> tuple[Checkpoint, Checkpoint, str]:
+    """The pair a chapter looks at, and what it says of it: the reader's own, or `example`.
+
+    Args:
+        model, base, revision: the chapter's parameters; without a base there is no pair.
+        profile, seed: of the chapter.
+    """
+    if model and base:
+        before, after = opened(base, model, revision or None)
+        return before, after, f"The pair: **{after.name}**, tuned from **{before.name}**."
+    before, after = example(profile, seed)
+    words = f"The pair: **{after.name}**, trained here or fetched from the lab’s cache."
+    if model or base:
+        given, missing = (model, "base") if model else (base, "model")
+        words += f" {given} was given without `-p {missing} …`; ΔW needs both, so it is not looked at."
+    return before, after, words
+
+
+def example(profile: str, seed: int) -> tuple[Checkpoint, Checkpoint]:
+    """A pair to look at: MiniLM and a full fine-tune of it, as in the record; quick: a toy ViT."""
+    model = "vit" if profile == "quick" else "minilm"
+    cell = {"part": "plain", "model": model, **TASKS[model], "lr": FULL[model], "weight_decay": DECAY, "seed": seed}
+    config = plan(cell | ({"steps": 8, "batch": TOY} if profile == "quick" else {}))
+    base, tuned = (open_checkpoint(one) for one in (start_of(config), train(config, snapshots=0).model))
+    name = "all-MiniLM-L6-v2" if model == "minilm" else "a toy ViT"
+    return replace(base, name=name), replace(tuned, name=f"{name}, tuned for “{cell['task']}”")
+
+
+def rounding(base: Checkpoint, tuned: Checkpoint, rows: pd.DataFrame, most: int = 12) -> pd.DataFrame:
+    """What storing a pair in bfloat16 does to ΔW and to noise in its place, at its own size and at a tenth of it.
+
+    Args:
+        base, tuned: the pair.
+        rows: of `lfmlib.compare`, for the pair itself; at most so many of them, evenly chosen, are looked at.
+        most: see there.
+
+    Returns:
+        Medians over these matrices of std_delta, rounding_std, zeros, kl_bits and qq_r2.
+    """
+    new, moved = {}, {}
+    for name in rows.iloc[:: -(-len(rows) // most)]["tensor"]:
+        moved[name] = delta(base, tuned, name)
+        new[name] = tuned.read(name)[: len(moved[name])].float()
+    columns = ["std_delta", "rounding_std", "zeros", "kl_bits", "qq_r2"]
+    found = {"as it is": rows.loc[rows["tensor"].isin(new), columns].astype(float).median()}
+    for share, words in ((1.0, ""), (0.1, ", a tenth")):
+        stored = [{name: (new[name] - s * moved[name]).bfloat16() for name in new} for s in (1.0, 1.0 - share)]
+        table = compare(*stored, controls=["noise"], progress=False)
+        for kind, name in (("none", "ΔW"), ("noise", "noise")):
+            part = table.loc[table["control"] == kind, columns].astype(float)
+            found[f"{name} in bfloat16{words}"] = part.median()
+    return pd.DataFrame(found).T
+
+
+def lost(small: pd.DataFrame) -> str:
+    """Whether noise that went through the same rounding still passes for Gaussian, in a sentence; from `rounding`."""
+    noise = small.loc[["noise in bfloat16", "noise in bfloat16, a tenth"]]
+    words = [
+        f"{size} the R² of noise is {value:.3f}: {'passed' if value >= evidence.QQ_BOUND else '**failed**'}"
+        for size, value in zip(("at its own size", "at a tenth of it"), noise["qq_r2"], strict=True)
+    ]
+    whole, (own, tenth) = small.loc["as it is"], noise["std_delta"]
+    floor = noise["rounding_std"].iloc[0]
+    told = np.hypot(0.1 * whole["std_delta"], np.sqrt(2) * floor)
+    return (
+        f"After rounding, {'; '.join(words)}. What noise fails says nothing of ΔW. `kl_bits` sees the format long "
+        f"before: at {own / floor:.0f} times the floor of W alone, it is {noise['kl_bits'].iloc[0]:.2g} for noise, and "
+        f"was {whole['kl_bits']:.1g} for ΔW before rounding. A tenth of ΔW, and both roundings as independent noise, "
+        f"make a standard deviation of {told:.3g}; found: {tenth:.3g}."
+    )
+
+
+def main_effect(weights: pd.DataFrame) -> str:
+    """How the change of the std compares with the size of ΔW, and what it is made of, in a sentence.
+
+    Args:
+        weights: rows of `lfmlib.compare`.
+    """
+    change = (weights["std_gain"] / weights["std_base"]).median()
+    own = ((weights["std_delta"] / weights["std_base"]) ** 2 / 2).median()
+    tie = (weights["cov"] / weights["std_base"] ** 2).median()
+    return (
+        f"The standard deviation changed by **{change:+.3%}** in the median matrix, while the weights moved by "
+        f"{weights['moved'].median():.2%} of their size. For a small ΔW the change is half of Var ΔW / Var W₀, here "
+        f"{own:+.3%}, plus Cov(ΔW, W₀) / Var W₀, here {tie:+.3%}. Of the variance of ΔW, the part that only "
+        f"rescales W₀, the squared correlation of the two, {(weights['corr'] ** 2).median():.2g} in the median."
+        f"{' Whatever ΔW mainly does, it is not that.' if (weights['corr'] ** 2).median() < 0.5 else ''}"
+    )
