@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -89,10 +91,9 @@ def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, proven
         provenance,
         {
             "parts": {
-                "(a) R² ≥ 0.99": normal["trained"][0],
+                "(a) R² ≥ 0.99": _span(normal["trained"], most=1.0),
                 "(b) of LoRA’s gain": _span(shares["gaussian"]),
-                "uniform": _span(shares["uniform"]),
-                "±1": _span(shares["signs"]),
+                "of uniform noise, of ±1": " and ".join(f"{shares[law][0]:.0%}" for law in ("uniform", "signs")),
             },
             "null_parts": {"(a)": noise[0], "(b)": noise[1]},
             "shares": {name: list(map(float, span)) for name, span in shares.items()},
@@ -130,8 +131,9 @@ def _legs(normal: float, built: float) -> float:
     return float(int(normal >= ENOUGH) + int(built >= BUILT))
 
 
-def _span(found: tuple[float, float, float]) -> str:
-    mean, low, high = (100 * one for one in found)
+def _span(found: tuple[float, float, float], most: float = math.inf) -> str:
+    """Mean and interval in per cent, in words, cut where the figure ends."""
+    mean, low, high = (100 * min(one, most) for one in found)
     return f"{mean:.0f} [{low:.0f}, {high:.0f}] %"
 
 

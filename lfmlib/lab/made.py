@@ -59,7 +59,7 @@ def kept(record: pd.DataFrame) -> pd.DataFrame:
 
 def kept_in_words(shares: pd.DataFrame) -> pd.DataFrame:
     """`kept` as a table: a row per stand-in, for every model the share of the gain and, in brackets, the loss."""
-    words = [f"{100 * row.share:.0f} % ({row.loss:.2f})" for row in shares.itertuples()]
+    words = [f"{round(100 * row.share)} % ({row.loss:.2f})" for row in shares.itertuples()]
     wide = shares.assign(words=words).pivot(index=["kind", "keeps"], columns="model", values="words")
     wide = wide.loc[list(KEPT.items()), [name for name in SHORT.values() if name in wide]]
     return wide.reset_index().rename(columns={"kind": "in ΔW’s place"}).rename_axis(columns=None)
@@ -72,11 +72,16 @@ def what_it_takes(shares: pd.DataFrame) -> str:
         some = shares.loc[shares["kind"] == kind, "share"]
         return f"{some.min():.0%} to {some.max():.0%}"
 
-    return (
+    words = (
         f"Keep the order of the entries and replace their values, and **{span('gaussianized')}** of the gain stays; "
         f"keep the signs alone: {span('flattened')}. Keep the values and lose their places, and "
         f"**{span('permuted')}** is left; keep the sizes and lose the signs: {span('signs-drawn')}."
     )
+    of = shares.groupby("kind")["share"].agg(["min", "max"])
+    if of.loc[["resampled", "permuted", "noise"], "max"].max() < 0.1:
+        words += " So **a histogram is worth nothing to the task**: what ΔW does is in where its values are"
+        words += ", and mostly in their signs." if of.loc["flattened", "min"] > 0.5 else "."
+    return words
 
 
 def in_disorder(base: Checkpoint, tuned: Checkpoint, rows: pd.DataFrame, most: int = 8, seed: int = 0) -> pd.DataFrame:
@@ -110,31 +115,27 @@ def in_disorder(base: Checkpoint, tuned: Checkpoint, rows: pd.DataFrame, most: i
 
 
 def built(record: pd.DataFrame) -> pd.DataFrame:
-    """Scores of adapters with as many trained parameters, in words: mean and 95 % interval over seeds.
+    """Scores of adapters with as many trained parameters, in words: mean ± half of the 95 % interval over seeds.
 
     Returns:
-        One row per model and number of trained parameters in the body: floor (the head alone, or the base as it is),
-        the arms of `ARMS`, and full fine-tuning.
+        One column per model and number of random matrices (or rank of LoRA). Rows: what the score is; numbers trained
+        in the body; floor (the head alone, or the base as it is); the arms of `ARMS`; full fine-tuning.
     """
-    rows = []
+    found = {}
     for model, name in SHORT.items():
         some = where(record, part="built", model=model)
         full = where(record, part="stand-in", model=model, kind="trained")
         floor = some[some["rank"] == 0]
-        for _, same in some[some["rank"] > 0].groupby("rank"):
-            count = int(same["parameters"].iloc[0] - floor["parameters"].iloc[0])
-            scores = {
-                words: _span(same.loc[same["adapter"] == arm, "score"])
-                for arm, words in ARMS.items()
-                if (same["adapter"] == arm).any()
+        for rank, same in some[some["rank"] > 0].groupby("rank"):
+            scores = {words: _within(same.loc[same["adapter"] == arm, "score"]) for arm, words in ARMS.items()}
+            found[f"{name}, {int(rank)}"] = {
+                "score": "loss" if np.allclose(same["score"], same["loss"]) else "accuracy",
+                "trained": f"{int(same['parameters'].iloc[0] - floor['parameters'].iloc[0]):,}",
+                "floor": _within(floor["score"]),
+                **scores,
+                "full": _within(full["whole"]),
             }
-            measure = "loss" if np.allclose(same["score"], same["loss"]) else "accuracy"
-            rows.append(
-                {"model": f"{name}, {measure}", "trained": f"{count:,}", "floor": _span(floor["score"])}
-                | scores
-                | {"full": _span(full["whole"])}
-            )
-    return pd.DataFrame(rows).fillna("–")
+    return pd.DataFrame(found)
 
 
 def shares(record: pd.DataFrame) -> pd.DataFrame:
@@ -198,6 +199,13 @@ def on_disk(model) -> int:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
+
+
+def _within(values: pd.Series) -> str:
+    if not len(values):
+        return "–"
+    mean, low, _ = evidence.over_runs(values)
+    return f"{mean:.3f} ± {mean - low:.3f}"
 
 
 def _span(values: pd.Series, form: str = ".3f") -> str:

@@ -13,7 +13,7 @@ from ..findings import Finding
 from ..provenance import recorded
 from ..tolerance import KINDS
 from .initialization import where
-from .straying import CLOSED
+from .straying import CLOSED, SCALES
 from .tuned import NAMES, SHORT
 
 WHICH = {"base": "W₀", "tuned": "W", "random": "W₀ + noise"}
@@ -57,7 +57,11 @@ def table(record: pd.DataFrame, timid: bool = False) -> pd.DataFrame:
         sizes = some.groupby("which")["radius"].median()
         others = [which for which in ("tuned", "random") if which in sizes]
         ratios = {which: evidence.log_ratios(some, which, head=some["head"].iloc[0]) for which in others}
-        found[name] = {f"radius of {words}": f"{sizes[which]:.3f}" for which, words in WHICH.items() if which in sizes}
+        found[name] = {
+            f"radius of {words}": f"{sizes[which]:.3f}" if sizes[which] > 0 else "–"
+            for which, words in WHICH.items()
+            if which in sizes
+        }
         found[name] |= {f"{WHICH[which]} / W₀": span(logs) for which, logs in ratios.items()}
     return pd.DataFrame.from_dict(found, orient="index")
 
@@ -85,31 +89,37 @@ def against_first(record: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def reasons(record: pd.DataFrame, scale: float) -> pd.DataFrame:
+def reasons(record: pd.DataFrame) -> pd.DataFrame:
     """Why a radius is larger: a wider gap to close, or a flatter loss.
 
     Where the loss is quadratic the radius is √(rise / curvature), so that a ratio of radii is the root of the ratio of
-    the rises over that of the curvatures.
-
-    Args:
-        scale: of the noise at which the curvature is taken, as rise / scale².
+    the rises over that of the curvatures. The curvature is taken as rise / scale², at the scale of `SCALES` that is
+    nearest to both radii; runs whose loss does not rise there have none.
 
     Returns:
-        Index: model and task. Columns, in words: W over W₀ of the rise that the radius allows, and of the curvature;
-        the ratio of radii that follows; and the one measured.
+        Index: model and task. Columns, in words: that scale; W over W₀ of the rise that the radius allows, and of the
+        curvature; the ratio of radii that follows; and the one measured.
     """
     found = {}
     for name, rows in tasks(record).items():
         same = rows[rows["head"] != "timid"]
+        measured = evidence.log_ratios(same)
+        if not len(measured):
+            continue
+        radii = same[(same["kind"] == KINDS[0]) & same["which"].isin(["base", "tuned"])]["radius"]
+        scale = min(SCALES, key=lambda one: abs(np.log(one) - np.log(radii).mean()))
         first = same.dropna(subset=["own"]).set_index(["seed", "which"])
-        allowed = np.log((CLOSED * (first["prior"] - first["own"])).unstack())
-        steep = np.log(same[same["scale"] == scale].set_index(["seed", "which"])["rise"].clip(lower=1e-9).unstack())
-        rise, curvature = (one["tuned"] - one["base"] for one in (allowed, steep))
+        allowed = CLOSED * (first["prior"] - first["own"])
+        steep = same[same["scale"] == scale].set_index(["seed", "which"])["rise"]
+        rise, curvature = (
+            (logs := np.log(one.where(one > 0)).unstack())["tuned"] - logs["base"] for one in (allowed, steep)
+        )
         found[name] = {
+            "at noise": f"{scale:g}",
             "allowed rise": span(rise),
             "curvature": span(curvature),
             "radius, foretold": span((rise - curvature) / 2),
-            "radius, measured": span(evidence.log_ratios(same)),
+            "radius, measured": span(measured),
         }
     return pd.DataFrame.from_dict(found, orient="index")
 
@@ -172,7 +182,48 @@ def strayed(record: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
+def of_heads(record: pd.DataFrame) -> str:
+    """Whether the timid head changes what is said of the new task, in a sentence."""
+    words = []
+    for name, rows in tasks(record).items():
+        fitted, timid = (evidence.log_ratios(rows, head=head) for head in ("fitted", "timid"))
+        if len(timid) > 1 and name.endswith("new task"):
+            wider = [evidence.times(logs)[1] > 1 for logs in (fitted, timid)]
+            same = "the same verdict" if wider[0] == wider[1] else "**another verdict**"
+            words.append(f"{name.removesuffix(', new task')}: {span(fitted)} becomes {span(timid)}, {same}")
+    return f"W / W₀ with the fitted head, and with the timid one. {'; '.join(words)}." if words else ""
+
+
+def forgotten(record: pd.DataFrame) -> str:
+    """Where a fine-tune is no better on its base's task than the frequencies of the classes, in a sentence."""
+    lost = []
+    for name, rows in tasks(record).items():
+        own = rows[(rows["which"] == "tuned") & (rows["head"] != "timid")].dropna(subset=["own"])
+        if count := int((own["own"] >= own["prior"]).sum()):
+            lost.append(f"{name} ({count} of {len(own)} runs: {own['own'].mean():.2f} nats, {own['prior'].mean():.2f})")
+    if not lost:
+        return "Every fine-tune knows more than the frequencies of the classes."
+    return (
+        f"No radius where W knows no more than the class frequencies: {'; '.join(lost)}. There fine-tuning has "
+        "forgotten the task, and there is nothing left to lose."
+    )
+
+
+def little_noise(record: pd.DataFrame) -> str:
+    """What the least noise does to the loss of W on its task, in a sentence."""
+    least = min(SCALES)
+    words = []
+    for name, rows in tasks(record).items():
+        some = rows[(rows["which"] == "tuned") & (rows["scale"] == least) & (rows["head"] != "timid")]
+        if name.endswith("new task") and some["seed"].nunique() > 1:
+            mean, low, high = evidence.over_runs(some.groupby("seed")["rise"].mean())
+            words.append(f"{name.removesuffix(', new task')} {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+    return f"Noise of {least:g} std(W) on top of W changes its loss, in nats, by: {'; '.join(words)}."
+
+
 def span(logs: pd.Series) -> str:
     """Geometric mean and interval over runs of logarithms, in words."""
+    if not len(logs := logs.dropna()):
+        return "–"
     value, low, high = evidence.times(logs)
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if len(logs) > 1 else f"{value:.2f}"

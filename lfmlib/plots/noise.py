@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from .depth import LINES
 from .style import COLOURS, INK
@@ -34,6 +35,7 @@ def shares(ax: Axes, table: pd.DataFrame, rows: str, lines: str, bound: float | 
         ax.axvline(bound, color=COLOURS["model"], lw=0.8, ls="--")
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
+    ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.xaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
     return ax
 
