@@ -61,13 +61,18 @@ def f8_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     parts = {"radius of W₀": f"{sizes['base']:.2f}", "radius of W": f"{sizes['tuned']:.2f}"}
     timid = log_ratios(own, head="timid")
     if len(timid):
-        parts["with a timid head"] = f"{times(timid)[0]:.2f} times"
-    original = log_ratios(rows[rows["judged_on"] != rows["task"]])
-    if len(original):
-        parts["on the old task"] = f"{times(original)[0]:.2f} times"
+        parts["with a timid head"] = _span(timid)
+    old = rows[rows["judged_on"] != rows["task"]]
+    if len(old):
+        parts["on the old task"] = _span(original) if len(original := log_ratios(old)) else "forgotten"
     details = {"parts": parts, "runs": len(logs), "draws": int(counted.groupby(["which", "seed"]).size().min())}
     noise = times(log_ratios(own, "random"))[0]
     return _finding(model, provenance, details, value, (low, high), noise, _judged(value, low, high))
+
+
+def _span(logs: pd.Series) -> str:
+    value, low, high = times(logs)
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def f8(model: str, provenance: dict) -> Finding:

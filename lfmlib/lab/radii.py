@@ -35,7 +35,7 @@ def tasks(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     found = {}
     for model, name in SHORT.items():
         rows = where(record, part="radius", model=model)
-        rows = rows.assign(head=rows["head"].fillna(""))
+        rows = rows.assign(head=rows["head"].astype(object).fillna(""))
         for old in (False, True):
             some = rows[(rows["judged_on"] != rows["task"]) == old]
             if len(some):
@@ -222,8 +222,8 @@ def little_noise(record: pd.DataFrame) -> str:
 
 
 def span(logs: pd.Series) -> str:
-    """Geometric mean and interval over runs of logarithms, in words."""
-    if not len(logs := logs.dropna()):
+    """Geometric mean and interval over runs of logarithms, in words; nothing of fewer than two."""
+    if len(logs := logs.dropna()) < 2:
         return "–"
     value, low, high = evidence.times(logs)
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]" if len(logs) > 1 else f"{value:.2f}"
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"

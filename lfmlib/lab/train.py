@@ -97,7 +97,10 @@ class Config:
         if self.adapter not in ("", *ADAPTERS):
             raise ValueError(f"unknown adapter {self.adapter!r}: expected one of {', '.join(ADAPTERS)}, or none")
         if (self.adapter not in ("", "head")) != (self.rank > 0):
-            raise ValueError(f"adapter={self.adapter!r} with rank={self.rank}: an adapter needs a rank of at least 1")
+            raise ValueError(
+                f"adapter={self.adapter!r} with rank={self.rank}: an adapter needs a rank of at least 1, "
+                "and the head alone, or no adapter, a rank of 0"
+            )
         if self.labels not in LABELS:
             raise ValueError(f"unknown labels {self.labels!r}: expected one of {', '.join(LABELS)}")
         if not 0 < self.samples <= 1:

@@ -30,7 +30,7 @@ def test_a_fine_tune_starts_from_its_base_but_for_the_head():
     assert differ == {"classifier.weight", "classifier.bias"}
 
 
-@pytest.mark.parametrize("adapter", tuning.ADAPTERS)
+@pytest.mark.parametrize("adapter", tuning.LOW_RANK)
 def test_an_adapter_leaves_a_low_rank_and_a_trained_head(adapter):
     config = replace(TUNE, adapter=adapter, rank=4)
     before, after = start_of(replace(config, adapter="", rank=0)).state_dict(), weights(config)
