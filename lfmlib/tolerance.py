@@ -40,7 +40,7 @@ def radius(
     """The scale of noise at which a loss has risen by ``rise``, for each of several draws of the noise.
 
     Between two neighbouring scales, one with a smaller and one with a larger rise, the loss is taken to be linear in
-    the square of the scale, as it is where it is quadratic.
+    the square of the scale, as it is where it is quadratic. Of a loss that falls again, any crossing may be found.
 
     Args:
         loss: what the weights, as they are at the moment, lose on fixed data.
@@ -146,7 +146,8 @@ def _factors(weights: Mapping[str, torch.Tensor], kind: str, depth: Mapping[str,
     std = {name: w.float().std(correction=0) for name, w in weights.items()}
     if kind == "rows":
         rows = {name: w.float().std(dim=1, correction=0, keepdim=True) for name, w in weights.items()}
-        return {name: one * (std[name] / one.square().mean().sqrt()) for name, one in rows.items()}
+        sizes = {name: one.square().mean().sqrt() for name, one in rows.items()}
+        return {name: one * (std[name] / sizes[name] if sizes[name] > 0 else 1.0) for name, one in rows.items()}
     if kind == "matrix":
         return std
     known = sorted({depth[name] for name in weights if not math.isnan(depth[name])})
@@ -163,10 +164,10 @@ def _crossing(risen: Callable[[float], float], rise: float, place: int) -> tuple
         place -= 1
     if at(place) >= rise:
         return 0.0, place
-    while at(place + 1) < rise:
+    while place < PLACES[1] and at(place + 1) < rise:
         place += 1
-        if place >= PLACES[1]:
-            return math.inf, place
+    if place >= PLACES[1]:
+        return math.inf, place - 1
     below, above = at(place), at(place + 1)
     low, high = STEP**place, STEP ** (place + 1)
     if math.isinf(above):

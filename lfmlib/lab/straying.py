@@ -41,7 +41,7 @@ DRAWS = 16
 FEWER = 4
 """Draws of the kinds of noise other than the first of `lfmlib.tolerance.KINDS`, and of that with the timid head; the
 random direction has only the first kind and the fitted head."""
-STRENGTHS = {"fitted": (1e-3, 1e-2, 1e-1, 1.0), "timid": (1e-3,)}
+STRENGTHS = {"fitted": (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2), "timid": (1e-3,)}
 """Heads, and the inverse penalties (scikit-learn's C) that cross-validation chooses from."""
 SCALES = (0.025, 0.05, 0.1, 0.2, 0.4)
 """Of the curves of loss against noise."""
@@ -54,7 +54,7 @@ JITTER = (0.1,)
 SEEDS = 5
 METRICS = {
     "radius": 0.2, "rise": 0.5, "own": 0.15, "prior": 1e-6, "score": 0.15, "trained": 0.15, "moved": 0.3,
-    "trivial": 1e-9, "strength": 1e9,
+    "trivial": 1e-9, "strength": math.inf,
 }  # fmt: skip
 """Relative tolerances: another processor trains another model, as in `initialization`."""
 LEAST = {"own": 1.0, "score": 1.0, "trained": 1.0, "rise": 0.05, "radius": 0.05}
