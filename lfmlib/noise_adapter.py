@@ -94,6 +94,9 @@ class NoiseLayer(BaseTunerLayer):
         self.noise_basis[adapter_name] = torch.stack(frozen)
         self.noise_scale[adapter_name] = config.scale / math.sqrt(self.in_features)
         self._move_adapter_to_device_of_base_layer(adapter_name)
+        # peft moves to the base's type as well, and 16 bits would make other numbers of these.
+        device = self.get_base_layer().weight.device
+        self.noise_basis[adapter_name] = torch.stack(frozen).to(device if device.type != "meta" else "cpu")
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
@@ -101,9 +104,10 @@ class NoiseLayer(BaseTunerLayer):
         return self._delta(adapter).to(self.get_base_layer().weight.dtype)
 
     def _delta(self, adapter: str) -> torch.Tensor:
-        """ΔW in the type of its scales; gradients flow into them."""
+        """ΔW in the type of its scales, float32 at least; gradients flow into them."""
         rows, columns = self.noise_rows[adapter], self.noise_columns[adapter]
-        bases = self.noise_basis[adapter].to(rows)
+        kind = torch.promote_types(rows.dtype, torch.float32)
+        rows, columns, bases = (part.to(kind) for part in (rows, columns, self.noise_basis[adapter].to(rows.device)))
         return self.noise_scale[adapter] * sum(
             r[:, None] * frozen * c for r, frozen, c in zip(rows, bases, columns, strict=True)
         )

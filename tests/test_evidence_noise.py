@@ -62,13 +62,14 @@ def test_f5_of_one_run_is_refused():
 
 
 def radii(ratio: float, scatter: float = 0.05, seeds: int = 5, **more) -> pd.DataFrame:
-    """Runs in which the fine-tune stands `ratio` times the noise of its base; draws are shared."""
+    """Runs in which the fine-tune stands `ratio` times the noise of its base, exactly in the mean; draws are shared."""
     rng, rows = np.random.default_rng(1), []
+    logs = rng.standard_normal(seeds)
+    logs = np.log(ratio) + scatter * (logs - logs.mean()) / max(logs.std(ddof=1) if seeds > 1 else 1, 1e-9)
     for seed in range(seeds):
-        run = ratio * np.exp(scatter * rng.standard_normal())
         for draw in range(16):
             size = 0.2 * np.exp(0.5 * rng.standard_normal())
-            for which, factor in (("base", 1.0), ("tuned", run), ("random", 0.9)):
+            for which, factor in (("base", 1.0), ("tuned", np.exp(logs[seed])), ("random", 0.9)):
                 rows.append({"seed": seed, "draw": draw, "which": which, "radius": size * factor})
     about = {"kind": "matrix", "head": "fitted", "task": "t", "judged_on": "t"}
     return pd.DataFrame(rows).assign(**about | more)
@@ -76,21 +77,36 @@ def radii(ratio: float, scatter: float = 0.05, seeds: int = 5, **more) -> pd.Dat
 
 @pytest.mark.parametrize(
     ("ratio", "scatter", "verdict"),
-    [
-        (1.5, 0.05, "supported"),
-        (1.1, 0.3, "partly"),
-        (0.7, 0.05, "contradicted"),
-        (0.95, 0.3, "undecided"),
-    ],
+    [(1.5, 0.05, "supported"), (1.1, 0.3, "partly"), (0.7, 0.05, "contradicted"), (0.95, 0.3, "undecided")],
 )
 def test_f8_by_the_ratio_of_radii(ratio, scatter, verdict):
     found = evidence.f8_over_runs(radii(ratio, scatter), "m", {})
-    low, high = found.interval
-    expected = "supported" if low > 1 else "partly" if found.value > 1 else "undecided" if high > 1 else "contradicted"
-    assert found.verdict == expected
-    if scatter < 0.1:
-        assert found.verdict == verdict and found.value == pytest.approx(ratio, rel=0.1)
+    assert found.verdict == verdict and found.value == pytest.approx(ratio)
+    half = 2.776 * scatter / 5**0.5  # Student's t with four degrees of freedom
+    assert np.log(found.interval) == pytest.approx([np.log(ratio) - half, np.log(ratio) + half], abs=1e-3)
     assert found.null == pytest.approx(0.9) and found.details["draws"] == 16
+
+
+def test_f8_with_a_run_that_has_no_radius_is_undecided():
+    rows = radii(1.5)
+    rows.loc[(rows["seed"] == 2) & (rows["which"] == "base"), "radius"] = np.nan
+    assert evidence.f8_over_runs(rows, "m", {}).verdict == "undecided"
+
+
+def test_f8_without_a_control_says_so():
+    rows = radii(1.5)
+    assert evidence.f8_over_runs(rows[rows["which"] != "random"], "m", {}).null is None
+
+
+def test_shares_of_gains_are_paired():
+    """A stand-in that keeps nine tenths in every run has no scatter, however unlike the runs are."""
+    rows = [
+        {"seed": seed, "kind": kind, "score": 0.2 + whole * share, "loss": 9.0, "normal_share": 1.0}
+        for seed, whole in enumerate((0.1, 0.3, 0.5, 0.2))
+        for kind, share in (("trained", 1.0), ("flattened", 0.9), ("none", 0.0))
+    ]
+    kept = evidence.kept_share(pd.DataFrame(rows), "flattened")
+    assert kept.to_numpy() == pytest.approx(0.9) and evidence.kept_share(pd.DataFrame(rows), "trained").std() < 1e-12
 
 
 def test_f8_pairs_the_draws_and_keeps_other_heads_and_tasks_apart():

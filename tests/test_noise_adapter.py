@@ -129,6 +129,15 @@ def test_sixteen_bits_keep_their_type():
     assert model.merge_and_unload().model.layers[0].self_attn.q_proj.weight.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_frozen_numbers_do_not_depend_on_the_type_of_the_base(dtype):
+    model = get_peft_model(llama().to(dtype), NoiseConfig(target_modules=["q_proj"], seed=3))
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    assert torch.equal(
+        layer.noise_basis["default"][0], basis((64, 64), "gaussian", 3, "model.layers.0.self_attn.q_proj")
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -141,3 +141,16 @@ def test_the_curve_is_the_rise_at_every_scale():
 def test_what_cannot_be_measured_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         tolerance.radius(**({"loss": lambda: 1.0, "weights": weights(), "rise": 0.1} | options))
+
+
+def test_a_radius_does_not_depend_on_the_draws_before_it():
+    now = weights()
+    found = tolerance.radius(quadratic(now, 1e-7), now, rise=0.5 * 1e-7 * 2 * 60 * 80 * 18.0**2, draws=4)
+    assert (found["radius"] == math.inf).all()  # 18 lies beyond the grid
+
+
+def test_rows_that_are_constant_are_left_alone():
+    now = {"a": torch.arange(60.0)[:, None].expand(60, 80).clone()}
+    with tolerance.shaken(now, "rows", None, 0, 0) as shake:
+        shake(0.1)
+        assert torch.isfinite(now["a"]).all()

@@ -8,6 +8,7 @@ from .f5_noise import BUILT, built_share, f5, f5_over_runs, gains, kept_share
 from .f6_std import GAIN_BOUND, QQ_BOUND, f6, f6_over_runs, qq_share, widening, widening_over_runs
 from .f7_depth import by_chance, f7, f7_over_runs, holm, trends
 from .f8_radius import f8, f8_over_runs, log_ratios, times
+from .f8_radius import judged as f8_judged
 from .shared import ENOUGH, KL_BOUND, LEAST, eligible, gaussian, judged, left_out, over_runs, share, shown
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "f7",
     "f7_over_runs",
     "f8",
+    "f8_judged",
     "f8_over_runs",
     "gains",
     "gaussian",

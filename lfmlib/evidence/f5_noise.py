@@ -28,10 +28,7 @@ def gains(rows: pd.DataFrame, floor: pd.Series) -> pd.Series:
 
 
 def built_share(rows: pd.DataFrame, adapter: str, budget: int) -> pd.Series:
-    """Gain of an adapter as a share of LoRA's, both over the head alone, by seed.
-
-    A run's share is 1 plus its difference to LoRA's run of the same seed over LoRA's mean gain, so that their mean is
-    the ratio of mean gains, and no small gain is divided by.
+    """Gain of an adapter as a share of LoRA's, both over the head alone, by seed (see `_shares`).
 
     Args:
         rows: part "built" of the record `derived`, of one model.
@@ -44,11 +41,11 @@ def built_share(rows: pd.DataFrame, adapter: str, budget: int) -> pd.Series:
     same = rows[rows["rank"] == budget]
     floor = rows[rows["rank"] == 0].set_index("seed")["score"]
     own, lora = (gains(same[same["adapter"] == name], floor) for name in (adapter, "lora"))
-    return (1 + (own - lora) / lora.mean()).dropna() if lora.mean() > 0 else pd.Series(dtype=float)
+    return _shares(own, lora)
 
 
 def kept_share(rows: pd.DataFrame, kind: str) -> pd.Series:
-    """Share of ΔW's mean gain that a stand-in for it keeps, by seed, counted from no ΔW at all.
+    """Share of ΔW's gain that a stand-in for it keeps, by seed, counted from no ΔW at all (see `_shares`).
 
     Args:
         rows: part "stand-in" of the record `derived`, of one model.
@@ -59,7 +56,20 @@ def kept_share(rows: pd.DataFrame, kind: str) -> pd.Series:
     """
     floor = rows[rows["kind"] == "none"].set_index("seed")["score"]
     own, whole = (gains(rows[rows["kind"] == name], floor) for name in (kind, "trained"))
-    return own / whole.mean() if whole.mean() > 0 else pd.Series(dtype=float)
+    return _shares(own, whole)
+
+
+def _shares(own: pd.Series, whole: pd.Series) -> pd.Series:
+    """Ratio R of two mean gains, spread over the runs: R + (own - R whole) / mean of whole.
+
+    Their mean is R, and their interval that of the delta method, paired by seed, in which no small gain of a single run
+    is divided by.
+    """
+    both = pd.DataFrame({"own": own, "whole": whole}).dropna()
+    if both.empty or not both["whole"].mean() > 0:
+        return pd.Series(dtype=float)
+    ratio = both["own"].mean() / both["whole"].mean()
+    return ratio + (both["own"] - ratio * both["whole"]) / both["whole"].mean()
 
 
 def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, provenance: dict) -> Finding:

@@ -35,11 +35,22 @@ def times(logs: pd.Series) -> tuple[float, float, float]:
     return tuple(float(one) for one in np.exp(over_runs(logs)))
 
 
+def judged(logs: pd.Series) -> str:
+    """The verdict of F8 on logarithms of ratios, one for each run."""
+    value, low, high = times(logs)
+    if low > 1:
+        return "supported"
+    if value > 1:
+        return "partly"
+    return "undecided" if high > 1 else "contradicted"
+
+
 def f8_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F8 of a model fine-tuned several times, on the task it was tuned for.
 
     Supported where W's radius is larger than W₀'s beyond the interval over runs, partly where it is larger,
-    contradicted where it is not; undecided where it is not larger, but the interval reaches beyond 1.
+    contradicted where it is not; undecided where it is not larger, but the interval reaches beyond 1, and where a run
+    has no radius to compare.
 
     Args:
         rows: part "radius" of the record `radius`, of one model.
@@ -66,8 +77,10 @@ def f8_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     if len(old):
         parts["on the old task"] = _span(original) if len(original := log_ratios(old)) else "forgotten"
     details = {"parts": parts, "runs": len(logs), "draws": int(counted.groupby(["which", "seed"]).size().min())}
-    noise = times(log_ratios(own, "random"))[0]
-    return _finding(model, provenance, details, value, (low, high), noise, _judged(value, low, high))
+    random = log_ratios(own, "random")
+    noise = times(random)[0] if len(random) else None
+    whole = len(logs) == own["seed"].nunique()  # a run without a radius cannot be left out
+    return _finding(model, provenance, details, value, (low, high), noise, judged(logs) if whole else "undecided")
 
 
 def _span(logs: pd.Series) -> str:
@@ -82,14 +95,6 @@ def f8(model: str, provenance: dict) -> Finding:
         "seeds. `lfmlib.tolerance.radius` measures it for any loss."
     )
     return _finding(model, provenance, {"reason": reason})
-
-
-def _judged(value: float, low: float, high: float) -> str:
-    if low > 1:
-        return "supported"
-    if value > 1:
-        return "partly"
-    return "undecided" if high > 1 else "contradicted"
 
 
 def _finding(model: str, provenance: dict, details: dict, value=None, interval=None, null=None, verdict="undecided"):

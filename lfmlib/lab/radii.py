@@ -138,6 +138,16 @@ def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return found
 
 
+def medians(record: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Median radius on the new task, over seeds and draws: model → which."""
+    found = {}
+    for name, rows in tasks(record).items():
+        if name.endswith("new task"):
+            some = rows[(rows["kind"] == KINDS[0]) & (rows["head"] != "timid")].dropna(subset=["radius"])
+            found[name.removesuffix(", new task")] = some.groupby("which")["radius"].median().to_dict()
+    return found
+
+
 def helps(record: pd.DataFrame) -> pd.DataFrame:
     """Does noise help? Scores of fine-tunings that begin from a base with added noise, against the same seeds without.
 
@@ -168,6 +178,25 @@ def helped(table: pd.DataFrame) -> str:
     return f"Noise helps, beyond the interval, in **{better} of {len(table)}** cases, and harms in {worse}."
 
 
+def in_old_units(record: pd.DataFrame) -> str:
+    """The ratios of radii in standard deviations of W₀ for both models, in a sentence.
+
+    The standard deviation of W is taken to have grown as by independent noise of ΔW's size (g = 1).
+    """
+    words = []
+    for name, rows in tasks(record).items():
+        logs = evidence.log_ratios(rows)
+        moved = rows[rows["which"] == "tuned"].dropna(subset=["moved"]).set_index("seed")["moved"]
+        if len(logs) > 1 and name.endswith("new task"):
+            absolute = logs + np.log1p(moved**2) / 2
+            before, after = evidence.f8_judged(logs), evidence.f8_judged(absolute)
+            words.append(
+                f"{name.removesuffix(', new task')} {span(absolute)}, "
+                + (f"**{after} instead of {before}**" if after != before else f"{after} as well")
+            )
+    return f"W / W₀ in standard deviations of W₀: {'; '.join(words)}."
+
+
 def strayed(record: pd.DataFrame) -> pd.DataFrame:
     """How far ΔW itself goes, in std(W₀), beside the radius of W₀ against noise, in words."""
     found = {}
@@ -188,9 +217,11 @@ def of_heads(record: pd.DataFrame) -> str:
     for name, rows in tasks(record).items():
         fitted, timid = (evidence.log_ratios(rows, head=head) for head in ("fitted", "timid"))
         if len(timid) > 1 and name.endswith("new task"):
-            wider = [evidence.times(logs)[1] > 1 for logs in (fitted, timid)]
-            same = "the same verdict" if wider[0] == wider[1] else "**another verdict**"
-            words.append(f"{name.removesuffix(', new task')}: {span(fitted)} becomes {span(timid)}, {same}")
+            before, after = (evidence.f8_judged(logs) for logs in (fitted, timid))
+            words.append(
+                f"{name.removesuffix(', new task')}: {span(fitted)}, {before}, becomes {span(timid)}, "
+                + (f"**{after}**" if after != before else "as before")
+            )
     return f"W / W₀ with the fitted head, and with the timid one. {'; '.join(words)}." if words else ""
 
 
@@ -222,8 +253,8 @@ def little_noise(record: pd.DataFrame) -> str:
 
 
 def span(logs: pd.Series) -> str:
-    """Geometric mean and interval over runs of logarithms, in words; nothing of fewer than two."""
-    if len(logs := logs.dropna()) < 2:
+    """Geometric mean and interval over runs of logarithms, in words; nothing of fewer than two, or where one lacks."""
+    if len(logs) < 2 or logs.isna().any():  # those that are left would be a selection
         return "–"
     value, low, high = evidence.times(logs)
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"

@@ -56,7 +56,13 @@ def transport(ax: Axes, maps: Mapping[str, pd.DataFrame]) -> Axes:
     return ax
 
 
-def closing(axes: np.ndarray, runs: Mapping[str, pd.DataFrame], names: Mapping[str, str], bound: float) -> None:
+def closing(
+    axes: np.ndarray,
+    runs: Mapping[str, pd.DataFrame],
+    names: Mapping[str, str],
+    bound: float,
+    radii: Mapping[str, Mapping[str, float]],
+) -> None:
     """Share of the gap that noise closes, against its scale: a panel for each model, a line for each way.
 
     Args:
@@ -64,6 +70,7 @@ def closing(axes: np.ndarray, runs: Mapping[str, pd.DataFrame], names: Mapping[s
         runs: model → rows with which, seed, scale, closed.
         names: which → its name.
         bound: share at which the radius is read off.
+        radii: model → which → radius, marked there by a ring.
     """
     for ax, (title, rows) in zip(np.ravel(axes), runs.items(), strict=True):
         for (colour, marker), (which, name) in zip(LINES[1:], names.items(), strict=False):
@@ -71,6 +78,8 @@ def closing(axes: np.ndarray, runs: Mapping[str, pd.DataFrame], names: Mapping[s
             over = over.clip(lower=1e-4)
             ax.plot(over.index, over["mean"], color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
             ax.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.15, lw=0)
+            if which in radii[title]:
+                ax.plot(radii[title][which], bound, marker, ms=8, mfc="none", mec=colour, mew=1.4)
         ax.axhline(bound, color=INK, lw=0.8, ls=":")
         scales = sorted(rows["scale"].unique())
         ax.set(xscale="log", yscale="log", title=title)
