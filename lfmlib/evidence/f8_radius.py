@@ -67,7 +67,7 @@ def f8_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     if len(logs) < 2:
         return _finding(model, provenance, {"reason": "Base or fine-tune is no better than the class frequencies."})
     value, low, high = times(logs)
-    counted = own[(own["kind"] == "matrix") & (own["head"] != "timid")]
+    counted = own[(own["kind"] == "matrix") & (own["head"] != "timid")].dropna(subset=["radius"])
     sizes = counted.groupby("which")["radius"].median()
     parts = {"radius of W₀": f"{sizes['base']:.2f}", "radius of W": f"{sizes['tuned']:.2f}"}
     timid = log_ratios(own, head="timid")

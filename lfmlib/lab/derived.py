@@ -11,7 +11,7 @@ Its parts, from the bases of `lfmlib.lab.finetuning`:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -95,13 +95,6 @@ def _toys() -> Iterator[dict]:
             yield cell | {"steps": 8, "batch": finetuning.TOY}
 
 
-def plan(cell: dict) -> Config:
-    """What a cell trains."""
-    known = {field.name for field in fields(Config)}
-    given = {name: value for name, value in cell.items() if name in known and value != "none"}
-    return Config(**given, **finetuning.origin(cell))
-
-
 def run(cell: dict) -> list[dict]:
     """Train as the cell says.
 
@@ -111,9 +104,10 @@ def run(cell: dict) -> list[dict]:
     has an R² of at least 0.99; ``size``, the median over them of RMS(ΔW) / std(W₀); the first row has in ``whole`` the
     score on all held-out data.
     """
-    config = plan(cell)
+    untouched = cell["adapter"] == "none"
+    config = finetuning.plan(cell | ({"adapter": ""} if untouched else {}))
     task = problem(config.model, config.task)
-    if cell["adapter"] == "none":
+    if untouched:
         return [_scores(task.evaluate(start_of(config).eval())) | {"parameters": 0}]
     trained = retrained(config, snapshots=0)
     if cell["part"] == "built":

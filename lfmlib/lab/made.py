@@ -80,7 +80,7 @@ def what_it_takes(shares: pd.DataFrame) -> str:
     of = shares.groupby("kind")["share"].agg(["min", "max"])
     if of.loc[["resampled", "permuted", "noise"], "max"].max() < 0.1:
         words += " So **a histogram is worth nothing to the task**: what ΔW does is in where its values are"
-        words += ", and mostly in their signs." if of.loc["flattened", "min"] > 0.5 else "."
+        words += ", and their signs alone do most of the work." if of.loc["flattened", "min"] > 0.5 else "."
     return words
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 
 import numpy as np
 import torch
@@ -96,12 +95,6 @@ def _toys() -> Iterator[dict]:
             yield cell | {"steps": 8, "batch": finetuning.TOY, "draws": min(cell["draws"], 2)}
 
 
-def plan(cell: dict) -> Config:
-    """What a cell trains."""
-    known = {field.name for field in fields(Config)}
-    return Config(**{name: value for name, value in cell.items() if name in known}, **finetuning.origin(cell))
-
-
 def run(cell: dict) -> list[dict]:
     """Train as the cell says; for `noisier` one row, with the held-out score and that of the trivial baseline.
 
@@ -113,7 +106,7 @@ def run(cell: dict) -> list[dict]:
     the ``trained`` score of the fine-tune with its own head, on all held-out data, and ``trivial``. Rows without a kind
     hold the mean ``rise`` of the loss, over two draws, at a ``scale``.
     """
-    config = plan(cell)
+    config = finetuning.plan(cell)
     trained = retrained(config, snapshots=0)
     if cell["part"] == "noisier":
         return [{"score": _brief(score(trained.scores)), "trivial": _brief(trivial(trained.scores))}]

@@ -106,7 +106,7 @@ def test_five_runs_of_everything_a_verdict_rests_on(experiment):
     assert (cells.groupby(by, dropna=False)["seed"].nunique() == 5).all()
 
 
-def test_both_kinds_of_adapter_were_tuned_and_train_the_same_number():
+def test_lora_and_noise_have_rates_for_the_same_budgets():
     for rates in derived.RATES.values():
         assert rates["lora"].keys() == rates["noise"].keys()
 
