@@ -43,6 +43,7 @@ CHAPTERS = {
     "F6": "06_what_does_fine_tuning_add",
     "F7": "08_depth_data_and_rank",
     "F8": "09_how_far_may_weights_stray",
+    **dict.fromkeys(("F9", "F10", "F11", "F12"), "10_what_is_an_optimal_weight"),
 }
 """The chapter that measures each finding."""
 
@@ -133,6 +134,37 @@ RULES = {
         partly=1,
         unit="times",
         control="with noise in place of ΔW",
+    ),
+    "F9": Rule(
+        "share of parameters in matrices with abs(mean) / std ≤ 0.05: at least 80 % supported, at least 50 % partly",
+        supported=0.8,
+        partly=0.5,
+        unit="%",
+    ),
+    "F10": Rule(
+        "share of parameters in matrices whose Kolmogorov–Smirnov distance from their mirror image about the mean is "
+        "at most 0.02 more than that of noise: at least 80 % supported, at least 50 % partly",
+        supported=0.8,
+        partly=0.5,
+        unit="%",
+    ),
+    "F11": Rule(
+        "share of the weights that magnitude pruning can set to zero, in every matrix alike and without any training "
+        "after it, while the held-out loss rises by at most 1 %: at least 30 % supported, at least 10 % partly",
+        supported=0.3,
+        partly=0.1,
+        unit="%",
+        control="with noise of that size instead",
+    ),
+    "F12": Rule(
+        "law: of what is left when 30 % are pruned, a truncated Gaussian + outliers (at most 1 %) has the shortest "
+        "held-out code, parameters charged, in matrices with at least 80 % of the parameters; damage: zeroing these "
+        "outliers raises the loss at least 3 times as much as zeroing random sets of equal squared norm, with a lower "
+        "limit above 1: both supported, one of them partly",
+        supported=2,
+        partly=1,
+        unit="of 2",
+        control="on pruned noise",
     ),
 }
 

@@ -17,6 +17,7 @@ from scipy import optimize, special
 
 from . import nulls
 from .sketch import Sketch
+from .symmetry import asymmetry
 
 CELL = 0.1
 """Least width of a coding cell, in standard deviations."""
@@ -48,6 +49,7 @@ class Normality:
         weibull_k: slope of the Weibull plot of abs(w) over its middle 80 %, weighted by counts, zeros left out (Ding
             2026, arXiv 2605.18898, whose half-normal anchor is 1.2054).
         exponent_entropy: entropy in bits of the exponent field of the storage type.
+        asymmetry: Kolmogorov–Smirnov distance from the mirror image about the mean (see `lfmlib.symmetry`).
         null: for each of the figures above, the central 95 % that Gaussian noise of the same size and type gives, as
             ``(low, high)``; empty where the type or size is not tabulated.
     """
@@ -63,6 +65,7 @@ class Normality:
     gg_shape: float
     weibull_k: float
     exponent_entropy: float
+    asymmetry: float
     null: Mapping[str, tuple[float, float]]
 
 
@@ -87,6 +90,7 @@ def measure(x) -> dict[str, float]:
         "excess_kurtosis": sketch.excess_kurtosis,
         "weibull_k": _weibull_k(sketch),
         "exponent_entropy": _exponent_entropy(sketch),
+        "asymmetry": asymmetry(sketch),
     }
     if not sketch.count or sketch.std == 0:
         distances = ("ks", "ks_lower", "ks_upper", "kl_bits", "tail_bits", "wasserstein", "gg_shape")

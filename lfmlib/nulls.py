@@ -20,7 +20,7 @@ from .sketch import Sketch
 
 FIGURES = (
     "ks", "kl_bits", "tail_bits", "wasserstein", "skewness", "excess_kurtosis",
-    "gg_shape", "weibull_k", "exponent_entropy", "mean_ratio",
+    "gg_shape", "weibull_k", "exponent_entropy", "mean_ratio", "asymmetry",
 )  # fmt: skip
 """Tabulated figures: those of `normality`, and ``mean_ratio`` = abs(mean) / std."""
 
@@ -78,6 +78,16 @@ def band(dtype: str, count: int) -> dict[str, tuple[float, float]]:
     Returns:
         figure -> (low, high); empty for a type that is not tabulated, and below 64 values.
     """
+    return {name: (low, high) for name, (low, _, high) in _spread(dtype, count).items()}
+
+
+def typical(dtype: str, count: int) -> dict[str, float]:
+    """Median of each figure for noise of a type and size, interpolated as `band`; empty where that is."""
+    return {name: middle for name, (_, middle, _) in _spread(dtype, count).items()}
+
+
+def _spread(dtype: str, count: int) -> dict[str, tuple[float, float, float]]:
+    """figure -> low, median, high."""
     table = _table().get(_ALIAS.get(dtype, dtype))
     if table is None or count < table[0][0]:
         return {}
@@ -87,11 +97,11 @@ def band(dtype: str, count: int) -> dict[str, tuple[float, float]]:
     t = math.log(count / sizes[i - 1]) / math.log(sizes[i] / sizes[i - 1])
     root = np.sqrt(sizes[[i - 1, i]] / count)
     middle = (1 - t) * centre[i - 1] + t * centre[i]
-    bounds = [
+    low, high = (
         middle + (1 - t) * root[0] * (side[i - 1] - centre[i - 1]) + t * root[1] * (side[i] - centre[i])
         for side in (low, high)
-    ]
-    return {name: (float(a), float(b)) for name, a, b in zip(FIGURES, *bounds, strict=True)}
+    )
+    return {name: tuple(map(float, one)) for name, *one in zip(FIGURES, low, middle, high, strict=True)}
 
 
 @cache

@@ -208,6 +208,22 @@ class Sketch:
         return np.concatenate([[0], np.cumsum(self.grid_counts)])
 
     @cached_property
+    def magnitudes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The values other than zero by magnitude.
+
+        Returns:
+            edges: float64 ``(m + 1,)``, rising, of all cells on one side of zero.
+            negative, positive: int64 ``(m,)``, numbers of values in these cells below and above zero.
+        """
+        counts, middle = self.grid_counts, (self.grid.edges.size - 1) // 2
+        if not self.grid.wide:  # the middle cell is zero's
+            return self.grid.edges[middle + 1 :], counts[:middle][::-1], counts[middle + 1 :]
+        negative, positive = counts[:middle][::-1].copy(), counts[middle:].copy()
+        negative[0] -= self._sums[4, self.grid.patterns // 2]
+        positive[0] -= self._sums[4, 0]
+        return self.grid.edges[middle:], negative, positive
+
+    @cached_property
     def cells(self) -> Cells:
         """The occupied cells by rising value."""
         shape, counts = self.grid, self.grid_counts

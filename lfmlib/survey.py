@@ -84,6 +84,7 @@ def _figures(sketch: Sketch) -> dict[str, float]:
     row = {name: getattr(sketch, name) for name in _SKETCH}
     row |= {"mean_ratio": abs(row["mean"]) / row["std"] if row["std"] else np.nan}
     row |= measure(sketch)
+    row["asymmetry_excess"] = row["asymmetry"] - nulls.typical(sketch.dtype, sketch.count).get("asymmetry", np.nan)
     shape = classify(sketch)
     row |= {"label": shape.label, "label_margin": shape.margin}
     row |= {f"score_{name}": shape.scores.get(name, np.nan) for name in SHAPES}
@@ -96,7 +97,8 @@ _INFO = ("tensor", "role", "depth", "shape", "dtype", "numel")
 _SKETCH = ("count", "nonfinite", "zeros", "subnormals", "min", "max", "mean", "std")
 _NORMALITY = (
     "mean_ratio", "skewness", "excess_kurtosis", "ks", "ks_lower", "ks_upper", "kl_bits", "tail_bits", "wasserstein",
-    "gg_shape", "weibull_k", "exponent_entropy",
+    "gg_shape", "weibull_k", "exponent_entropy", "asymmetry",
+    "asymmetry_excess",
 )  # fmt: skip
 
 

@@ -9,20 +9,30 @@ from .f6_std import GAIN_BOUND, QQ_BOUND, f6, f6_over_runs, qq_share, widening, 
 from .f7_depth import by_chance, f7, f7_over_runs, holm, trends
 from .f8_radius import f8, f8_over_runs, log_ratios, times
 from .f8_radius import judged as f8_judged
-from .shared import ENOUGH, KL_BOUND, LEAST, eligible, gaussian, judged, left_out, over_runs, share, shown
+from .f9_f10_centre import MEAN, MIRROR, f9, f9_f10_over_runs, f10, symmetric, zero_mean
+from .f11_sparse import RISE, f11, f11_over_runs, free_share
+from .f12_law import CLAIMED, KEPT, NEAR, damage_ratio, f12, f12_over_runs
+from .shared import ENOUGH, KL_BOUND, LEAST, eligible, gaussian, judged, left_out, over_runs, ratios, share, shown
 
 __all__ = [
     "BUILT",
+    "CLAIMED",
     "ENOUGH",
     "GAIN_BOUND",
+    "KEPT",
     "KL_BOUND",
     "LEAST",
     "LEGS",
+    "MEAN",
+    "MIRROR",
+    "NEAR",
     "QQ_BOUND",
+    "RISE",
     "agreement",
     "built_share",
     "by_chance",
     "by_control",
+    "damage_ratio",
     "eligible",
     "f1",
     "f2",
@@ -38,6 +48,14 @@ __all__ = [
     "f8",
     "f8_judged",
     "f8_over_runs",
+    "f9",
+    "f9_f10_over_runs",
+    "f10",
+    "f11",
+    "f11_over_runs",
+    "f12",
+    "f12_over_runs",
+    "free_share",
     "gains",
     "gaussian",
     "holm",
@@ -50,12 +68,15 @@ __all__ = [
     "log_ratios",
     "over_runs",
     "qq_share",
+    "ratios",
     "shapes_found",
     "share",
     "shares_by_start",
     "shown",
+    "symmetric",
     "times",
     "trends",
     "widening",
     "widening_over_runs",
+    "zero_mean",
 ]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..findings import RULES, STATEMENTS, Finding, judge
 from .f6_std import qq_share
-from .shared import ENOUGH, TOO_SMALL, eligible, over_runs
+from .shared import ENOUGH, TOO_SMALL, eligible, over_runs, ratios
 
 BUILT = 0.95
 """F5 (b): least share of LoRA's gain that a ΔW built from frozen noise must reach."""
@@ -28,7 +28,7 @@ def gains(rows: pd.DataFrame, floor: pd.Series) -> pd.Series:
 
 
 def built_share(rows: pd.DataFrame, adapter: str, budget: int) -> pd.Series:
-    """Gain of an adapter as a share of LoRA's, both over the head alone, by seed (see `_shares`).
+    """Gain of an adapter as a share of LoRA's, both over the head alone, by seed (see `ratios`).
 
     Args:
         rows: part "built" of the record `derived`, of one model.
@@ -41,11 +41,11 @@ def built_share(rows: pd.DataFrame, adapter: str, budget: int) -> pd.Series:
     same = rows[rows["rank"] == budget]
     floor = rows[rows["rank"] == 0].set_index("seed")["score"]
     own, lora = (gains(same[same["adapter"] == name], floor) for name in (adapter, "lora"))
-    return _shares(own, lora)
+    return ratios(own, lora)
 
 
 def kept_share(rows: pd.DataFrame, kind: str) -> pd.Series:
-    """Share of ΔW's gain that a stand-in for it keeps, by seed, counted from no ΔW at all (see `_shares`).
+    """Share of ΔW's gain that a stand-in for it keeps, by seed, counted from no ΔW at all (see `ratios`).
 
     Args:
         rows: part "stand-in" of the record `derived`, of one model.
@@ -56,20 +56,7 @@ def kept_share(rows: pd.DataFrame, kind: str) -> pd.Series:
     """
     floor = rows[rows["kind"] == "none"].set_index("seed")["score"]
     own, whole = (gains(rows[rows["kind"] == name], floor) for name in (kind, "trained"))
-    return _shares(own, whole)
-
-
-def _shares(own: pd.Series, whole: pd.Series) -> pd.Series:
-    """Ratio R of two mean gains, spread over the runs: R + (own - R whole) / mean of whole.
-
-    Their mean is R, and their interval that of the delta method, paired by seed, in which no small gain of a single run
-    is divided by.
-    """
-    both = pd.DataFrame({"own": own, "whole": whole}).dropna()
-    if both.empty or not both["whole"].mean() > 0:
-        return pd.Series(dtype=float)
-    ratio = both["own"].mean() / both["whole"].mean()
-    return ratio + (both["own"] - ratio * both["whole"]) / both["whole"].mean()
+    return ratios(own, whole)
 
 
 def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, provenance: dict) -> Finding:

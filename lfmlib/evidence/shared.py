@@ -104,3 +104,16 @@ def over_runs(values: Sequence[float], level: float = 0.95) -> tuple[float, floa
         return mean, math.nan, math.nan
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return mean, mean - half, mean + half
+
+
+def ratios(own: pd.Series, whole: pd.Series) -> pd.Series:
+    """Ratio R of two means over runs, spread over the runs: R + (own - R whole) / mean of whole.
+
+    Their mean is R, and their interval that of the delta method, paired by run, in which no small value of a single run
+    is divided by. Empty where the mean of ``whole`` is not above 0: there is no share of it.
+    """
+    both = pd.DataFrame({"own": own, "whole": whole}).dropna()
+    if both.empty or not both["whole"].mean() > 0:
+        return pd.Series(dtype=float)
+    ratio = both["own"].mean() / both["whole"].mean()
+    return ratio + (both["own"] - ratio * both["whole"]) / both["whole"].mean()

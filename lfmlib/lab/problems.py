@@ -13,20 +13,19 @@ import math
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pad_sequence
 
-from ..hub import MINILM_SHA256
-from . import digits, docstrings, models, text
+from . import digits, docstrings, text
+from .judging import contrast, evenly, first_of, frequency_loss, judged
+from .minilm import Docstrings, Halves
 
 PROBLEMS = {
     "decoder": ("language", "prose"),
     "deep-decoder": ("language", "prose"),
     "vit": (*digits.TASKS, "shuffled"),
     "clip": ("pairs",),
-    "minilm": tuple(docstrings.TASKS),
+    "minilm": (*docstrings.TASKS, "halves"),
 }
 """What each of `lfmlib.lab.models.MODELS` can be trained to do."""
 
@@ -42,7 +41,7 @@ def problem(model: str, task: str):
         known = "; ".join(f"{name}: {', '.join(tasks)}" for name, tasks in PROBLEMS.items())
         raise ValueError(f"no problem {task!r} for model {model!r}: expected one of {known}")
     if model == "minilm":
-        return Docstrings(task)
+        return Halves() if task == "halves" else Docstrings(task)
     if task == "language":
         return language()
     if task == "prose":
@@ -78,7 +77,7 @@ class Bytes:
     @torch.no_grad()
     def evaluate(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
         """Held-out loss in nats per byte, and that of a code that knows the frequencies of bytes."""
-        some = _evenly(self.held_out, most)
+        some = evenly(self.held_out, most)
         loss = np.mean([self.loss(model, (part[:, :-1], part[:, 1:])).item() for part in some.split(16)])
         train = self.train[: 1 << 22]
         trivial = text.frequency_loss(train, self.held_out.numpy().astype(np.uint8).ravel(), order=0)
@@ -86,7 +85,7 @@ class Bytes:
 
     def prior(self, most: int | None = None) -> float:
         """Loss of a code that knows the frequencies of bytes in the training text, on the same held-out windows."""
-        some = _evenly(self.held_out, most).numpy().astype(np.uint8).ravel()
+        some = evenly(self.held_out, most).numpy().astype(np.uint8).ravel()
         return text.frequency_loss(self.train[: 1 << 22], some, order=0)
 
 
@@ -121,7 +120,7 @@ class Digits:
         """Images float32 ``(size, 1, 8, 8)`` and labels int64 ``(size,)``."""
         side = self.task.train
         rng = np.random.default_rng([seed, step])
-        rows = rng.integers(_part(share, len(side.labels)), size=size)
+        rows = rng.integers(first_of(share, len(side.labels)), size=size)
         labels = rng.integers(self.classes, size=size) if self.shuffled else side.labels[rows]
         return torch.from_numpy(side.images[rows]), torch.from_numpy(labels)
 
@@ -134,12 +133,12 @@ class Digits:
     def evaluate(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
         """Test loss and accuracy, and the share of the most frequent class."""
         side = self.task.test
-        images, labels = torch.tensor(_evenly(side.images, most)), torch.tensor(_evenly(side.labels, most))
-        return _judged(model(pixel_values=images.to(model.device)).logits.cpu(), labels)
+        images, labels = torch.tensor(evenly(side.images, most)), torch.tensor(evenly(side.labels, most))
+        return judged(model(pixel_values=images.to(model.device)).logits.cpu(), labels)
 
     def prior(self, most: int | None = None) -> float:
         """Test loss of the frequencies of the classes in the training data."""
-        return _frequency_loss(self.task.train.labels, _evenly(self.task.test.labels, most))
+        return frequency_loss(self.task.train.labels, evenly(self.task.test.labels, most))
 
     @torch.no_grad()
     def first(self, model: nn.Module, count: int) -> np.ndarray:
@@ -151,7 +150,7 @@ class Digits:
 class Pairs:
     """Images of digits and captions for them, told apart by contrast within a batch."""
 
-    classes = 10
+    classes, group = 10, 32
 
     def __init__(self):
         self.images = digits.load("class")
@@ -163,7 +162,7 @@ class Pairs:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Images ``(size, 1, 8, 8)``, one caption each ``(size, length)``, and the digits ``(size,)``."""
         side, rng = self.images.train, np.random.default_rng([seed, step])
-        rows = rng.integers(_part(share, len(side.labels)), size=size)
+        rows = rng.integers(first_of(share, len(side.labels)), size=size)
         labels = torch.from_numpy(side.labels[rows])
         wording = torch.from_numpy(rng.integers(self.captions.shape[1], size=size))
         return torch.from_numpy(side.images[rows]), self.captions[labels, wording], labels
@@ -172,103 +171,27 @@ class Pairs:
         """Contrast both ways; every caption of the same digit counts as right, with equal weight."""
         images, ids, labels = (part.to(model.device) for part in batch)
         out = model(input_ids=ids, pixel_values=images, attention_mask=(ids != digits.PAD).long())
-        same = (labels[:, None] == labels).float()
-        target = same / same.sum(1, keepdim=True)
-        image, caption = out.logits_per_image, out.logits_per_text
-        return (functional.cross_entropy(image, target) + functional.cross_entropy(caption, target)) / 2
+        return contrast(out.logits_per_image, (labels[:, None] == labels).float())
 
     @torch.no_grad()
-    def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Share of test images whose nearest caption names their digit; by chance a tenth."""
-        side, ids = self.images.test, self.captions.flatten(0, 1).to(model.device)
-        images = model.get_image_features(pixel_values=torch.tensor(side.images).to(model.device))
+    def evaluate(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
+        """Loss in nats on test images, in groups of `group` with the captions of their digits in turn; and the share of
+        images whose nearest caption names their digit, by chance a tenth."""
+        shown, digit = (torch.tensor(evenly(part, most)) for part in (self.images.test.images, self.images.test.labels))
+        wording = torch.arange(len(digit)) % self.captions.shape[1]
+        groups = zip(*(part.split(self.group) for part in (shown, self.captions[digit, wording], digit)), strict=True)
+        losses = [self.loss(model, group).item() for group in groups if len(group[2]) == self.group]
+        ids = self.captions.flatten(0, 1).to(model.device)
+        images = model.get_image_features(pixel_values=shown.to(model.device))
         captions = model.get_text_features(input_ids=ids, attention_mask=(ids != digits.PAD).long())
         images, captions = (getattr(part, "pooler_output", part).cpu().numpy() for part in (images, captions))
         per_template = captions.reshape(*self.captions.shape[:2], -1).transpose(1, 0, 2)
         return {
-            "accuracy": digits.retrieval_accuracy(images, per_template, side.labels),
-            "trivial_accuracy": float(np.bincount(side.labels).max() / len(side.labels)),
+            "loss": float(np.mean(losses)) if losses else math.nan,
+            "accuracy": digits.retrieval_accuracy(images, per_template, digit.numpy()),
+            "trivial_accuracy": float(np.bincount(digit).max() / len(digit)),
         }
 
-
-class Docstrings:
-    """A classification task on docstrings (`lfmlib.lab.docstrings`), in the tokens of MiniLM.
-
-    All these tasks share one base model: whatever the task and the seed, a training starts from the very bits of
-    MiniLM's checkpoint, and only the head on top is drawn anew. So differences to the base can be compared, added and
-    merged across tasks.
-    """
-
-    length = 48  # tokens at most, the first and the last one special; a quarter of the texts is cut
-    padding = 0  # id of [PAD]
-
-    def __init__(self, task: str):
-        self.task = docstrings.load(task)
-        self.classes = len(self.task.classes)
-        tokenizer = Tokenizer.from_file(str(models.pretrained().files[0].with_name("tokenizer.json")))
-        tokenizer.no_padding()  # the file asks for 128 tokens, always
-        tokenizer.enable_truncation(self.length)
-        # One by one: the tokenizer's threads would warn of every process forked afterwards.
-        sides = [[tokenizer.encode(one).ids for one in side.texts] for side in (self.task.train, self.task.test)]
-        self.data_hash = hashlib.sha256(repr((self.task.sha256, MINILM_SHA256, sides)).encode()).hexdigest()
-        self.train, self.test = ([torch.tensor(ids) for ids in side] for side in sides)
-
-    def batch(self, seed: int, step: int, size: int, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids int64 ``(size, longest of them)``, padded at the end, and labels int64 ``(size,)``."""
-        rows = np.random.default_rng([seed, step]).integers(_part(share, len(self.train)), size=size)
-        return self._padded(self.train, rows), torch.from_numpy(self.task.train.labels[rows])
-
-    def loss(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Mean cross-entropy in nats."""
-        ids, labels = (part.to(model.device) for part in batch)
-        return functional.cross_entropy(self._logits(model, ids), labels)
-
-    @torch.no_grad()
-    def evaluate(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
-        """Test loss in nats and accuracy, and the share of the most frequent class."""
-        rows = _evenly(np.arange(len(self.test)), most)
-        order = rows[np.argsort([len(self.test[row]) for row in rows], kind="stable")]  # one length needs no padding
-        parts = np.array_split(order, math.ceil(len(order) / 128))
-        logits = torch.cat([self._logits(model, self._padded(self.test, rows).to(model.device)) for rows in parts])
-        return _judged(logits.cpu(), torch.tensor(self.task.test.labels[order]))
-
     def prior(self, most: int | None = None) -> float:
-        """Test loss of the frequencies of the classes in the training data."""
-        return _frequency_loss(self.task.train.labels, _evenly(self.task.test.labels, most))
-
-    @torch.no_grad()
-    def first(self, model: nn.Module, count: int) -> np.ndarray:
-        """Show a model the first training examples; their labels."""
-        for rows in np.array_split(np.arange(min(count, len(self.train))), math.ceil(count / 128)):
-            self._logits(model, self._padded(self.train, rows).to(model.device))
-        return self.task.train.labels[:count]
-
-    def _padded(self, texts: list[torch.Tensor], rows: np.ndarray) -> torch.Tensor:
-        return pad_sequence([texts[row] for row in rows], batch_first=True, padding_value=self.padding)
-
-    def _logits(self, model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-        return model(input_ids=ids, attention_mask=(ids != self.padding).long()).logits
-
-
-def _judged(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Loss in nats and accuracy of a classifier, and the share of the most frequent class."""
-    return {
-        "loss": functional.cross_entropy(logits, labels).item(),
-        "accuracy": (logits.argmax(1) == labels).double().mean().item(),
-        "trivial_accuracy": float(np.bincount(labels).max() / len(labels)),
-    }
-
-
-def _frequency_loss(train: np.ndarray, test: np.ndarray) -> float:
-    """Mean cross-entropy in nats of a classifier that knows nothing but how frequent each class is."""
-    counts = np.bincount(train, minlength=int(test.max()) + 1)
-    return float(-np.log(counts[test] / counts.sum()).mean())
-
-
-def _evenly(items, most: int | None):
-    """At most so many of the items, evenly chosen."""
-    return items if most is None else items[:: math.ceil(len(items) / most)]
-
-
-def _part(share: float, whole: int) -> int:
-    return max(1, round(share * whole))
+        """Loss of a model that cannot tell the images or captions of a group apart."""
+        return math.log(self.group)

@@ -57,6 +57,7 @@ EXPERIMENTS: dict[str, str] = {
     "finetuning": "lfmlib.lab.finetuning:experiment",
     "derived": "lfmlib.lab.derived:experiment",
     "radius": "lfmlib.lab.straying:experiment",
+    "optimal": "lfmlib.lab.optimum:experiment",
 }
 """Name of an experiment → "module:attribute", where an `Experiment` is, or a function that returns it."""
 

@@ -115,7 +115,7 @@ def test_two_trainings_are_the_same_bits_and_leave_the_global_seed_alone(tmp_pat
 
 
 def test_at_least_five_tasks_share_it():
-    assert PROBLEMS["minilm"] == tuple(docstrings.TASKS)  # how many items each has, test_docstrings.py knows
+    assert PROBLEMS["minilm"] == (*docstrings.TASKS, "halves")  # how many items each has, test_docstrings.py knows
     assert len(PROBLEMS["minilm"]) >= 5
     hashes = {problem("minilm", task).data_hash for task in PROBLEMS["minilm"]}
     assert len(hashes) == len(PROBLEMS["minilm"])

@@ -1,0 +1,79 @@
+"""F11: optimal weights are sparse: many can be set to zero before the loss says so."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from ..findings import RULES, STATEMENTS, Finding, judge
+from ..pruning import largest_share
+from .shared import over_runs
+
+RISE = 0.01
+"""F11: rise of the held-out loss that is allowed, as a share of the loss itself."""
+
+
+def free_share(rows: pd.DataFrame, arm: str = "magnitude", of: str = "own") -> pd.Series:
+    """Share of the weights that can go for a rise of the held-out loss of at most `RISE`, by run.
+
+    Args:
+        rows: of the record `optimal`, of one model.
+        arm: way of pruning.
+        of: "own", the rule's: the rise is relative to the loss; "gap": to what separates the loss from that of knowing
+            nothing but frequencies.
+
+    Returns:
+        Index: seed.
+    """
+    curves, about = rows[(rows["what"] == "curve") & (rows["arm"] == arm)], rows[rows["what"] == "model"]
+    about = about.set_index("seed")
+    whole = about["own"] if of == "own" else about["prior"] - about["own"]
+    # a rise that is no number has been too large to be written down
+    shares = {seed: largest_share(some, RISE * whole[seed]) for seed, some in curves.groupby("seed")}
+    return pd.Series(shares, dtype=float)
+
+
+def f11_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
+    """Finding F11 of a model: magnitude pruning within matrices, without any training after it.
+
+    Args:
+        rows: of the record `optimal`, of one model.
+        model: its name.
+        provenance: of the record.
+
+    Raises:
+        ValueError: fewer than two runs.
+    """
+    each = free_share(rows)
+    if len(each) < 2:
+        raise ValueError(f"F11 of {model} needs at least two runs: measure the record")
+    value, low, high = over_runs(each)
+    arms = {"all matrices together": "magnitude, all together", "Wanda": "Wanda", "at random": "random"}
+    parts = {name: float(free_share(rows, arm).mean()) for name, arm in arms.items()}
+    details = {"parts": parts, "runs": len(each)}
+    null = float(free_share(rows, "noise").mean())
+    return _finding(model, provenance, details, value, (max(low, 0.0), min(high, 1.0)), null)
+
+
+def f11(model: str, provenance: dict) -> Finding:
+    """Finding F11 of a checkpoint alone: not judged, since what can go is said by a loss."""
+    reason = (
+        "What pruning may take is said by a loss: it takes the model’s task and held-out data. "
+        "`lfmlib.pruning.curve` measures it for any loss."
+    )
+    return _finding(model, provenance, {"reason": reason})
+
+
+def _finding(model: str, provenance: dict, details: dict, value=None, interval=None, null=None) -> Finding:
+    return Finding(
+        id="F11",
+        model=model,
+        statement=STATEMENTS["F11"],
+        metric="share of weights that go by magnitude for a rise of the held-out loss of at most 1 %",
+        value=value,
+        interval=interval,
+        null=null,
+        rule=RULES["F11"].text,
+        verdict="undecided" if value is None else judge(RULES["F11"], value, interval),
+        provenance=provenance,
+        details=details,
+    )

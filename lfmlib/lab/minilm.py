@@ -1,0 +1,146 @@
+"""What MiniLM is asked: to classify docstrings, and, its own kind of question, which texts belong together."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from ..hub import MINILM_SHA256
+from . import docstrings, models
+from .judging import contrast, evenly, first_of, frequency_loss, judged
+
+
+class Docstrings:
+    """A classification task on docstrings (`lfmlib.lab.docstrings`), in the tokens of MiniLM.
+
+    All these tasks share one base model: whatever the task and the seed, a training starts from the very bits of
+    MiniLM's checkpoint, and only the head on top is drawn anew. So differences to the base can be compared, added and
+    merged across tasks.
+    """
+
+    length = 48  # tokens at most, the first and the last one special; a quarter of the texts is cut
+    padding = 0  # id of [PAD]
+
+    def __init__(self, task: str):
+        self.task = docstrings.load(task)
+        self.classes = len(self.task.classes)
+        tokenizer = Tokenizer.from_file(str(models.pretrained().files[0].with_name("tokenizer.json")))
+        tokenizer.no_padding()  # the file asks for 128 tokens, always
+        tokenizer.enable_truncation(self.length)
+        # One by one: the tokenizer's threads would warn of every process forked afterwards.
+        sides = [[tokenizer.encode(one).ids for one in side.texts] for side in (self.task.train, self.task.test)]
+        self.data_hash = hashlib.sha256(repr((self.task.sha256, MINILM_SHA256, sides)).encode()).hexdigest()
+        self.train, self.test = ([torch.tensor(ids) for ids in side] for side in sides)
+
+    def batch(self, seed: int, step: int, size: int, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids int64 ``(size, longest of them)``, padded at the end, and labels int64 ``(size,)``."""
+        rows = np.random.default_rng([seed, step]).integers(first_of(share, len(self.train)), size=size)
+        return self._padded(self.train, rows), torch.from_numpy(self.task.train.labels[rows])
+
+    def loss(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Mean cross-entropy in nats."""
+        ids, labels = (part.to(model.device) for part in batch)
+        return functional.cross_entropy(self._logits(model, ids), labels)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
+        """Test loss in nats and accuracy, and the share of the most frequent class."""
+        rows = evenly(np.arange(len(self.test)), most)
+        order = rows[np.argsort([len(self.test[row]) for row in rows], kind="stable")]  # one length needs no padding
+        parts = np.array_split(order, math.ceil(len(order) / 128))
+        logits = torch.cat([self._logits(model, self._padded(self.test, rows).to(model.device)) for rows in parts])
+        return judged(logits.cpu(), torch.tensor(self.task.test.labels[order]))
+
+    def prior(self, most: int | None = None) -> float:
+        """Test loss of the frequencies of the classes in the training data."""
+        return frequency_loss(self.task.train.labels, evenly(self.task.test.labels, most))
+
+    @torch.no_grad()
+    def first(self, model: nn.Module, count: int) -> np.ndarray:
+        """Show a model the first training examples; their labels."""
+        for rows in np.array_split(np.arange(min(count, len(self.train))), math.ceil(count / 128)):
+            self._logits(model, self._padded(self.train, rows).to(model.device))
+        return self.task.train.labels[:count]
+
+    def _padded(self, texts: list[torch.Tensor], rows: np.ndarray) -> torch.Tensor:
+        return pad_sequence([texts[row] for row in rows], batch_first=True, padding_value=self.padding)
+
+    def _logits(self, model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+        return model(input_ids=ids, attention_mask=(ids != self.padding).long()).logits
+
+
+class Halves(Docstrings):
+    """Which second half belongs to which first half of a docstring: MiniLM's own kind of task, on other texts.
+
+    all-MiniLM-L6-v2 was trained to find, for one text of a pair, the other among those of its batch, by the cosine of
+    their mean states, times 20 (Reimers and Gurevych 2019, arXiv 1908.10084, and the model's card). Nothing is added
+    to the model: the head of the lab's classifier is not used. A half has at least `least` tokens.
+    """
+
+    classes, group, scale, least = 2, 64, 20.0, 5
+
+    def __init__(self):
+        super().__init__("library")  # its texts; the labels are not used
+        self.train, self.test = (
+            [ids for ids in side if len(ids) >= 2 * self.least + 2] for side in (self.train, self.test)
+        )
+        self.data_hash = hashlib.sha256(f"halves of {self.data_hash}".encode()).hexdigest()
+
+    def batch(self, seed: int, step: int, size: int, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+        """First and second halves: token ids int64 ``(size, longest of them)``, padded at the end."""
+        rows = np.random.default_rng([seed, step]).choice(first_of(share, len(self.train)), size=size, replace=False)
+        return self._halves(self.train, rows)
+
+    def loss(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Mean cross-entropy in nats of finding the other half, both ways."""
+        similar = self._similar(model, batch)
+        return contrast(similar, torch.eye(len(similar), device=similar.device))
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, most: int | None = None, skip: int = 0) -> dict[str, float]:
+        """Held-out loss in nats and accuracy in groups of `group` pairs, and the accuracy of guessing.
+
+        Args:
+            model: MiniLM in the lab's form.
+            most: number of groups; None is all that are whole.
+            skip: number of groups to pass over first.
+        """
+        whole = len(self.test) // self.group
+        losses, hits = [], []
+        for place in range(skip, whole if most is None else min(whole, skip + most)):
+            rows = np.arange(self.group) + place * self.group
+            similar = self._similar(model, self._halves(self.test, rows))
+            losses.append(contrast(similar, torch.eye(self.group)).item())
+            hits.append((similar.argmax(1) == torch.arange(self.group)).double().mean().item())
+        return {"loss": float(np.mean(losses)), "accuracy": float(np.mean(hits)), "trivial_accuracy": 1 / self.group}
+
+    def prior(self, most: int | None = None) -> float:
+        """Loss of a model that cannot tell the texts of a group apart."""
+        return math.log(self.group)
+
+    def _halves(self, texts: list[torch.Tensor], rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every text cut in the middle, both parts between the marks that begin and end a text."""
+        parts = [[], []]
+        for row in rows:
+            ids = texts[row]
+            middle = len(ids) // 2
+            parts[0].append(torch.cat([ids[:middle], ids[-1:]]))
+            parts[1].append(torch.cat([ids[:1], ids[middle:]]))
+        return tuple(pad_sequence(part, batch_first=True, padding_value=self.padding) for part in parts)
+
+    def _similar(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Scaled cosines ``(first halves, second halves)``."""
+        units = []
+        for ids in batch:
+            ids = ids.to(model.device)
+            mask = (ids != self.padding).long()
+            states = model.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+            units.append(functional.normalize((states * mask[:, :, None]).sum(1), dim=1))
+        return self.scale * units[0] @ units[1].T

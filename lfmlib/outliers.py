@@ -1,0 +1,192 @@
+"""Outliers of weight matrices: where they are, and what it costs to change them, beside random entries.
+
+An outlier is an entry whose magnitude is beyond a cut, such as `lfmlib.optimal.Law.outlier_cut`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .checkpoint import Checkpoint
+from .pruning import Weights, restored
+
+AMPLIFIED = 1.5
+"""What outliers are multiplied with where they are amplified."""
+CHANGES: Mapping[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
+    "zeroed": lambda entries, cut: torch.zeros_like(entries),
+    "clipped": lambda entries, cut: entries.clamp(-cut, cut),
+    "amplified": lambda entries, cut: AMPLIFIED * entries,
+}
+"""What can be done to entries: function of them and of the cut beyond which an entry is an outlier."""
+RANGES = ("all", "core, outliers clipped", "core, outliers kept")
+"""What the range of a quantizer is taken from: the largest entry, or the cut; outliers are then clipped, or kept as
+they are."""
+RESIDUAL = {"q": 1, "k": 1, "v": 1, "gate": 1, "up": 1, "o": 0, "down": 0}
+"""Axis of a matrix along which the residual stream runs, by role: columns where it reads, rows where it writes."""
+
+
+def damage(
+    loss: Callable[[], float],
+    weights: Weights,
+    masks: Weights,
+    change: str,
+    *,
+    cuts: Mapping[str, float] | None = None,
+    own: float | None = None,
+) -> float:
+    """The rise of a loss when some entries of all weights are changed at once.
+
+    Args:
+        loss: what the weights, as they are at the moment, lose on fixed data.
+        weights: name → matrix, changed in place, and restored to the bit whatever happens.
+        masks: name → boolean matrix: the entries to change.
+        change: one of `CHANGES`.
+        cuts: name → cut, for "clipped".
+        own: the loss before, if it is known.
+
+    Raises:
+        ValueError: unknown change, or one that needs the cuts.
+    """
+    if change not in CHANGES or (change == "clipped" and cuts is None):
+        raise ValueError(f"cannot make entries {change!r}: expected one of {', '.join(CHANGES)}; to clip, pass cuts=")
+    own = loss() if own is None else own
+    with restored(weights) as before, torch.no_grad():
+        for name, w in weights.items():
+            cut = cuts[name] if cuts else 0.0
+            w.copy_(torch.where(masks[name], CHANGES[change](before[name], cut), before[name]))
+        return loss() - own
+
+
+def quantized(w: torch.Tensor, bits: int, range_of: str, cut: float) -> torch.Tensor:
+    """A matrix rounded to the nearest of 2^bits - 1 levels, symmetric about zero, with one scale for all of it.
+
+    Args:
+        w: any matrix.
+        bits: at least 2.
+        range_of: one of `RANGES`, what the largest level is.
+        cut: magnitude beyond which an entry is an outlier; math.inf: there are none.
+    """
+    if range_of not in RANGES:
+        raise ValueError(f"unknown range {range_of!r}: expected one of {', '.join(RANGES)}")
+    largest = w.detach().abs().max().item()
+    reach = largest if range_of == "all" else min(cut, largest)
+    step = reach / (2 ** (bits - 1) - 1)
+    rounded = (w.detach().clamp(-reach, reach) / step).round() * step if step else w.detach()
+    return torch.where(beyond(w, cut), w.detach(), rounded) if range_of == "core, outliers kept" else rounded
+
+
+def as_many(w: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """A random set of as many entries outside of ``mask``, as a boolean matrix."""
+    others = torch.nonzero(~mask.flatten()).flatten().cpu().numpy()
+    return _mask(w, rng.choice(others, min(int(mask.sum()), len(others)), replace=False))
+
+
+def as_large(w: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """A random set of entries outside of ``mask`` whose squared norm is as close to that of the ``mask`` as the order
+    of the draw allows: all of them, if that is not enough; as a boolean matrix."""
+    square = w.detach().flatten().double().cpu().square().numpy()
+    inside = mask.flatten().cpu().numpy()
+    order = rng.permutation(np.flatnonzero(~inside))
+    upto = np.concatenate([[0.0], np.cumsum(square[order])])
+    return _mask(w, order[: int(np.argmin(np.abs(upto - square[inside].sum())))])
+
+
+def beyond(w: torch.Tensor, cut: float) -> torch.Tensor:
+    """The outliers of a matrix, as a boolean matrix."""
+    return w.detach().abs() > cut
+
+
+def largest(checkpoint: Checkpoint, names: Sequence[str], count: int = 10) -> pd.DataFrame:
+    """The entries that are largest in standard deviations of their own matrix.
+
+    Returns:
+        Columns: tensor, row, column, value, size (abs(value - mean) / std, signed as the value).
+    """
+    rows = []
+    for name in names:
+        w = checkpoint.read(name).double()
+        z = (w - w.mean()) / w.std(correction=0)
+        for place in z.abs().flatten().topk(min(count, z.numel())).indices.tolist():
+            row, column = divmod(place, w.shape[1])
+            rows.append((name, row, column, float(w[row, column]), float(z[row, column])))
+    found = pd.DataFrame(rows, columns=["tensor", "row", "column", "value", "size"])
+    return found.iloc[found["size"].abs().argsort(kind="stable")[::-1]].head(count).reset_index(drop=True)
+
+
+def places(checkpoint: Checkpoint, table: pd.DataFrame, draws: int = 200, seed: int = 0) -> pd.DataFrame:
+    """How unevenly the outliers of each matrix lie over its rows and columns.
+
+    Args:
+        checkpoint: holds the matrices.
+        table: rows of `lfmlib.optimal.laws`.
+        draws, seed: of random places, for the control.
+
+    Returns:
+        One row per matrix with outliers: tensor, role, depth, outliers (their number), share (of the entries), largest
+        (in std); ``rows`` and ``columns``, the share of them in the hundredth of the rows (columns) that holds the
+        most, and the same of random places, the median over draws, as ``…_noise``.
+    """
+    found = []
+    for one in table[np.isfinite(table["outlier_cut"])].to_dict("records"):
+        w = checkpoint.read(one["tensor"])
+        mask = beyond(w, one["outlier_cut"])
+        total = int(mask.sum())
+        if not total:
+            continue
+        row = {name: one[name] for name in ("tensor", "role", "depth")}
+        row |= {"outliers": total, "share": total / w.numel()}
+        row["largest"] = float((w.double() - w.double().mean()).abs().max() / w.double().std(correction=0))
+        rng = np.random.default_rng([seed, *one["tensor"].encode()])
+        for side, axis in (("rows", 1), ("columns", 0)):
+            counts = mask.sum(dim=axis).numpy()
+            made = rng.multinomial(total, np.full(len(counts), 1 / len(counts)), size=draws)
+            row |= {side: _top(counts), f"{side}_noise": float(np.median([_top(one) for one in made]))}
+        found.append(row)
+    return pd.DataFrame(found)
+
+
+def line_up(checkpoint: Checkpoint, table: pd.DataFrame, share: float = 0.01) -> pd.DataFrame:
+    """Whether the outliers of different matrices lie at the same places of the residual stream.
+
+    Args:
+        checkpoint, table: as in `places`.
+        share: of the places, the ones that hold most outliers in all the other layers.
+
+    Returns:
+        One row per matrix that reads or writes the residual stream and has outliers: tensor, role, depth, outliers,
+        ``there``, the share of them in these places, and ``chance``, the share of the places. Empty for a model of one
+        layer.
+    """
+    counts, about = {}, {}
+    for one in table[table["role"].isin(RESIDUAL) & np.isfinite(table["outlier_cut"])].to_dict("records"):
+        mask = beyond(checkpoint.read(one["tensor"]), one["outlier_cut"])
+        if mask.any():
+            counts[one["tensor"]] = mask.sum(dim=1 - RESIDUAL[one["role"]]).numpy()
+            about[one["tensor"]] = {name: one[name] for name in ("tensor", "role", "depth")}
+    rows = []
+    for name, own in counts.items():
+        others = [
+            counts[other] / counts[other].sum()
+            for other in counts
+            if about[other]["depth"] != about[name]["depth"] and len(counts[other]) == len(own)
+        ]
+        if others:
+            top = np.argsort(-np.sum(others, axis=0), kind="stable")[: max(1, round(share * len(own)))]
+            there = {"outliers": int(own.sum()), "there": own[top].sum() / own.sum(), "chance": len(top) / len(own)}
+            rows.append(about[name] | there)
+    return pd.DataFrame(rows, columns=["tensor", "role", "depth", "outliers", "there", "chance"])
+
+
+def _top(counts: np.ndarray) -> float:
+    """Share of all that lies in the hundredth of the places that hold the most, at least one place."""
+    return float(np.sort(counts)[-max(1, round(len(counts) / 100)) :].sum() / counts.sum())
+
+
+def _mask(w: torch.Tensor, places: np.ndarray) -> torch.Tensor:
+    mask = torch.zeros(w.numel(), dtype=torch.bool)
+    mask[torch.from_numpy(places)] = True
+    return mask.view(w.shape).to(w.device)

@@ -1,0 +1,226 @@
+"""Pruning: which weights can be set to zero, and what a loss says to it.
+
+Scores say how much a weight matters, and the smallest go first: by ``magnitude`` (Han et al. 2015, arXiv 1506.02626),
+at ``random``, or by ``wanda``, magnitude times the norm of the input that the weight is multiplied with (Sun et al.
+2023, arXiv 2306.11695). Weights compete ``within`` a row, as Wanda has it, within their matrix, or all together. The
+control ``noise`` zeroes nothing: it adds, matrix by matrix, Gaussian noise as large as what magnitude pruning would
+take away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+METHODS = ("magnitude", "random", "wanda", "noise")
+WITHIN = ("row", "matrix", "all")
+Weights = Mapping[str, torch.Tensor]
+
+
+def curve(
+    loss: Callable[[], float],
+    weights: Weights,
+    shares: Sequence[float],
+    *,
+    method: str = "magnitude",
+    within: str = "matrix",
+    inputs: Weights | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """The rise of a loss with the share of weights that are set to zero.
+
+    Args:
+        loss: what the weights, as they are at the moment, lose on fixed data.
+        weights: name → matrix ``(out, in)``, changed in place, and restored to the bit whatever happens.
+        shares: of the weights to set to zero, each at least 0 and at most 1.
+        method: one of `METHODS`.
+        within: where weights compete, one of `WITHIN`.
+        inputs: name → norms ``(in,)`` of the inputs, for Wanda (see `input_norms`).
+        draws: of what is random; more than one makes sense only there.
+        seed: of the draws, with the names.
+        progress: show a bar.
+
+    Returns:
+        Columns: draw, share, zeroed (the share that is zero then; for noise what it stands for), rise.
+        ``attrs["loss"]`` is the loss before. Ctrl-C returns what is done, if there is anything.
+
+    Raises:
+        ValueError: an unknown method or place, a share outside [0, 1], no weights, inputs that Wanda lacks, or a loss
+            that is not finite before anything is pruned.
+    """
+    if wrong := [share for share in shares if not 0 <= share <= 1]:
+        raise ValueError(f"{wrong[0]} is no share of the weights: expected numbers between 0 and 1")
+    if not weights:
+        raise ValueError("there are no weights to prune")
+    _check(method, within, weights, inputs)
+    own, rows = loss(), []
+    if not math.isfinite(own):
+        raise ValueError(f"the loss is {own} before anything is pruned: there is nothing it could rise from")
+    steps = [(draw, share) for draw in range(draws) for share in shares]
+    try:
+        with restored(weights) as before:
+            for draw, share in tqdm(steps, f"pruning, {method}", disable=not progress, leave=False, delay=1):
+                zeroed = prune(weights, before, share, method, within, inputs, (seed, draw))
+                rows.append((draw, share, zeroed, loss() - own))
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+    found = pd.DataFrame(rows, columns=["draw", "share", "zeroed", "rise"])
+    found.attrs["loss"] = own
+    return found
+
+
+def largest_share(found: pd.DataFrame, bound: float) -> float:
+    """The share up to which a loss rises by no more than ``bound``: where its curve first crosses.
+
+    Args:
+        found: rows of `curve`, of one draw or several, which are averaged.
+        bound: in the units of the loss.
+
+    Returns:
+        Between 0 and 1, linear between the shares that were measured, from no rise at none; the last of these where
+        the bound is never crossed.
+    """
+    mean = found.groupby("share")["rise"].mean()
+    shares = np.concatenate([[0.0], mean.index[mean.index > 0].to_numpy(float)])
+    rises = np.concatenate([[0.0], mean[mean.index > 0].to_numpy(float)])
+    over = np.flatnonzero(~(rises <= bound))  # what is not finite has crossed
+    if not len(over):
+        return float(shares[-1])
+    i = int(over[0])
+    if not math.isfinite(rises[i]):
+        return float(shares[i - 1])
+    return float(shares[i - 1] + (bound - rises[i - 1]) / (rises[i] - rises[i - 1]) * (shares[i] - shares[i - 1]))
+
+
+@torch.no_grad()
+def prune(
+    weights: Weights,
+    before: Weights,
+    share: float,
+    method: str,
+    within: str = "matrix",
+    inputs: Weights | None = None,
+    seed: tuple[int, int] = (0, 0),
+) -> float:
+    """Set the weights to what pruning makes of ``before``; the share that is zero of them (see `curve`)."""
+    _check(method, within, weights, inputs)
+    if method == "noise":
+        taken = _masks({name: w.abs() for name, w in before.items()}, share, within)
+        for name, w in weights.items():
+            lost = before[name][taken[name]].double().square().sum().item()
+            unit = torch.from_numpy(_rng(seed, name).standard_normal(tuple(w.shape), dtype=np.float32)).to(w.device)
+            w.copy_(before[name].float() + math.sqrt(lost / w.numel()) * unit)
+        return share
+    taken = _masks(scores(before, method, inputs, seed), share, within)
+    for name, w in weights.items():
+        w.copy_(before[name].masked_fill(taken[name], 0))
+    return sum(int((w == 0).sum()) for w in weights.values()) / sum(w.numel() for w in weights.values())
+
+
+def scores(
+    weights: Weights, method: str, inputs: Weights | None = None, seed: tuple[int, int] = (0, 0)
+) -> dict[str, torch.Tensor]:
+    """How much each weight is taken to matter: the smallest are pruned first.
+
+    Args:
+        weights, method, inputs: as in `curve`, without "noise".
+        seed: two numbers, of the draw.
+    """
+    if method == "random":
+        return {
+            name: torch.from_numpy(_rng(seed, name).random(tuple(w.shape), dtype=np.float32)).to(w.device)
+            for name, w in weights.items()
+        }
+    sizes = {name: w.detach().abs().float() for name, w in weights.items()}
+    return sizes if method == "magnitude" else {name: w * inputs[name].to(w) for name, w in sizes.items()}
+
+
+def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object]) -> dict[str, torch.Tensor]:
+    """The norm of every input of linear layers over all tokens of some data, as Wanda needs it.
+
+    Args:
+        model: whose layers are looked at.
+        names: of weights, such as "layers.0.mlp.fc1.weight", each of an `nn.Linear`.
+        run: shows the model the data.
+
+    Returns:
+        name → float32 ``(in,)``, √Σ x² over the tokens.
+
+    Raises:
+        ValueError: a name is not that of a linear layer's weight, or the data did not reach its layer.
+    """
+    squares: dict[str, torch.Tensor] = {}
+
+    def watch(name: str):
+        def hook(module, given) -> None:
+            seen = given[0].detach().double().flatten(0, -2).square().sum(0)
+            squares[name] = squares.get(name, 0) + seen
+
+        return hook
+
+    layers = {name: model.get_submodule(name.removesuffix(".weight")) for name in names}
+    if wrong := [name for name, layer in layers.items() if not isinstance(layer, nn.Linear)]:
+        raise ValueError(f"{wrong[0]} is no linear layer’s weight: its inputs are not defined. Leave it out")
+    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if missed := [name for name in names if name not in squares]:
+        raise ValueError(f"no input reached {missed[0]}: show the model data that uses every layer")
+    return {name: square.sqrt().float() for name, square in squares.items()}
+
+
+@contextmanager
+def restored(weights: Weights) -> Iterator[dict[str, torch.Tensor]]:
+    """Gives copies of the weights; on leaving the weights are these again, to the bit."""
+    before = {name: w.detach().clone() for name, w in weights.items()}
+    try:
+        yield before
+    finally:
+        with torch.no_grad():
+            for name, w in weights.items():
+                w.copy_(before[name])
+
+
+def _masks(score: Weights, share: float, within: str) -> dict[str, torch.Tensor]:
+    """True where a weight is among the share with the smallest scores; of equal scores the first ones."""
+    if within == "all":
+        together = torch.cat([one.flatten() for one in score.values()])
+        mask = _smallest(together[None], share)[0]
+        parts = mask.split([one.numel() for one in score.values()])
+        return {name: part.view_as(one) for (name, one), part in zip(score.items(), parts, strict=True)}
+    if within == "row":
+        return {name: _smallest(one, share) for name, one in score.items()}
+    return {name: _smallest(one.reshape(1, -1), share).view_as(one) for name, one in score.items()}
+
+
+def _smallest(rows: torch.Tensor, share: float) -> torch.Tensor:
+    """True at the smallest entries of each row, so many as the share says, rounded."""
+    count = round(share * rows.shape[1])
+    mask = torch.zeros_like(rows, dtype=torch.bool)
+    return mask.scatter_(1, rows.argsort(dim=1, stable=True)[:, :count], True) if count else mask
+
+
+def _rng(seed: tuple[int, int], name: str) -> np.random.Generator:
+    return np.random.default_rng([*seed, *name.encode()])
+
+
+def _check(method: str, within: str, weights: Weights, inputs: Weights | None) -> None:
+    for what, known, given in (("method", METHODS, method), ("place to compete", WITHIN, within)):
+        if given not in known:
+            raise ValueError(f"unknown {what} {given!r}: expected one of {', '.join(known)}")
+    if method == "wanda" and (missing := [name for name in weights if name not in (inputs or {})]):
+        raise ValueError(f"Wanda needs the norms of the inputs of {missing[0]}: pass inputs= (see input_norms)")
