@@ -60,8 +60,8 @@ CALIBRATION = {"minilm": 64, "decoder": 32, "deep-decoder": 32, "vit": 256, "cli
 MOST = {"minilm": 4, "decoder": 64, "deep-decoder": 64, "vit": None, "clip": None}
 """Held-out examples that a loss is measured on (MiniLM: groups of 64 pairs)."""
 CANDIDATES, BESIDE, SETS = 16, 5, 4
-"""Of single entries: how many are tried of each kind, how many of the worst get random sets beside them, and how many
-of these."""
+"""Of single entries: how many are tried of each kind; how many of the worst, and of the largest, get random sets beside
+them, and how many of these."""
 METRICS = {
     "own": 0.15, "prior": 1e-9, "score": 0.15, "rise": 0.5, "scored": 0.3, "beside": 0.5, "zeroed": 0.01, "sets": 0.5,
     "zero_mean": 0.3, "symmetric": 0.3, "mean_ratio": 0.5, "asymmetry": 0.5, "noise_mean": 0.3, "noise_symmetric": 0.3,
@@ -93,7 +93,7 @@ def experiment() -> Experiment:
 
 
 def alone(cell: dict) -> bool:
-    """Whether a cell needs no model that takes minutes to train, and names no entries, which differ between machines."""
+    """Whether a cell needs no model that takes minutes to train, and names no entries: these differ by machine."""
     return cell["part"] == "whole" and cell["model"] != "deep-decoder"
 
 
@@ -285,7 +285,7 @@ def _singles(asked: _Asked, weights: dict[str, torch.Tensor], cell: dict) -> lis
     weight and gradient (on training data), half and half.
 
     Rows: ``tensor``, ``row``, ``column``, ``size`` in standard deviations, how it was ``found``, the ``rise``; of the
-    worst ones also ``beside``: the mean rise when random entries of the same matrix, of the same squared norm, are
+    worst and of the largest also ``beside``: the mean rise when random entries of the same matrix, of the same squared norm, are
     zeroed instead.
     """
     checkpoint = open_checkpoint(asked.model).only(list(weights))
@@ -301,7 +301,8 @@ def _singles(asked: _Asked, weights: dict[str, torch.Tensor], cell: dict) -> lis
             | {"size": brief(one["size"]), "rise": brief(rise)}
         )
     rows.sort(key=lambda row: -row["rise"])
-    for row in rows[:BESIDE]:
+    by_size = sorted(rows, key=lambda row: -abs(row["size"]))
+    for row in rows[:BESIDE] + [row for row in by_size[:BESIDE] if row not in rows[:BESIDE]]:
         w, mask = weights[row["tensor"]], _one(weights[row["tensor"]], row)
         rises = []
         for draw in range(SETS):

@@ -1,0 +1,251 @@
+"""What chapter 10 reads off its record, `optimal`: what can be pruned, by which law the rest goes, what outliers cost.
+
+Every function takes rows of the record (see `lfmlib.lab.optimum.run`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from .. import evidence
+from ..findings import Finding
+from ..optimal import VARIANTS
+from ..outliers import RANGES
+from ..provenance import recorded
+from .initialization import where
+from .optimum import ARMS, KEPT, PRUNED
+
+NAMES = {
+    "minilm": "minilm",
+    "decoder": "lab decoder",
+    "deep-decoder": "lab 12-layer decoder",
+    "vit": "lab ViT",
+    "clip": "lab CLIP",
+}
+"""The models; the first is real, and named as in the chapters on its checkpoint."""
+SHORT = {"minilm": "MiniLM", "decoder": "decoder", "deep-decoder": "12-layer decoder", "vit": "ViT", "clip": "CLIP"}
+ASKED = {
+    "minilm": "halves of docstrings",
+    "decoder": "next byte",
+    "deep-decoder": "next byte",
+    "vit": "digit",
+    "clip": "digit ↔ caption",
+}
+
+
+def found(record: pd.DataFrame, **parameters) -> dict[str, list[Finding]]:
+    """Findings by id: F9 and F10 of the lab's models, F11 and F12 of these and MiniLM.
+
+    ``parameters`` of the chapter go into their provenance.
+    """
+    origin = recorded("optimal", record, **parameters)
+    by_id: dict[str, list[Finding]] = {"F9": [], "F10": [], "F11": [], "F12": []}
+    for model, name, rows in _by_model(record, NAMES):
+        about = origin | {"source": name}
+        listed = [evidence.f11_over_runs(rows, name, about), evidence.f12_over_runs(rows, name, about)]
+        if model != "minilm":
+            listed += evidence.f9_f10_over_runs(rows[rows["what"] == "model"], name, about)
+        for one in listed:
+            by_id[one.id].append(one)
+    return by_id
+
+
+def asked(record: pd.DataFrame) -> pd.DataFrame:
+    """What the models are asked, and how well they answer before anything is taken from them."""
+    table = {}
+    for model, name, rows in _by_model(record):
+        one = rows[rows["what"] == "model"][["own", "prior", "score"]].mean()
+        table[name] = {
+            "asked for": ASKED[model],
+            "loss": f"{one['own']:.3f}",
+            "by frequencies": f"{one['prior']:.3f}",
+            "accuracy": "–" if np.isnan(one["score"]) else f"{one['score']:.2f}",
+        }
+    return pd.DataFrame.from_dict(table, orient="index")
+
+
+def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Pruning curves: model → rows with arm, share, and the relative ``rise`` of the loss: mean, low and high over runs."""
+    table = {}
+    for _, name, rows in _by_model(record):
+        own = rows[rows["what"] == "model"].set_index("seed")["own"]
+        some = rows[rows["what"] == "curve"].groupby(["arm", "share", "seed"])["rise"].mean().reset_index()
+        some["rise"] /= some["seed"].map(own)
+        over = some.groupby(["arm", "share"], sort=False)["rise"]
+        table[name] = over.agg(rise="mean", low="min", high="max").reset_index()
+    return table
+
+
+def free(record: pd.DataFrame, of: str = "own") -> pd.DataFrame:
+    """The share of weights that can go for one per cent, by model and arm, in words: mean and 95 % over runs.
+
+    Args:
+        of: one per cent of the loss itself ("own"), or of the gap to knowing nothing but frequencies ("gap").
+    """
+    table = {}
+    for _, name, rows in _by_model(record):
+        table[name] = {arm: _percent(evidence.free_share(rows, arm, of)) for arm in ARMS}
+    return pd.DataFrame.from_dict(table, orient="index")
+
+
+def scores(record: pd.DataFrame, shares: tuple[float, ...] = (0.3, 0.5, 0.7)) -> pd.DataFrame:
+    """Accuracy after pruning by magnitude; models that have one."""
+    table = {}
+    for _, name, rows in _by_model(record):
+        whole = rows[rows["what"] == "model"]["score"].mean()
+        some = rows[(rows["what"] == "curve") & (rows["arm"] == "magnitude")]
+        if not np.isnan(whole):
+            table[name] = {"whole": whole}
+            table[name] |= {f"{share:.0%} pruned": some[some["share"] == share]["scored"].mean() for share in shares}
+    return pd.DataFrame.from_dict(table, orient="index").astype(float)
+
+
+def layers(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Model → rows with depth and the relative rise of the loss when half of that layer goes: mean, low, high over runs."""
+    table = {}
+    for _, name, rows in _by_model(record):
+        own = rows[rows["what"] == "model"].set_index("seed")["own"]
+        some = rows[rows["what"] == "layer"]
+        some = some.assign(rise=some["rise"] / some["seed"].map(own))
+        table[name] = some.groupby("depth")["rise"].agg(rise="mean", low="min", high="max").reset_index()
+    return table
+
+
+def fragile(record: pd.DataFrame) -> str:
+    """Which layer can least do without half of its weights, in a sentence."""
+    words = []
+    for name, rows in layers(record).items():
+        worst, best = rows.loc[rows["rise"].idxmax()], rows.loc[rows["rise"].idxmin()]
+        if len(rows) > 1:
+            words.append(
+                f"{name} layer {worst['depth']:.0f} ({100 * worst['rise']:+.1f} %; least: layer {best['depth']:.0f}, "
+                f"{100 * best['rise']:+.1f} %)"
+            )
+    return f"Half of one layer’s weights, by magnitude, cost most in: {'; '.join(words)}."
+
+
+def wins(record: pd.DataFrame, pruned: float = KEPT, column: str = "wins") -> pd.DataFrame:
+    """Share of the parameters in matrices where a law has the shortest code, means over runs.
+
+    Args:
+        pruned: share of the weights left out first, one of those in the record.
+        column: "wins"; "near", the shortest or at most 0.01 bits above it; or "noise_wins", on pruned noise.
+
+    Returns:
+        Index: model. Columns: laws that are the shortest anywhere.
+    """
+    table = {}
+    for _, name, rows in _by_model(record):
+        some = rows[(rows["what"] == "law") & (rows["pruned"] == pruned)]
+        table[name] = some.groupby("variant")[column].mean().reindex(VARIANTS)
+    table = pd.DataFrame(table).T.astype(float)
+    return table.loc[:, table.max() > 0]
+
+
+def claimed(record: pd.DataFrame) -> pd.DataFrame:
+    """How the claimed law fares, in words: where it is the shortest, where within 0.01 bits, and how far it is above."""
+    table = {}
+    for _, name, rows in _by_model(record):
+        table[name] = {}
+        for pruned in PRUNED:
+            some = where(rows, what="law", variant=evidence.CLAIMED, pruned=pruned)
+            if len(some):
+                wins, near, bits = some[["wins", "near", "bits"]].mean()
+                table[name][f"{pruned:.0%} pruned"] = f"{wins:.0%}, {near:.0%}, {bits:.4f}"
+    return pd.DataFrame.from_dict(table, orient="index")
+
+
+def damage(record: pd.DataFrame) -> pd.DataFrame:
+    """What it costs to change the outliers, in words: relative rises of the loss, means over runs, and ratios."""
+    table = {}
+    for _, name, rows in _by_model(record):
+        own = rows[rows["what"] == "model"]["own"].mean()
+        some = rows[rows["what"] == "damage"]
+        mean = 100 * some.groupby(["entries", "change"])["rise"].mean() / own
+        sizes = 100 * some.groupby("entries")["sets"].mean()
+        table[name] = {
+            "outliers": f"{sizes['outliers']:.2f} %",
+            "zeroed": f"{mean['outliers', 'zeroed']:+.2f} %",
+            "as many": f"{mean['as many', 'zeroed']:+.2f} %",
+            "as large": f"{mean['as large', 'zeroed']:+.2f} % ({sizes['as large']:.1f} % of weights)",
+            "ratio to as large": _span(evidence.damage_ratio(rows)),
+        }
+    return pd.DataFrame.from_dict(table, orient="index")
+
+
+def changed(record: pd.DataFrame) -> pd.DataFrame:
+    """Outliers clipped or amplified, in words: relative rises of the loss, beside random sets of equal squared norm."""
+    table = {}
+    for _, name, rows in _by_model(record):
+        own = rows[rows["what"] == "model"]["own"].mean()
+        mean = 100 * rows[rows["what"] == "damage"].groupby(["entries", "change"])["rise"].mean() / own
+        table[name] = {
+            "clipped": f"{mean['outliers', 'clipped']:+.2f} %",
+            "amplified": f"{mean['outliers', 'amplified']:+.2f} %",
+            "random ones amplified": f"{mean['as large', 'amplified']:+.2f} %",
+        }
+    return pd.DataFrame.from_dict(table, orient="index")
+
+
+def quantized(record: pd.DataFrame) -> pd.DataFrame:
+    """What rounding to few bits costs, by where the range comes from: relative rises of the loss, in words."""
+    table = {}
+    for _, name, rows in _by_model(record):
+        own = rows[rows["what"] == "model"].set_index("seed")["own"]
+        some = rows[rows["what"] == "quantized"]
+        each = some.assign(rise=some["rise"] / some["seed"].map(own)).groupby("range_of")["rise"]
+        table[name] = {f"range of {one}": _percent(each.get_group(one), sign="+") for one in RANGES}
+    return pd.DataFrame.from_dict(table, orient="index")
+
+
+def singles(record: pd.DataFrame, model: str = "minilm", most: int = 5) -> pd.DataFrame:
+    """The entries whose removal raises the loss most: where they are, how large, and what random ones of their norm cost."""
+    rows = record[(record["part"] == "single") & (record["model"] == model)].sort_values("rise", ascending=False)
+    rows = rows.head(most)
+    return pd.DataFrame(
+        {
+            "tensor": rows["tensor"].str.removesuffix(".weight"),
+            "row, column": [
+                f"{row:.0f}, {column:.0f}" for row, column in zip(rows["row"], rows["column"], strict=True)
+            ],
+            "size in std": rows["size"].map("{:+.1f}".format),
+            "found by": rows["found"],
+            "rise": rows["rise"].map("{:+.4f}".format),
+            "random sets": rows["beside"].map("{:+.4f}".format),
+        }
+    )
+
+
+def worst(record: pd.DataFrame) -> str:
+    """What the worst single entry of every model costs, in a sentence."""
+    words = []
+    for model, name in SHORT.items():
+        rows = record[(record["part"] == "single") & (record["model"] == model)]
+        own = record[(record["what"] == "model") & (record["model"] == model)]["own"].mean()
+        if len(rows):
+            one = rows.loc[rows["rise"].idxmax()]
+            words.append(
+                f"{name} {100 * one['rise'] / own:+.2f} % ({abs(one['size']):.1f} std, found by {one['found']})"
+            )
+    return f"The worst single entry that was found, zeroed, moves the loss of: {'; '.join(words)}."
+
+
+def _by_model(record: pd.DataFrame, names: dict[str, str] = SHORT):
+    """Model, its name, and its rows, of the models that are in the record."""
+    for model, name in names.items():
+        rows = where(record, part="whole", model=model)
+        if len(rows):
+            yield model, name, rows
+
+
+def _percent(values: pd.Series, sign: str = "") -> str:
+    mean, low, high = (100 * one for one in evidence.over_runs(values))
+    return f"{mean:{sign}.1f} [{low:.1f}, {high:.1f}] %"
+
+
+def _span(values: pd.Series) -> str:
+    if len(values) < 2:
+        return "–"
+    mean, low, high = evidence.over_runs(values)
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"

@@ -1,0 +1,120 @@
+"""Figures of optimal weights: the anatomy of a matrix, pruning curves, code lengths of laws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ..families import FAMILIES
+from ..optimal import Law
+from .depth import LINES
+from .style import COLOURS, INK
+
+ARMS = {"magnitude": 1, "magnitude, all together": 2, "Wanda": 3, "random": 4}
+"""Arms of pruning that are drawn, and their place among the line styles."""
+
+
+def anatomy(ax: Axes, values: np.ndarray, law: Law, pruned: float) -> Axes:
+    """One matrix from its middle to its outliers: what pruning takes, the core, and what lies beyond its cut.
+
+    Args:
+        ax: where to draw.
+        values: of the matrix.
+        law: of what is left when the share ``pruned`` has gone; drawn are its Gaussian core, and whichever law won.
+        pruned: share of the smallest magnitudes, shaded.
+    """
+    std = values.std()
+    z = np.abs(values.ravel()) / std
+    edges = np.concatenate([np.arange(0, 4, 0.1), np.geomspace(4, max(1.02 * z.max(), 6), 24)])
+    counts = np.histogram(z, edges)[0]
+    density = np.where(counts > 0, counts / len(z) / np.diff(edges), np.nan)
+    ax.stairs(density, edges, baseline=None, color=COLOURS["data"], lw=1.4, label="weights")
+    taken = np.quantile(z, pruned)
+    ax.axvspan(0, taken, color=INK, alpha=0.2, lw=0, label=f"the smallest {pruned:.0%}")
+    core = law.candidates["truncated-gaussian+outliers"]
+    drawn = [("Gaussian core", core, "model")]
+    if law.variant != "truncated-gaussian+outliers":
+        drawn.append(("shortest code", law.candidates[law.variant], "noise"))
+    for name, one, colour in drawn:
+        end = min(one.upper / std, edges[-1])
+        x = np.linspace(law.lower / std, end, 400)
+        ax.plot(x, _density(one, x * std, law) * std, color=COLOURS[colour], lw=1.3, label=name)
+    far = z[z > core.upper / std]
+    ax.plot(far, np.full(len(far), np.nanmin(density) / 3), "|", color=COLOURS["other"], ms=7, label="outliers")
+    ax.set(xscale="symlog", yscale="log", xlabel="abs(weight) / std", ylabel="density")
+    ticks = [0, 1, 2, 4, 10, 30, 100]
+    ax.set_xscale("symlog", linthresh=4, linscale=2.2)
+    ax.set_xticks([tick for tick in ticks if tick <= edges[-1]], [str(tick) for tick in ticks if tick <= edges[-1]])
+    ax.minorticks_off()
+    ax.set_ylim(bottom=np.nanmin(density) / 8)
+    return ax
+
+
+def _density(one, magnitude: np.ndarray, law: Law) -> np.ndarray:
+    """Density of abs(w) under a candidate, as a share of all the weights of the matrix, pruned ones included."""
+    survival = FAMILIES[one.fit.family].log_survival
+    step = 1e-4 * one.fit.std
+
+    def between(low, high):
+        sides = [
+            np.exp(survival((low - mean) / one.fit.scale, one.fit.shape))
+            - np.exp(survival((high - mean) / one.fit.scale, one.fit.shape))
+            for mean in (one.fit.mean, -one.fit.mean)
+        ]
+        return sides[0] + sides[1]
+
+    whole = between(np.array(law.lower), np.array(one.upper))
+    core = (1 - law.pruned) * (1 - one.outlier_share)
+    return core * between(magnitude - step, magnitude + step) / (2 * step) / whole
+
+
+def pruning(axes: np.ndarray, curves: Mapping[str, pd.DataFrame], bound: float) -> None:
+    """Relative rise of the loss against the share of weights that are zeroed: a panel a model, a line an arm.
+
+    Args:
+        axes: one for each model.
+        curves: model → rows with arm, share, rise, low, high.
+        bound: relative rise to mark.
+    """
+    for ax, (name, rows) in zip(np.ravel(axes), curves.items(), strict=True):
+        for arm, place in ARMS.items():
+            some = rows[rows["arm"] == arm]
+            colour, marker = LINES[place % len(LINES)]
+            shown = some[["rise", "low", "high"]].clip(lower=1e-4)
+            ax.plot(some["share"], shown["rise"], color=colour, marker=marker, ms=3.5, lw=1.2, label=arm)
+            ax.fill_between(some["share"], shown["low"], shown["high"], color=colour, alpha=0.15, lw=0)
+        ax.axhline(bound, color=INK, lw=0.8, ls=":")
+        ax.set(yscale="log", title=name)
+        ax.minorticks_off()
+        ax.xaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
+
+
+def by_law(ax: Axes, tables: Mapping[str, pd.DataFrame], variants: Sequence[str], margin: float) -> Axes:
+    """How many bits each law lies above the shortest: a dot a matrix, a row a law.
+
+    Args:
+        ax: where to draw.
+        tables: what was coded, such as weights and noise → rows of `lfmlib.optimal.laws`.
+        variants: the laws, from above.
+        margin: bits to mark.
+    """
+    shift = np.random.default_rng(0)
+    for (name, table), (colour, offset) in zip(tables.items(), (("data", -0.17), ("noise", 0.17)), strict=False):
+        bits = table[[f"bits_{variant}" for variant in variants]]
+        over = bits.sub(bits.min(axis=1), axis=0)
+        for place, column in enumerate(over):
+            y = place + offset + shift.uniform(-0.1, 0.1, len(over))
+            ax.plot(
+                over[column].clip(lower=1e-5), y, "o", ms=3.5, mew=0, alpha=0.7, color=COLOURS[colour],
+                label=name if not place else None,
+            )  # fmt: skip
+    ax.axvline(margin, color=INK, lw=0.8, ls=":")
+    ax.set_yticks(range(len(variants)), [one.replace("generalized-", "gen. ").replace("-", " ") for one in variants])
+    ax.invert_yaxis()
+    ax.set(xscale="log", xlabel="bits per weight above the shortest code")
+    ax.set_xticks([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], ["0", "0.0001", "0.001", "0.01", "0.1"])
+    ax.minorticks_off()
+    return ax
