@@ -67,16 +67,8 @@ def recovered(draws: int, kept: int, seed: int) -> pd.DataFrame:
         skew = Sketch.of((rng.gamma(shape, size=kept) - shape).astype(np.float32)).skewness
         found.append({name: getattr(law, name) for name in PLANTED} | {"skewness": skew, "called": law.name == CLAIMED})
     each, truth = pd.DataFrame(found), PLANTED | {"skewness": SKEWNESS}
-    rows = {
-        name: {
-            "planted": value,
-            "found": each[name].mean(),
-            "bias": each[name].mean() - value,
-            "spread": each[name].std(),
-        }
-        for name, value in truth.items()
-    }
-    table = pd.DataFrame.from_dict(rows, orient="index").astype(float)
+    table = pd.DataFrame({"planted": truth, "found": each.mean(), "spread": each.std()}).loc[list(truth)].astype(float)
+    table.insert(2, "bias", table["found"] - table["planted"])
     table.attrs["called"] = int(each["called"].sum())
     return table
 

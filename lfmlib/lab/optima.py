@@ -66,7 +66,7 @@ def asked(record: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Pruning curves: model → rows with arm, share, and the relative ``rise`` of the loss: mean, low and high over runs."""
+    """Pruning curves: model → rows with arm, share, and the relative ``rise`` of the loss: mean, low, high over runs."""
     table = {}
     for _, name, rows in _by_model(record):
         own = rows[rows["what"] == "model"].set_index("seed")["own"]
@@ -102,7 +102,7 @@ def scores(record: pd.DataFrame, shares: tuple[float, ...] = (0.3, 0.5, 0.7)) ->
 
 
 def layers(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Model → rows with depth and the relative rise of the loss when half of that layer goes: mean, low, high over runs."""
+    """Model → rows with depth and the relative rise of the loss without half of that layer: mean, low, high over runs."""
     table = {}
     for _, name, rows in _by_model(record):
         own = rows[rows["what"] == "model"].set_index("seed")["own"]
@@ -144,7 +144,7 @@ def wins(record: pd.DataFrame, pruned: float = KEPT, column: str = "wins") -> pd
 
 
 def claimed(record: pd.DataFrame) -> pd.DataFrame:
-    """How the claimed law fares, in words: where it is the shortest, where within 0.01 bits, and how far it is above."""
+    """The claimed law, in words: where it is the shortest, where within 0.01 bits, and how far above in the median."""
     table = {}
     for _, name, rows in _by_model(record):
         table[name] = {}
@@ -200,15 +200,24 @@ def quantized(record: pd.DataFrame) -> pd.DataFrame:
 
 
 def singles(record: pd.DataFrame, model: str = "minilm", most: int = 5) -> pd.DataFrame:
-    """The entries whose removal raises the loss most: where they are, how large, and what random ones of their norm cost."""
+    """The entries that cost most when zeroed: where they are, how large, and what random ones of their norm cost."""
     rows = record[(record["part"] == "single") & (record["model"] == model)].sort_values("rise", ascending=False)
-    rows = rows.head(most)
+    return _entries(rows.head(most))
+
+
+def largest(record: pd.DataFrame, model: str = "minilm", most: int = 5) -> pd.DataFrame:
+    """The same of the entries that are largest in standard deviations of their matrix."""
+    rows = record[(record["part"] == "single") & (record["model"] == model)]
+    return _entries(rows.loc[rows["size"].abs().sort_values(ascending=False).index].head(most))
+
+
+def _entries(rows: pd.DataFrame) -> pd.DataFrame:
+    """Single entries, in words."""
     return pd.DataFrame(
         {
             "tensor": rows["tensor"].str.removesuffix(".weight"),
-            "row, column": [
-                f"{row:.0f}, {column:.0f}" for row, column in zip(rows["row"], rows["column"], strict=True)
-            ],
+            "row": rows["row"].astype(int).astype(str),
+            "column": rows["column"].astype(int).astype(str),
             "size in std": rows["size"].map("{:+.1f}".format),
             "found by": rows["found"],
             "rise": rows["rise"].map("{:+.4f}".format),

@@ -285,8 +285,8 @@ def _singles(asked: _Asked, weights: dict[str, torch.Tensor], cell: dict) -> lis
     weight and gradient (on training data), half and half.
 
     Rows: ``tensor``, ``row``, ``column``, ``size`` in standard deviations, how it was ``found``, the ``rise``; of the
-    worst and of the largest also ``beside``: the mean rise when random entries of the same matrix, of the same squared norm, are
-    zeroed instead.
+    worst and of the largest also ``beside``: the mean rise when random entries of the same matrix, of the same squared
+    norm, are zeroed instead.
     """
     checkpoint = open_checkpoint(asked.model).only(list(weights))
     chosen = outliers.largest(checkpoint, list(weights), CANDIDATES).assign(found="size")
