@@ -257,10 +257,10 @@ def _cut(family: str, counts: Counts, start: Fit) -> tuple[int, Fit]:
     while True:
         places = sorted({round(place) for place in np.linspace(first, last, _TRIED)})
         best = min(places, key=bits)
+        if last - first < _TRIED:  # all of them were tried
+            break
         at = places.index(best)
         first, last = places[max(at - 1, 0)], places[min(at + 1, len(places) - 1)]
-        if len(places) == last - first + 1 or last - first <= 2:
-            break
     stop = int(stops[best])
     return stop, fit(family, counts.upto(stop), counts.ends[stop - 1], start=tried[best][1])
 

@@ -66,7 +66,7 @@ def asked(record: pd.DataFrame) -> pd.DataFrame:
 
 
 def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Pruning curves: model → rows with arm, share, and the relative ``rise`` of the loss: mean, low, high over runs."""
+    """Pruning curves: model → rows with arm, share, and the relative ``rise`` of the loss: mean, low, high of runs."""
     table = {}
     for _, name, rows in _by_model(record):
         own = rows[rows["what"] == "model"].set_index("seed")["own"]
@@ -102,7 +102,7 @@ def scores(record: pd.DataFrame, shares: tuple[float, ...] = (0.3, 0.5, 0.7)) ->
 
 
 def layers(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Model → rows with depth and the relative rise of the loss without half of that layer: mean, low, high over runs."""
+    """Model → rows with depth and the relative rise of the loss without half of that layer: mean, low, high of runs."""
     table = {}
     for _, name, rows in _by_model(record):
         own = rows[rows["what"] == "model"].set_index("seed")["own"]
