@@ -4,13 +4,14 @@ Data flows one way: checkpoint → sketch → statistics → table → finding. 
 (`lfmlib.notebook`) and the book's build (`lfmlib.book`) are imported by name where they are wanted.
 """
 
-from . import findings, tolerance
+from . import findings, outliers, pruning, tolerance
 from .arrangement import arrangement
 from .checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
 from .controls import control, rescaled
 from .delta import compare, depth_trend
 from .iid import IID, iid
 from .normality import Normality, coding_cells, measure, normality
+from .optimal import Law, laws, optimal_law
 from .shapes import Shape, classify
 from .sketch import Sketch
 from .spectrum import Spectrum, spectrum
@@ -20,6 +21,7 @@ __all__ = [
     "IID",
     "Checkpoint",
     "CheckpointError",
+    "Law",
     "Normality",
     "Shape",
     "Sketch",
@@ -33,10 +35,14 @@ __all__ = [
     "depth_trend",
     "findings",
     "iid",
+    "laws",
     "measure",
     "noise_twin",
     "normality",
     "open_checkpoint",
+    "optimal_law",
+    "outliers",
+    "pruning",
     "rescaled",
     "spectrum",
     "survey",

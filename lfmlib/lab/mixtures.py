@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .. import nulls
 from ..evidence import CLAIMED, KEPT
 from ..optimal import optimal_law
 from ..sketch import Sketch
+from ..symmetry import asymmetry
 
 PLANTED = {
     "mean": 0.1,
@@ -71,6 +73,24 @@ def recovered(draws: int, kept: int, seed: int) -> pd.DataFrame:
     table.insert(2, "bias", table["found"] - table["planted"])
     table.attrs["called"] = int(each["called"].sum())
     return table
+
+
+def mirrored(size: int, seed: int) -> pd.DataFrame:
+    """Mean, skewness and distance from the mirror image of made tensors: noise, noise that is shifted, and skewed ones.
+
+    Returns:
+        Index: tensor. Columns: abs(mean) / std; skewness; the distance beyond that of noise.
+    """
+    rng, rows = np.random.default_rng([seed, 7]), {}
+    made = {"noise": rng.standard_normal(size), "shifted by 0.1 σ": rng.standard_normal(size) + 0.1}
+    for skewness in (0.2, 0.5):
+        shape = (2 / skewness) ** 2
+        made[f"skewness {skewness}"] = rng.gamma(shape, size=size) - shape
+    for name, values in made.items():
+        sketch = Sketch.of(values.astype(np.float32))
+        beyond = asymmetry(sketch) - nulls.typical("float32", size)["asymmetry"]
+        rows[name] = {"abs(mean) / std": abs(sketch.mean) / sketch.std, "skewness": sketch.skewness, "D": beyond}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def rejected(draws: int, size: int, seed: int) -> pd.DataFrame:

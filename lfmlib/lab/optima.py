@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from .. import evidence
+from ..coding import VARIANTS
 from ..findings import Finding
-from ..optimal import VARIANTS
 from ..outliers import RANGES
 from ..provenance import recorded
 from .initialization import where
@@ -154,6 +154,36 @@ def claimed(record: pd.DataFrame) -> pd.DataFrame:
                 wins, near, bits = some[["wins", "near", "bits"]].mean()
                 table[name][f"{pruned:.0%} pruned"] = f"{wins:.0%}, {near:.0%}, {bits:.4f}"
     return pd.DataFrame.from_dict(table, orient="index")
+
+
+def by_role(places: pd.DataFrame) -> pd.DataFrame:
+    """How unevenly outliers lie, by role: medians over the matrices that have any.
+
+    Args:
+        places: from `lfmlib.outliers.places`.
+    """
+    columns = {
+        "share": "outliers",
+        "rows": "in 1 % of rows",
+        "rows_noise": "by chance",
+        "columns": "in 1 % of columns",
+        "columns_noise": "by chance ",
+    }
+    if places.empty:
+        return pd.DataFrame(columns=list(columns.values()))
+    return places.groupby("role", sort=False)[list(columns)].median().rename(columns=columns).rename_axis(None)
+
+
+def lined_up(table: pd.DataFrame) -> str:
+    """Whether outliers of different layers lie at the same places, in a sentence; from `lfmlib.outliers.line_up`."""
+    if table.empty:
+        return "Nothing can be said of places that several layers share: too few layers have outliers."
+    there, chance = np.average(table[["there", "chance"]], axis=0, weights=table["outliers"])
+    more = (table["there"] > table["chance"]).sum()
+    return (
+        f"**{there:.1%}** of the outliers lie there; by chance it would be {chance:.1%}. It is more than chance in "
+        f"{more} of {len(table)} matrices."
+    )
 
 
 def damage(record: pd.DataFrame) -> pd.DataFrame:

@@ -21,11 +21,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .. import evidence, nulls, outliers, pruning
+from .. import evidence, outliers, pruning
 from ..checkpoint import Checkpoint, open_checkpoint
+from ..coding import VARIANTS
 from ..evidence import KEPT
 from ..hub import MINILM_SHA256
-from ..optimal import VARIANTS, laws, optimal_law
+from ..optimal import laws, noise_laws
 from ..records import Experiment
 from ..survey import noise_twin, survey
 from . import finetuning, models
@@ -158,10 +159,11 @@ def run(cell: dict) -> list[dict]:
     if cell["part"] == "single":
         return _singles(asked, weights, cell)
     checkpoint = open_checkpoint(model).only(list(weights))
-    rows = [_whole(asked, checkpoint, seed)]
+    surveyed = evidence.eligible(survey(checkpoint, progress=False))
+    rows = [_whole(asked, surveyed, seed)]
     fixed = cell["model"] in models.PRETRAINED and seed  # its matrices are those of seed 0
     found = {pruned: laws(checkpoint, pruned=pruned, progress=False) for pruned in ((KEPT,) if fixed else PRUNED)}
-    rows += [] if fixed else _laws(found, checkpoint, seed)
+    rows += [] if fixed else _laws(found, surveyed, seed)
     rows += _curves(asked, model, weights, cell)
     rows += _layers(asked, weights, checkpoint)
     return rows + _damage(asked, weights, found[KEPT].set_index("tensor")["outlier_cut"].to_dict(), seed)
@@ -182,8 +184,7 @@ class _Asked:
         return found["loss"]
 
 
-def _whole(asked: _Asked, checkpoint: Checkpoint, seed: int) -> dict:
-    table = evidence.eligible(survey(checkpoint, progress=False))
+def _whole(asked: _Asked, table: pd.DataFrame, seed: int) -> dict:
     noise = noise_twin(table, seed)
     return {
         "what": "model",
@@ -199,12 +200,12 @@ def _whole(asked: _Asked, checkpoint: Checkpoint, seed: int) -> dict:
     }
 
 
-def _laws(found: dict[float, pd.DataFrame], checkpoint: Checkpoint, seed: int) -> list[dict]:
+def _laws(found: dict[float, pd.DataFrame], surveyed: pd.DataFrame, seed: int) -> list[dict]:
     rows = []
     for pruned, table in found.items():
         bits = table[[f"bits_{name}" for name in VARIANTS]]
         bits = bits.sub(bits.min(axis=1), axis=0)
-        noise = _noise_laws(checkpoint, pruned, seed) if pruned == KEPT else None
+        noise = noise_laws(surveyed, pruned=KEPT, seed=seed) if pruned == KEPT else None
         for name in VARIANTS:
             row = {"what": "law", "pruned": pruned, "variant": name}
             row["wins"] = brief(evidence.share(table, table["variant"] == name))
@@ -215,16 +216,6 @@ def _laws(found: dict[float, pd.DataFrame], checkpoint: Checkpoint, seed: int) -
             rows.append(row)
         rows[-len(VARIANTS)] |= {name: brief(table[name].median()) for name in ("outlier_share", "gg_shape")}
     return rows
-
-
-def _noise_laws(checkpoint: Checkpoint, pruned: float, seed: int) -> pd.DataFrame:
-    """The law of pruned Gaussian noise of the size, type and std of every matrix."""
-    rows = []
-    for row in survey(checkpoint, progress=False).to_dict("records"):
-        rng = np.random.default_rng([seed, *row["tensor"].encode()])
-        made = nulls.draw(row["dtype"], row["count"], rng, row["mean"], row["std"])
-        rows.append({"numel": row["numel"], "variant": optimal_law(made, pruned=pruned).variant})
-    return pd.DataFrame(rows)
 
 
 def _curves(asked: _Asked, model: nn.Module, weights: dict[str, torch.Tensor], cell: dict) -> list[dict]:

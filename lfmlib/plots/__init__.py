@@ -7,6 +7,7 @@ theme, and that colour-blind readers can tell apart. They are drawn narrow, so t
 from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
 from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_gradient
 from .noise import closing, shares, transport
+from .optimal import anatomy, by_law, pruning
 from .style import COLOURS, INK, WIDTH, figure, style
 from .training import STARTS, collapse, curves, growth, panels, starts_legend, sweep_map
 from .weights import SHAPES, depth_role_map, gaussian, histogram, label_map, map_height, ranges, score_plane, strip
@@ -21,8 +22,10 @@ __all__ = [
     "WIDTH",
     "alike",
     "along",
+    "anatomy",
     "budget",
     "by_control",
+    "by_law",
     "by_layer",
     "by_share",
     "closing",
@@ -41,6 +44,7 @@ __all__ = [
     "map_height",
     "panels",
     "power",
+    "pruning",
     "ranges",
     "score_plane",
     "shares",
