@@ -89,6 +89,20 @@ def free(record: pd.DataFrame, of: str = "own") -> pd.DataFrame:
     return pd.DataFrame.from_dict(table, orient="index")
 
 
+def against_noise(record: pd.DataFrame) -> str:
+    """Whether magnitude pruning goes further than noise of the size of what it takes, in a sentence."""
+    words, further = [], 0
+    for _, name, rows in _by_model(record):
+        pruned, noise = evidence.free_share(rows), evidence.free_share(rows, "noise")
+        mean, low, high = evidence.over_runs(100 * (pruned - noise))
+        further += low > 0
+        words.append(f"{name} {mean:+.0f} [{low:.0f}, {high:.0f}]")
+    return (
+        f"One-per-cent point of magnitude pruning less that of noise, in points: {'; '.join(words)}. Beyond the "
+        f"interval, pruning goes further in **{further} of {len(words)}** models."
+    )
+
+
 def scores(record: pd.DataFrame, shares: tuple[float, ...] = (0.3, 0.5, 0.7)) -> pd.DataFrame:
     """Accuracy after pruning by magnitude; models that have one."""
     table = {}

@@ -60,6 +60,8 @@ CALIBRATION = {"minilm": 64, "decoder": 32, "deep-decoder": 32, "vit": 256, "cli
 """Training examples that Wanda sees, and the gradient."""
 MOST = {"minilm": 4, "decoder": 64, "deep-decoder": 64, "vit": None, "clip": None}
 """Held-out examples that a loss is measured on (MiniLM: groups of 64 pairs)."""
+TOY = {"matrices": 4, "items": 128}
+"""Of toys: how many matrices are looked at, and held-out examples."""
 CANDIDATES, BESIDE, SETS = 16, 5, 4
 """Of single entries: how many are tried of each kind; how many of the worst, and of the largest, get random sets beside
 them, and how many of these."""
@@ -108,7 +110,7 @@ def _cells() -> Iterator[dict]:
 
 def _toys() -> Iterator[dict]:
     """Four matrices of the ViT, hardly trained, at two seeds."""
-    toy = {"model": "vit", **TASKS["vit"], "steps": 60, "batch": 16, "matrices": 4}
+    toy = {"model": "vit", **TASKS["vit"], "steps": 40, "batch": 32, **TOY}
     for seed in range(2):
         yield {"part": "whole", **toy, "seed": seed}
     yield {"part": "single", **toy, "seed": 0}
@@ -124,7 +126,7 @@ def trained(cell: dict) -> nn.Module:
     """The model of a cell, in evaluation mode."""
     if cell["model"] in models.PRETRAINED:
         return start_of(Config(cell["model"], cell["task"], start="library")).eval()
-    settings = {name: value for name, value in cell.items() if name not in ("part", "matrices")}
+    settings = {name: value for name, value in cell.items() if name != "part" and name not in TOY}
     return train(Config(**settings, gain=finetuning.GAIN), progress=False, snapshots=0).model
 
 
@@ -174,7 +176,7 @@ class _Asked:
 
     def __init__(self, model: nn.Module, cell: dict):
         self.model, self.task, self.scores = model, problem(cell["model"], cell["task"]), []
-        self.options = {"most": MOST[cell["model"]]}
+        self.options = {"most": cell.get("items", MOST[cell["model"]])}
         if cell["model"] in models.PRETRAINED:
             self.options["skip"] = MOST[cell["model"]] * cell["seed"]
 
@@ -185,7 +187,7 @@ class _Asked:
 
 
 def _whole(asked: _Asked, table: pd.DataFrame, seed: int) -> dict:
-    noise = noise_twin(table, seed)
+    noise = noise_twin(table.assign(mean=0.0), seed)
     return {
         "what": "model",
         "own": brief(asked()),
