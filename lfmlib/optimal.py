@@ -45,8 +45,8 @@ class Law:
         code_lengths: variant → held-out bits per kept value, parameters charged, over the coding cells.
         mean, sigma: centre and standard deviation of its core, before any cut.
         gg_shape: of its core: 2 Gaussian, 1 Laplace.
-        lower: smallest magnitude kept (float32: the lower edge of its cell, less than 0.8 % below).
-        upper: magnitude at which its core is cut; math.inf where it is open.
+        lower: magnitude at which what is kept begins: the lower edge of the storage cell of the smallest.
+        upper: magnitude at which its core is cut, the upper edge of such a cell; math.inf where it is open.
         outlier_share: share of the kept values beyond; 0 without outliers.
         outlier_cut: magnitude beyond which a value is an outlier of a Gaussian core, whichever law won; math.inf where
             a Gaussian codes shorter without outliers than with them.

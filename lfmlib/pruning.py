@@ -90,7 +90,7 @@ def largest_share(found: pd.DataFrame, bound: float) -> float:
         Between 0 and 1, linear between the shares that were measured, from no rise at none; the last of these where
         the bound is never crossed.
     """
-    mean = found.groupby("share")["rise"].mean()
+    mean = found.groupby("share")["rise"].agg(lambda rises: rises.mean(skipna=False))
     shares = np.concatenate([[0.0], mean.index[mean.index > 0].to_numpy(float)])
     rises = np.concatenate([[0.0], mean[mean.index > 0].to_numpy(float)])
     over = np.flatnonzero(~(rises <= bound))  # what is not finite has crossed

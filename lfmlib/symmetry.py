@@ -29,10 +29,12 @@ def asymmetry(x) -> float:
     cells, n, centre = sketch.cells, sketch.count, sketch.mean
     upto = np.cumsum(cells.count)
     if not sketch.grid.wide:
-        # Steps of W - μ are at v - μ, those of μ - W at μ - v; the difference of the two functions, mirrored, is the
-        # same up to its sign, so the first are enough: #{w ≤ v} against #{w ≥ 2μ - v}.
-        mirrored = n - np.concatenate([[0], upto])[np.searchsorted(cells.value, 2 * centre - cells.value, side="left")]
-        return float(np.abs(upto - mirrored).max() / n)
+        # The difference of the two functions steps at v - μ and at μ - v: #{w ≤ v} - #{w ≥ 2μ - v} after the first,
+        # and after the second #{w ≤ 2μ - v} - #{w ≥ v}.
+        below, mirror = np.concatenate([[0], upto]), 2 * centre - cells.value
+        first = upto - (n - below[np.searchsorted(cells.value, mirror, side="left")])
+        second = below[np.searchsorted(cells.value, mirror, side="right")] - (n - below[:-1])
+        return float(max(np.abs(first).max(), np.abs(second).max()) / n)
     edges = np.concatenate([cells.lower, cells.upper])
     return float(np.abs(_below(sketch, edges) + _below(sketch, 2 * centre - edges) - 1).max())
 

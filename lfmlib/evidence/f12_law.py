@@ -46,8 +46,8 @@ def f12_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F12 of a model.
 
     The number judged is how many of the two legs hold; its bracket counts those whose lower limit does, and those whose
-    upper limit does. Where random sets do no damage at all, that of outliers need only be above 0. The law of a checkpoint that is not trained here is a census. The null asks for the law of pruned
-    noise.
+    upper limit does. Where random sets do no damage at all, that of outliers need only be above 0. The law of a
+    checkpoint that is not trained here is a census. The null asks for the law of pruned noise.
 
     Args:
         rows: of the record `optimal`, of one model.

@@ -1,0 +1,146 @@
+"""F9 to F12: verdicts on made tables and records, planted both ways."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import lfmlib
+from lfmlib import evidence
+
+
+def surveyed(mean: float, skewed: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rng = np.random.default_rng(0)
+    made = {}
+    for layer in range(5):
+        values = (rng.gamma(4, size=(80, 80)) - 4) / 2 if skewed and layer else rng.standard_normal((80, 80))
+        made[f"layers.{layer}.mlp.up_proj.weight"] = torch.tensor(values + mean * (layer > 0)).float()
+    table = lfmlib.survey(made, progress=False)
+    return table, lfmlib.noise_twin(table.assign(mean=0.0))
+
+
+@pytest.mark.parametrize(
+    ("mean", "skewed", "verdicts"),
+    [
+        (0.0, False, ("supported", "supported")),
+        (0.2, False, ("contradicted", "supported")),
+        (0.0, True, ("supported", "contradicted")),
+    ],
+)
+def test_f9_and_f10_of_a_checkpoint(mean, skewed, verdicts):
+    table, noise = surveyed(mean, skewed)
+    found = evidence.f9(table, noise, "m", {}), evidence.f10(table, noise, "m", {})
+    assert tuple(one.verdict for one in found) == verdicts
+    assert [one.null for one in found] == [1, 1] and found[0].interval is None
+    assert found[0].value == (0.2 if mean else 1.0)
+
+
+def test_f9_of_a_small_matrix_asks_for_no_more_than_noise_has():
+    table, _ = surveyed(0.0, False)
+    small = table.assign(mean_ratio=0.06, mean_ratio_null_high=0.07)
+    assert evidence.zero_mean(small).all() and not evidence.zero_mean(small.assign(mean_ratio=0.08)).any()
+
+
+def test_f9_and_f10_over_runs():
+    rows = pd.DataFrame(
+        {"zero_mean": [0.9, 0.95, 0.92], "symmetric": [0.7, 0.9, 0.8], "mean_ratio": 0.01, "asymmetry": 0.001,
+         "noise_mean": 1.0, "noise_symmetric": 1.0}
+    )  # fmt: skip
+    f9, f10 = evidence.f9_f10_over_runs(rows, "m", {})
+    assert (f9.id, f9.verdict, f10.id, f10.verdict) == ("F9", "supported", "F10", "undecided")
+    with pytest.raises(ValueError, match=r"F9 and F10 of m need at least two runs"):
+        evidence.f9_f10_over_runs(rows[:1], "m", {})
+
+
+def recorded(
+    free: float, law: float = 0.0, damage: float = 1.0, random: float = 0.01, scatter: float = 0.0
+) -> pd.DataFrame:
+    """Five runs of loss 2, whose loss rises by 1 % when a share ``free`` is pruned; outliers that do ``damage``."""
+    rows, rng = [], np.random.default_rng(0)
+    for seed in range(5):
+        rows.append({"what": "model", "seed": seed, "own": 2.0, "prior": 3.0})
+        for arm, factor in (
+            ("magnitude", 1),
+            ("magnitude, all together", 1.2),
+            ("Wanda", 1.1),
+            ("random", 0.2),
+            ("noise", 0.9),
+        ):
+            point = factor * (free + scatter * rng.standard_normal())
+            for share in np.linspace(0.05, 0.95, 19):
+                rows.append(
+                    {"what": "curve", "seed": seed, "arm": arm, "draw": 0, "share": share, "rise": 0.02 * share / point}
+                )
+        won = {"wins": law, "near": 1.0, "noise_wins": 0.0}
+        rows.append({"what": "law", "seed": seed, "pruned": evidence.KEPT, "variant": evidence.CLAIMED, **won})
+        for entries, rise in (
+            ("outliers", damage * random if random else damage),
+            ("as large", random),
+            ("as many", random / 10),
+        ):
+            rise *= 1 + 0.05 * rng.standard_normal()
+            for change in ("zeroed", "amplified"):
+                rows.append(
+                    {
+                        "what": "damage",
+                        "seed": seed,
+                        "entries": entries,
+                        "change": change,
+                        "draw": 0,
+                        "sets": 0.005,
+                        "rise": rise,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("free", "scatter", "verdict"),
+    [(0.5, 0.02, "supported"), (0.2, 0.01, "partly"), (0.06, 0.001, "contradicted"), (0.3, 0.05, "undecided")],
+)
+def test_f11_is_where_the_loss_has_risen_by_one_per_cent(free, scatter, verdict):
+    found = evidence.f11_over_runs(recorded(free, scatter=scatter), "m", {})
+    assert found.verdict == verdict and found.value == pytest.approx(free, abs=0.05)
+    assert found.details["parts"]["at random"] == pytest.approx(0.2 * found.value, rel=0.2)
+    assert found.null == pytest.approx(0.9 * found.value, rel=0.2)
+
+
+def test_f11_in_units_of_the_gap():
+    rows = recorded(0.4)
+    assert evidence.free_share(rows, of="gap").mean() == pytest.approx(0.2, abs=1e-6)  # the gap is half of the loss
+
+
+@pytest.mark.parametrize(
+    ("law", "damage", "verdict", "value"),
+    [(0.9, 5.0, "supported", 2), (0.1, 5.0, "partly", 1), (0.9, 1.5, "partly", 1), (0.1, 1.5, "contradicted", 0),
+     (0.1, 3.0, "undecided", None)],
+)  # fmt: skip
+def test_f12_counts_its_two_legs(law, damage, verdict, value):
+    found = evidence.f12_over_runs(recorded(0.4, law, damage), "m", {})
+    assert found.verdict == verdict
+    assert value is None or found.value == value
+    assert found.null == 0
+
+
+def test_f12_without_outliers_or_without_damage_at_random():
+    rows = recorded(0.4, damage=5.0)
+    none = rows.assign(sets=rows["sets"].where(rows["entries"] != "outliers", 0.0))
+    found = evidence.f12_over_runs(none, "m", {})
+    assert found.value == 0 and found.details["parts"]["damage"] == "no outliers"
+    endless = evidence.f12_over_runs(recorded(0.4, damage=0.1, random=0.0), "m", {})
+    assert endless.value == 1 and endless.details["parts"]["damage"] == "∞ ×"
+    healed = rows.assign(rise=rows["rise"].where(rows["what"] != "damage", -rows["rise"]))
+    assert evidence.f12_over_runs(healed, "m", {}).details["parts"]["damage"] == "none at random"
+
+
+def test_one_run_is_refused_and_a_checkpoint_alone_is_not_judged():
+    rows = recorded(0.4)
+    for rule in (evidence.f11_over_runs, evidence.f12_over_runs):
+        with pytest.raises(ValueError, match=r"of m needs at least two runs"):
+            rule(rows[rows["seed"] == 0], "m", {})
+    alone = evidence.f11("m", {})
+    assert alone.value is None and "takes the model’s task" in alone.details["reason"]
+    rng = np.random.default_rng(0)
+    made = {"layers.0.mlp.up_proj.weight": torch.tensor(rng.laplace(size=(90, 80))).float()}
+    told = evidence.f12(lfmlib.laws(made, pruned=evidence.KEPT, progress=False), "m", {})
+    assert told.value is None and told.details["law_share"] == 0 and "laplace" in told.details["reason"]

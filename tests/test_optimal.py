@@ -1,0 +1,181 @@
+"""The law of what pruning keeps: code lengths against scipy, planted laws recovered, others not mistaken for them."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+import lfmlib
+from lfmlib import nulls, optimal
+from lfmlib.coding import MOST, VARIANTS, Tail, cells
+from lfmlib.families import Counts, Fit, fit
+from lfmlib.lab import mixtures
+from lfmlib.sketch import Sketch
+
+EDGES = np.arange(0.5, 6, 0.05)
+FITS = {
+    "gaussian": (Fit("gaussian", 0.2, 1.3, 2.0), stats.norm(0.2, 1.3)),
+    "laplace": (Fit("laplace", -0.1, 0.9, 1.0), stats.laplace(-0.1, 0.9)),
+    "generalized-gaussian": (Fit("generalized-gaussian", 0.1, 1.1, 1.4), stats.gennorm(1.4, 0.1, 1.1)),
+}
+
+
+def counted(values: np.ndarray, edges: np.ndarray = EDGES) -> Counts:
+    below, above = np.histogram(-values, edges)[0], np.histogram(values, edges)[0]
+    return Counts(edges, below, above, edges[1:])
+
+
+@pytest.mark.parametrize("family", FITS)
+@pytest.mark.parametrize("open_", [True, False])
+def test_code_lengths_are_those_of_scipys_distributions(family, open_):
+    law, reference = FITS[family]
+    values = reference.rvs(3000, random_state=0)
+    counts, upper = counted(values), math.inf if open_ else EDGES[-1]
+    above, below = np.diff(reference.cdf(EDGES)), np.diff(reference.sf(-EDGES))
+    whole = (reference.cdf(upper) - reference.cdf(EDGES[0])) + (reference.cdf(-EDGES[0]) - reference.cdf(-upper))
+    expected = -(counts.positive @ np.log2(above / whole) + counts.negative @ np.log2(below / whole))
+    assert law.bits(counts, upper) == pytest.approx(expected, rel=1e-9)
+    assert law.std == pytest.approx(reference.std(), rel=1e-9)
+
+
+@pytest.mark.parametrize("family", FITS)
+def test_a_fit_finds_the_parameters_through_both_cuts(family):
+    law, reference = FITS[family]
+    values = reference.rvs(400_000, random_state=1)
+    found = fit(family, counted(values, np.arange(0.5, 3.01, 0.05)), 3.0)
+    assert found.mean == pytest.approx(law.mean, abs=0.02)
+    assert found.scale == pytest.approx(law.scale, rel=0.08)
+    assert found.shape == pytest.approx(law.shape, abs=0.1)
+
+
+def test_far_tails_cost_much_but_not_infinitely():
+    far = Counts(np.array([0.0, 1.0, 80.0, 81.0]), np.zeros(3), np.array([100.0, 0, 1]), np.array([1.0, 80, 81]))
+    costs = [Fit(name, 0.0, 1.0, shape).bits(far, math.inf) for name, shape in
+             (("gaussian", 2.0), ("generalized-gaussian", 2.0), ("laplace", 1.0))]  # fmt: skip
+    assert all(map(math.isfinite, costs))
+    near = -100 * math.log2(stats.norm.cdf(1) - 0.5)
+    assert costs[0] - near == pytest.approx((80**2 / 2 + math.log(80 * math.sqrt(2 * math.pi))) / math.log(2), rel=1e-3)
+    assert costs[0] == pytest.approx(costs[1], rel=2) and costs[2] < 400
+
+
+def test_an_outliers_law_is_paretos():
+    rng, stop = np.random.default_rng(2), 20
+    edges = np.append(np.linspace(0, 1, stop + 1), np.geomspace(1.02, 80, 200))
+    far = (1 + rng.pareto(3.0, 2000)).clip(max=79)
+    counts = counted(np.concatenate([rng.uniform(0, 1, 98_000), far * rng.choice([-1, 1], 2000)]), edges)
+    tail = Tail.of(counts, stop)
+    assert (tail.share, tail.exponent) == (pytest.approx(0.02, rel=1e-3), pytest.approx(3.0, rel=0.08))
+
+
+def test_every_planted_parameter_comes_out():
+    found = mixtures.recovered(draws=6, kept=40_000, seed=1)
+    assert found.attrs["called"] == 6
+    # within four standard errors, or the width of a cell where nothing scatters
+    assert (found["bias"].abs() <= 4 * found["spread"] / math.sqrt(6) + 2e-3).all(), found
+    assert (found["spread"] < [0.01, 0.02, 1e-6, 0.05, 0.002, 1e-3, 0.05]).all(), found
+
+
+def test_other_laws_do_not_pass_for_it():
+    found = mixtures.rejected(draws=2, size=40_000, seed=2)
+    assert (found["times"] == 0).all()
+    assert found.loc["Gaussian noise", "called"] == found.loc["Gaussian noise, pruned", "called"] == "gaussian"
+    assert found.loc["Laplace, pruned", "called"] == "laplace"
+    assert "generalized" in found.loc["logistic, pruned", "called"]
+    assert found.loc["uniform", "called"] == "truncated-gaussian"  # a Gaussian far wider than its cuts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("pruned", [0.0, 0.5])
+def test_noise_is_called_gaussian_nearly_always(dtype, pruned):
+    rng = np.random.default_rng(3)
+    names = [lfmlib.optimal_law(nulls.draw(dtype, 30_000, rng, 0, 0.04), pruned=pruned).name for _ in range(12)]
+    assert names.count("gaussian") >= 11 and lfmlib.optimal.NAMES[2] not in names
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 100), st.integers(-12, 12), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_scale_changes_nothing_but_itself(seed, power, dtype):
+    x = torch.tensor(np.random.default_rng(seed).standard_t(6, 3000) + 0.2).to(dtype)
+    one, other = (lfmlib.optimal_law(y, pruned=0.3) for y in (x, x * 2.0**power))
+    assert other.code_lengths == pytest.approx(one.code_lengths, abs=1e-7)
+    assert other.sigma == pytest.approx(one.sigma * 2.0**power, rel=1e-3)
+    assert other.mean == pytest.approx(one.mean * 2.0**power, abs=1e-3 * other.sigma)
+    assert other.lower == one.lower * 2.0**power and other.pruned == one.pruned
+
+
+def test_zeros_are_pruned_and_pruning_is_by_magnitude():
+    x = torch.tensor(np.random.default_rng(4).standard_normal(20_000)).bfloat16()
+    law = lfmlib.optimal_law(x, pruned=0.4)
+    small = torch.where(x.abs().double() < law.lower, 0, x)
+    assert law.pruned == pytest.approx(0.4, abs=0.01)
+    again = lfmlib.optimal_law(small)
+    assert (again.kept, again.pruned, again.code_lengths) == (law.kept, law.pruned, law.code_lengths)
+    assert lfmlib.optimal_law(small, pruned=0.2).kept == law.kept  # fewer than the zeros that are there
+
+
+def test_chunks_and_sketches_give_the_same_law():
+    x = torch.tensor(np.random.default_rng(5).standard_normal(9000)).float()
+    whole = lfmlib.optimal_law(x)
+    assert whole == lfmlib.optimal_law(x.split(1000)) == lfmlib.optimal_law(Sketch.of(x))
+
+
+def test_cells_hold_every_kept_value_once():
+    x = np.random.default_rng(6).standard_t(3, 5000).astype(np.float32)
+    counts = cells(Sketch.of(x), 0.25)
+    assert counts.both.sum() == pytest.approx(0.75 * 5000, abs=40)
+    kept = np.abs(x) >= counts.edges[0]
+    assert kept.sum() == counts.both.sum() and (counts.ends <= counts.edges[1:]).all()
+    assert np.array_equal(np.histogram(np.abs(x[kept]), counts.edges)[0], counts.both)
+    halves = counts.halves(np.random.default_rng(0))
+    assert np.array_equal(halves[0].both + halves[1].both, counts.both)
+
+
+def test_at_most_a_hundredth_are_outliers_and_the_cut_tells_which():
+    rng = np.random.default_rng(7)
+    x = rng.standard_t(2.5, 50_000).astype(np.float32)
+    law = lfmlib.optimal_law(x)
+    for name, (_, way) in VARIANTS.items():
+        one = law.candidates[name]
+        assert one.outlier_share <= MOST and (one.outlier_share > 0) == (way == "outliers")
+    claimed = law.candidates["truncated-gaussian+outliers"]
+    assert law.outlier_cut == claimed.upper
+    assert (np.abs(x) > law.outlier_cut).mean() == pytest.approx(claimed.outlier_share, abs=1e-4)
+    assert lfmlib.optimal_law(rng.standard_normal(50_000)).outlier_cut == math.inf
+
+
+@pytest.mark.parametrize(
+    ("values", "pruned", "message"),
+    [
+        (np.ones(1000), 0.0, r"1000 values of 1 magnitudes are left of 1000 \(0 are zero\): expected at least 256"),
+        (np.arange(200.0), 0.0, r"199 values of \d+ magnitudes are left of 200 \(1 are zero\)"),
+        (np.zeros(1000), 0.0, r"0 values"),
+        (np.arange(1000.0), 1.0, r"pruned is 1.0: expected a share"),
+        (np.arange(1000.0), -0.1, r"pruned is -0.1: expected a share"),
+    ],
+)
+def test_what_has_no_law_says_why(values, pruned, message):
+    with pytest.raises(ValueError, match=message):
+        lfmlib.optimal_law(values.astype(np.float32), pruned=pruned)
+
+
+def test_laws_of_a_checkpoint():
+    rng = np.random.default_rng(8)
+    made = {
+        "layers.0.mlp.up_proj.weight": torch.tensor(rng.standard_normal((96, 64))).float(),
+        "layers.1.mlp.up_proj.weight": torch.tensor(rng.laplace(size=(96, 64))).float(),
+        "layers.1.mlp.tiny.weight": torch.ones(8, 8),
+        "layers.0.norm.weight": torch.ones(96),
+    }
+    table = lfmlib.laws(made, pruned=0.2, progress=False)
+    assert list(table["name"]) == ["gaussian", "laplace"] and list(table["depth"]) == [0, 1]
+    assert "64 values of 1 magnitudes" in table.attrs["skipped"]["layers.1.mlp.tiny.weight"]
+    assert table[[f"bits_{name}" for name in VARIANTS]].notna().all(axis=None)
+    noise = optimal.noise_laws(lfmlib.survey(made, progress=False), pruned=0.2)
+    assert list(noise["tensor"]) == list(table["tensor"]) and set(noise["name"]) == {"gaussian"}
+    assert isinstance(noise, pd.DataFrame) and list(noise) == list(table)
