@@ -178,10 +178,10 @@ def by_role(places: pd.DataFrame) -> pd.DataFrame:
     """
     columns = {
         "share": "outliers",
-        "rows": "in 1 % of rows",
-        "rows_noise": "by chance",
-        "columns": "in 1 % of columns",
-        "columns_noise": "by chance ",
+        "rows": "in 1 % of the rows",
+        "rows_noise": "rows, by chance",
+        "columns": "in 1 % of the columns",
+        "columns_noise": "columns, by chance",
     }
     if places.empty:
         return pd.DataFrame(columns=list(columns.values()))

@@ -1,0 +1,112 @@
+"""Optimal weights in the lab: MiniLM's own question, a toy of the experiment, and what the chapter reads off it."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.nn import functional
+
+from lfmlib import evidence, findings
+from lfmlib.coding import VARIANTS
+from lfmlib.lab import finetuning, models, optima, optimum
+from lfmlib.lab.judging import contrast
+from lfmlib.lab.problems import problem
+from lfmlib.records.experiment import measure
+
+
+def test_contrast_is_the_cross_entropy_both_ways():
+    similar = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
+    rows, columns = (functional.cross_entropy(one, torch.arange(5)) for one in (similar, similar.T))
+    assert contrast(similar, torch.eye(5)).item() == pytest.approx(((rows + columns) / 2).item())
+    assert contrast(torch.zeros(4, 4), torch.ones(4, 4)).item() == pytest.approx(math.log(4))
+
+
+def test_halves_are_halves_of_held_out_texts_and_disjoint():
+    task = problem("minilm", "halves")
+    first, second = task._halves(task.test, np.array([0, 1]))
+    whole = task.test[0]
+    middle = len(whole) // 2
+    assert first[0][first[0] != task.padding].tolist() == [*whole[:middle].tolist(), whole[-1].item()]
+    assert second[0][second[0] != task.padding].tolist() == [whole[0].item(), *whole[middle:].tolist()]
+    assert len(task.test) >= optimum.SEEDS * optimum.MOST["minilm"] * task.group  # five disjoint parts
+    assert task.prior() == pytest.approx(math.log(64))
+    assert task.data_hash != problem("minilm", "library").data_hash
+
+
+@pytest.mark.slow
+def test_minilm_knows_halves_and_its_factor_is_the_best_on_training_pairs():
+    task, model = problem("minilm", "halves"), models.build("minilm", 0, 2).eval()
+    found = task.evaluate(model, 2)
+    assert found["accuracy"] > 10 * found["trivial_accuracy"] and found["loss"] < task.prior() - 0.5
+    assert task.evaluate(model, 1, skip=1)["loss"] == pytest.approx(2 * found["loss"] - task.evaluate(model, 1)["loss"])
+    with torch.no_grad():
+        cosines = [task._similar(model, task.batch(10_007, step, task.group)) / task.scale for step in range(6)]
+    losses = {
+        scale: np.mean([contrast(scale * one, torch.eye(task.group)).item() for one in cosines])
+        for scale in (7, task.scale, 17)
+    }
+    assert min(losses, key=losses.get) == task.scale
+
+
+def test_a_clips_loss_is_that_of_its_groups():
+    task, model = problem("clip", "pairs"), models.build("clip", 0).eval()
+    found = task.evaluate(model, 64)
+    assert found["loss"] == pytest.approx(task.prior(), abs=0.5)  # untrained
+    assert 0 <= found["accuracy"] <= 0.4
+
+
+@pytest.fixture(scope="module")
+def toy() -> pd.DataFrame:
+    cells = [cell | {"steps": 4, "matrices": 2, "items": 64} for cell in optimum.experiment().quick]
+    return pd.DataFrame([row for cell in cells for row in measure(optimum.experiment(), cell)["rows"]])
+
+
+def test_cells_are_models_and_seeds():
+    experiment = optimum.experiment()
+    assert len(experiment.cells) == 5 * 5 + 5
+    assert {cell["model"] for cell in experiment.cells} == set(optima.NAMES) == set(optima.SHORT)
+    remeasured = [cell for cell in experiment.cells if experiment.alone(cell)]
+    assert {cell["part"] for cell in remeasured} == {"whole"}
+    assert finetuning.BASES["vit"].items() <= next(cell for cell in remeasured if cell["model"] == "vit").items()
+
+
+def test_a_toy_has_every_kind_of_row(toy):
+    assert set(toy["what"]) == {"model", "law", "curve", "layer", "damage", "quantized", "single"}
+    curves = toy[toy["what"] == "curve"]
+    assert set(curves["arm"]) == set(optimum.ARMS)
+    pruned = curves[curves["arm"] != "noise"]
+    assert pruned["zeroed"].to_numpy() == pytest.approx(pruned["share"].to_numpy(), abs=0.01)
+    laws = toy[toy["what"] == "law"]
+    assert (laws.groupby(["seed", "pruned"])["wins"].sum() == 1).all() and set(laws["variant"]) == set(VARIANTS)
+    single = toy[toy["what"] == "single"]
+    assert single["rise"].is_monotonic_decreasing and single["beside"].notna().sum() >= optimum.BESIDE
+    assert set(single["found"]) == {"size", "gradient"}
+
+
+def test_random_sets_are_as_large_and_as_many(toy):
+    sets = toy[toy["what"] == "damage"].groupby(["seed", "entries"])["sets"].first().unstack()
+    assert (sets["as many"] == sets["outliers"]).all() and (sets["as large"] >= sets["outliers"]).all()
+
+
+def test_every_table_of_the_chapter_has_its_models(toy):
+    tables = (optima.asked, optima.free, optima.scores, optima.wins, optima.claimed, optima.damage, optima.changed,
+              optima.quantized)  # fmt: skip
+    for make in tables:
+        assert list(make(toy).index) == ["ViT"], make
+    assert set(optima.curves(toy)["ViT"]["arm"]) == set(optimum.ARMS)
+    assert len(optima.largest(toy, "vit")) == len(optima.singles(toy, "vit")) == 5
+    assert optima.singles(toy).empty  # MiniLM is not among the toys
+    for say in (optima.fragile, optima.worst, optima.against_noise):
+        assert "ViT" in say(toy)
+
+
+def test_findings_of_a_record(toy):
+    found = optima.found(toy.assign(commits=None), seed=0)
+    assert {name: [one.id for one in each] for name, each in found.items()} == {
+        name: [name] for name in ("F9", "F10", "F11", "F12")
+    }
+    for (one,) in found.values():
+        assert one.verdict in findings.VERDICTS and one.model == "lab ViT" and one.details["runs"] == 2
+    assert evidence.free_share(toy).between(0, 1).all()
