@@ -78,14 +78,17 @@ def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def free(record: pd.DataFrame, of: str = "own") -> pd.DataFrame:
-    """The share of weights that can go for one per cent, by model and arm, in words: mean and 95 % over runs.
+    """The share of weights that can go for one per cent, by model and arm, in per cent: mean and 95 % over runs.
 
     Args:
         of: one per cent of the loss itself ("own"), or of the gap to knowing nothing but frequencies ("gap").
     """
     table = {}
     for _, name, rows in _by_model(record):
-        table[name] = {arm: _percent(evidence.free_share(rows, arm, of)) for arm in ARMS}
+        table[name] = {}
+        for arm in ARMS:
+            mean, low, high = (100 * one for one in evidence.over_runs(evidence.free_share(rows, arm, of)))
+            table[name][arm] = f"{mean:.0f} [{max(low, 0):.0f}, {min(high, 100):.0f}]"
     return pd.DataFrame.from_dict(table, orient="index")
 
 
@@ -153,8 +156,19 @@ def wins(record: pd.DataFrame, pruned: float = KEPT, column: str = "wins") -> pd
     for _, name, rows in _by_model(record):
         some = rows[(rows["what"] == "law") & (rows["pruned"] == pruned)]
         table[name] = some.groupby("variant")[column].mean().reindex(VARIANTS)
-    table = pd.DataFrame(table).T.astype(float)
+    table = pd.DataFrame(table).T.astype(float).rename_axis(columns=None)
     return table.loc[:, table.max() > 0]
+
+
+def above(laws: pd.DataFrame) -> pd.DataFrame:
+    """In how many matrices each law is the shortest, and how many bits it lies above that in the median and at most.
+
+    Args:
+        laws: rows of `lfmlib.laws`.
+    """
+    bits = laws[[f"bits_{name}" for name in VARIANTS]].set_axis(list(VARIANTS), axis=1)
+    over = bits.sub(bits.min(axis=1), axis=0)
+    return pd.DataFrame({"matrices": (over == 0).sum(), "median": over.median(), "largest": over.max()})
 
 
 def claimed(record: pd.DataFrame) -> pd.DataFrame:

@@ -28,7 +28,7 @@ def anatomy(ax: Axes, values: np.ndarray, law: Law, pruned: float) -> Axes:
     """
     std = values.std()
     z = np.abs(values.ravel()) / std
-    edges = np.concatenate([np.arange(0, 4, 0.1), np.geomspace(4, max(1.02 * z.max(), 6), 24)])
+    edges = np.concatenate([np.arange(0, 4, 0.1), np.geomspace(4, max(1.02 * z.max(), 6), 28)])
     counts = np.histogram(z, edges)[0]
     density = np.where(counts > 0, counts / len(z) / np.diff(edges), np.nan)
     ax.stairs(density, edges, baseline=None, color=COLOURS["data"], lw=1.4, label="weights")
@@ -40,14 +40,14 @@ def anatomy(ax: Axes, values: np.ndarray, law: Law, pruned: float) -> Axes:
         drawn.append(("shortest code", law.candidates[law.variant], "noise"))
     for name, one, colour in drawn:
         end = min(one.upper / std, edges[-1])
-        x = np.linspace(law.lower / std, end, 400)
+        x = np.linspace(law.lower / std, end * (1 - 1e-3), 400)
         ax.plot(x, _density(one, x * std, law) * std, color=COLOURS[colour], lw=1.3, label=name)
     far = z[z > core.upper / std]
     ax.plot(far, np.full(len(far), np.nanmin(density) / 3), "|", color=COLOURS["other"], ms=7, label="outliers")
-    ax.set(xscale="symlog", yscale="log", xlabel="abs(weight) / std", ylabel="density")
-    ticks = [0, 1, 2, 4, 10, 30, 100]
-    ax.set_xscale("symlog", linthresh=4, linscale=2.2)
-    ax.set_xticks([tick for tick in ticks if tick <= edges[-1]], [str(tick) for tick in ticks if tick <= edges[-1]])
+    ax.set_xscale("function", functions=(np.log1p, np.expm1))
+    ticks = [tick for tick in (0, 1, 2, 4, 8, 16, 32, 64, 128) if tick <= edges[-1]]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set(yscale="log", xlabel="abs(weight) / std", ylabel="density")
     ax.minorticks_off()
     ax.set_ylim(bottom=np.nanmin(density) / 8)
     return ax
