@@ -14,7 +14,8 @@ from ..findings import Finding
 from ..outliers import RANGES
 from ..provenance import recorded
 from .initialization import where
-from .optimum import ARMS, KEPT, PRUNED
+from .optimum import KEPT, PRUNED
+from .taken import ARMS
 
 NAMES = {
     "minilm": "minilm",

@@ -16,13 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
-from .. import evidence, outliers, pruning
-from ..checkpoint import Checkpoint, open_checkpoint
+from .. import evidence
+from ..checkpoint import open_checkpoint
 from ..coding import VARIANTS
 from ..evidence import KEPT
 from ..hub import MINILM_SHA256
@@ -31,40 +29,17 @@ from ..records import Experiment
 from ..survey import noise_twin, survey
 from . import finetuning, models
 from .problems import problem
+from .taken import Asked, brief, curves, damage, layers, singles
 from .train import Config, start_of, train
 from .tuning import body
 
 SEEDS = 5
 TASKS = {"minilm": {"task": "halves"}} | finetuning.BASES | finetuning.OTHERS
 """How the models were trained; MiniLM as it comes."""
-SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Of weights that are pruned."""
-ARMS = {
-    "magnitude": ("magnitude", "matrix", 1),
-    "magnitude, all together": ("magnitude", "all", 1),
-    "Wanda": ("wanda", "row", 1),
-    "Wanda, in matrices": ("wanda", "matrix", 1),
-    "random": ("random", "matrix", 2),
-    "noise": ("noise", "matrix", 1),
-}
-"""Ways of pruning: method, where weights compete, and draws (see `lfmlib.pruning`). The first is judged."""
 PRUNED = (0.0, KEPT, 0.6)
 """Shares left out before a law is fitted to the rest. The second, which F11 asks for, is judged."""
-HALF = 0.5
-"""Share that is pruned of one layer at a time."""
-BITS = 4
-"""Of weights that are quantized."""
-DRAWS = 4
-"""Random sets that outliers are compared with."""
-CALIBRATION = {"minilm": 64, "decoder": 32, "deep-decoder": 32, "vit": 256, "clip": 64}
-"""Training examples that Wanda sees, and the gradient."""
-MOST = {"minilm": 4, "decoder": 64, "deep-decoder": 64, "vit": None, "clip": None}
-"""Held-out examples that a loss is measured on (MiniLM: groups of 64 pairs)."""
 TOY = {"matrices": 4, "items": 128}
 """Of toys: how many matrices are looked at, and held-out examples."""
-CANDIDATES, BESIDE, SETS = 16, 5, 4
-"""Of single entries: how many are tried of each kind; how many of the worst, and of the largest, get random sets beside
-them, and how many of these."""
 METRICS = {
     "own": 0.15, "prior": 1e-9, "score": 0.15, "rise": 0.5, "scored": 0.3, "beside": 0.5, "zeroed": 0.01, "sets": 0.5,
     "zero_mean": 0.3, "symmetric": 0.3, "mean_ratio": 0.5, "asymmetry": 0.5, "noise_mean": 0.3, "noise_symmetric": 0.3,
@@ -137,7 +112,7 @@ def run(cell: dict) -> list[dict]:
     shares of the parameters in matrices that pass F9 (``zero_mean``) and F10 (``symmetric``), of noise in their place
     as ``noise_…``; medians of mean_ratio and asymmetry.
 
-    ``curve``: by ``arm`` (see `ARMS`), ``draw`` and ``share``: what of the weights is ``zeroed``, the ``rise`` of the
+    ``curve``: by ``arm`` (see `lfmlib.lab.taken.ARMS`), ``draw`` and ``share``: what of the weights is ``zeroed``, the ``rise`` of the
     loss, and the score then, ``scored``.
 
     ``layer``: the ``rise`` when a ``share`` of the weights of one ``depth`` goes by magnitude.
@@ -149,44 +124,29 @@ def run(cell: dict) -> list[dict]:
     ``damage``: of the ``entries`` "outliers", and of random sets "as many" and "as large" of every ``draw``, which are
     a share ``sets`` of the weights: the ``rise`` when they are zeroed, clipped or amplified (``change``).
 
-    ``quantized``: the ``rise`` when all weights are rounded to `BITS` bits, by where their range is taken from.
+    ``quantized``: the ``rise`` when all weights are rounded to four bits, by where their range is taken from.
 
-    ``single``: the entries that raise the loss most when zeroed, see `_singles`.
+    ``single``: the entries that raise the loss most when zeroed, see `lfmlib.lab.taken.singles`.
     """
     model, seed = trained(cell), cell["seed"]
-    asked = _Asked(model, cell)
+    asked = Asked(model, cell)
     judged = body(model)["name"]
     judged = set(judged.iloc[:: math.ceil(len(judged) / cell.get("matrices", len(judged)))])
     weights = {name: p for name, p in model.named_parameters() if name in judged}
     if cell["part"] == "single":
-        return _singles(asked, weights, cell)
+        return singles(asked, weights, cell)
     checkpoint = open_checkpoint(model).only(list(weights))
     surveyed = evidence.eligible(survey(checkpoint, progress=False))
     rows = [_whole(asked, surveyed, seed)]
     fixed = cell["model"] in models.PRETRAINED and seed  # its matrices are those of seed 0
     found = {pruned: laws(checkpoint, pruned=pruned, progress=False) for pruned in ((KEPT,) if fixed else PRUNED)}
     rows += [] if fixed else _laws(found, surveyed, seed)
-    rows += _curves(asked, model, weights, cell)
-    rows += _layers(asked, weights, checkpoint)
-    return rows + _damage(asked, weights, found[KEPT].set_index("tensor")["outlier_cut"].to_dict(), seed)
+    rows += curves(asked, model, weights, cell)
+    rows += layers(asked, weights, checkpoint)
+    return rows + damage(asked, weights, found[KEPT].set_index("tensor")["outlier_cut"].to_dict(), seed)
 
 
-class _Asked:
-    """A model's held-out loss, as a function without arguments; ``scores`` keeps the score of every call."""
-
-    def __init__(self, model: nn.Module, cell: dict):
-        self.model, self.task, self.scores = model, problem(cell["model"], cell["task"]), []
-        self.options = {"most": cell.get("items", MOST[cell["model"]])}
-        if cell["model"] in models.PRETRAINED:
-            self.options["skip"] = MOST[cell["model"]] * cell["seed"]
-
-    def __call__(self) -> float:
-        found = self.task.evaluate(self.model, **self.options)
-        self.scores.append(found.get("accuracy", math.nan))
-        return found["loss"]
-
-
-def _whole(asked: _Asked, table: pd.DataFrame, seed: int) -> dict:
+def _whole(asked: Asked, table: pd.DataFrame, seed: int) -> dict:
     noise = noise_twin(table.assign(mean=0.0), seed)
     return {
         "what": "model",
@@ -218,119 +178,3 @@ def _laws(found: dict[float, pd.DataFrame], surveyed: pd.DataFrame, seed: int) -
             rows.append(row)
         rows[-len(VARIANTS)] |= {name: brief(table[name].median()) for name in ("outlier_share", "gg_shape")}
     return rows
-
-
-def _curves(asked: _Asked, model: nn.Module, weights: dict[str, torch.Tensor], cell: dict) -> list[dict]:
-    seen = asked.task.batch(cell["seed"] + 10_007, 0, CALIBRATION[cell["model"]])
-    norms = pruning.input_norms(model, list(weights), lambda: asked.task.loss(model, seen))
-    rows = []
-    for arm, (method, within, draws) in ARMS.items():
-        asked.scores.clear()
-        found = pruning.curve(
-            asked, weights, SHARES, method=method, within=within, inputs=norms, draws=draws, seed=cell["seed"]
-        )
-        for one, scored in zip(found.to_dict("records"), asked.scores[1:], strict=True):
-            numbers = {"zeroed": brief(one["zeroed"]), "rise": brief(one["rise"]), "scored": brief(scored)}
-            rows.append({"what": "curve", "arm": arm, "draw": int(one["draw"]), "share": one["share"], **numbers})
-    return rows
-
-
-def _layers(asked: _Asked, weights: dict[str, torch.Tensor], checkpoint: Checkpoint) -> list[dict]:
-    """What half of one layer's weights are worth."""
-    depths = pd.Series({info.name: info.depth for info in checkpoint.tensors}).dropna()
-    rows, own = [], asked()
-    for depth, names in depths.groupby(depths).groups.items():
-        some = {name: weights[name] for name in names}
-        with pruning.restored(some) as before:
-            pruning.prune(some, before, HALF, "magnitude")
-            rows.append({"what": "layer", "depth": int(depth), "share": HALF, "rise": brief(asked() - own)})
-    return rows
-
-
-def _damage(asked: _Asked, weights: dict[str, torch.Tensor], cuts: dict[str, float], seed: int) -> list[dict]:
-    masks = {name: outliers.beyond(w, cuts[name]) for name, w in weights.items()}
-    total, own = sum(w.numel() for w in weights.values()), asked()
-
-    def row(entries: str, change: str, chosen: dict[str, torch.Tensor], draw: int = 0) -> dict:
-        share = sum(int(mask.sum()) for mask in chosen.values()) / total
-        rise = outliers.damage(asked, weights, chosen, change, cuts=cuts, own=own)
-        about = {"what": "damage", "entries": entries, "change": change, "draw": draw}
-        return about | {"sets": brief(share), "rise": brief(rise)}
-
-    rows = [row("outliers", change, masks) for change in outliers.CHANGES]
-    for draw in range(DRAWS):
-        for entries, choose in (("as many", outliers.as_many), ("as large", outliers.as_large)):
-            chosen = {
-                name: choose(w, masks[name], np.random.default_rng([seed, draw, *name.encode()]))
-                for name, w in weights.items()
-            }
-            rows += [row(entries, change, chosen, draw) for change in ("zeroed", "amplified")]
-    for range_of in outliers.RANGES:
-        with pruning.restored(weights) as before, torch.no_grad():
-            for name, w in weights.items():
-                w.copy_(outliers.quantized(before[name], BITS, range_of, cuts[name]))
-            rows.append({"what": "quantized", "range_of": range_of, "rise": brief(asked() - own)})
-    return rows
-
-
-def _singles(asked: _Asked, weights: dict[str, torch.Tensor], cell: dict) -> list[dict]:
-    """Single entries, zeroed one at a time: the largest in standard deviations, and those with the largest product of
-    weight and gradient (on training data), half and half.
-
-    Rows: ``tensor``, ``row``, ``column``, ``size`` in standard deviations, how it was ``found``, the ``rise``; of the
-    worst and of the largest also ``beside``: the mean rise when random entries of the same matrix, of the same squared
-    norm, are zeroed instead.
-    """
-    checkpoint = open_checkpoint(asked.model).only(list(weights))
-    chosen = outliers.largest(checkpoint, list(weights), CANDIDATES).assign(found="size")
-    pulled = _pulled(asked, weights, cell).assign(found="gradient")
-    chosen = pd.concat([chosen, pulled]).drop_duplicates(["tensor", "row", "column"])
-    rows, own = [], asked()
-    for one in chosen.to_dict("records"):
-        w = weights[one["tensor"]]
-        rise = outliers.damage(asked, {"": w}, {"": _one(w, one)}, "zeroed", own=own)
-        rows.append(
-            {"what": "single", **{name: one[name] for name in ("tensor", "row", "column", "found")}}
-            | {"size": brief(one["size"]), "rise": brief(rise)}
-        )
-    rows.sort(key=lambda row: -row["rise"])
-    by_size = sorted(rows, key=lambda row: -abs(row["size"]))
-    for row in rows[:BESIDE] + [row for row in by_size[:BESIDE] if row not in rows[:BESIDE]]:
-        w, mask = weights[row["tensor"]], _one(weights[row["tensor"]], row)
-        rises = []
-        for draw in range(SETS):
-            rng = np.random.default_rng([cell["seed"], draw, row["row"], row["column"], *row["tensor"].encode()])
-            rises.append(outliers.damage(asked, {"": w}, {"": outliers.as_large(w, mask, rng)}, "zeroed", own=own))
-        row["beside"] = brief(float(np.mean(rises)))
-    # in the lab MiniLM is part of a classifier; a record has the names of its checkpoint
-    prefix = "encoder." if cell["model"] in models.PRETRAINED else ""
-    return [row | {"tensor": row["tensor"].removeprefix(prefix)} for row in rows]
-
-
-def _pulled(asked: _Asked, weights: dict[str, torch.Tensor], cell: dict) -> pd.DataFrame:
-    """The entries with the largest product of weight and gradient."""
-    model = asked.model
-    model.zero_grad(set_to_none=True)
-    asked.task.loss(model, asked.task.batch(cell["seed"] + 10_007, 1, CALIBRATION[cell["model"]])).backward()
-    rows = []
-    for name, w in weights.items():
-        product = (w.detach() * w.grad).abs().flatten()
-        for value, place in zip(*(part.tolist() for part in product.topk(CANDIDATES)), strict=True):
-            row, column = divmod(place, w.shape[1])
-            size = ((w[row, column] - w.mean()) / w.std(correction=0)).item()
-            rows.append((name, row, column, size, value))
-    model.zero_grad(set_to_none=True)
-    found = pd.DataFrame(rows, columns=["tensor", "row", "column", "size", "product"])
-    return found.nlargest(CANDIDATES, "product").drop(columns="product")
-
-
-def _one(w: torch.Tensor, entry: dict) -> torch.Tensor:
-    """A mask that holds one entry."""
-    mask = torch.zeros_like(w, dtype=torch.bool)
-    mask[entry["row"], entry["column"]] = True
-    return mask
-
-
-def brief(value: float) -> float | None:
-    """Five digits of a number, and nothing of one that is not finite: what a record needs."""
-    return float(f"{value:.5g}") if math.isfinite(value) else None

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from lfmlib import evidence, findings
 from lfmlib.coding import VARIANTS
-from lfmlib.lab import finetuning, models, optima, optimum
+from lfmlib.lab import finetuning, models, optima, optimum, taken
 from lfmlib.lab.judging import contrast
 from lfmlib.lab.problems import problem
 from lfmlib.records.experiment import measure
@@ -30,7 +30,7 @@ def test_halves_are_halves_of_held_out_texts_and_disjoint():
     middle = len(whole) // 2
     assert first[0][first[0] != task.padding].tolist() == [*whole[:middle].tolist(), whole[-1].item()]
     assert second[0][second[0] != task.padding].tolist() == [whole[0].item(), *whole[middle:].tolist()]
-    assert len(task.test) >= optimum.SEEDS * optimum.MOST["minilm"] * task.group  # five disjoint parts
+    assert len(task.test) >= optimum.SEEDS * taken.MOST["minilm"] * task.group  # five disjoint parts
     assert task.prior() == pytest.approx(math.log(64))
     assert task.data_hash != problem("minilm", "library").data_hash
 
@@ -75,13 +75,13 @@ def test_cells_are_models_and_seeds():
 def test_a_toy_has_every_kind_of_row(toy):
     assert set(toy["what"]) == {"model", "law", "curve", "layer", "damage", "quantized", "single"}
     curves = toy[toy["what"] == "curve"]
-    assert set(curves["arm"]) == set(optimum.ARMS)
+    assert set(curves["arm"]) == set(taken.ARMS)
     pruned = curves[curves["arm"] != "noise"]
     assert pruned["zeroed"].to_numpy() == pytest.approx(pruned["share"].to_numpy(), abs=0.01)
     laws = toy[toy["what"] == "law"]
     assert (laws.groupby(["seed", "pruned"])["wins"].sum() == 1).all() and set(laws["variant"]) == set(VARIANTS)
     single = toy[toy["what"] == "single"]
-    assert single["rise"].is_monotonic_decreasing and single["beside"].notna().sum() >= optimum.BESIDE
+    assert single["rise"].is_monotonic_decreasing and single["beside"].notna().sum() >= taken.BESIDE
     assert set(single["found"]) == {"size", "gradient"}
 
 
@@ -95,7 +95,7 @@ def test_every_table_of_the_chapter_has_its_models(toy):
               optima.quantized)  # fmt: skip
     for make in tables:
         assert list(make(toy).index) == ["ViT"], make
-    assert set(optima.curves(toy)["ViT"]["arm"]) == set(optimum.ARMS)
+    assert set(optima.curves(toy)["ViT"]["arm"]) == set(taken.ARMS)
     assert len(optima.largest(toy, "vit")) == len(optima.singles(toy, "vit")) == 5
     assert optima.singles(toy).empty  # MiniLM is not among the toys
     for say in (optima.fragile, optima.worst, optima.against_noise):
