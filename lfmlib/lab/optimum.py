@@ -112,8 +112,8 @@ def run(cell: dict) -> list[dict]:
     shares of the parameters in matrices that pass F9 (``zero_mean``) and F10 (``symmetric``), of noise in their place
     as ``noise_…``; medians of mean_ratio and asymmetry.
 
-    ``curve``: by ``arm`` (see `lfmlib.lab.taken.ARMS`), ``draw`` and ``share``: what of the weights is ``zeroed``, the ``rise`` of the
-    loss, and the score then, ``scored``.
+    ``curve``: by ``arm`` (see `lfmlib.lab.taken.ARMS`), ``draw`` and ``share``: what of the weights is ``zeroed``, the
+    ``rise`` of the loss, and the score then, ``scored``.
 
     ``layer``: the ``rise`` when a ``share`` of the weights of one ``depth`` goes by magnitude.
 
