@@ -130,7 +130,18 @@ def test_f12_without_outliers_or_without_damage_at_random():
     endless = evidence.f12_over_runs(recorded(0.4, damage=0.1, random=0.0), "m", {})
     assert endless.value == 1 and endless.details["parts"]["damage"] == "∞ ×"
     healed = rows.assign(rise=rows["rise"].where(rows["what"] != "damage", -rows["rise"]))
-    assert evidence.f12_over_runs(healed, "m", {}).details["parts"]["damage"] == "none at random"
+    found = evidence.f12_over_runs(healed, "m", {})
+    assert found.verdict == "undecided" and found.details["parts"]["damage"] == "too little to compare"
+
+
+def test_f12_is_open_where_one_run_does_all_the_damage_or_one_has_no_outliers():
+    rows = recorded(0.4, damage=5.0)
+    damage = rows["what"] == "damage"
+    lone = rows.assign(rise=rows["rise"].where(~damage | (rows["seed"] == 2), 0.0))
+    missing = rows.assign(sets=rows["sets"].where((rows["entries"] != "outliers") | (rows["seed"] != 2), 0.0))
+    for some in (lone, missing):
+        found = evidence.f12_over_runs(some, "m", {})
+        assert (found.verdict, found.value, found.interval) == ("undecided", 0, (0, 1))
 
 
 def test_one_run_is_refused_and_a_checkpoint_alone_is_not_judged():

@@ -3,8 +3,6 @@ lose the outliers."""
 
 from __future__ import annotations
 
-import math
-
 import pandas as pd
 
 from ..findings import RULES, STATEMENTS, Finding, judge
@@ -20,34 +18,50 @@ KEPT = 0.3
 """Share of the weights that is pruned before the law of the rest is judged: what F11 asks for."""
 
 
-def damage_ratio(rows: pd.DataFrame, change: str = "zeroed", beside: str = "as large") -> pd.Series:
-    """Rise of the loss when outliers are changed, over its mean over random sets, by run (see `ratios`).
+def damage_ratio(rows: pd.DataFrame) -> pd.Series:
+    """Rise of the loss when outliers are zeroed, over its mean over random sets of equal squared norm, by run.
 
     Args:
         rows: of the record `optimal`, of one model.
-        change: "zeroed" or "amplified".
-        beside: random sets "as large" (of equal squared norm) or "as many".
 
     Returns:
-        Index: seed. Empty where there are no outliers, or random sets do no damage.
+        Index: seed (see `ratios`). Empty where a run has no outliers, or where what random sets do is not above 0
+        beyond its interval over runs: then there is nothing to divide by.
     """
-    own = _of_outliers(rows, change)
-    some = rows[(rows["what"] == "damage") & (rows["change"] == change) & (rows["entries"] == beside)]
-    return ratios(own, some.groupby("seed")["rise"].mean().reindex(own.index))
+    own, random = _damages(rows)
+    if len(own) < max(2, rows["seed"].nunique()) or not over_runs(random)[1] > 0:
+        return pd.Series(dtype=float)
+    return ratios(own, random)
 
 
-def _of_outliers(rows: pd.DataFrame, change: str = "zeroed") -> pd.Series:
-    """Rise of the loss when the outliers are changed, by run; runs without any are left out."""
-    some = rows[(rows["what"] == "damage") & (rows["change"] == change) & (rows["entries"] == "outliers")]
-    return some[some["sets"] > 0].set_index("seed")["rise"]
+def _damages(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Rise of the loss when outliers are zeroed, and when random sets as large are; runs without outliers left out."""
+    some = rows[(rows["what"] == "damage") & (rows["change"] == "zeroed")]
+    own = some[(some["entries"] == "outliers") & (some["sets"] > 0)].set_index("seed")["rise"]
+    return own, some[some["entries"] == "as large"].groupby("seed")["rise"].mean().reindex(own.index)
+
+
+def _damage_leg(rows: pd.DataFrame) -> tuple[tuple[bool, bool, bool], str]:
+    """Whether the leg of damage holds, by its value, its lower and its upper limit; and the damage in words."""
+    each, (own, _) = damage_ratio(rows), _damages(rows)
+    if len(each):
+        value, low, high = over_runs(each)
+        holds = tuple(low > 1 and one >= DAMAGE for one in (value, low, high))
+        return holds, f"{value:.1f} [{low:.1f}, {high:.1f}] ×"
+    if own.empty:
+        return (False, False, False), "no outliers"
+    if len(own) == rows["seed"].nunique() and over_runs(own)[1] > 0:  # more than any multiple of nothing
+        return (True, True, True), "∞ ×"
+    return (False, False, True), "too little to compare"
 
 
 def f12_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F12 of a model.
 
     The number judged is how many of the two legs hold; its bracket counts those whose lower limit does, and those whose
-    upper limit does. Where random sets do no damage at all, that of outliers need only be above 0. The law of a
-    checkpoint that is not trained here is a census. The null asks for the law of pruned noise.
+    upper limit does. Where random sets do no damage beyond its interval, that of outliers need only be above 0 beyond
+    its own; where neither is, or some run has no outliers, the leg is open. The law of a checkpoint that is not trained
+    here is a census. The null asks for the law of pruned noise.
 
     Args:
         rows: of the record `optimal`, of one model.
@@ -61,14 +75,8 @@ def f12_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     if rows["seed"].nunique() < 2:
         raise ValueError(f"F12 of {model} needs at least two runs: measure the record")
     shares = over_runs(law["wins"]) if len(law) > 1 else (float(law["wins"].iloc[0]),) * 3
-    each, own = damage_ratio(rows), _of_outliers(rows)
-    damage, words = None, "no outliers" if own.empty else "none at random"
-    if len(each) > 1:
-        damage = over_runs(each)
-        words = f"{damage[0]:.1f} [{damage[1]:.1f}, {damage[2]:.1f}] ×"
-    elif len(own) > 1 and over_runs(own)[1] > 0:  # more than any multiple of what random sets do
-        damage, words = (math.inf,) * 3, "∞ ×"
-    value, low, high = (_legs(shares[place], damage, place) for place in range(3))
+    damaging, words = _damage_leg(rows)
+    value, low, high = (float(int(one >= ENOUGH) + int(holds)) for one, holds in zip(shares, damaging, strict=True))
     noise = float(law["noise_wins"].mean())
     parts = {
         "law": f"{shares[0]:.0%}",
@@ -96,12 +104,6 @@ def f12(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
         f"often it is {most}); what outliers are worth is said by a loss, which takes the model’s task."
     )
     return _finding(model, provenance, {"reason": reason, "law_share": found})
-
-
-def _legs(law: float, damage: tuple[float, float, float] | None, place: int) -> float:
-    """How many of the two legs hold; of the damage the lower limit must be above 1 in any case."""
-    damaging = damage is not None and damage[1] > 1 and damage[place] >= DAMAGE
-    return float(int(law >= ENOUGH) + int(damaging))
 
 
 def _finding(model: str, provenance: dict, details: dict, value=None, interval=None, null=None) -> Finding:

@@ -89,7 +89,7 @@ def free(record: pd.DataFrame, of: str = "own") -> pd.DataFrame:
         table[name] = {}
         for arm in ARMS:
             mean, low, high = (100 * one for one in evidence.over_runs(evidence.free_share(rows, arm, of)))
-            table[name][arm] = f"{mean:.0f} [{max(low, 0):.0f}, {min(high, 100):.0f}]"
+            table[name][arm.removeprefix("magnitude, ")] = f"{mean:.0f} [{max(low, 0):.0f}, {min(high, 100):.0f}]"
     return pd.DataFrame.from_dict(table, orient="index")
 
 
@@ -227,8 +227,9 @@ def damage(record: pd.DataFrame) -> pd.DataFrame:
             "outliers": f"{sizes['outliers']:.2f} %",
             "zeroed": f"{mean['outliers', 'zeroed']:+.2f} %",
             "as many": f"{mean['as many', 'zeroed']:+.2f} %",
-            "as large": f"{mean['as large', 'zeroed']:+.2f} % ({sizes['as large']:.1f} % of weights)",
-            "ratio to as large": _span(evidence.damage_ratio(rows)),
+            "as large": f"{mean['as large', 'zeroed']:+.2f} %",
+            "which are": f"{sizes['as large']:.1f} %",
+            "ratio": _span(evidence.damage_ratio(rows)),
         }
     return pd.DataFrame.from_dict(table, orient="index")
 
