@@ -1,8 +1,9 @@
 """How the values that pruning keeps are coded: whole cells of the storage type, a core and, beyond its cut, outliers.
 
-The cuts, below and above, are the same for every family, and are told to the decoder. What is fitted, is fitted to one
-half of the values and codes the other, and the other way round; each parameter is charged half the binary logarithm of
-the number of values.
+The cuts are found on all the values, by the same rule for every family, and are told to the decoder: below, where
+pruning ends; above, at the largest magnitude, or where core and outliers together are coded shortest, which need not be
+the same place for every family. What is fitted, is fitted to one half of the values and codes the other, and the other
+way round; each parameter is charged half the binary logarithm of the number of values.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ class Candidate:
     """A law that was tried.
 
     Attributes:
-        fit: its core.
+        fit: its core, fitted to all the values.
         upper: magnitude at which the core is cut; math.inf where it is open.
         outlier_share: share of the kept values beyond; 0 without outliers.
         tail: exponent of the outliers' Pareto law; NaN without outliers.
-        bits: held-out code length in bits per kept value, parameters charged.
+        bits: code length in bits per kept value, each half coded with the other's fit, parameters charged.
     """
 
     fit: Fit

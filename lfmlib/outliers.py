@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 import torch
+from scipy import special
 
 from .checkpoint import Checkpoint
 from .pruning import Weights, restored
@@ -72,6 +73,8 @@ def quantized(w: torch.Tensor, bits: int, range_of: str, cut: float) -> torch.Te
     """
     if range_of not in RANGES:
         raise ValueError(f"unknown range {range_of!r}: expected one of {', '.join(RANGES)}")
+    if bits < 2:
+        raise ValueError(f"bits is {bits}: expected at least 2, a level on either side of zero")
     largest = w.detach().abs().max().item()
     reach = largest if range_of == "all" else min(cut, largest)
     step = reach / (2 ** (bits - 1) - 1)
@@ -128,7 +131,8 @@ def places(checkpoint: Checkpoint, table: pd.DataFrame, draws: int = 200, seed: 
     Returns:
         One row per matrix with outliers: tensor, role, depth, outliers (their number), share (of the entries), largest
         (in std); ``rows`` and ``columns``, the share of them in the hundredth of the rows (columns) that holds the
-        most, and the same of random places, the median over draws, as ``…_noise``.
+        most, and the same of random places, the median over draws, as ``…_noise``; ``begins``, the cut in std, and
+        ``gaussian``, the share of a Gaussian of that std beyond it.
     """
     found = []
     for one in table[np.isfinite(table["outlier_cut"])].to_dict("records"):
@@ -139,7 +143,11 @@ def places(checkpoint: Checkpoint, table: pd.DataFrame, draws: int = 200, seed: 
             continue
         row = {name: one[name] for name in ("tensor", "role", "depth")}
         row |= {"outliers": total, "share": total / w.numel()}
-        row["largest"] = float((w.double() - w.double().mean()).abs().max() / w.double().std(correction=0))
+        finite = w[w.isfinite()].double()
+        std = float(finite.std(correction=0))
+        row["begins"] = one["outlier_cut"] / std
+        row["gaussian"] = float(2 * special.ndtr(-row["begins"]))
+        row["largest"] = float((finite - finite.mean()).abs().max() / std)
         rng = np.random.default_rng([seed, *one["tensor"].encode()])
         for side, axis in (("rows", 1), ("columns", 0)):
             counts = mask.sum(dim=axis).numpy()

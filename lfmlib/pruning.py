@@ -146,7 +146,7 @@ def scores(
 
 
 def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object]) -> dict[str, torch.Tensor]:
-    """The norm of every input of linear layers over all tokens of some data, as Wanda needs it.
+    """The norm of every input of linear layers over all tokens of some data, padding included, as Wanda needs it.
 
     Args:
         model: whose layers are looked at.
@@ -168,8 +168,9 @@ def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object
 
         return hook
 
-    layers = {name: model.get_submodule(name.removesuffix(".weight")) for name in names}
-    if wrong := [name for name, layer in layers.items() if not isinstance(layer, nn.Linear)]:
+    known = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    layers = {name: known.get(name) for name in names}
+    if wrong := [name for name, layer in layers.items() if layer is None]:
         raise ValueError(f"{wrong[0]} is no linear layer’s weight: its inputs are not defined. Leave it out")
     hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
     try:

@@ -155,3 +155,11 @@ def test_one_run_is_refused_and_a_checkpoint_alone_is_not_judged():
     made = {"layers.0.mlp.up_proj.weight": torch.tensor(rng.laplace(size=(90, 80))).float()}
     told = evidence.f12(lfmlib.laws(made, pruned=evidence.KEPT, progress=False), "m", {})
     assert told.value is None and told.details["law_share"] == 0 and "laplace" in told.details["reason"]
+
+
+def test_f12_with_an_uncertain_ratio_is_open_not_refuted():
+    rows = recorded(0.4, damage=4.0)
+    own = (rows["what"] == "damage") & (rows["entries"] == "outliers")
+    swing = rows["seed"].map({0: -1.5, 1: 2.5, 2: 0.5, 3: 3.0, 4: 0.5})
+    found = evidence.f12_over_runs(rows.assign(rise=rows["rise"].where(~own, rows["rise"] * swing)), "m", {})
+    assert (found.verdict, found.interval) == ("undecided", (0, 1))

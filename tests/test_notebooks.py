@@ -154,7 +154,8 @@ def test_quick_run_is_complete(path, tmp_path):
     ]
     claims = [box for box in boxes if "lfm-claim" in box]
     verdicts = "|".join(("lfm-verdict", *(f"lfm-{verdict}" for verdict in findings.VERDICTS)))
-    assert len(claims) == 1 and re.search(rf"<b class='({verdicts})'>", claims[0]), "one claim box, filled"
+    filled = [box for box in claims if re.search(rf"<b class='({verdicts})'>", box)]
+    assert len(filled) == len(claims) == len({finding.id for finding in found}), "one claim box a finding, filled"
     for cell in executed.cells:
         if cell.cell_type == "code" and "figure" in cell.metadata.get("mystnb", {}):
             shown = [output for output in cell.outputs if output.output_type in ("display_data", "execute_result")]

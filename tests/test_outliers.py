@@ -106,3 +106,5 @@ def test_a_quantizer_has_its_levels_and_is_at_most_half_a_step_off(seed, bits):
     assert torch.equal(outliers.quantized(w, bits, outliers.RANGES[1], math.inf), whole)
     with pytest.raises(ValueError, match=r"unknown range 'half': expected one of all, core"):
         outliers.quantized(w, bits, "half", 1.0)
+    with pytest.raises(ValueError, match=r"bits is 1: expected at least 2"):
+        outliers.quantized(w, 1, "all", 1.0)

@@ -143,6 +143,8 @@ def test_inputs_are_those_of_linear_layers():
     model = nn.ModuleDict({"e": nn.Embedding(4, 3), "l": nn.Linear(3, 3)})
     with pytest.raises(ValueError, match=r"e.weight is no linear layer’s weight"):
         pruning.input_norms(model, ["e.weight"], lambda: None)
+    with pytest.raises(ValueError, match=r"l.bias is no linear layer’s weight"):
+        pruning.input_norms(model, ["l.bias"], lambda: None)
     with pytest.raises(ValueError, match=r"no input reached l.weight"):
         pruning.input_norms(model, ["l.weight"], lambda: None)
     norms = pruning.input_norms(model, ["l.weight"], lambda: model["l"](torch.ones(4, 3)))

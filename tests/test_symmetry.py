@@ -60,3 +60,11 @@ def test_a_survey_says_it_beyond_noise():
     excess = table["asymmetry"] - nulls.typical("float32", 6400)["asymmetry"]
     assert table["asymmetry_excess"].to_numpy() == pytest.approx(excess.to_numpy())
     assert table.loc["skewed", "asymmetry_excess"] > 0.05 > table.loc["noise", "asymmetry_excess"] + 0.03
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+def test_zeros_are_left_out(dtype):
+    x = torch.tensor(np.random.default_rng(4).standard_normal(20_000)).to(dtype)
+    pruned = torch.where(x.float().abs() < 0.6, 0.0, x.float()).to(dtype)
+    assert asymmetry(pruned) < (0.03 if dtype != torch.float8_e4m3fn else 0.06)  # rounding has its own floor
+    assert asymmetry(pruned) == pytest.approx(asymmetry(pruned.float()[pruned.float() != 0].to(dtype)), abs=1e-6)

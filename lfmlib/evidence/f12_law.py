@@ -46,7 +46,7 @@ def _damage_leg(rows: pd.DataFrame) -> tuple[tuple[bool, bool, bool], str]:
     each, (own, _) = damage_ratio(rows), _damages(rows)
     if len(each):
         value, low, high = over_runs(each)
-        holds = tuple(low > 1 and one >= DAMAGE for one in (value, low, high))
+        holds = value >= DAMAGE and low > 1, low >= DAMAGE, high >= DAMAGE
         return holds, f"{value:.1f} [{low:.1f}, {high:.1f}] ×"
     if own.empty:
         return (False, False, False), "no outliers"

@@ -59,8 +59,8 @@ def recovered(draws: int, kept: int, seed: int) -> pd.DataFrame:
     """What comes out of made tensors with known parameters.
 
     Returns:
-        Index: parameter. Columns: planted; the mean found, its bias and the spread (standard deviation) over draws;
-        called: how often the claimed law was named (for the skewness: empty).
+        Index: parameter. Columns: planted; the mean found, its bias and the spread (standard deviation) over draws.
+        ``attrs["called"]``: how often the claimed law was named.
     """
     rng, found = np.random.default_rng([seed, 8]), []
     for _ in range(draws):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import evidence
-from ..coding import VARIANTS
+from ..coding import MOST, VARIANTS
 from ..findings import Finding
 from ..outliers import RANGES
 from ..provenance import recorded
@@ -201,6 +201,20 @@ def by_role(places: pd.DataFrame) -> pd.DataFrame:
     if places.empty:
         return pd.DataFrame(columns=list(columns.values()))
     return places.groupby("role", sort=False)[list(columns)].median().rename(columns=columns).rename_axis(None)
+
+
+def begins(places: pd.DataFrame) -> str:
+    """Where outliers begin, how many they are, and how many noise has there, in a sentence; from `places`."""
+    if places.empty:
+        return "No matrix has outliers."
+    middle = places[["begins", "share", "gaussian"]].median()
+    capped = (places["share"] >= 0.9 * MOST * (1 - KEPT)).sum()
+    return (
+        f"In the median of {len(places)} matrices they begin at **{middle['begins']:.1f} standard deviations**, and "
+        f"are {middle['share']:.2%} of the entries; a Gaussian of that standard deviation has {middle['gaussian']:.2%} "
+        f"there. In **{capped}** the limit of 1 % of what is kept is all but reached: it decides there where "
+        "outliers begin, not a gap in the weights."
+    )
 
 
 def lined_up(table: pd.DataFrame) -> str:

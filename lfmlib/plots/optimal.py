@@ -26,8 +26,9 @@ def anatomy(ax: Axes, values: np.ndarray, law: Law, pruned: float) -> Axes:
         law: of what is left when the share ``pruned`` has gone; drawn are its Gaussian core, and whichever law won.
         pruned: share of the smallest magnitudes, shaded.
     """
+    values = values[np.isfinite(values)]
     std = values.std()
-    z = np.abs(values.ravel()) / std
+    z = np.abs(values) / std
     edges = np.concatenate([np.arange(0, 4, 0.1), np.geomspace(4, max(1.02 * z.max(), 6), 28)])
     counts = np.histogram(z, edges)[0]
     density = np.where(counts > 0, counts / len(z) / np.diff(edges), np.nan)
