@@ -1,9 +1,10 @@
 """How the values that pruning keeps are coded: whole cells of the storage type, a core and, beyond its cut, outliers.
 
-The cuts are found on all the values, by the same rule for every family, and are told to the decoder: below, where
-pruning ends; above, at the largest magnitude, or where core and outliers together are coded shortest, which need not be
-the same place for every family. What is fitted, is fitted to one half of the values and codes the other, and the other
-way round; each parameter is charged half the binary logarithm of the number of values.
+The cuts are found on all the values and told to the decoder: below, where pruning ends; above, at the largest
+magnitude, or where a core and outliers together are coded shortest. Every family names such a place, and every family
+is tried at all of them, so that none has cuts that another had not. What is fitted, is fitted to one half of the values
+and codes the other, and the other way round; each parameter is charged half the binary logarithm of the number of
+values.
 """
 
 from __future__ import annotations
@@ -16,22 +17,45 @@ import numpy as np
 
 from .families import FAMILIES, Counts, Fit, fit
 from .sketch import Sketch
+from .strays import Strays
 
 MOST = 0.01
 """Largest share of the kept values that may be outliers: “a few”."""
 WIDTH = 0.05
 """Least width of a coding cell, in units of the magnitude that 68 % of the values do not exceed, or of 2.5 % of the
 cell's own magnitude, if that is wider."""
-WAYS = ("open", "truncated", "outliers")
-VARIANTS = {
-    f"{'' if way == 'open' else 'truncated-'}{family}{'+outliers' if way == 'outliers' else ''}": (family, way)
-    for family in FAMILIES
-    for way in WAYS
-}
-"""All nine candidates: name → family and way."""
-_PARAMETERS = {"open": 0, "truncated": 1, "outliers": 3}  # beyond the family's: the cut; share and exponent of outliers
 _TRIED = 7  # cuts that are tried at once
+_TURNS = 2  # in which an open core and its outliers are told apart
 _LN2 = math.log(2)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a law is made of: a family, whether its core is cut above, and whether outliers have a law of their own."""
+
+    family: str
+    truncated: bool
+    outliers: bool
+
+    @property
+    def name(self) -> str:
+        """Such as "truncated-gaussian+outliers"."""
+        return f"{'truncated-' * self.truncated}{self.family}{'+outliers' * self.outliers}"
+
+    @property
+    def parameters(self) -> int:
+        """Beside the family's: the cut; and where outliers begin, their share and their exponent."""
+        return FAMILIES[self.family].parameters + self.truncated + 3 * self.outliers
+
+
+VARIANTS = {
+    variant.name: variant
+    for family in FAMILIES
+    for outliers in (False, True)
+    for truncated in (False, True)
+    for variant in (Variant(family, truncated, outliers),)
+}
+"""All twelve candidates, by name."""
 
 
 @dataclass(frozen=True)
@@ -39,118 +63,105 @@ class Candidate:
     """A law that was tried.
 
     Attributes:
-        fit: its core, fitted to all the values.
+        fit: its core, fitted to all the values, or to those that are no outliers.
         upper: magnitude at which the core is cut; math.inf where it is open.
-        outlier_share: share of the kept values beyond; 0 without outliers.
+        begins: magnitude beyond which values are called outliers; math.inf without these.
+        outlier_share: share of the kept values there.
         tail: exponent of the outliers' Pareto law; NaN without outliers.
         bits: code length in bits per kept value, each half coded with the other's fit, parameters charged.
     """
 
     fit: Fit
     upper: float
+    begins: float
     outlier_share: float
     tail: float
     bits: float
 
 
-def candidate(family: str, way: str, counts: Counts, halves: tuple[Counts, Counts]) -> Candidate:
-    """Fit a family in one of its ways, and code each half with the other's fit."""
-    stop, whole = len(counts.both), fit(family, counts, math.inf if way == "open" else counts.edges[-1])
-    if way == "outliers":
-        stop, whole = _cut(family, counts, whole)
-    upper = math.inf if way == "open" else float(counts.ends[stop - 1])
+def candidates(counts: Counts, halves: tuple[Counts, Counts]) -> dict[str, Candidate]:
+    """Every variant at its best: fitted to all the values, each half coded with the other's fit.
+
+    Where no place leaves a few beyond it, nothing is an outlier, and what would tell of them is charged all the same.
+    """
+    whole = len(counts.both)
+    cuts = sorted({_cut(family, counts) for family in FAMILIES} - {whole})
+    found = {}
+    for name, variant in VARIANTS.items():
+        stops = cuts if variant.outliers and cuts else [whole]
+        found[name] = min((_coded(variant, counts, halves, stop) for stop in stops), key=lambda one: one.bits)
+    return found
+
+
+def _coded(variant: Variant, counts: Counts, halves: tuple[Counts, Counts], stop: int) -> Candidate:
+    """A variant whose outliers, if it has any, are sought beyond the first ``stop`` cells."""
+    n, end = counts.both.sum(), float(counts.ends[stop - 1])
+    upper = end if variant.truncated else math.inf
+    strays = Strays.alone(counts, stop) if stop < len(counts.both) else None
+    core, strays = _law(variant.family, counts, stop, upper, strays, None)
     bits = 0.0
     for train, test in (halves, halves[::-1]):
-        learned = fit(family, train.upto(stop), upper, start=whole)
-        bits += learned.bits(test.upto(stop), upper)
-        if way == "outliers":
-            bits += Tail.of(train, stop).bits(test, stop)
-    n = counts.both.sum()
-    parameters = FAMILIES[family].parameters + _PARAMETERS[way]
-    tail = Tail.of(counts, stop) if way == "outliers" else None
+        learned, outlying = _law(variant.family, train, stop, upper, strays, core)
+        law = learned.log_masses(counts.edges, upper)
+        bits += test.bits(outlying.mixed(law, counts.edges) if outlying else law)
     return Candidate(
-        fit=whole,
+        fit=core,
         upper=upper,
+        begins=end if strays else math.inf,
         outlier_share=float(counts.both[stop:].sum() / n),
-        tail=tail.exponent if tail else math.nan,
-        bits=float((bits + parameters * math.log2(n) / 2) / n),
+        tail=strays.exponent if strays else math.nan,
+        bits=float((bits + variant.parameters * math.log2(n) / 2) / n),
     )
 
 
-def _cut(family: str, counts: Counts, start: Fit) -> tuple[int, Fit]:
-    """Where the core of a family ends, in cells, so that core and outliers together are coded shortest; and its fit.
+def _law(
+    family: str, counts: Counts, stop: int, upper: float, strays: Strays | None, start: Fit | None
+) -> tuple[Fit, Strays | None]:
+    """A core fitted to what is in the first ``stop`` cells, and the outliers beside it.
+
+    An open core may have values where outliers begin: they are told apart by turns, as in EM (Dempster et al. 1977).
+    """
+    core = fit(family, counts.upto(stop), upper, start=start)
+    if strays is None:
+        return core, None
+    strays = Strays.beside(counts, core.log_masses(counts.edges, upper), strays)
+    for _ in range(_TURNS if math.isinf(upper) else 0):
+        core = fit(family, strays.removed(counts, core.log_masses(counts.edges, upper)), upper, start=core)
+        strays = Strays.beside(counts, core.log_masses(counts.edges, upper), strays)
+    return core, strays
+
+
+def _cut(family: str, counts: Counts) -> int:
+    """Where the core of a family ends, in cells, so that core and outliers together are coded shortest.
 
     Tried are ends of occupied cells beyond which there are some values, but at most `MOST` of them: first a few, evenly
-    chosen, then those about the best.
+    chosen, then those about the best. If there are none such, all cells are the core's.
     """
     both = counts.both
     beyond = both.sum() - np.cumsum(both)
     stops = 1 + np.flatnonzero((both > 0) & (beyond > 0) & (beyond <= MOST * both.sum()))
-    if not len(stops):  # more than that in the last cell: nothing is an outlier
-        return len(both), start
-    tried: dict[int, tuple[float, Fit]] = {}
+    if not len(stops):
+        return len(both)
+    fits: dict[int, Fit] = {}
+    coded: dict[int, float] = {}
 
     def bits(place: int) -> float:
-        if place not in tried:
+        if place not in coded:
             stop = int(stops[place])
-            nearest = min(tried, key=lambda other: abs(other - place), default=None)
-            one = fit(
-                family,
-                counts.upto(stop),
-                counts.ends[stop - 1],
-                start=tried[nearest][1] if tried else start,
-                rough=True,
-            )
-            tried[place] = (
-                one.bits(counts.upto(stop), counts.ends[stop - 1]) + Tail.of(counts, stop).bits(counts, stop),
-                one,
-            )
-        return tried[place][0]
+            start = fits[min(fits, key=lambda other: abs(other - place))] if fits else None
+            fits[place] = fit(family, counts.upto(stop), counts.ends[stop - 1], start=start, rough=True)
+            law = fits[place].log_masses(counts.edges, counts.ends[stop - 1])
+            coded[place] = counts.bits(Strays.alone(counts, stop).mixed(law, counts.edges))
+        return coded[place]
 
     first, last = 0, len(stops) - 1
     while True:
         places = sorted({round(place) for place in np.linspace(first, last, _TRIED)})
         best = min(places, key=bits)
         if last - first < _TRIED:  # all of them were tried
-            break
+            return int(stops[best])
         at = places.index(best)
         first, last = places[max(at - 1, 0)], places[min(at + 1, len(places) - 1)]
-    stop = int(stops[best])
-    return stop, fit(family, counts.upto(stop), counts.ends[stop - 1], start=tried[best][1])
-
-
-@dataclass(frozen=True)
-class Tail:
-    """The law of outliers: how many, and Pareto's law of how far they are beyond the cut; either sign alike.
-
-    Attributes:
-        share: of the values, by Krichevsky and Trofimov’s estimate, so that a half without any can code some.
-        exponent: of Pareto's law.
-    """
-
-    share: float
-    exponent: float
-
-    @classmethod
-    def of(cls, counts: Counts, stop: int) -> Tail:
-        """The tail of the values beyond the first ``stop`` cells."""
-        beyond = counts.both[stop:]
-        far = np.log((counts.edges[stop:-1] + counts.edges[stop + 1 :]) / 2 / counts.ends[stop - 1]) @ beyond
-        exponent = np.clip(beyond.sum() / far, 0.2, 100.0) if far > 0 else 1.0
-        return cls((beyond.sum() + 0.5) / (counts.both.sum() + 1), float(exponent))
-
-    def bits(self, counts: Counts, stop: int) -> float:
-        """Bits it takes to say which values are outliers, their signs, and their cells."""
-        beyond = counts.both[stop:]
-        seen = beyond > 0
-        inner, outer = (
-            edges[seen] / counts.ends[stop - 1] for edges in (counts.edges[stop:-1], counts.edges[stop + 1 :])
-        )
-        inner = np.maximum(inner, 1.0)
-        masses = inner**-self.exponent - outer**-self.exponent
-        few, most = beyond.sum(), counts.both[:stop].sum()
-        cells = -float(beyond[seen] @ np.log2(np.maximum(masses, 1e-300)))
-        return cells + few - few * math.log2(self.share) - most * math.log2(1 - self.share)
 
 
 def entropy(counts: Counts) -> float:

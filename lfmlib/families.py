@@ -42,6 +42,14 @@ class Counts:
         edges = np.append(self.edges[:stop], self.ends[stop - 1])
         return Counts(edges, self.negative[:stop], self.positive[:stop], self.ends[:stop])
 
+    def bits(self, log_masses: np.ndarray) -> float:
+        """Bits it takes to code all the values.
+
+        Args:
+            log_masses: ``(2, m)``, natural logarithms of what a law gives to the cells, above zero and below.
+        """
+        return -float(self.positive @ log_masses[0] + self.negative @ log_masses[1]) / _LN2
+
     def halves(self, rng: np.random.Generator) -> tuple[Counts, Counts]:
         """Every value goes to one of two halves by the toss of a coin."""
         taken = [rng.binomial(side, 0.5) for side in (self.negative, self.positive)]
@@ -73,19 +81,26 @@ class Fit:
             return self.scale
         return self.scale * math.exp((special.gammaln(3 / self.shape) - special.gammaln(1 / self.shape)) / 2)
 
-    def bits(self, counts: Counts, upper: float) -> float:
-        """Bits it takes to code all the values with this law, cut to magnitudes between the first edge and ``upper``.
+    def log_masses(self, edges: np.ndarray, upper: float) -> np.ndarray:
+        """What this law, cut to magnitudes between the first edge and ``upper``, gives to cells of magnitude.
 
         Args:
-            counts: no value beyond ``upper``.
-            upper: last edge, or math.inf for no cut.
+            edges: ``(m + 1,)``, rising.
+            upper: where it is cut, or math.inf.
+
+        Returns:
+            ``(2, m)``, natural logarithms: of values above zero, and below; -1e8 beyond ``upper``.
         """
-        edges = np.append(counts.edges, upper)
-        z = (np.stack([edges - self.mean, edges + self.mean])) / self.scale
-        survival = FAMILIES[self.family].log_survival(z, self.shape)  # of both sides
-        cells = _log_difference(survival[:, :-2], survival[:, 1:-1])
+        upper = max(upper, edges[0])
+        edges = np.append(np.minimum(edges, upper), upper)
+        z = np.stack([edges - self.mean, edges + self.mean]) / self.scale
+        survival = FAMILIES[self.family].log_survival(z, self.shape)
         whole = np.logaddexp(*_log_difference(survival[:, 0], survival[:, -1]))
-        return float(counts.both.sum() * whole - counts.positive @ cells[0] - counts.negative @ cells[1]) / _LN2
+        return _log_difference(survival[:, :-2], survival[:, 1:-1]) - whole
+
+    def bits(self, counts: Counts, upper: float) -> float:
+        """Bits it takes to code all the values with this law, cut as in `log_masses`; none is beyond ``upper``."""
+        return counts.bits(self.log_masses(counts.edges, upper))
 
 
 @dataclass(frozen=True)

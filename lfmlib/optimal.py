@@ -2,19 +2,19 @@
 
 Si et al. (2025) say of optimal weights that they are sparse, and that the sparse values are “a truncated Gaussian
 distribution and a few outliers”. Here pruning takes the smallest magnitudes away, and what it keeps is coded with
-three families, Gaussian, Laplace and generalized Gaussian, each in three ways:
+three families, Gaussian, Laplace and generalized Gaussian, each in four ways:
 
     open                whatever is beyond the largest magnitude seen has its mass as well
     truncated           cut at the largest magnitude
+    +outliers           open, and mixed with a few values that a Pareto law codes
     truncated+outliers  cut where at most `lfmlib.coding.MOST` of the kept values are beyond, and these coded by a
-                        Pareto law of their own
+                        Pareto law
 
 The shortest code says which law it is (see `lfmlib.coding` for how codes are made comparable).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
@@ -25,14 +25,16 @@ import pandas as pd
 
 from . import nulls
 from .checkpoint import Checkpoint
-from .coding import VARIANTS, Candidate, candidate, cells, entropy
+from .coding import VARIANTS, Candidate, candidates, cells, entropy
 from .executor import Rows, tabulate
 from .sketch import Sketch
 
 LEAST = 256
 """Fewest kept values that a law is fitted to."""
 NAMES = ("gaussian", "truncated-gaussian", "truncated-gaussian+outliers", "laplace", "generalized-gaussian")
-"""Names of laws: the Gaussian in its three ways, and the other families in any."""
+"""Names of laws: the Gaussian, open, with or without outliers; the truncated one in its two ways; the other families in
+any way."""
+_GAUSSIAN = [name for name, variant in VARIANTS.items() if variant.family == "gaussian"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,7 @@ class Law:
         gg_shape: of its core: 2 Gaussian, 1 Laplace.
         lower: magnitude at which what is kept begins: the lower edge of the storage cell of the smallest.
         upper: magnitude at which its core is cut, the upper edge of such a cell; math.inf where it is open.
-        outlier_share: share of the kept values beyond; 0 without outliers.
-        outlier_cut: magnitude beyond which a value is an outlier of a Gaussian core, whichever law won; math.inf where
-            a Gaussian codes shorter without outliers than with them.
+        outlier_share: share of the kept values that lie where its outliers begin; 0 without outliers.
         pruned: share of the values that are zero or were pruned.
         kept: number of the others.
         misfit: bits per kept value that the shortest code needs beyond the entropy of the cells (bias taken off).
@@ -65,11 +65,20 @@ class Law:
     lower: float
     upper: float
     outlier_share: float
-    outlier_cut: float
     pruned: float
     kept: int
     misfit: float
     candidates: Mapping[str, Candidate]
+
+    @property
+    def gaussian(self) -> Candidate:
+        """The Gaussian with the shortest code, cut or not, with or without outliers, whichever law won."""
+        return min((self.candidates[name] for name in _GAUSSIAN), key=lambda one: one.bits)
+
+    @property
+    def outlier_cut(self) -> float:
+        """Magnitude beyond which a value is an outlier of that Gaussian; math.inf where it codes shorter without."""
+        return self.gaussian.begins
 
 
 def optimal_law(x, *, pruned: float = 0.0, seed: int = 0) -> Law:
@@ -97,11 +106,11 @@ def optimal_law(x, *, pruned: float = 0.0, seed: int = 0) -> Law:
             f"expected at least {LEAST} of 8 or more. Prune less, or leave this tensor out"
         )
     halves = counts.halves(np.random.default_rng([seed, n]))
-    found = {name: candidate(*ways, counts, halves) for name, ways in VARIANTS.items()}
-    best, gaussian = (min(names, key=lambda name: found[name].bits) for names in (found, NAMES[:3]))
+    found = candidates(counts, halves)
+    best = min(found, key=lambda name: found[name].bits)
     won = found[best]
     return Law(
-        name=best if won.fit.family == "gaussian" else won.fit.family,
+        name=best if best in NAMES else won.fit.family,
         variant=best,
         code_lengths={name: one.bits for name, one in found.items()},
         mean=won.fit.mean,
@@ -110,7 +119,6 @@ def optimal_law(x, *, pruned: float = 0.0, seed: int = 0) -> Law:
         lower=float(counts.edges[0]),
         upper=won.upper,
         outlier_share=won.outlier_share,
-        outlier_cut=found[gaussian].upper if found[gaussian].outlier_share else math.inf,
         pruned=1 - n / sketch.count,
         kept=n,
         misfit=won.bits - entropy(counts),

@@ -146,7 +146,10 @@ def scores(
 
 
 def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object]) -> dict[str, torch.Tensor]:
-    """The norm of every input of linear layers over all tokens of some data, padding included, as Wanda needs it.
+    """The norm of every input of linear layers over all tokens of some data, as Wanda needs it.
+
+    Padding is left out where a model is told of it as the models of transformers are: by a named ``attention_mask`` of
+    two dimensions, ``(sequences, tokens)``.
 
     Args:
         model: whose layers are looked at.
@@ -160,11 +163,21 @@ def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object
         ValueError: a name is not that of a linear layer's weight, or the data did not reach its layer.
     """
     squares: dict[str, torch.Tensor] = {}
+    masks: list[torch.Tensor | None] = [None]  # one for each module that is running, the innermost last
+
+    def enter(module, given, named) -> None:
+        mask = named.get("attention_mask")
+        masks.append(mask if mask is not None and mask.dim() == 2 else masks[-1])
+
+    def leave(module, given, output) -> None:
+        masks.pop()
 
     def watch(name: str):
         def hook(module, given) -> None:
-            seen = given[0].detach().double().flatten(0, -2).square().sum(0)
-            squares[name] = squares.get(name, 0) + seen
+            x = given[0].detach().double()
+            if masks[-1] is not None and masks[-1].shape == x.shape[:-1]:
+                x = x * masks[-1].to(x)[..., None]
+            squares[name] = squares.get(name, 0) + x.flatten(0, -2).square().sum(0)
 
         return hook
 
@@ -172,7 +185,9 @@ def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object
     layers = {name: known.get(name) for name in names}
     if wrong := [name for name, layer in layers.items() if layer is None]:
         raise ValueError(f"{wrong[0]} is no linear layer’s weight: its inputs are not defined. Leave it out")
-    hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    hooks = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in model.modules()]
+    hooks += [module.register_forward_hook(leave) for module in model.modules()]
+    hooks += [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
     try:
         with torch.no_grad():
             run()

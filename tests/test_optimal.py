@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import lfmlib
-from lfmlib import nulls, optimal
-from lfmlib.coding import MOST, VARIANTS, Tail, cells
-from lfmlib.families import Counts, Fit, fit
+from lfmlib import coding, nulls, optimal
+from lfmlib.coding import MOST, VARIANTS, cells
+from lfmlib.families import FAMILIES, Counts, Fit, fit
 from lfmlib.lab import mixtures
 from lfmlib.sketch import Sketch
+from lfmlib.strays import Strays
 
 EDGES = np.arange(0.5, 6, 0.05)
 FITS = {
@@ -68,8 +69,52 @@ def test_an_outliers_law_is_paretos():
     edges = np.append(np.linspace(0, 1, stop + 1), np.geomspace(1.02, 80, 200))
     far = (1 + rng.pareto(3.0, 2000)).clip(max=79)
     counts = counted(np.concatenate([rng.uniform(0, 1, 98_000), far * rng.choice([-1, 1], 2000)]), edges)
-    tail = Tail.of(counts, stop)
-    assert (tail.share, tail.exponent) == (pytest.approx(0.02, rel=1e-3), pytest.approx(3.0, rel=0.08))
+    strays = Strays.alone(counts, stop)
+    core = Fit("gaussian", 0.0, 1e4, 2.0).log_masses(edges, 1.0)  # all but uniform up to its cut
+    for one in (strays, Strays.beside(counts, core, strays)):
+        assert one.begins == 1.0
+        assert (one.share, one.exponent) == (pytest.approx(0.02, rel=1e-3), pytest.approx(3.0, rel=0.08))
+    mixed = strays.mixed(core, edges)
+    assert np.exp(mixed).sum() == pytest.approx(1 - strays.share * (1 / 80) ** strays.exponent, abs=1e-9)
+    assert counts.bits(mixed) == pytest.approx(
+        -(
+            98_000 * np.log2(0.98 / 20 / 2)
+            + counts.both[stop:] @ (strays.log_masses(edges)[stop:] / np.log(2) + np.log2(0.02))
+        ),
+        rel=1e-4,
+    )
+
+
+def test_outliers_beside_an_open_core_are_its_surplus():
+    x = mixtures.strewn(np.random.default_rng(3), 200_000, 1000)
+    law = lfmlib.optimal_law(x.astype(np.float32))
+    assert (law.name, law.variant) == ("gaussian", "gaussian+outliers") and law.upper == math.inf
+    assert law.sigma == pytest.approx(1, abs=0.01)
+    assert law.outlier_share == pytest.approx((np.abs(x) > law.outlier_cut).mean(), abs=1e-5)
+
+
+def test_every_family_has_the_same_cuts():
+    x = np.random.default_rng(4).standard_t(4, 60_000).astype(np.float32)
+    law = lfmlib.optimal_law(x)
+    tried = {}
+    for name, variant in VARIANTS.items():
+        if variant.outliers:
+            tried.setdefault(variant.truncated, set()).add(law.candidates[name].begins)
+    counts = cells(Sketch.of(x), 0.0)
+    halves = counts.halves(np.random.default_rng([0, int(counts.both.sum())]))
+    cuts = {coding._cut(family, counts) for family in FAMILIES}
+    assert tried[True] | tried[False] <= {counts.ends[stop - 1] for stop in cuts}
+    for name, variant in VARIANTS.items():  # each at the best of the cuts that any family names
+        if variant.outliers:
+            each = [coding._coded(variant, counts, halves, stop).bits for stop in cuts]
+            assert law.code_lengths[name] == pytest.approx(min(each), abs=1e-9)
+
+
+def test_a_cut_is_seen_where_it_takes_values_away():
+    found = mixtures.cuts(draws=3, kept=20_000, seed=0)
+    assert found["times"].tolist()[:2] == [3, 3] and found["times"].iloc[-1] == 0
+    assert found["found"].dropna().to_numpy() == pytest.approx(found.index[: found["found"].notna().sum()], abs=0.03)
+    assert found["there"].iloc[0] > 200 > 3 > found["there"].iloc[-1]
 
 
 def test_every_planted_parameter_comes_out():
@@ -82,10 +127,13 @@ def test_every_planted_parameter_comes_out():
 
 def test_other_laws_do_not_pass_for_it():
     found = mixtures.rejected(draws=2, size=40_000, seed=2)
-    assert (found["times"] == 0).all()
+    strewn = [name for name in found.index if " % " in name]  # of 120 draws three are called cut, by an empty stretch
+    assert (found["times"].drop(strewn) == 0).all() and (found["times"] <= 1).all()
     assert found.loc["Gaussian noise", "called"] == found.loc["Gaussian noise, pruned", "called"] == "gaussian"
     assert found.loc["Laplace, pruned", "called"] == "laplace"
     assert "generalized" in found.loc["logistic, pruned", "called"]
+    strays = found.index[found.index.str.contains("12 σ")]
+    assert set(found.loc[strays, "called"]) == {"gaussian+outliers"} and len(strays) == 2
     assert found.loc["uniform", "called"] == "truncated-gaussian"  # a Gaussian far wider than its cuts
 
 
@@ -140,12 +188,12 @@ def test_at_most_a_hundredth_are_outliers_and_the_cut_tells_which():
     rng = np.random.default_rng(7)
     x = rng.standard_t(2.5, 50_000).astype(np.float32)
     law = lfmlib.optimal_law(x)
-    for name, (_, way) in VARIANTS.items():
+    for name, variant in VARIANTS.items():
         one = law.candidates[name]
-        assert one.outlier_share <= MOST and (one.outlier_share > 0) == (way == "outliers")
-    claimed = law.candidates["truncated-gaussian+outliers"]
-    assert law.outlier_cut == claimed.upper
-    assert (np.abs(x) > law.outlier_cut).mean() == pytest.approx(claimed.outlier_share, abs=1e-4)
+        assert one.outlier_share <= MOST and (one.outlier_share > 0) == variant.outliers == math.isfinite(one.begins)
+        assert math.isfinite(one.upper) == variant.truncated
+    assert law.outlier_cut == law.gaussian.begins
+    assert (np.abs(x) > law.outlier_cut).mean() == pytest.approx(law.gaussian.outlier_share, abs=1e-4)
     assert lfmlib.optimal_law(rng.standard_normal(50_000)).outlier_cut == math.inf
 
 

@@ -149,3 +149,26 @@ def test_inputs_are_those_of_linear_layers():
         pruning.input_norms(model, ["l.weight"], lambda: None)
     norms = pruning.input_norms(model, ["l.weight"], lambda: model["l"](torch.ones(4, 3)))
     assert norms["l.weight"].tolist() == [2, 2, 2]
+
+
+def test_wanda_does_not_see_padding():
+    layer = torch.nn.Linear(3, 2)
+
+    class Padded(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Sequential(layer)
+
+        def forward(self, x, attention_mask=None):
+            return self.inner(x)
+
+    model, x = Padded(), torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(5) < torch.tensor([5, 3, 1, 2])[:, None]
+
+    def seen(run) -> torch.Tensor:
+        return pruning.input_norms(model, ["inner.0.weight"], run)["inner.0.weight"]
+
+    assert torch.allclose(seen(lambda: model(x, attention_mask=mask.long())), x[mask].norm(dim=0))
+    assert torch.allclose(seen(lambda: model(x)), x.flatten(0, 1).norm(dim=0))
+    both = seen(lambda: (model(x, attention_mask=mask.long()), model(x)))  # a mask is forgotten with its call
+    assert torch.allclose(both, (x[mask].square().sum(0) + x.square().sum((0, 1))).sqrt())

@@ -33,24 +33,41 @@ OTHERS: dict[str, tuple[float, Callable[[np.random.Generator, int], np.ndarray]]
     "logistic, pruned": (KEPT, lambda rng, n: rng.logistic(size=n)),
     "Laplace, pruned": (KEPT, lambda rng, n: rng.laplace(size=n)),
     "Student t₅, pruned": (KEPT, lambda rng, n: rng.standard_t(5, size=n)),
+    "Gaussian noise, one value at 12 σ": (0.0, lambda rng, n: strewn(rng, n, 1)),
+    "Gaussian noise, 0.5 % from 4 to 12 σ": (0.0, lambda rng, n: strewn(rng, n, n // 200)),
+    "Gaussian noise, 1 % of four times its σ": (
+        0.0,
+        lambda rng, n: np.where(rng.random(n) < 0.01, 4, 1) * rng.standard_normal(n),
+    ),
     "uniform": (0.0, lambda rng, n: rng.uniform(-1, 1, n)),
 }
 """Laws that are not the claimed one: name → share that is pruned, and how draws are made."""
 
 
-def planted(rng: np.random.Generator, kept: int) -> np.ndarray:
+CUTS = (2.5, 3.0, 3.5, 4.0)
+"""In σ: where cores are cut whose outliers all lie beyond 6 σ."""
+
+
+def strewn(rng: np.random.Generator, size: int, strays: int) -> np.ndarray:
+    """Gaussian noise, not cut, with some values between 4 and 12 σ; a single one at 12."""
+    values = rng.standard_normal(size)
+    values[:strays] = 12 if strays == 1 else rng.uniform(4, 12, strays) * rng.choice([-1, 1], strays)
+    return values
+
+
+def planted(rng: np.random.Generator, kept: int, nearest: float = 4, **other: float) -> np.ndarray:
     """Values of the planted law, float32: ``kept`` that are not zero, the zeros among them in random order.
 
-    Outliers lie evenly between 4 and 12 σ, on either side.
+    Outliers lie evenly between ``nearest`` and 12 σ, on either side; ``other`` changes what is `PLANTED`.
     """
-    p = PLANTED
+    p = PLANTED | other
     values = np.empty(0)
     while len(values) < kept:
         more = rng.normal(p["mean"], p["sigma"], 2 * kept)
         values = np.append(values, more[(np.abs(more) >= p["lower"]) & (np.abs(more) <= p["upper"])])
     values = values[:kept]
     far = rng.random(kept) < p["outlier_share"]
-    values[far] = rng.uniform(4, 12, far.sum()) * rng.choice([-1, 1], far.sum())
+    values[far] = rng.uniform(nearest, 12, far.sum()) * rng.choice([-1, 1], far.sum())
     zeros = np.zeros(round(kept * p["pruned"] / (1 - p["pruned"])))
     return rng.permutation(np.concatenate([values, zeros])).astype(np.float32)
 
@@ -73,6 +90,23 @@ def recovered(draws: int, kept: int, seed: int) -> pd.DataFrame:
     table.insert(2, "bias", table["found"] - table["planted"])
     table.attrs["called"] = int(each["called"].sum())
     return table
+
+
+def cuts(draws: int, kept: int, seed: int) -> pd.DataFrame:
+    """Whether a cut is seen, and where, the further out the fewer values it takes away.
+
+    Returns:
+        Index: where it is, in σ. Columns: times, how often the claimed law was named; found, the mean of the cuts then;
+        ``there``, how many values a Gaussian would have beyond.
+    """
+    rng, rows = np.random.default_rng([seed, 10]), {}
+    for cut in CUTS:
+        laws = [optimal_law(planted(rng, kept, nearest=6, upper=cut)) for _ in range(draws)]
+        seen = [law.upper for law in laws if law.name == CLAIMED]
+        p = stats.norm(PLANTED["mean"], PLANTED["sigma"])
+        beyond = (p.sf(cut) + p.cdf(-cut)) / (p.sf(PLANTED["lower"]) + p.cdf(-PLANTED["lower"]))
+        rows[cut] = {"there": kept * beyond, "times": len(seen), "found": float(np.mean(seen)) if seen else np.nan}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def mirrored(size: int, seed: int) -> pd.DataFrame:

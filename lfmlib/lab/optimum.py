@@ -40,17 +40,18 @@ PRUNED = (0.0, KEPT, 0.6)
 """Shares left out before a law is fitted to the rest. The second, which F11 asks for, is judged."""
 TOY = {"matrices": 4, "items": 128}
 """Of toys: how many matrices are looked at, and held-out examples."""
+BITS = tuple(f"bits_{name}" for name in VARIANTS)
 METRICS = {
     "own": 0.15, "prior": 1e-9, "score": 0.15, "rise": 0.5, "scored": 0.3, "beside": 0.5, "zeroed": 0.01, "sets": 0.5,
     "zero_mean": 0.3, "symmetric": 0.3, "mean_ratio": 0.5, "asymmetry": 0.5, "noise_mean": 0.3, "noise_symmetric": 0.3,
     "wins": 0.3, "near": 0.3, "bits": 1.0, "noise_wins": 0.3, "outlier_share": 0.5, "gg_shape": 0.2, "size": 0.1,
-}  # fmt: skip
+} | dict.fromkeys(BITS, 1.0)  # fmt: skip
 """Relative tolerances: another processor trains another model, as in `initialization`."""
 LEAST = {
     "own": 1.0, "score": 1.0, "rise": 0.2, "beside": 0.2, "scored": 1.0, "sets": 0.1, "zero_mean": 1.0,
     "symmetric": 1.0, "mean_ratio": 0.02, "asymmetry": 0.02, "noise_mean": 1.0, "noise_symmetric": 1.0, "wins": 1.0,
     "near": 1.0, "bits": 0.02, "noise_wins": 1.0, "outlier_share": 0.01, "gg_shape": 1.0, "size": 5.0,
-}  # fmt: skip
+} | dict.fromkeys(BITS, 0.02)  # fmt: skip
 """Sizes below which these tolerances do not shrink."""
 
 
@@ -62,7 +63,7 @@ def experiment() -> Experiment:
         run=run,
         metrics=METRICS,
         least=LEAST,
-        version=1,
+        version=2,
         description="what weights can go, which law the others follow, and what outliers are worth",
         inputs=inputs,
         quick=list(_toys()),
@@ -121,6 +122,8 @@ def run(cell: dict) -> list[dict]:
     is ``near``, within 0.01 bits of the shortest; the median of the ``bits`` it lies above it; ``noise_wins``, on noise
     in the place of weights (at the judged share); with the first variant the medians of outlier_share and gg_shape.
 
+    ``matrix``: of one ``tensor``, the judged share pruned, the bits above the shortest law, by law.
+
     ``damage``: of the ``entries`` "outliers", and of random sets "as many" and "as large" of every ``draw``, which are
     a share ``sets`` of the weights: the ``rise`` when they are zeroed, clipped or amplified (``change``).
 
@@ -165,8 +168,13 @@ def _whole(asked: Asked, table: pd.DataFrame, seed: int) -> dict:
 def _laws(found: dict[float, pd.DataFrame], surveyed: pd.DataFrame, seed: int) -> list[dict]:
     rows = []
     for pruned, table in found.items():
-        bits = table[[f"bits_{name}" for name in VARIANTS]]
+        bits = table[list(BITS)]
         bits = bits.sub(bits.min(axis=1), axis=0)
+        if pruned == KEPT:
+            rows += [
+                {"what": "matrix", "tensor": name} | {law: brief(value) for law, value in one.items()}
+                for name, one in zip(table["tensor"], bits.to_dict("records"), strict=True)
+            ]
         noise = noise_laws(surveyed, pruned=KEPT, seed=seed) if pruned == KEPT else None
         for name in VARIANTS:
             row = {"what": "law", "pruned": pruned, "variant": name}

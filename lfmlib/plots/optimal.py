@@ -35,15 +35,14 @@ def anatomy(ax: Axes, values: np.ndarray, law: Law, pruned: float) -> Axes:
     ax.stairs(density, edges, baseline=None, color=COLOURS["data"], lw=1.4, label="weights")
     taken = np.quantile(z, pruned)
     ax.axvspan(0, taken, color=INK, alpha=0.2, lw=0, label=f"the smallest {pruned:.0%}")
-    core = law.candidates["truncated-gaussian+outliers"]
-    drawn = [("Gaussian core", core, "model")]
-    if law.variant != "truncated-gaussian+outliers":
+    drawn = [("Gaussian core", law.gaussian, "model")]
+    if law.candidates[law.variant] is not law.gaussian:
         drawn.append(("shortest code", law.candidates[law.variant], "noise"))
     for name, one, colour in drawn:
-        end = min(one.upper / std, edges[-1])
+        end = min(min(one.upper, one.begins) / std, edges[-1])
         x = np.linspace(law.lower / std, end * (1 - 1e-3), 400)
         ax.plot(x, _density(one, x * std, law) * std, color=COLOURS[colour], lw=1.3, label=name)
-    far = z[z > core.upper / std]
+    far = z[z > law.outlier_cut / std]
     ax.plot(far, np.full(len(far), np.nanmin(density) / 3), "|", color=COLOURS["other"], ms=7, label="outliers")
     ax.set_xscale("function", functions=(np.log1p, np.expm1))
     ticks = [tick for tick in (0, 1, 2, 4, 8, 16, 32, 64, 128) if tick <= edges[-1]]

@@ -73,13 +73,15 @@ def test_cells_are_models_and_seeds():
 
 
 def test_a_toy_has_every_kind_of_row(toy):
-    assert set(toy["what"]) == {"model", "law", "curve", "layer", "damage", "quantized", "single"}
+    assert set(toy["what"]) == {"model", "law", "matrix", "curve", "layer", "damage", "quantized", "single"}
     curves = toy[toy["what"] == "curve"]
     assert set(curves["arm"]) == set(taken.ARMS)
     pruned = curves[curves["arm"] != "noise"]
     assert pruned["zeroed"].to_numpy() == pytest.approx(pruned["share"].to_numpy(), abs=0.01)
     laws = toy[toy["what"] == "law"]
     assert (laws.groupby(["seed", "pruned"])["wins"].sum() == 1).all() and set(laws["variant"]) == set(VARIANTS)
+    each = toy[toy["what"] == "matrix"]
+    assert len(each) == 2 * 2 and (each[list(optimum.BITS)].min(axis=1) == 0).all()
     single = toy[toy["what"] == "single"]
     assert single["rise"].is_monotonic_decreasing and single["beside"].notna().sum() >= taken.BESIDE
     assert set(single["found"]) == {"size", "gradient"}
