@@ -199,6 +199,36 @@ class Finding:
     provenance: dict
     details: dict = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        id_: str,
+        metric: str,
+        model: str,
+        provenance: dict,
+        details: dict,
+        value: float | None = None,
+        interval: tuple[float, float] | None = None,
+        null: float | None = None,
+        verdict: str | None = None,
+    ) -> Finding:
+        """A finding under its rule, judged by it unless the verdict is given; undecided without a value."""
+        if verdict is None:
+            verdict = "undecided" if value is None else judge(RULES[id_], value, interval)
+        return cls(
+            id=id_,
+            model=model,
+            statement=STATEMENTS[id_],
+            metric=metric,
+            value=value,
+            interval=interval,
+            null=null,
+            rule=RULES[id_].text,
+            verdict=verdict,
+            provenance=provenance,
+            details=details,
+        )
+
 
 def judge(rule: Rule, value: float, interval: tuple[float, float] | None = None) -> str:
     """The verdict of a rule on a value: by the point estimate, unless the interval straddles the bound next to it.

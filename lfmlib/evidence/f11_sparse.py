@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 
-from ..findings import RULES, STATEMENTS, Finding, judge
+from ..findings import Finding
 from ..pruning import largest_share
 from .shared import over_runs
 
@@ -63,17 +65,6 @@ def f11(model: str, provenance: dict) -> Finding:
     return _finding(model, provenance, {"reason": reason})
 
 
-def _finding(model: str, provenance: dict, details: dict, value=None, interval=None, null=None) -> Finding:
-    return Finding(
-        id="F11",
-        model=model,
-        statement=STATEMENTS["F11"],
-        metric="share of weights that go by magnitude for a rise of the held-out loss of at most 1 %",
-        value=value,
-        interval=interval,
-        null=null,
-        rule=RULES["F11"].text,
-        verdict="undecided" if value is None else judge(RULES["F11"], value, interval),
-        provenance=provenance,
-        details=details,
-    )
+_finding = partial(
+    Finding.of, "F11", "share of weights that go by magnitude for a rise of the held-out loss of at most 1 %"
+)

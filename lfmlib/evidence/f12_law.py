@@ -3,9 +3,11 @@ lose the outliers."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 
-from ..findings import RULES, STATEMENTS, Finding, judge
+from ..findings import Finding
 from .shared import ENOUGH, TOO_SMALL, eligible, over_runs, ratios, share
 
 CLAIMED = "truncated-gaussian+outliers"
@@ -111,17 +113,6 @@ def f12(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     return _finding(model, provenance, {"reason": reason, "law_share": found})
 
 
-def _finding(model: str, provenance: dict, details: dict, value=None, interval=None, null=None) -> Finding:
-    return Finding(
-        id="F12",
-        model=model,
-        statement=STATEMENTS["F12"],
-        metric="legs that hold: the law of what pruning keeps, and the damage of losing the outliers",
-        value=value,
-        interval=interval,
-        null=null,
-        rule=RULES["F12"].text,
-        verdict="undecided" if value is None else judge(RULES["F12"], value, interval),
-        provenance=provenance,
-        details=details,
-    )
+_finding = partial(
+    Finding.of, "F12", "legs that hold: the law of what pruning keeps, and the damage of losing the outliers"
+)

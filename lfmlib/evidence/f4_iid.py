@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..findings import RULES, STATEMENTS, Finding, judge
+from ..findings import Finding
 from .shared import ENOUGH, TOO_SMALL, eligible, over_runs, share, shown
 
 LEGS = ("independence", "identity", "spectrum")
@@ -145,18 +146,6 @@ def f4_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     )
 
 
-def _finding(model: str, provenance: dict, value, null, details: dict, interval=None) -> Finding:
-    rule = RULES["F4"]
-    return Finding(
-        id="F4",
-        model=model,
-        statement=STATEMENTS["F4"],
-        metric="legs (independence, identity, spectrum) that hold for at least 80 % of the parameters",
-        value=value,
-        interval=interval,
-        null=null,
-        rule=rule.text,
-        verdict="undecided" if value is None else judge(rule, value, interval),
-        provenance=provenance,
-        details=details,
-    )
+_finding = partial(
+    Finding.of, "F4", "legs (independence, identity, spectrum) that hold for at least 80 % of the parameters"
+)

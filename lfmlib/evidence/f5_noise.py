@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from ..findings import RULES, STATEMENTS, Finding, judge
+from ..findings import Finding
 from .f6_std import qq_share
 from .shared import ENOUGH, TOO_SMALL, eligible, over_runs, ratios
 
@@ -134,17 +135,8 @@ def _span(found: tuple[float, float, float], most: float = math.inf) -> str:
     return f"{mean:.0f} [{low:.0f}, {high:.0f}] %"
 
 
-def _finding(model: str, provenance: dict, details: dict, value=None, interval=None, null=None) -> Finding:
-    return Finding(
-        id="F5",
-        model=model,
-        statement=STATEMENTS["F5"],
-        metric="senses in which ΔW can be derived from Gaussian noise: (a) its histogram, (b) built from frozen noise",
-        value=value,
-        interval=interval,
-        null=null,
-        rule=RULES["F5"].text,
-        verdict="undecided" if value is None else judge(RULES["F5"], value, interval),
-        provenance=provenance,
-        details=details,
-    )
+_finding = partial(
+    Finding.of,
+    "F5",
+    "senses in which ΔW can be derived from Gaussian noise: (a) its histogram, (b) built from frozen noise",
+)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 
-from ..findings import RULES, STATEMENTS, Finding, judge
+from ..findings import RULES, Finding, judge
 from .shared import TOO_SMALL, eligible, over_runs, share
 
 QQ_BOUND = 0.99
@@ -112,17 +113,4 @@ def _judged(rises: float, wide: bool, interval: tuple[float, float] | None = Non
     return judge(rule, rises, interval)
 
 
-def _finding(model: str, provenance: dict, details: dict, value=None, interval=None, null=None, verdict="undecided"):
-    return Finding(
-        id="F6",
-        model=model,
-        statement=STATEMENTS["F6"],
-        metric="share of parameters in matrices whose standard deviation rises",
-        value=value,
-        interval=interval,
-        null=null,
-        rule=RULES["F6"].text,
-        verdict=verdict,
-        provenance=provenance,
-        details=details,
-    )
+_finding = partial(Finding.of, "F6", "share of parameters in matrices whose standard deviation rises")

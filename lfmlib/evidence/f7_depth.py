@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from ..delta import depth_trend
-from ..findings import RULES, STATEMENTS, Finding, judge
+from ..findings import Finding
 from .shared import eligible, over_runs
 
 RHO = 0.5
@@ -165,16 +165,6 @@ def _finding(
         if "independent_walks" in details:
             parts["by walks of their own"] = f"{100 * details['independent_walks']:.1f}\u00a0%"
         details = {"parts": parts} | details | {"roles": numbers.T.to_dict(), "grow": grow}
-    return Finding(
-        id="F7",
-        model=model,
-        statement=STATEMENTS["F7"],
-        metric="share of roles in which std(ΔW) grows with depth",
-        value=value,
-        interval=interval,
-        null=None if null is None else float(null),
-        rule=RULES["F7"].text,
-        verdict="undecided" if value is None else judge(RULES["F7"], value, interval),
-        provenance=provenance,
-        details=details,
-    )
+    metric = "share of roles in which std(ΔW) grows with depth"
+    null = None if null is None else float(null)
+    return Finding.of("F7", metric, model, provenance, details, value, interval, null)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
-from ..findings import RULES, STATEMENTS, Finding
+from ..findings import Finding
 from .shared import over_runs
 
 
@@ -97,17 +99,4 @@ def f8(model: str, provenance: dict) -> Finding:
     return _finding(model, provenance, {"reason": reason})
 
 
-def _finding(model: str, provenance: dict, details: dict, value=None, interval=None, null=None, verdict="undecided"):
-    return Finding(
-        id="F8",
-        model=model,
-        statement=STATEMENTS["F8"],
-        metric="noise radius of the fine-tuned weights over that of the base",
-        value=value,
-        interval=interval,
-        null=null,
-        rule=RULES["F8"].text,
-        verdict=verdict,
-        provenance=provenance,
-        details=details,
-    )
+_finding = partial(Finding.of, "F8", "noise radius of the fine-tuned weights over that of the base")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ..findings import RULES, STATEMENTS, Finding, judge
+from ..findings import Finding
 from .shared import TOO_SMALL, eligible, over_runs, share
 
 MEAN, MIRROR = 0.05, 0.02
@@ -47,14 +47,15 @@ def f10(table: pd.DataFrame, noise: pd.DataFrame, model: str, provenance: dict) 
 
 
 def _census(id_: str, table: pd.DataFrame, noise: pd.DataFrame, model: str, provenance: dict) -> Finding:
-    passes, column, *_ = _ASKED[id_]
+    passes, column, _, metric = _ASKED[id_]
     body = eligible(table)
     if body.empty:
-        return _finding(id_, model, provenance, {"reason": TOO_SMALL})
+        return Finding.of(id_, metric, model, provenance, {"reason": TOO_SMALL})
     control = noise[noise["tensor"].isin(body["tensor"])]
     parts = {"median": f"{body[column].median():.4f}", "largest": f"{body[column].max():.4f}"}
     details = {"parts": parts, "matrices": len(body), "share_of_matrices": float(passes(body).mean())}
-    return _finding(id_, model, provenance, details, share(body, passes(body)), null=share(control, passes(control)))
+    value, null = share(body, passes(body)), share(control, passes(control))
+    return Finding.of(id_, metric, model, provenance, details, value, null=null)
 
 
 def f9_f10_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> list[Finding]:
@@ -71,27 +72,11 @@ def f9_f10_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> list[F
     if len(rows) < 2:
         raise ValueError(f"F9 and F10 of {model} need at least two runs: measure the record")
     found = []
-    for id_, (_, _, column, _) in _ASKED.items():
+    for id_, (_, _, column, metric) in _ASKED.items():
         value, low, high = over_runs(rows[column])
         median = rows["mean_ratio" if id_ == "F9" else "asymmetry"].mean()
         null = float(rows["noise_mean" if id_ == "F9" else "noise_symmetric"].mean())
         details = {"parts": {"median": f"{median:.4f}"}, "runs": len(rows)}
         interval = (max(low, 0.0), min(high, 1.0))
-        found.append(_finding(id_, model, provenance, details, value, interval, null))
+        found.append(Finding.of(id_, metric, model, provenance, details, value, interval, null))
     return found
-
-
-def _finding(id_: str, model: str, provenance: dict, details: dict, value=None, interval=None, null=None) -> Finding:
-    return Finding(
-        id=id_,
-        model=model,
-        statement=STATEMENTS[id_],
-        metric=_ASKED[id_][3],
-        value=value,
-        interval=interval,
-        null=null,
-        rule=RULES[id_].text,
-        verdict="undecided" if value is None else judge(RULES[id_], value, interval),
-        provenance=provenance,
-        details=details,
-    )

@@ -26,10 +26,11 @@ from ..evidence import KEPT
 from ..hub import MINILM_SHA256
 from ..optimal import laws, noise_laws
 from ..records import Experiment
+from ..records.experiment import brief
 from ..survey import noise_twin, survey
 from . import finetuning, models
 from .problems import problem
-from .taken import Asked, brief, curves, damage, layers, singles
+from .taken import Asked, curves, damage, layers, singles
 from .train import Config, start_of, train
 from .tuning import body
 

@@ -25,6 +25,7 @@ from torch import nn
 
 from .. import noise
 from ..records import Experiment
+from ..records.experiment import brief
 from ..tolerance import KINDS, curve, radius
 from . import derived, finetuning
 from .experiments import retrained, score, trivial
@@ -109,13 +110,13 @@ def run(cell: dict) -> list[dict]:
     config = finetuning.plan(cell)
     trained = retrained(config, snapshots=0)
     if cell["part"] == "noisier":
-        return [{"score": _brief(score(trained.scores)), "trivial": _brief(trivial(trained.scores))}]
+        return [{"score": brief(score(trained.scores)), "trivial": brief(trivial(trained.scores))}]
     rows: list[dict] = []
     for which, model in candidates(config, trained.model).items():
         found = _shaken(which, model, cell)
-        found[0]["moved"] = _brief(_moved(config, model))
+        found[0]["moved"] = brief(_moved(config, model))
         rows += found
-    rows[0] |= {"trained": _brief(score(trained.scores)), "trivial": _brief(trivial(trained.scores))}
+    rows[0] |= {"trained": brief(score(trained.scores)), "trivial": brief(trivial(trained.scores))}
     return rows
 
 
@@ -164,12 +165,12 @@ def _shaken(which: str, model: nn.Module, cell: dict) -> list[dict]:
                 found = radius(loss, weights, rise, kind=kind, draws=draws, **common).to_numpy()
             else:  # no better than the class frequencies: there is nothing to lose
                 found = [(0, math.inf)]
-            rows += [about | {"kind": kind, "draw": int(draw), "radius": _brief(size)} for draw, size in found]
-        rows[first] |= {"own": _brief(own["loss"]), "prior": _brief(prior), "score": _brief(score(own))}
+            rows += [about | {"kind": kind, "draw": int(draw), "radius": brief(size)} for draw, size in found]
+        rows[first] |= {"own": brief(own["loss"]), "prior": brief(prior), "score": brief(score(own))}
         rows[first]["strength"] = strength
         if head != "timid":
             rises = curve(loss, weights, SCALES, draws=2, **common).groupby("scale")["rise"].mean()
-            rows += [about | {"scale": scale, "rise": _brief(rise)} for scale, rise in rises.items()]
+            rows += [about | {"scale": scale, "rise": brief(rise)} for scale, rise in rises.items()]
     return rows
 
 
@@ -213,8 +214,3 @@ def fit_head(model: nn.Module, task, strengths: Sequence[float]) -> float:
 
 def _logistic(strength: float) -> LogisticRegression:
     return LogisticRegression(C=strength, max_iter=1000)
-
-
-def _brief(value: float) -> float | None:
-    """Five digits of a number, and nothing of one that is not finite: what a record needs."""
-    return float(f"{value:.5g}") if math.isfinite(value) else None

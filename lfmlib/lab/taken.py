@@ -11,6 +11,7 @@ from torch import nn
 
 from .. import outliers, pruning
 from ..checkpoint import Checkpoint, open_checkpoint
+from ..records.experiment import brief
 from . import models
 from .problems import problem
 
@@ -169,8 +170,3 @@ def _one(w: torch.Tensor, entry: dict) -> torch.Tensor:
     mask = torch.zeros_like(w, dtype=torch.bool)
     mask[entry["row"], entry["column"]] = True
     return mask
-
-
-def brief(value: float) -> float | None:
-    """Five digits of a number, and nothing of one that is not finite: what a record needs."""
-    return float(f"{value:.5g}") if math.isfinite(value) else None

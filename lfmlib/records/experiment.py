@@ -15,6 +15,11 @@ import torch
 from .files import sha256, to_json
 
 
+def brief(value: float) -> float | None:
+    """Five digits of a number, and nothing of one that is not finite: what a record needs."""
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
 @dataclass(frozen=True)
 class Experiment:
     """What is measured, for which settings, and how exactly it must come out again.
