@@ -111,10 +111,10 @@ def test_every_family_has_the_same_cuts():
 
 
 def test_a_cut_is_seen_where_it_takes_values_away():
-    found = mixtures.cuts(draws=3, kept=20_000, seed=0)
-    assert found["times"].tolist()[:2] == [3, 3] and found["times"].iloc[-1] == 0
-    assert found["found"].dropna().to_numpy() == pytest.approx(found.index[: found["found"].notna().sum()], abs=0.03)
-    assert found["there"].iloc[0] > 200 > 3 > found["there"].iloc[-1]
+    found = mixtures.cut_further_out(draws=3, kept=20_000, seed=0)
+    assert found["called"].tolist()[:2] == ["3 of 3"] * 2 and found["called"].iloc[-1] == "0 of 3"
+    assert found["found"].tolist()[:2] == ["2.500 σ", "3.000 σ"] and found["found"].iloc[-1] == "–"
+    assert found["taken away"].iloc[0] > 200 > 3 > found["taken away"].iloc[-1]
 
 
 def test_every_planted_parameter_comes_out():

@@ -92,12 +92,12 @@ def recovered(draws: int, kept: int, seed: int) -> pd.DataFrame:
     return table
 
 
-def cuts(draws: int, kept: int, seed: int) -> pd.DataFrame:
+def cut_further_out(draws: int, kept: int, seed: int) -> pd.DataFrame:
     """Whether a cut is seen, and where, the further out the fewer values it takes away.
 
     Returns:
-        Index: where it is, in σ. Columns: times, how often the claimed law was named; found, the mean of the cuts then;
-        ``there``, how many values a Gaussian would have beyond.
+        Index: where it is. Columns: how many values a Gaussian would have beyond; how often the claimed law was named;
+        and the mean of the cuts then.
     """
     rng, rows = np.random.default_rng([seed, 10]), {}
     for cut in CUTS:
@@ -105,7 +105,11 @@ def cuts(draws: int, kept: int, seed: int) -> pd.DataFrame:
         seen = [law.upper for law in laws if law.name == CLAIMED]
         p = stats.norm(PLANTED["mean"], PLANTED["sigma"])
         beyond = (p.sf(cut) + p.cdf(-cut)) / (p.sf(PLANTED["lower"]) + p.cdf(-PLANTED["lower"]))
-        rows[cut] = {"there": kept * beyond, "times": len(seen), "found": float(np.mean(seen)) if seen else np.nan}
+        rows[f"cut at {cut} σ"] = {
+            "taken away": round(kept * beyond),
+            "called": f"{len(seen)} of {draws}",
+            "found": f"{np.mean(seen):.3f} σ" if seen else "–",
+        }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

@@ -11,10 +11,11 @@ import pandas as pd
 from .. import evidence
 from ..coding import MOST, VARIANTS
 from ..findings import Finding
+from ..optimal import Law
 from ..outliers import RANGES
 from ..provenance import recorded
 from .initialization import where
-from .optimum import KEPT, PRUNED
+from .optimum import BITS, KEPT, PRUNED
 from .taken import ARMS
 
 NAMES = {
@@ -26,6 +27,8 @@ NAMES = {
 }
 """The models; the first is real, and named as in the chapters on its checkpoint."""
 SHORT = {"minilm": "MiniLM", "decoder": "decoder", "deep-decoder": "12-layer decoder", "vit": "ViT", "clip": "CLIP"}
+NEARLY = 0.9
+"""Of the most outliers that a matrix may have: where they are more, the limit decides where they begin."""
 ASKED = {
     "minilm": "halves of docstrings",
     "decoder": "next byte",
@@ -108,15 +111,15 @@ def against_noise(record: pd.DataFrame) -> str:
 
 
 def scores(record: pd.DataFrame, shares: tuple[float, ...] = (0.3, 0.5, 0.7)) -> pd.DataFrame:
-    """Accuracy after pruning by magnitude; models that have one."""
+    """Accuracy after pruning by magnitude, in words: mean and 95 % over runs; models that have one."""
     table = {}
     for _, name, rows in _by_model(record):
-        whole = rows[rows["what"] == "model"]["score"].mean()
+        whole = rows[rows["what"] == "model"]["score"]
         some = rows[(rows["what"] == "curve") & (rows["arm"] == "magnitude")]
-        if not np.isnan(whole):
-            table[name] = {"whole": whole}
-            table[name] |= {f"{share:.0%} pruned": some[some["share"] == share]["scored"].mean() for share in shares}
-    return pd.DataFrame.from_dict(table, orient="index").astype(float)
+        if whole.notna().all():
+            table[name] = {"whole": _percent(whole)}
+            table[name] |= {f"{share:.0%} pruned": _percent(some[some["share"] == share]["scored"]) for share in shares}
+    return pd.DataFrame.from_dict(table, orient="index")
 
 
 def layers(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -165,11 +168,27 @@ def above(laws: pd.DataFrame) -> pd.DataFrame:
     """In how many matrices each law is the shortest, and how many bits it lies above that in the median and at most.
 
     Args:
-        laws: rows of `lfmlib.laws`.
+        laws: rows of `lfmlib.laws`, or those of the record that are about matrices.
     """
-    bits = laws[[f"bits_{name}" for name in VARIANTS]].set_axis(list(VARIANTS), axis=1)
+    bits = laws[list(BITS)].set_axis(list(VARIANTS), axis=1)
     over = bits.sub(bits.min(axis=1), axis=0)
     return pd.DataFrame({"matrices": (over == 0).sum(), "median": over.median(), "largest": over.max()})
+
+
+def code_lengths(record: pd.DataFrame) -> pd.DataFrame:
+    """The same of every model of the record, in words: matrices won, of all runs; median and largest bits above.
+
+    Returns:
+        Index: law. Columns: models, with the number of their matrices.
+    """
+    table = {}
+    for _, name, rows in _by_model(record):
+        some = rows[rows["what"] == "matrix"]
+        won = above(some)
+        table[f"{name} ({len(some)})"] = {
+            law: f"{one['matrices']:.0f}; {one['median']:.4f}; {one['largest']:.3f}" for law, one in won.iterrows()
+        }
+    return pd.DataFrame(table)
 
 
 def claimed(record: pd.DataFrame) -> pd.DataFrame:
@@ -203,12 +222,22 @@ def by_role(places: pd.DataFrame) -> pd.DataFrame:
     return places.groupby("role", sort=False)[list(columns)].median().rename(columns=columns).rename_axis(None)
 
 
+def core(law: Law, std: float) -> str:
+    """Where the outliers of a matrix with that standard deviation begin, and how many they are, in a sentence."""
+    if np.isinf(law.outlier_cut):
+        return "A Gaussian codes what pruning keeps shorter without outliers than with them."
+    return (
+        f"Outliers of its Gaussian core begin at {law.outlier_cut / std:.1f}; {law.gaussian.outlier_share:.2%} of what "
+        "pruning keeps lie there."
+    )
+
+
 def begins(places: pd.DataFrame) -> str:
     """Where outliers begin, how many they are, and how many noise has there, in a sentence; from `places`."""
     if places.empty:
         return "No matrix has outliers."
     middle = places[["begins", "share", "gaussian"]].median()
-    capped = (places["share"] >= 0.9 * MOST * (1 - KEPT)).sum()
+    capped = (places["share"] >= NEARLY * MOST * (1 - KEPT)).sum()
     return (
         f"In the median of {len(places)} matrices they begin at **{middle['begins']:.1f} standard deviations**, and "
         f"are {middle['share']:.2%} of the entries; a Gaussian of that standard deviation has {middle['gaussian']:.2%} "
@@ -230,18 +259,15 @@ def lined_up(table: pd.DataFrame) -> str:
 
 
 def damage(record: pd.DataFrame) -> pd.DataFrame:
-    """What it costs to change the outliers, in words: relative rises of the loss, means over runs, and ratios."""
+    """What it costs to zero the outliers, in words: relative rises of the loss, mean and 95 % over runs; and ratios."""
     table = {}
     for _, name, rows in _by_model(record):
-        own = rows[rows["what"] == "model"]["own"].mean()
-        some = rows[rows["what"] == "damage"]
-        mean = 100 * some.groupby(["entries", "change"])["rise"].mean() / own
-        sizes = 100 * some.groupby("entries")["sets"].mean()
+        sizes = 100 * rows[rows["what"] == "damage"].groupby("entries")["sets"].mean()
         table[name] = {
             "outliers": f"{sizes['outliers']:.2f} %",
-            "zeroed": f"{mean['outliers', 'zeroed']:+.2f} %",
-            "as many": f"{mean['as many', 'zeroed']:+.2f} %",
-            "as large": f"{mean['as large', 'zeroed']:+.2f} %",
+            "zeroed": _rise(rows, "outliers", "zeroed"),
+            "as many": _rise(rows, "as many", "zeroed"),
+            "as large": _rise(rows, "as large", "zeroed"),
             "which are": f"{sizes['as large']:.1f} %",
             "ratio": _span(evidence.damage_ratio(rows)),
         }
@@ -252,12 +278,10 @@ def changed(record: pd.DataFrame) -> pd.DataFrame:
     """Outliers clipped or amplified, in words: relative rises of the loss, beside random sets of equal squared norm."""
     table = {}
     for _, name, rows in _by_model(record):
-        own = rows[rows["what"] == "model"]["own"].mean()
-        mean = 100 * rows[rows["what"] == "damage"].groupby(["entries", "change"])["rise"].mean() / own
         table[name] = {
-            "clipped": f"{mean['outliers', 'clipped']:+.2f} %",
-            "amplified": f"{mean['outliers', 'amplified']:+.2f} %",
-            "random ones amplified": f"{mean['as large', 'amplified']:+.2f} %",
+            "clipped": _rise(rows, "outliers", "clipped"),
+            "amplified": _rise(rows, "outliers", "amplified"),
+            "random ones amplified": _rise(rows, "as large", "amplified"),
         }
     return pd.DataFrame.from_dict(table, orient="index")
 
@@ -322,9 +346,16 @@ def _by_model(record: pd.DataFrame, names: dict[str, str] = SHORT):
             yield model, name, rows
 
 
-def _percent(values: pd.Series, sign: str = "") -> str:
+def _rise(rows: pd.DataFrame, entries: str, change: str) -> str:
+    """Relative rise of the loss when entries are changed: draws averaged, mean and 95 % over runs."""
+    own = rows[rows["what"] == "model"].set_index("seed")["own"]
+    some = rows[(rows["what"] == "damage") & (rows["entries"] == entries) & (rows["change"] == change)]
+    return _percent(some.groupby("seed")["rise"].mean() / own, sign="+", digits=2)
+
+
+def _percent(values: pd.Series, sign: str = "", digits: int = 1) -> str:
     mean, low, high = (100 * one for one in evidence.over_runs(values))
-    return f"{mean:{sign}.1f} [{low:.1f}, {high:.1f}] %"
+    return f"{mean:{sign}.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] %"
 
 
 def _span(values: pd.Series) -> str:
