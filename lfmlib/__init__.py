@@ -10,6 +10,7 @@ from .checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
 from .controls import control, rescaled
 from .delta import compare, depth_trend
 from .iid import IID, iid
+from .merge import merge
 from .normality import Normality, coding_cells, measure, normality
 from .optimal import Law, laws, optimal_law
 from .shapes import Shape, classify
@@ -37,6 +38,7 @@ __all__ = [
     "iid",
     "laws",
     "measure",
+    "merge",
     "noise_twin",
     "normality",
     "open_checkpoint",

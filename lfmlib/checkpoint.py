@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -76,6 +77,14 @@ class Checkpoint:
         """
         part = self._part(name)
         return _aligned(part.of(self._stored[part.stored].load()))
+
+    @property
+    def stored(self) -> Mapping[str, Mapped | Pickled | Held]:
+        """What lies in the files, by the names there, in their order: ``shape``, ``dtype``, and ``load()``, which maps.
+
+        `tensors` are parts of these: one that holds q, k and v is three there.
+        """
+        return MappingProxyType(self._stored)
 
     def chunks(self, name: str, bytes: int = CHUNK_BYTES) -> Iterator[torch.Tensor]:
         """Yield the tensor's values as flat tensors of at most `bytes` each (at least one value).

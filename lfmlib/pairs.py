@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from .checkpoint import Checkpoint, TensorInfo
+import torch
+
+from .checkpoint import Checkpoint, CheckpointError, TensorInfo
 from .executor import matrices
 
 SHARED = 2
 """Parts of a name, counted from its end, that two names must share before their prefixes are compared."""
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+"""Types whose values can be added; smaller ones are quantized."""
 MOST = 512
 """Partners that one name may have by its end; where there are more, the end is too common to tell."""
 
@@ -66,6 +71,60 @@ def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str
             f"and {some[0]} …; expected a model and the one it was fine-tuned from"
         )
     return found, left | skipped_old | skipped_new  # what a checkpoint says of its own tensor comes first
+
+
+def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torch.Tensor]]:
+    """For every tensor stored in the base, how that of the model is loaded which stands in its place.
+
+    Of tensors that the model has beside these, a warning is given.
+
+    Raises:
+        ValueError: the model lacks some, or has them in another shape or of another kind.
+        CheckpointError: something is stored that has no values to add.
+    """
+    known, own = base.stored, model.stored
+    for one in (base, model):
+        if odd := [name for name, why in one.skipped.items() if not why.startswith(("tied to", "a buffer"))]:
+            raise CheckpointError(f"{odd[0]} of {one.name} cannot be added: {one.skipped[odd[0]]}. Dequantize it first")
+    tied = {name: why.removeprefix("tied to ") for name, why in model.skipped.items() if why.startswith("tied to ")}
+    before, after = prefixes(known, own)
+    names = {before + name.removeprefix(after): name for name in [*own, *tied] if name.startswith(after)}
+    names |= {name: name for name in [*own, *tied]}
+    if missing := [name for name in known if name not in names]:
+        raise ValueError(
+            f"{model.name} lacks {len(missing)} of the {len(known)} tensors of {base.name}, such as {missing[0]}; it "
+            f"has {next(iter(own))} …: expected a model that was tuned from that base"
+        )
+    taken = {name: tied.get(names[name], names[name]) for name in known}
+    for name, partner in taken.items():
+        _same_kind(name, known[name], own[partner], base, model)
+    if extra := [name for name in own if name not in taken.values()]:
+        warnings.warn(
+            f"{len(extra)} tensors of {model.name} are not in the base, and are left out: {', '.join(extra[:3])}"
+            f"{' …' if len(extra) > 3 else ''}",
+            stacklevel=3,
+        )
+    return {name: own[partner].load for name, partner in taken.items()}
+
+
+def _same_kind(name: str, place, theirs, base: Checkpoint, model: Checkpoint) -> None:
+    """Raise what `partners` raises of one tensor."""
+    if theirs.shape != place.shape:
+        grown = len(place.shape) == 2 and theirs.shape[1:] == place.shape[1:]
+        why = "their vocabularies differ. Resize one to the other’s first" if grown else "they are not of one kind"
+        raise ValueError(f"{name} is {theirs.shape} in {model.name}, and {place.shape} in {base.name}: {why}")
+    floating = [getattr(torch, one.dtype).is_floating_point for one in (place, theirs)]
+    if floating[0] != floating[1]:
+        raise ValueError(
+            f"{name} is {theirs.dtype} in {model.name}, and {place.dtype} in {base.name}: expected both to be of "
+            "floating point, or neither"
+        )
+    for one, of in ((theirs, model), (place, base)):
+        if floating[0] and one.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{name} of {of.name} is stored as {one.dtype}, which is quantized: expected {', '.join(FLOATS)}. "
+                "Dequantize it first"
+            )
 
 
 def prefixes(known: Iterable[str], wanted: Iterable[str]) -> tuple[str, str]:

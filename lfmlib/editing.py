@@ -1,0 +1,154 @@
+"""Merging what several fine-tunes added to one base, tensor by tensor: the methods in use, and outlier amplification.
+
+The methods are peft’s own functions (`peft.utils.merge_utils`), on float32: their weighted sum (task arithmetic,
+Ilharco et al. 2022, arXiv 2212.04089), TIES (Yadav et al. 2023, arXiv 2306.01708), DARE and DARE-TIES (Yu et al. 2023,
+arXiv 2311.03099). The average is task arithmetic with equal shares; NAN (Si et al. 2025, arXiv 2505.16148) with shares
+in inverse proportion to the norms.
+
+Outlier amplification splits a merged ΔW into the Gaussian core and the outliers of `lfmlib.optimal_law`, and scales
+the outliers alone. (Shrinking the core is the same up to the scale of all.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+
+from .optimal import optimal_law
+
+METHODS = ("average", "task_arithmetic", "ties", "dare", "dare_ties", "nan")
+THINNING = ("ties", "dare", "dare_ties")
+"""Methods that set a share 1 - density of every ΔW to zero."""
+RANDOM = ("dare", "dare_ties")
+"""Methods that choose these at random."""
+WHOLE = ("ties",)
+"""Methods that must see a tensor whole: which entries are kept depends on all of it."""
+PROJECTIONS = ("zero-mean", "symmetric")
+DENSITY = 0.2
+"""Share that is kept where nothing else is said: of TIES, as its authors have it."""
+
+
+def combine(
+    deltas: Sequence[torch.Tensor],
+    method: str,
+    weights: Sequence[float],
+    *,
+    density: float = DENSITY,
+    seed: str = "",
+) -> torch.Tensor:
+    """One ΔW out of several.
+
+    Args:
+        deltas: of the same shape, float32 or float64.
+        method: one of `METHODS`.
+        weights: what each is multiplied with; for "nan" from `shares`.
+        density: of the methods in `THINNING`: the share of each ΔW that is kept, from 0 (nothing) to 1 (all).
+        seed: of what is random; equal strings give equal masks.
+
+    Raises:
+        ValueError: unknown method, a density outside [0, 1], or not one weight for each ΔW.
+    """
+    check(method, len(deltas), weights, density)
+    deltas, shares = list(deltas), torch.tensor(weights, dtype=deltas[0].dtype)
+    if method == "average":
+        shares = shares / len(deltas)
+    if method in THINNING and density == 0:  # nothing is kept: what would be divided by it is not there
+        return torch.zeros_like(deltas[0])
+    from peft.utils import merge_utils  # here, because importing it takes seconds
+
+    if method not in THINNING or (density == 1 and method == "dare"):
+        return merge_utils.task_arithmetic(deltas, shares)
+    if density == 1:  # all is kept: signs are elected all the same
+        kept = torch.stack(deltas)
+        elected = merge_utils.calculate_majority_sign_mask(kept)
+        return merge_utils.disjoint_merge(kept * merge_utils.reshape_weight_task_tensors(kept, shares), elected)
+    merge = {"ties": merge_utils.ties, "dare": merge_utils.dare_linear, "dare_ties": merge_utils.dare_ties}[method]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7], "big"))
+        return merge(deltas, shares, density)
+
+
+def check(method: str, count: int, weights: Sequence[float], density: float) -> None:
+    """Raise what `combine` raises, before anything is read."""
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
+    if not 0 <= density <= 1:
+        raise ValueError(f"density is {density}: expected a share of each ΔW that is kept, between 0 and 1")
+    if not count:
+        raise ValueError("there is nothing to merge: expected at least one tuned model")
+    if len(weights) != count or not all(map(math.isfinite, weights)):
+        raise ValueError(f"weights are {list(weights)}: expected a number for each of the {count} tuned models")
+
+
+def shares(norms: Sequence[float]) -> list[float]:
+    """The coefficients of NAN: in inverse proportion to the norms of the ΔW, and 1 in all.
+
+    A ΔW of zero has no norm to divide by: it adds nothing, and gets no share.
+    """
+    inverse = [1 / norm if norm > 0 else 0.0 for norm in norms]
+    return [one / (sum(inverse) or 1.0) for one in inverse]
+
+
+def cut(delta: torch.Tensor | Iterable[torch.Tensor]) -> float:
+    """Magnitude beyond which an entry of ΔW is an outlier of its Gaussian core; math.inf where there are none.
+
+    Args:
+        delta: the tensor, or pieces of it. Of one too small or too even for a law nothing is an outlier.
+    """
+    try:
+        return optimal_law(delta).outlier_cut
+    except ValueError:
+        return math.inf
+
+
+def amplified(delta: torch.Tensor, factor: float, beyond: float) -> torch.Tensor:
+    """ΔW with its outliers, the entries of a magnitude ``beyond``, multiplied by a factor."""
+    return torch.where(delta.abs() > beyond, factor * delta, delta)
+
+
+def distance(delta: torch.Tensor, beyond: float) -> float:
+    """How far out outliers lie: their root mean square over that of the rest; NaN without either."""
+    far = delta.abs() > beyond
+    outer, inner = (part.double().square().mean().sqrt().item() for part in (delta[far], delta[~far]))
+    return outer / inner if inner else math.nan
+
+
+def restoring(deltas: Sequence[torch.Tensor], merged: torch.Tensor) -> float:
+    """A factor that needs no data: outliers are to lie as far out as those of the single ΔW do, in the mean.
+
+    Where ΔW are unlike, an average makes their core smaller by the root of their number, and an outlier, which only one
+    of them has, by their number. Never below 1; 1 where there are none.
+    """
+    before = [distance(delta, edge) for delta in deltas if math.isfinite(edge := cut(delta))]
+    after = distance(merged, edge) if math.isfinite(edge := cut(merged)) else math.nan
+    return max(1.0, sum(before) / len(before) / after) if before and after > 0 else 1.0
+
+
+def projected(w: torch.Tensor, how: str) -> torch.Tensor:
+    """A tensor made zero-mean, or symmetric, as the paper says that optimal weights are.
+
+    "symmetric" is the nearest symmetric distribution in the sense that ranks are kept: the value at rank i of n becomes
+    half its difference to the value at rank n - 1 - i. It is zero-mean as well.
+
+    Raises:
+        ValueError: another projection.
+    """
+    return _PROJECTED[how](w) if how in _PROJECTED else _refuse(how)
+
+
+def _symmetric(w: torch.Tensor) -> torch.Tensor:
+    values, order = w.flatten().sort(stable=True)
+    return torch.empty_like(values).scatter_(0, order, (values - values.flip(0)) / 2).view_as(w)
+
+
+def _refuse(how: str) -> torch.Tensor:
+    raise ValueError(f"unknown projection {how!r}: expected one of {', '.join(PROJECTIONS)}")
+
+
+_PROJECTED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "zero-mean": lambda w: w - w.double().mean().to(w.dtype),
+    "symmetric": _symmetric,
+}

@@ -1,0 +1,133 @@
+"""A model as a folder of safetensors files, written whole or not at all.
+
+While it is written it is called ``OUT.partial``: no library takes that for a model, for its weights have other names
+and its configuration comes last. A process that was stopped goes on from what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+
+from .checkpoint import Checkpoint
+from .shards import Entry, ShardWriter
+
+COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".spm", ".vocab")
+"""Endings of what is copied beside the weights: configuration, tokenizer, code."""
+OURS = "merge.json"
+"""Says what a folder was made of."""
+
+
+def write(
+    out: Path,
+    about: Mapping,
+    like: Checkpoint,
+    entries: Sequence[Entry],
+    pieces: Callable[[str], Iterable[torch.Tensor]],
+    *,
+    dtype: str | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> None:
+    """Write a model, or go on with it.
+
+    Args:
+        out: folder that is not there, or empty.
+        about: what is made, of JSON's types; an earlier run is taken up only if it said the same.
+        like: in whose shards tensors are laid out, and whose configuration and tokenizer are copied.
+        entries: all tensors of ``like``, as they are to be.
+        pieces: name → the values, in flat pieces.
+        dtype: to be named in the configuration, if it is another.
+        resume: whether what an earlier run wrote may be kept.
+        progress: show a bar.
+
+    Raises:
+        FileExistsError: ``out`` holds something.
+        ValueError: ``OUT.partial`` holds a part of something else, or another process writes it.
+        OSError: there is no room on the disk.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} is there already: name another folder, or remove it")
+    partial = out.with_name(out.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(partial / ".lock", timeout=0):
+            _claim(partial, about, resume)
+            _weights(partial, layout(like, entries), pieces, progress)
+            _copy(like, partial, dtype)
+    except Timeout:
+        raise ValueError(f"another process writes {partial}: wait for it, or name another folder") from None
+    (partial / ".lock").unlink(missing_ok=True)
+    os.replace(partial, out)
+
+
+def layout(like: Checkpoint, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Shard → what it holds: as many as ``like`` has files, by the names that transformers gives them."""
+    files: dict[Path | None, list[Entry]] = {}
+    for entry in entries:
+        files.setdefault(getattr(like.stored[entry.name], "path", None), []).append(entry)
+    count = len(files)
+    if count == 1:
+        return {"model.safetensors": list(entries)}
+    return {f"model-{i:05}-of-{count:05}.safetensors": some for i, some in enumerate(files.values(), 1)}
+
+
+def _claim(folder: Path, about: Mapping, resume: bool) -> None:
+    """Take a folder, or take it up again."""
+    path, text = folder / OURS, json.dumps(about, indent=2, sort_keys=True) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{folder} holds a part of something else (see its {OURS}): remove it, or name another folder")
+    if not resume:
+        for one in folder.glob("*.safetensors*"):
+            one.unlink()
+    path.write_text(text, encoding="utf-8")
+
+
+def _weights(
+    folder: Path, shards: dict[str, list[Entry]], pieces: Callable[[str], Iterable[torch.Tensor]], progress: bool
+) -> None:
+    """All shards, from where an earlier run stopped, and their index."""
+    total = sum(one.bytes for entries in shards.values() for one in entries)
+    left = total - sum(path.stat().st_size for path in folder.glob("*.safetensors*"))
+    if left > (free := shutil.disk_usage(folder).free):
+        raise OSError(
+            f"{folder.parent} has {free:,} bytes free, and {left:,} more are to be written: make room, or name another "
+            "place"
+        )
+    with tqdm(total=total, desc="writing", unit="B", unit_scale=True, disable=not progress, delay=1) as bar:
+        for shard, entries in shards.items():
+            with ShardWriter(folder / shard, entries) as writer:
+                bar.update(sum(one.bytes for one in entries[: writer.done]))
+                for entry in entries[writer.done :]:
+                    writer.write(pieces(entry.name))
+                    bar.update(entry.bytes)
+    if len(shards) > 1:
+        places = {one.name: shard for shard, entries in shards.items() for one in entries}
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        path = folder / "model.safetensors.index.json"
+        path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _copy(like: Checkpoint, folder: Path, dtype: str | None) -> None:
+    """Tokenizer and the like, from the folder of a model and those within it; the configuration last."""
+    home = like.files[0].parent if like.files else None
+    if home and (home / "config.json").exists():
+        inner = [path for one in sorted(home.iterdir()) if one.is_dir() for path in sorted(one.iterdir())]
+        for path in [*sorted(home.iterdir()), *inner]:
+            place = path.relative_to(home)
+            hidden = any(part.startswith(".") for part in place.parts)
+            made = path.name.endswith(".index.json") or str(place) in ("config.json", OURS)
+            if path.is_file() and path.suffix in COPIED and not hidden and not made:
+                (folder / place).parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, folder / place)
+    if like.config:
+        named = {name: dtype for name in ("dtype", "torch_dtype") if name in like.config} or {"dtype": dtype}
+        config = dict(like.config) | (named if dtype else {})
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,131 @@
+"""Merging tensors: peft's functions to the bit, the edges of density, outliers amplified and nothing else."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft.utils import merge_utils
+
+from lfmlib import editing
+from lfmlib.symmetry import asymmetry
+
+
+def made(count: int = 3, shape: tuple[int, ...] = (40, 30), seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) * (1 + k) for k in range(count)]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(1, 4),
+    st.lists(st.integers(1, 12), min_size=1, max_size=3),
+    st.floats(0.01, 0.99),
+    st.lists(st.floats(-2, 2, width=32), min_size=4, max_size=4),
+    st.integers(0, 1000),
+)
+def test_methods_are_pefts_to_the_bit(count, shape, density, weights, seed):
+    deltas, weights = made(count, tuple(shape), seed), weights[:count]
+    known = torch.tensor(weights)
+    assert torch.equal(editing.combine(deltas, "task_arithmetic", weights), merge_utils.task_arithmetic(deltas, known))
+    assert torch.equal(
+        editing.combine(deltas, "ties", weights, density=density), merge_utils.ties(deltas, known, density)
+    )
+    average = editing.combine(deltas, "average", [1.0] * count)
+    assert torch.allclose(average, torch.stack(deltas).mean(0), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("method", "theirs"), [("dare", "dare_linear"), ("dare_ties", "dare_ties")])
+def test_random_methods_are_pefts_and_their_masks_depend_on_the_seed_alone(method, theirs):
+    deltas, before = made(2, (200, 200)), torch.random.get_rng_state()
+    one, same, other = (editing.combine(deltas, method, [1, 1], density=0.3, seed=seed) for seed in ("a", "a", "b"))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(4711)  # not the seed of what is merged
+    reference = getattr(merge_utils, theirs)(deltas, torch.ones(2), 0.3)
+    assert (one == 0).float().mean().item() == pytest.approx((reference == 0).float().mean().item(), abs=0.01)
+    assert one.std().item() == pytest.approx(reference.std().item(), rel=0.02)
+
+
+@pytest.mark.parametrize("method", editing.THINNING)
+def test_density_nought_keeps_nothing_and_one_keeps_all(method):
+    deltas = made(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not editing.combine(deltas, method, [1, 1, 1], density=0).any()
+        whole = editing.combine(deltas, method, [1, 0.5, 1], density=1)
+    known = torch.tensor([1, 0.5, 1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reference = {"ties": merge_utils.ties, "dare": merge_utils.dare_linear, "dare_ties": merge_utils.dare_ties}
+        assert torch.equal(whole, reference[method](deltas, known, 1.0))
+
+
+def test_nans_shares_are_inverse_norms():
+    assert editing.shares([1.0, 2.0, 4.0]) == pytest.approx([4 / 7, 2 / 7, 1 / 7])
+    assert editing.shares([1.0, 0.0]) == [1.0, 0.0] and editing.shares([0.0]) == [0.0]
+    deltas = made(2)
+    norms = [one.norm().item() for one in deltas]
+    merged = editing.combine(deltas, "nan", editing.shares(norms))
+    assert torch.allclose(merged, (deltas[0] / norms[0] + deltas[1] / norms[1]) / sum(1 / n for n in norms))
+
+
+def test_outliers_are_amplified_and_nothing_else():
+    delta = made(1, (200, 300))[0]
+    far = torch.zeros_like(delta, dtype=torch.bool)
+    far.view(-1)[::997] = True
+    delta[far] = delta[far].sign() * 15
+    beyond = editing.cut(delta)
+    assert 3 < beyond < 15
+    changed = editing.amplified(delta, 1.5, beyond)
+    assert torch.equal(changed[far], 1.5 * delta[far])
+    inside = delta.abs() <= beyond
+    assert torch.equal(changed[inside], delta[inside])
+    assert torch.equal(editing.amplified(delta, 1.0, beyond), delta)
+    assert editing.cut(delta.split(7)) == beyond  # pieces are as good
+    assert editing.cut(made(1, (200, 300))[0]) == math.inf  # noise has none
+    assert editing.cut(torch.ones(4, 4)) == math.inf
+
+
+def test_what_an_average_takes_from_outliers_is_given_back():
+    deltas = made(1, (300, 300)) * 4
+    rng = np.random.default_rng(0)
+    for place in range(4):  # four unlike ones, each with outliers of its own
+        deltas[place] = torch.randn(300, 300, generator=torch.Generator().manual_seed(place))
+        deltas[place].view(-1)[rng.choice(90_000, 100, replace=False)] = 30.0
+    merged = editing.combine(deltas, "average", [1] * 4)
+    factor = editing.restoring(deltas, merged)
+    assert factor == pytest.approx(2, rel=0.05)
+    again = editing.amplified(merged, factor, editing.cut(merged))
+    assert editing.distance(again, editing.cut(merged)) == pytest.approx(30, rel=0.05)
+    assert editing.restoring(made(2), made(1)[0]) == 1.0  # noise: nothing to give back
+
+
+def test_projections():
+    w = torch.tensor(np.random.default_rng(1).gamma(3, size=(60, 50))).float()
+    assert editing.projected(w, "zero-mean").mean().abs() < 1e-6
+    even = editing.projected(w, "symmetric")
+    assert asymmetry(even) < 0.002 < 0.1 < asymmetry(w)
+    assert even.mean().abs() < 1e-6 and torch.equal(
+        even.flatten().argsort(stable=True), w.flatten().argsort(stable=True)
+    )
+    assert torch.allclose(editing.projected(even, "symmetric"), even, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "weights", "density", "message"),
+    [
+        ("slerp", [1, 1, 1], 0.5, "unknown method 'slerp': expected one of average"),
+        ("ties", [1, 1], 0.5, r"weights are \[1, 1\]: expected a number for each of the 3"),
+        ("ties", [1, 1, math.nan], 0.5, "expected a number for each"),
+        ("ties", [1, 1, 1], 1.5, "density is 1.5: expected a share"),
+    ],
+)
+def test_wrong_options_say_what_is_expected(method, weights, density, message):
+    with pytest.raises(ValueError, match=message):
+        editing.combine(made(3), method, weights, density=density)
+    with pytest.raises(ValueError, match="unknown projection 'round'"):
+        editing.projected(torch.ones(2), "round")

@@ -1,0 +1,331 @@
+"""Merging files: what is written is what the tensors say; what does not fit is refused; what was stopped goes on."""
+
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+import lfmlib
+from lfmlib import editing, folder, shards
+from lfmlib.shards import Entry, ShardWriter
+
+CONFIG = LlamaConfig(
+    hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, vocab_size=256
+)  # fmt: skip
+
+
+def tuned(model: LlamaForCausalLM, seed: int, size: float = 0.004) -> LlamaForCausalLM:
+    other, generator = LlamaForCausalLM(CONFIG), torch.Generator().manual_seed(seed)
+    other.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(size * torch.randn(p.shape, generator=generator))
+            p.view(-1)[seed::401] += 40 * size
+    return other
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """A sharded base with a tokenizer's file, and three models tuned from it."""
+    home = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    base = LlamaForCausalLM(CONFIG)
+    base.save_pretrained(home / "base", max_shard_size="200KB")
+    (home / "base" / "tokenizer.json").write_text("{}")
+    (home / "base" / "README.md").write_text("of the base")
+    for seed in range(3):
+        tuned(base, seed).save_pretrained(home / f"t{seed}")
+    return home
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return {name: value for one in sorted(path.glob("*.safetensors")) for name, value in load_file(one).items()}
+
+
+def hashes(path: Path) -> dict[str, str]:
+    return {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in sorted(path.glob("model*"))}
+
+
+@pytest.mark.parametrize("method", editing.METHODS)
+def test_files_hold_what_the_tensors_say(models, tmp_path, method):
+    sources, shares = [models / f"t{k}" for k in range(3)], [1.0, 0.5, 1.0]
+    out = lfmlib.merge(models / "base", sources, method, shares, density=0.5, out=tmp_path / "out", progress=False)
+    start, others, found = weights(models / "base"), [weights(one) for one in sources], weights(out)
+    assert list(found) == list(start) or set(found) == set(start)
+    norms = [
+        sum((one[name].double() - start[name].double()).square().sum().item() for name in start) ** 0.5
+        for one in others
+    ]
+    scaled = [a * b for a, b in zip(editing.shares(norms), shares, strict=True)] if method == "nan" else shares
+    for name, value in found.items():
+        deltas = [(one[name] - start[name]).flatten() for one in others]
+        delta = editing.combine(deltas, method, scaled, density=0.5, seed=f"0/{name}/0")
+        assert torch.allclose(value.flatten(), start[name].flatten() + delta, rtol=0, atol=1e-7), name
+    assert json.loads((out / "merge.json").read_text())["method"] == method
+
+
+def test_a_merged_folder_is_a_model_like_its_base(models, tmp_path):
+    out = lfmlib.merge(models / "base", [models / "t0", models / "t1"], "average", out=tmp_path / "a", progress=False)
+    model = AutoModelForCausalLM.from_pretrained(out)
+    mean = (weights(models / "t0")["model.norm.weight"] + weights(models / "t1")["model.norm.weight"]) / 2
+    assert torch.allclose(model.model.norm.weight, mean, atol=1e-6)
+    assert len(list(out.glob("*.safetensors"))) == len(list((models / "base").glob("*.safetensors"))) > 2
+    assert (out / "tokenizer.json").exists() and not (out / "README.md").exists()
+    assert not (tmp_path / "a.partial").exists() and not list(out.glob(".*")) and not list(out.glob("*.part*"))
+    half = lfmlib.merge(
+        models / "base", models / "t0", "average", dtype="bfloat16", out=tmp_path / "half", progress=False
+    )
+    assert {value.dtype for value in weights(half).values()} == {torch.bfloat16}
+    assert AutoModelForCausalLM.from_pretrained(half).dtype == torch.bfloat16
+
+
+def test_types_may_be_mixed_and_tied_names_too(models, tmp_path):
+    w, v, ids = "layer.0.weight", "layer.0.bias", "layer.position.ids"
+    start = {w: torch.randn(80, 70).bfloat16(), v: torch.randn(9), ids: torch.arange(5)}
+    other = {w: start[w].float() + 0.01, v: start[v].double() + 1e-9, ids: torch.arange(5)}
+    out = lfmlib.merge(start, [other, other], "average", out=tmp_path / "out", progress=False)
+    found = load_file(out / "model.safetensors")
+    assert [found[name].dtype for name in start] == [torch.bfloat16, torch.float32, torch.int64]
+    assert torch.equal(found[w], other[w].bfloat16())
+    assert torch.equal(found[v], (start[v].double() + 1e-9).float())
+    prefixed = {f"bert.{name}": value for name, value in other.items()} | {"head.weight": torch.ones(2, 2)}
+    with pytest.warns(UserWarning, match=r"1 tensors of mapping are not in the base, and are left out: head.weight"):
+        again = lfmlib.merge(start, [prefixed, prefixed], "average", out=tmp_path / "two", progress=False)
+    assert torch.equal(load_file(again / "model.safetensors")[w], found[w])
+
+
+def test_amplifying_by_one_is_nothing_and_by_more_is_outliers(models, tmp_path):
+    name = "model.layers.0.mlp.up_proj.weight"
+    kept = (name, "model.norm.weight")
+    start, *others = ({key: weights(models / one)[key] for key in kept} for one in ("base", "t0", "t1"))
+
+    def made(folder: str, **options) -> dict[str, torch.Tensor]:
+        return weights(lfmlib.merge(start, others, "average", out=tmp_path / folder, progress=False, **options))
+
+    plain, one, more, auto = (
+        made("plain"),
+        made("one", amplify=1.0),
+        made("more", amplify=2.0),
+        made("auto", amplify="auto"),
+    )
+    even = made("even", project="symmetric")
+    assert all(torch.equal(plain[key], one[key]) for key in plain)
+    delta, changed = plain[name] - start[name], more[name] - plain[name]
+    beyond = editing.cut(delta)
+    assert torch.equal(changed != 0, delta.abs() > beyond) and 0 < (changed != 0).float().mean() < 0.01
+    assert torch.allclose(changed[changed != 0], delta[changed != 0], atol=1e-6)
+    assert 1.2 < ((auto[name] - start[name])[changed != 0].norm() / delta[changed != 0].norm()) < 1.6  # about √2
+    assert torch.equal(more["model.norm.weight"], plain["model.norm.weight"])  # vectors have no law
+    assert even[name].mean().abs() < 1e-7 < plain[name].mean().abs()
+
+
+def test_random_merges_depend_on_the_seed(models, tmp_path):
+    found = [
+        hashes(lfmlib.merge(models / "base", [models / "t0"], "dare", seed=seed, out=tmp_path / name, progress=False))
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    assert found[0] == found[1] != found[2]
+
+
+def test_large_tensors_come_in_pieces(tmp_path, monkeypatch):
+    start = {"w": torch.randn(100, 90)}
+    other = {"w": start["w"] + 0.01 * torch.randn(100, 90)}
+    monkeypatch.setattr(sys.modules["lfmlib.merge"], "PIECE", 1000)
+    seen = []
+    combine = editing.combine
+    monkeypatch.setattr(editing, "combine", lambda d, *a, **k: seen.append(d[0].numel()) or combine(d, *a, **k))
+    out = lfmlib.merge(start, [other], "dare", density=0.5, amplify=1.5, out=tmp_path / "out", progress=False)
+    assert max(seen) == 1000 and sum(seen) == 2 * 9000  # once for the law, once to be written
+    delta = load_file(out / "model.safetensors")["w"] - start["w"]
+    assert (delta == 0).float().mean() == pytest.approx(0.5, abs=0.02)
+    assert len({tuple((delta.flatten()[k : k + 50] == 0).tolist()) for k in range(0, 9000, 1000)}) > 1  # not one mask
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_written(models, tmp_path):
+    start = weights(models / "base")
+    grown = dict(start) | {"model.embed_tokens.weight": torch.randn(260, 64)}
+    short = {name: value for name, value in start.items() if "layers.1" not in name}
+    torch.manual_seed(1)
+    stranger = LlamaForCausalLM(CONFIG)
+    small = dict(start) | {"lm_head.weight": start["lm_head.weight"].to(torch.float8_e4m3fn)}
+    ints = {"w": torch.zeros(4, 4), "ids": torch.arange(3)}
+    cases = [
+        (start, grown, ValueError, r"model.embed_tokens.weight is \(260, 64\) in .*: their vocabularies differ"),
+        (start, short, ValueError, r"lacks 9 of the 21 tensors of mapping, such as model.layers.1"),
+        (models / "base", stranger, ValueError, r"was hardly tuned from base: the correlation .* is -?0.0"),
+        (start, small, lfmlib.CheckpointError, r"stored as float8_e4m3fn, which is quantized"),
+        ({"w": torch.ones(3, 3)}, {"w": torch.ones(3, 4)}, ValueError, "not of one kind"),
+        ({"w": torch.ones(3, 3)}, {"w": torch.ones(3, 3).int()}, ValueError, "expected both to be of floating point"),
+        (ints, ints | {"ids": torch.arange(3) + 1}, ValueError, "ids holds int64, and differs between the models"),
+        (start, start, ValueError, "unknown method 'sum'"),
+    ]
+    for number, (base, other, kind, message) in enumerate(cases):
+        method = "sum" if "method" in message else "ties"
+        with pytest.raises(kind, match=message):
+            lfmlib.merge(base, [other], method, out=tmp_path / str(number), progress=False)
+        assert not (tmp_path / str(number)).exists()
+    for options, message in (
+        ({"amplify": "much"}, "amplify is 'much': expected a factor"),
+        ({"amplify": -1}, "amplify is -1"),
+        ({"project": "round"}, "unknown projection"),
+        ({"dtype": "int8"}, "dtype is 'int8': expected one of float16"),
+        ({"weights": [1, 2]}, "expected a number for each of the 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            lfmlib.merge(start, [start], out=tmp_path / "x", progress=False, **options)
+    with pytest.raises(ValueError, match="expected at least one tuned model"):
+        lfmlib.merge(start, [], out=tmp_path / "x", progress=False)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "note").touch()
+    with pytest.raises(FileExistsError, match="is there already: name another folder"):
+        lfmlib.merge(start, [start], out=tmp_path / "there", progress=False)
+
+
+@pytest.mark.parametrize("after", [0, 3, 11])
+def test_a_stopped_merge_loads_nowhere_and_goes_on(models, tmp_path, monkeypatch, after):
+    options = {"method": "dare_ties", "density": 0.4, "seed": 3, "progress": False}
+    sources = [models / "t0", models / "t1"]
+    whole = hashes(lfmlib.merge(models / "base", sources, out=tmp_path / "whole", **options))
+    write, count = ShardWriter.write, []
+
+    def broken(pieces):
+        yield next(pieces)[:7]
+        raise KeyboardInterrupt
+
+    def stopping(self, pieces):
+        count.append(1)
+        write(self, broken(pieces) if len(count) > after else pieces)
+
+    monkeypatch.setattr(ShardWriter, "write", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        lfmlib.merge(models / "base", sources, out=tmp_path / "out", **options)
+    monkeypatch.setattr(ShardWriter, "write", write)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises((OSError, ValueError)):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out.partial")
+    with pytest.raises(ValueError, match="holds a part of something else"):
+        lfmlib.merge(models / "base", sources, out=tmp_path / "out", **options | {"seed": 4})
+    writes = []
+    monkeypatch.setattr(ShardWriter, "write", lambda self, pieces: writes.append(1) or write(self, pieces))
+    assert hashes(lfmlib.merge(models / "base", sources, out=tmp_path / "out", **options)) == whole
+    assert len(writes) == 21 - after
+
+
+def test_a_killed_merge_goes_on(models, tmp_path):
+    code = (
+        "import sys, lfmlib, lfmlib.shards as s; write = s.ShardWriter.write; import time\n"
+        "def slow(self, pieces):\n    write(self, pieces); time.sleep(0.05)\n"
+        "s.ShardWriter.write = slow; s.SYNCED = 1\n"
+        "base, one, two, out = sys.argv[1:]\n"
+        "lfmlib.merge(base, [one, two], 'dare', density=0.5, out=out, progress=False)"
+    )
+    names = [str(models / name) for name in ("base", "t0", "t1")]
+    child = subprocess.Popen([sys.executable, "-c", code, *names, str(tmp_path / "out")])
+    partial = tmp_path / "out.partial"
+    while child.poll() is None and len(list(partial.glob("*.safetensors"))) < 2:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert partial.exists() and not (tmp_path / "out").exists()
+    options = {"method": "dare", "density": 0.5, "progress": False}
+    resumed = hashes(lfmlib.merge(names[0], names[1:], out=tmp_path / "out", **options))
+    assert resumed == hashes(lfmlib.merge(names[0], names[1:], out=tmp_path / "whole", **options))
+
+
+def test_a_full_disk_is_said_before_and_while_writing(models, tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 5000, 5000))
+        with pytest.raises(OSError, match=r"has 5,000 bytes free, and \d[\d,]+ more are to be written: make room"):
+            lfmlib.merge(models / "base", [models / "t0"], "average", out=tmp_path / "out", progress=False)
+
+    class Full:
+        """A file on a disk that takes so many bytes more."""
+
+        def __init__(self, file, room):
+            self.file, self.room = file, room
+
+        def write(self, data):
+            if self.room <= 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            written = self.file.write(data[: self.room])
+            self.room -= written
+            return written
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+    enter = ShardWriter.__enter__
+
+    def full(self):
+        enter(self)
+        if not self.finished and "00002" in self.path.name:
+            self._file = Full(self._file, 90_000)
+        return self
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardWriter, "__enter__", full)
+        with pytest.raises(
+            OSError, match=r"the disk is full: model-00002.* has \d+ of \d+ tensors. Make room for [\d,]+"
+        ):
+            lfmlib.merge(models / "base", [models / "t0"], "average", out=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+    out = lfmlib.merge(models / "base", [models / "t0"], "average", out=tmp_path / "out", progress=False)
+    found, expected = weights(out), weights(models / "t0")
+    assert all(torch.allclose(found[name], expected[name], atol=1e-7) for name in found)
+
+
+def test_two_processes_do_not_write_one_folder(models, tmp_path):
+    from filelock import FileLock
+
+    (tmp_path / "out.partial").mkdir()
+    with FileLock(tmp_path / "out.partial" / ".lock"), pytest.raises(ValueError, match="another process writes"):
+        lfmlib.merge(models / "base", [models / "t0"], out=tmp_path / "out", progress=False)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4), st.sampled_from(["float32", "bfloat16", "int64", "bool"])),
+             min_size=1, max_size=5),
+    st.integers(0, 6),
+)  # fmt: skip
+def test_shards_are_what_safetensors_writes(tmp_path_factory, shapes, stop):
+    home = tmp_path_factory.mktemp("shard")
+    tensors = {
+        f"t{i}": torch.arange(a * b).reshape(a, b).to(getattr(torch, dtype)) for i, (a, b, dtype) in enumerate(shapes)
+    }
+    entries = [Entry(name, tuple(x.shape), str(x.dtype).removeprefix("torch.")) for name, x in tensors.items()]
+    with ShardWriter(home / "a", entries) as writer:
+        for x in list(tensors.values())[:stop]:
+            writer.write(iter(x.flatten().split(3)))
+    with ShardWriter(home / "a", entries) as writer:
+        assert writer.done <= min(stop, len(entries))  # one without values may be written again
+        for x in list(tensors.values())[writer.done :]:
+            writer.write([x])
+    assert sorted(path.name for path in home.iterdir()) == ["a"]
+    found = load_file(home / "a")
+    save_file(tensors, home / "b", metadata={"format": "pt"})
+    theirs = load_file(home / "b")
+    assert all(torch.equal(found[name], theirs[name]) and found[name].dtype == x.dtype for name, x in tensors.items())
+
+
+def test_a_shard_takes_no_wrong_pieces(tmp_path):
+    with ShardWriter(tmp_path / "a", [Entry("w", (2, 3), "float32")]) as writer:
+        with pytest.raises(ValueError, match="w: a piece is float64, expected float32"):
+            writer.write([torch.ones(6).double()])
+        with pytest.raises(ValueError, match="w: 20 bytes were given, expected 24"):
+            writer.write([torch.ones(5)])
+    assert not (tmp_path / "a").exists() and shards.SYNCED > 0
