@@ -8,13 +8,14 @@ family being symmetric, the same with -μ. So only log S is needed, which stays 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, special
 
 _LN2 = math.log(2)
+_STEP = 1e-6  # of slopes
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,15 +138,29 @@ def fit(family: str, counts: Counts, upper: float, start: Fit | None = None, rou
         bits = member(point).bits(counts, upper) / n
         return bits if math.isfinite(bits) else 1e9
 
-    begin = np.clip(begin, *np.array(bounds).T)
-    found = optimize.minimize(
-        loss,
-        begin,
-        method="L-BFGS-B",
-        bounds=bounds,
-        options={"ftol": 1e-7 if rough else 1e-11, "gtol": 1e-8, "eps": 1e-6},
-    )
-    return member(found.x)
+    return member(least(loss, begin, bounds, 1e-7 if rough else 1e-11))
+
+
+def least(
+    loss: Callable[[np.ndarray], float], begin: Sequence[float], bounds: Sequence, tolerance: float
+) -> np.ndarray:
+    """Where a smooth function of a few bounded numbers is smallest, by L-BFGS-B.
+
+    Slopes are forward differences, as SciPy takes them, without what it checks each time: half the time here.
+    """
+    low, high = np.transpose(bounds)
+
+    def both(point: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = loss(point), np.empty(len(point))
+        for i in range(len(point)):
+            moved = point.copy()
+            moved[i] += _STEP if point[i] + _STEP <= high[i] else -_STEP
+            slope[i] = (loss(moved) - value) / (moved[i] - point[i])
+        return value, slope
+
+    options = {"ftol": tolerance, "gtol": 1e-8}
+    start = np.clip(begin, low, high)
+    return optimize.minimize(both, start, method="L-BFGS-B", jac=True, bounds=bounds, options=options).x
 
 
 def _log_difference(inner: np.ndarray, outer: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
-from .families import Counts
+from .families import Counts, least
 
 _FLOOR = -1e8  # in the place of log 0
 
@@ -64,14 +64,8 @@ class Strays:
 
         begin = [special.logit(start.share), np.log(start.exponent)]
         bounds = [special.logit(_BOUNDS[0]), np.log(_BOUNDS[1])]
-        found = optimize.minimize(
-            loss,
-            np.clip(begin, *np.transpose(bounds)),
-            method="L-BFGS-B",
-            bounds=bounds,
-            options={"ftol": 1e-13, "gtol": 1e-9, "eps": 1e-6},
-        )
-        return cls(start.begins, float(special.expit(found.x[0])), float(np.exp(found.x[1])))
+        share, exponent = least(loss, begin, bounds, 1e-13)
+        return cls(start.begins, float(special.expit(share)), float(np.exp(exponent)))
 
     def log_masses(self, edges: np.ndarray) -> np.ndarray:
         """``(m,)``, natural logarithms of what Pareto's law gives to cells on either side of zero."""
