@@ -38,8 +38,8 @@ SEEDS = 5
 TASKS = {"minilm": {"task": "halves"}} | finetuning.BASES | finetuning.OTHERS
 """How the models were trained; MiniLM as it comes."""
 PRUNED = (0.0, KEPT, 0.6)
-"""Shares left out before a law is fitted to the rest. The second, which F11 asks for, is judged; the others stand beside
-it, for the first seed alone."""
+"""Shares left out before a law is fitted to the rest. The second, which F11 asks for, is judged; the others stand
+beside it, for the first seed alone."""
 TOY = {"matrices": 4, "items": 128}
 """Of toys: how many matrices are looked at, and held-out examples."""
 BITS = tuple(f"bits_{name}" for name in VARIANTS)
