@@ -109,22 +109,27 @@ def amplified(delta: torch.Tensor, factor: float, beyond: float) -> torch.Tensor
     return torch.where(delta.abs() > beyond, factor * delta, delta)
 
 
-def distance(delta: torch.Tensor, beyond: float) -> float:
-    """How far out outliers lie: their root mean square over that of the rest; NaN without either."""
+def reach(delta: torch.Tensor, beyond: float) -> float:
+    """How far out outliers lie: their root mean square over that of the rest; NaN where there are none."""
     far = delta.abs() > beyond
     outer, inner = (part.double().square().mean().sqrt().item() for part in (delta[far], delta[~far]))
     return outer / inner if inner else math.nan
 
 
-def restoring(deltas: Sequence[torch.Tensor], merged: torch.Tensor) -> float:
+def restoring(before: Sequence[float], after: float) -> float:
     """A factor that needs no data: outliers are to lie as far out as those of the single ΔW do, in the mean.
 
     Where ΔW are unlike, an average makes their core smaller by the root of their number, and an outlier, which only one
-    of them has, by their number. Never below 1; 1 where there are none.
+    of them has, by their number.
+
+    Args:
+        before, after: `reach` of every ΔW, and of what they were merged to.
+
+    Returns:
+        Never below 1; 1 where either has no outliers.
     """
-    before = [distance(delta, edge) for delta in deltas if math.isfinite(edge := cut(delta))]
-    after = distance(merged, edge) if math.isfinite(edge := cut(merged)) else math.nan
-    return max(1.0, sum(before) / len(before) / after) if before and after > 0 else 1.0
+    known = [one for one in before if math.isfinite(one)]
+    return max(1.0, sum(known) / len(known) / after) if known and after > 0 else 1.0
 
 
 def projected(w: torch.Tensor, how: str) -> torch.Tensor:

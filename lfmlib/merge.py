@@ -168,7 +168,9 @@ class _Task:
         places, factor, beyond = range(0, len(start), size), self.factor, math.inf
         if amplify and len(start):
             beyond = editing.cut(again(first) for first in places)
-            factor = editing.restoring(deltas(0), held) if factor == "auto" else factor
+            if factor == "auto":
+                single = [editing.reach(one, editing.cut(one)) for one in deltas(0)]
+                factor = editing.restoring(single, editing.reach(held, beyond))
         for first in places:
             delta = again(first) if math.isinf(beyond) else editing.amplified(again(first), factor, beyond)
             new = start[first : first + size].to(wide) + delta

@@ -97,11 +97,14 @@ def test_what_an_average_takes_from_outliers_is_given_back():
         deltas[place] = torch.randn(300, 300, generator=torch.Generator().manual_seed(place))
         deltas[place].view(-1)[rng.choice(90_000, 100, replace=False)] = 30.0
     merged = editing.combine(deltas, "average", [1] * 4)
-    factor = editing.restoring(deltas, merged)
+    beyond = editing.cut(merged)
+    factor = editing.restoring([editing.reach(one, editing.cut(one)) for one in deltas], editing.reach(merged, beyond))
     assert factor == pytest.approx(2, rel=0.05)
-    again = editing.amplified(merged, factor, editing.cut(merged))
-    assert editing.distance(again, editing.cut(merged)) == pytest.approx(30, rel=0.05)
-    assert editing.restoring(made(2), made(1)[0]) == 1.0  # noise: nothing to give back
+    assert editing.reach(editing.amplified(merged, factor, beyond), beyond) == pytest.approx(30, rel=0.05)
+    noise = made(1)[0]
+    assert math.isnan(editing.reach(noise, editing.cut(noise)))
+    assert editing.restoring([math.nan, 4.0], math.nan) == editing.restoring([math.nan], 2.0) == 1.0
+    assert editing.restoring([2.0, math.nan], 4.0) == 1.0  # never less
 
 
 def test_projections():

@@ -71,6 +71,8 @@ TASKS: dict[str, tuple[str, ...]] = {
     "parity": ("even", "odd"),
     "rotation": ("0°", "90°", "180°", "270°"),  # counter-clockwise; every image four times
     "inverted": ("stored", "inverted"),  # every image twice, ink and paper exchanged; easy: linear models do it
+    "mirrored": ("stored", "mirrored"),  # every image twice, left and right exchanged
+    "large": ("0 to 4", "5 to 9"),
 }
 
 
@@ -99,7 +101,9 @@ def _variants(name: str, pixels: np.ndarray, digits: np.ndarray) -> tuple[np.nda
         return turned.reshape(-1, 8, 8), np.tile(np.arange(4), len(pixels))
     if name == "inverted":
         return np.stack([pixels, 16 - pixels], axis=1).reshape(-1, 8, 8), np.tile(np.arange(2), len(pixels))
-    return pixels, digits % 2 if name == "parity" else digits
+    if name == "mirrored":
+        return np.stack([pixels, pixels[:, :, ::-1]], axis=1).reshape(-1, 8, 8), np.tile(np.arange(2), len(pixels))
+    return pixels, {"parity": digits % 2, "large": digits // 5}.get(name, digits)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 
@@ -31,11 +32,7 @@ class Docstrings:
     def __init__(self, task: str):
         self.task = docstrings.load(task)
         self.classes = len(self.task.classes)
-        tokenizer = Tokenizer.from_file(str(models.pretrained().files[0].with_name("tokenizer.json")))
-        tokenizer.no_padding()  # the file asks for 128 tokens, always
-        tokenizer.enable_truncation(self.length)
-        # One by one: the tokenizer's threads would warn of every process forked afterwards.
-        sides = [[tokenizer.encode(one).ids for one in side.texts] for side in (self.task.train, self.task.test)]
+        sides = [self._encoded(side.texts) for side in (self.task.train, self.task.test)]
         self.data_hash = hashlib.sha256(repr((self.task.sha256, MINILM_SHA256, sides)).encode()).hexdigest()
         self.train, self.test = ([torch.tensor(ids) for ids in side] for side in sides)
 
@@ -52,11 +49,35 @@ class Docstrings:
     @torch.no_grad()
     def evaluate(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
         """Test loss in nats and accuracy, and the share of the most frequent class."""
-        rows = evenly(np.arange(len(self.test)), most)
-        order = rows[np.argsort([len(self.test[row]) for row in rows], kind="stable")]  # one length needs no padding
+        return judged(*self._answers(model, self.test, self.task.test.labels, most))
+
+    def score(self, model: nn.Module, side: str = "test", most: int | None = None) -> float:
+        """Accuracy on held-out texts."""
+        texts = self.test if side == "test" else self.validation
+        return judged(*self._answers(model, texts, getattr(self.task, side).labels, most))["accuracy"]
+
+    @functools.cached_property
+    def validation(self) -> list[torch.Tensor]:
+        """Token ids of the texts of that split."""
+        return [torch.tensor(ids) for ids in self._encoded(self.task.validation.texts)]
+
+    @torch.no_grad()
+    def _answers(
+        self, model: nn.Module, texts: list[torch.Tensor], labels: np.ndarray, most: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and labels of texts."""
+        rows = evenly(np.arange(len(texts)), most)
+        order = rows[np.argsort([len(texts[row]) for row in rows], kind="stable")]  # one length needs no padding
         parts = np.array_split(order, math.ceil(len(order) / 128))
-        logits = torch.cat([self._logits(model, self._padded(self.test, rows).to(model.device)) for rows in parts])
-        return judged(logits.cpu(), torch.tensor(self.task.test.labels[order]))
+        logits = torch.cat([self._logits(model, self._padded(texts, rows).to(model.device)) for rows in parts])
+        return logits.cpu(), torch.tensor(labels[order])
+
+    def _encoded(self, texts: list[str]) -> list[list[int]]:
+        """Token ids, one text by one: the tokenizer's threads would warn of every process forked afterwards."""
+        tokenizer = Tokenizer.from_file(str(models.pretrained().files[0].with_name("tokenizer.json")))
+        tokenizer.no_padding()  # the file asks for 128 tokens, always
+        tokenizer.enable_truncation(self.length)
+        return [tokenizer.encode(one).ids for one in texts]
 
     def prior(self, most: int | None = None) -> float:
         """Test loss of the frequencies of the classes in the training data."""

@@ -117,8 +117,10 @@ def scores(record: pd.DataFrame, shares: tuple[float, ...] = (0.3, 0.5, 0.7)) ->
         whole = rows[rows["what"] == "model"]["score"]
         some = rows[(rows["what"] == "curve") & (rows["arm"] == "magnitude")]
         if whole.notna().all():
-            table[name] = {"whole": _percent(whole)}
-            table[name] |= {f"{share:.0%} pruned": _percent(some[some["share"] == share]["scored"]) for share in shares}
+            table[name] = {"whole": _percent(whole, most=1.0)}
+            for share in shares:
+                scored = some.loc[some["share"] == share, "scored"]
+                table[name][f"{share:.0%} pruned"] = _percent(scored, most=1.0)
     return pd.DataFrame.from_dict(table, orient="index")
 
 
@@ -353,8 +355,8 @@ def _rise(rows: pd.DataFrame, entries: str, change: str) -> str:
     return _percent(some.groupby("seed")["rise"].mean() / own, sign="+", digits=2)
 
 
-def _percent(values: pd.Series, sign: str = "", digits: int = 1) -> str:
-    mean, low, high = (100 * one for one in evidence.over_runs(values))
+def _percent(values: pd.Series, sign: str = "", digits: int = 1, most: float = np.inf) -> str:
+    mean, low, high = (100 * min(one, most) for one in evidence.over_runs(values))
     return f"{mean:{sign}.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] %"
 
 

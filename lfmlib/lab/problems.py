@@ -21,7 +21,7 @@ from .judging import contrast, evenly, first_of, frequency_loss, judged
 from .minilm import Docstrings, Halves
 
 PROBLEMS = {
-    "decoder": ("language", "prose"),
+    "decoder": ("language", "prose", "headers"),
     "deep-decoder": ("language", "prose"),
     "vit": (*digits.TASKS, "shuffled"),
     "clip": ("pairs",),
@@ -42,10 +42,8 @@ def problem(model: str, task: str):
         raise ValueError(f"no problem {task!r} for model {model!r}: expected one of {known}")
     if model == "minilm":
         return Halves() if task == "halves" else Docstrings(task)
-    if task == "language":
-        return language()
-    if task == "prose":
-        return prose()
+    if texts := {"language": language, "prose": prose, "headers": headers}.get(task):
+        return texts()
     return Pairs() if task == "pairs" else Digits(task)
 
 
@@ -53,15 +51,15 @@ class Bytes:
     """Next byte of a text, in windows of 128 bytes, whose places are drawn at random.
 
     Args:
-        train, test: the text, uint8.
-        data_hash: of both.
+        train, validation, test: the text, uint8.
+        data_hash: of it.
     """
 
     length, classes = 128, 256
 
-    def __init__(self, train: np.ndarray, test: np.ndarray, data_hash: str):
+    def __init__(self, train: np.ndarray, validation: np.ndarray, test: np.ndarray, data_hash: str):
         self.train, self.data_hash = train, data_hash
-        self.held_out = text.windows(test, self.length, 64)
+        self.validation, self.held_out = (text.windows(side, self.length, 64) for side in (validation, test))
 
     def batch(self, seed: int, step: int, size: int, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
         """Bytes and what follows each of them, both int64 ``(size, length)``."""
@@ -83,16 +81,32 @@ class Bytes:
         trivial = text.frequency_loss(train, self.held_out.numpy().astype(np.uint8).ravel(), order=0)
         return {"loss": float(loss), "trivial_loss": trivial, "uniform_loss": math.log(256)}
 
-    def prior(self, most: int | None = None) -> float:
+    def prior(self, most: int | None = None, side: str = "test") -> float:
         """Loss of a code that knows the frequencies of bytes in the training text, on the same held-out windows."""
-        some = evenly(self.held_out, most).numpy().astype(np.uint8).ravel()
+        some = evenly(self._side(side), most).numpy().astype(np.uint8).ravel()
         return text.frequency_loss(self.train[: 1 << 22], some, order=0)
+
+    @torch.no_grad()
+    def score(self, model: nn.Module, side: str = "test", most: int | None = None) -> float:
+        """Nats per byte that the model saves against the frequencies of bytes, on held-out text."""
+        parts = evenly(self._side(side), most).split(16)
+        losses = [self.loss(model, (part[:, :-1], part[:, 1:])).item() for part in parts]
+        return self.prior(most, side) - float(np.average(losses, weights=[len(part) for part in parts]))
+
+    def _side(self, side: str) -> torch.Tensor:
+        return {"validation": self.validation, "test": self.held_out}[side]
 
 
 def language() -> Bytes:
     """The text of CPython's standard library: code."""
     found = text.load()
-    return Bytes(found.train, found.test, found.sha256)
+    return Bytes(found.train, found.validation, found.test, found.sha256)
+
+
+def headers() -> Bytes:
+    """The C++ headers of PyTorch."""
+    found = text.load_headers()
+    return Bytes(found.train, found.validation, found.test, found.sha256)
 
 
 def prose() -> Bytes:
@@ -100,9 +114,9 @@ def prose() -> Bytes:
     sides = {side: [] for side in docstrings.SPLITS}
     for item in docstrings.items():
         sides[text.split_of(item.file, docstrings.SPLITS)].append(item.text)
-    train, test = ("\n".join(sides[side]).encode() for side in ("train", "test"))
+    train, validation, test = ("\n".join(sides[side]).encode() for side in docstrings.SPLITS)
     data_hash = hashlib.sha256(train + text.END_OF_FILE + test).hexdigest()
-    return Bytes(np.frombuffer(train, np.uint8), np.frombuffer(test, np.uint8), data_hash)
+    return Bytes(*(np.frombuffer(side, np.uint8) for side in (train, validation, test)), data_hash)
 
 
 class Digits:
@@ -132,9 +146,18 @@ class Digits:
     @torch.no_grad()
     def evaluate(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
         """Test loss and accuracy, and the share of the most frequent class."""
-        side = self.task.test
-        images, labels = torch.tensor(evenly(side.images, most)), torch.tensor(evenly(side.labels, most))
-        return judged(model(pixel_values=images.to(model.device)).logits.cpu(), labels)
+        return judged(*self._answers(model, "test", most))
+
+    def score(self, model: nn.Module, side: str = "test", most: int | None = None) -> float:
+        """Accuracy on held-out images."""
+        return judged(*self._answers(model, side, most))["accuracy"]
+
+    @torch.no_grad()
+    def _answers(self, model: nn.Module, side: str, most: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and labels."""
+        shown = getattr(self.task, side)
+        images, labels = torch.tensor(evenly(shown.images, most)), torch.tensor(evenly(shown.labels, most))
+        return model(pixel_values=images.to(model.device)).logits.cpu(), labels
 
     def prior(self, most: int | None = None) -> float:
         """Test loss of the frequencies of the classes in the training data."""

@@ -27,6 +27,8 @@ VOCABULARY = 256
 END_OF_FILE = b"\0"
 SPLITS = {"train": 0.80, "validation": 0.10, "test": 0.10}  # expected shares of the files
 
+HEADERS = ("c10", "torch")
+"""Of PyTorch's headers, those that say its own: the core, and the C++ interface."""
 _TEST_FOLDERS = {"test", "tests", "idle_test", "__pycache__"}
 _LEFT_OUT = {
     "distutils",
@@ -81,12 +83,32 @@ def read(folder: Path, modules: frozenset[str]) -> Text:
     paths = {path.relative_to(folder).as_posix(): path for path in folder.glob("*.py") if path.stem in modules}
     for module in modules:
         paths |= {path.relative_to(folder).as_posix(): path for path in (folder / module).rglob("*.py")}
+    found = _split({name: path for name, path in paths.items() if _TEST_FOLDERS.isdisjoint(name.split("/"))})
+    if not found.sha256:
+        raise FileNotFoundError(
+            f"{folder} holds no .py file of Python's standard library; install Python with sources."
+        )
+    return found
+
+
+def headers(folder: Path) -> Text:
+    """Read the C++ headers in the folders `HEADERS` of ``folder``, and split them like `read`.
+
+    Raises FileNotFoundError where there are none.
+    """
+    paths = [path for inner in HEADERS for path in (folder / inner).rglob("*.h")]
+    found = _split({path.relative_to(folder).as_posix(): path for path in paths})
+    if not found.sha256:
+        raise FileNotFoundError(f"{folder} holds no C++ headers; install PyTorch from a wheel.")
+    return found
+
+
+def _split(paths: dict[str, Path]) -> Text:
+    """The content of files by their names, split by a hash of these; without a hash if there are none."""
     files = {split: [] for split in SPLITS}
     contents = {split: [] for split in SPLITS}
     total, seen = hashlib.sha256(), set()
     for name in sorted(paths):
-        if not _TEST_FOLDERS.isdisjoint(name.split("/")):
-            continue
         content = paths[name].read_bytes().replace(b"\r\n", b"\n").replace(END_OF_FILE, b"") + END_OF_FILE
         digest = hashlib.sha256(content).digest()
         if digest in seen:
@@ -97,11 +119,15 @@ def read(folder: Path, modules: frozenset[str]) -> Text:
         files[split].append(name)
         contents[split].append(content)
     if not seen:
-        raise FileNotFoundError(
-            f"{folder} holds no .py file of Python's standard library; install Python with sources."
-        )
+        return Text(*(np.empty(0, np.uint8) for _ in SPLITS), files={}, sha256="")
     arrays = {split: np.frombuffer(b"".join(parts), dtype=np.uint8) for split, parts in contents.items()}
     return Text(**arrays, files={split: tuple(names) for split, names in files.items()}, sha256=total.hexdigest())
+
+
+@functools.cache
+def load_headers() -> Text:
+    """The C++ headers of the installed PyTorch. Raises FileNotFoundError."""
+    return headers(Path(torch.__file__).with_name("include"))
 
 
 @functools.cache

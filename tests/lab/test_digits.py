@@ -43,7 +43,7 @@ def test_an_image_and_its_versions_are_on_one_side(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_sizes_balance_and_types(name):
     task = digits.load(name)
-    versions = {"rotation": 4, "inverted": 2}.get(name, 1)
+    versions = {"rotation": 4, "inverted": 2, "mirrored": 2}.get(name, 1)
     assert [len(getattr(task, side).labels) for side in SPLITS] == [1108 * versions, 178 * versions, 511 * versions]
     for side in SPLITS:
         split = getattr(task, side)
@@ -64,17 +64,21 @@ def test_labels_fit_the_pixels():
     data = load_digits()
     known = dict(zip((image.tobytes() for image in data.images.astype(int)), data.target, strict=True))
     for side in SPLITS:
-        for name in ("class", "parity"):
+        for name, of in (("class", lambda d: d), ("parity", lambda d: d % 2), ("large", lambda d: d >= 5)):
             task = digits.load(name)
             truth = np.array([known[key] for key in originals(task, side)])
-            assert (getattr(task, side).labels == (truth if name == "class" else truth % 2)).all()
+            assert (getattr(task, side).labels == of(truth)).all()
     mean, std = scale()
-    for name in ("rotation", "inverted"):
+    undo = {
+        "rotation": lambda image, label: np.rot90(image, -label),
+        "inverted": lambda image, label: 16 - image if label else image,
+        "mirrored": lambda image, label: image[:, ::-1] if label else image,
+    }
+    for name, back in undo.items():
         split = digits.load(name).validation
         pixels = np.rint(split.images[:, 0].astype(np.float64) * std + mean).astype(int)
         for image, label in zip(pixels, split.labels, strict=True):
-            undone = np.rot90(image, -label) if name == "rotation" else (16 - image if label else image)
-            assert np.ascontiguousarray(undone).tobytes() in known
+            assert np.ascontiguousarray(back(image, label)).tobytes() in known
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -85,7 +89,13 @@ def test_loading_again_gives_the_same(name):
 
 
 def test_tasks_can_be_learned_from_pixels():
-    for name, low, high in (("class", 0.9, 0.99), ("parity", 0.8, 0.97), ("rotation", 0.6, 0.95)):
+    for name, low, high in (
+        ("class", 0.9, 0.99),
+        ("parity", 0.8, 0.97),
+        ("rotation", 0.6, 0.95),
+        ("large", 0.8, 0.97),
+        ("mirrored", 0.6, 0.97),
+    ):
         task = digits.load(name)
         rows = [(split.images.reshape(len(split.labels), -1), split.labels) for split in (task.train, task.test)]
         assert low < LogisticRegression(C=0.1, max_iter=300).fit(*rows[0]).score(*rows[1]) < high

@@ -1,0 +1,103 @@
+"""Merging in the lab: toys of the experiment, and what its parts promise."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lfmlib import editing
+from lfmlib.lab import merging
+from lfmlib.lab.problems import problem
+from lfmlib.records.experiment import measure
+
+
+@pytest.fixture(scope="module")
+def toy() -> dict[str, pd.DataFrame]:
+    experiment = merging.experiment()
+    cells = [cell | {"steps": 4} for cell in experiment.quick if cell["seed"] == 0]
+    return {cell["part"]: pd.DataFrame(measure(experiment, cell)["rows"]) for cell in cells}
+
+
+def test_cells_are_families_and_sets():
+    cells = merging.experiment().cells
+    assert {cell["model"] for cell in cells} == set(merging.SETS) and len({str(cell) for cell in cells}) == len(cells)
+    sizes = {len(tasks) for tasks in merging.SETS["vit"]}
+    assert sizes == {2, 3, 4, 5} and max(sizes) == len({task for tasks in merging.SETS["vit"] for task in tasks})
+    for cell in cells:
+        assert set(merging.inputs(cell)) >= set(cell.get("tasks", "").split("+")) - {""}
+
+
+def test_every_method_has_every_arm(toy):
+    rows = toy["merged"]
+    assert set(rows["method"]) == set(editing.METHODS)
+    arms = {"plain", "auto", "amplified", "wide", "random", "as large as amplified", *editing.PROJECTIONS}
+    for _, some in rows.groupby("method"):
+        assert set(some["arm"]) == arms and (some["arm"].value_counts() == 2).all()
+    chosen = rows.dropna(subset=["scale"])
+    assert set(chosen["scale"]) <= set(merging.SCALES)
+    assert (rows[rows["method"] == "average"]["scale"].dropna() == 1).all()
+    assert set(chosen.loc[chosen["arm"].isin(["plain", "auto"]), "factor"].isna()) == {True}
+    assert set(chosen["factor"].dropna()) <= set(merging.FACTORS)
+    assert rows["normalized"].between(0, 2).all() and rows["outliers"].dropna().between(0, 0.01).all()
+
+
+def test_the_tuned_and_the_negated(toy):
+    tuned = toy["tuned"]
+    assert sorted(tuned["task"]) == sorted({task for tasks in merging.SETS["vit"] for task in tasks})
+    assert tuned["norm"].between(0, 1).all() and tuned["alike"].between(-1, 1).all()
+    negated = toy["negated"]
+    assert list(negated["arm"]) == ["plain", "amplified", "wide", "random"]
+    kept = negated.loc[negated["scale"] > 0, "base"]
+    assert (kept > 0.5).all()
+
+
+@pytest.fixture(scope="module")
+def family() -> merging.Family:
+    return merging.Family({"model": "vit", "seed": 0, "steps": 4, "toy": True}, ["large", "parity"])
+
+
+def test_a_family_asks_the_tuned_model_itself(family):
+    for task, delta in family.deltas.items():
+        assert family.normalized(delta, "test")[task] == pytest.approx(1)
+        nothing = {name: torch.zeros_like(one) for name, one in delta.items()}
+        assert 0 <= family.ask(task, nothing, "validation") <= 1
+    assert not any(name.startswith("classifier") for name in family.base)
+    assert {one.shape for one in family.base.values()} == {family.deltas["large"][name].shape for name in family.base}
+
+
+def test_arms_change_what_they_say(family):
+    merge = merging.Merge(family, "task_arithmetic", 0)
+    name = max(merge.cuts, key=lambda name: merge.plain[name].numel())
+    summed = sum(one[name] for one in family.deltas.values())
+    assert torch.allclose(merge.plain[name], summed, atol=1e-7)
+    merge.plain[name] = summed.clone()
+    merge.plain[name].view(-1)[::500] = 30 * summed.std()
+    made = {arm: make(2.0)[name] / merge.plain[name] for arm, make in merging.arms(merge).items()}
+    assert torch.equal(
+        made["plain"], torch.ones_like(made["plain"]).where(merge.plain[name] != 0, torch.tensor(math.nan))
+    )
+    doubled = {arm: (ratio > 1.99) for arm, ratio in made.items()}
+    assert torch.equal(doubled["amplified"], merge.masks[name]) and merge.masks[name].view(-1)[::500].all()
+    assert not (doubled["random"] & merge.masks[name]).any() and doubled["random"].any()
+    square = merge.plain[name].double().square()
+    assert square[doubled["random"]].sum() == pytest.approx(square[merge.masks[name]].sum().item(), rel=0.05)
+    assert doubled["wide"].sum() > doubled["amplified"].sum()
+    larger = merging.scaled(merge.plain, 3.0)
+    assert merging.norm(larger) == pytest.approx(3 * merging.norm(merge.plain))
+
+
+def test_scores_are_of_the_side_that_is_asked_for(family):
+    task = problem("vit", "large")
+    model = family.models["large"]
+    found = {side: task.score(model, side) for side in ("validation", "test")}
+    assert found["test"] == task.evaluate(model)["accuracy"]
+    logits = model(pixel_values=torch.tensor(task.task.validation.images)).logits.argmax(1).numpy()
+    assert found["validation"] == pytest.approx(np.mean(logits == task.task.validation.labels))
+
+
+def test_headers_are_another_text():
+    code, headers = problem("decoder", "language"), problem("decoder", "headers")
+    assert headers.data_hash != code.data_hash and len(headers.train) > 1e6
+    assert b"namespace" in headers.train[:200_000].tobytes() and headers.validation.shape == (64, 129)
