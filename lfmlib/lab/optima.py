@@ -111,16 +111,15 @@ def against_noise(record: pd.DataFrame) -> str:
 
 
 def scores(record: pd.DataFrame, shares: tuple[float, ...] = (0.3, 0.5, 0.7)) -> pd.DataFrame:
-    """Accuracy after pruning by magnitude, in words: mean and 95 % over runs; models that have one."""
+    """Accuracy after pruning by magnitude, in per cent: mean and 95 % over runs; models that have one."""
     table = {}
     for _, name, rows in _by_model(record):
         whole = rows[rows["what"] == "model"]["score"]
         some = rows[(rows["what"] == "curve") & (rows["arm"] == "magnitude")]
         if whole.notna().all():
-            table[name] = {"whole": _percent(whole, most=1.0)}
-            for share in shares:
-                scored = some.loc[some["share"] == share, "scored"]
-                table[name][f"{share:.0%} pruned"] = _percent(scored, most=1.0)
+            each = {"whole": whole}
+            each |= {f"{share:.0%} pruned": some.loc[some["share"] == share, "scored"] for share in shares}
+            table[name] = {what: _span(100 * values, most=100) for what, values in each.items()}
     return pd.DataFrame.from_dict(table, orient="index")
 
 
@@ -178,17 +177,17 @@ def above(laws: pd.DataFrame) -> pd.DataFrame:
 
 
 def code_lengths(record: pd.DataFrame) -> pd.DataFrame:
-    """The same of every model of the record, in words: matrices won, of all runs; median and largest bits above.
+    """The same of every model of the record, in words: matrices won, of all runs; median of the bits above.
 
     Returns:
-        Index: law. Columns: models, with the number of their matrices.
+        Index: law, shortened. Columns: models, with the number of their matrices.
     """
     table = {}
     for _, name, rows in _by_model(record):
         some = rows[rows["what"] == "matrix"]
-        won = above(some)
         table[f"{name} ({len(some)})"] = {
-            law: f"{one['matrices']:.0f}; {one['median']:.4f}; {one['largest']:.3f}" for law, one in won.iterrows()
+            law.replace("generalized-", "gen. "): f"{one['matrices']:.0f}; {one['median']:.4f}"
+            for law, one in above(some).iterrows()
         }
     return pd.DataFrame(table)
 
@@ -355,13 +354,13 @@ def _rise(rows: pd.DataFrame, entries: str, change: str) -> str:
     return _percent(some.groupby("seed")["rise"].mean() / own, sign="+", digits=2)
 
 
-def _percent(values: pd.Series, sign: str = "", digits: int = 1, most: float = np.inf) -> str:
-    mean, low, high = (100 * min(one, most) for one in evidence.over_runs(values))
+def _percent(values: pd.Series, sign: str = "", digits: int = 1) -> str:
+    mean, low, high = (100 * one for one in evidence.over_runs(values))
     return f"{mean:{sign}.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] %"
 
 
-def _span(values: pd.Series) -> str:
+def _span(values: pd.Series, most: float = np.inf) -> str:
     if len(values) < 2:
         return "–"
-    mean, low, high = evidence.over_runs(values)
+    mean, low, high = (min(one, most) for one in evidence.over_runs(values))
     return f"{mean:.1f} [{low:.1f}, {high:.1f}]"

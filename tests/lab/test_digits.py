@@ -20,7 +20,7 @@ def originals(task: digits.ImageTask, side: str) -> list[bytes]:
     known = {image.tobytes(): image.tobytes() for image in load_digits().images.astype(int)}
     found = []
     for image in pixels:
-        undone = [np.rot90(image, -turns) for turns in range(4)] + [16 - image]
+        undone = [np.rot90(image, -turns) for turns in range(4)] + [16 - image, image[:, ::-1]]
         found.append(
             next(known[key] for key in (np.ascontiguousarray(one).tobytes() for one in undone) if key in known)
         )

@@ -1,7 +1,5 @@
 """Merging in the lab: toys of the experiment, and what its parts promise."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -31,7 +29,7 @@ def test_cells_are_families_and_sets():
 
 def test_every_method_has_every_arm(toy):
     rows = toy["merged"]
-    assert set(rows["method"]) == set(editing.METHODS)
+    assert set(rows["method"]) == set(merging.QUICK) < set(editing.METHODS)
     arms = {"plain", "auto", "amplified", "wide", "random", "as large as amplified", *editing.PROJECTIONS}
     for _, some in rows.groupby("method"):
         assert set(some["arm"]) == arms and (some["arm"].value_counts() == 2).all()
@@ -73,13 +71,11 @@ def test_arms_change_what_they_say(family):
     summed = sum(one[name] for one in family.deltas.values())
     assert torch.allclose(merge.plain[name], summed, atol=1e-7)
     merge.plain[name] = summed.clone()
-    merge.plain[name].view(-1)[::500] = 30 * summed.std()
+    merge.plain[name].view(-1)[::997] = 10 * summed.std()
     made = {arm: make(2.0)[name] / merge.plain[name] for arm, make in merging.arms(merge).items()}
-    assert torch.equal(
-        made["plain"], torch.ones_like(made["plain"]).where(merge.plain[name] != 0, torch.tensor(math.nan))
-    )
+    assert (made["plain"][merge.plain[name] != 0] == 1).all()
     doubled = {arm: (ratio > 1.99) for arm, ratio in made.items()}
-    assert torch.equal(doubled["amplified"], merge.masks[name]) and merge.masks[name].view(-1)[::500].all()
+    assert torch.equal(doubled["amplified"], merge.masks[name]) and merge.masks[name].view(-1)[::997].all()
     assert not (doubled["random"] & merge.masks[name]).any() and doubled["random"].any()
     square = merge.plain[name].double().square()
     assert square[doubled["random"]].sum() == pytest.approx(square[merge.masks[name]].sum().item(), rel=0.05)
