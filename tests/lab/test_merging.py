@@ -67,7 +67,7 @@ def test_a_family_asks_the_tuned_model_itself(family):
 
 def test_arms_change_what_they_say(family):
     merge = merging.Merge(family, "task_arithmetic", 0)
-    name = max(merge.cuts, key=lambda name: merge.plain[name].numel())
+    name = "vit.layers.0.mlp.fc1.weight"
     summed = sum(one[name] for one in family.deltas.values())
     assert torch.allclose(merge.plain[name], summed, atol=1e-7)
     merge.plain[name] = summed.clone()
@@ -79,7 +79,7 @@ def test_arms_change_what_they_say(family):
     assert not (doubled["random"] & merge.masks[name]).any() and doubled["random"].any()
     square = merge.plain[name].double().square()
     assert square[doubled["random"]].sum() == pytest.approx(square[merge.masks[name]].sum().item(), rel=0.05)
-    assert doubled["wide"].sum() > doubled["amplified"].sum()
+    assert torch.equal(doubled["wide"], merge.plain[name].abs() > 2 * merge.plain[name].std(correction=0))
     larger = merging.scaled(merge.plain, 3.0)
     assert merging.norm(larger) == pytest.approx(3 * merging.norm(merge.plain))
 
