@@ -16,6 +16,7 @@ from scipy import optimize, special
 
 _LN2 = math.log(2)
 _STEP = 1e-6  # of slopes
+_FLOOR = -1e8  # in the place of log 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,8 @@ class Fit:
         z = np.stack([edges - self.mean, edges + self.mean]) / self.scale
         survival = FAMILIES[self.family].log_survival(z, self.shape)
         whole = np.logaddexp(*_log_difference(survival[:, 0], survival[:, -1]))
-        return _log_difference(survival[:, :-2], survival[:, 1:-1]) - whole
+        cells = _log_difference(survival[:, :-2], survival[:, 1:-1])
+        return cells - whole if whole > _FLOOR / 2 else np.full_like(cells, _FLOOR)  # a law that is elsewhere
 
     def bits(self, counts: Counts, upper: float) -> float:
         """Bits it takes to code all the values with this law, cut as in `log_masses`; none is beyond ``upper``."""
@@ -166,7 +168,7 @@ def least(
 def _log_difference(inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
     """log(exp(inner) - exp(outer)), for inner > outer; far below, where they are alike, close to -inf but finite."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.maximum(inner + np.log(-np.expm1(np.minimum(outer - inner, 0.0))), -1e8)
+        return np.maximum(inner + np.log(-np.expm1(np.minimum(outer - inner, 0.0))), _FLOOR)
 
 
 def _gaussian(z: np.ndarray, shape: float) -> np.ndarray:
@@ -179,8 +181,9 @@ def _laplace(z: np.ndarray, shape: float) -> np.ndarray:
 
 def _generalized(z: np.ndarray, shape: float) -> np.ndarray:
     """Half the regularized upper incomplete gamma function of abs(z)^shape, and its asymptote where that underflows."""
-    x, a = np.abs(z) ** shape, 1 / shape
-    with np.errstate(divide="ignore", invalid="ignore"):
+    a = 1 / shape
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        x = np.abs(z) ** shape
         near = np.log(0.5 * special.gammaincc(a, x))
         far = -_LN2 - x + (a - 1) * np.log(x) - special.gammaln(a)
     tail = np.where((x < 600) | np.isinf(x), near, far)

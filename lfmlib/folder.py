@@ -6,6 +6,7 @@ and its configuration comes last. A process that was stopped goes on from what i
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -64,6 +65,15 @@ def write(
             _copy(like, partial, dtype)
     except Timeout:
         raise ValueError(f"another process writes {partial}: wait for it, or name another folder") from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        left = sum(entry.bytes for entry in entries) - _size(partial)
+        raise OSError(
+            errno.ENOSPC,
+            f"the disk is full: {max(left, 0):,} bytes of weights are still to be written to {partial}. Make room and "
+            "run the same again: it goes on from there",
+        ) from error
     (partial / ".lock").unlink(missing_ok=True)
     os.replace(partial, out)
 
@@ -87,7 +97,10 @@ def _claim(folder: Path, about: Mapping, resume: bool) -> None:
     if not resume:
         for one in folder.glob("*.safetensors*"):
             one.unlink()
-    path.write_text(text, encoding="utf-8")
+    if not path.exists():
+        new = path.with_suffix(".new")
+        new.write_text(text, encoding="utf-8")
+        new.replace(path)
 
 
 def _weights(
@@ -95,7 +108,7 @@ def _weights(
 ) -> None:
     """All shards, from where an earlier run stopped, and their index."""
     total = sum(one.bytes for entries in shards.values() for one in entries)
-    left = total - sum(path.stat().st_size for path in folder.glob("*.safetensors*"))
+    left = total - _size(folder)
     if left > (free := shutil.disk_usage(folder).free):
         raise OSError(
             f"{folder.parent} has {free:,} bytes free, and {left:,} more are to be written: make room, or name another "
@@ -115,19 +128,31 @@ def _weights(
         path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def _size(folder: Path) -> int:
+    """Bytes of weights that are there."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors*"))
+
+
 def _copy(like: Checkpoint, folder: Path, dtype: str | None) -> None:
-    """Tokenizer and the like, from the folder of a model and those within it; the configuration last."""
+    """Tokenizer and the like, from the folder of a model, and the further modules that sentence-transformers names; the
+    configuration last."""
     home = like.files[0].parent if like.files else None
     if home and (home / "config.json").exists():
-        inner = [path for one in sorted(home.iterdir()) if one.is_dir() for path in sorted(one.iterdir())]
-        for path in [*sorted(home.iterdir()), *inner]:
-            place = path.relative_to(home)
-            hidden = any(part.startswith(".") for part in place.parts)
-            made = path.name.endswith(".index.json") or str(place) in ("config.json", OURS)
-            if path.is_file() and path.suffix in COPIED and not hidden and not made:
-                (folder / place).parent.mkdir(exist_ok=True)
-                shutil.copyfile(path, folder / place)
+        for path in sorted(home.iterdir()):
+            made = path.name.endswith(".index.json") or path.name in ("config.json", OURS)
+            if path.is_file() and path.suffix in COPIED and not path.name.startswith(".") and not made:
+                shutil.copyfile(path, folder / path.name)
+        for inner in _modules(home):
+            shutil.copytree(home / inner, folder / inner, dirs_exist_ok=True)
     if like.config:
         named = {name: dtype for name in ("dtype", "torch_dtype") if name in like.config} or {"dtype": dtype}
         config = dict(like.config) | (named if dtype else {})
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _modules(home: Path) -> list[str]:
+    """Folders that modules.json of sentence-transformers names, such as "1_Pooling"."""
+    path = home / "modules.json"
+    listed = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    names = [one.get("path", "") for one in listed if isinstance(one, dict)]
+    return [name for name in names if name and Path(name).name == name and (home / name).is_dir()]

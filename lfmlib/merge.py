@@ -8,7 +8,7 @@ there, and ends in the same bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,7 +72,7 @@ def merge(
         FileNotFoundError, CheckpointError: from `open_checkpoint`; or what is stored cannot be merged, such as
             quantized weights.
     """
-    tuned = [tuned] if isinstance(tuned, str | Path | Checkpoint) else list(tuned)
+    tuned = [tuned] if isinstance(tuned, str | Path | Checkpoint | Mapping | torch.nn.Module) else list(tuned)
     weights = [1.0] * len(tuned) if weights is None else [float(one) for one in weights]
     factor = _factor(amplify)
     editing.check(method, len(tuned), weights, density)
@@ -94,12 +94,13 @@ def merge(
         progress,
     )
     _related(task, models)
+    _constants(task)
     about = {
         "method": method, "weights": weights, "density": density if method in editing.THINNING else None,
         "amplify": factor, "project": project, "dtype": dtype, "seed": seed if method in editing.RANDOM else None,
         "base": _identity(base), "tuned": [_identity(model) for model in models],
     }  # fmt: skip
-    out = Path(out).expanduser()
+    out = Path(out).expanduser().resolve()
     entries = [task.entry(name) for name in base.stored]
     on_disk = all(one.files for one in (base, *models))  # what lies in memory may change between two runs
     folder.write(out, about, base, entries, task.pieces, dtype=dtype, resume=on_disk, progress=progress)
@@ -141,42 +142,46 @@ class _Task:
         """The merged tensor, flat, in the dtype it is written in."""
         entry, (start, models) = self.entry(name), self.values(name)
         if not start.is_floating_point():
-            if any(not torch.equal(start, one) for one in models):
-                raise ValueError(
-                    f"{name} holds {self.base.stored[name].dtype}, and differs between the models: only floating-point "
-                    "tensors can be merged. Expected the same values in all"
-                )
             yield start
             return
         wide = torch.float64 if any(one.dtype == torch.float64 for one in (start, *models)) else torch.float32
-        matrix = len(entry.shape) == 2
-        amplify, project = matrix and self.factor != 1, matrix and self.project
-        whole = self.method in editing.WHOLE or (amplify and self.factor == "auto") or project
-        size = max(1, len(start)) if whole else PIECE
+        matrix = len(entry.shape) >= 2  # or the matrices of all experts
+        amplify, project = matrix and self.factor != 1 and len(start) > 0, matrix and self.project
+        step = max(1, len(start)) if self.method in editing.WHOLE else PIECE
 
-        def deltas(first: int) -> list[torch.Tensor]:
+        def deltas(first: int, size: int) -> list[torch.Tensor]:
             old = start[first : first + size].to(wide)
             return [one[first : first + size].to(wide) - old for one in models]
 
-        def merged(first: int) -> torch.Tensor:
-            return editing.combine(
-                deltas(first), self.method, self.coefficients, density=self.density, seed=f"{self.seed}/{name}/{first}"
-            )
+        def merged() -> Iterator[torch.Tensor]:
+            for first in range(0, len(start), step):
+                seed = f"{self.seed}/{name}/{first}"
+                yield editing.combine(
+                    deltas(first, step), self.method, self.coefficients, density=self.density, seed=seed
+                )
 
-        held = merged(0) if whole and len(start) else None  # a tensor that is seen whole is merged once
-        again = merged if held is None else lambda first: held
-        places, factor, beyond = range(0, len(start), size), self.factor, math.inf
-        if amplify and len(start):
-            beyond = editing.cut(again(first) for first in places)
+        again, factor, beyond = merged, self.factor, math.inf
+        if (self.method in editing.WHOLE or project or factor == "auto") and len(start):
+            held = [torch.cat(list(merged()))]
+            again = lambda: held  # noqa: E731
+        if amplify:
+            beyond = editing.cut(again())
             if factor == "auto":
-                single = [editing.reach(one, editing.cut(one)) for one in deltas(0)]
-                factor = editing.restoring(single, editing.reach(held, beyond))
-        for first in places:
-            delta = again(first) if math.isinf(beyond) else editing.amplified(again(first), factor, beyond)
-            new = start[first : first + size].to(wide) + delta
-            if project:
-                new = editing.projected(new, self.project)
-            yield new.to(getattr(torch, entry.dtype))
+                single = [editing.reach(one, editing.cut(one)) for one in deltas(0, len(start))]
+                factor = editing.restoring(single, editing.reach(held[0], beyond))
+        first = 0
+        for delta in again():
+            old, first = start[first : first + len(delta)].to(wide), first + len(delta)
+            new = old + (delta if math.isinf(beyond) else editing.amplified(delta, factor, beyond))
+            yield _stored(editing.projected(new, self.project) if project else new, entry)
+
+
+def _stored(values: torch.Tensor, entry: Entry) -> torch.Tensor:
+    """Values in the dtype they are written in; what is too large for it is an error."""
+    found = values.to(getattr(torch, entry.dtype))
+    if entry.dtype == "float16" and (lost := int((found.isinf() & values.isfinite()).sum())):
+        raise ValueError(f'{lost} values of {entry.name} are too large for float16: choose dtype="bfloat16"')
+    return found
 
 
 def _factor(amplify: float | str | None) -> float | str:
@@ -193,10 +198,9 @@ def _related(task: _Task, models: list[Checkpoint]) -> None:
     found: list[list[float]] = [[] for _ in models]
     for name in names[:: max(1, len(names) // LOOKED_AT)]:
         start, others = task.values(name)
-        with np.errstate(invalid="ignore"):
-            for each, other in zip(found, others, strict=True):
-                pair = torch.stack([start[:PIECE].double(), other[:PIECE].double()])
-                each.append(float(torch.corrcoef(pair)[0, 1]))
+        for each, other in zip(found, others, strict=True):
+            pair = torch.stack([start[:PIECE].double(), other[:PIECE].double()])
+            each.append(float(torch.corrcoef(pair[:, pair.isfinite().all(0)])[0, 1]))
     for each, model in zip(found, models, strict=True):
         known = [one for one in each if math.isfinite(one)]
         if known and np.median(known) < KIN:
@@ -204,6 +208,18 @@ def _related(task: _Task, models: list[Checkpoint]) -> None:
                 f"{model.name} was hardly tuned from {task.base.name}: the correlation of their weights is "
                 f"{np.median(known):.2f} in the median of {len(known)} matrices, expected {KIN} or more. Name its base"
             )
+
+
+def _constants(task: _Task) -> None:
+    """Raises ValueError where something that cannot be added differs."""
+    for name, one in task.base.stored.items():
+        if not getattr(torch, one.dtype).is_floating_point:
+            start, models = task.values(name)
+            if any(not torch.equal(start, other) for other in models):
+                raise ValueError(
+                    f"{name} holds {one.dtype}, and differs between the models: only floating-point tensors can be "
+                    "merged. Expected the same values in all"
+                )
 
 
 def _norms(task: _Task) -> list[float]:

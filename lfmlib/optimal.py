@@ -100,10 +100,11 @@ def optimal_law(x, *, pruned: float = 0.0, seed: int = 0) -> Law:
     sketch = Sketch.of(x)
     counts = cells(sketch, pruned)
     n = int(counts.both.sum())
-    if n < LEAST or (counts.both > 0).sum() < 8:
+    occupied = int((counts.both > 0).sum())
+    if n < LEAST or occupied < 8:
         raise ValueError(
-            f"{n} values of {(counts.both > 0).sum()} magnitudes are left of {sketch.count} ({sketch.zeros} are zero): "
-            f"expected at least {LEAST} of 8 or more. Prune less, or leave this tensor out"
+            f"{n} values in {occupied} coding cells are left of {sketch.count} ({sketch.zeros} are zero): "
+            f"expected at least {LEAST} in 8 or more. Prune less, or leave this tensor out"
         )
     halves = counts.halves(np.random.default_rng([seed, n]))
     found = candidates(counts, halves)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,6 +17,9 @@ SHARED = 2
 """Parts of a name, counted from its end, that two names must share before their prefixes are compared."""
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Types whose values can be added; smaller ones are quantized."""
+CONSTANT = re.compile(r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$")
+"""Names of what is stored beside weights, such as masks, by some versions of a library and not by others; a bias with
+one axis is a weight."""
 MOST = 512
 """Partners that one name may have by its end; where there are more, the end is too common to tell."""
 
@@ -90,12 +94,13 @@ def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torc
     before, after = prefixes(known, own)
     names = {before + name.removeprefix(after): name for name in [*own, *tied] if name.startswith(after)}
     names |= {name: name for name in [*own, *tied]}
-    if missing := [name for name in known if name not in names]:
+    wanted = {name: place for name, place in known.items() if name in names or not _constant(name, place)}
+    if missing := [name for name in wanted if name not in names]:
         raise ValueError(
             f"{model.name} lacks {len(missing)} of the {len(known)} tensors of {base.name}, such as {missing[0]}; it "
             f"has {next(iter(own))} …: expected a model that was tuned from that base"
         )
-    taken = {name: tied.get(names[name], names[name]) for name in known}
+    taken = {name: tied.get(names[name], names[name]) for name in wanted}
     for name, partner in taken.items():
         _same_kind(name, known[name], own[partner], base, model)
     if extra := [name for name in own if name not in taken.values()]:
@@ -104,7 +109,14 @@ def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torc
             f"{' …' if len(extra) > 3 else ''}",
             stacklevel=3,
         )
-    return {name: own[partner].load for name, partner in taken.items()}
+    theirs = {name: own[partner].load for name, partner in taken.items()}
+    return {name: theirs.get(name, place.load) for name, place in known.items()}
+
+
+def _constant(name: str, place) -> bool:
+    """Whether a tensor is no weight, so that a model may lack it: it is as in the base then."""
+    floating = getattr(torch, place.dtype).is_floating_point
+    return not floating or (len(place.shape) != 1 and CONSTANT.search(name) is not None)
 
 
 def _same_kind(name: str, place, theirs, base: Checkpoint, model: Checkpoint) -> None:

@@ -6,7 +6,6 @@ is being written it is called ``NAME.part``, and ``NAME.part.safe`` says how man
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -74,6 +73,7 @@ class ShardWriter:
 
     def __enter__(self) -> ShardWriter:
         if self.finished:
+            self._safe.unlink(missing_ok=True)  # of a process that was killed just before
             return self
         safe = int(self._safe.read_text()) if self._safe.exists() and self._part.exists() else 0
         if safe and self._part.stat().st_size >= safe and safe in self._ends:
@@ -130,18 +130,8 @@ class ShardWriter:
 
     def _write(self, data) -> None:
         left = memoryview(data)
-        try:
-            while left:
-                left = left[self._file.write(left) :]
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            missing = self._ends[-1] - self._ends[self.done]
-            raise OSError(
-                errno.ENOSPC,
-                f"the disk is full: {self.path.name} has {self.done} of {len(self.entries)} tensors. Make room for "
-                f"{missing:,} bytes more and run the same again: it goes on from there",
-            ) from error
+        while left:
+            left = left[self._file.write(left) :]
 
     def _sync(self) -> None:
         """Bring all to the disk, and say so: only whole tensors count."""

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import lfmlib
 from lfmlib import editing, folder, shards
@@ -279,13 +280,68 @@ def test_a_full_disk_is_said_before_and_while_writing(models, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(ShardWriter, "__enter__", full)
         with pytest.raises(
-            OSError, match=r"the disk is full: model-00002.* has \d+ of \d+ tensors. Make room for [\d,]+"
+            OSError, match=r"the disk is full: [\d,]+ bytes of weights are still to be written to .*out.partial"
         ):
             lfmlib.merge(models / "base", [models / "t0"], "average", out=tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
     out = lfmlib.merge(models / "base", [models / "t0"], "average", out=tmp_path / "out", progress=False)
     found, expected = weights(out), weights(models / "t0")
     assert all(torch.allclose(found[name], expected[name], atol=1e-7) for name in found)
+
+
+def test_what_a_version_of_a_library_leaves_out_is_as_in_the_base(tmp_path):
+    start = {
+        "layer.0.weight": torch.randn(70, 60),
+        "layer.0.attn.bias": torch.ones(1, 1, 4, 4),
+        "embeddings.position_ids": torch.arange(4),
+    }
+    other = {"layer.0.weight": start["layer.0.weight"] + 0.01}
+    found = load_file(
+        lfmlib.merge(start, other, "average", out=tmp_path / "new" / "out", progress=False) / "model.safetensors"
+    )
+    assert torch.equal(found["layer.0.weight"], other["layer.0.weight"]) and len(found) == 3
+    assert torch.equal(found["layer.0.attn.bias"], start["layer.0.attn.bias"])
+    lacking = {"layer.0.attn.bias": start["layer.0.attn.bias"]}
+    with pytest.raises(ValueError, match=r"lacks 1 of the 3 tensors of mapping, such as layer.0.weight"):
+        lfmlib.merge(start, lacking, out=tmp_path / "x", progress=False)
+
+
+def test_minilm_is_merged_with_its_modules(tmp_path):
+    base = lfmlib.open_checkpoint("minilm")
+    moved = {
+        name: one.load() + 0.001 * torch.randn(one.shape) for name, one in base.stored.items() if "LayerNorm" in name
+    }
+    tuned = {name: moved.get(name, one.load()) for name, one in base.stored.items() if "position_ids" not in name}
+    out = lfmlib.merge("minilm", tuned, "task_arithmetic", out=tmp_path / "out", progress=False)
+    model = AutoModel.from_pretrained(out)
+    name = "encoder.layer.0.output.LayerNorm.weight"
+    assert torch.allclose(dict(model.named_parameters())[name], moved[name], atol=1e-6)
+    assert (out / "1_Pooling" / "config.json").exists() and (out / "tokenizer.json").exists()
+
+
+def test_a_stray_value_neither_hides_a_stranger_nor_overflows(tmp_path):
+    start = {"w": torch.randn(80, 80)}
+    stranger = {"w": torch.randn(80, 80)}
+    stranger["w"][3, 3] = math.nan
+    with pytest.raises(ValueError, match="was hardly tuned from mapping"):
+        lfmlib.merge(start, stranger, out=tmp_path / "x", progress=False)
+    large = {"w": start["w"].clone()}
+    large["w"][0, 0] = 1e5
+    with pytest.raises(ValueError, match=r"1 values of w are too large for float16: choose dtype="):
+        lfmlib.merge(large, large, dtype="float16", out=tmp_path / "x", progress=False)
+
+
+def test_what_is_random_is_so_whatever_else_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["lfmlib.merge"], "PIECE", 1000)
+    start = {"w": torch.randn(100, 90)}
+    other = {"w": start["w"] + 0.01 * torch.randn(100, 90)}
+    made = [
+        load_file(
+            lfmlib.merge(start, other, "dare", out=tmp_path / name, progress=False, **options) / "model.safetensors"
+        )
+        for name, options in (("a", {}), ("b", {"amplify": 1.5}), ("c", {"amplify": "auto"}))
+    ]
+    assert all(torch.equal(one["w"] == start["w"], made[0]["w"] == start["w"]) for one in made)
 
 
 def test_two_processes_do_not_write_one_folder(models, tmp_path):

@@ -39,6 +39,7 @@ OTHERS: dict[str, tuple[float, Callable[[np.random.Generator, int], np.ndarray]]
         0.0,
         lambda rng, n: np.where(rng.random(n) < 0.01, 4, 1) * rng.standard_normal(n),
     ),
+    "skewed (0.5), pruned": (KEPT, lambda rng, n: rng.gamma((2 / SKEWNESS) ** 2, size=n) - (2 / SKEWNESS) ** 2),
     "uniform": (0.0, lambda rng, n: rng.uniform(-1, 1, n)),
 }
 """Laws that are not the claimed one: name → share that is pruned, and how draws are made."""
@@ -135,10 +136,16 @@ def rejected(draws: int, size: int, seed: int) -> pd.DataFrame:
     """What other laws are called.
 
     Returns:
-        Index: law. Columns: called, the variant named most often; times, how often the claimed law was named.
+        Index: law. Columns: called, the variant named most often; times, how often the claimed law was named; misfit,
+        bits per value between the shortest code and the entropy, in the median.
     """
     rng, rows = np.random.default_rng([seed, 9]), {}
     for name, (pruned, make) in OTHERS.items():
-        variants = pd.Series([optimal_law(make(rng, size), pruned=pruned).variant for _ in range(draws)])
-        rows[name] = {"called": variants.mode()[0], "times": int((variants == CLAIMED).sum())}
+        laws = [optimal_law(make(rng, size), pruned=pruned) for _ in range(draws)]
+        variants = pd.Series([law.variant for law in laws])
+        rows[name] = {
+            "called": variants.mode()[0],
+            "times": int((variants == CLAIMED).sum()),
+            "misfit": float(np.median([law.misfit for law in laws])),
+        }
     return pd.DataFrame.from_dict(rows, orient="index")
