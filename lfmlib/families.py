@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special
 
+FLOOR = -1e8
+"""In the place of log 0."""
 _LN2 = math.log(2)
 _STEP = 1e-6  # of slopes
-_FLOOR = -1e8  # in the place of log 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ class Fit:
         survival = FAMILIES[self.family].log_survival(z, self.shape)
         whole = np.logaddexp(*_log_difference(survival[:, 0], survival[:, -1]))
         cells = _log_difference(survival[:, :-2], survival[:, 1:-1])
-        return cells - whole if whole > _FLOOR / 2 else np.full_like(cells, _FLOOR)  # a law that is elsewhere
+        return cells - whole if whole > FLOOR / 2 else np.full_like(cells, FLOOR)  # a law that is elsewhere
 
     def bits(self, counts: Counts, upper: float) -> float:
         """Bits it takes to code all the values with this law, cut as in `log_masses`; none is beyond ``upper``."""
@@ -168,7 +169,7 @@ def least(
 def _log_difference(inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
     """log(exp(inner) - exp(outer)), for inner > outer; far below, where they are alike, close to -inf but finite."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.maximum(inner + np.log(-np.expm1(np.minimum(outer - inner, 0.0))), _FLOOR)
+        return np.maximum(inner + np.log(-np.expm1(np.minimum(outer - inner, 0.0))), FLOOR)
 
 
 def _gaussian(z: np.ndarray, shape: float) -> np.ndarray:

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from .families import Counts, least
-
-_FLOOR = -1e8  # in the place of log 0
+from .families import FLOOR, Counts, least
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class Strays:
         survival = -self.exponent * np.log(np.maximum(edges / self.begins, 1.0))
         with np.errstate(divide="ignore"):
             cells = survival[:-1] + np.log(-np.expm1(survival[1:] - survival[:-1]))
-        return np.maximum(cells - np.log(2), _FLOOR)
+        return np.maximum(cells - np.log(2), FLOOR)
 
     def mixed(self, core: np.ndarray, edges: np.ndarray) -> np.ndarray:
         """``(2, m)``, natural logarithms of what a core and these together give to cells."""

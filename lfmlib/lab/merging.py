@@ -68,7 +68,7 @@ TOY = {"steps": 20, "toy": True}
 QUICK = ("average", "ties")
 """Methods of toys."""
 METRICS = {"score": 0.15, "normalized": 0.15, "valid": 0.15, "scale": math.inf, "factor": math.inf, "norm": 0.3,
-           "alike": 0.5, "outliers": 0.5, "trivial": 1e-9, "base": 0.2}  # fmt: skip
+           "alike": 0.5, "outliers": 0.5, "base": 0.2}  # fmt: skip
 """Relative tolerances; what was chosen is not compared, since neighbours on a grid may be as good."""
 LEAST = {"score": 1.0, "normalized": 1.0, "valid": 1.0, "alike": 0.2, "outliers": 0.01, "norm": 1.0, "base": 1.0}
 
@@ -155,12 +155,17 @@ class Family:
     @torch.no_grad()
     def ask(self, task: str, delta: dict[str, torch.Tensor], side: str) -> float:
         """The score of a task with its own head on a base that ΔW is added to."""
-        model = self.models[task]
+        model = self.moved(self.models[task], delta)
+        most = MOST[self.model] if side == "validation" or self.toy else TOLD.get(self.model)
+        return problem(self.model, task).score(model, side, most)
+
+    @torch.no_grad()
+    def moved(self, model: nn.Module, delta: dict[str, torch.Tensor]) -> nn.Module:
+        """A model with the weights of the base and ΔW, in place, but for its head."""
         parameters = dict(model.named_parameters())
         for name, start in self.base.items():
             parameters[name].copy_(start + delta[name])
-        most = MOST[self.model] if side == "validation" or self.toy else TOLD.get(self.model)
-        return problem(self.model, task).score(model, side, most)
+        return model
 
     def normalized(self, delta: dict[str, torch.Tensor], side: str) -> dict[str, float]:
         """Task → its score over that of the model tuned for it alone."""
@@ -184,9 +189,8 @@ def _base(cell: dict) -> nn.Module:
 def run(cell: dict) -> list[dict]:
     """Rows of one cell, by its part.
 
-    ``tuned``: by ``task``, the test ``score``, that of the untuned base under the same head, ``base``, and of the
-    most frequent class, ``trivial``; the ``norm`` of ΔW over that of the base; and the largest cosine ``alike`` with
-    the ΔW of another task.
+    ``tuned``: by ``task``, the test ``score``, and that of the untuned base under the same head, ``base``; the ``norm``
+    of ΔW over that of the base; and the largest cosine ``alike`` with the ΔW of another task.
 
     ``merged``: by ``method`` and ``arm`` (see `arms`), and ``task``: the ``normalized`` score on test data; with the
     first task the ``scale`` and ``factor`` that were chosen, their ``valid`` score, and the share ``outliers`` of the
@@ -208,7 +212,7 @@ def run(cell: dict) -> list[dict]:
 
 def _tuned(family: Family) -> list[dict]:
     flat = {task: torch.cat([one.flatten() for one in some.values()]).double() for task, some in family.deltas.items()}
-    size = math.sqrt(sum(one.double().square().sum().item() for one in family.base.values()))
+    size = norm(family.base)
     rows = []
     for task, delta in flat.items():
         alike = [float(delta @ other / delta.norm() / other.norm()) for name, other in flat.items() if name != task]
@@ -234,8 +238,8 @@ class Merge:
 
     def __init__(self, family: Family, method: str, seed: int):
         self.family, deltas = family, list(family.deltas.values())
-        norms = [math.sqrt(sum(one.double().square().sum().item() for one in some.values())) for some in deltas]
-        weights = [len(deltas) * one for one in editing.shares(norms)] if method == "nan" else [1.0] * len(deltas)
+        shares = editing.shares([norm(some) for some in deltas])
+        weights = [len(deltas) * one for one in shares] if method == "nan" else [1.0] * len(deltas)
         density = DENSITY.get(method, 1.0)
         self.plain: Delta = {
             name: editing.combine(
@@ -355,12 +359,8 @@ def _negated(family: Family, task: str, seed: int) -> list[dict]:
     merge, own = Merge(family, "task_arithmetic", seed), problem(family.model, BASES[family.model]["task"])
     most = MOST[family.model]
 
-    @torch.no_grad()
     def keeps(delta: Delta, side: str) -> float:
-        parameters = dict(family.original.named_parameters())
-        for name, start in family.base.items():
-            parameters[name].copy_(start + delta[name])
-        return own.score(family.original, side, most if side == "validation" else None)
+        return own.score(family.moved(family.original, delta), side, most if side == "validation" else None)
 
     nothing = scaled(merge.plain, 0.0)
     before = {side: keeps(nothing, side) for side in ("validation", "test")}
