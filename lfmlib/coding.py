@@ -10,6 +10,7 @@ values.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numba
@@ -79,15 +80,19 @@ class Candidate:
     bits: float
 
 
-def candidates(counts: Counts, halves: tuple[Counts, Counts]) -> dict[str, Candidate]:
-    """Every variant at its best: fitted to all the values, each half coded with the other's fit.
+def candidates(
+    counts: Counts, halves: tuple[Counts, Counts], families: Sequence[str] = tuple(FAMILIES)
+) -> dict[str, Candidate]:
+    """Every variant of some families at its best: fitted to all the values, each half coded with the other's fit.
 
     Where no place leaves a few beyond it, nothing is an outlier, and what would tell of them is charged all the same.
     """
     whole = len(counts.both)
-    cuts = sorted({_cut(family, counts) for family in FAMILIES} - {whole})
+    cuts = sorted({_cut(family, counts) for family in families} - {whole})
     found = {}
     for name, variant in VARIANTS.items():
+        if variant.family not in families:
+            continue
         stops = cuts if variant.outliers and cuts else [whole]
         found[name] = min((_coded(variant, counts, halves, stop) for stop in stops), key=lambda one: one.bits)
     return found

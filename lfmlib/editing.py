@@ -99,7 +99,7 @@ def cut(delta: torch.Tensor | Iterable[torch.Tensor]) -> float:
         delta: the tensor, or pieces of it. Of one too small or too even for a law nothing is an outlier.
     """
     try:
-        return optimal_law(delta).outlier_cut
+        return optimal_law(delta, families=("gaussian",)).outlier_cut
     except ValueError:
         return math.inf
 

@@ -249,3 +249,14 @@ def test_laws_of_a_checkpoint():
     noise = optimal.noise_laws(lfmlib.survey(made, progress=False), pruned=0.2)
     assert list(noise["tensor"]) == list(table["tensor"]) and set(noise["name"]) == {"gaussian"}
     assert isinstance(noise, pd.DataFrame) and list(noise) == list(table)
+
+
+def test_the_gaussian_alone_is_the_same_gaussian():
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=30_000)
+    values[::500] *= 12
+    whole, alone = lfmlib.optimal_law(values), lfmlib.optimal_law(values, families=("gaussian",))
+    assert set(alone.candidates) == {name for name, one in VARIANTS.items() if one.family == "gaussian"}
+    assert alone.outlier_cut == pytest.approx(whole.outlier_cut, rel=0.1) and alone.outlier_share > 0.001
+    with pytest.raises(ValueError, match=r"families are \['cauchy'\]: expected some of gaussian, laplace"):
+        lfmlib.optimal_law(values, families=("cauchy",))

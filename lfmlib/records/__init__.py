@@ -58,6 +58,7 @@ EXPERIMENTS: dict[str, str] = {
     "derived": "lfmlib.lab.derived:experiment",
     "radius": "lfmlib.lab.straying:experiment",
     "optimal": "lfmlib.lab.optimum:experiment",
+    "editing": "lfmlib.lab.merging:experiment",
 }
 """Name of an experiment → "module:attribute", where an `Experiment` is, or a function that returns it."""
 

@@ -1,0 +1,132 @@
+"""A base of the lab, and models that were tuned from it for several tasks: what can be merged.
+
+Merged is every weight but the heads, which belong to their tasks.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .. import editing
+from ..hub import MINILM_SHA256
+from . import finetuning, models
+from .problems import problem
+from .train import Config, train
+
+BASES = {"vit": finetuning.BASES["vit"], "decoder": finetuning.OTHERS["decoder"]}
+"""How bases are trained, from narrow Gaussian starts; MiniLM is its own base."""
+TUNED = {
+    "vit": {"steps": 200, "batch": 64, "lr": 1e-3},
+    "decoder": {"steps": 200, "batch": 8, "lr": 1e-3},
+    "minilm": {"steps": 80, "batch": 16, "lr": 2e-4},
+}
+"""How they are tuned, all weights; rates as in `finetuning`."""
+MOST = {"vit": 512, "decoder": 32, "minilm": 96}
+"""Held-out examples that are looked at to choose something."""
+TOLD = {"minilm": 512}
+"""Those that are looked at to tell how well it went, where it is not all."""
+
+Delta = dict[str, torch.Tensor]
+"""Name of a weight → what is added to it."""
+
+
+def scaled(delta: Delta, scale: float) -> Delta:
+    """ΔW times a number."""
+    return {name: scale * one for name, one in delta.items()}
+
+
+def norm(delta: Delta) -> float:
+    """Of all of ΔW."""
+    return math.sqrt(sum(one.double().square().sum().item() for one in delta.values()))
+
+
+class Siblings:
+    """A base and what was tuned from it with one seed.
+
+    Attributes:
+        base: name → weight, of all that is merged.
+        models: task → the tuned model, whose weights are replaced to ask it.
+        deltas: task → name → ΔW.
+        scores: side ("validation" or "test") → task → the tuned model's score there.
+    """
+
+    def __init__(self, cell: dict, tasks: Sequence[str]):
+        self.model, self.toy = cell["model"], cell.get("toy", False)
+        settings = TUNED[self.model] | {name: cell[name] for name in ("steps",) if name in cell}
+        self.models, self.deltas, states = {}, {}, {}
+        for task in tasks:
+            config = Config(self.model, task, seed=cell["seed"], **settings, **_origin(cell))
+            self.models[task] = train(config, progress=False, snapshots=0).model
+            states[task] = dict(self.models[task].named_parameters())
+        self.original = _base(cell)
+        start = {name: p.detach().clone() for name, p in self.original.named_parameters()}
+        names = [name for name in start if not name.startswith("classifier.")]
+        self.base = {name: start[name] for name in names}
+        for task, state in states.items():
+            self.deltas[task] = {name: state[name].detach() - start[name] for name in names}
+        self.scores = {
+            side: {task: self.ask(task, self.deltas[task], side) for task in tasks} for side in ("validation", "test")
+        }
+
+    @functools.cached_property
+    def reaches(self) -> dict[str, list[float]]:
+        """Name of a matrix → how far out the outliers of each ΔW lie (see `lfmlib.editing.reach`)."""
+        return {
+            name: [editing.reach(one[name], editing.cut(one[name])) for one in self.deltas.values()]
+            for name, start in self.base.items()
+            if start.dim() == 2
+        }
+
+    @functools.cached_property
+    def alike(self) -> float:
+        """The mean cosine of two ΔW; NaN of a single one."""
+        flat = torch.stack([torch.cat([one.flatten() for one in some.values()]) for some in self.deltas.values()])
+        units = functional.normalize(flat.double())
+        return float((units @ units.T)[~torch.eye(len(flat), dtype=torch.bool)].mean())
+
+    @torch.no_grad()
+    def ask(self, task: str, delta: Delta, side: str) -> float:
+        """The score of a task with its own head on a base that ΔW is added to."""
+        model = self.moved(self.models[task], delta)
+        most = MOST[self.model] if side == "validation" or self.toy else TOLD.get(self.model)
+        return problem(self.model, task).score(model, side, most)
+
+    @torch.no_grad()
+    def moved(self, model: nn.Module, delta: Delta) -> nn.Module:
+        """A model with the weights of the base and ΔW, in place, but for its head."""
+        parameters = dict(model.named_parameters())
+        for name, start in self.base.items():
+            parameters[name].copy_(start + delta[name])
+        return model
+
+    def normalized(self, delta: Delta, side: str) -> dict[str, float]:
+        """Task → its score over that of the model tuned for it alone."""
+        return {task: self.ask(task, delta, side) / self.scores[side][task] for task in self.models}
+
+
+def _origin(cell: dict) -> dict:
+    if cell["model"] in models.PRETRAINED:
+        return {"start": "library"}
+    settings = BASES[cell["model"]] | ({"steps": 30} if cell.get("toy") else {})
+    return {"base": Config(cell["model"], **settings, gain=finetuning.GAIN, seed=cell["seed"])}
+
+
+def _base(cell: dict) -> nn.Module:
+    """The base, with the head it was trained with."""
+    if cell["model"] in models.PRETRAINED:
+        return models.build(cell["model"], cell["seed"], 2).eval()
+    return train(_origin(cell)["base"], progress=False).model
+
+
+def inputs(model: str, tasks: Sequence[str]) -> dict[str, str]:
+    """Hash of the data that a base and its fine-tunes are trained on, and of MiniLM’s weights."""
+    found = {task: problem(model, task).data_hash for task in tasks}
+    if model in models.PRETRAINED:
+        return found | {"base": MINILM_SHA256}
+    return found | {"base data": problem(model, BASES[model]["task"]).data_hash}
