@@ -1,9 +1,9 @@
 """Merging what several fine-tunes added to one base, tensor by tensor: the methods in use, and outlier amplification.
 
-The methods are peft’s own functions (`peft.utils.merge_utils`), on float32: their weighted sum (task arithmetic,
-Ilharco et al. 2022, arXiv 2212.04089), TIES (Yadav et al. 2023, arXiv 2306.01708), DARE and DARE-TIES (Yu et al. 2023,
-arXiv 2311.03099). The average is task arithmetic with equal shares; NAN (Si et al. 2025, arXiv 2505.16148) with shares
-in inverse proportion to the norms.
+The methods are what peft’s functions (`peft.utils.merge_utils`) make of float32, to the bit: the weighted sum (task
+arithmetic, Ilharco et al. 2022, arXiv 2212.04089), TIES (Yadav et al. 2023, arXiv 2306.01708), DARE and DARE-TIES (Yu
+et al. 2023, arXiv 2311.03099). The average is task arithmetic with equal shares; NAN (Si et al. 2025, arXiv 2505.16148)
+with shares in inverse proportion to the norms.
 
 Outlier amplification splits a merged ΔW into the Gaussian core and the outliers of `lfmlib.optimal_law`, and scales
 the outliers alone. (Shrinking the core is the same up to the scale of all.)
@@ -52,23 +52,48 @@ def combine(
         ValueError: unknown method, a density outside [0, 1], or not one weight for each ΔW.
     """
     check(method, len(deltas), weights, density)
-    deltas, shares = list(deltas), torch.tensor(weights, dtype=deltas[0].dtype)
-    if method == "average":
-        shares = shares / len(deltas)
+    shares = [float(one) / (len(deltas) if method == "average" else 1) for one in weights]
     if method in THINNING and density == 0:  # nothing is kept: what would be divided by it is not there
         return torch.zeros_like(deltas[0])
+    if method not in THINNING or (density == 1 and method == "dare"):
+        return _sum(deltas, shares)
+    if method == "ties" or density == 1:  # all is kept, and signs are elected all the same
+        return _elected([trimmed(one, density) for one in deltas], shares)
     from peft.utils import merge_utils  # here, because importing it takes seconds
 
-    if method not in THINNING or (density == 1 and method == "dare"):
-        return merge_utils.task_arithmetic(deltas, shares)
-    if density == 1:  # all is kept: signs are elected all the same
-        kept = torch.stack(deltas)
-        elected = merge_utils.calculate_majority_sign_mask(kept)
-        return merge_utils.disjoint_merge(kept * merge_utils.reshape_weight_task_tensors(kept, shares), elected)
-    merge = {"ties": merge_utils.ties, "dare": merge_utils.dare_linear, "dare_ties": merge_utils.dare_ties}[method]
+    merge = {"dare": merge_utils.dare_linear, "dare_ties": merge_utils.dare_ties}[method]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7], "big"))
-        return merge(deltas, shares, density)
+        return merge(list(deltas), torch.tensor(shares, dtype=deltas[0].dtype), density)
+
+
+def trimmed(delta: torch.Tensor, density: float) -> torch.Tensor:
+    """The first step of TIES: the largest magnitudes of a whole ΔW, and zeros. What follows goes entry by entry."""
+    if density == 1:
+        return delta
+    from peft.utils import merge_utils
+
+    return merge_utils.prune(delta, density, method="magnitude")
+
+
+def _elected(kept: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
+    """The other steps of TIES: the sign of the sum is elected, and those that agree with it are averaged."""
+    from peft.utils import merge_utils
+
+    stacked = torch.stack(list(kept))
+    elected = merge_utils.calculate_majority_sign_mask(stacked)
+    stacked *= merge_utils.reshape_weight_task_tensors(stacked, torch.tensor(shares, dtype=stacked.dtype))
+    return merge_utils.disjoint_merge(stacked, elected)
+
+
+def _sum(deltas: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
+    """peft’s `task_arithmetic`, to the bit, without importing it and without stacking what is summed."""
+    total, *others = (
+        delta * torch.tensor(share, dtype=delta.dtype) for delta, share in zip(deltas, shares, strict=True)
+    )
+    for one in others:
+        total += one
+    return total
 
 
 def check(method: str, count: int, weights: Sequence[float], density: float) -> None:

@@ -147,32 +147,32 @@ class _Task:
         wide = torch.float64 if any(one.dtype == torch.float64 for one in (start, *models)) else torch.float32
         matrix = len(entry.shape) >= 2  # or the matrices of all experts
         amplify, project = matrix and self.factor != 1 and len(start) > 0, matrix and self.project
-        step = max(1, len(start)) if self.method in editing.WHOLE else PIECE
 
-        def deltas(first: int, size: int) -> list[torch.Tensor]:
-            old = start[first : first + size].to(wide)
-            return [one[first : first + size].to(wide) - old for one in models]
+        def delta(model: torch.Tensor, first: int = 0, size: int | None = None) -> torch.Tensor:
+            part = slice(first, None if size is None else first + size)
+            return model[part].to(wide) - start[part].to(wide)
 
         def merged() -> Iterator[torch.Tensor]:
-            for first in range(0, len(start), step):
-                seed = f"{self.seed}/{name}/{first}"
-                yield editing.combine(
-                    deltas(first, step), self.method, self.coefficients, density=self.density, seed=seed
-                )
+            whole = self.method in editing.WHOLE
+            kept = [editing.trimmed(delta(one), self.density) for one in models] if whole else []
+            for first in range(0, len(start), PIECE):
+                some = [one[first : first + PIECE] for one in kept] or [delta(one, first, PIECE) for one in models]
+                density, seed = 1.0 if whole else self.density, f"{self.seed}/{name}/{first}"
+                yield editing.combine(some, self.method, self.coefficients, density=density, seed=seed)
 
         again, factor, beyond = merged, self.factor, math.inf
-        if (self.method in editing.WHOLE or project or factor == "auto") and len(start):
-            held = [torch.cat(list(merged()))]
+        if (project or factor == "auto" or (amplify and self.method in editing.WHOLE)) and len(start):
+            held = [torch.cat(list(merged()))]  # it must be seen whole, or would be trimmed twice
             again = lambda: held  # noqa: E731
         if amplify:
             beyond = editing.cut(again())
             if factor == "auto":
-                single = [editing.reach(one, editing.cut(one)) for one in deltas(0, len(start))]
+                single = [editing.reach(one, editing.cut(one)) for one in map(delta, models)]
                 factor = editing.restoring(single, editing.reach(held[0], beyond))
         first = 0
-        for delta in again():
-            old, first = start[first : first + len(delta)].to(wide), first + len(delta)
-            new = old + (delta if math.isinf(beyond) else editing.amplified(delta, factor, beyond))
+        for part in again():
+            old, first = start[first : first + len(part)].to(wide), first + len(part)
+            new = old + (part if math.isinf(beyond) else editing.amplified(part, factor, beyond))
             yield _stored(editing.projected(new, self.project) if project else new, entry)
 
 

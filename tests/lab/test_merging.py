@@ -1,5 +1,7 @@
 """Merging in the lab: toys of the experiment, and what its parts promise."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +25,7 @@ def test_cells_are_families_and_sets():
     assert {cell["model"] for cell in cells} == set(merging.SETS) and len({str(cell) for cell in cells}) == len(cells)
     sizes = {len(tasks) for tasks in merging.SETS["vit"]}
     assert sizes == {2, 3, 4, 5} and max(sizes) == len({task for tasks in merging.SETS["vit"] for task in tasks})
+    assert pickle.loads(pickle.dumps(merging.experiment())).cells == cells  # to run in other processes
     for cell in cells:
         assert set(merging.inputs(cell)) > set(cell["tasks"].split("+"))
 
