@@ -22,7 +22,7 @@ from scipy import stats
 
 import lfmlib
 
-from . import FOLDER, report, spectra
+from . import FOLDER, merges, report, spectra
 
 SHAPES = {"q": (4096, 4096), "o": (4096, 4096), "up": (11008, 4096), "down": (4096, 11008)}
 
@@ -121,6 +121,7 @@ def main() -> None:
     report("peak anonymous memory above the bare interpreter", f"{above:.0f} MiB", "≤ 512 MiB", above <= 512)
     print(f"{'  … of which importing lfmlib (torch, scipy, numba) takes':<66} {imports:>12.0f} MiB")
     spectra.main()
+    merges.main()
 
 
 def _peak(folder: Path) -> str:

@@ -4,7 +4,7 @@
 
 mergekit 0.1.5 is installed from PyPI into an environment of its own, below `_build/bench`, the first time. Both read
 and write the same files, each in a fresh process with the threads it chooses, taking turns; the best counts. The
-results are compared value by value.
+results are compared value by value, and mergekit is given ours to read.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def main(turns: int = 2) -> None:
         report(f"  {ours}: time / mergekit’s", f"{seconds / their_seconds:.2f} ×", "≤ 1 ×", seconds <= their_seconds)
         report(f"  {ours}: memory / mergekit’s", f"{memory / their_memory:.2f} ×", "≤ 1 ×", memory <= their_memory)
         print(f"  {agreement(*outs)}")
+    print(f"  {MERGEKIT} reads our folder: {passed_on(mergekit, outs[0])}")
 
 
 def made(gigabytes: float = 1.0) -> list[Path]:
@@ -124,6 +125,15 @@ def agreement(ours: Path, theirs: Path) -> str:
         differ += int((apart > 0).sum())
         count += apart.numel()
     return f"{differ / count:.2%} of {count:,} values differ, by {largest:.0f} units in the last place at most"
+
+
+def passed_on(mergekit: str, folder: Path) -> str:
+    """What becomes of a folder that we wrote when mergekit takes it for a model, and merges it with nothing."""
+    plan, out = FOLDER / "passthrough.json", FOLDER / "merged-passed-on"
+    plan.write_text(json.dumps(_plan("linear", [folder, folder])))
+    shutil.rmtree(out, ignore_errors=True)
+    watched([mergekit, str(plan), str(out), "--no-copy-tokenizer", "--quiet"])
+    return agreement(folder, out)
 
 
 def _plan(method: str, models: Sequence[Path]) -> dict:

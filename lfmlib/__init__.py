@@ -13,6 +13,7 @@ from .iid import IID, iid
 from .merge import merge
 from .normality import Normality, coding_cells, measure, normality
 from .optimal import Law, laws, optimal_law
+from .overlap import overlap
 from .shapes import Shape, classify
 from .sketch import Sketch
 from .spectrum import Spectrum, spectrum
@@ -44,6 +45,7 @@ __all__ = [
     "open_checkpoint",
     "optimal_law",
     "outliers",
+    "overlap",
     "pruning",
     "rescaled",
     "spectrum",

@@ -44,6 +44,7 @@ CHAPTERS = {
     "F7": "08_depth_data_and_rank",
     "F8": "09_how_far_may_weights_stray",
     **dict.fromkeys(("F9", "F10", "F11", "F12"), "10_what_is_an_optimal_weight"),
+    "F14": "12_does_it_help_editing",
 }
 """The chapter that measures each finding."""
 
@@ -165,6 +166,16 @@ RULES = {
         partly=1,
         unit="of 2",
         control="on pruned noise",
+    ),
+    "F14": Rule(
+        "methods of merging (average, task arithmetic, TIES, DARE, DARE-TIES, NAN) that keep more of the fine-tunes’ "
+        "test scores with the outliers of the merged ΔW amplified than without, that is, with an interval of the "
+        "paired difference over runs above 0, the scale of ΔW being chosen in the same way for both: at least four of "
+        "the six supported, at least one partly",
+        supported=4,
+        partly=1,
+        unit="of 6",
+        control="with a random set amplified",
     ),
 }
 

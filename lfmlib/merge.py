@@ -187,9 +187,13 @@ def _stored(values: torch.Tensor, entry: Entry) -> torch.Tensor:
 def _factor(amplify: float | str | None) -> float | str:
     if amplify is None or amplify == "auto":
         return amplify or 1.0
-    if isinstance(amplify, str) or not math.isfinite(amplify) or amplify < 0:
+    try:
+        factor = float(amplify)  # also of "1.5", as it comes from a command line
+    except ValueError:
+        factor = math.nan
+    if not math.isfinite(factor) or factor < 0:
         raise ValueError(f'amplify is {amplify!r}: expected a factor, 0 or more, or "auto", or None')
-    return float(amplify)
+    return factor
 
 
 def _related(task: _Task, models: list[Checkpoint]) -> None:

@@ -31,7 +31,6 @@ MOST = {"vit": 512, "decoder": 32, "minilm": 96}
 """Held-out examples that are looked at to choose something."""
 TOLD = {"minilm": 512}
 """Those that are looked at to tell how well it went, where it is not all."""
-
 Delta = dict[str, torch.Tensor]
 """Name of a weight → what is added to it."""
 

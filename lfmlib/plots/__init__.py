@@ -6,6 +6,7 @@ theme, and that colour-blind readers can tell apart. They are drawn narrow, so t
 
 from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
 from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_gradient
+from .editing import added
 from .noise import closing, shares, transport
 from .optimal import anatomy, by_law, pruning
 from .style import COLOURS, INK, WIDTH, figure, style
@@ -20,6 +21,7 @@ __all__ = [
     "SHAPES",
     "STARTS",
     "WIDTH",
+    "added",
     "alike",
     "along",
     "anatomy",

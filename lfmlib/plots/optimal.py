@@ -17,7 +17,7 @@ ARMS = {"magnitude": 1, "magnitude, all together": 2, "Wanda": 3, "random": 4}
 """Arms of pruning that are drawn, and their place among the line styles."""
 
 
-def anatomy(ax: Axes, values: np.ndarray, law: Law, pruned: float) -> Axes:
+def anatomy(ax: Axes, values: np.ndarray, law: Law, pruned: float = 0.0) -> Axes:
     """One matrix from its middle to its outliers: what pruning takes, the core, and what lies beyond its cut.
 
     Args:
@@ -33,8 +33,8 @@ def anatomy(ax: Axes, values: np.ndarray, law: Law, pruned: float) -> Axes:
     counts = np.histogram(z, edges)[0]
     density = np.where(counts > 0, counts / len(z) / np.diff(edges), np.nan)
     ax.stairs(density, edges, baseline=None, color=COLOURS["data"], lw=1.4, label="weights")
-    taken = np.quantile(z, pruned)
-    ax.axvspan(0, taken, color=INK, alpha=0.2, lw=0, label=f"the smallest {pruned:.0%}")
+    if pruned:
+        ax.axvspan(0, np.quantile(z, pruned), color=INK, alpha=0.2, lw=0, label=f"the smallest {pruned:.0%}")
     drawn = [("Gaussian core", law.gaussian, "model")]
     if law.candidates[law.variant] is not law.gaussian:
         drawn.append(("shortest code", law.candidates[law.variant], "noise"))

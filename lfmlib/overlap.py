@@ -1,0 +1,107 @@
+"""How the ΔW of several fine-tunes of one base lie to one another: what merging has to reconcile, matrix by matrix."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import cosine_similarity
+from tqdm.auto import tqdm
+
+from . import editing
+from .checkpoint import Checkpoint, open_checkpoint
+from .pairs import FLOATS, partners
+
+LEAST = 4096
+"""Matrices with fewer entries are left out."""
+_COLUMNS = (
+    "tensor", "role", "depth", "numel", "size", "alike", "conflict", "outliers", "energy", "reach_single", "reach",
+    "factor",
+)  # fmt: skip
+
+
+def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool = True) -> pd.DataFrame:
+    """What the ΔW of several models have in common, and what an average makes of their outliers.
+
+    Args:
+        base, tuned: anything `open_checkpoint` takes, and a list of these.
+        select: regular expression; only tensors of the base whose name it finds.
+        progress: show a bar.
+
+    Returns:
+        One row per matrix of at least `LEAST` entries: tensor, role, depth, numel;
+        size, RMS(ΔW) / RMS(W₀), the mean over the models;
+        alike, the mean cosine of two ΔW (of unlike ones 0 ± 1/√numel);
+        conflict, the share of entries in which the ΔW that are not zero have both signs (of unlike ones
+        1 - 2^(1 - models));
+        outliers, the share of the entries of the averaged ΔW that are outliers of its Gaussian core
+        (`lfmlib.editing.cut`), and energy, their share of its squared norm;
+        reach_single and reach, how far out outliers lie (`lfmlib.editing.reach`), in the mean of the single ΔW and in
+        their average, NaN without outliers; factor, what would give back what the average took from them.
+        What is said of pairs is NaN of a single model. ``attrs["source"]`` and ``attrs["base"]`` name the models.
+
+    Raises:
+        ValueError: no model; models that do not fit the base; or no matrix that is large enough.
+        FileNotFoundError, CheckpointError: from `open_checkpoint`; or what is stored is quantized.
+    """
+    tuned = [tuned] if isinstance(tuned, str | Path | Checkpoint | Mapping | torch.nn.Module) else list(tuned)
+    if not tuned:
+        raise ValueError("there is nothing to look at: expected at least one tuned model")
+    base, *models = (one if isinstance(one, Checkpoint) else open_checkpoint(one) for one in (base, *tuned))
+    theirs = [partners(base, one) for one in models]
+    chosen = base.select(select) if select else base
+    about = {info.name: (info.role, info.depth) for info in chosen.tensors}
+    names = [
+        name
+        for name, one in chosen.stored.items()
+        if len(one.shape) == 2 and math.prod(one.shape) >= LEAST and one.dtype in FLOATS
+    ]
+    if not names:
+        raise ValueError(f"{base.name} has no matrix of {LEAST:,} or more entries that is looked at")
+    rows = []
+    for name in tqdm(names, "ΔW", disable=not progress, leave=False, delay=1):
+        start = base.stored[name].load().cpu().float()
+        deltas = [one[name]().cpu().float() - start for one in theirs]
+        role, depth = about.get(name, ("fused", None))  # several matrices stored as one
+        said = {"tensor": name, "role": role, "depth": depth, "numel": start.numel()}
+        rows.append(said | {"size": _size(deltas, start)} | _pairs(deltas) | _outliers(deltas))
+    table = pd.DataFrame(rows, columns=_COLUMNS)
+    table["depth"] = table["depth"].astype("Int64")
+    table.attrs.update(source=[one.name for one in models], base=base.name)
+    return table
+
+
+def _size(deltas: Sequence[torch.Tensor], start: torch.Tensor) -> float:
+    whole = start.double().norm().item()
+    return float(np.mean([one.double().norm().item() for one in deltas])) / whole if whole else math.nan
+
+
+def _pairs(deltas: Sequence[torch.Tensor]) -> dict[str, float]:
+    if len(deltas) < 2:
+        return {"alike": math.nan, "conflict": math.nan}
+    cosines = [
+        cosine_similarity(*(part.flatten().double() for part in two), dim=0).item()
+        for two in itertools.combinations(deltas, 2)
+    ]
+    positive, negative = (torch.stack([side(one, 0) for one in deltas]).any(0) for side in (torch.gt, torch.lt))
+    return {"alike": float(np.mean(cosines)), "conflict": (positive & negative).double().mean().item()}
+
+
+def _outliers(deltas: Sequence[torch.Tensor]) -> dict[str, float]:
+    merged = editing.combine(deltas, "average", [1.0] * len(deltas))
+    beyond = editing.cut(merged)
+    far, square = merged.abs() > beyond, merged.double().square()
+    single = [editing.reach(one, editing.cut(one)) for one in deltas]
+    known, reach = [one for one in single if math.isfinite(one)], editing.reach(merged, beyond)
+    return {
+        "outliers": far.double().mean().item(),
+        "energy": (square[far].sum() / square.sum()).item() if square.any() else 0.0,
+        "reach_single": float(np.mean(known)) if known else math.nan,
+        "reach": reach,
+        "factor": editing.restoring(single, reach),
+    }

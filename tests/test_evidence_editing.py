@@ -1,0 +1,68 @@
+"""F14: verdicts on made records of merges, planted both ways."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lfmlib import editing, evidence, findings
+
+
+def recorded(gain: dict[str, float], scatter: float = 0.002, random: float = 0.0, runs: int = 5) -> pd.DataFrame:
+    """Five runs and two sets of tasks: amplifying adds ``gain`` by method, a random set ``random``."""
+    rng, rows = np.random.default_rng(0), []
+    for seed in range(runs):
+        for tasks in ("a+b", "a+b+c"):
+            for method in editing.METHODS:
+                for task in tasks.split("+"):
+                    level = 0.8 + rng.normal(scale=0.1)  # models differ; a pair shares what makes them differ
+                    added = {"plain": 0.0, "amplified": gain.get(method, 0.0), "random": random}
+                    for arm, more in added.items():
+                        noise = rng.normal(scale=scatter) if more != 0 else 0.0
+                        rows.append(
+                            {"seed": seed, "tasks": tasks, "method": method, "arm": arm, "task": task,
+                             "normalized": level + more + noise}
+                        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("gain", "value", "verdict"),
+    [
+        (dict.fromkeys(editing.METHODS, 0.02), 6, "supported"),
+        (dict.fromkeys(editing.METHODS[:4], 0.02) | dict.fromkeys(editing.METHODS[4:], -0.02), 4, "supported"),
+        ({"average": 0.02} | dict.fromkeys(editing.METHODS[1:], -0.02), 1, "partly"),
+        (dict.fromkeys(editing.METHODS, -0.02), 0, "contradicted"),
+        ({}, 0, "contradicted"),  # no difference at all: nothing is gained
+    ],
+)
+def test_planted_gains_come_out(gain, value, verdict):
+    found = evidence.f14_over_runs(recorded(gain), "m", {})
+    assert (found.id, found.value, found.verdict) == ("F14", value, verdict)
+    assert found.null == 0 and list(found.details["parts"]) == list(evidence.METHODS.values())
+
+
+def test_noise_leaves_it_undecided():
+    found = evidence.f14_over_runs(recorded(dict.fromkeys(editing.METHODS, 1e-6), scatter=0.02), "m", {})
+    assert found.value == 0 and found.interval[1] >= 4 and found.verdict == "undecided"
+
+
+def test_the_control_is_judged_alike():
+    found = evidence.f14_over_runs(recorded({}, random=0.02), "m", {})
+    assert found.null == 6 and found.verdict == "contradicted"
+    assert findings.RULES["F14"].control == "with a random set amplified"
+
+
+def test_pairs_share_what_makes_runs_differ():
+    rows = recorded({"ties": 0.02}, scatter=0.0)
+    gain = evidence.improvement(rows, "ties")
+    assert np.allclose(gain, 0.02) and evidence.kept_score(rows, "ties", "plain").std() > 0.005
+    # tasks count within their set, sets alike
+    one = rows[rows["seed"] == 0].query("method == 'ties' and arm == 'plain'")
+    by_set = one.groupby("tasks")["normalized"].mean()
+    assert evidence.kept_score(rows, "ties", "plain")[0] == pytest.approx(by_set.mean())
+
+
+def test_what_cannot_be_judged_says_so():
+    with pytest.raises(ValueError, match="F14 of m needs at least two runs"):
+        evidence.f14_over_runs(recorded({}, runs=1), "m", {})
+    assert evidence.f14("m", {}).verdict == "undecided" and "takes the tasks" in evidence.f14("m", {}).details["reason"]
