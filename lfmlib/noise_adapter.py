@@ -22,6 +22,7 @@ from peft.config import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
+from peft.utils.other import get_pattern_key
 from torch import nn
 from torch.nn import functional
 
@@ -39,6 +40,8 @@ class NoiseConfig(PeftConfig):
         bases: random matrices a layer; each has its own scales.
         seed: of the random matrices.
         scale: factor on ΔW.
+        scale_pattern: names of layers, or regular expressions that match the end of one → a scale of their own, as
+            LoRA’s alpha_pattern.
         target_modules: names of linear layers, or a regular expression, as for LoRA.
         exclude_modules, modules_to_save, layers_to_transform, layers_pattern: as for LoRA.
         stream: version of the random numbers.
@@ -48,6 +51,7 @@ class NoiseConfig(PeftConfig):
     bases: int = 1
     seed: int = 0
     scale: float = 1.0
+    scale_pattern: dict[str, float] = field(default_factory=dict)
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
     modules_to_save: list[str] | None = None
@@ -92,7 +96,8 @@ class NoiseLayer(BaseTunerLayer):
         self.noise_columns[adapter_name] = nn.Parameter(torch.ones(count, self.in_features))
         frozen = [basis(shape, config.law, config.seed, name, number) for number in range(count)]
         self.noise_basis[adapter_name] = torch.stack(frozen)
-        self.noise_scale[adapter_name] = config.scale / math.sqrt(self.in_features)
+        own = config.scale_pattern.get(get_pattern_key(config.scale_pattern, name), config.scale)
+        self.noise_scale[adapter_name] = own / math.sqrt(self.in_features)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         # peft moves to the base's type as well, and 16 bits would make other numbers of these.
         device = self.get_base_layer().weight.device

@@ -78,7 +78,10 @@ def test_an_adapter_begins_at_zero_and_trains_scales_alone():
     assert any(p.grad.abs().sum() > 0 for name, p in trained.items() if "rows" in name)
 
 
-@pytest.mark.parametrize("settings", [{}, {"law": "signs", "bases": 3, "seed": 5}, {"scale": 0.3}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"law": "signs", "bases": 3, "seed": 5}, {"scale": 0.3}, {"scale_pattern": {r"layers\.1\..*": 2.0}}],
+)
 def test_save_load_merge_and_disable(tmp_path, settings):
     model = adapted(**settings)
     said = logits(model)
@@ -99,6 +102,15 @@ def test_save_load_merge_and_disable(tmp_path, settings):
     back.merge_adapter()
     back.unmerge_adapter()
     assert torch.allclose(logits(back), said, atol=1e-5)
+
+
+def test_layers_may_have_a_scale_of_their_own():
+    plain, other = (
+        adapted(**some).base_model.model for some in ({}, {"scale_pattern": {"layers.1.mlp.down_proj": 3.0}})
+    )
+    for name in ("model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj", "model.layers.1.self_attn.q_proj"):
+        one, two = (model.get_submodule(name).get_delta_weight("default") for model in (plain, other))
+        assert torch.allclose(two, (3.0 if name.endswith("1.mlp.down_proj") else 1.0) * one)
 
 
 def test_a_fresh_process_loads_it(tmp_path):

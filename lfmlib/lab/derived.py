@@ -22,10 +22,11 @@ from ..noise import KEPT, stand_in
 from ..normality import qq_r2
 from ..records import Experiment
 from . import finetuning, models
+from .adapting import NOISE_BUILT
 from .experiments import retrained, score, trivial
 from .problems import problem
 from .train import Config, start_of
-from .tuning import NOISE_BUILT, body
+from .tuning import body
 
 TASKS = finetuning.TASKS | {"minilm": {"task": "kind", "steps": 120, "batch": 16}}
 """What is learned: as in `finetuning`, but of MiniLM a task on which a short run gains more over the head alone."""

@@ -19,9 +19,9 @@ from ..noise import KEPT, stand_in
 from ..normality import qq_r2
 from ..provenance import recorded
 from ..spectrum import top_ratio
+from .adapting import NOISE_BUILT
 from .initialization import where
 from .tuned import NAMES, SHORT
-from .tuning import NOISE_BUILT
 
 ARMS = {"lora": "LoRA", "noise-gaussian": "Gaussian", "noise-uniform": "uniform", "noise-signs": "±1"}
 """Adapters of the record, as tables name them; the last three by the law of their frozen noise."""

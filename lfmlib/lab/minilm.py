@@ -53,8 +53,12 @@ class Docstrings:
 
     def score(self, model: nn.Module, side: str = "test", most: int | None = None) -> float:
         """Accuracy on held-out texts."""
+        return self.figures(model, side, most)["accuracy"]
+
+    def figures(self, model: nn.Module, side: str = "test", most: int | None = None) -> dict[str, float]:
+        """Loss and accuracy, as in `evaluate`."""
         texts = self.test if side == "test" else self.validation
-        return judged(*self._answers(model, texts, getattr(self.task, side).labels, most))["accuracy"]
+        return judged(*self._answers(model, texts, getattr(self.task, side).labels, most))
 
     @functools.cached_property
     def validation(self) -> list[torch.Tensor]:

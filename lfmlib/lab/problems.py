@@ -2,7 +2,8 @@
 
 A batch depends on the seed and the number of the step alone, so a training can resume anywhere. It is a tuple with the
 labels last, and may be drawn from the first part of the training data only: their order is a fixed shuffled one. Of
-the held-out data, ``most`` says how many examples are looked at, evenly chosen; None is all of them.
+the held-out data, ``most`` says how many examples are looked at, evenly chosen; None is all of them. Every problem has
+``figures``: loss and accuracy on one side of the held-out data.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ PROBLEMS = {
     "decoder": ("language", "prose", "headers"),
     "deep-decoder": ("language", "prose"),
     "vit": (*digits.TASKS, "shuffled"),
-    "clip": ("pairs",),
+    "clip": ("pairs", "turned pairs"),
     "minilm": (*docstrings.TASKS, "halves"),
 }
 """What each of `lfmlib.lab.models.MODELS` can be trained to do."""
@@ -44,7 +46,7 @@ def problem(model: str, task: str):
         return Halves() if task == "halves" else Docstrings(task)
     if texts := {"language": language, "prose": prose, "headers": headers}.get(task):
         return texts()
-    return Pairs() if task == "pairs" else Digits(task)
+    return Pairs(turned=task == "turned pairs") if "pairs" in task else Digits(task)
 
 
 class Bytes:
@@ -92,6 +94,16 @@ class Bytes:
         parts = evenly(self._side(side), most).split(16)
         losses = [self.loss(model, (part[:, :-1], part[:, 1:])).item() for part in parts]
         return self.prior(most, side) - float(np.average(losses, weights=[len(part) for part in parts]))
+
+    @torch.no_grad()
+    def figures(self, model: nn.Module, side: str = "test", most: int | None = None) -> dict[str, float]:
+        """Loss in nats per byte, and the share of bytes that are the most likely ones."""
+        losses, hits = [], []
+        for part in evenly(self._side(side), most).split(16):
+            logits, following = model(input_ids=part[:, :-1].to(model.device)).logits.cpu(), part[:, 1:]
+            losses.append(functional.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none"))
+            hits.append(logits.argmax(-1).flatten() == following.flatten())
+        return {"loss": torch.cat(losses).double().mean().item(), "accuracy": torch.cat(hits).double().mean().item()}
 
     def _side(self, side: str) -> torch.Tensor:
         return {"validation": self.validation, "test": self.held_out}[side]
@@ -150,7 +162,11 @@ class Digits:
 
     def score(self, model: nn.Module, side: str = "test", most: int | None = None) -> float:
         """Accuracy on held-out images."""
-        return judged(*self._answers(model, side, most))["accuracy"]
+        return self.figures(model, side, most)["accuracy"]
+
+    def figures(self, model: nn.Module, side: str = "test", most: int | None = None) -> dict[str, float]:
+        """Loss and accuracy, as in `evaluate`."""
+        return judged(*self._answers(model, side, most))
 
     @torch.no_grad()
     def _answers(self, model: nn.Module, side: str, most: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,13 +187,27 @@ class Digits:
 
 
 class Pairs:
-    """Images of digits and captions for them, told apart by contrast within a batch."""
+    """Images of digits and captions for them, told apart by contrast within a batch.
+
+    Args:
+        turned: whether the images are turned by 90°.
+    """
 
     classes, group = 10, 32
 
-    def __init__(self):
+    def __init__(self, turned: bool = False):
         self.images = digits.load("class")
         self.data_hash = self.images.sha256
+        if turned:
+            sides = {side: getattr(self.images, side) for side in ("train", "validation", "test")}
+            self.images = replace(
+                self.images,
+                **{
+                    side: digits.Images(np.rot90(some.images, axes=(2, 3)).copy(), some.labels)
+                    for side, some in sides.items()
+                },
+            )
+            self.data_hash = hashlib.sha256(f"turned {self.data_hash}".encode()).hexdigest()
         self.captions = torch.from_numpy(digits.prompts().transpose(1, 0, 2).copy())  # (digit, template, length)
 
     def batch(
@@ -196,11 +226,16 @@ class Pairs:
         out = model(input_ids=ids, pixel_values=images, attention_mask=(ids != digits.PAD).long())
         return contrast(out.logits_per_image, (labels[:, None] == labels).float())
 
-    @torch.no_grad()
     def evaluate(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
         """Loss in nats on test images, in groups of `group` with the captions of their digits in turn; and the share of
         images whose nearest caption names their digit, by chance a tenth."""
-        shown, digit = (torch.tensor(evenly(part, most)) for part in (self.images.test.images, self.images.test.labels))
+        return self.figures(model, "test", most)
+
+    @torch.no_grad()
+    def figures(self, model: nn.Module, side: str = "test", most: int | None = None) -> dict[str, float]:
+        """The same of one side of the held-out data."""
+        some = getattr(self.images, side)
+        shown, digit = (torch.tensor(evenly(part, most)) for part in (some.images, some.labels))
         wording = torch.arange(len(digit)) % self.captions.shape[1]
         groups = zip(*(part.split(self.group) for part in (shown, self.captions[digit, wording], digit)), strict=True)
         losses = [self.loss(model, group).item() for group in groups if len(group[2]) == self.group]

@@ -21,9 +21,10 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import cache, inits, models
+from .adapting import ADAPTERS, adapt, merged
 from .problems import problem
 from .trace import trace
-from .tuning import ADAPTERS, LABELS, adapt, inherit, jittered, labelled, merged
+from .tuning import LABELS, inherit, jittered, labelled
 
 OPTIMIZERS = {
     "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay, betas=(0.9, 0.98), fused=True),
@@ -52,7 +53,7 @@ class Config:
         seed: of start and data order.
         base: the training to go on from, of the same model: its weights replace the start, except for a head of another
             shape. None: none, or for a pre-trained model its checkpoint.
-        adapter: "" to train all weights, or one of `lfmlib.lab.tuning.ADAPTERS`.
+        adapter: "" to train all weights, or one of `lfmlib.lab.adapting.ADAPTERS`.
         rank: of the adapter; of one built from noise, its number of random matrices; of the head alone, 0.
         samples: share of the training data that batches are drawn from.
         labels: "real"; "shuffled", exchanged within every batch; or "own", for texts: drawn from what the start itself
