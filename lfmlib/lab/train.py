@@ -178,6 +178,11 @@ def start_of(config: Config) -> nn.Module:
     return adapt(model, config.adapter, config.rank, config.seed) if config.adapter else model
 
 
+def optimizer_of(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    """The optimizer of a training, on what is trained of a model."""
+    return OPTIMIZERS[config.optimizer](_groups(model, config), config.lr, config.weight_decay)
+
+
 def rate(config: Config, step: int) -> float:
     """Learning rate at a step, counted from 0: linear warm-up, then a cosine down to a tenth."""
     rise = max(1, round(config.warmup * config.steps))
@@ -203,7 +208,7 @@ def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> 
         model = start_of(config).to(device)
         start = {name: value.detach().clone() for name, value in model.named_parameters() if value.dim() == 2}
         before = copy.deepcopy(model).eval() if config.labels == "own" else None
-        optimizer = OPTIMIZERS[config.optimizer](_groups(model, config), config.lr, config.weight_decay)
+        optimizer = optimizer_of(model, config)
         state = _State(part / "state.pt")
         step = state.load(model, optimizer)
         wanted = snapshot_steps(config.steps, snapshots)

@@ -1,0 +1,208 @@
+"""Do noise-built adapters help? The experiments `rates` and `adaptation`, behind finding F13.
+
+`rates` tunes: every method, on every task, with the same grid of learning rates, one seed that is used nowhere else,
+judged by the loss on validation data. `adaptation` trains with the rates that won, `RATES`, five seeds, judged on test
+data. Its parts:
+
+    methods    everything with as many trained parameters as LoRA of rank 1, on every task; and full fine-tuning
+    variants   of the noise-built adapter: other noise, scales that grow with depth; noise on the base, with LoRA too
+    budgets    4 and 16 times the parameters, on one task
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..hub import MINILM_SHA256
+from ..records import Experiment
+from . import finetuning, models
+from .adapting import DEEPER
+from .costs import costs
+from .experiments import retrained
+from .problems import problem
+from .train import Config, start_of
+
+TASKS = {
+    "kind": {"model": "minilm", "task": "kind", "steps": 120, "batch": 16},
+    "prose": {"model": "decoder", "task": "prose", "steps": 200, "batch": 8},
+    "headers": {"model": "decoder", "task": "headers", "steps": 200, "batch": 8},
+    "rotation": {"model": "vit", "task": "rotation", "steps": 200, "batch": 64},
+    "mirrored": {"model": "vit", "task": "mirrored", "steps": 200, "batch": 64},
+    "turned pairs": {"model": "clip", "task": "turned pairs", "steps": 200, "batch": 32},
+}
+"""What is learned: one real task, two of language, two of vision, one of both."""
+BASES = finetuning.BASES | finetuning.OTHERS
+"""How the lab’s bases are trained."""
+METHODS = ("lora", "dora", "vera", "randlora", "noise-gaussian")
+"""Adapters with as many trained parameters (DoRA: and the lengths of rows)."""
+VARIANTS = {
+    "noise-uniform": {"adapter": "noise-uniform"},
+    "noise-signs": {"adapter": "noise-signs"},
+    DEEPER: {"adapter": DEEPER},
+    "noise-gaussian, σ raised": {"adapter": "noise-gaussian", "jitter": 0.1},
+    "lora, σ raised": {"adapter": "lora", "jitter": 0.1},
+}
+"""Name → what is other than in `METHODS`. They have the rates of the method they vary."""
+VARIED = ("prose", "rotation", "turned pairs")
+"""Tasks on which variants are tried."""
+BUDGETS, CURVE = (1, 4, 16), "rotation"
+"""Trained parameters, in units of LoRA’s at rank 1, and the task on which all are tried."""
+ALONG = ("lora", "dora", "randlora", "noise-gaussian")
+"""Methods that are tried at all budgets: VeRA’s factors would be wider than the model by far."""
+GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+"""Learning rates."""
+TUNING, SEEDS = 90, 5
+ITEMS = {"minilm": 256}
+"""Validation examples that a rate is chosen on, where it is not all."""
+HEADS = {"kind": 1e-2, "rotation": 1e-1, "mirrored": 1e-1}
+"""Task → learning rate of the head that is best for it alone, on the same grid; it has it beside every adapter."""
+RATES: dict[str, dict[str, float]] = {}
+"""Task → method (and budget, if it is not 1) → the rate that won; see the record `rates`."""
+TOY = {"steps": 8, "batch": finetuning.TOY, "toy": True}
+METRICS = {
+    "accuracy": 0.15,
+    "loss": 0.15,
+    "parameters": 1e-9,
+    "stored": 0.05,
+    "held": 0.3,
+    "step_seconds": float("inf"),
+}
+LEAST = {"accuracy": 1.0, "loss": 1.0}
+
+
+def rates() -> Experiment:
+    """The tuning of learning rates."""
+    return Experiment(
+        name="rates",
+        cells=list(_tuning()),
+        run=run,
+        metrics=METRICS,
+        least=LEAST,
+        version=1,
+        description="learning rates of adapters, head and full fine-tuning, by validation loss",
+        inputs=inputs,
+        quick=[cell | TOY for cell in _tuning() if _toy(cell) and cell["lr"] in (3e-3, 3e-2)],
+        alone=alone,
+    )
+
+
+def adaptation() -> Experiment:
+    """Adapters beside full fine-tuning and the head alone, with tuned rates."""
+    return Experiment(
+        name="adaptation",
+        cells=list(_judging()),
+        run=run,
+        metrics=METRICS,
+        least=LEAST,
+        version=1,
+        description="what adapters make of six tasks, noise-built ones among them, at equal trained parameters",
+        inputs=inputs,
+        quick=[cell | TOY for cell in _judging() if _toy(cell)],
+        alone=alone,
+    )
+
+
+def methods_of(task: str) -> tuple[str, ...]:
+    """What is tried on a task at the first budget: models without a head for classes are compared with their base."""
+    return ("head" if _has_head(task) else "none", *METHODS, "full")
+
+
+def best(record, task: str, method: str) -> float:
+    """The rate with the smallest validation loss, of the record `rates`."""
+    rows = record[(record["task"] == task) & (record["method"] == method)]
+    return float(rows.loc[rows["loss"].idxmin(), "lr"])
+
+
+def _has_head(task: str) -> bool:
+    return TASKS[task]["model"] in ("minilm", "vit")
+
+
+def _tuning() -> Iterator[dict]:
+    for task in TASKS:
+        for method in methods_of(task):
+            if method != "none":
+                for lr in GRID:
+                    yield _cell("methods", task, method, 1, TUNING, lr)
+    for budget in BUDGETS[1:]:
+        for method in ALONG:
+            for lr in GRID:
+                yield _cell("budgets", CURVE, method, budget, TUNING, lr)
+
+
+def _judging() -> Iterator[dict]:
+    for seed in range(SEEDS):
+        for task in TASKS:
+            for method in methods_of(task):
+                yield _cell("methods", task, method, 1, seed)
+        for task in VARIED:
+            for variant in VARIANTS:
+                yield _cell("variants", task, variant, 1, seed)
+        for budget in BUDGETS[1:]:
+            for method in ALONG:
+                yield _cell("budgets", CURVE, method, budget, seed)
+
+
+def _cell(part: str, task: str, method: str, budget: int, seed: int, lr: float | None = None) -> dict:
+    """Settings of a training; the head has the rate that is best for it alone, whatever the adapter."""
+    change = VARIANTS.get(method, {})
+    adapter = change.get("adapter", "" if method in ("full", "none") else method)
+    plain = "noise-gaussian" if adapter.startswith("noise") else method.partition(",")[0]
+    if lr is None:
+        lr = 0.0 if method == "none" else RATES[task][plain if budget == 1 else f"{plain} {budget}"]
+    head_lr = HEADS.get(task, 0.0) if method != "head" else 0.0
+    return {
+        "part": part, **TASKS[task], "method": method, "adapter": adapter, "budget": budget,
+        "lr": lr, "head_lr": head_lr, "jitter": change.get("jitter", 0.0), "seed": seed,
+    }  # fmt: skip
+
+
+def _toy(cell: dict) -> bool:
+    few = ("head", "lora", "noise-gaussian", "noise-gaussian, σ raised", "full")
+    return cell["task"] == CURVE and cell["method"] in few and (cell["seed"] == TUNING or cell["seed"] < 2)
+
+
+def alone(cell: dict) -> bool:
+    """Whether a cell needs no base that takes minutes."""
+    return cell["model"] == "vit"
+
+
+def config(cell: dict) -> Config:
+    """What a cell trains."""
+    model, start = cell["model"], {"start": "library"}
+    if model not in models.PRETRAINED:
+        toy = {"steps": 30} if cell.get("toy") else {}
+        start = {"base": Config(model, **BASES[model] | toy, gain=finetuning.GAIN, seed=cell["seed"])}
+    adapter = cell["adapter"]
+    return Config(
+        model, cell["task"], steps=cell["steps"], batch=cell["batch"], lr=cell["lr"], weight_decay=finetuning.DECAY,
+        seed=cell["seed"], adapter=adapter, rank=0 if adapter in ("", "head") else cell["budget"],
+        head_lr=cell["head_lr"], jitter=cell["jitter"], **start,
+    )  # fmt: skip
+
+
+def run(cell: dict) -> list[dict]:
+    """Train as the cell says; one row: ``accuracy`` and ``loss`` in nats, on validation data where rates are tuned and
+    on test data otherwise, and what `lfmlib.lab.costs` says of the training. A training that diverges has no accuracy
+    and no loss.
+    """
+    plan, side = config(cell), "validation" if cell["seed"] == TUNING else "test"
+    task, most = problem(plan.model, plan.task), ITEMS.get(plan.model) if side == "validation" else None
+    if cell["method"] == "none":
+        return [_figures(task.figures(start_of(plan).eval(), side, most)) | {"parameters": 0, "stored": 0}]
+    try:
+        found = _figures(task.figures(retrained(plan, snapshots=0).model, side, most))
+    except FloatingPointError:
+        found = {"accuracy": None, "loss": None}
+    return [found | costs(plan)]
+
+
+def _figures(found: dict[str, float]) -> dict[str, float]:
+    return {name: float(f"{found[name]:.5g}") for name in ("accuracy", "loss")}
+
+
+def inputs(cell: dict) -> dict[str, str]:
+    """Hash of the data a cell is trained on, of its base’s, and of MiniLM’s weights."""
+    found = {"data": problem(cell["model"], cell["task"]).data_hash}
+    if cell["model"] in models.PRETRAINED:
+        return found | {"base": MINILM_SHA256}
+    return found | {"base data": problem(cell["model"], BASES[cell["model"]]["task"]).data_hash}

@@ -1,0 +1,124 @@
+"""What chapter 12 prints: planted gains, factors and losses of a made record; what it merges, and where."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import lfmlib
+from lfmlib import editing
+from lfmlib.lab import edited, mixtures, own
+
+GAIN = 0.02
+
+
+def made(seeds: int = 5) -> pd.DataFrame:
+    """Amplifying adds `GAIN` on the ViT and takes twice as much on the decoder; controls change nothing."""
+    rows = []
+    for seed in range(seeds):
+        level = 0.8 + 0.01 * seed
+        for model, sets in {"vit": ("parity+rotation", "large+parity+rotation"), "decoder": ("headers+prose",)}.items():
+            gain = GAIN if model == "vit" else -2 * GAIN
+            for task in sorted({task for tasks in sets for task in tasks.split("+")}):
+                rows.append(
+                    {"part": "tuned", "model": model, "seed": seed, "task": task, "score": 0.9, "base": 0.3,
+                     "norm": 0.1}
+                )  # fmt: skip
+                for arm in ("plain", "amplified", "wide", "random"):
+                    rows.append(
+                        {"part": "negated", "model": model, "seed": seed, "tasks": task, "task": task, "arm": arm,
+                         "normalized": 0.4 - (arm == "amplified") * GAIN, "base": 0.96, "scale": 0.3, "factor": 2.0}
+                    )  # fmt: skip
+            for tasks in sets:
+                for method in editing.METHODS:
+                    for arm in ("plain", *edited.ARMS, *edited.PROJECTIONS):
+                        about = {"scale": 0.7, "factor": {"plain": np.nan, "auto": 1.1}.get(arm, 2.0)}
+                        more = {"outliers": 0.004, "energy": 0.03, "alike": 0.1} if arm == "plain" else {}
+                        for place, task in enumerate(tasks.split("+")):
+                            first = about | more if place == 0 and "scale" in about else {}
+                            value = level + gain * (arm == "amplified") * (2 if place == 0 else 0.5)
+                            rows.append(
+                                {"part": "merged", "model": model, "seed": seed, "tasks": tasks, "method": method,
+                                 "arm": arm, "task": task, "normalized": value, **first}
+                            )  # fmt: skip
+    return pd.DataFrame(rows).assign(cell="0")
+
+
+@pytest.fixture(scope="module")
+def record() -> pd.DataFrame:
+    return made()
+
+
+def test_findings_follow_the_planted_gains(record):
+    found = {one.model: one for one in edited.found(record, seed=0)}
+    assert {model: one.verdict for model, one in found.items()} == {
+        "lab ViT": "supported",
+        "lab decoder": "contradicted",
+    }
+    assert all(one.provenance["record"]["name"] == "editing" for one in found.values())
+
+
+def test_tables_say_what_was_planted(record):
+    tables = dict(edited.by_model(record))
+    assert list(tables) == ["decoder", "ViT"]
+    row = edited.kept(tables["decoder"]).loc["TIES"]
+    assert row["plain"].startswith("82.0 [") and row["outliers, tuned factor"].startswith("-5.00 [-5.00")
+    assert row["random set, as large"].startswith("+0.00")
+    gains = edited.gains(record)["ViT"]
+    assert set(gains["arm"]) == set(edited.ARMS.values()) and len(gains) == 6 * len(edited.ARMS)
+    assert (gains.loc[gains["arm"] == "outliers, tuned factor", "low"] > 0).all()
+    assert list(edited.by_number(record)) == ["2 tasks", "3 tasks"]
+    assert "2: 100%" in edited.chosen(record).loc["ViT", "outliers, tuned factor"]
+    assert edited.chosen(record).loc["ViT", "outliers, data-free factor"].startswith("1.10")
+    assert set(edited.scales(record)["ViT"]) == {"0.7, 0.7"}
+    assert "worse by more in 100%" in edited.hurts(record).partition("ViT")[0]
+    assert edited.projected(record).loc["ViT", "symmetric"].startswith("+0.00")
+    assert list(edited.tuned(record)["model"]) == ["decoder", "decoder", "ViT", "ViT", "ViT"]
+    assert "-2.00" in edited.forgotten(record).query("model == 'ViT'").iloc[1]["against plain"]
+    assert edited.sets(record)["outliers"].tolist() == ["0.40 %"] * 3
+    assert "ViT" in edited.tested(record) and "parity" in edited.chance(record)
+
+
+def test_a_method_without_any_difference_has_no_p_value():
+    flat = made().assign(normalized=0.5)
+    assert "ViT 1 (" in edited.tested(flat)
+
+
+def test_averages_move_outliers_inwards():
+    table = mixtures.averaged((1, 4), 100_000, 0)
+    assert np.allclose(table["reach of the average"], table["expected"], rtol=0.1)
+    assert table.loc["4", "factor"] == pytest.approx(2, rel=0.1) and table.loc["1", "factor"] == 1
+
+
+def test_a_folder_that_is_there_is_not_touched(tmp_path):
+    assert own.place("", tmp_path, theirs=True) == tmp_path / "merged"
+    (tmp_path / "merged").mkdir()
+    (tmp_path / "merged" / "model.safetensors").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"merged is there already: name another folder with `-p out …`"):
+        own.place("", tmp_path, theirs=True)
+    with pytest.raises(FileExistsError):
+        own.place(str(tmp_path / "merged"), tmp_path, theirs=False)
+    example = tmp_path / "merged-example"
+    example.mkdir()
+    (example / "merge.json").write_text("{}")
+    assert own.place("", tmp_path, theirs=False) == example and not example.exists()
+
+
+def test_the_readers_own_models_are_looked_at(tmp_path):
+    name = "model.layers.0.mlp.up_proj.weight"
+    start = torch.randn(80, 70)
+    for place, one in (("base", start), ("one", start + 0.1 * torch.randn(80, 70)), ("two", start + 0.1)):
+        save_file({name: one}, tmp_path / f"{place}.safetensors")
+    files = [str(tmp_path / f"{place}.safetensors") for place in ("base", "one", "two")]
+    before, models, words = own.example(files[0], f" {files[1]}, {files[2]} ,", "quick")
+    assert len(models) == 2 and "one" in words and "two" in words
+    assert torch.allclose(
+        own.average(before, models, name), (models[0].read(name) + models[1].read(name)) / 2 - start, atol=1e-6
+    )
+    table = lfmlib.overlap(before, models, progress=False)
+    assert "cosine of two ΔW" in own.conflict(table, 2) and "one model" in own.conflict(table, 1)
+    assert "none" in own.outliers(table.assign(outliers=0.0)) and "1 of 1" in own.outliers(table.assign(outliers=0.1))
+    assert list(own.by_role(table).index) == ["up"]
+    out = lfmlib.merge(before, models, "average", out=tmp_path / "out", progress=False)
+    assert "2 files" in own.written(out) and "`merge.json`" in own.written(out)
