@@ -44,6 +44,7 @@ CHAPTERS = {
     "F7": "08_depth_data_and_rank",
     "F8": "09_how_far_may_weights_stray",
     **dict.fromkeys(("F9", "F10", "F11", "F12"), "10_what_is_an_optimal_weight"),
+    "F13": "11_does_it_help_adaptation",
     "F14": "12_does_it_help_editing",
 }
 """The chapter that measures each finding."""
@@ -166,6 +167,15 @@ RULES = {
         partly=1,
         unit="of 2",
         control="on pruned noise",
+    ),
+    "F13": Rule(
+        "test accuracy of an adapter built from Gaussian noise less that of LoRA, at equal trained parameters, rates "
+        "tuned in the same way, over at least five seeds: an interval of the paired difference above 0 supported, its "
+        "lower limit at least minus one point partly",
+        supported=0,
+        partly=-1,
+        unit="points",
+        control="without an adapter",
     ),
     "F14": Rule(
         "methods of merging (average, task arithmetic, TIES, DARE, DARE-TIES, NAN) that keep more of the fine-tunes’ "

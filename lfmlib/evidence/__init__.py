@@ -12,6 +12,7 @@ from .f8_radius import judged as f8_judged
 from .f9_f10_centre import MEAN, MIRROR, f9, f9_f10_over_runs, f10, symmetric, zero_mean
 from .f11_sparse import RISE, f11, f11_over_runs, free_share
 from .f12_law import CLAIMED, KEPT, NEAR, damage_ratio, f12, f12_over_runs
+from .f13_adaptation import FLOORS, MARGIN, accuracy, advantage, f13, f13_over_runs
 from .f14_editing import NAMES as METHODS
 from .f14_editing import f14, f14_over_runs, improvement, kept_score
 from .shared import ENOUGH, KL_BOUND, LEAST, eligible, gaussian, judged, left_out, over_runs, ratios, share, shown
@@ -20,17 +21,21 @@ __all__ = [
     "BUILT",
     "CLAIMED",
     "ENOUGH",
+    "FLOORS",
     "GAIN_BOUND",
     "KEPT",
     "KL_BOUND",
     "LEAST",
     "LEGS",
+    "MARGIN",
     "MEAN",
     "METHODS",
     "MIRROR",
     "NEAR",
     "QQ_BOUND",
     "RISE",
+    "accuracy",
+    "advantage",
     "agreement",
     "built_share",
     "by_chance",
@@ -58,6 +63,8 @@ __all__ = [
     "f11_over_runs",
     "f12",
     "f12_over_runs",
+    "f13",
+    "f13_over_runs",
     "f14",
     "f14_over_runs",
     "free_share",

@@ -1,0 +1,80 @@
+"""F13: the insights help adaptation: adapters built from noise, beside LoRA with as many trained parameters."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pandas as pd
+
+from ..findings import Finding
+from .shared import over_runs
+
+OWN, RIVAL = "noise-gaussian", "lora"
+MARGIN = 1.0
+"""Points of accuracy that the lower limit may lie below LoRA for *partly*."""
+
+
+def accuracy(rows: pd.DataFrame, method: str, budget: int = 1) -> pd.Series:
+    """Test accuracy of a method, in points, by run.
+
+    Args:
+        rows: of the record `adaptation`, of one task.
+        method: see `lfmlib.lab.adaptation`.
+        budget: trained parameters, in units of LoRA’s at rank 1.
+    """
+    some = rows[(rows["method"] == method) & (rows["budget"] == budget)]
+    return 100 * some.set_index("seed")["accuracy"]
+
+
+def advantage(rows: pd.DataFrame, method: str = OWN, against: str = RIVAL, budget: int = 1) -> pd.Series:
+    """Paired difference of `accuracy` between two methods, by run: base, seed and batches are the same."""
+    return (accuracy(rows, method, budget) - accuracy(rows, against, budget)).dropna()
+
+
+def f13_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
+    """Finding F13 of a model on one task.
+
+    Supported where the interval of the paired difference over runs lies above 0; partly where it lies above minus one
+    point; contradicted where it lies below that; undecided where it reaches across.
+
+    Args:
+        rows: of the record `adaptation`, of one model and task.
+        model: its name, with the task.
+        provenance: of the record.
+
+    Raises:
+        ValueError: fewer than two runs of both.
+    """
+    each = advantage(rows)
+    if len(each) < 2:
+        raise ValueError(f"F13 of {model} needs at least two runs of both methods: measure the record")
+    value, low, high = over_runs(each)
+    floor = "head" if "head" in set(rows["method"]) else "none"
+    names = {"LoRA": RIVAL, "noise-built": OWN, "full fine-tuning": "full", FLOORS[floor]: floor}
+    parts = {name: f"{accuracy(rows, method).mean():.1f}" for name, method in names.items()}
+    details = {"parts": parts, "runs": len(each)}
+    null = float(advantage(rows, floor).mean())
+    return _finding(model, provenance, details, value, (low, high), null, _verdict(low, high))
+
+
+def f13(model: str, provenance: dict) -> Finding:
+    """Finding F13 of a reader’s own model: not judged, since it takes a task and trainings."""
+    reason = "What an adapter is worth takes a task, tuned rates and trainings of five seeds; the chapter says how."
+    return _finding(model, provenance, {"reason": reason})
+
+
+def _verdict(low: float, high: float) -> str:
+    if low > 0:
+        return "supported"
+    if low >= -MARGIN:
+        return "partly"
+    return "contradicted" if high < -MARGIN else "undecided"
+
+
+FLOORS = {"head": "head alone", "none": "the base"}
+"""What needs no adapter, as it is printed."""
+_finding = partial(
+    Finding.of,
+    "F13",
+    "test accuracy of an adapter built from Gaussian noise, less that of LoRA, in points, paired by run",
+)

@@ -1,0 +1,61 @@
+"""Adaptation in the lab: cells, toys, and what a training costs."""
+
+import pickle
+
+import pandas as pd
+import pytest
+
+from lfmlib.lab import adaptation
+from lfmlib.lab.costs import costs
+from lfmlib.lab.problems import problem
+from lfmlib.records.experiment import measure
+
+
+def test_every_method_is_tuned_on_the_same_grid():
+    experiment = adaptation.rates()
+    assert pickle.loads(pickle.dumps(experiment)).cells == experiment.cells
+    cells = pd.DataFrame(experiment.cells)
+    for task, some in cells[cells["part"] == "methods"].groupby("task"):
+        grids = some.groupby("method")["lr"].apply(tuple)
+        assert len(set(grids)) == 1 and len(grids) == len(adaptation.methods_of(task)) - (
+            "none" in adaptation.methods_of(task)
+        )
+    assert set(cells["seed"]) == {adaptation.TUNING} and adaptation.TUNING >= adaptation.SEEDS
+
+
+@pytest.fixture(scope="module")
+def toys() -> pd.DataFrame:
+    experiment = adaptation.rates()
+    cells = [cell | {"steps": 3} for cell in experiment.quick if cell["lr"] == 3e-3 and cell["budget"] == 1]
+    return pd.DataFrame([row for cell in cells for row in measure(experiment, cell)["rows"]])
+
+
+def test_toys_train_and_say_what_they_cost(toys):
+    by = toys.set_index("method")
+    assert {"head", "lora", "noise-gaussian", "full"} <= set(by.index)
+    assert toys["accuracy"].between(0, 1).all() and (toys["loss"] > 0).all()
+    assert by.loc["lora", "parameters"] == by.loc["noise-gaussian", "parameters"] > by.loc["head", "parameters"]
+    assert by.loc["full", "stored"] > 10 * by.loc["lora", "stored"]
+    assert by.loc["lora", "stored"] >= 4 * by.loc["lora", "parameters"]
+    assert by.loc["full", "held"] > by.loc["lora", "held"] > by.loc["head", "held"]
+
+
+def test_held_bytes_count_weights_gradients_and_moments():
+    cell = next(one for one in adaptation.rates().quick if one["method"] == "full")
+    config = adaptation.config(cell)
+    found = costs(config)
+    assert found["held"] > 4 * 4 * found["parameters"]  # weight, gradient and two moments, and activations
+    assert found["step_seconds"] > 0
+
+
+def test_a_training_that_diverges_says_so():
+    cell = next(one for one in adaptation.rates().quick if one["method"] == "full") | {"lr": 1e30}
+    row = adaptation.run(cell)[0]
+    assert row["accuracy"] is None and row["loss"] is None and row["parameters"] > 0
+
+
+def test_turned_pairs_are_the_pairs_turned():
+    plain, turned = problem("clip", "pairs"), problem("clip", "turned pairs")
+    assert plain.data_hash != turned.data_hash
+    one, two = plain.images.test, turned.images.test
+    assert (two.labels == one.labels).all() and (two.images[:, 0, 0, 0] == one.images[:, 0, 0, -1]).all()

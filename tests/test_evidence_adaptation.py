@@ -1,0 +1,48 @@
+"""F13: verdicts on made records of adapters, planted both ways."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lfmlib import evidence
+
+
+def recorded(gain: float, scatter: float = 0.001, runs: int = 5, floor: str = "head") -> pd.DataFrame:
+    rng, rows = np.random.default_rng(0), []
+    for seed in range(runs):
+        level = 0.7 + rng.normal(scale=0.05)
+        for method, more in {"lora": 0.0, "noise-gaussian": gain, "full": 0.1, floor: -0.2}.items():
+            value = level + more + rng.normal(scale=scatter)
+            rows.append({"seed": seed, "method": method, "budget": 1, "accuracy": value})
+        rows.append({"seed": seed, "method": "lora", "budget": 4, "accuracy": 0.99})  # another budget does not count
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("gain", "scatter", "verdict"),
+    [
+        (0.03, 0.001, "supported"),
+        (0.0, 0.001, "partly"),
+        (-0.005, 0.0005, "partly"),
+        (-0.03, 0.001, "contradicted"),
+        (0.01, 0.03, "undecided"),
+        (-0.01, 0.005, "undecided"),
+    ],
+)
+def test_planted_advantages_come_out(gain, scatter, verdict):
+    found = evidence.f13_over_runs(recorded(gain, scatter), "lab ViT, rotation", {})
+    assert (found.id, found.verdict) == ("F13", verdict)
+    assert found.value == pytest.approx(100 * gain, abs=300 * scatter)
+    assert found.null == pytest.approx(-20, abs=300 * scatter)
+    assert list(found.details["parts"]) == ["LoRA", "noise-built", "full fine-tuning", "head alone"]
+
+
+def test_a_model_without_a_head_is_held_against_its_base():
+    found = evidence.f13_over_runs(recorded(0.03, floor="none"), "lab decoder, prose", {})
+    assert list(found.details["parts"])[-1] == "the base"
+
+
+def test_what_cannot_be_judged_says_so():
+    with pytest.raises(ValueError, match="F13 of m needs at least two runs"):
+        evidence.f13_over_runs(recorded(0.0, runs=1), "m", {})
+    assert evidence.f13("m", {}).verdict == "undecided" and "takes a task" in evidence.f13("m", {}).details["reason"]
