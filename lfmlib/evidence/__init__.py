@@ -15,7 +15,7 @@ from .f12_law import CLAIMED, KEPT, NEAR, damage_ratio, f12, f12_over_runs
 from .f13_adaptation import FLOORS, MARGIN, accuracy, advantage, f13, f13_over_runs
 from .f14_editing import NAMES as METHODS
 from .f14_editing import f14, f14_over_runs, improvement, kept_score
-from .shared import ENOUGH, KL_BOUND, LEAST, eligible, gaussian, judged, left_out, over_runs, ratios, share, shown
+from .shared import ENOUGH, KL_BOUND, LEAST, eligible, gaussian, judged, left_out, over_runs, ratios, share, shown, span
 
 __all__ = [
     "BUILT",
@@ -87,6 +87,7 @@ __all__ = [
     "share",
     "shares_by_start",
     "shown",
+    "span",
     "symmetric",
     "times",
     "trends",

@@ -106,6 +106,12 @@ def over_runs(values: Sequence[float], level: float = 0.95) -> tuple[float, floa
     return mean, mean - half, mean + half
 
 
+def span(values: Sequence[float], digits: int, sign: str = "") -> str:
+    """The same in words: "1.2 [0.9, 1.5]"; ``sign`` "+" gives numbers above 0 theirs."""
+    mean, low, high = (f"{one:{sign}.{digits}f}" for one in over_runs(values))
+    return f"{mean} [{low}, {high}]"
+
+
 def ratios(own: pd.Series, whole: pd.Series) -> pd.Series:
     """Ratio R of two means over runs, spread over the runs: R + (own - R whole) / mean of whole.
 

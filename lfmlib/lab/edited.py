@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from .. import evidence
-from ..evidence import METHODS
+from ..evidence import METHODS, span
 from ..findings import Finding
 from ..provenance import recorded
 from .optima import NAMES, SHORT
@@ -59,7 +59,7 @@ def tuned(record: pd.DataFrame) -> pd.DataFrame:
             table.append({
                 "model": SHORT[model],
                 "task": ASKED.get(model, {}).get(task, task),
-                "score": _span(some["score"], 3),
+                "score": span(some["score"], 3),
                 "of the base": f"{some['base'].mean():.3f}",
                 "size of ΔW": f"{100 * some['norm'].mean():.1f} %",
             })  # fmt: skip
@@ -90,8 +90,8 @@ def kept(rows: pd.DataFrame) -> pd.DataFrame:
     table = {}
     for method in _methods(rows):
         plain = 100 * evidence.kept_score(rows, method, "plain")
-        table[METHODS[method]] = {"plain": _span(plain, 1)} | {
-            name: _span(100 * evidence.improvement(rows, method, arm), 2, sign="+") for arm, name in ARMS.items()
+        table[METHODS[method]] = {"plain": span(plain, 1)} | {
+            name: span(100 * evidence.improvement(rows, method, arm), 2, sign="+") for arm, name in ARMS.items()
         }
     return pd.DataFrame.from_dict(table, orient="index")
 
@@ -103,7 +103,7 @@ def by_number(record: pd.DataFrame) -> pd.DataFrame:
         table[METHODS[method]] = {}
         for tasks, some in sorted(rows.groupby("tasks"), key=lambda one: one[0].count("+")):
             plain = 100 * evidence.kept_score(some, method, "plain").mean()
-            gain = _span(100 * evidence.improvement(some, method), 1, sign="+")
+            gain = span(100 * evidence.improvement(some, method), 1, sign="+")
             table[METHODS[method]][f"{tasks.count('+') + 1} tasks"] = f"{plain:.1f}, {gain}"
     return pd.DataFrame.from_dict(table, orient="index")
 
@@ -188,7 +188,7 @@ def projected(record: pd.DataFrame) -> pd.DataFrame:
         table[SHORT[model]] = {}
         for arm in PROJECTIONS:
             by_method = pd.DataFrame({m: 100 * evidence.improvement(rows, m, arm) for m in _methods(rows)})
-            table[SHORT[model]][arm] = _span(by_method.mean(axis=1), 2, sign="+")
+            table[SHORT[model]][arm] = span(by_method.mean(axis=1), 2, sign="+")
     return pd.DataFrame.from_dict(table, orient="index")
 
 
@@ -204,9 +204,9 @@ def forgotten(record: pd.DataFrame) -> pd.DataFrame:
             table.append({
                 "model": SHORT[model],
                 "arm": ARMS.get(arm, arm),
-                "left of the task": _span(one["normalized"], 1),
-                "against plain": "" if arm == "plain" else _span(less, 2, sign="+"),
-                "base keeps": _span(one["base"], 1),
+                "left of the task": span(one["normalized"], 1),
+                "against plain": "" if arm == "plain" else span(less, 2, sign="+"),
+                "base keeps": span(one["base"], 1),
                 "scale": f"{some.loc[some['arm'] == arm, 'scale'].median():g}",
             })  # fmt: skip
     return pd.DataFrame(table)
@@ -219,12 +219,6 @@ def chance(record: pd.DataFrame) -> str:
         labels = problem("vit", task).task.test.labels
         words.append(f"{task} {100 * np.bincount(labels).max() / len(labels) / some['score'].mean():.0f}")
     return f"Guessing the most frequent class would score, in the same points, of the ViT’s tasks: {', '.join(words)}."
-
-
-def _span(values: pd.Series, digits: int, sign: str = "") -> str:
-    mean, low, high = evidence.over_runs(values)
-    form = f"{sign}.{digits}f"
-    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def _models(rows: pd.DataFrame) -> list[str]:

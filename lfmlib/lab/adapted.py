@@ -1,0 +1,165 @@
+"""What chapter 11 reads off its records, `adaptation` and `rates`: what adapters make of six tasks, and at what cost.
+
+Accuracies are of test data, in points; brackets are 95 % intervals over runs. Differences are paired by run: the base,
+the head’s first weights and the batches are the same.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .. import evidence
+from ..evidence import span
+from ..findings import Finding
+from ..provenance import recorded
+from .adaptation import BUDGETS, CURVE, GRID, TASKS, VARIANTS, best, methods_of
+from .optima import NAMES, SHORT
+
+METHODS = {
+    "none": "the base",
+    "head": "head alone",
+    "lora": "LoRA",
+    "dora": "DoRA",
+    "vera": "VeRA",
+    "randlora": "RandLoRA",
+    "noise-gaussian": "noise-built",
+    "full": "full fine-tuning",
+}
+"""As they are printed."""
+OTHERS = {
+    "noise-uniform": "uniform noise",
+    "noise-signs": "±1 for noise",
+    "noise-deeper": "scales that grow with depth",
+    "noise-gaussian, σ raised": "σ of the base raised",
+    "lora, σ raised": "LoRA, σ of the base raised",
+}
+
+
+def found(record: pd.DataFrame, **parameters) -> list[Finding]:
+    """Finding F13 of every model and task; ``parameters`` of the chapter go into its provenance."""
+    origin = recorded("adaptation", record, **parameters)
+    listed = []
+    for task in _tasks(record):
+        name = f"{NAMES[TASKS[task]['model']]}, {task}"
+        listed.append(evidence.f13_over_runs(_plain(record, task), name, origin | {"source": name}))
+    return listed
+
+
+def scores(record: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy by method and task."""
+    table = {}
+    for task in _tasks(record):
+        rows = _plain(record, task)
+        table[_title(task)] = {
+            name: span(evidence.accuracy(rows, method), 1) for method, name in METHODS.items() if _has(rows, method)
+        }
+    return pd.DataFrame(table).reindex(list(METHODS.values())).dropna(how="all").fillna("–")
+
+
+def against_lora(record: pd.DataFrame) -> pd.DataFrame:
+    """Paired difference to LoRA, by method and task."""
+    table = {}
+    for task in _tasks(record):
+        rows = _plain(record, task)
+        table[_title(task)] = {
+            name: span(evidence.advantage(rows, method), 1, "+")
+            for method, name in METHODS.items()
+            if method != "lora" and _has(rows, method)
+        }
+    return pd.DataFrame(table).fillna("–")
+
+
+def tuning(rates: pd.DataFrame) -> pd.DataFrame:
+    """The rate that won, by method and task; “(end)” where it lies at an end of the grid."""
+    table = {}
+    for task in _tasks(rates):
+        rows, table[_title(task)] = rates[(rates["task"] == task) & (rates["budget"] == 1)], {}
+        ends = GRID[0], rows["lr"].max()
+        for method in methods_of(task):
+            if _has(rows, method):
+                rate = best(rows, task, method)
+                table[_title(task)][METHODS[method]] = f"{rate:g}{' (end)' if rate in ends else ''}"
+    return pd.DataFrame(table).fillna("–")
+
+
+def tuned_curves(rates: pd.DataFrame, task: str = CURVE) -> pd.DataFrame:
+    """Validation loss by method and rate, of one task."""
+    rows = rates[(rates["task"] == task) & (rates["budget"] == 1)]
+    table = rows.pivot_table(index="method", columns="lr", values="loss", dropna=False)
+    return table.rename(index=METHODS, columns=lambda rate: f"{rate:g}").rename_axis(None).rename_axis(None, axis=1)
+
+
+def costs(record: pd.DataFrame, task: str = CURVE) -> pd.DataFrame:
+    """What each method costs on one task: trained parameters, bytes stored and held, time of a step beside LoRA’s."""
+    rows = _plain(record, task)
+    each = rows.groupby("method")[["parameters", "stored", "held", "step_seconds"]].median()
+    table = {}
+    for method, name in METHODS.items():
+        if method in each.index and method != "none":
+            one = each.loc[method]
+            table[name] = {
+                "trained": f"{one['parameters']:,.0f}",
+                "stored, kB": f"{one['stored'] / 1000:.1f}",
+                "held in training, MB": f"{one['held'] / 1e6:.1f}",
+                "time of a step": f"{one['step_seconds'] / each.loc['lora', 'step_seconds']:.2f} ×",
+            }
+    return pd.DataFrame.from_dict(table, orient="index")
+
+
+def variants(record: pd.DataFrame) -> pd.DataFrame:
+    """What each variant adds to the method that it varies, by task, in points."""
+    rows, table = record[record["part"] == "variants"], {}
+    for variant, name in OTHERS.items():
+        plain = "lora" if VARIANTS[variant]["adapter"] == "lora" else "noise-gaussian"
+        table[name] = {}
+        for task in _tasks(rows):
+            both = record[(record["task"] == task) & (record["budget"] == 1)]
+            if _has(both, variant):
+                table[name][_title(task)] = span(evidence.advantage(both, variant, plain), 1, "+")
+    return pd.DataFrame.from_dict(table, orient="index")
+
+
+def curve(record: pd.DataFrame) -> pd.DataFrame:
+    """For the figure, on one task: rows with method, trained ``parameters``, and accuracy: mean, low, high."""
+    rows = record[(record["task"] == CURVE) & record["method"].isin(METHODS)]
+    table = []
+    for (method, budget), some in rows.groupby(["method", "budget"]):
+        mean, low, high = evidence.over_runs(evidence.accuracy(some, method, budget))
+        table.append({
+            "method": METHODS[method], "parameters": int(some["parameters"].iloc[0]), "mean": mean, "low": low,
+            "high": high,
+        })  # fmt: skip
+    order = list(METHODS.values())
+    return pd.DataFrame(table).sort_values(
+        ["method", "parameters"], key=lambda c: c.map(order.index) if c.name == "method" else c
+    )
+
+
+def by_budget(record: pd.DataFrame) -> pd.DataFrame:
+    """Paired difference to LoRA at every budget, on one task."""
+    rows, table = record[record["task"] == CURVE], {}
+    for method, name in METHODS.items():
+        spans = {
+            f"{budget} ×": span(each, 1, "+")
+            for budget in BUDGETS
+            if len(each := evidence.advantage(rows, method, budget=budget)) > 1
+        }
+        if method != "lora" and len(spans) > 1:
+            table[name] = spans
+    return pd.DataFrame.from_dict(table, orient="index")
+
+
+def _plain(record: pd.DataFrame, task: str) -> pd.DataFrame:
+    return record[(record["task"] == task) & (record["part"] == "methods")]
+
+
+def _tasks(rows: pd.DataFrame) -> list[str]:
+    return [task for task in TASKS if task in set(rows["task"])]
+
+
+def _has(rows: pd.DataFrame, method: str) -> bool:
+    return method in set(rows["method"])
+
+
+def _title(task: str) -> str:
+    return f"{SHORT[TASKS[task]['model']]}, {task}"
