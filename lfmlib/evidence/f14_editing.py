@@ -17,7 +17,7 @@ def kept_score(rows: pd.DataFrame, method: str, arm: str) -> pd.Series:
     Args:
         rows: part "merged" of the record `editing`, of one model.
         method: one of `lfmlib.editing.METHODS`.
-        arm: see `lfmlib.lab.merging.arms`.
+        arm: see `lfmlib.lab.amplifying.arms`.
 
     Returns:
         Index: seed.

@@ -13,17 +13,17 @@ score on test data.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
-from .. import editing, outliers
+from .. import editing
 from ..records import Experiment
 from ..records.experiment import brief
 from . import siblings
+from .amplifying import Merge, arms
 from .problems import problem
 from .siblings import BASES, MOST, Delta, Siblings, norm, scaled
 
@@ -39,8 +39,6 @@ SETS = {
     "minilm": (("kind", "library"),),
 }
 """Tasks that are merged."""
-DENSITY = {"ties": 0.2, "dare": 0.5, "dare_ties": 0.5}
-"""Shares of ΔW that are kept: TIES as its authors have it."""
 SCALES = {
     "vit": (0.2, 0.3, 0.45, 0.7, 1.0, 1.5),
     "decoder": (0.2, 0.3, 0.45, 0.7, 1.0, 1.5),
@@ -50,8 +48,6 @@ SCALES = {
 are 1 in all, so they are multiplied by the number of tasks first."""
 FACTORS = {"vit": (1.5, 2.0, 3.0), "decoder": (1.5, 2.0, 3.0), "minilm": (1.5, 3.0)}
 """Of the outliers; what is slow to ask is asked less often."""
-WIDE = 2.0
-"""Standard deviations beyond which an arm amplifies all entries, outliers or not."""
 KEPT = 0.95
 """Of its score, that the base is to keep when a task is forgotten."""
 TOY = {"steps": 20, "toy": True}
@@ -154,110 +150,20 @@ def _tuned(family: Siblings) -> list[dict]:
     ]
 
 
-class Merge:
-    """A merged ΔW, and what can be done to it; everything is in the units of its scale 1.
-
-    Args:
-        family: whose ΔW are merged.
-        method: one of `lfmlib.editing.METHODS`.
-        seed: of what is random.
-    """
-
-    def __init__(self, family: Siblings, method: str, seed: int):
-        self.family, deltas = family, list(family.deltas.values())
-        shares = editing.shares([norm(some) for some in deltas])
-        weights = [len(deltas) * one for one in shares] if method == "nan" else [1.0] * len(deltas)
-        density = DENSITY.get(method, 1.0)
-        self.plain: Delta = {
-            name: editing.combine(
-                [one[name] for one in deltas], method, weights, density=density, seed=f"{seed}/{name}"
-            )
-            for name in family.base
-        }
-        self.seed = seed
-
-    @functools.cached_property
-    def cuts(self) -> dict[str, float]:
-        """Name of a matrix → magnitude beyond which there are outliers."""
-        return {name: editing.cut(one) for name, one in self.plain.items() if one.dim() == 2}
-
-    @functools.cached_property
-    def masks(self) -> Delta:
-        """Name of a matrix → where its outliers are."""
-        return {name: self.plain[name].abs() > cut for name, cut in self.cuts.items()}
-
-    @functools.cached_property
-    def wide(self) -> Delta:
-        """The same of all entries beyond `WIDE` standard deviations."""
-        return {name: self.plain[name].abs() > WIDE * self.plain[name].std(correction=0) for name in self.cuts}
-
-    @functools.cached_property
-    def random(self) -> Delta:
-        """The same of other entries, at random, of the same squared norm."""
-        return {
-            name: outliers.as_large(self.plain[name], mask, np.random.default_rng([self.seed, *name.encode()]))
-            for name, mask in self.masks.items()
-        }
-
-    @functools.cached_property
-    def restoring(self) -> dict[str, float]:
-        """Name → the factor that needs no data."""
-        return {
-            name: editing.restoring(self.family.reaches[name], editing.reach(self.plain[name], cut))
-            for name, cut in self.cuts.items()
-        }
-
-    @property
-    def given_back(self) -> float:
-        """The median of these factors, over the matrices that have outliers; NaN where none has."""
-        found = [self.restoring[name] for name, mask in self.masks.items() if mask.any()]
-        return float(np.median(found)) if found else math.nan
-
-    @property
-    def share(self) -> float:
-        """Of the entries of the matrices, those that are outliers."""
-        return sum(int(mask.sum()) for mask in self.masks.values()) / sum(mask.numel() for mask in self.masks.values())
-
-    @property
-    def energy(self) -> float:
-        """The share of the squared norm of the matrices that is theirs."""
-        outer, whole = (
-            norm({name: self.plain[name][mask] if far else self.plain[name] for name, mask in self.masks.items()})
-            for far in (True, False)
-        )
-        return (outer / whole) ** 2 if whole else 0.0
-
-    def amplified(self, factor: float | dict[str, float], masks: Delta) -> Delta:
-        """ΔW with some entries multiplied by a factor, or by one for each matrix."""
-        changed = dict(self.plain)
-        for name, mask in masks.items():
-            by = factor[name] if isinstance(factor, dict) else factor
-            changed[name] = torch.where(mask, by * changed[name], changed[name])
-        return changed
-
-
-def arms(merge: Merge) -> dict[str, Callable[[float], Delta]]:
-    """Ways to change a merged ΔW: name → the ΔW for a factor; NaN for those that have none.
-
-    ``amplified`` are the outliers; ``wide``, everything beyond `WIDE` standard deviations; ``random`` a random set of
-    the same squared norm as the outliers; ``auto`` the outliers, by `lfmlib.editing.restoring`; ``plain`` nothing.
-    """
-    return {
-        "plain": lambda factor: merge.plain,
-        "auto": lambda factor: merge.amplified(merge.restoring, merge.masks),
-        "amplified": lambda factor: merge.amplified(factor, merge.masks),
-        "wide": lambda factor: merge.amplified(factor, merge.wide),
-        "random": lambda factor: merge.amplified(factor, merge.random),
-    }
+def grid(family: Siblings) -> tuple[Sequence[float], Sequence[float]]:
+    """Scales and factors that are tried; of toys a few."""
+    few = slice(None, None, 3 if family.toy else 1)
+    return SCALES[family.model][few], FACTORS[family.model][few]
 
 
 def _merged(family: Siblings, method: str, seed: int) -> list[dict]:
     merge = Merge(family, method, seed)
-    scales = (1.0,) if method == "average" else SCALES[family.model]
+    scales, factors = grid(family)
+    scales = (1.0,) if method == "average" else scales
     rows, chosen = [], {}
     for arm, make in arms(merge).items():
         tried = {}
-        for factor in FACTORS[family.model] if arm not in ("plain", "auto") else (math.nan,):
+        for factor in factors if arm not in ("plain", "auto") else (math.nan,):
             delta = make(factor)
             for scale in scales:
                 found = family.normalized(scaled(delta, scale), "validation")
@@ -294,7 +200,7 @@ def _told(family: Siblings, method: str, arm: str, delta: Delta, about: dict) ->
 def _negated(family: Siblings, task: str, seed: int) -> list[dict]:
     """Forget a task, with its outliers amplified, or a random set, and without."""
     merge, own = Merge(family, "task_arithmetic", seed), problem(family.model, BASES[family.model]["task"])
-    most = MOST[family.model]
+    most, (scales, factors) = MOST[family.model], grid(family)
 
     def keeps(delta: Delta, side: str) -> float:
         return own.score(family.moved(family.original, delta), side, most if side == "validation" else None)
@@ -306,8 +212,8 @@ def _negated(family: Siblings, task: str, seed: int) -> list[dict]:
         if arm == "auto":  # of a single ΔW there is nothing to give back
             continue
         tried = {}
-        for factor in FACTORS[family.model] if arm != "plain" else (math.nan,):
-            for scale in SCALES[family.model]:
+        for factor in factors if arm != "plain" else (math.nan,):
+            for scale in scales:
                 delta = scaled(make(factor), -scale)
                 if keeps(delta, "validation") >= KEPT * before["validation"]:
                     tried[scale, factor] = family.ask(task, delta, "validation")

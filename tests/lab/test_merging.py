@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lfmlib import editing
-from lfmlib.lab import merging, siblings
+from lfmlib.lab import amplifying, merging, siblings
 from lfmlib.lab.problems import problem
 from lfmlib.records.experiment import measure
 
@@ -71,13 +71,13 @@ def test_a_family_asks_the_tuned_model_itself(family):
 
 
 def test_arms_change_what_they_say(family):
-    merge = merging.Merge(family, "task_arithmetic", 0)
+    merge = amplifying.Merge(family, "task_arithmetic", 0)
     name = "vit.layers.0.mlp.fc1.weight"
     summed = sum(one[name] for one in family.deltas.values())
     assert torch.allclose(merge.plain[name], summed, atol=1e-7)
     merge.plain[name] = summed.clone()
     merge.plain[name].view(-1)[::997] = 10 * summed.std()
-    made = {arm: make(2.0)[name] / merge.plain[name] for arm, make in merging.arms(merge).items()}
+    made = {arm: make(2.0)[name] / merge.plain[name] for arm, make in amplifying.arms(merge).items()}
     assert (made["plain"][merge.plain[name] != 0] == 1).all()
     doubled = {arm: (ratio > 1.99) for arm, ratio in made.items()}
     assert torch.equal(doubled["amplified"], merge.masks[name]) and merge.masks[name].view(-1)[::997].all()
