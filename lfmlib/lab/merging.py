@@ -22,7 +22,7 @@ import torch
 from .. import editing
 from ..records import Experiment
 from ..records.experiment import brief
-from . import siblings
+from . import models, siblings
 from .amplifying import Merge, arms
 from .problems import problem
 from .siblings import BASES, MOST, Delta, Siblings, norm, scaled
@@ -40,14 +40,16 @@ SETS = {
 }
 """Tasks that are merged."""
 SCALES = {
-    "vit": (0.2, 0.3, 0.45, 0.7, 1.0, 1.5),
-    "decoder": (0.2, 0.3, 0.45, 0.7, 1.0, 1.5),
-    "minilm": (0.4, 0.7, 1.2),
+    "vit": (0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1, 1.6),
+    "decoder": (0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1, 1.6),
+    "minilm": (0.4, 0.7, 1.2, 2.0),
 }
-"""Of the merged ΔW. An average has none: it is one of these, and a sum with another is another method. NAN’s shares
-are 1 in all, so they are multiplied by the number of tasks first."""
-FACTORS = {"vit": (1.5, 2.0, 3.0), "decoder": (1.5, 2.0, 3.0), "minilm": (1.5, 3.0)}
-"""Of the outliers; what is slow to ask is asked less often."""
+"""Of the merged ΔW. An average has none: it is the sum at 1/n, and with another scale it is no average. NAN’s shares are
+1 in all, so they are multiplied by the number of tasks first."""
+FACTORS = (1.5, 3.0)
+"""Of the outliers."""
+BRIEF = ("wide", *editing.PROJECTIONS)
+"""Arms that MiniLM, which is slow to ask, is not asked about."""
 KEPT = 0.95
 """Of its score, that the base is to keep when a task is forgotten."""
 TOY = {"steps": 20, "toy": True}
@@ -153,15 +155,23 @@ def _tuned(family: Siblings) -> list[dict]:
 def grid(family: Siblings) -> tuple[Sequence[float], Sequence[float]]:
     """Scales and factors that are tried; of toys a few."""
     few = slice(None, None, 3 if family.toy else 1)
-    return SCALES[family.model][few], FACTORS[family.model][few]
+    return SCALES[family.model][few], FACTORS[few]
 
 
 def _merged(family: Siblings, method: str, seed: int) -> list[dict]:
     merge = Merge(family, method, seed)
     scales, factors = grid(family)
     scales = (1.0,) if method == "average" else scales
-    rows, chosen = [], {}
+    left_out = BRIEF if family.model in models.PRETRAINED else ()
+    rows, chosen, told = [], {}, {}
     for arm, make in arms(merge).items():
+        if arm in left_out:
+            continue
+        if arm == "auto" and set(merge.restoring.values()) <= {1.0}:  # nothing to give back: it is the plain merge
+            about, told[arm] = rows[0], told["plain"]
+            about = {"scale": about["scale"], "factor": brief(merge.given_back), "valid": about["valid"]}
+            rows += _rows(method, arm, told[arm], about)
+            continue
         tried = {}
         for factor in factors if arm not in ("plain", "auto") else (math.nan,):
             delta = make(factor)
@@ -172,11 +182,12 @@ def _merged(family: Siblings, method: str, seed: int) -> list[dict]:
         chosen[arm] = scaled(make(factor), scale)
         used = merge.given_back if arm == "auto" else factor
         about = {"scale": scale, "factor": brief(used), "valid": brief(tried[scale, factor])}
-        rows += _told(family, method, arm, chosen[arm], about)
-    larger = scaled(merge.plain, norm(chosen["amplified"]) / norm(merge.plain))
-    rows += _told(family, method, "as large as amplified", larger, {})
-    for how in editing.PROJECTIONS:
-        rows += _told(family, method, how, _projected(family, chosen["plain"], how), {})
+        told[arm] = family.normalized(chosen[arm], "test")
+        rows += _rows(method, arm, told[arm], about)
+    others = {"as large as amplified": scaled(merge.plain, norm(chosen["amplified"]) / norm(merge.plain))}
+    others |= {how: _projected(family, chosen["plain"], how) for how in editing.PROJECTIONS if how not in left_out}
+    for arm, delta in others.items():
+        rows += _rows(method, arm, family.normalized(delta, "test"), {})
     rows[0] |= {"outliers": brief(merge.share), "energy": brief(merge.energy), "alike": brief(family.alike)}
     return rows
 
@@ -190,8 +201,7 @@ def _projected(family: Siblings, delta: Delta, how: str) -> Delta:
     }
 
 
-def _told(family: Siblings, method: str, arm: str, delta: Delta, about: dict) -> list[dict]:
-    found = family.normalized(delta, "test")
+def _rows(method: str, arm: str, found: dict[str, float], about: dict) -> list[dict]:
     rows = [{"method": method, "arm": arm, "task": task, "normalized": brief(value)} for task, value in found.items()]
     rows[0] |= about
     return rows
