@@ -17,6 +17,7 @@ from .. import evidence
 from ..evidence import METHODS, span
 from ..findings import Finding
 from ..provenance import recorded
+from .merging import SCALES
 from .optima import NAMES, SHORT
 from .problems import problem
 
@@ -91,7 +92,7 @@ def kept(rows: pd.DataFrame) -> pd.DataFrame:
     for method in _methods(rows):
         plain = 100 * evidence.kept_score(rows, method, "plain")
         table[METHODS[method]] = {"plain": span(plain, 1)} | {
-            name: span(100 * evidence.improvement(rows, method, arm), 2, sign="+") for arm, name in ARMS.items()
+            name: span(100 * evidence.improvement(rows, method, arm), 2, sign="+") for arm, name in _arms(rows).items()
         }
     return pd.DataFrame.from_dict(table, orient="index")
 
@@ -116,7 +117,7 @@ def gains(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
             dict(zip(("method", "arm", "mean", "low", "high"),
                      (METHODS[method], name, *evidence.over_runs(100 * evidence.improvement(rows, method, arm))),
                      strict=True))
-            for method in _methods(rows) for arm, name in ARMS.items()
+            for method in _methods(rows) for arm, name in _arms(rows).items()
         ])  # fmt: skip
     return table
 
@@ -144,12 +145,25 @@ def chosen(record: pd.DataFrame) -> pd.DataFrame:
         about = rows.dropna(subset=["scale"])
         table[SHORT[model]] = {}
         for arm in ("amplified", "wide", "random"):
+            if arm not in _arms(rows):
+                continue
             counts = about.loc[about["arm"] == arm, "factor"].value_counts(normalize=True).sort_index()
             words = ", ".join(f"{factor:g}: {share:.0%}" for factor, share in counts.items())
             table[SHORT[model]][ARMS[arm]] = words
         free = about.loc[about["arm"] == "auto", "factor"]
         table[SHORT[model]][ARMS["auto"]] = f"{free.median():.2f} ({free.min():.2f} to {free.max():.2f})"
-    return pd.DataFrame.from_dict(table, orient="index")
+    return pd.DataFrame.from_dict(table, orient="index").fillna("–")
+
+
+def ends(record: pd.DataFrame) -> str:
+    """How often the scale that won is the smallest or the largest on offer, in a sentence."""
+    words = []
+    for model, rows in _by_model(record):
+        grid = SCALES[model]
+        some = rows[(rows["method"] != "average") & rows["arm"].isin(["plain", "amplified"])].dropna(subset=["scale"])
+        low, high = (float((some["scale"] == end).mean()) for end in (grid[0], grid[-1]))
+        words.append(f"{SHORT[model]} {low:.0%} at {grid[0]:g}, {high:.0%} at {grid[-1]:g}")
+    return f"A choice at an end of the grid might lie beyond it. Choices that do: {'; '.join(words)}."
 
 
 def scales(record: pd.DataFrame) -> pd.DataFrame:
@@ -185,6 +199,8 @@ def projected(record: pd.DataFrame) -> pd.DataFrame:
     """What is added by making the merged matrices zero-mean, or symmetric: mean over the methods, and the worst."""
     table = {}
     for model, rows in _by_model(record):
+        if not set(PROJECTIONS) <= set(rows["arm"]):
+            continue
         table[SHORT[model]] = {}
         for arm in PROJECTIONS:
             by_method = pd.DataFrame({m: 100 * evidence.improvement(rows, m, arm) for m in _methods(rows)})
@@ -223,6 +239,10 @@ def chance(record: pd.DataFrame) -> str:
 
 def _models(rows: pd.DataFrame) -> list[str]:
     return [model for model in NAMES if model in set(rows["model"])]
+
+
+def _arms(rows: pd.DataFrame) -> dict[str, str]:
+    return {arm: name for arm, name in ARMS.items() if arm in set(rows["arm"])}
 
 
 def _methods(rows: pd.DataFrame) -> list[str]:

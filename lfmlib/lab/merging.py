@@ -44,8 +44,8 @@ SCALES = {
     "decoder": (0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1, 1.6),
     "minilm": (0.4, 0.7, 1.2, 2.0),
 }
-"""Of the merged ΔW. An average has none: it is the sum at 1/n, and with another scale it is no average. NAN’s shares are
-1 in all, so they are multiplied by the number of tasks first."""
+"""Of the merged ΔW. An average has none: it is the sum at 1/n, and with another scale it is no average. NAN’s shares
+are 1 in all, so they are multiplied by the number of tasks first."""
 FACTORS = (1.5, 3.0)
 """Of the outliers."""
 BRIEF = ("wide", *editing.PROJECTIONS)

@@ -71,6 +71,8 @@ def test_tables_say_what_was_planted(record):
     assert list(edited.by_number(record)) == ["2 tasks", "3 tasks"]
     assert "2: 100%" in edited.chosen(record).loc["ViT", "outliers, tuned factor"]
     assert edited.chosen(record).loc["ViT", "outliers, data-free factor"].startswith("1.10")
+    assert "ViT 0% at 0.1, 0% at 1.6" in edited.ends(record)
+    assert "ViT 100% at 0.1" in edited.ends(record.assign(scale=record["scale"].mask(record["scale"] == 0.7, 0.1)))
     assert set(edited.scales(record)["ViT"]) == {"0.7, 0.7"}
     assert "worse by more in 100%" in edited.hurts(record).partition("ViT")[0]
     assert edited.projected(record).loc["ViT", "symmetric"].startswith("+0.00")
@@ -78,6 +80,17 @@ def test_tables_say_what_was_planted(record):
     assert "-2.00" in edited.forgotten(record).query("model == 'ViT'").iloc[1]["against plain"]
     assert edited.sets(record)["outliers"].tolist() == ["0.40 %"] * 3
     assert "ViT" in edited.tested(record) and "parity" in edited.chance(record)
+
+
+def test_arms_that_a_model_was_not_asked_about_are_left_out():
+    record = made()
+    some = record[~((record["model"] == "decoder") & record["arm"].isin(["wide", *edited.PROJECTIONS]))]
+    tables = dict(edited.by_model(some))
+    assert edited.ARMS["wide"] not in edited.kept(tables["decoder"]) and edited.ARMS["wide"] in edited.kept(
+        tables["ViT"]
+    )
+    assert list(edited.projected(some).index) == ["ViT"]
+    assert edited.chosen(some).loc["decoder", edited.ARMS["wide"]] == "–"
 
 
 def test_a_method_without_any_difference_has_no_p_value():
