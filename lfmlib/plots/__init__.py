@@ -4,6 +4,7 @@ Figures are transparent, with mid-grey ink and colours that keep a contrast of 3
 theme, and that colour-blind readers can tell apart. They are drawn narrow, so that a phone need not shrink them much.
 """
 
+from .adaptation import by_parameters
 from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
 from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_gradient
 from .editing import added
@@ -29,6 +30,7 @@ __all__ = [
     "by_control",
     "by_law",
     "by_layer",
+    "by_parameters",
     "by_share",
     "closing",
     "collapse",
