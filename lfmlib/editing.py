@@ -6,7 +6,7 @@ et al. 2023, arXiv 2311.03099). The average is task arithmetic with equal shares
 with shares in inverse proportion to the norms.
 
 Outlier amplification splits a merged ΔW into the Gaussian core and the outliers of `lfmlib.optimal_law`, and scales
-the outliers alone. (Shrinking the core is the same up to the scale of all.)
+the outliers alone. Shrinking the core is the same up to the scale of ΔW, in matrices that have outliers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RANDOM = ("dare", "dare_ties")
 WHOLE = ("ties",)
 """Methods that must see a tensor whole: which entries are kept depends on all of it."""
 PROJECTIONS = ("zero-mean", "symmetric")
-DENSITY = 0.2
+DENSITY = {"ties": 0.2, "dare": 0.5, "dare_ties": 0.5}
 """Share that is kept where nothing else is said: of TIES, as its authors have it."""
 
 
@@ -36,7 +36,7 @@ def combine(
     method: str,
     weights: Sequence[float],
     *,
-    density: float = DENSITY,
+    density: float | None = None,
     seed: str = "",
 ) -> torch.Tensor:
     """One ΔW out of several.
@@ -45,13 +45,15 @@ def combine(
         deltas: of the same shape, float32 or float64.
         method: one of `METHODS`.
         weights: what each is multiplied with; for "nan" from `shares`.
-        density: of the methods in `THINNING`: the share of each ΔW that is kept, from 0 (nothing) to 1 (all).
+        density: of the methods in `THINNING`: the share of each ΔW that is kept, from 0 (nothing) to 1 (all); None: as
+            in `DENSITY`.
         seed: of what is random; equal strings give equal masks.
 
     Raises:
         ValueError: unknown method, a density outside [0, 1], or not one weight for each ΔW.
     """
     check(method, len(deltas), weights, density)
+    density = DENSITY.get(method, 1.0) if density is None else density
     shares = [float(one) / (len(deltas) if method == "average" else 1) for one in weights]
     if method in THINNING and density == 0:  # nothing is kept: what would be divided by it is not there
         return torch.zeros_like(deltas[0])
@@ -68,7 +70,10 @@ def combine(
 
 
 def trimmed(delta: torch.Tensor, density: float) -> torch.Tensor:
-    """The first step of TIES: the largest magnitudes of a whole ΔW, and zeros. What follows goes entry by entry."""
+    """The first step of TIES: the largest magnitudes of a whole ΔW, and zeros. What follows goes entry by entry.
+
+    As in peft, of a tensor too small for one entry to be kept nothing is.
+    """
     if density == 1:
         return delta
     from peft.utils import merge_utils
@@ -87,20 +92,21 @@ def _elected(kept: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Ten
 
 
 def _sum(deltas: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
-    """peft’s `task_arithmetic`, to the bit, without importing it and without stacking what is summed."""
-    total, *others = (
-        delta * torch.tensor(share, dtype=delta.dtype) for delta, share in zip(deltas, shares, strict=True)
-    )
-    for one in others:
+    """peft’s `task_arithmetic`, to the bit, without importing it."""
+    weighted = (delta * torch.tensor(share, dtype=delta.dtype) for delta, share in zip(deltas, shares, strict=True))
+    if len(deltas) > 4:  # PyTorch sums more in another order
+        return torch.stack(list(weighted)).sum(0)
+    total = next(weighted)
+    for one in weighted:
         total += one
     return total
 
 
-def check(method: str, count: int, weights: Sequence[float], density: float) -> None:
+def check(method: str, count: int, weights: Sequence[float], density: float | None) -> None:
     """Raise what `combine` raises, before anything is read."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
-    if not 0 <= density <= 1:
+    if density is not None and not 0 <= density <= 1:
         raise ValueError(f"density is {density}: expected a share of each ΔW that is kept, between 0 and 1")
     if not count:
         raise ValueError("there is nothing to merge: expected at least one tuned model")
@@ -112,7 +118,12 @@ def shares(norms: Sequence[float]) -> list[float]:
     """The coefficients of NAN: in inverse proportion to the norms of the ΔW, and 1 in all.
 
     A ΔW of zero has no norm to divide by: it adds nothing, and gets no share.
+
+    Raises:
+        ValueError: a norm is infinite or NaN.
     """
+    if not all(map(math.isfinite, norms)):
+        raise ValueError(f"the norms of ΔW are {list(norms)}: some weights are infinite or NaN, mend them first")
     inverse = [1 / norm if norm > 0 else 0.0 for norm in norms]
     return [one / (sum(inverse) or 1.0) for one in inverse]
 
@@ -135,7 +146,10 @@ def amplified(delta: torch.Tensor, factor: float, beyond: float) -> torch.Tensor
 
 
 def reach(delta: torch.Tensor, beyond: float) -> float:
-    """How far out outliers lie: their root mean square over that of the rest; NaN where there are none."""
+    """How far out outliers lie: their root mean square over that of the rest; NaN where there are none.
+
+    Zeros count among the rest: of what TIES or DARE have thinned out it is no measure that single ΔW compare with.
+    """
     far = delta.abs() > beyond
     outer, inner = (part.double().square().mean().sqrt().item() for part in (delta[far], delta[~far]))
     return outer / inner if inner else math.nan

@@ -180,8 +180,8 @@ RULES = {
     "F14": Rule(
         "methods of merging (average, task arithmetic, TIES, DARE, DARE-TIES, NAN) that keep more of the fine-tunes’ "
         "test scores with the outliers of the merged ΔW amplified than without, that is, with an interval of the "
-        "paired difference over runs above 0, the scale of ΔW being chosen in the same way for both: at least four of "
-        "the six supported, at least one partly",
+        "paired difference over runs above 0, the scale of ΔW being chosen on the same grid for both: at least four of "
+        "the six supported, at least one partly; undecided while intervals that reach above 0 leave it open",
         supported=4,
         partly=1,
         unit="of 6",

@@ -35,7 +35,7 @@ def merge(
     method: str = "ties",
     weights: Sequence[float] | None = None,
     *,
-    density: float = editing.DENSITY,
+    density: float | None = None,
     amplify: float | str | None = None,
     project: str | None = None,
     dtype: str | None = None,
@@ -50,9 +50,10 @@ def merge(
         method: one of `lfmlib.editing.METHODS`: "average", "task_arithmetic" (the sum), "ties", "dare", "dare_ties",
             "nan" (shares in inverse proportion to the norm of all of ΔW).
         weights: what each ΔW is multiplied with; None: 1 each.
-        density: share of each ΔW that "ties", "dare" and "dare_ties" keep.
-        amplify: factor for the outliers of the merged ΔW of every matrix; "auto" finds one without data, matrix by
-            matrix (`lfmlib.editing.restoring`); None or 1 changes nothing.
+        density: share of each ΔW that "ties", "dare" and "dare_ties" keep; None: as in `lfmlib.editing.DENSITY`.
+        amplify: factor for the outliers of the merged ΔW of every matrix (or stack of matrices, of experts); "auto"
+            finds one without data, matrix by matrix (`lfmlib.editing.restoring`), and is meant for averages and sums;
+            None or 1 changes nothing.
         project: None, or one of `lfmlib.editing.PROJECTIONS`, what the merged matrices are made.
         dtype: to store floating-point tensors in; None: what each has in the base. Sums are taken in float32 (float64
             if there is any).
@@ -72,7 +73,8 @@ def merge(
         FileNotFoundError, CheckpointError: from `open_checkpoint`; or what is stored cannot be merged, such as
             quantized weights.
     """
-    tuned = [tuned] if isinstance(tuned, str | Path | Checkpoint | Mapping | torch.nn.Module) else list(tuned)
+    tuned = listed(tuned)
+    density = editing.DENSITY.get(method, 1.0) if density is None else density
     weights = [1.0] * len(tuned) if weights is None else [float(one) for one in weights]
     factor = _factor(amplify)
     editing.check(method, len(tuned), weights, density)
@@ -105,6 +107,11 @@ def merge(
     on_disk = all(one.files for one in (base, *models))  # what lies in memory may change between two runs
     folder.write(out, about, base, entries, task.pieces, dtype=dtype, resume=on_disk, progress=progress)
     return out
+
+
+def listed(tuned) -> list:
+    """Models as a list, where a single one was given as well."""
+    return [tuned] if isinstance(tuned, str | Path | Checkpoint | Mapping | torch.nn.Module) else list(tuned)
 
 
 @dataclass
@@ -145,7 +152,7 @@ class _Task:
             yield start
             return
         wide = torch.float64 if any(one.dtype == torch.float64 for one in (start, *models)) else torch.float32
-        matrix = len(entry.shape) >= 2  # or the matrices of all experts
+        matrix = len(entry.shape) in (2, 3) and min(entry.shape) > 1  # or a stack of them, of experts
         amplify, project = matrix and self.factor != 1 and len(start) > 0, matrix and self.project
 
         def delta(model: torch.Tensor, first: int = 0, size: int | None = None) -> torch.Tensor:
@@ -167,7 +174,8 @@ class _Task:
         if amplify:
             beyond = editing.cut(again())
             if factor == "auto":
-                single = [editing.reach(one, editing.cut(one)) for one in map(delta, models)]
+                given = [one for one, weight in zip(models, self.coefficients, strict=True) if weight]
+                single = [editing.reach(one, editing.cut(one)) for one in map(delta, given)]
                 factor = editing.restoring(single, editing.reach(held[0], beyond))
         first = 0
         for part in again():

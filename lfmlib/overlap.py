@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,7 @@ from tqdm.auto import tqdm
 
 from . import editing
 from .checkpoint import Checkpoint, open_checkpoint
+from .merge import listed
 from .pairs import FLOATS, partners
 
 LEAST = 4096
@@ -27,6 +27,8 @@ _COLUMNS = (
 
 def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool = True) -> pd.DataFrame:
     """What the ΔW of several models have in common, and what an average makes of their outliers.
+
+    All ΔW of one tensor are held as float32 at a time, and two as float64.
 
     Args:
         base, tuned: anything `open_checkpoint` takes, and a list of these.
@@ -49,7 +51,7 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
         ValueError: no model; models that do not fit the base; or no matrix that is large enough.
         FileNotFoundError, CheckpointError: from `open_checkpoint`; or what is stored is quantized.
     """
-    tuned = [tuned] if isinstance(tuned, str | Path | Checkpoint | Mapping | torch.nn.Module) else list(tuned)
+    tuned = listed(tuned)
     if not tuned:
         raise ValueError("there is nothing to look at: expected at least one tuned model")
     base, *models = (one if isinstance(one, Checkpoint) else open_checkpoint(one) for one in (base, *tuned))
@@ -71,6 +73,11 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
         said = {"tensor": name, "role": role, "depth": depth, "numel": start.numel()}
         rows.append(said | {"size": _size(deltas, start)} | _pairs(deltas) | _outliers(deltas))
     table = pd.DataFrame(rows, columns=_COLUMNS)
+    if not (table["size"] > 0).any():
+        raise ValueError(
+            f"ΔW is exactly zero in all {len(table)} matrices: {', '.join(one.name for one in models)} and the base "
+            f"{base.name} hold the same weights. Name the models that were tuned, and their base"
+        )
     table["depth"] = table["depth"].astype("Int64")
     table.attrs.update(source=[one.name for one in models], base=base.name)
     return table

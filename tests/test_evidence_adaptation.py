@@ -42,6 +42,13 @@ def test_a_model_without_a_head_is_held_against_its_base():
     assert list(found.details["parts"])[-1] == "the base"
 
 
+def test_a_training_that_diverged_is_not_left_out_in_silence():
+    rows = recorded(0.03)
+    rows.loc[(rows["seed"] == 2) & (rows["method"] == "lora") & (rows["budget"] == 1), "accuracy"] = np.nan
+    found = evidence.f13_over_runs(rows, "m", {})
+    assert found.verdict == "undecided" and "1 of 5 pairs of trainings diverged" in found.details["reason"]
+
+
 def test_what_cannot_be_judged_says_so():
     with pytest.raises(ValueError, match="F13 of m needs at least two runs"):
         evidence.f13_over_runs(recorded(0.0, runs=1), "m", {})

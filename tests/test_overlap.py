@@ -55,6 +55,8 @@ def test_what_cannot_be_looked_at_says_so():
         lfmlib.overlap(base, [])
     with pytest.raises(ValueError, match="lacks 1 of the 1 tensors"):
         lfmlib.overlap(base, [{"other.weight": noise(0)}])
+    with pytest.raises(ValueError, match="ΔW is exactly zero in all 1 matrices"):
+        lfmlib.overlap(base, [base])
     small = {"w": torch.ones(3, 3)}
     with pytest.raises(ValueError, match="no matrix of 4,096 or more entries"):
         lfmlib.overlap(small, [small])

@@ -27,15 +27,16 @@ def accuracy(rows: pd.DataFrame, method: str, budget: int = 1) -> pd.Series:
 
 
 def advantage(rows: pd.DataFrame, method: str = OWN, against: str = RIVAL, budget: int = 1) -> pd.Series:
-    """Paired difference of `accuracy` between two methods, by run: base, seed and batches are the same."""
-    return (accuracy(rows, method, budget) - accuracy(rows, against, budget)).dropna()
+    """Paired difference of `accuracy` between two methods, by run: base, seed and batches are the same. NaN where a
+    training diverged."""
+    return accuracy(rows, method, budget) - accuracy(rows, against, budget)
 
 
 def f13_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F13 of a model on one task.
 
     Supported where the interval of the paired difference over runs lies above 0; partly where it lies above minus one
-    point; contradicted where it lies below that; undecided where it reaches across.
+    point; contradicted where it lies below that; undecided where it reaches across, and where a training diverged.
 
     Args:
         rows: of the record `adaptation`, of one model and task.
@@ -48,6 +49,10 @@ def f13_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     each = advantage(rows)
     if len(each) < 2:
         raise ValueError(f"F13 of {model} needs at least two runs of both methods: measure the record")
+    if each.isna().any():
+        return _finding(
+            model, provenance, {"reason": f"{each.isna().sum()} of {len(each)} pairs of trainings diverged."}
+        )
     value, low, high = over_runs(each)
     floor = "head" if "head" in set(rows["method"]) else "none"
     names = {"LoRA": RIVAL, "noise-built": OWN, "full fine-tuning": "full", FLOORS[floor]: floor}

@@ -107,9 +107,9 @@ def methods_of(task: str) -> tuple[str, ...]:
     return ("head" if _has_head(task) else "none", *METHODS, "full")
 
 
-def best(record, task: str, method: str) -> float:
+def best(record, task: str, method: str, budget: int = 1) -> float:
     """The rate with the smallest validation loss, of the record `rates`."""
-    rows = record[(record["task"] == task) & (record["method"] == method)]
+    rows = record[(record["task"] == task) & (record["method"] == method) & (record["budget"] == budget)]
     return float(rows.loc[rows["loss"].idxmin(), "lr"])
 
 

@@ -12,8 +12,6 @@ import torch
 from .. import editing, outliers
 from .siblings import Delta, Siblings, norm
 
-DENSITY = {"ties": 0.2, "dare": 0.5, "dare_ties": 0.5}
-"""Shares of ΔW that are kept: TIES as its authors have it."""
 WIDE = 2.0
 """Standard deviations beyond which an arm amplifies all entries, outliers or not."""
 
@@ -31,11 +29,8 @@ class Merge:
         self.family, deltas = family, list(family.deltas.values())
         shares = editing.shares([norm(some) for some in deltas])
         weights = [len(deltas) * one for one in shares] if method == "nan" else [1.0] * len(deltas)
-        density = DENSITY.get(method, 1.0)
         self.plain: Delta = {
-            name: editing.combine(
-                [one[name] for one in deltas], method, weights, density=density, seed=f"{seed}/{name}"
-            )
+            name: editing.combine([one[name] for one in deltas], method, weights, seed=f"{seed}/{name}")
             for name in family.base
         }
         self.seed = seed

@@ -1,8 +1,7 @@
 """What chapter 12 reads off its record, `editing`: what merges keep, and what amplifying outliers changes.
 
 Every function takes rows of the record (see `lfmlib.lab.merging.run`). Scores are test scores, normalized by those of
-the fine-tunes alone, in points; brackets are 95 % intervals over runs, a run being a base and all that was tuned from
-it.
+the fine-tunes alone, in points; brackets are 95 % intervals over runs, a run being all that was tuned with one seed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .. import evidence
+from .. import editing, evidence
 from ..evidence import METHODS, span
 from ..findings import Finding
 from ..provenance import recorded
@@ -25,13 +24,14 @@ ARMS = {
     "amplified": "outliers, tuned factor",
     "auto": "outliers, data-free factor",
     "wide": "all beyond 2 std",
-    "random": "random set, as large",
-    "as large as amplified": "all of ΔW, as large",
+    "random": "random set instead",
+    "as large as amplified": "all of ΔW instead",
 }
 """Arms that are held against the plain merge, as they are printed."""
-PROJECTIONS = ("zero-mean", "symmetric")
+CONTROLS = {"random": "a random set", "as large as amplified": "all of ΔW"}
+"""Arms whose norm is that of the amplified one."""
 HURTS = 1.0
-"""Points from which a change of one task's score is called one."""
+"""Points from which a change of one task’s score is called one."""
 ASKED = {
     "decoder": {"headers": "next byte of C++ headers", "prose": "next byte of docstrings"},
     "minilm": {"kind": "function, class or method?", "library": "which library?"},
@@ -72,16 +72,15 @@ def sets(record: pd.DataFrame) -> pd.DataFrame:
     table = []
     for model, rows in _by_model(record):
         for tasks, some in sorted(rows.groupby("tasks"), key=lambda one: one[0].count("+")):
-            plain = some[(some["method"] == some["method"].iloc[0]) & (some["arm"] == "plain")]
-            best = max(evidence.kept_score(some, method, "plain").mean() for method in _methods(some))
+            plain = some[(some["method"] == "average") & (some["arm"] == "plain")]
+            best = some[some["arm"] == "plain"].groupby("method")["valid"].mean().idxmax()
             table.append({
                 "model": SHORT[model],
                 "tasks": tasks.replace("+", ", "),
                 "cosine of two ΔW": f"{plain['alike'].mean():+.3f}",
-                "outliers": f"{100 * plain['outliers'].mean():.2f} %",
-                "of ΔW’s norm²": f"{100 * plain['energy'].mean():.1f} %",
                 "average keeps": f"{100 * evidence.kept_score(some, 'average', 'plain').mean():.1f}",
-                "best keeps": f"{100 * best:.1f}",
+                "best on validation data": METHODS[best],
+                "keeps": f"{100 * evidence.kept_score(some, best, 'plain').mean():.1f}",
             })  # fmt: skip
     return pd.DataFrame(table)
 
@@ -91,7 +90,13 @@ def kept(rows: pd.DataFrame) -> pd.DataFrame:
     table = {}
     for method in _methods(rows):
         plain = 100 * evidence.kept_score(rows, method, "plain")
-        table[METHODS[method]] = {"plain": span(plain, 1)} | {
+        outliers = rows.loc[(rows["method"] == method) & (rows["arm"] == "plain"), ["outliers", "energy"]].mean()
+        about = {
+            "outliers": f"{100 * outliers['outliers']:.2f} %",
+            "of the norm²": f"{100 * outliers['energy']:.1f} %",
+            "plain keeps": span(plain, 1),
+        }
+        table[METHODS[method]] = about | {
             name: span(100 * evidence.improvement(rows, method, arm), 2, sign="+") for arm, name in _arms(rows).items()
         }
     return pd.DataFrame.from_dict(table, orient="index")
@@ -126,11 +131,25 @@ def tested(record: pd.DataFrame) -> str:
     """p-values of the paired differences, corrected for the number of methods, in a sentence."""
     words = []
     for model, rows in _by_model(record):
-        p = {METHODS[method]: _p(evidence.improvement(rows, method)) for method in _methods(rows)}
-        corrected = evidence.holm(pd.Series(p))
+        by_method = {METHODS[method]: 100 * evidence.improvement(rows, method) for method in _methods(rows)}
+        corrected = evidence.holm(pd.Series({name: _p(gain) for name, gain in by_method.items()}))
         best = corrected.idxmin()
-        words.append(f"{SHORT[model]} {corrected[best]:.2g} ({best})")
+        words.append(f"{SHORT[model]} {corrected[best]:.2g} ({best}, {by_method[best].mean():+.2f} points)")
     return f"Smallest p-value of a paired t-test, corrected for the number of methods (Holm): {'; '.join(words)}."
+
+
+def against_controls(record: pd.DataFrame) -> str:
+    """In how many methods amplified outliers do better than each control, beyond the interval, in a sentence."""
+    words = []
+    for model, rows in _by_model(record):
+        better = []
+        for arm in ("random", "as large as amplified"):
+            lows = [evidence.over_runs(evidence.improvement(rows, one, "amplified", arm))[1] for one in _methods(rows)]
+            highs = [evidence.over_runs(evidence.improvement(rows, one, "amplified", arm))[2] for one in _methods(rows)]
+            more, less = sum(low > 0 for low in lows), sum(high < 0 for high in highs)
+            better.append(f"{more} better and {less} worse than {CONTROLS[arm]}")
+        words.append(f"{SHORT[model]} {', '.join(better)}")
+    return f"Amplified outliers against controls, methods beyond the interval, of {len(METHODS)}: {'; '.join(words)}."
 
 
 def _p(difference: pd.Series) -> float:
@@ -139,10 +158,12 @@ def _p(difference: pd.Series) -> float:
 
 
 def chosen(record: pd.DataFrame) -> pd.DataFrame:
-    """How often each factor was chosen on validation data, by model and arm, and the median data-free factor."""
+    """How often each factor was chosen on validation data, by model and arm, and the median data-free factor; merges
+    without outliers left out, where any factor gives the same."""
     table = {}
     for model, rows in _by_model(record):
-        about = rows.dropna(subset=["scale"])
+        found = rows.groupby(["seed", "tasks", "method"])["outliers"].transform("max")
+        about = rows[found > 0].dropna(subset=["scale"])
         table[SHORT[model]] = {}
         for arm in ("amplified", "wide", "random"):
             if arm not in _arms(rows):
@@ -196,13 +217,13 @@ def hurts(record: pd.DataFrame) -> str:
 
 
 def projected(record: pd.DataFrame) -> pd.DataFrame:
-    """What is added by making the merged matrices zero-mean, or symmetric: mean over the methods, and the worst."""
+    """What is added by making the merged matrices zero-mean, or symmetric, in the mean of the methods."""
     table = {}
     for model, rows in _by_model(record):
-        if not set(PROJECTIONS) <= set(rows["arm"]):
+        if not set(editing.PROJECTIONS) <= set(rows["arm"]):
             continue
         table[SHORT[model]] = {}
-        for arm in PROJECTIONS:
+        for arm in editing.PROJECTIONS:
             by_method = pd.DataFrame({m: 100 * evidence.improvement(rows, m, arm) for m in _methods(rows)})
             table[SHORT[model]][arm] = span(by_method.mean(axis=1), 2, sign="+")
     return pd.DataFrame.from_dict(table, orient="index")

@@ -1,14 +1,14 @@
 """Does amplifying outliers help editing? The experiment `editing`, behind finding F14.
 
-Models tuned for several tasks from one base are merged (`lfmlib.editing`), head by head of their own. Its parts:
+Models tuned for several tasks from one base are merged (`lfmlib.editing`). Its parts:
 
     tuned      the fine-tunes themselves: their scores, how large their ΔW are, and how alike
     merged     merges of a set of tasks, by every method, with amplification and without, and its controls
     negated    a task is forgotten: its ΔW is taken away from the base, and what the base could do is to stay
 
-What is merged is every weight but the heads. What is free in a way of merging, the scale of ΔW and the factor of the
-outliers, is chosen by the mean normalized score on validation data, from the same grid for every way; told is the
-score on test data.
+What is merged is every weight but heads for classes: each task keeps its own. What is free in a way of merging, the
+scale of ΔW and the factor of the outliers, is chosen by the mean normalized score on validation data, from the same
+grid for every way; told is the score on test data.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from .. import editing, nulls
-from ..evidence import CLAIMED, KEPT
+from ..evidence import CLAIMED, KEPT, METHODS
 from ..optimal import optimal_law
 from ..sketch import Sketch
 from ..symmetry import asymmetry
@@ -80,11 +80,32 @@ def averaged(numbers: Sequence[int], size: int, seed: int) -> pd.DataFrame:
             "std of the core": merged[merged.abs() <= beyond].std().item(),
             "reach of single ones": float(np.mean(single)),
             "reach of the average": after,
-            "expected": float(np.mean(single)) / math.sqrt(count),
-            "called outliers": f"{100 * (merged.abs() > beyond).double().mean().item():.2f} %",
-            "factor": editing.restoring(single, after),
+            "that over √n": float(np.mean(single)) / math.sqrt(count),
+            "found": f"{100 * (merged.abs() > beyond).double().mean().item():.2f} %",
+            "planted": f"{0.1 * count:.1f} %",
+            "data-free factor": editing.restoring(single, after),
         }
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("averaged", axis=1)
+
+
+def merged_noise(numbers: Sequence[int], size: int, seed: int) -> pd.DataFrame:
+    """How much of merged Gaussian noise, which has no outliers, is called outliers, by method.
+
+    Args:
+        numbers: how many are merged.
+        size: number of values in each.
+        seed: of the draws.
+    """
+    table = {}
+    for method, name in METHODS.items():
+        table[name] = {}
+        for count in numbers:
+            rng = np.random.default_rng([seed, count])
+            made = list(torch.from_numpy(rng.standard_normal((count, size), dtype=np.float32)))
+            merged = editing.combine(made, method, [1.0] * count, seed=str(seed))
+            share = (merged.abs() > editing.cut(merged)).double().mean().item()
+            table[name][f"of {count} merged"] = f"{100 * share:.2f} %"
+    return pd.DataFrame.from_dict(table, orient="index")
 
 
 def planted(rng: np.random.Generator, kept: int, nearest: float = 4, **other: float) -> np.ndarray:

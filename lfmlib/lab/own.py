@@ -64,6 +64,12 @@ def place(out: str, folder: Path, theirs: bool) -> Path:
     return place
 
 
+def fullest(table: pd.DataFrame) -> str:
+    """The matrix whose outliers have the largest share of its squared norm; of several, or without any, the first."""
+    some = table[table["size"] > 0]
+    return some.loc[some["energy"].idxmax(), "tensor"]
+
+
 def average(base: Checkpoint, models: Sequence[Checkpoint], name: str) -> torch.Tensor:
     """The mean of the ΔW of one matrix."""
     start = base.stored[name].load().float()

@@ -1,6 +1,6 @@
 """A base of the lab, and models that were tuned from it for several tasks: what can be merged.
 
-Merged is every weight but the heads, which belong to their tasks.
+Merged is every weight but heads for classes, which belong to their tasks; of the decoder, all.
 """
 
 from __future__ import annotations

@@ -18,10 +18,14 @@ def added(axes: np.ndarray, tables: Mapping[str, pd.DataFrame]) -> None:
         axes: one for each model.
         tables: model → rows with method, arm, mean, low, high.
     """
+    arms = list(dict.fromkeys(arm for rows in tables.values() for arm in rows["arm"]))  # not every panel has all
+    arms.sort(key=lambda arm: max(list(rows["arm"]).index(arm) for rows in tables.values() if arm in set(rows["arm"])))
     for ax, (name, rows) in zip(np.ravel(axes), tables.items(), strict=True):
-        methods, arms = (list(dict.fromkeys(rows[column])) for column in ("method", "arm"))
+        methods = list(dict.fromkeys(rows["method"]))
         for place, arm in enumerate(arms):
-            some = rows[rows["arm"] == arm].set_index("method").loc[methods]
+            some = rows[rows["arm"] == arm].set_index("method").reindex(methods)
+            if some["mean"].isna().all():
+                continue
             colour, marker = LINES[(place + 1) % len(LINES)]
             y = np.arange(len(methods)) + 0.15 * (place - (len(arms) - 1) / 2)
             span = some[["low", "high"]].to_numpy().T

@@ -32,8 +32,9 @@ def made(seeds: int = 5) -> pd.DataFrame:
                     )  # fmt: skip
             for tasks in sets:
                 for method in editing.METHODS:
-                    for arm in ("plain", *edited.ARMS, *edited.PROJECTIONS):
+                    for arm in ("plain", *edited.ARMS, *editing.PROJECTIONS):
                         about = {"scale": 0.7, "factor": {"plain": np.nan, "auto": 1.1}.get(arm, 2.0)}
+                        about |= {"valid": 0.9 if method == "ties" else 0.8}
                         more = {"outliers": 0.004, "energy": 0.03, "alike": 0.1} if arm == "plain" else {}
                         for place, task in enumerate(tasks.split("+")):
                             first = about | more if place == 0 and "scale" in about else {}
@@ -63,8 +64,8 @@ def test_tables_say_what_was_planted(record):
     tables = dict(edited.by_model(record))
     assert list(tables) == ["decoder", "ViT"]
     row = edited.kept(tables["decoder"]).loc["TIES"]
-    assert row["plain"].startswith("82.0 [") and row["outliers, tuned factor"].startswith("-5.00 [-5.00")
-    assert row["random set, as large"].startswith("+0.00")
+    assert row["plain keeps"].startswith("82.0 [") and row["outliers, tuned factor"].startswith("-5.00 [-5.00")
+    assert row["random set instead"].startswith("+0.00")
     gains = edited.gains(record)["ViT"]
     assert set(gains["arm"]) == set(edited.ARMS.values()) and len(gains) == 6 * len(edited.ARMS)
     assert (gains.loc[gains["arm"] == "outliers, tuned factor", "low"] > 0).all()
@@ -78,13 +79,16 @@ def test_tables_say_what_was_planted(record):
     assert edited.projected(record).loc["ViT", "symmetric"].startswith("+0.00")
     assert list(edited.tuned(record)["model"]) == ["decoder", "decoder", "ViT", "ViT", "ViT"]
     assert "-2.00" in edited.forgotten(record).query("model == 'ViT'").iloc[1]["against plain"]
-    assert edited.sets(record)["outliers"].tolist() == ["0.40 %"] * 3
-    assert "ViT" in edited.tested(record) and "parity" in edited.chance(record)
+    assert row["outliers"] == "0.40 %" and row["of the norm²"] == "3.0 %"
+    assert edited.sets(record)["best on validation data"].tolist() == ["TIES"] * 3
+    assert "ViT 6 better and 0 worse than a random set" in edited.against_controls(record)
+    assert "decoder 0 better and 6 worse than a random set" in edited.against_controls(record)
+    assert "points)" in edited.tested(record) and "parity" in edited.chance(record)
 
 
 def test_arms_that_a_model_was_not_asked_about_are_left_out():
     record = made()
-    some = record[~((record["model"] == "decoder") & record["arm"].isin(["wide", *edited.PROJECTIONS]))]
+    some = record[~((record["model"] == "decoder") & record["arm"].isin(["wide", *editing.PROJECTIONS]))]
     tables = dict(edited.by_model(some))
     assert edited.ARMS["wide"] not in edited.kept(tables["decoder"]) and edited.ARMS["wide"] in edited.kept(
         tables["ViT"]
@@ -100,8 +104,16 @@ def test_a_method_without_any_difference_has_no_p_value():
 
 def test_averages_move_outliers_inwards():
     table = mixtures.averaged((1, 4), 100_000, 0)
-    assert np.allclose(table["reach of the average"], table["expected"], rtol=0.1)
-    assert table.loc["4", "factor"] == pytest.approx(2, rel=0.1) and table.loc["1", "factor"] == 1
+    assert np.allclose(table["reach of the average"], table["that over √n"], rtol=0.1)
+    factor = table["data-free factor"]
+    assert factor["4"] == pytest.approx(2, rel=0.1) and factor["1"] == 1
+    assert table.loc["4", "planted"] == "0.4 %" and float(table.loc["4", "found"][:4]) == pytest.approx(0.4, abs=0.06)
+
+
+def test_masks_of_dare_make_outliers_of_noise_and_sums_do_not():
+    table = mixtures.merged_noise((2,), 60_000, 0)["of 2 merged"]
+    assert table["average"] == table["task arithmetic"] == table["NAN"] == "0.00 %"
+    assert float(table["DARE"][:4]) > 0.1
 
 
 def test_a_folder_that_is_there_is_not_touched(tmp_path):
