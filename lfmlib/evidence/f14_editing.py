@@ -60,8 +60,8 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
             [low for _, low, _ in random],
         )
     )
-    parts = {NAMES[method]: f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" for method, (mean, low, high) in spans.items()}
-    parts["largest gain left open"] = f"{max(high for *_, high in spans.values()):+.2f}"
+    parts = {"largest gain left open": f"{max(high for *_, high in spans.values()):+.2f}"}
+    parts |= {NAMES[method]: f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" for method, (mean, low, high) in spans.items()}
     details = {"parts": parts, "runs": int(runs), "sets": int(rows["tasks"].nunique())}
     return _finding(model, provenance, details, better, (better, perhaps), chance)
 

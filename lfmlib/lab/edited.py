@@ -79,8 +79,8 @@ def sets(record: pd.DataFrame) -> pd.DataFrame:
                 "tasks": tasks.replace("+", ", "),
                 "cosine of two ΔW": f"{plain['alike'].mean():+.3f}",
                 "average keeps": f"{100 * evidence.kept_score(some, 'average', 'plain').mean():.1f}",
-                "best on validation data": METHODS[best],
-                "keeps": f"{100 * evidence.kept_score(some, best, 'plain').mean():.1f}",
+                "best on validation data": f"{METHODS[best]} "
+                f"{100 * evidence.kept_score(some, best, 'plain').mean():.1f}",
             })  # fmt: skip
     return pd.DataFrame(table)
 

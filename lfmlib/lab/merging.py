@@ -130,7 +130,7 @@ def run(cell: dict) -> list[dict]:
     ``negated``: by ``arm``: the ``normalized`` score of the task, and what the ``base`` keeps of its own, at the
     ``scale`` that takes most from the task while the base keeps `KEPT` of its validation score.
     """
-    family = Siblings(cell, cell["tasks"].split("+"))
+    family = Siblings(cell, cell["tasks"].split("+"), anew=cell["part"] == "tuned")
     if cell["part"] == "tuned":
         return _tuned(family)
     if cell["part"] == "negated":

@@ -16,6 +16,7 @@ from torch.nn import functional
 from .. import editing
 from ..hub import MINILM_SHA256
 from . import finetuning, models
+from .experiments import retrained
 from .problems import problem
 from .train import Config, train
 
@@ -48,6 +49,11 @@ def norm(delta: Delta) -> float:
 class Siblings:
     """A base and what was tuned from it with one seed.
 
+    Args:
+        cell: of the record `editing`.
+        tasks: what models are tuned for.
+        anew: tune, whatever is cached.
+
     Attributes:
         base: name → weight, of all that is merged.
         models: task → the tuned model, whose weights are replaced to ask it.
@@ -55,13 +61,14 @@ class Siblings:
         scores: side ("validation" or "test") → task → the tuned model's score there.
     """
 
-    def __init__(self, cell: dict, tasks: Sequence[str]):
+    def __init__(self, cell: dict, tasks: Sequence[str], anew: bool = False):
         self.model, self.toy = cell["model"], cell.get("toy", False)
         settings = TUNED[self.model] | {name: cell[name] for name in ("steps",) if name in cell}
         self.models, self.deltas, states = {}, {}, {}
         for task in tasks:
             config = Config(self.model, task, seed=cell["seed"], **settings, **_origin(cell))
-            self.models[task] = train(config, progress=False, snapshots=0).model
+            trained = retrained(config, snapshots=0) if anew else train(config, progress=False, snapshots=0)
+            self.models[task] = trained.model
             states[task] = dict(self.models[task].named_parameters())
         self.original = _base(cell)
         start = {name: p.detach().clone() for name, p in self.original.named_parameters()}

@@ -80,7 +80,7 @@ def test_tables_say_what_was_planted(record):
     assert list(edited.tuned(record)["model"]) == ["decoder", "decoder", "ViT", "ViT", "ViT"]
     assert "-2.00" in edited.forgotten(record).query("model == 'ViT'").iloc[1]["against plain"]
     assert row["outliers"] == "0.40 %" and row["of the norm²"] == "3.0 %"
-    assert edited.sets(record)["best on validation data"].tolist() == ["TIES"] * 3
+    assert edited.sets(record)["best on validation data"].str.startswith("TIES 82").all()
     assert "ViT 6 better and 0 worse than a random set" in edited.against_controls(record)
     assert "decoder 0 better and 6 worse than a random set" in edited.against_controls(record)
     assert "points)" in edited.tested(record) and "parity" in edited.chance(record)
