@@ -59,6 +59,7 @@ EXPERIMENTS: dict[str, str] = {
     "radius": "lfmlib.lab.straying:experiment",
     "optimal": "lfmlib.lab.optimum:experiment",
     "editing": "lfmlib.lab.merging:experiment",
+    "rates": "lfmlib.lab.adaptation:rates",
 }
 """Name of an experiment → "module:attribute", where an `Experiment` is, or a function that returns it."""
 
