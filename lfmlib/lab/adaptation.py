@@ -24,11 +24,11 @@ from .train import Config, start_of
 
 TASKS = {
     "kind": {"model": "minilm", "task": "kind", "steps": 120, "batch": 16},
-    "prose": {"model": "decoder", "task": "prose", "steps": 200, "batch": 8},
-    "headers": {"model": "decoder", "task": "headers", "steps": 200, "batch": 8},
+    "prose": {"model": "decoder", "task": "prose", "steps": 100, "batch": 8},
+    "headers": {"model": "decoder", "task": "headers", "steps": 100, "batch": 8},
     "rotation": {"model": "vit", "task": "rotation", "steps": 200, "batch": 64},
     "mirrored": {"model": "vit", "task": "mirrored", "steps": 200, "batch": 64},
-    "turned pairs": {"model": "clip", "task": "turned pairs", "steps": 200, "batch": 32},
+    "turned pairs": {"model": "clip", "task": "turned pairs", "steps": 120, "batch": 32},
 }
 """What is learned: one real task, two of language, two of vision, one of both."""
 BASES = finetuning.BASES | finetuning.OTHERS
