@@ -23,7 +23,7 @@ from .problems import problem
 from .train import Config, start_of
 
 TASKS = {
-    "kind": {"model": "minilm", "task": "kind", "steps": 120, "batch": 16},
+    "kind": {"model": "minilm", "task": "kind", "steps": 60, "batch": 16},
     "prose": {"model": "decoder", "task": "prose", "steps": 100, "batch": 8},
     "headers": {"model": "decoder", "task": "headers", "steps": 100, "batch": 8},
     "rotation": {"model": "vit", "task": "rotation", "steps": 200, "batch": 64},
