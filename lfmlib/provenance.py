@@ -64,11 +64,12 @@ def surroundings() -> dict[str, str]:
         "Cores": str(os.cpu_count() or "unknown"),
         "Memory": _memory(),
         "Python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: version_of(name) for name in PACKAGES},
     }
 
 
-def _version(name: str) -> str:
+def version_of(name: str) -> str:
+    """The version of an installed package."""
     try:
         return version(name)
     except PackageNotFoundError:  # the library works without the book's packages

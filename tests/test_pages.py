@@ -1,6 +1,7 @@
-"""Every page of the real book in a real browser: wide and narrow, light and dark, on paper, without a network.
+"""The real book, made once with the quick profile: each chapter as it ran, and every page in a real browser, wide and
+narrow, light and dark, on paper, without a network.
 
-The book is built once with the quick profile. Browser: the system's Chromium or Chrome; without one all is skipped.
+Browser: the system's Chromium or Chrome; without one, what it takes a browser for is skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import expect, sync_playwright
 
-from lfmlib import book, render, stage
+from lfmlib import book, findings, render, stage
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("google-chrome", "chromium", "chromium-browser"))), None)
@@ -37,10 +38,7 @@ SMALLEST_LETTER = 7  # CSS pixels
 # Serious or critical findings of axe that stay, by rule: where, and why.
 ALLOWED: dict[str, tuple[str, str]] = {}
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no google-chrome, chromium or chromium-browser is installed"),
-]
+pytestmark = pytest.mark.slow
 
 # What a reader would see of the page, gathered in one go.
 LOOK = """async () => {
@@ -115,6 +113,8 @@ def site(html) -> str:
 
 @pytest.fixture(scope="module")
 def context():
+    if CHROMIUM is None:
+        pytest.skip("no google-chrome, chromium or chromium-browser is installed")
     with sync_playwright() as playwright:  # ends with the module: its event loop would be in the way of other tests
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser.new_context(reduced_motion="reduce")
@@ -199,6 +199,30 @@ def accessibility(page, **options) -> list[str]:
             if node["impact"] in ("serious", "critical") and not (where and where in node["html"]):
                 found.append(f"{violation['id']}: {node['html'][:200]} {node['failureSummary'][:300]}")
     return found
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_quick_run_is_complete(name, html):
+    """Every claim has its box filled and a finding with a verdict, every caption its one figure."""
+    chapter, made = Path(name).name, html.parent
+    executed = nbformat.read(made / "executed" / f"{chapter}.ipynb", as_version=4)
+    shown = [output for cell in executed.cells for output in cell.get("outputs", []) if "data" in output]
+    claims = [box for box in (output.data.get("text/html", "") for output in shown) if "lfm-claim" in box]
+    verdicts = "|".join(("lfm-verdict", *(f"lfm-{verdict}" for verdict in findings.VERDICTS)))
+    found = {finding.id for finding in findings.load(made / "quick") if finding.verdict}
+    assert claims and all(re.search(rf"<b class='({verdicts})'>", box) for box in claims), "a box is not filled"
+    claimed = [re.search(r"Claim (F\d+)\.", box)[1] for box in claims]
+    assert len(set(claimed)) == len(claimed) and set(claimed) <= found
+    for cell in executed.cells:
+        if cell.cell_type == "code" and "figure" in cell.metadata.get("mystnb", {}):
+            figures = [output for output in cell.outputs if output.output_type in ("display_data", "execute_result")]
+            assert len(figures) == 1, f"{chapter}, cell {cell.id}: one figure for one caption"
+    text = re.sub(
+        r"<script>.*?</script>|<style>.*?</style>", "", (html / f"reports/{chapter}.html").read_text(), flags=re.DOTALL
+    )
+    assert f"Figure {CHAPTERS.index(name) + 1}.1" in text
+    assert not re.search(r"\{[a-z-]+\}`|^:::|```|mystnb", text, flags=re.MULTILINE)
+    assert not re.search(r"""(src|href)=["'](?!data:|#|https?:)""", text)
 
 
 def test_nothing_is_missing_or_leads_nowhere(html):

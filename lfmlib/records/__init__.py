@@ -43,6 +43,7 @@ from tqdm import tqdm
 from ..provenance import ROOT, commit, surroundings
 from . import files
 from .experiment import Comparison, Experiment, affordable, compare, measure
+from .toys import toy_rows
 from .workers import each
 
 __all__ = [
@@ -134,7 +135,8 @@ def _notice(current: Experiment, record: dict) -> str:
 def table(name: str, profile: str = "default", *, folder: Path | None = None, jobs: int = 2) -> pd.DataFrame:
     """What a chapter shows: the record (``default``), all of it measured anew (``full``), or its toy cells (``quick``).
 
-    Nothing is written. Under ``default`` a chapter calls `remeasure` beside it.
+    No record is written; toys are kept in the lab’s cache (see `lfmlib.records.toys`), and ``attrs`` says whether they
+    were there: ``cached``. Under ``default`` a chapter calls `remeasure` beside it.
 
     Raises:
         ValueError: unknown profile; or ``quick`` where the experiment has no toy cells.
@@ -142,15 +144,20 @@ def table(name: str, profile: str = "default", *, folder: Path | None = None, jo
     current = experiment(name)
     if profile == "default":
         return load(name, folder=folder)
-    cells = {"quick": current.quick, "full": current.cells}.get(profile)
-    if not cells:
+    if not {"quick": current.quick, "full": current.cells}.get(profile):
         raise ValueError(f"{name} has no cells for the profile {profile!r}: valid ones are quick, default, full")
-    results = {}
-    for cell, result in _each(current, cells, jobs if profile == "full" else 0):
-        if isinstance(result, Exception):
-            raise result
-        results[current.key(cell)] = result
-    return pd.DataFrame([row for cell in cells for row in results[current.key(cell)]["rows"]])
+    if profile == "quick":
+        rows, cached = toy_rows(current, partial(_each, current, jobs=0))
+    else:
+        results, cached = {}, False
+        for cell, result in _each(current, current.cells, jobs):
+            if isinstance(result, Exception):
+                raise result
+            results[current.key(cell)] = result
+        rows = [row for cell in current.cells for row in results[current.key(cell)]["rows"]]
+    frame = pd.DataFrame(rows)
+    frame.attrs["cached"] = cached
+    return frame
 
 
 def remeasure(

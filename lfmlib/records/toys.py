@@ -1,0 +1,68 @@
+"""The toy cells of an experiment, measured once: what the profile ``quick`` shows.
+
+They are kept in the lab's cache, cell by cell, so that chapters and tests that show the same toys share them, and a
+stopped run goes on. Unlike a record they are keyed by the source code as well: an edit anywhere in the library measures
+them anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..lab import cache
+from ..provenance import PACKAGES, version_of
+from .experiment import Experiment
+from .files import sha256, to_json
+
+SOURCES = Path(__file__).parents[1]
+DATA = ("scikit-learn", "peft")
+"""Packages beside `PACKAGES` that toys are made of."""
+
+
+def toy_rows(current: Experiment, each: Callable) -> tuple[list[dict], bool]:
+    """The rows of an experiment’s toy cells, in their order, and whether they had been measured before.
+
+    Args:
+        current: the experiment.
+        each: yields (cell, what `measure` made of it, or the exception it raised).
+
+    Raises:
+        Exception: what a cell raised; those that were measured are kept.
+    """
+    measured = []
+
+    def build(folder: Path) -> None:
+        todo = [cell for cell in current.quick if not (folder / f"{current.key(cell)}.json").exists()]
+        for cell, result in each(todo):
+            if isinstance(result, Exception):
+                raise result
+            measured.append(cell)
+            part = folder / f"{current.key(cell)}.part"
+            part.write_text(to_json(result["rows"]))
+            part.replace(part.with_suffix(".json"))
+
+    place = cache.artefact(_description(current), build)
+    rows = [row for cell in current.quick for row in json.loads((place / f"{current.key(cell)}.json").read_text())]
+    return rows, not measured
+
+
+def _description(current: Experiment) -> dict:
+    """All that toys depend on."""
+    return {
+        "toys": current.name,
+        "cells": sha256(list(current.quick)),
+        "version": current.version,
+        "sources": sha256(dict(_hashes(Path(inspect.getfile(current.run))))),
+        "versions": {name: version_of(name) for name in (*PACKAGES, *DATA)},
+    }
+
+
+def _hashes(runner: Path) -> Iterator[tuple[str, str]]:
+    """Path and hash of every source file of the library, and of the one that holds the experiment."""
+    for path in sorted({*SOURCES.rglob("*.py"), runner.resolve()}):
+        name = path.relative_to(SOURCES) if path.is_relative_to(SOURCES) else path.name
+        yield str(name), hashlib.sha256(path.read_bytes()).hexdigest()
