@@ -14,13 +14,11 @@ from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-from . import findings, plots, records
+from . import findings, plots, records, scoreboard
 from .findings import Finding
 from .provenance import ROOT
 
 PROFILES = ("quick", "default", "full")
-PARAMETERS = ("model", "base", "revision", "select", "seed", "profile", "results")
-"""Parameters shared by the chapters that take a model."""
 
 
 class Claim:
@@ -70,11 +68,11 @@ def _verdict(finding: Finding) -> str:
     if finding.value is None:
         return f"<p>Verdict on {model}: <b>not judged</b>. {html.escape(finding.details['reason'])}</p>"
     name = findings.RULES[finding.id].control
-    control = "" if finding.null is None else f" ({name} {findings.control(finding)})"
+    control = "" if finding.null is None else f" ({name} {scoreboard.control(finding)})"
     census = "" if finding.interval else " Every matrix is measured, so the number has no sampling error."
     return (
         f"<p>Verdict on {model}: <b class='lfm-verdict'>{finding.verdict}</b>.</p>"
-        f"<p>{html.escape(_sentence(finding.metric))[:-1]}: <b>{findings.measured(finding)}</b>"
+        f"<p>{html.escape(_sentence(finding.metric))[:-1]}: <b>{scoreboard.measured(finding)}</b>"
         f"{control}.{census}</p>{_rule(finding)}"
     )
 
@@ -84,9 +82,9 @@ def _verdicts(several: list[Finding]) -> str:
     parts = dict.fromkeys(part for finding in several for part in finding.details.get("parts", {}))
     lines = "".join(
         f"<tr><th>{html.escape(finding.model)}</th>"
-        f"<td>{_name(finding)}</td><td>{findings.value(finding)}</td>"
-        + "".join(f"<td>{findings.part(finding.details.get('parts', {}).get(part))}</td>" for part in parts)
-        + f"<td>{findings.number(finding, finding.null)}</td></tr>"
+        f"<td>{_name(finding)}</td><td>{scoreboard.value(finding)}</td>"
+        + "".join(f"<td>{scoreboard.part(finding.details.get('parts', {}).get(part))}</td>" for part in parts)
+        + f"<td>{scoreboard.number(finding, finding.null)}</td></tr>"
         for finding in several
     )
     names = ["model", "verdict", "measured", *parts, findings.RULES[several[0].id].control]
@@ -156,7 +154,9 @@ def record(name: str, profile: str, cells: str = "trainings", again: bool = True
         found = records.table(name, profile)
     count = found["cell"].nunique()
     if profile != "default":
-        say(f"{count} {cells}, all measured now{', at toy size' if profile == 'quick' else ''}.")
+        size = " at toy size" if profile == "quick" else ""
+        when = "before, by the same code" if found.attrs["cached"] else "now"
+        say(f"{count} {cells}{size}, measured {when}.")
         return found
     about = found.attrs
     origin = f"{', '.join(about['commits'])}, {about['core_seconds'] / 3600:.1f} hours of one core"
@@ -180,13 +180,10 @@ def _again(name: str) -> str:
     return f"{drawn}: it {outcome}."
 
 
-def begin(*more: str) -> Path:
+def begin() -> Path:
     """Check a chapter's parameters, set the figures' style, and return the results folder.
 
-    Reads the parameters from the notebook's own variables.
-
-    Args:
-        more: names of parameters that this chapter has besides the shared `PARAMETERS`.
+    Reads the parameters from the notebook's own variables; it is called right behind the cell that declares them.
 
     Returns:
         The absolute results folder: ``results`` resolved against the repository; if empty, ``_build/quick`` for quick
@@ -196,9 +193,9 @@ def begin(*more: str) -> Path:
         ValueError: papermill was given a parameter that the chapter does not have, or a value it cannot take.
     """
     variables = get_ipython().user_ns
-    unknown = sorted(_injected(variables.get("In", [])) - set(PARAMETERS) - set(more))
-    if unknown:
-        raise ValueError(f"unknown parameter {', '.join(unknown)}: valid ones are {', '.join(PARAMETERS + more)}")
+    declared, injected = _parameters(variables.get("In", []))
+    if unknown := sorted(set(injected) - set(declared)):
+        raise ValueError(f"unknown parameter {', '.join(unknown)}: valid ones are {', '.join(declared)}")
     profile, seed = variables["profile"], variables["seed"]
     if profile not in PROFILES:
         raise ValueError(f"unknown profile {profile!r}: valid ones are {', '.join(PROFILES)}")
@@ -209,10 +206,19 @@ def begin(*more: str) -> Path:
     return ROOT / (variables["results"] or ("_build/quick" if profile == "quick" else "_build/results"))
 
 
-def _injected(cells: list[str]) -> set[str]:
-    """Names that papermill's injected cell assigns: papermill only warns of unknown ones."""
-    injected = [cell for cell in cells if cell.startswith("# Parameters\n")]
-    if not injected:
-        return set()
-    assigned = (statement for statement in ast.parse(injected[-1]).body if isinstance(statement, ast.Assign))
-    return {target.id for statement in assigned for target in statement.targets if isinstance(target, ast.Name)}
+def _parameters(cells: list[str]) -> tuple[list[str], list[str]]:
+    """Names that a chapter declares, and those that papermill's injected cell behind it assigns: it only warns of
+    unknown ones. Nothing of both where nothing was injected."""
+    places = [at for at, cell in enumerate(cells) if cell.startswith("# Parameters\n")]
+    if not places:
+        return [], []
+    return _assigned(cells[places[-1] - 1]), _assigned(cells[places[-1]])
+
+
+def _assigned(cell: str) -> list[str]:
+    """Names that a cell assigns at its top."""
+    found = []
+    for statement in ast.parse(cell).body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        found += [target.id for target in targets if isinstance(target, ast.Name)]
+    return found

@@ -40,7 +40,8 @@ def stage(root: Path, folder: Path, *, executed: Path, results: Path) -> list[st
     shutil.copy(root / "_toc.yml", folder / "_toc.yml")
     settings = yaml.safe_load((root / "_config.yml").read_text())
     (folder / "_config.yml").write_text(yaml.safe_dump(_with_addresses(settings), sort_keys=False, allow_unicode=True))
-    (folder / "book" / "_scoreboard.md").write_text(_scoreboard(results))
+    for name, text in _verdicts(results).items():
+        (folder / "book" / name).write_text(text)
     (folder / "book" / "_calibration.md").write_text(_calibration())
     (folder / "book" / "_runs.md").write_text(_runs(root, executed))
     (folder / "book" / "_surroundings.md").write_text(_surroundings(root, executed))
@@ -131,11 +132,13 @@ def _with_addresses(settings: dict) -> dict:
     return settings
 
 
-def _scoreboard(results: Path) -> str:
-    from lfmlib import findings
+def _verdicts(results: Path) -> dict[str, str]:
+    """The scoreboard and its summary, by the file that pages include."""
+    from lfmlib import findings, scoreboard
 
-    # No folder yet: nothing measured, and the scoreboard says so.
-    return findings.scoreboard_markdown(findings.load(results) if results.is_dir() else [])
+    # No folder yet: nothing measured, and the pages say so.
+    found = findings.load(results) if results.is_dir() else []
+    return {"_scoreboard.md": scoreboard.table(found), "_summary.md": scoreboard.summary(found)}
 
 
 def _calibration() -> str:

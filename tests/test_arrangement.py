@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lfmlib
-from lfmlib import evidence, findings, planted
+from lfmlib import evidence, planted, scoreboard
 from lfmlib.controls import CONTROLS
 from lfmlib.iid import FIGURES
 
@@ -105,8 +105,10 @@ def test_noise_is_supported():
     w = np.random.default_rng(2).standard_normal((384, 384))
     found = evidence.f4(lfmlib.arrangement({"w": w}, controls=CONTROLS, progress=False), "made", {})
     assert (found.value, found.verdict) == (3.0, "supported")
-    assert findings.measured(found) == "3\u00a0of 3: independence 100\u00a0%, identity 100\u00a0%, spectrum 100\u00a0%"
-    assert "independence 100\u00a0%" in findings.scoreboard_markdown([found])
+    assert (
+        scoreboard.measured(found) == "3\u00a0of 3: independence 100\u00a0%, identity 100\u00a0%, spectrum 100\u00a0%"
+    )
+    assert "independence 100\u00a0%" in scoreboard.table([found])
 
 
 @pytest.mark.parametrize(

@@ -92,12 +92,15 @@ def surroundings():
     """No addresses in the environment, and a stand-in for the scoreboard: these tests are about the book."""
     stub = types.ModuleType("lfmlib.findings")
     stub.load = lambda folder: [Path(folder).name]
-    stub.scoreboard_markdown = lambda found: f"| Finding | Verdict |\n|---|---|\n| F1 | partly, from {found} |\n"
+    board = types.ModuleType("lfmlib.scoreboard")
+    board.table = lambda found: f"| Finding | Verdict |\n|---|---|\n| F1 | partly, from {found} |\n"
+    board.summary = lambda found: f"Holds: {found}\n"
     with pytest.MonkeyPatch.context() as patch:
         for name in ("BOOK_REPOSITORY", "BOOK_BRANCH", "BOOK_BASEURL"):
             patch.delenv(name, raising=False)
-        patch.setitem(sys.modules, "lfmlib.findings", stub)
-        patch.setattr(lfmlib, "findings", stub, raising=False)
+        for module in (stub, board):
+            patch.setitem(sys.modules, module.__name__, module)
+            patch.setattr(lfmlib, module.__name__.removeprefix("lfmlib."), module, raising=False)
         yield
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lfmlib
-from lfmlib import evidence, findings
+from lfmlib import evidence, findings, scoreboard
 from lfmlib.findings import RULES, Rule, judge
 from lfmlib.provenance import provenance
 
@@ -80,7 +80,7 @@ def test_f1_without_eligible_matrices_is_not_judged(tmp_path):
     assert finding.value is None
     assert "4,096" in finding.details["reason"]
     findings.write(finding, tmp_path)
-    assert "*not judged*" in findings.scoreboard_markdown(findings.load(tmp_path))
+    assert "*not judged*" in scoreboard.table(findings.load(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,35 @@ def test_loading_nothing_or_rubbish(tmp_path):
 
 
 def test_scoreboard_lists_every_model_and_every_claim():
-    text = findings.scoreboard_markdown([example(), example(model="other", value=0.62, interval=(0.5, 0.7))])
+    text = scoreboard.table([example(), example(model="other", value=0.62, interval=(0.5, 0.7))])
     assert text.count(">partly</b>") == 2
     assert "60.0\u00a0%" in text
     assert "62.0\u00a0% [50.0\u00a0%, 70.0\u00a0%]" in text
     for id_ in findings.STATEMENTS:
         assert f"| {id_} |" in text or f"**{id_}**" in text
     assert set(RULES) <= set(findings.CHAPTERS)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "name"),
+    [
+        (["supported"], "holds"),
+        (["supported", "undecided"], "mixed"),
+        (["partly", "contradicted"], "mixed"),
+        (["contradicted", "undecided"], "fails"),
+        (["undecided"], "open"),
+    ],
+)
+def test_the_summary_says_what_became_of_a_statement(verdicts, name):
+    found = [dataclasses.replace(example(model=f"m{at}"), verdict=one) for at, one in enumerate(verdicts)]
+    text = scoreboard.summary([*found, example(id="F2", model="unjudged", value=None)])
+    assert scoreboard.group(verdicts) == name and f"**{scoreboard.GROUPS[name]}:**" in text
+    assert text.count("\n- **") == 1 and "F2" not in text
+    assert all(f"{verdicts.count(one)} {one}" in text for one in set(verdicts))
+
+
+def test_the_summary_of_nothing():
+    assert "Nothing has been measured" in scoreboard.summary([])
 
 
 def test_provenance_names_code_and_data():

@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lfmlib import findings, notebook, report, stage
+from lfmlib import findings, stage
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SHARED = set(notebook.PARAMETERS)
+SHARED = {"model", "base", "revision", "select", "seed", "profile", "results"}  # of chapters that take a model
 DRAWS = re.compile(r"\b(plots|plt|sns)\.(?!style\b)")
 PRINTS = {
     "display",
@@ -85,6 +85,13 @@ def test_parameters_explain_themselves(path):
         assert set(declared) >= SHARED, f"missing: {SHARED - set(declared)}"
 
 
+def test_parameters_are_checked(path):
+    """`notebook.begin` refuses what the cell before it does not declare."""
+    cells = code_cells(path)
+    place = next(at for at, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", []))
+    assert cells[place + 1].source.startswith("folder = notebook.begin()\n")
+
+
 def test_makes_a_claim(path):
     assert any(re.search(r"\bClaim\(", cell.source) for cell in code_cells(path))
 
@@ -143,31 +150,6 @@ def run(path: Path, folder: Path, *parameters: str) -> subprocess.CompletedProce
 
 
 @pytest.mark.slow
-def test_quick_run_is_complete(path, tmp_path):
-    done = run(path, tmp_path, "-p", "profile", "quick", "-p", "results", str(tmp_path / "results"))
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = findings.load(tmp_path / "results")
-    assert found and all(finding.verdict for finding in found)
-    executed = nbformat.read(tmp_path / "out.ipynb", as_version=4)
-    boxes = [
-        o.data["text/html"] for c in executed.cells for o in c.get("outputs", []) if "text/html" in o.get("data", {})
-    ]
-    claims = [box for box in boxes if "lfm-claim" in box]
-    verdicts = "|".join(("lfm-verdict", *(f"lfm-{verdict}" for verdict in findings.VERDICTS)))
-    filled = [box for box in claims if re.search(rf"<b class='({verdicts})'>", box)]
-    assert len(filled) == len(claims) == len({finding.id for finding in found}), "one claim box a finding, filled"
-    for cell in executed.cells:
-        if cell.cell_type == "code" and "figure" in cell.metadata.get("mystnb", {}):
-            shown = [output for output in cell.outputs if output.output_type in ("display_data", "execute_result")]
-            assert len(shown) == 1, f"{where(path, cell)}: one figure for one caption"
-    page = report.write_report(tmp_path / "out.ipynb", tmp_path / "report.html", root=ROOT).read_text()
-    text = re.sub(r"<script>.*?</script>|<style>.*?</style>", "", page, flags=re.DOTALL)
-    assert f"Figure {stage.chapter_number(ROOT, path.stem)}.1" in text
-    assert not re.search(r"\{[a-z-]+\}`|^:::|```|mystnb", text, flags=re.MULTILINE)
-    assert not re.search(r"""(src|href)=["'](?!data:|#|https?:)""", text)
-
-
-@pytest.mark.slow
 def test_a_model_of_unknown_names_and_odd_tensors_gets_its_chapter(path, tmp_path):
     """No layers, no roles, a constant matrix, NaN among the values: still a complete run."""
     if "model" not in papermill.inspect_notebook(str(path)):
@@ -186,13 +168,3 @@ def test_a_model_of_unknown_names_and_odd_tensors_gets_its_chapter(path, tmp_pat
     assert done.returncode == 0, done.stderr[-3000:]
     found = findings.load(tmp_path / "results")
     assert found and (not pairs or "odd" in {finding.model for finding in found})
-
-
-@pytest.mark.slow
-def test_unknown_parameter_is_refused(path, tmp_path):
-    done = run(path, tmp_path, "-p", "modle", "x", "-p", "results", str(tmp_path / "results"))
-    assert done.returncode != 0
-    assert "modle" in done.stderr
-    missing = [name for name in papermill.inspect_notebook(str(path)) if name not in done.stderr.split("modle", 1)[1]]
-    assert missing == [], "the message names the valid parameters"
-    assert not (tmp_path / "results").exists()

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lfmlib import evidence, findings, published, records
+from lfmlib import evidence, published, records, scoreboard
 from lfmlib.evidence import over_runs
 from lfmlib.lab import experiments, forgetting, initialization, inits
 from lfmlib.lab.train import Config, rate
@@ -65,7 +65,7 @@ def test_f2_counts_the_starts_that_were_forgotten(forgotten, verdict):
     assert finding.verdict == verdict
     assert set(finding.details["shares"]) == set(inits.UNLIKE)
     assert finding.details["controls"]["gaussian"][0] == 1.0
-    assert findings.measured(finding) == f"{forgotten} [{forgotten}, {forgotten}]\u00a0of 5"
+    assert scoreboard.measured(finding) == f"{forgotten} [{forgotten}, {forgotten}]\u00a0of 5"
 
 
 def test_f2_is_undecided_where_the_seeds_disagree():

@@ -1,0 +1,106 @@
+"""Findings as they are printed: a value with its interval, the scoreboard, and its summary."""
+
+from __future__ import annotations
+
+from .findings import CHAPTERS, RULES, STATEMENTS, VERDICTS, Finding
+
+GROUPS = {
+    "holds": "Holds on every model it was tested on",
+    "mixed": "Holds in part, or on some models",
+    "fails": "Does not hold",
+    "open": "Not decided",
+}
+"""What became of a statement, from its verdicts on all models, as the introduction groups them."""
+
+
+def table(findings: list[Finding]) -> str:
+    """The scoreboard as Markdown: every claim and every model, nothing left out; unmeasured claims listed below."""
+    lines = [
+        "| | The paper says | Model | Verdict | Measured | The control gives |",
+        "|---|---|---|---|---|---|",
+    ]
+    for before, finding in zip([None, *findings], findings, strict=False):
+        verdict = (
+            f'<b class="lfm-{finding.verdict}">{finding.verdict}</b>' if finding.value is not None else "*not judged*"
+        )
+        repeated = before is not None and before.id == finding.id  # the claim is written once
+        claim = "" if repeated else f"[{STATEMENTS[finding.id]}](../notebooks/{CHAPTERS[finding.id]}.ipynb)"
+        lines.append(
+            f"| {finding.id} | {claim} | {finding.model} | {verdict} | {measured(finding)} | {control(finding)} |"
+        )
+    waiting = [id_ for id_ in STATEMENTS if id_ not in {finding.id for finding in findings}]
+    listing = "\n".join(lines) if findings else "*Nothing has been measured yet.*"
+    if not waiting:
+        return listing + "\n"
+    listed = "\n".join(f"- **{id_}**: {STATEMENTS[id_]}" for id_ in waiting)
+    return f"{listing}\n\nNot measured yet:\n\n{listed}\n"
+
+
+def group(verdicts: list[str]) -> str:
+    """A key of `GROUPS`: "holds" where all are supported, "fails" where some are contradicted and none is supported or
+    partly, "open" where all are undecided, else "mixed"."""
+    found = set(verdicts)
+    if found == {"supported"}:
+        return "holds"
+    if found & {"supported", "partly"}:
+        return "mixed"
+    return "fails" if "contradicted" in found else "open"
+
+
+def summary(findings: list[Finding]) -> str:
+    """What holds, what holds in part and what does not, in lists: every statement with the number of its verdicts."""
+    lines: dict[str, list[str]] = {name: [] for name in GROUPS}
+    for id_, statement in STATEMENTS.items():
+        verdicts = [one.verdict for one in findings if one.id == id_ and one.value is not None]
+        if verdicts:
+            counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in verdicts]
+            link = f"[{statement}](../notebooks/{CHAPTERS[id_]}.ipynb)"
+            lines[group(verdicts)].append(f"- **{id_}** {link}: {', '.join(counts)}")
+    parts = [f"**{GROUPS[name]}:**\n\n" + "\n".join(some) for name, some in lines.items() if some]
+    return "\n\n".join(parts or ["*Nothing has been measured yet.*"]) + "\n"
+
+
+def measured(finding: Finding) -> str:
+    """Value, interval and what they rest on, as printed on the scoreboard: "1 of 3: identity 62 %, …"."""
+    return value(finding) + _parts(finding.details.get("parts"))
+
+
+def value(finding: Finding) -> str:
+    """Value and interval as printed: "62 %" for a census, "0.41 [0.30, 0.52]" with its interval, "3 [2, 4] of 5"."""
+    if finding.value is None:
+        return finding.details.get("reason", "–")
+    if finding.interval is None:
+        return number(finding, finding.value)
+    middle, low, high = (_plain(finding, one) for one in (finding.value, *finding.interval))
+    return f"{middle} [{low}, {high}]{_unit(finding)}"
+
+
+def control(finding: Finding) -> str:
+    """What the control gives, as printed."""
+    return number(finding, finding.null) + _parts(finding.details.get("null_parts"))
+
+
+def _parts(parts: dict[str, float | str] | None) -> str:
+    """What a value rests on, as printed behind it."""
+    return ": " + ", ".join(f"{name} {part(one)}" for name, one in parts.items()) if parts else ""
+
+
+def part(one: float | str | None) -> str:
+    """One of the figures that a value rests on, as printed: a share in per cent, or words as they are."""
+    if one is None or isinstance(one, str):
+        return one or "–"
+    return f"{100 * one:.0f}\u00a0%"
+
+
+def number(finding: Finding, value: float | None) -> str:
+    """A value as printed for a finding: a share in per cent with one decimal, anything else with three digits."""
+    return "–" if value is None else _plain(finding, value) + _unit(finding)
+
+
+def _plain(finding: Finding, value: float) -> str:
+    return f"{100 * value:.1f}\u00a0%" if RULES[finding.id].unit == "%" else f"{value:.3g}"
+
+
+def _unit(finding: Finding) -> str:
+    unit = RULES[finding.id].unit
+    return "" if unit in ("", "%") else f"\u00a0{unit}"

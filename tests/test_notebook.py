@@ -1,0 +1,65 @@
+"""What chapters need of Jupyter: parameters that are checked."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from lfmlib import notebook
+
+ROOT = Path(__file__).parent.parent
+DECLARED = 'model: str = ""  # a model\nseed: int = 0\nprofile: str = "default"\nresults: str = ""\n'
+
+
+@pytest.fixture
+def cells(monkeypatch):
+    """Make `begin` believe that it stands in a notebook in which these cells ran."""
+
+    def cells(*sources: str) -> None:
+        variables = {"In": ["", *sources]}
+        for source in sources:
+            exec(source, variables)
+        monkeypatch.setattr(notebook, "get_ipython", lambda: SimpleNamespace(user_ns=variables))
+        monkeypatch.setattr(notebook, "set_matplotlib_formats", lambda kind: None)
+
+    return cells
+
+
+def test_results_have_a_folder_for_every_profile(cells):
+    cells(DECLARED)
+    assert notebook.begin() == ROOT / "_build/results"
+    cells(DECLARED, "# Parameters\nprofile = 'quick'\n")
+    assert notebook.begin() == ROOT / "_build/quick"
+    cells(DECLARED, "# Parameters\nresults = 'elsewhere'\n")
+    assert notebook.begin() == ROOT / "elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("injected", "words"),
+    [
+        ("modle = 'x'", "unknown parameter modle: valid ones are model, seed, profile, results"),
+        ("base = 'x'", "unknown parameter base"),  # another chapter has it
+        ("profile = 'fast'", "unknown profile 'fast': valid ones are quick, default, full"),
+        ("seed = -1", "seed is -1: expected a whole number"),
+        ("seed = '1'", "seed is '1'"),
+    ],
+)
+def test_what_a_chapter_does_not_have_is_refused(cells, injected, words):
+    cells("import lfmlib", DECLARED, f"# Parameters\n{injected}\n")
+    with pytest.raises(ValueError, match=words):
+        notebook.begin()
+
+
+@pytest.mark.slow
+def test_a_chapter_refuses_it_before_anything_is_written(tmp_path):
+    """Chapter 2 takes no model; papermill alone would only warn."""
+    chapter = next((ROOT / "notebooks").glob("02_*.ipynb"))
+    command = [sys.executable, "-m", "papermill", str(chapter), str(tmp_path / "out.ipynb"), "--no-progress-bar"]
+    command += ["--cwd", str(ROOT), "-p", "model", "x", "-p", "results", str(tmp_path / "results")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode != 0 and "unknown parameter model: valid ones are seed, profile, results" in done.stderr
+    assert not (tmp_path / "results").exists()
