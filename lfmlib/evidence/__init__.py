@@ -12,10 +12,24 @@ from .f8_radius import judged as f8_judged
 from .f9_f10_centre import MEAN, MIRROR, f9, f9_f10_over_runs, f10, symmetric, zero_mean
 from .f11_sparse import RISE, f11, f11_over_runs, free_share
 from .f12_law import CLAIMED, KEPT, NEAR, damage_ratio, f12, f12_over_runs
-from .f13_adaptation import FLOORS, MARGIN, accuracy, advantage, f13, f13_over_runs
+from .f13_adaptation import FLOORS, MARGIN, OWN, accuracy, advantage, f13, f13_over_runs
 from .f14_editing import NAMES as METHODS
 from .f14_editing import f14, f14_over_runs, improvement, kept_score
-from .shared import ENOUGH, KL_BOUND, LEAST, eligible, gaussian, judged, left_out, over_runs, ratios, share, shown, span
+from .shared import (
+    ENOUGH,
+    KL_BOUND,
+    LEAST,
+    eligible,
+    gaussian,
+    judged,
+    left_out,
+    over_runs,
+    paired_p,
+    ratios,
+    share,
+    shown,
+    span,
+)
 
 __all__ = [
     "BUILT",
@@ -32,6 +46,7 @@ __all__ = [
     "METHODS",
     "MIRROR",
     "NEAR",
+    "OWN",
     "QQ_BOUND",
     "RISE",
     "accuracy",
@@ -81,6 +96,7 @@ __all__ = [
     "legs",
     "log_ratios",
     "over_runs",
+    "paired_p",
     "qq_share",
     "ratios",
     "shapes_found",

@@ -112,6 +112,12 @@ def span(values: Sequence[float], digits: int, sign: str = "") -> str:
     return f"{mean} [{low}, {high}]"
 
 
+def paired_p(differences: Sequence[float]) -> float:
+    """Two-sided p of a paired t-test: that the mean of independent differences is 0; 1 where none differs."""
+    values = np.asarray(differences, dtype=float)
+    return float(stats.ttest_1samp(values, 0.0).pvalue) if values.std() > 0 else 1.0
+
+
 def ratios(own: pd.Series, whole: pd.Series) -> pd.Series:
     """Ratio R of two means over runs, spread over the runs: R + (own - R whole) / mean of whole.
 

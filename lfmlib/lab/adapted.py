@@ -14,6 +14,7 @@ from ..findings import Finding
 from ..provenance import recorded
 from .adaptation import BUDGETS, CURVE, GRID, TASKS, VARIANTS, best, methods_of
 from .optima import NAMES, SHORT
+from .problems import problem
 
 METHODS = {
     "none": "the base",
@@ -26,6 +27,14 @@ METHODS = {
     "full": "full fine-tuning",
 }
 """As they are printed."""
+ASKED = {
+    "kind": "docstring of a function, a class or a method?",
+    "prose": "next byte of docstrings",
+    "headers": "next byte of C++ headers",
+    "rotation": "by how much is this digit turned?",
+    "mirrored": "is this digit mirrored?",
+    "turned pairs": "which caption names this digit, turned by 90°?",
+}
 OTHERS = {
     "noise-uniform": "uniform noise",
     "noise-signs": "±1 for noise",
@@ -45,12 +54,29 @@ def found(record: pd.DataFrame, **parameters) -> list[Finding]:
     return listed
 
 
+def tasks(record: pd.DataFrame) -> pd.DataFrame:
+    """What is learned: by whom, how many answers are judged, and how many parameters LoRA of rank 1 trains."""
+    table = []
+    for task in _tasks(record):
+        settings, rows = TASKS[task], _plain(record, task)
+        judged = problem(settings["model"], task)
+        table.append({
+            "model": SHORT[settings["model"]],
+            "task": task,
+            "asked": ASKED[task],
+            "answers judged": judged.count(),
+            "steps × batch": f"{settings['steps']} × {settings['batch']}",
+            "trained at 1 ×": int(rows.loc[rows["method"] == "lora", "parameters"].iloc[0]),
+        })  # fmt: skip
+    return pd.DataFrame(table)
+
+
 def scores(record: pd.DataFrame) -> pd.DataFrame:
     """Test accuracy by method and task."""
     table = {}
     for task in _tasks(record):
         rows = _plain(record, task)
-        table[_title(task)] = {
+        table[title(task)] = {
             name: span(evidence.accuracy(rows, method), 1) for method, name in METHODS.items() if _has(rows, method)
         }
     return pd.DataFrame(table).reindex(list(METHODS.values())).dropna(how="all").fillna("–")
@@ -61,7 +87,7 @@ def against_lora(record: pd.DataFrame) -> pd.DataFrame:
     table = {}
     for task in _tasks(record):
         rows = _plain(record, task)
-        table[_title(task)] = {
+        table[title(task)] = {
             name: span(evidence.advantage(rows, method), 1, "+")
             for method, name in METHODS.items()
             if method != "lora" and _has(rows, method)
@@ -69,16 +95,38 @@ def against_lora(record: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table).fillna("–")
 
 
+def tested(record: pd.DataFrame) -> str:
+    """p-values of noise-built adapters against LoRA, corrected for the number of tasks, in a sentence."""
+    each = {title(task): evidence.advantage(_plain(record, task)) for task in _tasks(record)}
+    corrected = evidence.holm(pd.Series({name: evidence.paired_p(some) for name, some in each.items()}))
+    words = "; ".join(f"{name} {p:.2g}" for name, p in corrected.items())
+    return f"p-values of noise-built against LoRA, paired, corrected for the number of tasks (Holm): {words}."
+
+
+def in_short(record: pd.DataFrame) -> str:
+    """How noise-built adapters do beside each other method, over the tasks, in sentences."""
+    words = []
+    for method, name in METHODS.items():
+        rows = {task: _plain(record, task) for task in _tasks(record) if _has(_plain(record, task), method)}
+        if method in (evidence.OWN, "none") or not rows:
+            continue
+        each = {task: evidence.over_runs(evidence.advantage(some, evidence.OWN, method)) for task, some in rows.items()}
+        better, worse = sum(low > 0 for _, low, _ in each.values()), sum(high < 0 for *_, high in each.values())
+        mean = sum(middle for middle, *_ in each.values()) / len(each)
+        words.append(f"{name}: {better} better, {worse} worse of {len(each)}, {mean:+.1f} points in the mean")
+    return f"Noise-built adapters beside others, tasks beyond the interval. {'; '.join(words)}."
+
+
 def tuning(rates: pd.DataFrame) -> pd.DataFrame:
     """The rate that won, by method and task; “(end)” where it lies at an end of the grid."""
     table = {}
     for task in _tasks(rates):
-        rows, table[_title(task)] = rates[(rates["task"] == task) & (rates["budget"] == 1)], {}
+        rows, table[title(task)] = rates[(rates["task"] == task) & (rates["budget"] == 1)], {}
         ends = GRID[0], rows["lr"].max()
         for method in methods_of(task):
             if _has(rows, method):
                 rate = best(rows, task, method)
-                table[_title(task)][METHODS[method]] = f"{rate:g}{' (end)' if rate in ends else ''}"
+                table[title(task)][METHODS[method]] = f"{rate:g}{' (end)' if rate in ends else ''}"
     return pd.DataFrame(table).fillna("–")
 
 
@@ -115,7 +163,7 @@ def variants(record: pd.DataFrame) -> pd.DataFrame:
         for task in _tasks(rows):
             both = record[(record["task"] == task) & (record["budget"] == 1)]
             if _has(both, variant):
-                table[name][_title(task)] = span(evidence.advantage(both, variant, plain), 1, "+")
+                table[name][title(task)] = span(evidence.advantage(both, variant, plain), 1, "+")
     return pd.DataFrame.from_dict(table, orient="index")
 
 
@@ -161,5 +209,6 @@ def _has(rows: pd.DataFrame, method: str) -> bool:
     return method in set(rows["method"])
 
 
-def _title(task: str) -> str:
+def title(task: str) -> str:
+    """A task and its model, as they are printed."""
     return f"{SHORT[TASKS[task]['model']]}, {task}"

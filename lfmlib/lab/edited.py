@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from .. import editing, evidence
 from ..evidence import METHODS, span
@@ -132,7 +131,7 @@ def tested(record: pd.DataFrame) -> str:
     words = []
     for model, rows in _by_model(record):
         by_method = {METHODS[method]: 100 * evidence.improvement(rows, method) for method in _methods(rows)}
-        corrected = evidence.holm(pd.Series({name: _p(gain) for name, gain in by_method.items()}))
+        corrected = evidence.holm(pd.Series({name: evidence.paired_p(gain) for name, gain in by_method.items()}))
         best = corrected.idxmin()
         words.append(f"{SHORT[model]} {corrected[best]:.2g} ({best}, {by_method[best].mean():+.2f} points)")
     return f"Smallest p-value of a paired t-test, corrected for the number of methods (Holm): {'; '.join(words)}."
@@ -150,11 +149,6 @@ def against_controls(record: pd.DataFrame) -> str:
             better.append(f"{more} better and {less} worse than {CONTROLS[arm]}")
         words.append(f"{SHORT[model]} {', '.join(better)}")
     return f"Amplified outliers against controls, methods beyond the interval, of {len(METHODS)}: {'; '.join(words)}."
-
-
-def _p(difference: pd.Series) -> float:
-    """Two-sided, of a mean of 0; 1 where nothing differs."""
-    return float(stats.ttest_1samp(difference, 0.0).pvalue) if difference.std() > 0 else 1.0
 
 
 def chosen(record: pd.DataFrame) -> pd.DataFrame:

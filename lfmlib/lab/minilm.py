@@ -60,6 +60,10 @@ class Docstrings:
         texts = self.test if side == "test" else self.validation
         return judged(*self._answers(model, texts, getattr(self.task, side).labels, most))
 
+    def count(self, side: str = "test") -> int:
+        """How many texts are asked about."""
+        return len(getattr(self.task, side).labels)
+
     @functools.cached_property
     def validation(self) -> list[torch.Tensor]:
         """Token ids of the texts of that split."""

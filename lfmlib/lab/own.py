@@ -45,18 +45,19 @@ def example(base: str, tuned: str, profile: str) -> tuple[Checkpoint, list[Check
     return before, models, words
 
 
-def place(out: str, folder: Path, theirs: bool) -> Path:
-    """Where a chapter writes its merged model.
+def place(out: str, folder: Path, theirs: bool, name: str = "merged") -> Path:
+    """Where a chapter writes the models it makes.
 
     Args:
-        out: the reader’s choice; empty: "merged" in ``folder``.
+        out: the reader’s choice; empty: ``name`` in ``folder``.
         folder: of the findings.
-        theirs: whether the models are the reader’s; what was merged of the lab’s is made anew.
+        theirs: whether they are made of what is the reader’s; what is made of the lab’s is made anew.
+        name: what they are called.
 
     Raises:
         FileExistsError: something is there, told before anything is measured.
     """
-    place = Path(out).expanduser() if out else folder / ("merged" if theirs else "merged-example")
+    place = Path(out).expanduser() if out else folder / (name if theirs else f"{name}-example")
     if not theirs and not out:
         shutil.rmtree(place, ignore_errors=True)
     if place.is_dir() and any(place.iterdir()):

@@ -3,7 +3,7 @@
 A batch depends on the seed and the number of the step alone, so a training can resume anywhere. It is a tuple with the
 labels last, and may be drawn from the first part of the training data only: their order is a fixed shuffled one. Of
 the held-out data, ``most`` says how many examples are looked at, evenly chosen; None is all of them. Every problem has
-``figures``: loss and accuracy on one side of the held-out data.
+``figures``, loss and accuracy on one side of the held-out data, and ``count``, of how many answers.
 """
 
 from __future__ import annotations
@@ -105,6 +105,10 @@ class Bytes:
             hits.append(logits.argmax(-1).flatten() == following.flatten())
         return {"loss": torch.cat(losses).double().mean().item(), "accuracy": torch.cat(hits).double().mean().item()}
 
+    def count(self, side: str = "test") -> int:
+        """How many bytes are asked for."""
+        return self._side(side)[:, 1:].numel()
+
     def _side(self, side: str) -> torch.Tensor:
         return {"validation": self.validation, "test": self.held_out}[side]
 
@@ -167,6 +171,10 @@ class Digits:
     def figures(self, model: nn.Module, side: str = "test", most: int | None = None) -> dict[str, float]:
         """Loss and accuracy, as in `evaluate`."""
         return judged(*self._answers(model, side, most))
+
+    def count(self, side: str = "test") -> int:
+        """How many images are asked about."""
+        return len(getattr(self.task, side).labels)
 
     @torch.no_grad()
     def _answers(self, model: nn.Module, side: str, most: int | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -249,6 +257,10 @@ class Pairs:
             "accuracy": digits.retrieval_accuracy(images, per_template, digit.numpy()),
             "trivial_accuracy": float(np.bincount(digit).max() / len(digit)),
         }
+
+    def count(self, side: str = "test") -> int:
+        """How many images are asked about."""
+        return len(getattr(self.images, side).labels)
 
     def prior(self, most: int | None = None) -> float:
         """Loss of a model that cannot tell the images or captions of a group apart."""
