@@ -91,7 +91,7 @@ def run(cell: dict) -> list[dict]:
     The last row also holds what the model can do on held-out data: ``score``, and ``trivial`` for the baseline.
     """
     plan = config(cell)
-    model = retrained(plan, snapshots=min(SNAPSHOTS, 3 + plan.steps // 30))  # fewer in toys
+    model = retrained(plan, snapshots=min(SNAPSHOTS, 3 + plan.steps // 40))  # fewer in toys
     rates = [rate(plan, step) for step in range(plan.steps)]
     rows = []
     for step, table in model.snapshots.groupby("step"):
