@@ -12,7 +12,7 @@ from .. import evidence
 from ..evidence import span
 from ..findings import Finding
 from ..provenance import recorded
-from .adaptation import BUDGETS, CURVE, GRID, TASKS, VARIANTS, best, methods_of
+from .adaptation import BUDGETS, CURVE, TASKS, VARIANTS, best, methods_of
 from .optima import NAMES, SHORT
 from .problems import problem
 
@@ -122,7 +122,7 @@ def tuning(rates: pd.DataFrame) -> pd.DataFrame:
     table = {}
     for task in _tasks(rates):
         rows, table[title(task)] = rates[(rates["task"] == task) & (rates["budget"] == 1)], {}
-        ends = GRID[0], rows["lr"].max()
+        ends = rows["lr"].min(), rows["lr"].max()
         for method in methods_of(task):
             if _has(rows, method):
                 rate = best(rows, task, method)
