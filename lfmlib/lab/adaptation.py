@@ -57,7 +57,8 @@ TUNING, SEEDS = 90, 5
 ITEMS = {"minilm": 256}
 """Validation examples that a rate is chosen on, where it is not all."""
 HEADS = {"kind": 1e-2, "rotation": 1e-1, "mirrored": 3e-2}
-"""Task → learning rate of the head that is best for it alone, on the same grid; it has it beside every adapter."""
+"""Task → learning rate of the head beside every adapter, and under full fine-tuning: found beforehand, on heads alone.
+For "mirrored" the record `rates` has a slightly better one."""
 RATES: dict[str, dict[str, float]] = {}
 """Task → method (and budget, if it is not 1) → the rate that won; see the record `rates`."""
 TOY = {"steps": 8, "batch": finetuning.TOY, "toy": True}
@@ -145,7 +146,7 @@ def _judging() -> Iterator[dict]:
 
 
 def _cell(part: str, task: str, method: str, budget: int, seed: int, lr: float | None = None) -> dict:
-    """Settings of a training; the head has the rate that is best for it alone, whatever the adapter."""
+    """Settings of a training; the head has the same rate whatever the adapter, and one of its own alone."""
     change = VARIANTS.get(method, {})
     adapter = change.get("adapter", "" if method in ("full", "none") else method)
     plain = "noise-gaussian" if adapter.startswith("noise") else method.partition(",")[0]

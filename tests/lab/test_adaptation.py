@@ -5,6 +5,7 @@ import pickle
 import pandas as pd
 import pytest
 
+from lfmlib import records
 from lfmlib.lab import adaptation
 from lfmlib.lab.costs import costs
 from lfmlib.lab.problems import problem
@@ -59,3 +60,28 @@ def test_turned_pairs_are_the_pairs_turned():
     assert plain.data_hash != turned.data_hash
     one, two = plain.images.test, turned.images.test
     assert (two.labels == one.labels).all() and (two.images[:, 0, 0, 0] == one.images[:, 0, 0, -1]).all()
+
+
+def test_rates_are_those_that_won_in_the_record():
+    record = records.load("rates")
+    for task, rates in adaptation.RATES.items():
+        for name, rate in rates.items():
+            method, _, budget = name.partition(" ")
+            assert adaptation.best(record, task, method, int(budget or 1)) == rate, (task, name)
+    for task, rate in adaptation.HEADS.items():  # found before the record: as good as the best there, or nearly
+        losses = record[(record["task"] == task) & (record["method"] == "head")].set_index("lr")["loss"]
+        assert losses[rate] <= 1.04 * losses.min(), task
+
+
+def test_everything_is_judged_with_a_rate_of_its_own():
+    cells = pd.DataFrame(adaptation.adaptation().cells)
+    assert set(cells["seed"]) == set(range(adaptation.SEEDS))
+    assert (cells["lr"] > 0).equals(cells["method"] != "none")
+    for _, some in cells[cells["part"] == "methods"].groupby("seed"):
+        assert {task: tuple(one["method"]) for task, one in some.groupby("task")} == {
+            task: adaptation.methods_of(task) for task in adaptation.TASKS
+        }
+    variants = cells[cells["part"] == "variants"].drop_duplicates(["task", "method"])
+    plain = cells[cells["part"] == "methods"].drop_duplicates(["task", "method"]).set_index(["task", "method"])["lr"]
+    for row in variants.itertuples():
+        assert row.lr == plain[row.task, "lora" if row.adapter == "lora" else "noise-gaussian"]
