@@ -59,7 +59,46 @@ ITEMS = {"minilm": 256}
 HEADS = {"kind": 1e-2, "rotation": 1e-1, "mirrored": 3e-2}
 """Task → learning rate of the head beside every adapter, and under full fine-tuning: found beforehand, on heads alone.
 For "mirrored" the record `rates` has a slightly better one."""
-RATES: dict[str, dict[str, float]] = {}
+RATES: dict[str, dict[str, float]] = {
+    "kind": {
+        "head": 0.01,
+        "lora": 0.003,
+        "dora": 0.003,
+        "vera": 0.1,
+        "randlora": 0.001,
+        "noise-gaussian": 0.1,
+        "full": 0.0003,
+    },
+    "prose": {"lora": 0.03, "dora": 0.03, "vera": 0.1, "randlora": 0.003, "noise-gaussian": 0.1, "full": 0.003},
+    "headers": {"lora": 0.03, "dora": 0.03, "vera": 0.1, "randlora": 0.003, "noise-gaussian": 0.1, "full": 0.003},
+    "rotation": {
+        "head": 0.1,
+        "lora": 0.01,
+        "dora": 0.003,
+        "vera": 0.1,
+        "randlora": 0.001,
+        "noise-gaussian": 0.1,
+        "full": 0.001,
+        "lora 4": 0.003,
+        "dora 4": 0.01,
+        "randlora 4": 0.003,
+        "noise-gaussian 4": 0.03,
+        "lora 16": 0.003,
+        "dora 16": 0.003,
+        "randlora 16": 0.001,
+        "noise-gaussian 16": 0.01,
+    },
+    "mirrored": {
+        "head": 0.3,
+        "lora": 0.003,
+        "dora": 0.01,
+        "vera": 0.1,
+        "randlora": 0.001,
+        "noise-gaussian": 0.1,
+        "full": 0.001,
+    },
+    "turned pairs": {"lora": 0.01, "dora": 0.01, "vera": 0.1, "randlora": 0.003, "noise-gaussian": 0.1, "full": 0.003},
+}
 """Task → method (and budget, if it is not 1) → the rate that won; see the record `rates`."""
 TOY = {"steps": 8, "batch": finetuning.TOY, "toy": True}
 METRICS = {

@@ -61,6 +61,7 @@ EXPERIMENTS: dict[str, str] = {
     "optimal": "lfmlib.lab.optimum:experiment",
     "editing": "lfmlib.lab.merging:experiment",
     "rates": "lfmlib.lab.adaptation:rates",
+    "adaptation": "lfmlib.lab.adaptation:adaptation",
 }
 """Name of an experiment → "module:attribute", where an `Experiment` is, or a function that returns it."""
 

@@ -1,0 +1,165 @@
+"""Texts with labels, for a model of the reader's to be adapted to: their own, or docstrings.
+
+Chapter 11 hands them to transformers' Trainer, beside a model with an adapter of peft on it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from ..hub import locate
+from . import docstrings
+from .adaptation import RATES as TUNED
+from .docstrings import Split
+
+COLUMNS = ("text", "label")
+LENGTH = 64
+"""Tokens of a text at most."""
+TESTED, LEAST = 400, 20
+"""Texts that answers are judged on, at most; and texts that there must be."""
+RATES = {"noise-built": TUNED["kind"]["noise-gaussian"], "LoRA": TUNED["kind"]["lora"]}
+"""Learning rates: those that won on docstrings (the record `rates`), a first guess for other texts."""
+SILENT = {
+    "report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True,
+    "per_device_eval_batch_size": 64, "dataloader_pin_memory": torch.cuda.is_available(),
+}  # fmt: skip
+"""For TrainingArguments: nothing but the trained model is wanted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Texts to learn from, and others to be judged on.
+
+    Attributes:
+        name: where they come from, in words.
+        classes: names of the labels 0, 1, ….
+        train, test: the texts.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+
+
+def read(data: str, seed: int = 0) -> Labelled:
+    """The reader’s texts, a fifth of them, drawn at random within each class, to be judged on; or docstrings.
+
+    Args:
+        data: a CSV file with columns `COLUMNS`; empty: docstrings, and whether they are of a function, a class or a
+            method (`lfmlib.lab.docstrings`).
+        seed: of that draw.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has not these columns, fewer than `LEAST` texts, one class only, or a class with one text.
+    """
+    if not data:
+        task = docstrings.load("kind")
+        test = Split(task.test.texts[:TESTED], task.test.labels[:TESTED])
+        return Labelled("docstrings of Python packages", task.classes, task.train, test)
+    path = Path(data).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}: data is a CSV file with the columns {' and '.join(COLUMNS)}")
+    rows = pd.read_csv(path)
+    if missing := [name for name in COLUMNS if name not in rows]:
+        raise ValueError(
+            f"{path.name} has the columns {', '.join(map(str, rows))}, and not {' and '.join(missing)}: rename the one "
+            "that holds the texts and the one that holds their labels"
+        )
+    rows = rows.dropna(subset=list(COLUMNS))
+    classes = tuple(sorted(rows["label"].astype(str).unique()))
+    counts = rows["label"].astype(str).value_counts()
+    if len(rows) < LEAST or len(classes) < 2 or counts.min() < 2:
+        raise ValueError(
+            f"{path.name} has {len(rows)} texts with a label, in {len(classes)} classes, of which the smallest has "
+            f"{counts.min() if len(counts) else 0}: expected {LEAST} texts or more, two classes, and two texts in each"
+        )
+    from sklearn.model_selection import train_test_split  # here, because importing it takes a second
+
+    labels = np.array([classes.index(label) for label in rows["label"].astype(str)], dtype=np.int64)
+    texts = rows["text"].astype(str).to_numpy()
+    parts = train_test_split(texts, labels, test_size=max(0.2, len(classes) / len(rows)), random_state=seed,
+                             stratify=labels)  # fmt: skip
+    train, test, of_train, of_test = parts
+    return Labelled(path.name, classes, Split(list(train), of_train), Split(list(test)[:TESTED], of_test[:TESTED]))
+
+
+def source(base: str) -> str:
+    """What transformers loads a model from: the reader’s hub id or folder; without one, MiniLM’s installed package."""
+    return base or str(locate("minilm").files[0].parent)
+
+
+def quiet() -> None:
+    """Keep transformers from reporting the head that is new, and other news, within a page."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")  # peft’s use of a name that goes
+
+
+def fresh(kind, source: str, texts: Labelled, seed: int) -> nn.Module:
+    """The model, of a class of transformers, with a new head for these classes, drawn from the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return kind.from_pretrained(source, num_labels=len(texts.classes))
+
+
+def encoded(split: Split, tokenizer) -> list[dict]:
+    """Texts as transformers’ Trainer takes them: token ids, cut at `LENGTH`, and a label."""
+    texts = tokenizer(split.texts, truncation=True, max_length=LENGTH)
+    return [
+        {"input_ids": ids, "attention_mask": mask, "labels": int(label)}
+        for ids, mask, label in zip(texts["input_ids"], texts["attention_mask"], split.labels, strict=True)
+    ]
+
+
+def accuracy(answers) -> dict[str, float]:
+    """For Trainer’s ``compute_metrics``: the share of answers that are right."""
+    logits, labels = answers
+    return {"accuracy": float((logits.argmax(-1) == labels).mean())}
+
+
+def compared(scores: dict[str, float], texts: Labelled) -> str:
+    """What adapters reached on these texts, in a sentence, with the error of so many answers."""
+    count = len(texts.test.labels)
+    words = [
+        f"{name} **{100 * one:.1f} %** ± {100 * (one * (1 - one) / count) ** 0.5:.1f}" for name, one in scores.items()
+    ]
+    trivial = np.bincount(texts.test.labels).max() / count
+    return (
+        f"Right answers on {count} held-out texts of {texts.name} ({len(texts.classes)} classes, the most frequent "
+        f"{100 * trivial:.1f} %): {'; '.join(words)}. The ± is the standard error of that many answers, of one "
+        "training: other seeds scatter beside it."
+    )
+
+
+@torch.no_grad()
+def answers(model: nn.Module, test: list[dict], tokenizer, most: int = 32) -> torch.Tensor:
+    """Logits ``(texts, classes)`` of the first texts."""
+    some = [{name: one[name] for name in ("input_ids", "attention_mask")} for one in test[:most]]
+    return model.eval()(**tokenizer.pad(some, return_tensors="pt").to(model.device)).logits.cpu()
+
+
+def sizes(place: Path, apart: torch.Tensor) -> str:
+    """What the saved adapter and the merged model take on disk, in a sentence.
+
+    Args:
+        place: with the folders "noise-built" and "merged".
+        apart: differences of their answers.
+    """
+    adapter, merged = (
+        sum(path.stat().st_size for path in (place / name).glob("*.safetensors")) for name in ("noise-built", "merged")
+    )
+    return (
+        f"On disk: the adapter {adapter / 1000:,.0f} kB, the merged model {merged / 1e6:,.1f} MB. Loaded again, "
+        f"without this library, it answers as the adapter did, within {apart.abs().max():.2g} (logits)."
+    )
