@@ -37,6 +37,17 @@ def test_planted_advantages_come_out(gain, scatter, verdict):
     assert list(found.details["parts"]) == ["LoRA", "noise-built", "full fine-tuning", "head alone"]
 
 
+def test_a_verdict_takes_five_runs():
+    found = evidence.f13_over_runs(recorded(0.03, runs=4), "m", {})
+    assert found.verdict == "undecided" and found.value == pytest.approx(3, abs=0.3)
+
+
+def test_runs_that_lack_one_of_the_two_do_not_count():
+    rows = recorded(0.03, runs=6)
+    rows = rows[(rows["seed"] < 5) | (rows["method"] == "lora")]
+    assert evidence.f13_over_runs(rows, "m", {}).details["runs"] == 5
+
+
 def test_a_model_without_a_head_is_held_against_its_base():
     found = evidence.f13_over_runs(recorded(0.03, floor="none"), "lab decoder, prose", {})
     assert list(found.details["parts"])[-1] == "the base"
@@ -50,6 +61,6 @@ def test_a_training_that_diverged_is_not_left_out_in_silence():
 
 
 def test_what_cannot_be_judged_says_so():
-    with pytest.raises(ValueError, match="F13 of m needs at least two runs"):
-        evidence.f13_over_runs(recorded(0.0, runs=1), "m", {})
+    found = evidence.f13_over_runs(recorded(0.0, runs=1), "m", {})
+    assert found.value is None and "1 of the 5 runs" in found.details["reason"]
     assert evidence.f13("m", {}).verdict == "undecided" and "takes a task" in evidence.f13("m", {}).details["reason"]

@@ -6,6 +6,8 @@ the head’s first weights and the batches are the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import pandas as pd
 
 from .. import evidence
@@ -65,7 +67,7 @@ def tasks(record: pd.DataFrame) -> pd.DataFrame:
             "task": task,
             "asked": ASKED[task],
             "answers judged": judged.count(),
-            "steps × batch": f"{settings['steps']} × {settings['batch']}",
+            "steps × batch": " × ".join(f"{rows[name].iloc[0]:g}" for name in ("steps", "batch")),
             "trained at 1 ×": int(rows.loc[rows["method"] == "lora", "parameters"].iloc[0]),
         })  # fmt: skip
     return pd.DataFrame(table)
@@ -137,21 +139,24 @@ def tuned_curves(rates: pd.DataFrame, task: str = CURVE) -> pd.DataFrame:
     return table.rename(index=METHODS, columns=lambda rate: f"{rate:g}").rename_axis(None).rename_axis(None, axis=1)
 
 
-def costs(record: pd.DataFrame, task: str = CURVE) -> pd.DataFrame:
-    """What each method costs on one task: trained parameters, bytes stored and held, time of a step beside LoRA’s."""
-    rows = _plain(record, task)
-    each = rows.groupby("method")[["parameters", "stored", "held", "step_seconds"]].median()
-    table = {}
-    for method, name in METHODS.items():
-        if method in each.index and method != "none":
-            one = each.loc[method]
-            table[name] = {
-                "trained": f"{one['parameters']:,.0f}",
-                "stored, kB": f"{one['stored'] / 1000:.1f}",
-                "held in training, MB": f"{one['held'] / 1e6:.1f}",
-                "time of a step": f"{one['step_seconds'] / each.loc['lora', 'step_seconds']:.2f} ×",
+def costs(record: pd.DataFrame, tasks: Sequence[str] = (CURVE,)) -> Iterator[tuple[str, pd.DataFrame]]:
+    """What each method costs on these tasks, as far as they were recorded: trained parameters, bytes stored and held,
+    time of a step beside LoRA’s."""
+    for task in tasks:
+        rows = _plain(record, task)
+        each = rows.groupby("method")[["parameters", "stored", "held", "step_seconds"]].median()
+        table = {
+            name: {
+                "trained": f"{each.loc[method, 'parameters']:,.0f}",
+                "stored, kB": f"{each.loc[method, 'stored'] / 1000:,.1f}",
+                "held in training, MB": f"{each.loc[method, 'held'] / 1e6:,.1f}",
+                "time of a step": f"{each.loc[method, 'step_seconds'] / each.loc['lora', 'step_seconds']:.2f} ×",
             }
-    return pd.DataFrame.from_dict(table, orient="index")
+            for method, name in METHODS.items()
+            if method in each.index and method != "none"
+        }
+        if table:
+            yield title(task), pd.DataFrame.from_dict(table, orient="index")
 
 
 def variants(record: pd.DataFrame) -> pd.DataFrame:
@@ -188,9 +193,9 @@ def by_budget(record: pd.DataFrame) -> pd.DataFrame:
     rows, table = record[record["task"] == CURVE], {}
     for method, name in METHODS.items():
         spans = {
-            f"{budget} ×": span(each, 1, "+")
+            f"{budget} ×": span(evidence.advantage(rows, method, budget=budget), 1, "+")
             for budget in BUDGETS
-            if len(each := evidence.advantage(rows, method, budget=budget)) > 1
+            if evidence.advantage(rows, method, budget=budget).size > 1
         }
         if method != "lora" and len(spans) > 1:
             table[name] = spans

@@ -22,8 +22,8 @@ from .docstrings import Split
 COLUMNS = ("text", "label")
 LENGTH = 64
 """Tokens of a text at most."""
-TESTED, LEAST = 400, 20
-"""Texts that answers are judged on, at most; and texts that there must be."""
+TESTED, TOY, LEAST = 400, 48, 20
+"""Texts that answers are judged on, at most; the same of quick runs; and texts that there must be."""
 RATES = {"noise-built": TUNED["kind"]["noise-gaussian"], "LoRA": TUNED["kind"]["lora"]}
 """Learning rates: those that won on docstrings (the record `rates`), a first guess for other texts."""
 SILENT = {
@@ -49,21 +49,23 @@ class Labelled:
     test: Split
 
 
-def read(data: str, seed: int = 0) -> Labelled:
+def read(data: str, seed: int = 0, profile: str = "default") -> Labelled:
     """The reader’s texts, a fifth of them, drawn at random within each class, to be judged on; or docstrings.
 
     Args:
         data: a CSV file with columns `COLUMNS`; empty: docstrings, and whether they are of a function, a class or a
             method (`lfmlib.lab.docstrings`).
         seed: of that draw.
+        profile: of the chapter.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it has not these columns, fewer than `LEAST` texts, one class only, or a class with one text.
     """
+    tested = TOY if profile == "quick" else TESTED
     if not data:
         task = docstrings.load("kind")
-        test = Split(task.test.texts[:TESTED], task.test.labels[:TESTED])
+        test = Split(task.test.texts[:tested], task.test.labels[:tested])
         return Labelled("docstrings of Python packages", task.classes, task.train, test)
     path = Path(data).expanduser()
     if not path.is_file():
@@ -89,12 +91,12 @@ def read(data: str, seed: int = 0) -> Labelled:
     parts = train_test_split(texts, labels, test_size=max(0.2, len(classes) / len(rows)), random_state=seed,
                              stratify=labels)  # fmt: skip
     train, test, of_train, of_test = parts
-    return Labelled(path.name, classes, Split(list(train), of_train), Split(list(test)[:TESTED], of_test[:TESTED]))
+    return Labelled(path.name, classes, Split(list(train), of_train), Split(list(test)[:tested], of_test[:tested]))
 
 
-def source(base: str) -> str:
+def source(adapt: str) -> str:
     """What transformers loads a model from: the reader’s hub id or folder; without one, MiniLM’s installed package."""
-    return base or str(locate("minilm").files[0].parent)
+    return adapt or str(locate("minilm").files[0].parent)
 
 
 def quiet() -> None:
@@ -122,10 +124,9 @@ def encoded(split: Split, tokenizer) -> list[dict]:
     ]
 
 
-def accuracy(answers) -> dict[str, float]:
-    """For Trainer’s ``compute_metrics``: the share of answers that are right."""
-    logits, labels = answers
-    return {"accuracy": float((logits.argmax(-1) == labels).mean())}
+def accuracy(said) -> float:
+    """The share of right answers, of what Trainer predicts."""
+    return float((said.predictions.argmax(-1) == said.label_ids).mean())
 
 
 def compared(scores: dict[str, float], texts: Labelled) -> str:
@@ -159,7 +160,8 @@ def sizes(place: Path, apart: torch.Tensor) -> str:
     adapter, merged = (
         sum(path.stat().st_size for path in (place / name).glob("*.safetensors")) for name in ("noise-built", "merged")
     )
+    alike = f"within {apart.abs().max():.2g} (logits)" if apart.any() else "to the bit"
     return (
         f"On disk: the adapter {adapter / 1000:,.0f} kB, the merged model {merged / 1e6:,.1f} MB. Loaded again, "
-        f"without this library, it answers as the adapter did, within {apart.abs().max():.2g} (logits)."
+        f"without this library, it answers as the adapter did, {alike}."
     )

@@ -43,7 +43,10 @@ def test_tables_say_what_was_planted(record):
     scores = adapted.scores(record)
     assert scores.loc["LoRA", "ViT, rotation"].startswith("72.0 [") and scores.loc["the base", "ViT, rotation"] == "–"
     assert adapted.against_lora(record).loc["full fine-tuning", "MiniLM, kind"] == "+10.0 [+10.0, +10.0]"
-    assert adapted.costs(record).loc["noise-built", "time of a step"] == "1.50 ×"
+    named = dict(adapted.costs(record, ("rotation", "kind", "absent")))
+    assert list(named) == ["ViT, rotation", "MiniLM, kind"]
+    assert named["ViT, rotation"].loc["noise-built", "time of a step"] == "1.50 ×"
+    assert "DoRA" in adapted.by_budget(record).index and "VeRA" not in adapted.by_budget(record).index
     assert adapted.variants(record).loc["uniform noise", "ViT, rotation"].startswith("-2.0")
     assert adapted.variants(record).loc["LoRA, σ of the base raised", "decoder, prose"].startswith("+3.0")
     assert list(adapted.by_budget(record).loc["noise-built"]) == ["+5.0 [+5.0, +5.0]"] * 3
