@@ -326,7 +326,10 @@ def test_toys_that_were_measured_are_kept_when_one_fails(register, monkeypatch, 
 def test_the_books_records_measure_the_same(name):
     """On another kind of processor a training ends elsewhere, and single figures leave their tolerance: that is told as
     an expected failure. Other rows, data or labels are a failure, and so is a cell of which most figures differ."""
-    found = records.remeasure(name, budget_seconds=15)  # chapters may take longer
+    try:
+        found = records.remeasure(name, budget_seconds=15)  # chapters may take longer
+    except ValueError:  # no cell of it is that cheap
+        found = records.remeasure(name)
     assert not found.problems and found.metrics["equal"].mean() > 0.5, str(found)
     if not found.equal:
         pytest.xfail(str(found))
