@@ -3,20 +3,30 @@
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import torch
 
+from .addresses import is_address, list_remote, locate_remote
+from .gguf_files import read_gguf
 from .hub import Located, locate
-from .roles import Part, parts
-from .storage import CheckpointError, Held, Mapped, Pickled, read_file, read_mapping
+from .part import Part
+from .quantized import resolve
+from .remote import Traffic, ahead
+from .roles import parts
+from .storage import CheckpointError, Stored, read_file, read_mapping
 
 __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "open_checkpoint"]
 
 CHUNK_BYTES = 32 * 2**20  # large beside a loop's start-up; views on the file, so memory does not limit it
+LAZY_BYTES = 8 * 2**20  # of values that are read from elsewhere or computed, several pieces of which are held
 COPY_BYTES = 2**20  # where values must be gathered: small enough to stay in the cache, 8 × faster than 32 MiB
 
 
@@ -25,7 +35,8 @@ class TensorInfo:
     """What is known of a tensor before its values are read.
 
     `shape` is the logical one, (out, in) for matrices; `dtype` a name such as "bfloat16"; `role`, `depth` and `tower`
-    are those of `lfmlib.roles`; `numel` counts values.
+    are those of `lfmlib.roles`; `numel` counts values. `quantized` says what the codes are of a tensor whose values are
+    computed from codes and scales (see `lfmlib.quantized`); it is empty for all others.
     """
 
     name: str
@@ -35,6 +46,7 @@ class TensorInfo:
     depth: int | None
     numel: int
     tower: str = ""
+    quantized: str = ""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -51,7 +63,8 @@ class Checkpoint:
         tensors: TensorInfo of each tensor, in file order: by place in the file, shards by name.
         skipped: name → reason, for what is stored or named but not listed in `tensors` (tied duplicates and the like).
         config: content of config.json, or {}.
-        files: the weight files.
+        files: the weight files; addresses, where they are elsewhere.
+        traffic: what was read from elsewhere so far, None for what is here.
     """
 
     name: str
@@ -60,9 +73,10 @@ class Checkpoint:
     tensors: list[TensorInfo]
     skipped: dict[str, str]
     config: dict
-    files: list[Path]
+    files: list[Path | str]
+    traffic: Traffic | None = None
     _parts: dict[str, Part] = field(default_factory=dict)
-    _stored: dict[str, Mapped | Pickled | Held] = field(default_factory=dict)
+    _stored: dict[str, Stored] = field(default_factory=dict)
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor `name`, in its logical shape; for the stored name of a split tensor, the stored tensor.
@@ -76,10 +90,10 @@ class Checkpoint:
             CheckpointError: the file changed since it was opened.
         """
         part = self._part(name)
-        return _aligned(part.of(self._stored[part.stored].load()))
+        return _aligned(part.take(self._stored[part.stored]))
 
     @property
-    def stored(self) -> Mapping[str, Mapped | Pickled | Held]:
+    def stored(self) -> Mapping[str, Stored]:
         """What lies in the files, by the names there, in their order: ``shape``, ``dtype``, and ``load()``, which maps.
 
         `tensors` are parts of these: one that holds q, k and v is three there.
@@ -97,9 +111,36 @@ class Checkpoint:
         if bytes < 1:
             raise ValueError(f"bytes={bytes}: a chunk needs at least 1 byte. Leave it out for {CHUNK_BYTES}.")
         part = self._part(name)
-        values = part.unordered(self._stored[part.stored].load())
+        entry = self._stored[part.stored]
+        if entry.lazy:
+            return _lazily(part, entry, bytes)
+        values = part.unordered(entry.load())
         # A generator of its own, so that a wrong name is reported by the call and not by the first value.
         return (_aligned(piece) for piece in _pieces(values, max(1, bytes // values.element_size())))
+
+    def sample(self, name: str, bytes: int, stretches: int = 32, seed: int = 0) -> list[torch.Tensor]:
+        """Flat pieces from evenly spread places of a tensor, about `bytes` together; of the rest nothing is read.
+
+        The tensor is cut into `stretches` equal ones, and from each a piece of one length is taken, at a place drawn
+        from `seed` and the tensor's name. A tensor that is not larger than `bytes` comes whole, in as many pieces.
+
+        Raises as `read` does, and ValueError for `bytes` or `stretches` below 1.
+        """
+        if bytes < 1 or stretches < 1:
+            raise ValueError(f"bytes={bytes} and stretches={stretches}: expected at least 1 of both.")
+        part = self._part(name)
+        entry = self._stored[part.stored].near()
+        size = prod(part.shape)
+        edges = [size * i // stretches for i in range(stretches + 1)]
+        length = max(1, bytes // getattr(torch, entry.dtype).itemsize // stretches)
+        rng = np.random.default_rng([seed, *name.encode()])
+        ranges = []
+        for start, stop in pairwise(edges):
+            slack = stop - start - length
+            first = start + int(rng.integers(slack + 1)) if slack > 0 else start
+            ranges.append((first, min(first + length, stop)))
+        calls = (partial(part.piece, entry, *one) for one in ranges if one[1] > one[0])
+        return [_aligned(piece) for piece in (ahead(calls, 8) if entry.remote else (call() for call in calls))]
 
     def select(self, pattern: str) -> "Checkpoint":
         """The same checkpoint with only the tensors in whose names the regular expression `pattern` is found.
@@ -170,9 +211,11 @@ def open_checkpoint(
     """List the tensors of a checkpoint without reading their values.
 
     Args:
-        source: `"minilm"` (the embedded model, its sha256 verified); a folder or weight file (.safetensors, .bin, .pt,
-            .pth); a hub id such as `"gpt2"` (weight files and config.json are downloaded; with HF_HUB_OFFLINE=1 only
-            the cache is used); a `torch.nn.Module`; a mapping from names to tensors or arrays.
+        source: `"minilm"` (the embedded model, its sha256 verified); a folder or weight file (.safetensors, .gguf,
+            .bin, .pt, .pth); a hub id such as `"gpt2"` (weight files and config.json are downloaded; with
+            HF_HUB_OFFLINE=1 only the cache is used); an address, of which only what is asked for is read and nothing
+            is kept: `"hf://org/name"`, a file or folder at `"https://…"`, `"s3://…"`, `"gs://…"` and others that
+            fsspec knows; a `torch.nn.Module`; a mapping from names to tensors or arrays.
         revision: branch, tag or commit of a hub id; the commit it meant is kept in `.revision`.
         select: regular expression searched in tensor names; others are left out.
 
@@ -184,7 +227,7 @@ def open_checkpoint(
     """
     revision, select = revision or None, select or None  # papermill passes "" as readily as None
     if isinstance(source, str | Path):
-        located = locate(source, revision)
+        located = locate_remote(source, revision) if is_address(str(source)) else locate(source, revision)
         stored, skipped = _read_files(located)
         words = str(source)
     else:
@@ -192,26 +235,39 @@ def open_checkpoint(
             raise ValueError(f"revision={revision!r} was given for a {type(source).__name__}; only hub ids have one.")
         located, stored, skipped = _read_memory(source)
         words = f"{type(source).__module__}.{type(source).__qualname__} in memory"
+    stored, left_out = resolve(stored, located.config)
+    skipped |= left_out
     if not stored:
         why = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
         raise CheckpointError(f"{located.name} holds no tensors{f' ({why})' if why else ''}; expected at least one.")
 
     logical = {part.name: part for part in parts({name: entry.shape for name, entry in stored.items()}, located.config)}
-    tensors = [
-        TensorInfo(p.name, p.shape, stored[p.stored].dtype, p.role, p.depth, prod(p.shape), p.tower)
-        for p in logical.values()
-    ]
+    tensors = [_info(part, stored[part.stored]) for part in logical.values()]
     checkpoint = Checkpoint(
-        located.name, words, located.revision, tensors, skipped, located.config, list(located.files), logical, stored
+        located.name,
+        words,
+        located.revision,
+        tensors,
+        skipped,
+        located.config,
+        list(located.files),
+        located.traffic,
+        logical,
+        stored,
     )
     return checkpoint if select is None else checkpoint.select(select)
+
+
+def _info(part: Part, entry) -> TensorInfo:
+    size = prod(part.shape)
+    kind = entry.kind
+    return TensorInfo(part.name, part.shape, entry.dtype, part.role, part.depth, size, part.tower, kind)
 
 
 def _read_files(located: Located) -> tuple[dict, dict]:
     """Tensors of all weight files, in order; a name that two files claim is an error, as is a broken promise."""
     stored, skipped, where = {}, {}, {}
-    for path in located.files:
-        found, left_out = read_file(path)
+    for path, (found, left_out) in zip(located.files, _listings(located), strict=True):
         if twice := next((name for name in found if name in where), None):
             raise CheckpointError(
                 f"{twice!r} is in both {where[twice]} and {path}; expected each tensor once. They look like two copies "
@@ -227,6 +283,14 @@ def _read_files(located: Located) -> tuple[dict, dict]:
                 "are of different checkpoints. Download or save them again."
             )
     return stored, skipped
+
+
+def _listings(located: Located) -> Iterable[tuple[dict, dict]]:
+    """What each file holds; headers elsewhere are read side by side."""
+    if located.traffic is None:
+        return (read_gguf(path) if path.suffix == ".gguf" else read_file(path) for path in located.files)
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda url: list_remote(url, located.traffic), located.files))
 
 
 def _read_memory(source: torch.nn.Module | Mapping) -> tuple[Located, dict, dict]:
@@ -246,6 +310,16 @@ def _read_memory(source: torch.nn.Module | Mapping) -> tuple[Located, dict, dict
         f'a {type(source).__name__} cannot be opened as a checkpoint. Expected a path, a hub id, "minilm", a '
         "torch.nn.Module, or a mapping from names to tensors."
     )
+
+
+def _lazily(part: Part, entry: Stored, bytes: int) -> Iterator[torch.Tensor]:
+    """Flat pieces of a tensor of which no more than a few are in memory; from elsewhere the next are on their way."""
+    remote, entry = entry.remote, entry.near()
+    size, width = prod(part.shape), entry.shape[-1] if entry.shape else 1
+    count = max(1, min(bytes, LAZY_BYTES) // getattr(torch, entry.dtype).itemsize)
+    count -= count % width if count > width else 0  # whole rows: a quantized one is computed at once
+    calls = (partial(part.piece, entry, at, min(at + count, size)) for at in range(0, size, count))
+    return ahead(calls) if remote else (call() for call in calls)
 
 
 def _pieces(values: torch.Tensor, count: int) -> Iterator[torch.Tensor]:

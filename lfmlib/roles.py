@@ -27,15 +27,17 @@ Every part is given as (out, in), as `torch.nn.Linear` stores it. Tensors that s
 - `name[gate]`, `name[up]`: fused MLP
 - `name[3]`, `name[3][gate]`: one expert of a stack
 
+llama.cpp's names (`blk.0.attn_q.weight`) are known too; its conversion reorders the rows of some models' q and k.
+
 GPT-2's Conv1D stores (in, out). Its names (c_attn, c_fc, c_proj) are used with Linear too (GPTBigCode, open_clip,
 nanoGPT), so orientation is decided by shapes: a bias is as long as the outputs.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import torch
+from .part import Part
 
 _ATTENTION = (
     r"(?:attn|attention|self|self_attn|self_attention|encoder_attn|multihead_attn|SelfAttention|EncDecAttention)"
@@ -59,6 +61,17 @@ _MATRIX_RULES = [
         (r"(?:layers?|blocks?)\.\d+\.(?:mlp\.|ffn\.)?(?:fc2|linear2)", "down"),
         (r"gate_up_proj", "gate_up"),
         (r"block_sparse_moe\.gate|router|router\.classifier", "router"),
+        # llama.cpp
+        (r"blk\.\d+\.attn_q", "q"),
+        (r"blk\.\d+\.attn_k", "k"),
+        (r"blk\.\d+\.attn_v", "v"),
+        (r"blk\.\d+\.attn_output", "o"),
+        (r"blk\.\d+\.attn_qkv", "qkv"),
+        (r"blk\.\d+\.ffn_gate(?:_exps|_shexp)?", "gate"),
+        (r"blk\.\d+\.ffn_up(?:_exps|_shexp)?", "up"),
+        (r"blk\.\d+\.ffn_down(?:_exps|_shexp)?", "down"),
+        (r"blk\.\d+\.ffn_gate_inp", "router"),
+        (r"token_embd|position_embd|token_types", "embed"),
         # around the layers
         (r"word_embeddings|position_embeddings|token_type_embeddings|embed_tokens|embed_positions|embed_in", "embed"),
         (r"wte|wpe|tok_embeddings|token_embedding|position_embedding|shared|relative_attention_bias", "embed"),
@@ -74,7 +87,7 @@ _MATRIX_RULES = [
 ]
 _SWIGLU = {"w1": "gate", "w2": "down", "w3": "up"}  # Mixtral's and the first Llama's names
 _NORM = re.compile(r"norm|^ln(?:_|\d|$)|_ln$|^bn\d*$", re.IGNORECASE)  # on the last word of the name
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|resblocks)\.(\d+)(?=\.)")
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blk|blocks?|resblocks)\.(\d+)(?=\.)")
 _STAGED = re.compile(r"(?:layers|stages)\.\d+\.(?:blocks|layers)\.\d+\.")  # Swin, ConvNeXt: a depth takes counting
 _TOWERS = {
     "text_model": "text",
@@ -90,43 +103,6 @@ _CONV1D = re.compile(r"^(.*?)((?:attn|mlp)\.(?:c_attn|c_proj|c_fc))\.weight$")
 # Model types whose fused attention rows run head by head (q k v, q k v, …), and whose fused MLP has the gate above up.
 _PER_HEAD = ("gpt_neox", "bloom")
 _GATE_FIRST = ("phi3", "glm", "glm4", "dia")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One logical tensor, and how it is taken from a stored one.
-
-    From the stored tensor, in this order: `expert` picks along the first axis; `transposed` swaps the two axes left;
-    the rows are seen as `groups` equal blocks, of each of which rows `start` to `stop` belong to this part.
-    """
-
-    name: str
-    stored: str
-    shape: tuple[int, ...]
-    role: str = "other"
-    depth: int | None = None
-    tower: str = ""
-    expert: int | None = None
-    transposed: bool = False
-    groups: int = 1
-    start: int = 0
-    stop: int | None = None
-
-    def unordered(self, stored: torch.Tensor) -> torch.Tensor:
-        """A view on the stored tensor of exactly this part's values, axes in stored order, so that memory is swept."""
-        whole = stored if self.expert is None else stored[self.expert]
-        if self.stop is None:
-            return whole
-        axis = 1 if self.transposed else 0
-        return whole.unflatten(axis, (self.groups, -1)).narrow(axis + 1, self.start, self.stop - self.start)
-
-    def of(self, stored: torch.Tensor) -> torch.Tensor:
-        """This part as a tensor of `shape`: a view where the rows lie together or in equal steps, else a copy."""
-        values = self.unordered(stored)
-        if self.stop is not None:
-            axis = 1 if self.transposed else 0
-            values = values.flatten(axis, axis + 1)
-        return values.t() if self.transposed else values
 
 
 def parts(shapes: Mapping[str, tuple[int, ...]], config: Mapping | None = None) -> list[Part]:
@@ -156,7 +132,7 @@ def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
         if len(shape) == 1 and weight and _NORM.search(leaf):
             return "norm"
         return "embed" if leaf == "class_embedding" else "other"
-    if weight and len(shape) >= 3:
+    if weight and len(shape) >= 3 and not path.endswith("_exps"):
         return "conv" if len(shape) in (4, 5) or "conv" in leaf else "other"
     if leaf in _SWIGLU:
         first, down, up = (shapes.get(f"{path[:-2]}{word}.weight", ()) for word in _SWIGLU)
@@ -201,6 +177,8 @@ def _is_conv1d(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 def _split(part: Part, shapes: Mapping[str, tuple[int, ...]], config: Mapping) -> list[Part]:
     """The part itself, or those it is fused of."""
+    if len(part.shape) == 3 and part.stored.endswith("_exps.weight"):  # llama.cpp's stacks are all (out, in)
+        return _each(part)
     if len(part.shape) == 3 and re.search(r"experts\.(?:gate_up_proj|gate_proj|up_proj|down_proj)$", part.stored):
         return _split_experts(part, shapes, config)
     if len(part.shape) != 2:
@@ -245,18 +223,26 @@ def _split_attention(part: Part, config: Mapping) -> list[Part]:
     return [part]
 
 
+def _each(part: Part) -> list[Part]:
+    """One part for each matrix of a stack."""
+    return [replace(part, name=f"{part.name}[{i}]", shape=part.shape[1:], expert=i) for i in range(part.shape[0])]
+
+
 def _split_experts(part: Part, shapes: Mapping[str, tuple[int, ...]], config: Mapping) -> list[Part]:
     """Stacks (experts, out, in), or (experts, in, out) as gate_up and down together show; else left whole."""
-    experts, prefix = part.shape[0], part.stored.rsplit(".", 1)[0]
+    prefix = part.stored.rsplit(".", 1)[0]
     up, down = shapes.get(f"{prefix}.gate_up_proj", ()), shapes.get(f"{prefix}.down_proj", ())
     if len(up) != 3 or len(down) != 3:
         return [part]
     linear = up[1] == 2 * down[2] and up[2] == down[1]
     if not linear and not (up[2] == 2 * down[1] and up[1] == down[2]):
         return [part]
-    each = [replace(part, name=f"{part.name}[{i}]", shape=part.shape[1:], expert=i) for i in range(experts)]
+    each = _each(part)
     each = each if linear else [_transpose(one) for one in each]
-    # All 62 (out, in) stacks of transformers 5.23 hold the gate above up; of the (in, out) ones gpt_oss interleaves.
+    # All 62 (out, in) stacks of transformers 5.23 hold the gate above up; gpt_oss alone interleaves, (in, out) in
+    # bfloat16, (out, in) in MXFP4.
+    if part.role == "gate_up" and config.get("model_type") == "gpt_oss":
+        return [half for one in each for half in _rows(one, {"gate": 1, "up": 1}, 1, groups=one.shape[0] // 2)]
     if part.role == "gate_up" and (linear or str(config.get("model_type")).startswith("llama4")):
         return [half for one in each for half in _rows(one, {"gate": 1, "up": 1}, one.shape[0] // 2)]
     return each

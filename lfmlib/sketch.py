@@ -149,6 +149,22 @@ class Sketch:
         span = min(self._span[0], other._span[0]), max(self._span[1], other._span[1])
         return Sketch(self.dtype, sums, span)
 
+    def without(self, part: Sketch) -> Sketch:
+        """The sketch of the values that are left when those of ``part``, which must be among them, are taken away.
+
+        Its ``min`` and ``max`` stay those of all of them.
+
+        Raises:
+            ValueError: ``part`` holds values that this sketch does not.
+        """
+        sums = self._sums - part._sums if self.dtype == part.dtype else None
+        if sums is None or (sums[0] < 0).any():
+            raise ValueError(f"{part!r} is no part of {self!r}")
+        if self._span is not None:
+            sums[2] += sums[3] >> _LIMB
+            sums[3] &= 2**_LIMB - 1
+        return Sketch(self.dtype, sums, self._span)
+
     def __eq__(self, other) -> bool:
         if not isinstance(other, Sketch):
             return NotImplemented

@@ -18,7 +18,7 @@ import re
 import sys
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +62,36 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+class Stored:
+    """A tensor in its place; those of the kinds below, and of `lfmlib.remote` and `lfmlib.quantized`.
+
+    Attributes:
+        shape, dtype: as stored, the dtype by its name.
+        lazy: loading it costs reading or computing all of it, so a part is asked for by `span`.
+        remote: its bytes are elsewhere.
+        kind: what its codes are in words, where the values are computed.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    lazy = remote = False
+    kind = ""
+
+    def load(self) -> torch.Tensor:
+        """The tensor."""
+        raise NotImplementedError
+
+    def span(self, start: int, stop: int) -> torch.Tensor:
+        """Values `start` to `stop` of the flattened tensor."""
+        return self.load().reshape(-1)[start:stop]
+
+    def near(self) -> "Stored":
+        """The same, with those pieces at hand that its rows do not lie together in."""
+        return self
+
+
 @dataclass(frozen=True)
-class Mapped:
+class Mapped(Stored):
     """A tensor at a known place of a file: `offset` bytes from its start, row-major, little-endian."""
 
     path: Path
@@ -92,7 +120,7 @@ class Mapped:
 
 
 @dataclass(frozen=True)
-class Pickled:
+class Pickled(Stored):
     """A tensor named `key` in a file of `torch.save`."""
 
     path: Path
@@ -106,7 +134,7 @@ class Pickled:
 
 
 @dataclass(frozen=True)
-class Held:
+class Held(Stored):
     """A tensor already in memory (possibly a GPU's)."""
 
     tensor: torch.Tensor
@@ -136,7 +164,7 @@ def _held(flat: np.ndarray, shape: tuple[int, ...], dtype: str) -> Held:
 
 
 def read_file(path: Path) -> tuple[dict, dict]:
-    """List the tensors of one weight file, by its suffix. Raises CheckpointError, FileNotFoundError."""
+    """List the tensors of a file of safetensors or torch.save. Raises CheckpointError, FileNotFoundError."""
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     if path.suffix in PICKLED:
@@ -144,7 +172,7 @@ def read_file(path: Path) -> tuple[dict, dict]:
         held, left_out = read_mapping(loaded)
         return {key: Pickled(path, key, entry.shape, entry.dtype) for key, entry in held.items()}, left_out
     raise CheckpointError(
-        f"{path} ends in {path.suffix!r}; this library reads .safetensors, {', '.join(PICKLED)}. "
+        f"{path} ends in {path.suffix!r}; this library reads .safetensors, .gguf, {', '.join(PICKLED)}. "
         "Convert it, or load it yourself and pass the mapping of names to tensors."
     )
 
@@ -153,21 +181,37 @@ def read_safetensors(path: Path) -> tuple[dict, dict]:
     """List the tensors of a safetensors file. Raises CheckpointError, FileNotFoundError."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there (expected a safetensors file). Check the path.")
+    check_safetensors(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length)
+    return listed(header, lambda offset, shape, dtype: Mapped(path, 8 + length + offset, shape, dtype))
+
+
+def check_safetensors(path: Path, name: str = "") -> None:
+    """Have the header of a file checked; `name` is what an error calls it. Raises CheckpointError."""
     try:
         # "np" validates the header like "pt", but maps read-only and so opens files of any size.
         with safe_open(path, "np"):
             pass
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a sound safetensors file: {_explain(path, error)}") from error
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        raise CheckpointError(f"{name or path} is not a sound safetensors file: {_explain(path, error)}") from error
+
+
+def listed(header: bytes, place: Callable[[int, tuple, str], object]) -> tuple[dict, dict]:
+    """The tensors that the JSON of a checked safetensors header names.
+
+    Args:
+        header: without the 8 bytes of its length.
+        place: from offset behind the header, shape and dtype to a stored tensor.
+    """
+    header = json.loads(header)
     metadata = header.pop("__metadata__", None) or {}
     stored, left_out = {}, {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] in TORCH_DTYPES:
             dtype = dtype_name(TORCH_DTYPES[entry["dtype"]])
-            stored[name] = Mapped(path, 8 + length + entry["data_offsets"][0], tuple(entry["shape"]), dtype)
+            stored[name] = place(entry["data_offsets"][0], tuple(entry["shape"]), dtype)
         else:
             left_out[name] = f"dtype {entry['dtype']} packs several values in a byte and is not read"
     # safetensors.torch.save_model notes there which names it dropped because another tensor holds their values.

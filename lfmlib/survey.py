@@ -9,19 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import asdict
+from functools import partial, reduce
+from operator import add
 
 import numpy as np
 import pandas as pd
 
-from . import nulls
-from .checkpoint import Checkpoint
+from . import nulls, sampling
+from .checkpoint import Checkpoint, TensorInfo
 from .executor import Rows, tabulate
 from .normality import measure
 from .shapes import SHAPES, classify
 from .sketch import Sketch
 
 
-def survey(source, select: str | None = None, executor: Executor | None = None, progress: bool = True) -> pd.DataFrame:
+def survey(
+    source,
+    select: str | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+    sample: int | None = None,
+) -> pd.DataFrame:
     """Measure every floating-point matrix of a checkpoint.
 
     Args:
@@ -29,6 +37,9 @@ def survey(source, select: str | None = None, executor: Executor | None = None, 
         select: regular expression; only tensors whose name it finds.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.
+        sample: bytes to read of each tensor, in evenly spread pieces; default all of them. Figures are then those of
+            the sample, ``count`` is the number of values read, and the ``…_low`` and ``…_high`` of each figure say
+            where that of the whole tensor lies, with 95 % (see `lfmlib.sampling`).
 
     Returns:
         One row per 2-D floating-point tensor, in checkpoint order: its `TensorInfo` (the name in column ``tensor``),
@@ -38,9 +49,12 @@ def survey(source, select: str | None = None, executor: Executor | None = None, 
         True after Ctrl-C, which keeps the rows that were finished.
 
     Raises:
-        ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
+        ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; ValueError for ``sample`` below 1.
     """
-    return tabulate(source, select, _measure_batch, list(_columns()), executor, progress)
+    if sample is not None and sample < 1:
+        raise ValueError(f"sample={sample!r}: expected a number of bytes from each tensor, or None to read all")
+    ends = [f"{name}_{end}" for name in SAMPLED for end in ("low", "high")] if sample else []
+    return tabulate(source, select, partial(_measure_batch, sample=sample), [*_columns(), *ends], executor, progress)
 
 
 def noise_twin(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -57,33 +71,43 @@ def noise_twin(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     for row in table[table["std"] > 0].to_dict("records"):
         rng = np.random.default_rng([seed, *row["tensor"].encode()])
         sketch = nulls.draw(row["dtype"], row["count"], rng, row["mean"], row["std"])
-        info = {name: row[name] for name in ("tensor", "role", "depth", "shape", "dtype", "numel")}
+        info = {name: row[name] for name in _INFO}
         rows.append(info | _figures(sketch))
     noise = pd.DataFrame(rows, columns=list(_columns()))
     noise["depth"] = noise["depth"].astype("Int64")
     return noise
 
 
-def _measure_batch(checkpoint: Checkpoint) -> Rows:
+def _measure_batch(checkpoint: Checkpoint, sample: int | None) -> Rows:
     """Rows of every tensor of a (picklable) checkpoint, or for a tensor that cannot be measured the reason."""
     results: Rows = []
     for info in checkpoint.tensors:
         try:
-            sketch = Sketch.of(checkpoint.chunks(info.name))
-        except ValueError as error:
+            figures = (
+                _sampled(checkpoint, info, sample) if sample else _figures(Sketch.of(checkpoint.chunks(info.name)))
+            )
+        except (ValueError, OSError) as error:
             results.append((info.name, str(error)))
             continue
         row = asdict(info)
         row["tensor"] = row.pop("name")
-        results.append((info.name, [row | _figures(sketch)]))
+        results.append((info.name, [row | figures]))
     return results
+
+
+def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str, float]:
+    """Figures of a sample of a tensor, and the ends of their intervals."""
+    parts = [Sketch.of(piece) for piece in checkpoint.sample(info.name, sample, sampling.PIECES)]
+    found = sampling.intervals(parts, info.numel, _distances, SAMPLED)
+    ends = {
+        f"{name}_{end}": value for name, both in found.items() for end, value in zip(("low", "high"), both, strict=True)
+    }
+    return _figures(reduce(add, parts)) | ends
 
 
 def _figures(sketch: Sketch) -> dict[str, float]:
     """Everything a row says of a tensor's values."""
-    row = {name: getattr(sketch, name) for name in _SKETCH}
-    row |= {"mean_ratio": abs(row["mean"]) / row["std"] if row["std"] else np.nan}
-    row |= measure(sketch)
+    row = {name: getattr(sketch, name) for name in _SKETCH} | _distances(sketch)
     row["asymmetry_excess"] = row["asymmetry"] - nulls.typical(sketch.dtype, sketch.count).get("asymmetry", np.nan)
     shape = classify(sketch)
     row |= {"label": shape.label, "label_margin": shape.margin}
@@ -93,13 +117,26 @@ def _figures(sketch: Sketch) -> dict[str, float]:
     return row
 
 
-_INFO = ("tensor", "role", "depth", "shape", "dtype", "numel")
+def _distances(sketch: Sketch) -> dict[str, float]:
+    """The figures that a sample estimates."""
+    row = {"mean": sketch.mean, "std": sketch.std}
+    return row | {"mean_ratio": abs(sketch.mean) / sketch.std if sketch.std else np.nan} | measure(sketch)
+
+
+_INFO = ("tensor", "role", "depth", "shape", "dtype", "numel", "quantized")
 _SKETCH = ("count", "nonfinite", "zeros", "subnormals", "min", "max", "mean", "std")
 _NORMALITY = (
     "mean_ratio", "skewness", "excess_kurtosis", "ks", "ks_lower", "ks_upper", "kl_bits", "tail_bits", "wasserstein",
     "gg_shape", "weibull_k", "exponent_entropy", "asymmetry",
     "asymmetry_excess",
 )  # fmt: skip
+
+
+SAMPLED = (
+    "mean", "std", "mean_ratio", "skewness", "excess_kurtosis", "ks", "kl_bits", "tail_bits", "wasserstein", "gg_shape",
+    "weibull_k", "exponent_entropy", "asymmetry",
+)  # fmt: skip
+"""Figures that have an interval where a tensor was sampled."""
 
 
 def _columns() -> Iterator[str]:

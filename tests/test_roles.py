@@ -8,6 +8,7 @@ import torch
 import transformers as hf
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from lfmlib.checkpoint import open_checkpoint
 from lfmlib.roles import parts, place_of, role_of
@@ -311,12 +312,42 @@ def test_transposed_expert_stacks():
     assert found["layers.0.feed_forward.experts.gate_up_proj[1][up]"] == ("up", (12, 16))
     assert found["layers.0.feed_forward.experts.down_proj[0]"] == ("down", (16, 12))
     interleaved = logical(llama4, {"model_type": "gpt_oss"})
-    assert interleaved["layers.0.feed_forward.experts.gate_up_proj[0]"] == ("gate_up", (24, 16))
+    assert interleaved["layers.0.feed_forward.experts.gate_up_proj[0][gate]"] == ("gate", (12, 16))
     alone = {"experts.down_proj": (2, 12, 16)}
     assert logical(alone) == {"experts.down_proj": ("down", (2, 12, 16))}
     stack = torch.randn(2, 16, 24)
     ckpt = open_checkpoint({"experts.gate_up_proj": stack, "experts.down_proj": torch.randn(2, 12, 16)})
     assert torch.equal(ckpt.read("experts.gate_up_proj[1]"), stack[1].t())
+
+
+def test_gpt_oss_interleaves_gate_and_up(tmp_path):
+    stack, down = torch.randn(2, 16, 24), torch.randn(2, 12, 16)
+    tensors = {"layers.0.mlp.experts.gate_up_proj": stack, "layers.0.mlp.experts.down_proj": down}
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_oss"}')
+    ckpt = open_checkpoint(tmp_path)
+    name = "layers.0.mlp.experts.gate_up_proj[1]"
+    assert torch.equal(ckpt.read(f"{name}[gate]"), stack[1, :, 0::2].t())
+    assert torch.equal(torch.cat([*ckpt.chunks(f"{name}[up]", bytes=40)]), stack[1, :, 1::2].flatten())
+
+
+def test_names_of_llama_cpp():
+    found = logical(
+        {
+            "token_embd.weight": (50, 16),
+            "blk.2.attn_q.weight": (16, 16),
+            "blk.2.attn_output.weight": (16, 16),
+            "blk.2.attn_norm.weight": (16,),
+            "blk.2.ffn_gate_inp.weight": (2, 16),
+            "blk.2.ffn_gate_exps.weight": (2, 24, 16),
+            "blk.2.ffn_down_exps.weight": (2, 16, 24),
+            "output.weight": (50, 16),
+        }
+    )
+    roles = [role for role, _ in found.values()]
+    assert roles == ["embed", "q", "o", "norm", "router", "gate", "gate", "down", "down", "head"]
+    assert found["blk.2.ffn_down_exps.weight[1]"] == ("down", (16, 24))
+    assert place_of("blk.2.attn_q.weight") == (2, "")
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

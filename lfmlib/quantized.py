@@ -1,0 +1,435 @@
+"""Quantized weights: their pieces found by name, and the values they stand for.
+
+A quantized matrix is stored as codes and scales under several names. `resolve` replaces each such group by one entry
+that gives float32 values of the matrix, (out, in), a few rows at a time; what it cannot be sure of it refuses, with the
+reason. The layouts and who writes them:
+
+=================  ===================================================  ==========================================
+names              codes and scales                                     value
+=================  ===================================================  ==========================================
+``weight`` and     float8 (out, in); one scale, one a row, or one a     code × scale (DeepSeek's ``_inv`` is the
+``…_scale_inv``,   block, of `weight_block_size` or by even division    scale itself; uint8 and e8m0 are powers of 2)
+``…_scale``,
+``scale``,
+``scale_weight``
+``qweight`` (GPTQ) int32 (in · bits / 32, out), scales (groups, out)    (code − zero − 1) × scale; v2: no − 1
+``qweight`` (AWQ)  int32 (in, out / 8), columns 0 2 4 6 1 3 5 7         (code − zero) × scale
+``weight.absmax``  bitsandbytes: two 4-bit codes a byte, high first     table[code] × absmax of its block
+``SCB``            bitsandbytes: int8 (out, in), one scale a row        code × scale / 127
+``…_blocks``       MXFP4: (…, groups, 16) bytes, low code first         E2M1[code] × 2^(scale − 127)
+``weight_packed``  compressed-tensors: int32 (out, in · bits / 32)      (code − 2^(bits − 1)) × scale
+=================  ===================================================  ==========================================
+
+The values have the law of the quantizer: 16 levels a group for 4 bits. What is said of their marginal is said of that.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import torch
+
+from .storage import Held, Stored
+
+FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+AWQ_COLUMNS = (0, 4, 1, 5, 2, 6, 3, 7)  # where column j of eight lies in its word, in nibbles
+BLOCK = 128  # DeepSeek's block, where config.json does not say
+
+
+class Refused(ValueError):
+    """Why a quantized tensor is not read."""
+
+
+class Dequantized(Stored):
+    """A matrix (or a stack of them) whose values are computed from stored pieces, a few rows at a time.
+
+    Attributes:
+        shape: of the values, (…, out, in).
+        kind: what the codes are, in words.
+    """
+
+    dtype = "float32"
+    lazy = True
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Values of rows `start` to `stop`, those of a stack counted through: float32 (stop - start, in)."""
+        raise NotImplementedError
+
+    def span(self, start: int, stop: int) -> torch.Tensor:
+        """Values `start` to `stop` of the flattened tensor."""
+        width = self.shape[-1]
+        first = start // width
+        return self.rows(first, -(-stop // width)).reshape(-1)[start - first * width : stop - first * width]
+
+    def load(self) -> torch.Tensor:
+        """All values."""
+        return self.rows(0, math.prod(self.shape[:-1])).reshape(self.shape)
+
+    @property
+    def remote(self) -> bool:
+        """Whether a piece of it is elsewhere."""
+        return any(getattr(getattr(self, one.name), "remote", False) for one in fields(self))
+
+
+def _near(entry: Dequantized) -> Dequantized:
+    """`Stored.near` of codes that are packed along the other axis: their few bytes are loaded once."""
+    pieces = {one.name: getattr(entry, one.name) for one in fields(entry)}
+    return replace(entry, **{name: Held(piece.load()) for name, piece in pieces.items() if hasattr(piece, "span")})
+
+
+@dataclass(frozen=True)
+class Scaled(Dequantized):
+    """Codes that are numbers themselves, float8 or int8, times a scale for each block."""
+
+    weight: object
+    scale: object
+    block: tuple[int, int]
+    kind: str
+    factor: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the codes."""
+        return tuple(self.weight.shape)
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See `Dequantized`."""
+        out, width = self.shape[-2:]
+        codes = self.weight.span(start * width, stop * width).float().reshape(-1, width)
+        scale = _scales(self.scale) * self.factor
+        (high, wide), grid = self.block, (-(-out // self.block[0]), -(-width // self.block[1]))
+        scale = scale.reshape(-1, *grid)
+        row = torch.arange(start, stop)
+        matrix = row // out if len(scale) > 1 else torch.zeros_like(row)
+        return codes * scale[matrix, row % out // high].repeat_interleave(wide, dim=1)[:, :width]
+
+
+@dataclass(frozen=True)
+class Gptq(Dequantized):
+    """GPTQ: codes packed along the inputs, asymmetric, a group of inputs to a scale."""
+
+    qweight: object
+    qzeros: object
+    scales: object
+    g_idx: object | None
+    bits: int
+    less: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(out, in)."""
+        return self.qweight.shape[1], self.qweight.shape[0] * 32 // self.bits
+
+    near = _near
+
+    @property
+    def kind(self) -> str:
+        """In words."""
+        return f"int{self.bits} of GPTQ, groups of {self.shape[1] // self.scales.shape[0]}"
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See `Dequantized`."""
+        width, groups = self.shape[1], self.scales.shape[0]
+        codes = _unpack(self.qweight.load()[:, start:stop].T, self.bits)
+        zeros = (_unpack(self.qzeros.load(), self.bits)[:, start:stop].T + self.less) & ((1 << self.bits) - 1)
+        scales = self.scales.load()[:, start:stop].T.float()
+        group = torch.arange(width) // (width // groups) if self.g_idx is None else self.g_idx.load().long()
+        return (codes - zeros[:, group]).float() * scales[:, group]
+
+
+@dataclass(frozen=True)
+class Awq(Dequantized):
+    """AWQ, its GEMM layout: codes packed along the outputs in an order of its own."""
+
+    qweight: object
+    qzeros: object
+    scales: object
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(out, in)."""
+        return self.qweight.shape[1] * 8, self.qweight.shape[0]
+
+    near = _near
+
+    @property
+    def kind(self) -> str:
+        """In words."""
+        return f"int4 of AWQ, groups of {self.shape[1] // self.scales.shape[0]}"
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See `Dequantized`."""
+        words = slice(start // 8, -(-stop // 8))
+        wanted = slice(start - words.start * 8, stop - words.start * 8)
+        codes, zeros = (_in_order(_unpack(one.load()[:, words], 4)) for one in (self.qweight, self.qzeros))
+        scales = self.scales.load()[:, start:stop].float()
+        group = torch.arange(self.shape[1]) // (self.shape[1] // scales.shape[0])
+        return ((codes - zeros[group]).float()[:, wanted] * scales[group]).T
+
+
+@dataclass(frozen=True)
+class Nibbles(Dequantized):
+    """bitsandbytes NF4 and FP4: codes of a table, one absolute maximum to a block; that one may be quantized too."""
+
+    weight: object
+    absmax: object
+    table: object
+    nested: tuple | None
+    state: Mapping
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(out, in)."""
+        return tuple(self.state["shape"])
+
+    @property
+    def kind(self) -> str:
+        """In words."""
+        return f"{self.state['quant_type']} of bitsandbytes, blocks of {self.state['blocksize']}"
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See `Dequantized`."""
+        width, block = self.shape[-1], self.state["blocksize"]
+        first, last = start * width, stop * width
+        packed = self.weight.span(first // 2, -(-last // 2))
+        codes = torch.stack([packed >> 4, packed & 15], dim=1).reshape(-1).long()[first % 2 :][: last - first]
+        absmax = self._absmax()[torch.arange(first, last) // block]
+        return (self.table.load().float()[codes] * absmax).reshape(-1, width)
+
+    def _absmax(self) -> torch.Tensor:
+        if self.nested is None:
+            return self.absmax.load().float().reshape(-1)
+        scale, table = (one.load().float().reshape(-1) for one in self.nested)
+        codes = self.absmax.load().reshape(-1).long()
+        block = torch.arange(len(codes)) // self.state["nested_blocksize"]
+        return table[codes] * scale[block] + self.state["nested_offset"]
+
+
+@dataclass(frozen=True)
+class Mxfp4(Dequantized):
+    """MXFP4 as gpt-oss stores it: 32 codes in 16 bytes, with one power of two."""
+
+    blocks: object
+    scales: object
+    kind: str = "MXFP4, blocks of 32"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(…, out, in)."""
+        return *self.blocks.shape[:-2], self.blocks.shape[-2] * 32
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See `Dequantized`."""
+        groups = self.blocks.shape[-2]
+        packed = self.blocks.span(start * groups * 16, stop * groups * 16).reshape(-1, 16)
+        codes = torch.stack([packed & 15, packed >> 4], dim=2).reshape(-1, 32).long()
+        power = self.scales.span(start * groups, stop * groups).int() - 127
+        values = torch.ldexp(torch.tensor(E2M1)[codes], power[:, None])
+        return values.reshape(stop - start, -1)
+
+
+@dataclass(frozen=True)
+class Packed(Dequantized):
+    """compressed-tensors' pack-quantized: symmetric integers packed along the inputs, a group of inputs to a scale."""
+
+    packed: object
+    scale: object
+    shape: tuple[int, ...]
+    bits: int
+
+    @property
+    def kind(self) -> str:
+        """In words."""
+        return f"int{self.bits} of compressed-tensors, groups of {self.shape[1] // self.scale.shape[-1]}"
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """See `Dequantized`."""
+        words, width, groups = self.packed.shape[1], self.shape[1], self.scale.shape[-1]
+        codes = _unpack(self.packed.span(start * words, stop * words).reshape(-1, words), self.bits)[:, :width]
+        scale = self.scale.load().float().reshape(-1, groups)[start:stop]
+        return (codes - (1 << (self.bits - 1))).float() * scale.repeat_interleave(width // groups, dim=1)
+
+
+def resolve(stored: Mapping, config: Mapping) -> tuple[dict, dict[str, str]]:
+    """Put one entry in the place of each group of pieces.
+
+    Args:
+        stored: name → stored entry, in order.
+        config: content of config.json.
+
+    Returns:
+        The entries, in the same order; and name → reason, of pieces that an entry was made of and of quantized tensors
+        that are refused.
+    """
+    settings = config.get("quantization_config") or config.get("compression_config") or {}
+    settings = settings if isinstance(settings, Mapping) else {}
+    stored = _Names(stored)
+    entries, skipped = {}, {}
+    for name, entry in stored.items():
+        try:
+            found = next(filter(None, (rule(name, stored, settings) for rule in _RULES)), None)
+        except Refused as reason:
+            skipped[name] = f"quantized, and not read: {reason}"
+            continue
+        whole, entry, pieces = found or (name, entry, ())
+        entries[whole] = entry
+        skipped |= {piece: f"a piece of {whole} ({entry.kind})" for piece in pieces if piece != whole}
+    return {name: entry for name, entry in entries.items() if name not in skipped}, skipped
+
+
+class _Names(dict):
+    """Stored entries, with the names that begin alike found without looking at all: a model may have 100,000."""
+
+    @functools.cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(self)
+
+    def under(self, prefix: str) -> list[str]:
+        """The names that begin with `prefix`."""
+        first = bisect.bisect_left(self._sorted, prefix)
+        last = bisect.bisect_left(self._sorted, prefix + chr(0x10FFFF))
+        return self._sorted[first:last]
+
+
+def _float8(name: str, stored: _Names, settings: Mapping):
+    """float8 beside a scale, or without one where nothing speaks of scales."""
+    weight = stored[name]
+    if weight.dtype not in FLOAT8 or len(weight.shape) < 2:
+        return None
+    base = name.removesuffix(".weight")
+    short = () if base == name else (f"{base}.scale", f"{base}.scale_weight")
+    scales = [one for one in (f"{name}_scale_inv", f"{name}_scale", *short) if one in stored]
+    if not scales:
+        near = [one for one in stored.under(base) if "scale" in one.removeprefix(base) and "input" not in one]
+        if near or settings.get("quant_method"):
+            known = f"{near[0]} is no name of a scale that is known" if near else "no scale lies beside it"
+            says = "" if near else f", and config.json says {settings['quant_method']!r}"
+            raise Refused(f"{weight.dtype}, {known}{says}; expected {name}_scale_inv, {name}_scale or {base}.scale")
+        return None
+    scale = stored[scales[0]]
+    declared = settings.get("weight_block_size") or (BLOCK if scales[0].endswith("_inv") else None)
+    block = _block(tuple(weight.shape), tuple(scale.shape), declared)
+    kind = f"{weight.dtype}, a scale for {block[0]} × {block[1]}"
+    return name, Scaled(weight, scale, block, kind), scales
+
+
+def _block(shape: tuple[int, ...], scale: tuple[int, ...], declared) -> tuple[int, int]:
+    """Size of the blocks that scales of this shape are for."""
+    *stack, out, width = shape
+    if math.prod(scale) == 1 or scale in (tuple(stack), (*stack, 1, 1)):
+        return out, width
+    if scale in ((out,), (*stack, out)) or scale == (*stack, out, 1):
+        return 1, width
+    if len(scale) >= 2 and scale[:-2] == tuple(stack):
+        declared = (declared, declared) if isinstance(declared, int) else declared
+        if declared and all(-(-n // d) == s for n, d, s in zip((out, width), declared, scale[-2:], strict=True)):
+            return tuple(declared)
+        if out % scale[-2] == 0 and width % scale[-1] == 0:
+            return out // scale[-2], width // scale[-1]
+    raise Refused(f"scales of shape {scale} fit no blocks of a matrix {shape}")
+
+
+def _qweight(name: str, stored: _Names, settings: Mapping):
+    """GPTQ and AWQ, told apart by which axis is packed."""
+    if not name.endswith(".qweight"):
+        return None
+    base = name.removesuffix(".qweight")
+    names = [f"{base}.{piece}" for piece in ("qzeros", "scales")]
+    if missing := [one for one in names if one not in stored]:
+        raise Refused(f"{' and '.join(missing)} are not there; expected qweight, qzeros and scales")
+    codes, zeros, scales = stored[name], *(stored[one] for one in names)
+    bits = settings.get("bits") or settings.get("w_bit") or 4
+    order = f"{base}.g_idx"
+    known = codes.dtype == "int32" and len(codes.shape) == len(scales.shape) == 2 and scales.shape[0] > 0
+    if known and bits in (2, 4, 8) and scales.shape[1] == codes.shape[1]:
+        v2 = "v2" in str(settings.get("checkpoint_format", ""))
+        entry = Gptq(codes, zeros, scales, stored.get(order), bits, 0 if v2 else 1)
+        expected = (scales.shape[0], codes.shape[1] * bits // 32)
+    elif known and bits == 4 and scales.shape[1] == 8 * codes.shape[1]:
+        entry = Awq(codes, zeros, scales)
+        expected = (scales.shape[0], codes.shape[1])
+    else:
+        raise Refused(
+            f"{bits} bits, codes {codes.dtype} {tuple(codes.shape)}, scales {tuple(scales.shape)}: no layout of GPTQ "
+            "(2, 4 or 8 bits) or AWQ (4 bits)"
+        )
+    if tuple(zeros.shape) != expected or (order not in stored and entry.shape[1] % scales.shape[0]):
+        raise Refused(f"zeros of shape {tuple(zeros.shape)}, where {expected} was expected")
+    return f"{base}.weight", entry, [name, *names, order] if order in stored else [name, *names]
+
+
+def _bitsandbytes(name: str, stored: _Names, settings: Mapping):
+    """4 bits with its state beside it, or 8 bits with the scales of its rows."""
+    weight = stored[name]
+    if f"{name}.absmax" in stored:
+        names = {one.removeprefix(f"{name}."): one for one in stored.under(f"{name}.")}
+        packed = next((one for piece, one in names.items() if piece.startswith("quant_state.bitsandbytes__")), None)
+        if packed is None or "quant_map" not in names:
+            raise Refused("of bitsandbytes, but its quant_state or quant_map is not there")
+        state = json.loads(bytes(stored[packed].load().tolist()))
+        nested = [stored[names[one]] for one in ("nested_absmax", "nested_quant_map") if one in names]
+        entry = Nibbles(weight, stored[names["absmax"]], stored[names["quant_map"]], tuple(nested) or None, state)
+        return name, entry, list(names.values())
+    scales = re.sub(r"\.weight$", ".SCB", name)
+    if weight.dtype == "int8" and scales != name and scales in stored and len(weight.shape) == 2:
+        entry = Scaled(weight, stored[scales], (1, weight.shape[1]), "int8 of bitsandbytes, a scale a row", 1 / 127)
+        return name, entry, [one for one in (scales, f"{name}_format") if one in stored]
+    return None
+
+
+def _mxfp4(name: str, stored: _Names, settings: Mapping):
+    if not name.endswith("_blocks") or stored[name].dtype != "uint8":
+        return None
+    whole = name.removesuffix("_blocks")
+    scales = f"{whole}_scales"
+    shape = tuple(stored[name].shape)
+    if scales not in stored or len(shape) < 3 or shape[-1] != 16 or tuple(stored[scales].shape) != shape[:-1]:
+        found = tuple(stored[scales].shape) if scales in stored else "none"
+        raise Refused(f"blocks {shape}, scales {found}: MXFP4 has (…, groups, 16) and (…, groups)")
+    return whole, Mxfp4(stored[name], stored[scales]), [name, scales]
+
+
+def _packed(name: str, stored: _Names, settings: Mapping):
+    if not name.endswith(".weight_packed"):
+        return None
+    base = name.removesuffix("_packed")
+    pieces = [f"{base}_scale", f"{base}_shape"]
+    if f"{base}_zero_point" in stored or f"{base}_g_idx" in stored:
+        raise Refused("of compressed-tensors, asymmetric or reordered, which is not read")
+    if missing := [one for one in pieces if one not in stored]:
+        raise Refused(f"of compressed-tensors, but {missing[0]} is not there")
+    shape = tuple(stored[pieces[1]].load().tolist())
+    words, scale = tuple(stored[name].shape), tuple(stored[pieces[0]].shape)
+    bits = next((one for one in (4, 8) if words == (shape[0], -(-shape[1] * one // 32))), None)
+    if bits is None or stored[name].dtype != "int32" or scale[0] != shape[0] or shape[1] % scale[-1]:
+        raise Refused(f"words {words} and scales {scale} for a matrix {shape}: no layout of 4 or 8 bits that is known")
+    return base, Packed(stored[name], stored[pieces[0]], shape, bits), [name, *pieces]
+
+
+_RULES = (_float8, _qweight, _bitsandbytes, _mxfp4, _packed)
+
+
+def _unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """int32 (n, m) → the codes in them, lowest bits first, int32 (n, m · 32 / bits)."""
+    shifts = torch.arange(0, 32, bits, dtype=torch.int32)
+    return ((words[..., None] >> shifts) & ((1 << bits) - 1)).flatten(-2)
+
+
+def _in_order(codes: torch.Tensor) -> torch.Tensor:
+    """AWQ's columns, put back."""
+    return codes.unflatten(-1, (-1, 8))[..., list(AWQ_COLUMNS)].flatten(-2)
+
+
+def _scales(entry) -> torch.Tensor:
+    """Scales as float32; bytes and e8m0 are exponents."""
+    scale = entry.load()
+    if scale.dtype == torch.uint8 or "e8m0" in str(scale.dtype):
+        return torch.exp2(scale.view(torch.uint8).float() - 127)
+    return scale.float()

@@ -1,0 +1,88 @@
+"""Samples of tensors: what is read, and whether the intervals hold what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lfmlib
+from lfmlib import Sketch, planted
+from lfmlib.survey import SAMPLED
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 2000), st.integers(1, 40), st.integers(0, 3))
+def test_a_sample_is_one_piece_of_each_stretch(size, bytes, stretches, seed):
+    values = torch.arange(size, dtype=torch.float32)
+    checkpoint = lfmlib.open_checkpoint({"w": values})
+    pieces = checkpoint.sample("w", bytes, stretches, seed)
+    taken = torch.cat(pieces).long().tolist()
+    assert taken == sorted(set(taken)), "in order, none twice"
+    edges = [size * i // stretches for i in range(stretches + 1)]
+    length = max(1, bytes // 4 // stretches)
+    wide = [b - a for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+    assert [len(piece) for piece in pieces] == [min(one, length) for one in wide]
+    assert all(piece.tolist() == list(range(int(piece[0]), int(piece[0]) + len(piece))) for piece in pieces)
+    again = checkpoint.sample("w", bytes, stretches, seed)
+    assert all(torch.equal(a, b) for a, b in zip(pieces, again, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn])
+def test_what_is_added_can_be_taken_away(dtype):
+    a, b = (torch.randn(5000, generator=torch.Generator().manual_seed(i)).to(dtype) for i in range(2))
+    left = (Sketch.of(a) + Sketch.of(b)).without(Sketch.of(b))
+    assert (left.mean, left.std, left.count) == (Sketch.of(a).mean, Sketch.of(a).std, 5000)
+    assert np.array_equal(left.patterns, Sketch.of(a).patterns)
+    with pytest.raises(ValueError, match="is no part of"):
+        Sketch.of(a).without(Sketch.of(b))
+
+
+def test_a_sample_of_all_is_the_survey():
+    tensors = {"a.weight": torch.randn(96, 64).bfloat16(), "b.weight": torch.randn(70, 64).double()}
+    whole = lfmlib.survey(tensors, progress=False)
+    sampled = lfmlib.survey(tensors, progress=False, sample=1 << 20)
+    pd.testing.assert_frame_equal(sampled[list(whole)], whole)
+    for name in SAMPLED:
+        assert sampled[f"{name}_low"].equals(whole[name]) and sampled[f"{name}_high"].equals(whole[name])
+
+
+@pytest.mark.parametrize("sample", [0, -1])
+def test_a_sample_of_nothing_is_refused(sample):
+    with pytest.raises(ValueError, match="expected a number of bytes"):
+        lfmlib.survey({"a": torch.randn(8, 8)}, sample=sample)
+
+
+def test_tensors_without_values_or_spread_have_a_row_or_a_reason():
+    tensors = {"ones": torch.ones(64, 64), "few": torch.randn(2, 3), "zero": torch.zeros(99, 99)}
+    tensors["nan"] = torch.full((64, 64), torch.nan)
+    table = lfmlib.survey(tensors, progress=False, sample=200).set_index("tensor")
+    assert set(table.index) == set(tensors)
+    assert table.loc["ones", "std_low"] == table.loc["ones", "std_high"] == 0
+
+
+def made(i: int) -> torch.Tensor:
+    """A matrix of a kind that models have: noise, unlike rows, heavy tails, both, in two types."""
+    rng = np.random.default_rng(i)
+    kind = ("noise", "row scales", "Laplace", "column scales")[i % 4]
+    values = planted.matrix(kind, 0.3, (512, 768), rng)
+    return torch.tensor(0.02 * values).to(torch.bfloat16 if i // 4 % 2 else torch.float32)
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_figures_of_the_whole():
+    tensors = {f"layers.{i}.weight": made(i) for i in range(48)}
+    whole = lfmlib.survey(tensors, progress=False)
+    sampled = lfmlib.survey(tensors, progress=False, sample=128 << 10)
+    assert (sampled["count"] < 0.2 * sampled["numel"]).all()
+    held = {}
+    for name in SAMPLED:
+        inside = (sampled[f"{name}_low"] <= whole[name]) & (whole[name] <= sampled[f"{name}_high"])
+        held[name] = inside.mean()
+    assert min(held.values()) >= 0.85, held  # of 48: 95 % would fall below that once in 1,000
+    assert np.mean(list(held.values())) >= 0.93, held
+    width = (sampled["kl_bits_high"] - sampled["kl_bits_low"]).median()
+    assert width < 0.01, "and they say something"
