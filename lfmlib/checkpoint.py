@@ -1,13 +1,13 @@
 """Open a checkpoint from anywhere: names, shapes, dtypes, roles and depths first; values when asked for."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from math import prod
 from pathlib import Path
 from types import MappingProxyType
 
@@ -130,7 +130,7 @@ class Checkpoint:
             raise ValueError(f"bytes={bytes} and stretches={stretches}: expected at least 1 of both.")
         part = self._part(name)
         entry = self._stored[part.stored].near()
-        size = prod(part.shape)
+        size = math.prod(part.shape)
         edges = [size * i // stretches for i in range(stretches + 1)]
         length = max(1, bytes // getattr(torch, entry.dtype).itemsize // stretches)
         rng = np.random.default_rng([seed, *name.encode()])
@@ -141,6 +141,17 @@ class Checkpoint:
             ranges.append((first, min(first + length, stop)))
         calls = (partial(part.piece, entry, *one) for one in ranges if one[1] > one[0])
         return [_aligned(piece) for piece in (ahead(calls, 8) if entry.remote else (call() for call in calls))]
+
+    def rows(self, name: str, most: int) -> torch.Tensor:
+        """The first rows of a matrix, at most so many; where rows lie together no others are read. Raises as `read`."""
+        part = self._part(name)
+        if len(part.shape) != 2:
+            raise ValueError(f"{name!r} of {self.name} has the shape {part.shape}: rows are those of a matrix")
+        if part.transposed or not math.prod(part.shape):
+            return self.read(name)[:most]
+        out, width = part.shape
+        entry = self._stored[part.stored].near()
+        return _aligned(part.piece(entry, 0, min(most, out) * width)).reshape(-1, width)
 
     def select(self, pattern: str) -> "Checkpoint":
         """The same checkpoint with only the tensors in whose names the regular expression `pattern` is found.
@@ -259,7 +270,7 @@ def open_checkpoint(
 
 
 def _info(part: Part, entry) -> TensorInfo:
-    size = prod(part.shape)
+    size = math.prod(part.shape)
     kind = entry.kind
     return TensorInfo(part.name, part.shape, entry.dtype, part.role, part.depth, size, part.tower, kind)
 
@@ -315,7 +326,7 @@ def _read_memory(source: torch.nn.Module | Mapping) -> tuple[Located, dict, dict
 def _lazily(part: Part, entry: Stored, bytes: int) -> Iterator[torch.Tensor]:
     """Flat pieces of a tensor of which no more than a few are in memory; from elsewhere the next are on their way."""
     remote, entry = entry.remote, entry.near()
-    size, width = prod(part.shape), entry.shape[-1] if entry.shape else 1
+    size, width = math.prod(part.shape), entry.shape[-1] if entry.shape else 1
     count = max(1, min(bytes, LAZY_BYTES) // getattr(torch, entry.dtype).itemsize)
     count -= count % width if count > width else 0  # whole rows: a quantized one is computed at once
     calls = (partial(part.piece, entry, at, min(at + count, size)) for at in range(0, size, count))

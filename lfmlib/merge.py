@@ -85,8 +85,8 @@ def merge(
     base, *models = (one if isinstance(one, Checkpoint) else open_checkpoint(one) for one in (base, *tuned))
     if distant := next((one for one in (base, *models) if one.traffic is not None), None):
         raise ValueError(
-            f"{distant.name} is elsewhere ({distant.source.split('?', 1)[0]}), and a merge reads every byte of it, some of "
-            "them more than once. Download it, and give its folder."
+            f"{distant.name} is elsewhere, and a merge reads every byte of it, some more than once. Download it, and "
+            "give its folder."
         )
     task = _Task(
         base,

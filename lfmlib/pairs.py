@@ -134,8 +134,8 @@ def _same_kind(name: str, place, theirs, base: Checkpoint, model: Checkpoint) ->
     for one, of in ((theirs, model), (place, base)):
         if floating[0] and (one.kind or one.dtype not in FLOATS):
             raise CheckpointError(
-                f"{name} of {of.name} is stored as {one.kind or one.dtype}, which is quantized: expected {', '.join(FLOATS)}. "
-                "Dequantize it first"
+                f"{name} of {of.name} is stored as {one.kind or one.dtype}, which is quantized: expected "
+                f"{', '.join(FLOATS)}. Dequantize it first"
             )
 
 

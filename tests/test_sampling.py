@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,7 +26,7 @@ def test_a_sample_is_one_piece_of_each_stretch(size, bytes, stretches, seed):
     assert taken == sorted(set(taken)), "in order, none twice"
     edges = [size * i // stretches for i in range(stretches + 1)]
     length = max(1, bytes // 4 // stretches)
-    wide = [b - a for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+    wide = [b - a for a, b in pairwise(edges) if b > a]
     assert [len(piece) for piece in pieces] == [min(one, length) for one in wide]
     assert all(piece.tolist() == list(range(int(piece[0]), int(piece[0]) + len(piece))) for piece in pieces)
     again = checkpoint.sample("w", bytes, stretches, seed)

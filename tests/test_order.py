@@ -1,0 +1,82 @@
+"""Exchanged layers are found where layers tell their order, and where they do not, none is named."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+import lfmlib
+from lfmlib.order import layer_order, profiles
+
+
+def model(layers: int, width: int, rng: np.random.Generator, drift: float = 0.4) -> dict[str, torch.Tensor]:
+    """Matrices whose columns' scales walk slowly with depth, as in a trained transformer."""
+    scale = 0.5 * rng.standard_normal(width)
+    tensors = {}
+    for i in range(layers):
+        scale = scale * np.sqrt(1 - drift**2) + drift * 0.5 * rng.standard_normal(width)
+        for role in ("q_proj", "up_proj"):
+            tensors[f"layers.{i}.{role}.weight"] = torch.tensor(
+                np.exp(scale) * rng.standard_normal((96, width))
+            ).float()
+    return tensors
+
+
+def exchanged(tensors, i, j):
+    def renamed(name):
+        parts = name.split(".")
+        parts[1] = {str(i): str(j), str(j): str(i)}.get(parts[1], parts[1])
+        return ".".join(parts)
+
+    return {renamed(name): value for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize(("i", "j"), [(0, 7), (2, 6), (3, 9), (4, 5)])
+def test_a_planted_exchange_is_named(i, j):
+    tensors = model(10, 256, np.random.default_rng(3))
+    found = layer_order(profiles(lfmlib.open_checkpoint(exchanged(tensors, i, j))))
+    assert found.judged
+    best = found.exchanged.iloc[0]
+    if abs(i - j) > 1:
+        assert (best["first"], best["second"]) == (i, j)
+    else:  # neighbours that changed places are the hardest: named rightly, or not at all
+        assert len(found.exchanged) == 0 or (best["first"], best["second"]) == (i, j)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_layers_in_order_are_not_named(seed):
+    found = layer_order(profiles(lfmlib.open_checkpoint(model(10, 256, np.random.default_rng(seed)))))
+    assert found.judged and found.exchanged.empty
+
+
+def test_noise_has_no_order():
+    rng = np.random.default_rng(0)
+    tensors = {f"layers.{i}.q_proj.weight": torch.tensor(rng.standard_normal((64, 128))) for i in range(8)}
+    found = layer_order(profiles(lfmlib.open_checkpoint(tensors)))
+    assert not found.judged and found.exchanged.empty
+
+
+def test_too_few_layers_and_no_layers():
+    assert profiles(lfmlib.open_checkpoint({"a": torch.randn(8, 8)})) == {}
+    with pytest.raises(ValueError, match="at least four"):
+        layer_order({})
+
+
+def test_on_the_real_model_an_exchange_is_named_rightly_or_not_at_all():
+    found = profiles(lfmlib.open_checkpoint("minilm"))
+    assert layer_order(found).exchanged.empty
+    named = 0
+    for i, j in combinations(range(6), 2):
+        order = list(range(6))
+        order[i], order[j] = j, i
+        result = layer_order({role: one[order] for role, one in found.items()})
+        if len(result.exchanged):
+            best = result.exchanged.iloc[0]
+            assert (best["first"], best["second"]) == (i, j)
+            named += 1
+        else:
+            assert not result.judged
+    assert named >= 10  # of 15
