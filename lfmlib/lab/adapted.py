@@ -150,7 +150,8 @@ def costs(record: pd.DataFrame, tasks: Sequence[str] = (CURVE,)) -> Iterator[tup
                 "trained": f"{each.loc[method, 'parameters']:,.0f}",
                 "stored, kB": f"{each.loc[method, 'stored'] / 1000:,.1f}",
                 "held in training, MB": f"{each.loc[method, 'held'] / 1e6:,.1f}",
-                "time of a step": f"{each.loc[method, 'step_seconds'] / each.loc['lora', 'step_seconds']:.2f} ×",
+                "time of a step, ms": f"{1000 * each.loc[method, 'step_seconds']:,.0f}",
+                "beside LoRA’s": f"{each.loc[method, 'step_seconds'] / each.loc['lora', 'step_seconds']:.2f} ×",
             }
             for method, name in METHODS.items()
             if method in each.index and method != "none"
@@ -170,6 +171,21 @@ def variants(record: pd.DataFrame) -> pd.DataFrame:
             if _has(both, variant):
                 table[name][title(task)] = span(evidence.advantage(both, variant, plain), 1, "+")
     return pd.DataFrame.from_dict(table, orient="index")
+
+
+def varied(record: pd.DataFrame) -> str:
+    """In how many tasks each variant is better or worse than what it varies, beyond the interval, in a sentence."""
+    words = []
+    for variant, name in OTHERS.items():
+        plain = "lora" if VARIANTS[variant]["adapter"] == "lora" else "noise-gaussian"
+        each = []
+        for task in _tasks(record[record["part"] == "variants"]):
+            both = record[(record["task"] == task) & (record["budget"] == 1)]
+            if _has(both, variant):
+                each.append(evidence.over_runs(evidence.advantage(both, variant, plain)))
+        better, worse = sum(low > 0 for _, low, _ in each), sum(high < 0 for *_, high in each)
+        words.append(f"{name}, {better} better and {worse} worse of {len(each)}")
+    return f"Tasks beyond the interval: {'; '.join(words)}."
 
 
 def curve(record: pd.DataFrame) -> pd.DataFrame:

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..hub import locate
 from . import docstrings
+from .adaptation import HEADS
 from .adaptation import RATES as TUNED
 from .docstrings import Split
 
@@ -25,7 +26,7 @@ LENGTH = 64
 TESTED, TOY, LEAST = 400, 48, 20
 """Texts that answers are judged on, at most; the same of quick runs; and texts that there must be."""
 RATES = {"noise-built": TUNED["kind"]["noise-gaussian"], "LoRA": TUNED["kind"]["lora"]}
-"""Learning rates: those that won on docstrings (the record `rates`), a first guess for other texts."""
+"""Learning rates of adapters: those that won on docstrings (the record `rates`), a first guess for other texts."""
 SILENT = {
     "report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True,
     "per_device_eval_batch_size": 64, "dataloader_pin_memory": torch.cuda.is_available(),
@@ -113,6 +114,17 @@ def fresh(kind, source: str, texts: Labelled, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return kind.from_pretrained(source, num_labels=len(texts.classes))
+
+
+def optimizer(model: nn.Module, adapter: str) -> torch.optim.Optimizer:
+    """AdamW for what is trained of a model with an adapter of peft, named as in `RATES`.
+
+    The head is new and has a rate of its own, as in the records: scales of noise want a rate at which a head diverges.
+    """
+    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    head = [one for name, one in trained.items() if "modules_to_save" in name]
+    rest = [one for name, one in trained.items() if "modules_to_save" not in name]
+    return torch.optim.AdamW([{"params": rest, "lr": RATES[adapter]}, {"params": head, "lr": HEADS["kind"]}])
 
 
 def encoded(split: Split, tokenizer) -> list[dict]:

@@ -104,9 +104,14 @@ def test_trainer_trains_an_adapter_that_is_saved_and_merged(tmp_path, tiny):
         labelled.fresh(AutoModelForSequenceClassification, tiny, texts, seed=0).classifier.weight,
     )
     model = get_peft_model(model, NoiseConfig(task_type="SEQ_CLS", target_modules="all-linear"))
-    plan = TrainingArguments(tmp_path / "log", max_steps=40, learning_rate=3e-2, lr_scheduler_type="constant",
+    plan = TrainingArguments(tmp_path / "log", max_steps=40, lr_scheduler_type="constant",
                              per_device_train_batch_size=16, use_cpu=True, **labelled.SILENT)  # fmt: skip
-    trainer = Trainer(model, plan, train_dataset=train, processing_class=tokenizer)
+    rates = labelled.optimizer(model, "noise-built")
+    scales, head = ({id(one) for one in group["params"]} for group in rates.param_groups)
+    names = {id(one): name for name, one in model.named_parameters() if one.requires_grad}
+    assert scales | head == set(names) and all("classifier" in names[one] for one in head)
+    assert [group["lr"] for group in rates.param_groups] == [labelled.RATES["noise-built"], 0.01]
+    trainer = Trainer(model, plan, train_dataset=train, processing_class=tokenizer, optimizers=(rates, None))
     trainer.train()
     score = labelled.accuracy(trainer.predict(test))
     assert score > 0.9, "a word tells the classes apart"
