@@ -68,7 +68,7 @@ def _state(checkpoint: Checkpoint, row: dict, arranged: pd.Series | None, bytes:
         return "zeroed", "every value is zero"
     if row["count"] and row["min"] == row["max"]:
         return "constant", f"every value is {row['min']:.4g}"
-    if why := turned(torch.cat(checkpoint.sample(row["tensor"], bytes))):
+    if _doubtful(row) and (why := turned(torch.cat(checkpoint.sample(row["tensor"], bytes, stretches=4)))):
         return "swapped", why
     if row["nonfinite"]:
         return "non-finite", f"{row['nonfinite']:,} of {row['count'] + row['nonfinite']:,} values are infinite or NaN"
@@ -87,6 +87,12 @@ def _state(checkpoint: Checkpoint, row: dict, arranged: pd.Series | None, bytes:
     return "untrained", f"like fresh noise, {law}, of std {row['std']:.4g}" + (
         ", the initializer_range" if known else ""
     )
+
+
+def _doubtful(row: Mapping) -> bool:
+    """Whether the magnitudes of a row of a survey are so odd that its bytes deserve a look: weights have an exponent
+    entropy of 2.5 to 2.8 bits, bytes in the other order have 5 and more, or next to no normal number."""
+    return bool(row["nonfinite"] or row["subnormals"] > row["count"] / 4 or row["exponent_entropy"] > 4)
 
 
 def turned(values: torch.Tensor) -> str:
