@@ -21,7 +21,7 @@ from .part import Part
 from .quantized import resolve
 from .remote import Traffic, ahead
 from .roles import parts
-from .storage import CheckpointError, Stored, read_file, read_mapping
+from .storage import CheckpointError, Held, Stored, read_file, read_mapping
 
 __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "open_checkpoint"]
 
@@ -152,6 +152,22 @@ class Checkpoint:
         out, width = part.shape
         entry = self._stored[part.stored].near()
         return _aligned(part.piece(entry, 0, min(most, out) * width)).reshape(-1, width)
+
+    def cut(self, names: Iterable[str], most: int) -> "Checkpoint":
+        """A checkpoint in memory with the first rows of these matrices: as many as make about `most` values, at least
+        64.
+
+        Raises as `rows`.
+        """
+        known = {info.name: info for info in self.tensors}
+        held, tensors, places = {}, [], {}
+        for name in names:
+            rows = self.rows(name, max(64, most // max(1, self._part(name).shape[-1])))
+            info = replace(known[name], shape=tuple(rows.shape), numel=rows.numel())
+            tensors.append(info)
+            held[name] = Held(rows)
+            places[name] = Part(name, name, info.shape, info.role, info.depth, info.tower)
+        return replace(self, tensors=tensors, skipped={}, files=[], traffic=None, _parts=places, _stored=held)
 
     def select(self, pattern: str) -> "Checkpoint":
         """The same checkpoint with only the tensors in whose names the regular expression `pattern` is found.

@@ -7,6 +7,7 @@ import html
 import math
 import uuid
 import warnings
+from base64 import b64encode
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,8 @@ from .findings import Finding
 from .provenance import ROOT
 
 PROFILES = ("quick", "default", "full")
+LINKED = 2_000_000
+"""Bytes up to which a table travels inside the page that links to it."""
 
 
 class Claim:
@@ -60,6 +63,38 @@ class Claim:
             f'<div class="lfm-claim lfm-{verdict or "open"}" style="border-left:4px solid;padding:.4em 1em">'
             f"<p><b>Claim {self.id}.</b> {statement} <small>(Si et al., 2025)</small></p>{body}</div>"
         )
+
+
+class Board:
+    """The box at the top of the report: shown empty, filled at the end with the verdicts on one model."""
+
+    def __init__(self):
+        self._display = uuid.uuid4().hex
+        waiting = "<p>The verdicts appear here when the report has run.</p>"
+        display(HTML(self._box("open", waiting)), display_id=self._display)
+
+    def settle(self, found: list[Finding], folder: Path) -> list[Finding]:
+        """Show the verdicts, one line a claim, and keep each finding as JSON in ``folder``."""
+        for finding in found:
+            findings.write(finding, folder)
+        lines = "".join(
+            f"<tr><th>{one.id}</th><td>{html.escape(one.statement)}</td><td>{_name(one)}</td>"
+            f"<td>{html.escape(scoreboard.measured(one))}</td>"
+            f"<td>{html.escape(scoreboard.control(one)) if one.value is not None else ''}</td></tr>"
+            for one in found
+        )
+        head = "<tr><th></th><th>the paper says</th><th>verdict</th><th>measured</th><th>the control gives</th></tr>"
+        body = (
+            f"<p>On <b>{html.escape(found[0].model)}</b>, by rules that were fixed beforehand:</p>"
+            "<div class='lfm-scroll' tabindex='0' role='region' aria-label='verdicts'>"
+            f"<table class='dataframe lfm-table'><thead>{head}</thead><tbody>{lines}</tbody></table></div>"
+        )
+        display(HTML(self._box("mixed", body)), display_id=self._display, update=True)
+        return found
+
+    @staticmethod
+    def _box(verdict: str, body: str) -> str:
+        return f'<div class="lfm-claim lfm-{verdict}" style="border-left:4px solid;padding:.4em 1em">{body}</div>'
 
 
 def _verdict(finding: Finding) -> str:
@@ -135,6 +170,24 @@ def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> Non
     style = frame.style.format(shown).set_table_attributes('class="dataframe lfm-table"')
     style = style.set_properties(subset=text, **{"text-align": "left"})
     display(HTML((style if index else style.hide(axis="index")).to_html()))
+
+
+def download(tables: dict[str, pd.DataFrame], folder: Path) -> None:
+    """Write tables as CSV and Parquet into ``folder``, and show where; the CSV files also as links that hold them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    links = []
+    for name, frame in tables.items():
+        plain = frame.assign(shape=frame["shape"].map(str)) if "shape" in frame else frame.copy()
+        plain.attrs = {}  # what a survey notes there is not JSON, which Parquet would make of it
+        text = plain.to_csv(index=False)
+        (folder / f"{name}.csv").write_text(text, encoding="utf-8")
+        plain.to_parquet(folder / f"{name}.parquet", index=False)
+        data = b64encode(text.encode()).decode()
+        size = f"{len(plain):,} rows, {len(text) / 1000:,.0f} kB"
+        link = f'<a download="{name}.csv" href="data:text/csv;base64,{data}">{name}.csv</a>'
+        links.append(f"{link if len(text) < LINKED else f'{name}.csv'} ({size})")
+    where = html.escape(str(folder))
+    display(HTML(f"<p>{'; '.join(links)}. They lie, also as Parquet, in <code>{where}</code>.</p>"))
 
 
 def record(name: str, profile: str, cells: str = "trainings", again: bool = True) -> pd.DataFrame:

@@ -65,7 +65,7 @@ def classify(x) -> Shape:
         x: a `Sketch`, or anything `Sketch.of` takes.
     """
     sketch = Sketch.of(x)
-    if sketch.count < 64 or sketch.cells.count.size < 2:
+    if sketch.count < 64 or sketch.min == sketch.max:  # zeros of both signs are two cells, and one value
         return Shape("other", {}, math.nan, 1.0 if sketch.count else math.nan)
     centre, scale = _robust(sketch)
     edges, below = _core(sketch, centre, scale)

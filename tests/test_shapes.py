@@ -126,3 +126,7 @@ def test_outliers_are_where_they_were_asked_for():
     rng = np.random.default_rng(0)
     values = planted.with_outliers(rng.standard_normal(100_000), rng)
     assert (np.abs(values) > 20).sum() == 10
+
+
+def test_zeros_of_both_signs_are_one_value():
+    assert classify(torch.tensor([0.0, -0.0]).repeat(100)).label == "other"

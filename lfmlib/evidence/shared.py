@@ -20,6 +20,7 @@ LEAST = 4096
 TOO_SMALL = (
     f"No matrix with {LEAST:,} or more elements and a distribution to measure is neither embedding, head nor pooler."
 )
+PIECES = "codes and scales of quantized matrices, which are measured"
 APART = ("embed", "head", "pooler")
 """Roles reported apart: the paper's claim is about the matrices between them."""
 
@@ -74,8 +75,11 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 def left_out(table: pd.DataFrame) -> str:
     """What a survey did not measure, in a sentence: tensors by reason, and values that are no numbers."""
-    reasons = pd.Series(list(table.attrs.get("skipped", {}).values()), dtype=object).value_counts()
-    tensors = "; ".join(f"{count} × {reason}" for reason, count in reasons.items()) or "nothing"
+    given = [PIECES if one.startswith("a piece of") else one for one in table.attrs.get("skipped", {}).values()]
+    reasons = pd.Series(given, dtype=object).value_counts()
+    tensors = "; ".join(f"{count} × {reason}" for reason, count in reasons.head(8).items()) or "nothing"
+    if len(reasons) > 8:
+        tensors += f"; {reasons.iloc[8:].sum()} for {len(reasons) - 8} other reasons"
     lost = int(table["nonfinite"].sum()) if "nonfinite" in table else 0
     if "kl_bits" in table and (shapeless := int(table["kl_bits"].isna().sum())):
         tensors += f"; {shapeless} × constant, empty of numbers, or finer than can be resolved: not judged"

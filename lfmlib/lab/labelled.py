@@ -26,8 +26,8 @@ LENGTH = 64
 TESTED, TOY, LEAST = 400, 48, 20
 """Texts that answers are judged on, at most; the same of quick runs; and texts that there must be."""
 RATES = {"noise-built": 3e-2, "LoRA": TUNED["kind"]["lora"]}
-"""Learning rates of adapters, a first guess for other texts. LoRA's won on docstrings (the record `rates`). The rate that
-won there for noise lay at the end of its grid; under transformers' head a third of it learns as well and more surely."""
+"""Learning rates of adapters, a first guess for other texts. LoRA's won on docstrings (the record `rates`). The rate
+that won there for noise lay at the end of its grid; under transformers' head a third of it learns more surely."""
 SILENT = {
     "report_to": "none", "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True,
     "per_device_eval_batch_size": 64, "dataloader_pin_memory": torch.cuda.is_available(),

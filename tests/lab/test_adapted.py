@@ -45,7 +45,7 @@ def test_tables_say_what_was_planted(record):
     assert adapted.against_lora(record).loc["full fine-tuning", "MiniLM, kind"] == "+10.0 [+10.0, +10.0]"
     named = dict(adapted.costs(record, ("rotation", "kind", "absent")))
     assert list(named) == ["ViT, rotation", "MiniLM, kind"]
-    assert named["ViT, rotation"].loc["noise-built", "time of a step"] == "1.50 ×"
+    assert named["ViT, rotation"].loc["noise-built", "beside LoRA’s"] == "1.50 ×"
     assert "DoRA" in adapted.by_budget(record).index and "VeRA" not in adapted.by_budget(record).index
     assert adapted.variants(record).loc["uniform noise", "ViT, rotation"].startswith("-2.0")
     assert adapted.variants(record).loc["LoRA, σ of the base raised", "decoder, prose"].startswith("+3.0")

@@ -1,0 +1,307 @@
+"""What the report on a model puts on its page: tables read off a survey, small whatever the size of the model.
+
+Where a tensor was sampled, its figures have intervals, and so have those of many tensors: a share or a median lies
+between where it would lie if every interval were at its lower end, and at its upper.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from . import evidence, order
+from .arrangement import arrangement
+from .checkpoint import Checkpoint, open_checkpoint
+from .health import examine
+from .hub import HUB_ID
+from .survey import survey
+
+MATRICES = {"quick": 6, "default": 36, "full": 10_000}
+"""How many matrices the arrangement of entries is measured of, by profile, evenly chosen."""
+BLOCK = 1 << 20
+"""Values of each of them, at most: its first rows. Rows of noise are noise, so they are judged like a whole matrix."""
+
+
+def opened(model: str, revision: str, select: str, sample: int) -> Checkpoint:
+    """The checkpoint of a report; a hub id is read from the hub in ranges where only a sample is wanted."""
+    afar = sample and HUB_ID.match(model) and model != "minilm" and not Path(model).expanduser().exists()
+    return open_checkpoint(f"hf://{model}" if afar else model, revision, select)
+
+
+def identity(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
+    """What the model is: one row per property, in words."""
+    kind = checkpoint.config.get("architectures") or [checkpoint.config.get("model_type") or "not said"]
+    layers = {(info.tower, info.depth) for info in checkpoint.tensors if info.depth is not None}
+    coded = sorted({info.quantized for info in checkpoint.tensors if info.quantized})
+    words = {
+        "source": checkpoint.source.split("?", 1)[0],
+        "revision": checkpoint.revision or "not said",
+        "architecture": ", ".join(map(str, kind)),
+        "weights": f"{sum(info.numel for info in checkpoint.tensors):,} in {len(checkpoint.tensors):,} tensors, "
+        f"{len(layers)} layers, {max(1, len(checkpoint.files))} file{'s' if len(checkpoint.files) > 1 else ''}",
+        "stored as": ", ".join(sorted({info.dtype for info in checkpoint.tensors}))
+        + (f"; computed from {'; '.join(coded[:4])}" if coded else ""),
+        "measured": f"{table['count'].sum():,} of {table['numel'].sum():,} weights in {len(table):,} matrices",
+    }
+    if checkpoint.traffic is not None:
+        words["read from afar"] = str(checkpoint.traffic)
+    return pd.DataFrame({"": words.keys(), "this model": words.values()})
+
+
+def by_role(body: pd.DataFrame) -> pd.DataFrame:
+    """How Gaussian the matrices of each role are."""
+    rows = []
+    for role, some in [("all", body), *body.groupby("role", sort=False)]:
+        rows.append({
+            "role": role,
+            "matrices": len(some),
+            "weights": int(some["numel"].sum()),
+            "median kl_bits": _ranged(*(some[name].median() for name in _ends(some, "kl_bits")), "{:.4f}"),
+            "noise": f"{some['kl_bits_null_high'].median():.5f}",
+            "share Gaussian": _ranged(*shares(some), "{:.0%}"),
+            "gg_shape": _ranged(*(some[name].median() for name in _ends(some, "gg_shape")), "{:.2f}"),
+            "most often": some["label"].mode()[0],
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def shares(table: pd.DataFrame) -> tuple[float, float, float]:
+    """Share of the weights in matrices within `evidence.KL_BOUND` of a Gaussian; at least; at most."""
+    ends = _ends(table, "kl_bits")
+    bound = table["kl_bits_null_high"].clip(lower=evidence.KL_BOUND)
+    return tuple(evidence.share(table, table[name] <= bound) for name in (ends[0], ends[2], ends[1]))
+
+
+def unlike(body: pd.DataFrame, most: int = 10) -> pd.DataFrame:
+    """The matrices farthest from noise, and in what."""
+    far = body.assign(cost=body["kl_bits"] + body["tail_bits"]).sort_values("cost", ascending=False)
+    far = far[far["kl_bits"] > far["kl_bits_null_high"]].head(most)
+    table = far[["tensor", "role", "kl_bits", "tail_bits"]].reset_index(drop=True)
+    return table.assign(why=[_why(row) for row in far.to_dict("records")])
+
+
+def _why(row: dict) -> str:
+    """In what a matrix differs from Gaussian noise, the plainest first."""
+    words = {"sharp": "a sharp peak", "inverted-t": "a spike on a wide floor", "linear": "straight flanks"}
+    said = [words[row["label"]]] if row["label"] in words else []
+    if not said and row["gg_shape"] < row["gg_shape_null_low"]:
+        said.append(f"a sharper peak and longer tails (gg_shape {row['gg_shape']:.2f})")
+    if not said and row["gg_shape"] > row["gg_shape_null_high"]:
+        said.append(f"a flatter top (gg_shape {row['gg_shape']:.2f})")
+    if row["tail_bits"] > max(0.01, row["tail_bits_null_high"]) or row["excess_kurtosis"] > 20:
+        said.append(f"far tails (excess kurtosis {row['excess_kurtosis']:.3g})")
+    if row["asymmetry_excess"] > evidence.MIRROR:
+        said.append("lopsided")
+    if row["mean_ratio"] > evidence.MEAN:
+        said.append(f"off centre ({row['mean_ratio']:.2f} std)")
+    return "; ".join(said) or "a little of everything"
+
+
+def outliers(table: pd.DataFrame, most: int = 8) -> pd.DataFrame:
+    """The matrices with the farthest weights, in standard deviations, and how far noise of their size reaches."""
+    reach = np.maximum((table["max"] - table["mean"]).abs(), (table["min"] - table["mean"]).abs()) / table["std"]
+    far = table.assign(reach=reach).dropna(subset=["reach"]).sort_values("reach", ascending=False).head(most)
+    return pd.DataFrame({
+        "tensor": far["tensor"],
+        "role": far["role"],
+        "largest, in std": far["reach"].round(1).astype(str),
+        "of noise": [f"{stats.norm.isf(0.5 / count):.1f}" for count in far["count"] / 2],
+        "excess kurtosis": [f"{value:.4g}" for value in far["excess_kurtosis"]],
+    })  # fmt: skip
+
+
+def chosen(checkpoint: Checkpoint, profile: str) -> Checkpoint:
+    """First rows of evenly chosen matrices, in memory: what the arrangement of entries is measured of."""
+    names = [
+        info.name for info in evidence.judged(checkpoint).tensors if len(info.shape) == 2 and min(info.shape) >= 40
+    ]
+    places = np.linspace(0, len(names) - 1, min(len(names), MATRICES[profile])).round().astype(int)
+    return checkpoint.cut([names[i] for i in places], BLOCK)
+
+
+def layers(checkpoint: Checkpoint, sample: int, seed: int) -> str:
+    """Whether the layers stand in their order, in a sentence."""
+    found = order.profiles(checkpoint, _rows(checkpoint, sample))
+    try:
+        result = order.layer_order(found, seed=seed)
+    except ValueError as error:
+        return f"Whether layers stand in their order cannot be told: {error}."
+    alike = (
+        f"column norms of neighbouring layers correlate by {result.neighbours:.2f} in the mean, those of distant ones "
+        f"by {result.distant:.2f}"
+    )
+    if not result.judged:
+        return f"Whether layers stand in their order cannot be told: {alike}."
+    if result.exchanged.empty:
+        return f"**No two layers look exchanged**: {alike}, and no exchange makes neighbours more alike."
+    best = result.exchanged.iloc[0]
+    return (
+        f"**Layers {best['first']:.0f} and {best['second']:.0f} look exchanged**: {alike}, and putting them back "
+        f"raises the sum over neighbours by {best['gain']:.2f} (z = {best['z']:.1f})."
+    )
+
+
+def legs(arranged: pd.DataFrame) -> pd.DataFrame:
+    """Medians of the arrangement beside its controls, and the share that passes each leg of F4."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # medians of columns that are empty in a toy
+        return evidence.by_control(arranged, ["lag_one", "row_alike", "col_alike", "unequal", "top_ratio"])
+
+
+def _ends(table: pd.DataFrame, name: str) -> tuple[str, str, str]:
+    """Columns of a figure, and of the ends of its interval."""
+    return (name, f"{name}_low", f"{name}_high") if f"{name}_low" in table else (name, name, name)
+
+
+def _ranged(value: float, low: float, high: float, form: str) -> str:
+    """A number, with its interval where it has one."""
+    if low == high == value or math.isnan(value):
+        return form.format(value)
+    return f"{form.format(value)} [{form.format(low)}, {form.format(high)}]"
+
+
+def coded(table: pd.DataFrame) -> str:
+    """What to keep in mind of quantized matrices, in a sentence; empty where there are none."""
+    some = table[table["quantized"] != ""]
+    if some.empty:
+        return ""
+    kinds = "; ".join(some["quantized"].unique()[:4])
+    return (
+        f"**{len(some)} of {len(table)} matrices are quantized** ({kinds}). What is said of their marginal law is said "
+        "of the quantizer’s; null bands are those of unquantized noise."
+    )
+
+
+def looked(part: Checkpoint, checkpoint: Checkpoint) -> str:
+    """What the arrangement was measured of, in a sentence."""
+    whole = {info.name: info.numel for info in checkpoint.tensors}
+    cut = sum(info.numel < whole[info.name] for info in part.tensors)
+    of = len(evidence.judged(checkpoint).tensors)
+    rows = f", of {cut} of them the first rows" if cut else ""
+    return f"Looked at: {len(part.tensors)} of {of} matrices, evenly chosen{rows}."
+
+
+def states(found: pd.DataFrame, of: int, looked_at: int) -> str:
+    """What `lfmlib.health` found, counted, in a sentence."""
+    counts = found["state"].value_counts()
+    said = "; ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to say"
+    return (
+        f"Of {of} matrices: **{said}**. Untrained and shuffled ones are told by the arrangement of their entries, "
+        f"which was measured of {looked_at}."
+    )
+
+
+def self_test(part: Checkpoint, seed: int) -> pd.DataFrame:
+    """Damage planted into copies of this model's own matrices, and what it is called.
+
+    Args:
+        part: from `chosen`.
+        seed: of noise and of the order of entries.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rows, tensors = [], {}
+    names = [info.name for info in part.tensors if info.dtype in ("float32", "bfloat16", "float16")]
+    for name, (state, damage) in zip(names, PLANTED.items(), strict=False):
+        tensors[name] = damage(part.read(name), generator)
+        rows.append({"tensor": name, "planted": state})
+    if not rows:
+        return pd.DataFrame(columns=["tensor", "planted", "called"])
+    damaged = open_checkpoint(tensors)
+    table = survey(damaged, progress=False)
+    arranged = arrangement(damaged, controls=["permuted"], progress=False)
+    called = examine(damaged, table, arranged).set_index("tensor")["state"]
+    return pd.DataFrame(rows).assign(called=[called.get(row["tensor"], "nothing") for row in rows])
+
+
+def exchange_test(checkpoint: Checkpoint, sample: int, seed: int, most: int = 12) -> str:
+    """Pairs of layers exchanged in thought, and how many are named rightly, in a sentence."""
+    found = order.profiles(checkpoint, _rows(checkpoint, sample))
+    count = min((len(one) for one in found.values()), default=0)
+    if count < 4:
+        return "With fewer than four layers of a kind, no exchange can be seen."
+    pairs = list(combinations(range(count), 2))
+    tried = [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:most]]
+    right = wrong = 0
+    for i, j in tried:
+        place = np.arange(count)
+        place[[i, j]] = j, i
+        named = order.layer_order({role: one[place] for role, one in found.items()}, seed=seed).exchanged
+        hit = len(named) and (named.iloc[0]["first"], named.iloc[0]["second"]) == (i, j)
+        right, wrong = right + bool(hit), wrong + bool(len(named) and not hit)
+    return (
+        f"Of {len(tried)} exchanges of two layers of this model, **{right} are named rightly**, {wrong} wrongly, and "
+        f"{len(tried) - right - wrong} are not seen."
+    )
+
+
+def change(table: pd.DataFrame) -> pd.DataFrame:
+    """What fine-tuning did, by role: medians over the matrices."""
+    own = table[table["control"] == "none"]
+    own = own.assign(rises=own["std_gain"] > 0, relative=own["std_delta"] / own["std_base"])
+    wanted = {"relative": "std ΔW / std W₀", "gain": "g", "corr": "corr(ΔW, W₀)", "kl_bits": "kl_bits of ΔW"}
+    medians = own.groupby("role", sort=False)[list(wanted)].median().rename(columns=wanted)
+    shares = own.groupby("role", sort=False)["rises"].mean().map("{:.0%}".format)
+    return medians.assign(**{"std rises": shares}).rename_axis(None)
+
+
+def verdicts(
+    table: pd.DataFrame,
+    noise: pd.DataFrame,
+    arranged: pd.DataFrame,
+    laws: pd.DataFrame,
+    changed: pd.DataFrame | None,
+    others: list,
+    name: str,
+    where: dict,
+) -> list:
+    """The findings of the report: those that the weights alone decide, and with a base those on ΔW."""
+    found = [evidence.f1(table, noise, name, where), evidence.f3(table, noise, name, others, (), where)]
+    if len(arranged):
+        found.append(evidence.f4(arranged, name, where))
+    found += [evidence.f9(table, noise, name, where), evidence.f10(table, noise, name, where)]
+    found.append(evidence.f12(laws, name, where))
+    if changed is not None:
+        found += [evidence.f6(changed, name, where), evidence.f7(changed[changed["control"] == "none"], name, where)]
+    return found
+
+
+def _turned(w: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return (
+        w.contiguous()
+        .view(torch.uint8)
+        .reshape(-1, w.element_size())
+        .flip(1)
+        .contiguous()
+        .view(w.dtype)
+        .reshape(w.shape)
+    )
+
+
+def _fresh(w: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return (w.float().std() * torch.randn(w.shape, generator=generator)).to(w.dtype)
+
+
+def _mixed(w: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return w.flatten()[torch.randperm(w.numel(), generator=generator)].reshape(w.shape)
+
+
+PLANTED = {
+    "zeroed": lambda w, generator: torch.zeros_like(w),
+    "swapped": _turned,
+    "untrained": _fresh,
+    "shuffled": _mixed,
+}
+"""Damage that the self-test plants."""
+
+
+def _rows(checkpoint: Checkpoint, sample: int) -> int:
+    """Rows of a matrix to look at for the order of layers: few where only a sample is wanted."""
+    widest = max((info.shape[1] for info in checkpoint.tensors if info.role in order.READERS), default=1)
+    return max(16, min(512, sample // (4 * widest))) if sample else 512

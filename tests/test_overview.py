@@ -1,0 +1,133 @@
+"""The report's tables: small, true to the survey they are read off, and with intervals that hold the whole."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hubserver import HubServer, Repository
+from safetensors.torch import save, save_file
+
+import lfmlib
+from lfmlib import evidence, findings, overview, planted
+
+ROOT = Path(__file__).parent.parent
+
+
+def layers(count: int = 6, width: int = 128, dtype=torch.bfloat16) -> dict[str, torch.Tensor]:
+    """A made model: rows of unlike scale, some sharp, one untrained."""
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for i in range(count):
+        for role, kind in (("self_attn.q_proj", "row scales"), ("mlp.up_proj", "Laplace"), ("mlp.down_proj", "noise")):
+            values = 0.02 * planted.matrix(kind, 0.4, (width, width), rng)
+            tensors[f"model.layers.{i}.{role}.weight"] = torch.tensor(values).to(dtype)
+    return tensors
+
+
+@pytest.fixture(scope="module")
+def model():
+    checkpoint = lfmlib.open_checkpoint(layers())
+    return checkpoint, lfmlib.survey(checkpoint, progress=False)
+
+
+def test_what_a_sample_says_of_roles_holds_the_whole(model):
+    checkpoint, whole = model
+    sampled = lfmlib.survey(checkpoint, progress=False, sample=8192)
+    value, low, high = overview.shares(sampled)
+    assert low <= overview.shares(whole)[0] <= high and low <= value <= high
+    table, full = (overview.by_role(one).set_index("role") for one in (sampled, whole))
+    assert list(table.index) == ["all", "q", "up", "down"]
+    for role in table.index:
+        words = table.loc[role, "median kl_bits"]
+        low, high = (float(one) for one in words[words.index("[") + 1 : -1].split(", "))
+        assert low <= float(full.loc[role, "median kl_bits"]) <= high
+    assert "[" not in full.loc["all", "median kl_bits"], "a census has no interval"
+
+
+def test_the_farthest_matrices_come_first_with_a_reason(model):
+    _, table = model
+    found = overview.unlike(table)
+    assert (found["role"] == "up").head(6).all() and found["why"].str.contains("sharp").head(6).all()
+    reach = overview.outliers(table)
+    assert len(reach) == 8 and float(reach["largest, in std"].iloc[0]) > float(reach["of noise"].iloc[0])
+
+
+def test_damage_is_planted_and_called_by_its_name(model):
+    checkpoint, _ = model
+    part = overview.chosen(checkpoint, "quick")
+    assert len(part.tensors) == overview.MATRICES["quick"]
+    found = overview.self_test(part, seed=0)
+    assert found["planted"].tolist() == list(overview.PLANTED)
+    assert (found["planted"] == found["called"]).sum() >= 3  # what was noise before stays noise in another order
+
+
+def test_a_cut_of_a_large_matrix_is_its_first_rows(model):
+    checkpoint, _ = model
+    name = checkpoint.tensors[0].name
+    part = checkpoint.cut([name], 70 * 128)
+    assert torch.equal(part.read(name), checkpoint.read(name)[:70])
+    assert (part.tensors[0].role, part.tensors[0].shape) == ("q", (70, 128))
+    assert "of 1 of them the first rows" in overview.looked(part, checkpoint)
+
+
+def test_quantized_matrices_are_marked_and_their_pieces_counted_together():
+    codes = {f"layers.{i}.q_proj.weight": torch.randn(64, 64).to(torch.float8_e4m3fn) for i in range(9)}
+    scales = {f"{name}_scale_inv": torch.rand(1, 1) for name in codes}
+    table = lfmlib.survey(codes | scales, progress=False)
+    assert "**9 of 9 matrices are quantized** (float8_e4m3fn, a scale for 64 × 64)" in overview.coded(table)
+    assert f"9 × {evidence.shared.PIECES}" in evidence.left_out(table)
+
+
+def test_layers_are_judged_in_words():
+    checkpoint = lfmlib.open_checkpoint("minilm")
+    assert "No two layers look exchanged" in overview.layers(checkpoint, 0, 0)
+    assert "named rightly" in overview.exchange_test(checkpoint, 0, 0, most=2)
+    few = lfmlib.open_checkpoint(layers(2))
+    assert "cannot be told: 2 layers" in overview.layers(few, 0, 0)
+    assert "fewer than four" in overview.exchange_test(few, 0, 0)
+
+
+def report(folder: Path, *parameters: str) -> subprocess.CompletedProcess:
+    notebook = ROOT / "notebooks" / "13_what_does_the_report_say.ipynb"
+    command = [sys.executable, "-m", "papermill", str(notebook), str(folder / "out.ipynb"), "--no-progress-bar"]
+    command += ["--cwd", str(ROOT), "-p", "profile", "quick", "-p", "results", str(folder / "results"), *parameters]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+
+
+@pytest.mark.slow
+def test_the_report_on_a_model_elsewhere_by_samples(tmp_path):
+    """The chapter itself, on a server's address: bytes read, verdicts kept, tables to take along."""
+    served = Repository()
+    tensors = layers(4, 256)
+    served.commit({"model.safetensors": save(tensors), "config.json": b'{"model_type": "made"}'})
+    with HubServer({"made/model": served}) as hub:
+        done = report(tmp_path, "-p", "model", f"{hub.url}/made/model", "-p", "sample", "16384")
+        assert done.returncode == 0, done.stderr[-3000:]
+        read = sum(sent for _, _, sent in hub.ranges)
+    assert read < 0.8 * sum(one.nbytes for one in tensors.values())
+    place = tmp_path / "results" / "report"
+    assert {one.id for one in findings.load(place)} == {"F1", "F3", "F4", "F9", "F10", "F12"}
+    table = pd.read_parquet(place / "matrices.parquet")
+    assert len(table) == len(tensors) and table["kl_bits_high"].notna().all()
+    text = json.dumps(json.loads((tmp_path / "out.ipynb").read_text()))
+    assert "read from afar" in text and "MB in" in text
+
+
+@pytest.mark.slow
+def test_the_report_with_a_base_tells_what_fine_tuning_changed(tmp_path):
+    tensors = layers(3)
+    moved = {name: (one.float() + 0.002 * torch.randn(one.shape)).bfloat16() for name, one in tensors.items()}
+    save_file(tensors, tmp_path / "base.safetensors")
+    save_file(moved, tmp_path / "tuned.safetensors")
+    done = report(
+        tmp_path, "-p", "model", str(tmp_path / "tuned.safetensors"), "-p", "base", str(tmp_path / "base.safetensors")
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {"F6", "F7"} < {one.id for one in findings.load(tmp_path / "results" / "report")}
