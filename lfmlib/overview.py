@@ -168,10 +168,10 @@ def _ranged(value: float, low: float, high: float, form: str) -> str:
 
 
 def coded(table: pd.DataFrame) -> str:
-    """What to keep in mind of quantized matrices, in a sentence; empty where there are none."""
+    """What to keep in mind of quantized matrices, in a sentence."""
     some = table[table["quantized"] != ""]
     if some.empty:
-        return ""
+        return "No matrix is quantized."
     kinds = "; ".join(some["quantized"].unique()[:4])
     return (
         f"**{len(some)} of {len(table)} matrices are quantized** ({kinds}). What is said of their marginal law is said "
