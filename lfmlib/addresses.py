@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from . import gguf_files
 from .hub import INDEXES, WEIGHTS, Located, choose, hub_errors, weight_map
-from .remote import Ranged, RemoteFile, Traffic, filesystem, open_remote, read_whole
+from .remote import Ranged, RemoteFile, Traffic, filesystem, open_remote, read_whole, short
 from .storage import PICKLED, CheckpointError, check_safetensors, listed
 
 SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://")
@@ -92,7 +92,7 @@ def _of_http(source: str) -> Located:
             name_of = folder.split("/tree/")[0].strip("/") or parts.netloc
             return _located(name_of, [name], lambda one, place=place: at(f"{place}/{one}"), traffic)
     raise FileNotFoundError(
-        f"{source} holds no weights that can be found: tried {', '.join(tried)}. Over HTTP a folder cannot be listed: "
+        f"{short(source)} holds no weights that can be found: tried {', '.join(map(short, tried))}. Over HTTP a folder cannot be listed: "
         "give the address of a .safetensors or .gguf file, or of model.safetensors.index.json."
     )
 
@@ -121,7 +121,7 @@ def _located(name, names, url, traffic: Traffic, revision: str | None = None, co
     chosen = choose(names)
     index = {}
     if chosen and chosen[0] in INDEXES:
-        index = weight_map(_json(url(chosen[0]), traffic, INDEX), url(chosen[0]))
+        index = weight_map(_json(url(chosen[0]), traffic, INDEX), short(url(chosen[0])))
         chosen = sorted(set(index.values()))
     if not chosen:
         raise FileNotFoundError(
@@ -152,9 +152,9 @@ def _json(url: str, traffic: Traffic, most: int) -> dict:
     except ValueError as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{url} cannot be read as JSON ({error}). Check the address.") from error
+        raise CheckpointError(f"{short(url)} cannot be read as JSON ({error}). Check the address.") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{url} holds a JSON {type(content).__name__}, where an object was expected.")
+        raise CheckpointError(f"{short(url)} holds a JSON {type(content).__name__}, where an object was expected.")
     return content
 
 

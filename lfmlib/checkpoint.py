@@ -256,7 +256,7 @@ def open_checkpoint(
     if isinstance(source, str | Path):
         located = locate_remote(source, revision) if is_address(str(source)) else locate(source, revision)
         stored, skipped = _read_files(located)
-        words = str(source)
+        words = str(source) if located.traffic is None else str(source).split("?", 1)[0]  # a query may be a secret
     else:
         if revision is not None:
             raise ValueError(f"revision={revision!r} was given for a {type(source).__name__}; only hub ids have one.")

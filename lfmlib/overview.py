@@ -41,7 +41,7 @@ def identity(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
     layers = {(info.tower, info.depth) for info in checkpoint.tensors if info.depth is not None}
     coded = sorted({info.quantized for info in checkpoint.tensors if info.quantized})
     words = {
-        "source": checkpoint.source.split("?", 1)[0],
+        "source": checkpoint.source,
         "revision": checkpoint.revision or "not said",
         "architecture": ", ".join(map(str, kind)),
         "weights": f"{sum(info.numel for info in checkpoint.tensors):,} in {len(checkpoint.tensors):,} tensors, "

@@ -90,7 +90,7 @@ class RemoteFile:
 
     def __str__(self) -> str:
         """Its address, without what may be a secret."""
-        return _short(self.url)
+        return short(self.url)
 
     def read(self, start: int, stop: int) -> bytearray:
         """Bytes `start` to `stop`.
@@ -185,7 +185,7 @@ def ahead(pieces: Iterator, deep: int = 3) -> Iterator:
                 job.cancel()
 
 
-def _short(url: str) -> str:
+def short(url: str) -> str:
     """An address without its query, which may hold a secret."""
     return url.split("?", 1)[0]
 
@@ -248,10 +248,10 @@ def _probe(url: str, first: int, traffic: Traffic) -> tuple[RemoteFile, bytes]:
     with _asked(url, 0, first, traffic) as response:
         start, size = _range_of(response, url)
         if start:
-            raise CheckpointError(f"{_short(url)} answered with bytes from {start}, where those from 0 were asked for.")
+            raise CheckpointError(f"{short(url)} answered with bytes from {start}, where those from 0 were asked for.")
         data = b"".join(_received(response, min(first, size), url, traffic))
     if len(data) < min(first, size):
-        raise Transient(f"{_short(url)}: the answer ended early")
+        raise Transient(f"{short(url)}: the answer ended early")
     return RemoteFile(url, size, response.headers.get("etag", ""), traffic), data
 
 
@@ -267,7 +267,7 @@ def _asked(url: str, start: int, stop: int, traffic: Traffic):
             asked = get_session().stream("GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=True)
             response = stack.enter_context(asked)
         except network_errors() as error:
-            raise Transient(f"{_short(url)} cannot be reached ({type(error).__name__}: {error})") from error
+            raise Transient(f"{short(url)} cannot be reached ({type(error).__name__}: {error})") from error
         _check(response, url)
         yield response
 
@@ -279,15 +279,15 @@ def _received(response, most: int, url: str, traffic: Traffic) -> Iterator[bytes
             have += len(data)
             traffic.add(bytes=len(data))
             if have > most:
-                raise CheckpointError(f"{_short(url)} sent more than the {most} bytes that were asked for.")
+                raise CheckpointError(f"{short(url)} sent more than the {most} bytes that were asked for.")
             yield data
     except network_errors() as error:
-        raise Transient(f"{_short(url)} broke off ({type(error).__name__})") from error
+        raise Transient(f"{short(url)} broke off ({type(error).__name__})") from error
 
 
 def _check(response, url: str) -> None:
     """Raise what an answer other than a range means."""
-    status, at = response.status_code, _short(url)
+    status, at = response.status_code, short(url)
     if status == 206:
         return
     if status in BUSY:
@@ -324,7 +324,7 @@ def _range_of(response, url: str) -> tuple[int, int]:
         return int(span.split("-")[0]), int(size)
     except ValueError:
         raise CheckpointError(
-            f"{_short(url)} answered with the range {said!r}, where bytes FIRST-LAST/SIZE was expected."
+            f"{short(url)} answered with the range {said!r}, where bytes FIRST-LAST/SIZE was expected."
         ) from None
 
 

@@ -209,7 +209,7 @@ def test_a_secret_in_an_address_is_not_shown(hub):
     hub.faults[:] = [403]
     with pytest.raises(CheckpointError) as caught:
         checkpoint.read(NAME)
-    assert "secret" not in str(caught.value) and "secret" not in repr(checkpoint) + checkpoint.name
+    assert "secret" not in str(caught.value) + repr(checkpoint) + checkpoint.name + checkpoint.source
 
 
 # --- other stores and formats ---------------------------------------------------------------------------------------
