@@ -93,7 +93,8 @@ def _of_http(source: str) -> Located:
             return _located(name_of, [name], lambda one, place=place: at(f"{place}/{one}"), traffic)
     raise FileNotFoundError(
         f"{short(source)} holds no weights that can be found: tried {', '.join(map(short, tried))}. Over "
-        "HTTP a folder cannot be listed: give the address of a .safetensors or .gguf file, or of model.safetensors.index.json."
+        "HTTP a folder cannot be listed: give the address of a .safetensors or .gguf file, or of "
+        "model.safetensors.index.json."
     )
 
 
