@@ -65,7 +65,8 @@ def classify(x) -> Shape:
         x: a `Sketch`, or anything `Sketch.of` takes.
     """
     sketch = Sketch.of(x)
-    if sketch.count < 64 or sketch.min == sketch.max:  # zeros of both signs are two cells, and one value
+    # Values that differ may still share one cell, where their spread is far below their mean.
+    if sketch.count < 64 or np.ptp(sketch.cells.value) == 0:
         return Shape("other", {}, math.nan, 1.0 if sketch.count else math.nan)
     centre, scale = _robust(sketch)
     edges, below = _core(sketch, centre, scale)

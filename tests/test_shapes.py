@@ -117,6 +117,12 @@ def test_degenerate_values_have_no_shape():
         assert shape.label == "other" and shape.scores == {} and math.isnan(shape.margin)
 
 
+def test_values_too_near_one_another_for_the_grid_have_no_shape():
+    """Float32 is counted in cells of 2⁻⁷: values that differ by less share one."""
+    shape = classify(0.6 + 1e-6 * torch.rand(100))
+    assert shape.label == "other" and math.isnan(shape.margin)
+
+
 def test_unknown_planted_shape():
     with pytest.raises(ValueError, match="expected one of gaussian, sharp"):
         planted.shape("round", 10, np.random.default_rng(0))
