@@ -94,24 +94,53 @@ class Fit:
         Returns:
             ``(2, m)``, natural logarithms: of values above zero, and below; -1e8 beyond ``upper``.
         """
-        upper = max(upper, edges[0])
-        edges = np.append(np.minimum(edges, upper), upper)
-        z = np.stack([edges - self.mean, edges + self.mean]) / self.scale
-        survival = FAMILIES[self.family].log_survival(z, self.shape)
-        whole = np.logaddexp(*_log_difference(survival[:, 0], survival[:, -1]))
-        cells = _log_difference(survival[:, :-2], survival[:, 1:-1])
-        return cells - whole if whole > FLOOR / 2 else np.full_like(cells, FLOOR)  # a law that is elsewhere
+        cells, whole = self._masses(self._standard(edges, upper))
+        return _given(cells, whole)
 
     def bits(self, counts: Counts, upper: float) -> float:
         """Bits it takes to code all the values with this law, cut as in `log_masses`; none is beyond ``upper``."""
         return counts.bits(self.log_masses(counts.edges, upper))
 
+    def bits_and_slopes(self, counts: Counts, upper: float) -> tuple[float, np.ndarray]:
+        """The same bits, and their derivatives ``(2,)`` by the mean and by the logarithm of the scale.
+
+        With the density f = -S', a cell's mass changes by f dz at its outer edge less f dz at its inner one.
+        """
+        z = self._standard(counts.edges, upper)
+        cells, whole = self._masses(z)
+        bits = counts.bits(_given(cells, whole))
+        if whole <= FLOOR / 2:  # elsewhere, and no step leads from here
+            return bits, np.zeros(2)
+        towards = np.broadcast_to(np.array([[-1.0], [1.0]]) / self.scale, z.shape)
+        moved = np.stack([towards, -np.where(np.isinf(z), 0.0, z)])
+        log_density = FAMILIES[self.family].log_density(z, self.shape)
+        sides = np.stack([counts.positive, counts.negative])
+        seen = np.where(sides > 0, cells, np.inf)  # so that empty cells have no say
+        inner, outer = np.exp(log_density[:, :-2] - seen), np.exp(log_density[:, 1:-1] - seen)
+        by_cell = np.sum(sides * (outer * moved[..., 1:-1] - inner * moved[..., :-2]), axis=(1, 2))
+        first, last = np.exp(log_density[:, 0] - whole), np.exp(log_density[:, -1] - whole)
+        by_whole = np.sum(last * moved[..., -1] - first * moved[..., 0], axis=1)
+        return bits, (counts.both.sum() * by_whole - by_cell) / _LN2
+
+    def _standard(self, edges: np.ndarray, upper: float) -> np.ndarray:
+        """``(2, m + 2)``: edges of cells and the place of the cut in units of this law, above zero and below."""
+        upper = max(upper, edges[0])
+        edges = np.append(np.minimum(edges, upper), upper)
+        return np.stack([edges - self.mean, edges + self.mean]) / self.scale
+
+    def _masses(self, z: np.ndarray) -> tuple[np.ndarray, float]:
+        """Logarithms of what the uncut law gives to the cells, and to all that the cut leaves."""
+        survival = FAMILIES[self.family].log_survival(z, self.shape)
+        whole = np.logaddexp(*_log_difference(survival[:, 0], survival[:, -1]))
+        return _log_difference(survival[:, :-2], survival[:, 1:-1]), float(whole)
+
 
 @dataclass(frozen=True)
 class Family:
-    """A family: log of its survival function at z = (x - mean) / scale, and how many parameters it has."""
+    """A family: logs of its survival function and density at z = (x - mean) / scale, and how many parameters it has."""
 
     log_survival: Callable[[np.ndarray, float], np.ndarray]
+    log_density: Callable[[np.ndarray, float], np.ndarray]
     parameters: int
 
 
@@ -137,33 +166,30 @@ def fit(family: str, counts: Counts, upper: float, start: Fit | None = None, rou
     def member(point: np.ndarray) -> Fit:
         return Fit(family, float(point[0] * unit), math.exp(point[1]) * unit, fixed or math.exp(point[2]))
 
-    def loss(point: np.ndarray) -> float:
-        bits = member(point).bits(counts, upper) / n
-        return bits if math.isfinite(bits) else 1e9
+    def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
+        bits, slopes = member(point).bits_and_slopes(counts, upper)
+        slopes[0] *= unit
+        if fixed is None:  # a slope by the shape has no closed form
+            moved = point + [0.0, 0.0, _STEP if point[2] + _STEP <= bounds[2][1] else -_STEP]
+            slopes = np.append(slopes, (member(moved).bits(counts, upper) - bits) / (moved[2] - point[2]))
+        known = math.isfinite(bits) and np.isfinite(slopes).all()
+        return (bits / n, slopes / n) if known else (1e9, np.zeros(len(point)))
 
     return member(least(loss, begin, bounds, 1e-7 if rough else 1e-11))
 
 
 def least(
-    loss: Callable[[np.ndarray], float], begin: Sequence[float], bounds: Sequence, tolerance: float
+    loss: Callable[[np.ndarray], tuple[float, np.ndarray]], begin: Sequence[float], bounds: Sequence, tolerance: float
 ) -> np.ndarray:
-    """Where a smooth function of a few bounded numbers is smallest, by L-BFGS-B.
-
-    Slopes are forward differences, as SciPy takes them, without what it checks each time: half the time here.
-    """
-    low, high = np.transpose(bounds)
-
-    def both(point: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = loss(point), np.empty(len(point))
-        for i in range(len(point)):
-            moved = point.copy()
-            moved[i] += _STEP if point[i] + _STEP <= high[i] else -_STEP
-            slope[i] = (loss(moved) - value) / (moved[i] - point[i])
-        return value, slope
-
+    """Where a smooth function of a few bounded numbers, which returns its slopes too, is smallest, by L-BFGS-B."""
     options = {"ftol": tolerance, "gtol": 1e-8}
-    start = np.clip(begin, low, high)
-    return optimize.minimize(both, start, method="L-BFGS-B", jac=True, bounds=bounds, options=options).x
+    start = np.clip(begin, *np.transpose(bounds))
+    return optimize.minimize(loss, start, method="L-BFGS-B", jac=True, bounds=bounds, options=options).x
+
+
+def _given(cells: np.ndarray, whole: float) -> np.ndarray:
+    """Logarithms of the cells' masses where the law is cut to what has the mass ``whole``."""
+    return cells - whole if whole > FLOOR / 2 else np.full_like(cells, FLOOR)  # a law that is elsewhere
 
 
 def _log_difference(inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
@@ -180,6 +206,19 @@ def _laplace(z: np.ndarray, shape: float) -> np.ndarray:
     return np.where(z > 0, -_LN2 - z, np.log1p(-0.5 * np.exp(np.minimum(z, 0.0))))
 
 
+def _gaussian_density(z: np.ndarray, shape: float) -> np.ndarray:
+    return -z * z / 2 - math.log(2 * math.pi) / 2
+
+
+def _laplace_density(z: np.ndarray, shape: float) -> np.ndarray:
+    return -_LN2 - np.abs(z)
+
+
+def _generalized_density(z: np.ndarray, shape: float) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return math.log(shape / 2) - special.gammaln(1 / shape) - np.abs(z) ** shape
+
+
 def _generalized(z: np.ndarray, shape: float) -> np.ndarray:
     """Half the regularized upper incomplete gamma function of abs(z)^shape, and its asymptote where that underflows."""
     a = 1 / shape
@@ -192,8 +231,8 @@ def _generalized(z: np.ndarray, shape: float) -> np.ndarray:
 
 
 FAMILIES = {
-    "gaussian": Family(_gaussian, 2),
-    "laplace": Family(_laplace, 2),
-    "generalized-gaussian": Family(_generalized, 3),
+    "gaussian": Family(_gaussian, _gaussian_density, 2),
+    "laplace": Family(_laplace, _laplace_density, 2),
+    "generalized-gaussian": Family(_generalized, _generalized_density, 3),
 }
 """Name → family."""

@@ -224,12 +224,13 @@ def record(name: str, profile: str, cells: str = "trainings", again: bool = True
 def _again(name: str) -> str:
     """Measure a cell of a record again, and say what came out."""
     try:
-        found = records.remeasure(name)
+        found = records.remeasure(name, kept=True)
     except ValueError as error:  # a stale record, or one with no cheap cell
         return f"**Nothing was measured again:** {error}"
     settings = ", ".join(f"{key} {value}" for key, value in found.cell.items() if value != "")
     outcome = "came out as recorded" if found.equal else f"**did not come out as recorded**: {found}"
-    drawn = f"One of them, drawn by the hash of this commit ({settings}), was run again in {found.seconds:.0f} s"
+    when = ", before, by the same code" if found.known else ""
+    drawn = f"One of them, drawn by the hash of this commit ({settings}), was run again in {found.seconds:.0f} s{when}"
     return f"{drawn}: it {outcome}."
 
 

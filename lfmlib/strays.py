@@ -54,11 +54,15 @@ class Strays:
         edges, inside, n = counts.edges[first:], counts.both[:first].sum(), counts.both.sum()
         sides, core = np.stack([counts.positive, counts.negative])[:, first:], core[:, first:]
 
-        def loss(point: np.ndarray) -> float:
+        def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
             few, most = special.log_expit(point[0]), special.log_expit(-point[0])
             here = cls(start.begins, special.expit(point[0]), np.exp(point[1]))
-            cells = np.logaddexp(most + core, few + here.log_masses(edges))
-            return -(inside * most + np.sum(sides * cells) + (few + most) / 2) / n
+            far = few + here.log_masses(edges)
+            cells = np.logaddexp(most + core, far)
+            strayed = sides * np.exp(far - cells)  # of the values in each cell
+            saved = inside * most + np.sum(sides * cells) + (few + most) / 2
+            by_share = strayed.sum() + 0.5 - here.share * (n + 1)
+            return -saved / n, -np.array([by_share, np.sum(strayed * here.log_slopes(edges))]) / n
 
         begin = [special.logit(start.share), np.log(start.exponent)]
         bounds = [special.logit(_BOUNDS[0]), np.log(_BOUNDS[1])]
@@ -71,6 +75,14 @@ class Strays:
         with np.errstate(divide="ignore"):
             cells = survival[:-1] + np.log(-np.expm1(survival[1:] - survival[:-1]))
         return np.maximum(cells - np.log(2), FLOOR)
+
+    def log_slopes(self, edges: np.ndarray) -> np.ndarray:
+        """``(m,)``, derivatives of `log_masses` by the logarithm of the exponent."""
+        far = np.log(np.maximum(edges / self.begins, 1.0))
+        kept = np.exp(-self.exponent * np.diff(far))
+        with np.errstate(invalid="ignore"):
+            slopes = self.exponent * (far[1:] * kept - far[:-1]) / (1 - kept)
+        return np.where(kept < 1, slopes, 0.0)  # cells that lie below all outliers have nothing
 
     def mixed(self, core: np.ndarray, edges: np.ndarray) -> np.ndarray:
         """``(2, m)``, natural logarithms of what a core and these together give to cells."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
+import warnings
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import papermill
 import pytest
 import torch
+from IPython.core.interactiveshell import InteractiveShell
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 from safetensors.torch import save_file
+from traitlets.config import Config
 
 from lfmlib import findings, stage
 
@@ -143,14 +147,28 @@ def test_no_cell_ends_in_a_bare_figure(path):
 # --- as run ---------------------------------------------------------------------------------------------------------
 
 
-def run(path: Path, folder: Path, *parameters: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "papermill", str(path), str(folder / "out.ipynb"), "--no-progress-bar"]
-    command += ["--cwd", str(ROOT), *parameters]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+@pytest.fixture
+def shell(monkeypatch):
+    """IPython as in a kernel, in this process: `test_pages` runs every chapter with papermill, each in its own."""
+    monkeypatch.chdir(ROOT)
+    quiet = Config()
+    quiet.HistoryManager.enabled = False
+    with plt.rc_context(), warnings.catch_warnings():
+        yield InteractiveShell.instance(config=quiet)
+    plt.close("all")
+    InteractiveShell.clear_instance()
+
+
+def run(shell: InteractiveShell, path: Path, parameters: dict) -> None:
+    """Run a chapter as papermill would, and raise what its cells raise."""
+    stored = parameterize_notebook(load_notebook_node(str(path)), parameters)
+    for cell in stored.cells:
+        if cell.cell_type == "code":
+            shell.run_cell(cell.source, store_history=True).raise_error()
 
 
 @pytest.mark.slow
-def test_a_model_of_unknown_names_and_odd_tensors_gets_its_chapter(path, tmp_path):
+def test_a_model_of_unknown_names_and_odd_tensors_gets_its_chapter(path, shell, tmp_path):
     """No layers, no roles, a constant matrix, NaN among the values: still a complete run."""
     if "model" not in papermill.inspect_notebook(str(path)):
         pytest.skip("this chapter takes no model")
@@ -158,13 +176,12 @@ def test_a_model_of_unknown_names_and_odd_tensors_gets_its_chapter(path, tmp_pat
     weights[0, 0] = torch.nan
     tensors = {"net.0": weights, "net.1": torch.randn(64, 96), "ones": torch.ones(64, 64), "steps": torch.arange(3)}
     save_file(tensors, tmp_path / "odd.safetensors")
-    parameters = {"model": tmp_path / "odd.safetensors", "profile": "quick", "results": tmp_path / "results"}
+    parameters = {"model": str(tmp_path / "odd.safetensors"), "profile": "quick", "results": str(tmp_path / "results")}
     pairs = "example.pair(" in "".join(cell.source for cell in code_cells(path))
     if pairs:  # a chapter on what fine-tuning adds: the same and a change of it
         other = {name: w + 0.1 * torch.randn(w.shape) if w.is_floating_point() else w for name, w in tensors.items()}
         save_file(other, tmp_path / "base.safetensors")
-        parameters["base"] = tmp_path / "base.safetensors"
-    done = run(path, tmp_path, *(word for name, value in parameters.items() for word in ("-p", name, str(value))))
-    assert done.returncode == 0, done.stderr[-3000:]
+        parameters["base"] = str(tmp_path / "base.safetensors")
+    run(shell, path, parameters)
     found = findings.load(tmp_path / "results") or findings.load(tmp_path / "results" / "report")
     assert found and (not pairs or "odd" in {finding.model for finding in found})

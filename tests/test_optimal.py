@@ -1,6 +1,7 @@
 """The law of what pruning keeps: code lengths against scipy, planted laws recovered, others not mistaken for them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -52,6 +53,28 @@ def test_a_fit_finds_the_parameters_through_both_cuts(family):
     assert found.mean == pytest.approx(law.mean, abs=0.02)
     assert found.scale == pytest.approx(law.scale, rel=0.08)
     assert found.shape == pytest.approx(law.shape, abs=0.1)
+
+
+@pytest.mark.parametrize("family", FITS)
+@pytest.mark.parametrize("upper", [math.inf, 4.0])
+def test_slopes_are_those_of_the_code_length(family, upper):
+    law, reference = FITS[family]
+    counts = counted(reference.rvs(3000, random_state=0), np.arange(0.5, 4.01, 0.05))
+    bits, slopes = law.bits_and_slopes(counts, upper)
+    assert bits == law.bits(counts, upper)
+    step = 1e-6
+    for slope, more, less in (
+        (slopes[0], replace(law, mean=law.mean + step), replace(law, mean=law.mean - step)),
+        (slopes[1], replace(law, scale=law.scale * math.exp(step)), replace(law, scale=law.scale * math.exp(-step))),
+    ):
+        difference = (more.bits(counts, upper) - less.bits(counts, upper)) / (2 * step)
+        assert slope == pytest.approx(difference, rel=1e-5, abs=1e-3)
+
+
+def test_slopes_of_paretos_law():
+    edges, step = np.arange(2.0, 9.0, 0.5), 1e-6
+    more, less = (Strays(3.0, 0.1, 1.7 * math.exp(sign * step)).log_masses(edges) for sign in (1, -1))
+    assert Strays(3.0, 0.1, 1.7).log_slopes(edges) == pytest.approx((more - less) / (2 * step), rel=1e-6)
 
 
 def test_far_tails_cost_much_but_not_infinitely():

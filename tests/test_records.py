@@ -300,7 +300,7 @@ def test_toys_are_measured_once_for_every_state_of_the_code(register, monkeypatc
     changed = tmp_path / "library"
     changed.mkdir()
     (changed / "numerics.py").write_text("changed = True\n")
-    monkeypatch.setattr("lfmlib.records.toys.SOURCES", changed)
+    monkeypatch.setattr("lfmlib.records.kept.SOURCES", changed)
     assert not records.table("toy", "quick").attrs["cached"]
 
 
@@ -320,6 +320,15 @@ def test_toys_that_were_measured_are_kept_when_one_fails(register, monkeypatch, 
     failing.clear()
     assert records.table("toy", "quick")["seed"].unique().tolist() == [0, 1, 2]
     assert sorted(measured) == [0, 1, 2]
+
+
+def test_what_the_same_code_measured_again_is_kept(recorded, monkeypatch, tmp_path):
+    monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path))
+    first, second = (records.remeasure("toy", pick="1", kept=True) for _ in range(2))
+    assert (first.known, second.known) == (False, True)
+    assert first.equal and second.equal and second.seconds == first.seconds
+    pd.testing.assert_frame_equal(first.metrics, second.metrics)
+    assert not records.remeasure("toy", pick="1").known
 
 
 @pytest.mark.parametrize("name", REGISTERED)

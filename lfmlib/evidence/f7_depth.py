@@ -45,10 +45,13 @@ def trends(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """p-values corrected for their number (Holm 1979)."""
-    from statsmodels.stats.multitest import multipletests  # here, because importing it takes a second
+    """p-values corrected for their number (Holm 1979).
 
-    return pd.Series(multipletests(p, method="holm")[1], p.index)
+    statsmodels has this too, and collects Python's garbage at every call: in a chapter a third of a second.
+    """
+    rising = p.sort_values(kind="stable")
+    corrected = np.maximum.accumulate(np.minimum(rising * np.arange(len(p), 0, -1), 1.0))
+    return corrected.reindex(p.index)
 
 
 @functools.cache

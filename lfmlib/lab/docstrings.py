@@ -18,14 +18,18 @@ import functools
 import gc
 import hashlib
 import importlib.util
+import json
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from . import cache
 from .text import fraction, split_of
 
 MASK = "_"
@@ -187,13 +191,35 @@ def read(library: str, folder: Path, masked: frozenset[str]) -> Iterator[Item]:
 
 @functools.cache
 def items() -> tuple[Item, ...]:
-    """All items that read differently, in a fixed shuffled order. Raises ModuleNotFoundError for a missing package."""
+    """All items that read differently, in a fixed shuffled order. Raises ModuleNotFoundError for a missing package.
+
+    Parsing takes ten seconds, so they are kept in the lab's cache until a file of a package, or this one, changes.
+    """
     folders = {}
     for library in LIBRARIES:
         spec = importlib.util.find_spec(library)  # a top-level name: found, not imported
         if spec is None or not spec.submodule_search_locations:
             raise ModuleNotFoundError(f"the docstring tasks read the source of {library}: install it (pyproject.toml).")
         folders[library] = Path(spec.submodule_search_locations[0])
+    place = cache.artefact(_state(folders), partial(_keep, folders))
+    return tuple(Item(**row) for row in json.loads((place / "items.json").read_text()))
+
+
+def _state(folders: dict[str, Path]) -> dict:
+    """What the items depend on: this module, and every file of the packages, by size and time of change."""
+    files = [path for folder in folders.values() for path in sorted(folder.rglob("*.py"))]
+    stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    sources = [cache.file_hash(Path(__file__)), cache.file_hash(Path(__file__).with_name("text.py"))]
+    digest = hashlib.sha256(repr([sources, sys.version_info[:3], stamps]).encode())
+    return {"docstrings": digest.hexdigest()}
+
+
+def _keep(folders: dict[str, Path], place: Path) -> None:
+    (place / "items.json").write_text(json.dumps([asdict(item) for item in _parsed(folders)]))
+
+
+def _parsed(folders: dict[str, Path]) -> list[Item]:
+    """The items of `items`, from the packages' sources."""
     modules = {path.stem for folder in folders.values() for path in folder.glob("*.py")}
     modules |= {path.parent.name for folder in folders.values() for path in folder.glob("*/__init__.py")}
     words = frozenset(
@@ -210,7 +236,7 @@ def items() -> tuple[Item, ...]:
     kept: dict[str, Item] = {}
     for item in sorted(found, key=lambda item: (fraction(f"{item.file} {item.text}"), item.kind)):
         kept.setdefault(re.sub(r"[^a-z]", "", item.text.lower()), item)
-    return tuple(kept.values())
+    return list(kept.values())
 
 
 @functools.cache

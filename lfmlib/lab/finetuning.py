@@ -194,7 +194,7 @@ def origin(cell: dict) -> dict:
         return {"gain": cell["start_gain"]}
     if model in models.PRETRAINED:
         return {"start": "library"}
-    settings = BASES[model] | ({"steps": 30, "batch": 4} if cell["batch"] == TOY else {})
+    settings = BASES[model] | ({"steps": 10, "batch": 4} if cell["batch"] == TOY else {})
     return {"base": Config(model, **settings, gain=GAIN, seed=seed)}
 
 

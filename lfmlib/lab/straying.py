@@ -146,8 +146,9 @@ def _shaken(which: str, model: nn.Module, cell: dict) -> list[dict]:
     weights = {name: parameters[name] for name in judged["name"]}
     common = {"depth": dict(zip(judged["name"], judged["depth"], strict=True)), "seed": cell["seed"]}
 
-    items = ITEMS[cell["model"]]
-    every = 1 if cell["batch"] != finetuning.TOY else 3  # of the penalties tried; what toys see is hard to fit
+    toy = cell["batch"] == finetuning.TOY
+    items = ITEMS[cell["model"]] // (4 if toy else 1)
+    every = 3 if toy else 1  # of the penalties tried; what toys see is hard to fit
 
     def loss() -> float:
         return task.evaluate(model, items)["loss"]

@@ -33,6 +33,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +44,7 @@ from tqdm import tqdm
 from ..provenance import ROOT, commit, surroundings
 from . import files
 from .experiment import Comparison, Experiment, affordable, compare, measure
-from .toys import toy_rows
+from .kept import once, toy_rows
 from .workers import each
 
 __all__ = [
@@ -136,7 +137,7 @@ def _notice(current: Experiment, record: dict) -> str:
 def table(name: str, profile: str = "default", *, folder: Path | None = None, jobs: int = 2) -> pd.DataFrame:
     """What a chapter shows: the record (``default``), all of it measured anew (``full``), or its toy cells (``quick``).
 
-    No record is written; toys are kept in the lab’s cache (see `lfmlib.records.toys`), and ``attrs`` says whether they
+    No record is written; toys are kept in the lab’s cache (see `lfmlib.records.kept`), and ``attrs`` says whether they
     were there: ``cached``. Under ``default`` a chapter calls `remeasure` beside it.
 
     Raises:
@@ -162,12 +163,20 @@ def table(name: str, profile: str = "default", *, folder: Path | None = None, jo
 
 
 def remeasure(
-    name: str, budget_seconds: float = BUDGET, pick: str | None = None, *, folder: Path | None = None
+    name: str,
+    budget_seconds: float = BUDGET,
+    pick: str | None = None,
+    *,
+    kept: bool = False,
+    folder: Path | None = None,
 ) -> Comparison:
     """Measure one recorded cell again, in this process, and compare.
 
     The cell is drawn by the hash of ``pick`` (the commit, if none is given) among those that cost at most
     ``budget_seconds`` core-seconds; cells measured on a GPU are drawn only where there is one.
+
+    ``kept`` keeps the result in the lab's cache, and takes it from there where the same code has measured it before
+    (see `lfmlib.records.kept`).
 
     Raises:
         ValueError: the record holds no such cell of the experiment as it is now; the message says why.
@@ -180,7 +189,9 @@ def remeasure(
         raise ValueError(f"no cell of the record {name} can be measured again. {reason}")
     draw = files.sha256([(commit() if pick is None else pick).rstrip("+"), name])
     key = keys[int(draw, 16) % len(keys)]
-    return compare(current, cells[key], record, rows[key], measure(current, cells[key]))
+    again = partial(measure, current, cells[key])
+    result, known = once(current, cells[key], again) if kept else (again(), False)
+    return replace(compare(current, cells[key], record, rows[key], result), known=known)
 
 
 def check(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 import torch
+from threadpoolctl import threadpool_limits
 
 from .files import sha256, to_json
 
@@ -83,6 +84,7 @@ class Comparison:
         metrics: one row per metric, at the place where it differs most: metric, recorded, measured, difference, allowed
             (both relative, see `Experiment.least`), equal.
         problems: what else was not as recorded, in words.
+        known: whether the same code had measured it on this machine before, so that nothing was measured now.
     """
 
     name: str
@@ -90,6 +92,7 @@ class Comparison:
     seconds: float
     metrics: pd.DataFrame
     problems: tuple[str, ...] = ()
+    known: bool = False
 
     @property
     def equal(self) -> bool:
@@ -117,7 +120,8 @@ def measure(experiment: Experiment, cell: dict) -> dict:
     torch.set_num_threads(1)
     started, worked = time.perf_counter(), time.process_time()
     try:
-        rows = experiment.run(cell)
+        with threadpool_limits(1):  # BLAS and OpenMP, which threads of scikit-learn and SciPy wait for by spinning
+            rows = experiment.run(cell)
         seconds, core_seconds = time.perf_counter() - started, time.process_time() - worked
         inputs = experiment.inputs(cell) if experiment.inputs else {}
     finally:

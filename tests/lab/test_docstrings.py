@@ -117,7 +117,7 @@ def test_labels_come_from_the_source(tmp_path):
     assert {item.file for item in found} == {"sklearn/code.py"}
 
 
-def test_another_process_gives_the_same_and_imports_none_of_the_packages():
+def test_another_process_gives_the_same_and_imports_none_of_the_packages(tmp_path):
     code = """
 import sys
 from lfmlib.lab import docstrings
@@ -125,7 +125,7 @@ before = set(sys.modules)
 print(*(docstrings.load(name).sha256 for name in docstrings.TASKS))
 print([name for name in set(sys.modules) - before if name.split(".")[0] in docstrings.LIBRARIES])
 """
-    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    environment = {**os.environ, "PYTHONHASHSEED": "7", "LFMLIB_CACHE": str(tmp_path)}
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

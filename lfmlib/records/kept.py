@@ -1,7 +1,8 @@
-"""The toy cells of an experiment, measured once: what the profile ``quick`` shows.
+"""Cells measured here, kept as long as the code that measured them stays the same.
 
-They are kept in the lab's cache, cell by cell, so that chapters and tests that show the same toys share them, and a
-stopped run goes on. Unlike a record they are keyed by the source code as well: an edit anywhere in the library measures
+Toy cells are what the profile ``quick`` shows; chapters and tests that show the same ones share them, and a stopped run
+goes on. A recorded cell that a chapter measures again is measured once for every state of the code. Both are kept in
+the lab's cache. Unlike a record they are keyed by the source code as well: an edit anywhere in the library measures
 them anew.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..lab import cache
@@ -20,7 +21,7 @@ from .files import sha256, to_json
 
 SOURCES = Path(__file__).parents[1]
 DATA = ("scikit-learn", "peft")
-"""Packages beside `PACKAGES` that toys are made of."""
+"""Packages beside `PACKAGES` that cells are made of."""
 
 
 def toy_rows(current: Experiment, each: Callable) -> tuple[list[dict], bool]:
@@ -45,16 +46,34 @@ def toy_rows(current: Experiment, each: Callable) -> tuple[list[dict], bool]:
             part.write_text(to_json(result["rows"]))
             part.replace(part.with_suffix(".json"))
 
-    place = cache.artefact(_description(current), build)
+    place = cache.artefact(_description(current, "toys", current.quick), build)
     rows = [row for cell in current.quick for row in json.loads((place / f"{current.key(cell)}.json").read_text())]
     return rows, not measured
 
 
-def _description(current: Experiment) -> dict:
-    """All that toys depend on."""
+def once(current: Experiment, cell: dict, measure: Callable[[], dict]) -> tuple[dict, bool]:
+    """What `lfmlib.records.experiment.measure` makes of a cell, and whether the same code had measured it before.
+
+    Args:
+        current: the experiment.
+        cell: one of its cells.
+        measure: measures it.
+    """
+    measured = []
+
+    def build(folder: Path) -> None:
+        measured.append(cell)
+        (folder / "result.json").write_text(to_json(measure()))
+
+    place = cache.artefact(_description(current, "again", [cell]), build)
+    return json.loads((place / "result.json").read_text()), not measured
+
+
+def _description(current: Experiment, kind: str, cells: Sequence[dict]) -> dict:
+    """All that measured cells depend on."""
     return {
-        "toys": current.name,
-        "cells": sha256(list(current.quick)),
+        kind: current.name,
+        "cells": sha256(list(cells)),
         "version": current.version,
         "sources": sha256(dict(_hashes(Path(inspect.getfile(current.run))))),
         "versions": {name: version_of(name) for name in (*PACKAGES, *DATA)},
