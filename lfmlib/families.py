@@ -170,7 +170,8 @@ def fit(family: str, counts: Counts, upper: float, start: Fit | None = None, rou
         bits, slopes = member(point).bits_and_slopes(counts, upper)
         slopes[0] *= unit
         if fixed is None:  # a slope by the shape has no closed form
-            moved = point + [0.0, 0.0, _STEP if point[2] + _STEP <= bounds[2][1] else -_STEP]
+            moved = point.copy()
+            moved[2] += _STEP if point[2] + _STEP <= bounds[2][1] else -_STEP
             slopes = np.append(slopes, (member(moved).bits(counts, upper) - bits) / (moved[2] - point[2]))
         known = math.isfinite(bits) and np.isfinite(slopes).all()
         return (bits / n, slopes / n) if known else (1e9, np.zeros(len(point)))

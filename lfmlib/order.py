@@ -3,12 +3,13 @@
 Every matrix that reads the residual stream (q, k, v, gate, up) weighs its dimensions in its own way, and the logarithm
 of its column norms says how. In a trained transformer these profiles change slowly with depth. Layers that were
 exchanged stand out: putting them back raises the similarity of neighbours. How much is chance is judged by drawing the
-dimensions of the stream again (bootstrap).
+dimensions of the stream again (bootstrap). Layers that were hurt otherwise are left out, and the others compared over
+the gap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -30,46 +31,45 @@ class Order:
     """What `layer_order` found.
 
     Attributes:
-        similarity: ``(layers, layers)``, mean correlation of the profiles.
+        similarity: mean correlation of the profiles; index and columns are the layers that were compared.
         neighbours, distant: means of it, of neighbours and of layers at least a third of the depth apart.
         judged: whether neighbours are more alike than distant layers, so that an order can be seen at all.
         exchanged: one row for each pair whose exchange makes neighbours more alike, beyond chance, the best first:
             first, second, gain (in summed correlation), z.
     """
 
-    similarity: np.ndarray
+    similarity: pd.DataFrame
     neighbours: float
     distant: float
     judged: bool
     exchanged: pd.DataFrame
 
 
-def profiles(checkpoint: Checkpoint, rows: int = 512) -> dict[str, np.ndarray]:
+def profiles(checkpoint: Checkpoint, rows: int = 512, without: Collection[int] = ()) -> dict[str, pd.DataFrame]:
     """Logarithms of the column norms of the matrices that read the residual stream.
 
     Args:
         checkpoint: any.
         rows: at most so many of each matrix are read.
+        without: depths of layers to leave out, since they were hurt.
 
     Returns:
-        role → float64 ``(layers, width)``, for roles that every layer of the largest tower has once.
+        role → index depth, a column for each dimension; for roles that every layer of the largest tower has once.
     """
     found: dict[tuple, dict[int, str]] = {}
     for info in checkpoint.tensors:
         if info.role in READERS and len(info.shape) == 2 and info.depth is not None:
             found.setdefault((info.tower, info.role, info.shape[1]), {}).setdefault(info.depth, info.name)
-    if not found:
-        return {}
-    layers = max(len(names) for names in found.values())
+    every = set(range(max((len(names) for names in found.values()), default=0)))
     result = {}
     for (tower, role, _), names in found.items():
-        if len(names) == layers and sorted(names) == list(range(layers)):
-            norms = [checkpoint.rows(names[depth], rows).double().norm(dim=0).numpy() for depth in range(layers)]
-            result[f"{tower} {role}".strip()] = np.log(np.maximum(norms, 1e-30))
+        if set(names) == every and (kept := sorted(every - set(without))):
+            norms = [checkpoint.rows(names[depth], rows).double().norm(dim=0).numpy() for depth in kept]
+            result[f"{tower} {role}".strip()] = pd.DataFrame(np.log(np.maximum(norms, 1e-30)), index=kept)
     return result
 
 
-def layer_order(found: Mapping[str, np.ndarray], draws: int = 200, seed: int = 0) -> Order:
+def layer_order(found: Mapping[str, pd.DataFrame], draws: int = 200, seed: int = 0) -> Order:
     """Look for two layers that were exchanged.
 
     Args:
@@ -80,15 +80,16 @@ def layer_order(found: Mapping[str, np.ndarray], draws: int = 200, seed: int = 0
     Raises:
         ValueError: fewer than four layers.
     """
-    layers = min((len(one) for one in found.values()), default=0)
+    depths = np.array(next(iter(found.values())).index) if found else np.empty(0, dtype=int)
+    layers = len(depths)
     if layers < 4:
         raise ValueError(f"{layers} layers of one kind: at least four are needed to see an order")
     rng = np.random.default_rng(seed)
     similarity = _similarity(found, None)
     drawn = np.stack([_similarity(found, rng) for _ in range(draws)])
     place = np.arange(layers)
-    apart = np.abs(np.subtract.outer(place, place))
-    near, far = apart == 1, apart >= max(2, layers // 3)
+    near = np.abs(np.subtract.outer(place, place)) == 1
+    far = ~near & (np.abs(np.subtract.outer(depths, depths)) >= max(2, layers // 3))
     contrast = drawn[:, near].mean(1) - drawn[:, far].mean(1)
     judged = bool(np.quantile(contrast, 0.005) > 0)
     rows = []
@@ -97,19 +98,20 @@ def layer_order(found: Mapping[str, np.ndarray], draws: int = 200, seed: int = 0
         other[[i, j]] = j, i
         gain = _neighbours(similarity, other) - _neighbours(similarity, place)
         scatter = (_neighbours(drawn, other) - _neighbours(drawn, place)).std()
-        rows.append({"first": i, "second": j, "gain": float(gain), "z": float(gain / max(scatter, 1e-12))})
+        pair = {"first": depths[i], "second": depths[j]}
+        rows.append(pair | {"gain": float(gain), "z": float(gain / max(scatter, 1e-12))})
     table = pd.DataFrame(rows)
     beyond = stats.norm.isf(LEVEL / len(table))
     named = table[(table["z"] > beyond)].sort_values("gain", ascending=False) if judged else table.iloc[:0]
-    return Order(
-        similarity, float(similarity[near].mean()), float(similarity[far].mean()), judged, named.reset_index(drop=True)
-    )
+    alike, unlike = float(similarity[near].mean()), float(similarity[far].mean())
+    labelled = pd.DataFrame(similarity, depths, depths)
+    return Order(labelled, alike, unlike, judged, named.reset_index(drop=True))
 
 
-def _similarity(found: Mapping[str, np.ndarray], rng: np.random.Generator | None) -> np.ndarray:
+def _similarity(found: Mapping[str, pd.DataFrame], rng: np.random.Generator | None) -> np.ndarray:
     """Mean over the roles of the correlations between layers; with a generator, of dimensions drawn anew."""
     each = []
-    for profile in found.values():
+    for profile in (one.to_numpy() for one in found.values()):
         width = profile.shape[1]
         each.append(np.corrcoef(profile if rng is None else profile[:, rng.integers(width, size=width)]))
     return np.mean(each, axis=0)

@@ -126,26 +126,33 @@ def chosen(checkpoint: Checkpoint, profile: str) -> Checkpoint:
     return checkpoint.cut([names[i] for i in places], BLOCK)
 
 
-def layers(checkpoint: Checkpoint, sample: int, seed: int) -> str:
-    """Whether the layers stand in their order, in a sentence."""
-    found = order.profiles(checkpoint, _rows(checkpoint, sample))
+def layers(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int) -> str:
+    """Whether the layers stand in their order, those without a state of `lfmlib.health.examine`, in a sentence."""
+    hurt = sorted(_hurt(states))
+    out = f" Left out: layer{'s' if len(hurt) > 1 else ''} {', '.join(map(str, hurt))}." if hurt else ""
+    found = order.profiles(checkpoint, _rows(checkpoint, sample), hurt)
     try:
         result = order.layer_order(found, seed=seed)
     except ValueError as error:
-        return f"Whether layers stand in their order cannot be told: {error}."
+        return f"Whether layers stand in their order cannot be told: {error}.{out}"
     alike = (
         f"column norms of neighbouring layers correlate by {result.neighbours:.2f} in the mean, those of distant ones "
         f"by {result.distant:.2f}"
     )
     if not result.judged:
-        return f"Whether layers stand in their order cannot be told: {alike}."
+        return f"Whether layers stand in their order cannot be told: {alike}.{out}"
     if result.exchanged.empty:
-        return f"**No two layers look exchanged**: {alike}, and no exchange makes neighbours more alike."
+        return f"**No two layers look exchanged**: {alike}, and no exchange makes neighbours more alike.{out}"
     best = result.exchanged.iloc[0]
     return (
         f"**Layers {best['first']:.0f} and {best['second']:.0f} look exchanged**: {alike}, and putting them back "
-        f"raises the sum over neighbours by {best['gain']:.2f} (z = {best['z']:.1f})."
+        f"raises the sum over neighbours by {best['gain']:.2f} (z = {best['z']:.1f}).{out}"
     )
+
+
+def _hurt(states: pd.DataFrame) -> set[int]:
+    """Depths of layers with a matrix that is not as training left it."""
+    return set(states["depth"].dropna().astype(int))
 
 
 def legs(arranged: pd.DataFrame) -> pd.DataFrame:
@@ -220,10 +227,11 @@ def self_test(part: Checkpoint, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(called=[called.get(row["tensor"], "nothing") for row in rows])
 
 
-def exchange_test(checkpoint: Checkpoint, sample: int, seed: int, most: int = 12) -> str:
+def exchange_test(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int, most: int = 12) -> str:
     """Pairs of layers exchanged in thought, and how many are named rightly, in a sentence."""
-    found = order.profiles(checkpoint, _rows(checkpoint, sample))
-    count = min((len(one) for one in found.values()), default=0)
+    found = order.profiles(checkpoint, _rows(checkpoint, sample), _hurt(states))
+    depths = next(iter(found.values())).index if found else []
+    count = len(depths)
     if count < 4:
         return "With fewer than four layers of a kind, no exchange can be seen."
     pairs = list(combinations(range(count), 2))
@@ -232,8 +240,9 @@ def exchange_test(checkpoint: Checkpoint, sample: int, seed: int, most: int = 12
     for i, j in tried:
         place = np.arange(count)
         place[[i, j]] = j, i
-        named = order.layer_order({role: one[place] for role, one in found.items()}, seed=seed).exchanged
-        hit = len(named) and (named.iloc[0]["first"], named.iloc[0]["second"]) == (i, j)
+        moved = {role: one.iloc[place].set_axis(depths) for role, one in found.items()}
+        named = order.layer_order(moved, seed=seed).exchanged
+        hit = len(named) and (named.iloc[0]["first"], named.iloc[0]["second"]) == (depths[i], depths[j])
         right, wrong = right + bool(hit), wrong + bool(len(named) and not hit)
     return (
         f"Of {len(tried)} exchanges of two layers of this model, **{right} are named rightly**, {wrong} wrongly, and "

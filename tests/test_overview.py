@@ -86,12 +86,13 @@ def test_quantized_matrices_are_marked_and_their_pieces_counted_together():
 
 
 def test_layers_are_judged_in_words():
-    checkpoint = lfmlib.open_checkpoint("minilm")
-    assert "No two layers look exchanged" in overview.layers(checkpoint, 0, 0)
-    assert "named rightly" in overview.exchange_test(checkpoint, 0, 0, most=2)
-    few = lfmlib.open_checkpoint(layers(2))
-    assert "cannot be told: 2 layers" in overview.layers(few, 0, 0)
-    assert "fewer than four" in overview.exchange_test(few, 0, 0)
+    checkpoint, sound = lfmlib.open_checkpoint("minilm"), pd.DataFrame({"depth": [pd.NA]})
+    assert "No two layers look exchanged" in overview.layers(checkpoint, sound, 0, 0)
+    assert "named rightly" in overview.exchange_test(checkpoint, sound, 0, 0, most=2)
+    few, hurt = lfmlib.open_checkpoint(layers(4)), pd.DataFrame({"depth": [1, 1, 3]})
+    assert "cannot be told: 2 layers" in (words := overview.layers(few, hurt, 0, 0))
+    assert words.endswith("Left out: layers 1, 3.")
+    assert "fewer than four" in overview.exchange_test(few, hurt, 0, 0)
 
 
 def report(folder: Path, *parameters: str) -> subprocess.CompletedProcess:
