@@ -17,7 +17,6 @@ import mmap
 import re
 import sys
 import warnings
-import zipfile
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -28,8 +27,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from .pickle_guard import look_through
+
 LONGEST = 100_000_000  # bytes of a header: safetensors' own limit
 PICKLED = (".bin", ".pt", ".pth")
+OVERLAP = 8  # tensors of a pickle may be parts of others; more than so many times the file is none that a model has
 NESTING = ("state_dict", "model_state_dict", "model")  # where training scripts keep the weights in a larger dictionary
 
 # safetensors' short names that torch reads one value per element; others (4- and 6-bit packings) are reported.
@@ -133,7 +135,13 @@ class Pickled(Stored):
 
     def load(self) -> torch.Tensor:
         """The tensor, mapped where the file is of the zip format (torch ≥ 1.6). Raises CheckpointError."""
-        return _as_tensor(_unpickle(self.path)[self.key])[0]
+        value = _unpickle(self.path).get(self.key)
+        tensor, reason = _as_tensor(value)
+        if reason or (tuple(tensor.shape), dtype_name(tensor.dtype)) != (self.shape, self.dtype):
+            raise CheckpointError(
+                f"{self.path} holds another {self.key!r} than when it was opened: it changed meanwhile. Open it again."
+            )
+        return tensor
 
 
 @dataclass(frozen=True)
@@ -173,11 +181,30 @@ def read_file(path: Path) -> tuple[dict, dict]:
     if path.suffix in PICKLED:
         loaded = _unpickle(path)
         held, left_out = read_mapping(loaded)
-        return {key: Pickled(path, key, entry.shape, entry.dtype) for key, entry in held.items()}, left_out
+        left_out |= _outgrown(held, path)
+        kept = {key: entry for key, entry in held.items() if key not in left_out}
+        return {key: Pickled(path, key, entry.shape, entry.dtype) for key, entry in kept.items()}, left_out
     raise CheckpointError(
         f"{path} ends in {path.suffix!r}; this library reads .safetensors, .gguf, {', '.join(PICKLED)}. "
         "Convert it, or load it yourself and pass the mapping of names to tensors."
     )
+
+
+def _outgrown(held: Mapping[str, Held], path: Path) -> dict[str, str]:
+    """Tensors whose values are those of a few bytes again and again, which would take for ever to go through."""
+    size, total, found = path.stat().st_size, 0, {}
+    for name, entry in held.items():
+        claimed = math.prod(entry.shape) * entry.tensor.element_size()
+        if claimed > size:
+            found[name] = f"it would have {claimed} bytes, and the file has {size}: its values are repeated"
+        else:
+            total += claimed
+    if total > OVERLAP * size:
+        raise CheckpointError(
+            f"{path} has {size} bytes, and its tensors would have {total}: they lie on one another. Expected at most "
+            f"{OVERLAP} times the file. Save it again with tensors of their own."
+        )
+    return found
 
 
 def read_safetensors(path: Path) -> tuple[dict, dict]:
@@ -364,7 +391,7 @@ def _unpickle_once(path: Path, size: int, mtime: int) -> Mapping:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on pickle protocols and TorchScript is not for our readers
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=look_through(path))
     except Exception as error:  # pickle lets a damaged file raise anything: KeyError, EOFError, UnicodeDecodeError…
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code:
@@ -381,7 +408,8 @@ def _unpickle_once(path: Path, size: int, mtime: int) -> Mapping:
             f"({type(error).__name__}{': ' + reason[:200] if reason else ''}): it is truncated, damaged or of another "
             "kind. Download or save it again, if possible as safetensors."
         ) from error
-    return {str(key): value for key, value in _unwrap(content, path).items()}
+    # Keys are those of a state dict: turning whatever else may be one into words can take for ever.
+    return {str(key): value for key, value in _unwrap(content, path).items() if isinstance(key, str | int)}
 
 
 def _unwrap(content, path: Path) -> Mapping:
