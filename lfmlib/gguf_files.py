@@ -55,15 +55,27 @@ class Blocks(Dequantized):
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """See `Dequantized`."""
+        _, block, size = _format(self.format)
+        row = self.shape[-1] // block * size
+        return self._values(self.data.span(start * row, stop * row).numpy().reshape(-1, row))
+
+    def span(self, start: int, stop: int) -> torch.Tensor:
+        """Values `start` to `stop` of the flattened tensor, by blocks: a row may be as long as the file."""
+        if start >= stop:
+            return torch.empty(0)
+        _, block, size = _format(self.format)
+        first = start // block
+        data = self.data.span(first * size, -(-stop // block) * size).numpy().reshape(1, -1)
+        return self._values(data).reshape(-1)[start - first * block : stop - first * block]
+
+    def _values(self, data: np.ndarray) -> torch.Tensor:
         from gguf import quants
 
-        kind, block, size = _format(self.format)
-        row = self.shape[-1] // block * size
-        data = self.data.span(start * row, stop * row).numpy().reshape(-1, row)
         with np.errstate(
             all="ignore"
         ):  # a damaged scale makes values that are no numbers, and they are counted as such
-            return torch.from_numpy(np.ascontiguousarray(quants.dequantize(data, kind), dtype=np.float32))
+            values = quants.dequantize(data, _format(self.format)[0])
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
 def read_gguf(path: Path) -> tuple[dict, dict]:

@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 
 import fsspec
@@ -354,6 +355,16 @@ def test_rows_of_no_values(tmp_path):
         ((3, 0), (3, 0), []),
         ((0, 32), (0, 32), []),
     ]
+
+
+def test_a_row_as_long_as_the_file_is_read_in_pieces(tmp_path):
+    (tmp_path / "x.gguf").write_bytes(header(1, 0, tensor(b"x", [2**26], kind=8)))  # Q8_0: 34 bytes for 32 values
+    os.truncate(tmp_path / "x.gguf", 128 + 2**26 // 32 * 34)
+    tracemalloc.start()
+    count = sum(piece.numel() for piece in open_checkpoint(tmp_path).chunks("x"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 2**26 and peak < 64 * 2**20, f"{peak} bytes, where the row has {2**28}"
 
 
 # --- pickles ----------------------------------------------------------------------------------------------------------
