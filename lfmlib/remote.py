@@ -321,7 +321,10 @@ def _range_of(response, url: str) -> tuple[int, int]:
     said = response.headers.get("content-range", "")
     try:
         span, size = said.removeprefix("bytes ").split("/")
-        return int(span.split("-")[0]), int(size)
+        first, size = int(span.split("-")[0]), int(size)
+        if not 0 <= first <= size < 2**63:
+            raise ValueError
+        return first, size
     except ValueError:
         raise CheckpointError(
             f"{short(url)} answered with the range {said!r}, where bytes FIRST-LAST/SIZE was expected."

@@ -33,11 +33,15 @@ GPT-2's Conv1D stores (in, out). Its names (c_attn, c_fc, c_proj) are used with 
 nanoGPT), so orientation is decided by shapes: a bias is as long as the outputs.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 from .part import Part
+from .storage import Names
+
+MOST_EXPERTS = 4096  # a stack of more is one of something else, and would be as many tensors
 
 _ATTENTION = (
     r"(?:attn|attention|self|self_attn|self_attention|encoder_attn|multihead_attn|SelfAttention|EncDecAttention)"
@@ -111,7 +115,7 @@ def parts(shapes: Mapping[str, tuple[int, ...]], config: Mapping | None = None) 
     `shapes` maps stored names to shapes: neighbours matter (a bias tells which axis is output, `w3` that `w1` is a
     gate). `config` is the content of config.json; without it, layouts that need head counts stay whole.
     """
-    config = dict(config or {})
+    shapes, config = Names(shapes), dict(config or {})
     text = config.get("text_config")
     settings = {**config, **text} if isinstance(text, Mapping) else config
     found = [part for name in shapes for part in _split(_whole(name, shapes), shapes, settings)]
@@ -138,7 +142,8 @@ def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
         first, down, up = (shapes.get(f"{path[:-2]}{word}.weight", ()) for word in _SWIGLU)
         return _SWIGLU[leaf] if len(first) == 2 and first == up == down[::-1] else "other"
     if path.endswith("mlp.gate"):  # a router where experts stand beside it; some MLPs call their gate so
-        return "router" if any(other.startswith(f"{path[:-4]}experts.") for other in shapes) else "other"
+        near = shapes if isinstance(shapes, Names) else Names(shapes)
+        return "router" if near.under(f"{path[:-4]}experts.") else "other"
     if name in ("output.weight", "proj_out.weight"):  # heads of the first Llama and Whisper; deeper down anything
         return "head"
     role = next((role for rule, role in _MATRIX_RULES if rule.search(path)), "other")
@@ -177,6 +182,8 @@ def _is_conv1d(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 def _split(part: Part, shapes: Mapping[str, tuple[int, ...]], config: Mapping) -> list[Part]:
     """The part itself, or those it is fused of."""
+    if not math.prod(part.shape):  # nothing to cut, whatever the axes claim
+        return [part]
     if len(part.shape) == 3 and part.stored.endswith("_exps.weight"):  # llama.cpp's stacks are all (out, in)
         return _each(part)
     if len(part.shape) == 3 and re.search(r"experts\.(?:gate_up_proj|gate_proj|up_proj|down_proj)$", part.stored):
@@ -193,7 +200,7 @@ def _split(part: Part, shapes: Mapping[str, tuple[int, ...]], config: Mapping) -
 def _split_attention(part: Part, config: Mapping) -> list[Part]:
     rows, columns = part.shape
     leaf = re.sub(r"\.weight$", "", part.stored).rsplit(".", 1)[-1]
-    kind, heads = config.get("model_type"), config.get("num_attention_heads") or config.get("n_head")
+    kind, heads = config.get("model_type"), _count(config, "num_attention_heads") or _count(config, "n_head")
     thirds = {"q": 1, "k": 1, "v": 1}
     if rows == 3 * columns and (
         (leaf == "c_attn" and (part.transposed or kind == "qwen"))
@@ -201,15 +208,15 @@ def _split_attention(part: Part, config: Mapping) -> list[Part]:
         or leaf in ("in_proj_weight", "Wqkv")
     ):
         return _rows(part, thirds, columns)
-    if not isinstance(heads, int) or heads < 1:
+    if not heads:
         return [part]
-    size = config.get("head_dim") or columns // heads
-    kv_heads = config.get("num_key_value_heads") or heads
+    size = _count(config, "head_dim") or columns // heads
+    kv_heads = _count(config, "num_key_value_heads") or heads
     if leaf == "query_key_value" and kind in _PER_HEAD:
         return _rows(part, thirds, size, groups=heads)
     if leaf == "query_key_value" and kind == "falcon":
         if config.get("new_decoder_architecture"):
-            kv_heads = config.get("num_kv_heads") or heads
+            kv_heads = _count(config, "num_kv_heads") or heads
             return _rows(part, {"q": heads // kv_heads, "k": 1, "v": 1}, size, groups=kv_heads)
         if config.get("multi_query"):
             return _rows(part, {"q": heads, "k": 1, "v": 1}, size)
@@ -223,8 +230,16 @@ def _split_attention(part: Part, config: Mapping) -> list[Part]:
     return [part]
 
 
+def _count(config: Mapping, name: str) -> int:
+    """A number of config.json that counts something; 0 where there is none, or something else in its place."""
+    found = config.get(name)
+    return found if type(found) is int and found > 0 else 0  # true is an int, too
+
+
 def _each(part: Part) -> list[Part]:
     """One part for each matrix of a stack."""
+    if part.shape[0] > MOST_EXPERTS:
+        return [part]
     return [replace(part, name=f"{part.name}[{i}]", shape=part.shape[1:], expert=i) for i in range(part.shape[0])]
 
 

@@ -17,7 +17,8 @@ import mmap
 import re
 import sys
 import warnings
-import zipfile
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,11 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from .pickle_guard import look_through
+
+LONGEST = 100_000_000  # bytes of a header: safetensors' own limit
 PICKLED = (".bin", ".pt", ".pth")
+OVERLAP = 8  # tensors of a pickle may be parts of others; more than so many times the file is none that a model has
 NESTING = ("state_dict", "model_state_dict", "model")  # where training scripts keep the weights in a larger dictionary
 
 # safetensors' short names that torch reads one value per element; others (4- and 6-bit packings) are reported.
@@ -130,7 +135,13 @@ class Pickled(Stored):
 
     def load(self) -> torch.Tensor:
         """The tensor, mapped where the file is of the zip format (torch ≥ 1.6). Raises CheckpointError."""
-        return _as_tensor(_unpickle(self.path)[self.key])[0]
+        value = _unpickle(self.path).get(self.key)
+        tensor, reason = _as_tensor(value)
+        if reason or (tuple(tensor.shape), dtype_name(tensor.dtype)) != (self.shape, self.dtype):
+            raise CheckpointError(
+                f"{self.path} holds another {self.key!r} than when it was opened: it changed meanwhile. Open it again."
+            )
+        return tensor
 
 
 @dataclass(frozen=True)
@@ -170,11 +181,30 @@ def read_file(path: Path) -> tuple[dict, dict]:
     if path.suffix in PICKLED:
         loaded = _unpickle(path)
         held, left_out = read_mapping(loaded)
-        return {key: Pickled(path, key, entry.shape, entry.dtype) for key, entry in held.items()}, left_out
+        left_out |= _outgrown(held, path)
+        kept = {key: entry for key, entry in held.items() if key not in left_out}
+        return {key: Pickled(path, key, entry.shape, entry.dtype) for key, entry in kept.items()}, left_out
     raise CheckpointError(
         f"{path} ends in {path.suffix!r}; this library reads .safetensors, .gguf, {', '.join(PICKLED)}. "
         "Convert it, or load it yourself and pass the mapping of names to tensors."
     )
+
+
+def _outgrown(held: Mapping[str, Held], path: Path) -> dict[str, str]:
+    """Tensors whose values are those of a few bytes again and again, which would take for ever to go through."""
+    size, total, found = path.stat().st_size, 0, {}
+    for name, entry in held.items():
+        claimed = math.prod(entry.shape) * entry.tensor.element_size()
+        if claimed > size:
+            found[name] = f"it would have {claimed} bytes, and the file has {size}: its values are repeated"
+        else:
+            total += claimed
+    if total > OVERLAP * size:
+        raise CheckpointError(
+            f"{path} has {size} bytes, and its tensors would have {total}: they lie on one another. Expected at most "
+            f"{OVERLAP} times the file. Save it again with tensors of their own."
+        )
+    return found
 
 
 def read_safetensors(path: Path) -> tuple[dict, dict]:
@@ -184,8 +214,8 @@ def read_safetensors(path: Path) -> tuple[dict, dict]:
     check_safetensors(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = file.read(length)
-    return listed(header, lambda offset, shape, dtype: Mapped(path, 8 + length + offset, shape, dtype))
+        header = json_object(file.read(length), str(path), once=True)
+    return listed(header, str(path), lambda offset, shape, dtype: Mapped(path, 8 + length + offset, shape, dtype))
 
 
 def check_safetensors(path: Path, name: str = "") -> None:
@@ -198,25 +228,69 @@ def check_safetensors(path: Path, name: str = "") -> None:
         raise CheckpointError(f"{name or path} is not a sound safetensors file: {_explain(path, error)}") from error
 
 
-def listed(header: bytes, place: Callable[[int, tuple, str], object]) -> tuple[dict, dict]:
-    """The tensors that the JSON of a checked safetensors header names.
+def listed(header: dict, name: str, place: Callable[[int, tuple, str], object]) -> tuple[dict, dict]:
+    """The tensors that the JSON of a checked safetensors header names. Raises CheckpointError.
 
     Args:
         header: without the 8 bytes of its length.
+        name: what an error calls the file.
         place: from offset behind the header, shape and dtype to a stored tensor.
     """
-    header = json.loads(header)
     metadata = header.pop("__metadata__", None) or {}
     stored, left_out = {}, {}
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+    for tensor, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        shape = tuple(entry["shape"])
+        try:
+            check_shape(tensor, shape)
+        except ValueError as error:
+            raise CheckpointError(f"{name} is not a sound safetensors file: {error}. Save it again.") from None
         if entry["dtype"] in TORCH_DTYPES:
-            dtype = dtype_name(TORCH_DTYPES[entry["dtype"]])
-            stored[name] = place(entry["data_offsets"][0], tuple(entry["shape"]), dtype)
+            stored[tensor] = place(entry["data_offsets"][0], shape, dtype_name(TORCH_DTYPES[entry["dtype"]]))
         else:
-            left_out[name] = f"dtype {entry['dtype']} packs several values in a byte and is not read"
+            left_out[tensor] = f"dtype {entry['dtype']} packs several values in a byte and is not read"
     # safetensors.torch.save_model notes there which names it dropped because another tensor holds their values.
-    ties = {name: f"tied to {kept}" for name, kept in metadata.items() if kept in header and name not in header}
+    ties = {tied: f"tied to {kept}" for tied, kept in metadata.items() if kept in header and tied not in header}
     return stored, left_out | ties
+
+
+def check_shape(name: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError for a shape that no tensor can have; without values, a file may claim any."""
+    if math.prod(max(length, 1) for length in shape) >= 2**63:
+        raise ValueError(f"{name!r} has the shape {shape}, larger than any tensor can be")
+
+
+def json_object(content: bytes, name: str, once: bool = False) -> dict:
+    """The object that JSON text holds; `name` is what an error calls it, `once` refuses a name that stands there twice,
+    of which readers disagree which one counts. Raises CheckpointError."""
+    try:
+        found = json.loads(content, object_pairs_hook=_once if once else None)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{name} cannot be read as JSON ({error}). Download or save it again.") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{name} holds a JSON {type(found).__name__}, where an object was expected.")
+    return found
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the name {name!r} stands there twice")
+    return found
+
+
+class Names(dict):
+    """A dictionary whose names that begin alike are found without looking at all: a model may have 100,000."""
+
+    @functools.cached_property
+    def _sorted(self) -> list[str]:
+        return sorted(self)
+
+    def under(self, prefix: str) -> list[str]:
+        """The names that begin with `prefix`."""
+        first = bisect_left(self._sorted, prefix)
+        last = bisect_left(self._sorted, prefix + chr(0x10FFFF))
+        return self._sorted[first:last]
 
 
 def read_mapping(tensors: Mapping) -> tuple[dict, dict]:
@@ -246,11 +320,12 @@ def _as_tensor(value) -> tuple[torch.Tensor | None, str]:
         return _from_numpy(value)
     if not isinstance(value, torch.Tensor):
         return None, f"not a tensor ({type(value).__name__})"
-    if value.layout != torch.strided or value.is_quantized:
-        return None, f"layout {'quantized' if value.is_quantized else value.layout} is not read"
+    if value.layout != torch.strided or value.is_quantized or value.is_nested:
+        kind = "quantized" if value.is_quantized else "nested" if value.is_nested else value.layout
+        return None, f"layout {kind} is not read"
     if value.is_meta:
         return None, "on the meta device: it has a shape but no values"
-    return value.detach(), ""
+    return value.detach().resolve_conj().resolve_neg(), ""
 
 
 def _from_numpy(array: np.ndarray) -> tuple[torch.Tensor | None, str]:
@@ -316,7 +391,7 @@ def _unpickle_once(path: Path, size: int, mtime: int) -> Mapping:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on pickle protocols and TorchScript is not for our readers
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=look_through(path))
     except Exception as error:  # pickle lets a damaged file raise anything: KeyError, EOFError, UnicodeDecodeError…
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code:
@@ -324,13 +399,17 @@ def _unpickle_once(path: Path, size: int, mtime: int) -> Mapping:
                 f"{path} holds Python code besides tensors ({code[1]}), which could do anything when loaded; none "
                 "of it was run. Ask for a safetensors file; if you trust it, load it yourself and pass the state_dict."
             ) from error
-        reason = next((line.strip() for line in reversed(str(error).splitlines()) if "rror" in line), "")
+        lines = [line.strip() for line in reversed(str(error).splitlines()) if line.strip()]
+        reason = next((line for line in lines if "rror" in line), "")
+        if not reason and isinstance(error, ValueError | RuntimeError):
+            reason = next(iter(lines), "")
         raise CheckpointError(
             f"{path} ({size} bytes) cannot be read as a plain dictionary of tensors written by torch.save "
             f"({type(error).__name__}{': ' + reason[:200] if reason else ''}): it is truncated, damaged or of another "
             "kind. Download or save it again, if possible as safetensors."
         ) from error
-    return {str(key): value for key, value in _unwrap(content, path).items()}
+    # Keys are those of a state dict: turning whatever else may be one into words can take for ever.
+    return {str(key): value for key, value in _unwrap(content, path).items() if isinstance(key, str | int)}
 
 
 def _unwrap(content, path: Path) -> Mapping:
@@ -342,7 +421,11 @@ def _unwrap(content, path: Path) -> Mapping:
     nested = [key for key in NESTING if isinstance(content.get(key), Mapping)]
     if len(nested) == 1:
         return content[nested[0]]
-    found = f"{nested} each hold a dictionary" if nested else f"found the keys {[str(k) for k in list(content)[:8]]}"
+    found = (
+        f"{nested} each hold a dictionary"
+        if nested
+        else f"found the keys {[k for k in content if isinstance(k, str)][:8]}"
+    )
     raise CheckpointError(
         f"{path} has no tensors at its top level; {found}, and one of {list(NESTING)} was expected. "
         "Load it yourself and pass the mapping of names to tensors."
