@@ -116,11 +116,12 @@ class Fit:
         log_density = FAMILIES[self.family].log_density(z, self.shape)
         sides = np.stack([counts.positive, counts.negative])
         seen = np.where(sides > 0, cells, np.inf)  # so that empty cells have no say
-        inner, outer = np.exp(log_density[:, :-2] - seen), np.exp(log_density[:, 1:-1] - seen)
-        by_cell = np.sum(sides * (outer * moved[..., 1:-1] - inner * moved[..., :-2]), axis=(1, 2))
-        first, last = np.exp(log_density[:, 0] - whole), np.exp(log_density[:, -1] - whole)
-        by_whole = np.sum(last * moved[..., -1] - first * moved[..., 0], axis=1)
-        return bits, (counts.both.sum() * by_whole - by_cell) / _LN2
+        with np.errstate(over="ignore", invalid="ignore"):  # slopes without bound, where values are out of reach
+            inner, outer = np.exp(log_density[:, :-2] - seen), np.exp(log_density[:, 1:-1] - seen)
+            by_cell = np.sum(sides * (outer * moved[..., 1:-1] - inner * moved[..., :-2]), axis=(1, 2))
+            first, last = np.exp(log_density[:, 0] - whole), np.exp(log_density[:, -1] - whole)
+            by_whole = np.sum(last * moved[..., -1] - first * moved[..., 0], axis=1)
+            return bits, (counts.both.sum() * by_whole - by_cell) / _LN2
 
     def _standard(self, edges: np.ndarray, upper: float) -> np.ndarray:
         """``(2, m + 2)``: edges of cells and the place of the cut in units of this law, above zero and below."""

@@ -228,25 +228,34 @@ def self_test(part: Checkpoint, seed: int) -> pd.DataFrame:
 
 
 def exchange_test(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int, most: int = 12) -> str:
-    """Pairs of layers exchanged in thought, and how many are named rightly, in a sentence."""
+    """Pairs of layers exchanged in thought, and how many are named rightly, in a sentence.
+
+    Where the model's own layers look exchanged, they are put back before.
+    """
     found = order.profiles(checkpoint, _rows(checkpoint, sample), _hurt(states))
     depths = next(iter(found.values())).index if found else []
     count = len(depths)
     if count < 4:
         return "With fewer than four layers of a kind, no exchange can be seen."
+    back = np.arange(count)
+    own = order.layer_order(found, seed=seed).exchanged
+    if len(own):
+        i, j = (int(depths.get_loc(own.iloc[0][end])) for end in ("first", "second"))
+        back[[i, j]] = j, i
     pairs = list(combinations(range(count), 2))
     tried = [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:most]]
     right = wrong = 0
     for i, j in tried:
-        place = np.arange(count)
-        place[[i, j]] = j, i
+        place = back.copy()
+        place[[i, j]] = place[[j, i]]
         moved = {role: one.iloc[place].set_axis(depths) for role, one in found.items()}
         named = order.layer_order(moved, seed=seed).exchanged
         hit = len(named) and (named.iloc[0]["first"], named.iloc[0]["second"]) == (depths[i], depths[j])
         right, wrong = right + bool(hit), wrong + bool(len(named) and not hit)
+    before = ", put in order before" if len(own) else ""
     return (
-        f"Of {len(tried)} exchanges of two layers of this model, **{right} are named rightly**, {wrong} wrongly, and "
-        f"{len(tried) - right - wrong} are not seen."
+        f"Of {len(tried)} exchanges of two layers of this model{before}, **{right} are named rightly**, {wrong} wrongly, "
+        f"and {len(tried) - right - wrong} are not seen."
     )
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import lfmlib
+from lfmlib import overview
 from lfmlib.order import layer_order, profiles
 
 
@@ -90,3 +92,9 @@ def test_on_the_real_model_an_exchange_is_named_rightly_or_not_at_all():
         else:
             assert not result.judged
     assert named >= 10  # of 15
+
+
+def test_exchanges_are_tried_on_a_model_put_in_order():
+    tensors = exchanged(model(12, 256, np.random.default_rng(3)), 2, 9)
+    words = overview.exchange_test(lfmlib.open_checkpoint(tensors), pd.DataFrame({"depth": []}), 0, 0, most=4)
+    assert "put in order before" in words and " 0 wrongly" in words
