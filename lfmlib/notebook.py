@@ -22,6 +22,7 @@ from .provenance import ROOT
 PROFILES = ("quick", "default", "full")
 LINKED = 2_000_000
 """Bytes up to which a table travels inside the page that links to it."""
+_PROSE = "white-space:normal;min-width:11em;text-align:left"  # of a cell that holds a sentence
 
 
 class Claim:
@@ -78,12 +79,13 @@ class Board:
         for finding in found:
             findings.write(finding, folder)
         lines = "".join(
-            f"<tr><th>{one.id}</th><td>{html.escape(one.statement)}</td><td>{_name(one)}</td>"
-            f"<td>{html.escape(scoreboard.measured(one))}</td>"
-            f"<td>{html.escape(scoreboard.control(one)) if one.value is not None else ''}</td></tr>"
+            f"<tr><th style='min-width:0'>{one.id}</th><td>{_name(one)}</td>"
+            f"<td style='{_PROSE}'>{html.escape(one.statement)}</td>"
+            f"<td style='{_PROSE}'>{html.escape(scoreboard.measured(one))}</td>"
+            f"<td style='{_PROSE}'>{html.escape(scoreboard.control(one)) if one.value is not None else ''}</td></tr>"
             for one in found
         )
-        head = "<tr><th></th><th>the paper says</th><th>verdict</th><th>measured</th><th>the control gives</th></tr>"
+        head = "<tr><th></th><th>verdict</th><th>the paper says</th><th>measured</th><th>the control gives</th></tr>"
         body = (
             f"<p>On <b>{html.escape(found[0].model)}</b>, by rules that were fixed beforehand:</p>"
             "<div class='lfm-scroll' tabindex='0' role='region' aria-label='verdicts'>"

@@ -254,8 +254,8 @@ def exchange_test(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, see
         right, wrong = right + bool(hit), wrong + bool(len(named) and not hit)
     before = ", put in order before" if len(own) else ""
     return (
-        f"Of {len(tried)} exchanges of two layers of this model{before}, **{right} are named rightly**, {wrong} wrongly, "
-        f"and {len(tried) - right - wrong} are not seen."
+        f"Of {len(tried)} exchanges of two layers of this model{before}, **{right} are named rightly**, "
+        f"{wrong} wrongly, and {len(tried) - right - wrong} are not seen."
     )
 
 

@@ -70,9 +70,10 @@ def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, lab
     grid = known.pivot_table(index="depth", columns="role", values=column, aggfunc="median")[roles].astype(float)
     low = max(np.nanmin(grid.to_numpy()), bound / 100)  # the colours are logarithmic
     few = grid.shape[0] <= 14
+    shown = grid.round(3) + 0.0  # and no “-0.000”
     sns.heatmap(
         grid.clip(lower=low), ax=ax, cmap="cividis_r", norm=LogNorm(low, max(np.nanmax(grid.to_numpy()), 1.01 * low)),
-        annot=few and grid, fmt=".3f", annot_kws={"size": 8.5}, linewidths=0.5 if few else 0,
+        annot=few and shown, fmt=".3f", annot_kws={"size": 8.5}, linewidths=0.5 if few else 0,
         cbar_kws={"label": label, "format": "{x:g}"},
     )  # fmt: skip
     bar = ax.collections[0].colorbar.ax.yaxis
