@@ -100,6 +100,11 @@ class Checkpoint:
         """
         return MappingProxyType(self._stored)
 
+    def origin(self, name: str) -> tuple[Part, Stored]:
+        """Which part of which stored tensor `name` is. Raises ValueError as `read` does."""
+        part = self._part(name)
+        return part, self._stored[part.stored]
+
     def chunks(self, name: str, bytes: int = CHUNK_BYTES) -> Iterator[torch.Tensor]:
         """Yield the tensor's values as flat tensors of at most `bytes` each (at least one value).
 

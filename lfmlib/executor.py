@@ -6,12 +6,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from .grid import DTYPES
+from .journal import Journal
 
 Rows = list[tuple[str, list[dict] | str]]
 """For each tensor its name and its rows, or why it could not be measured."""
@@ -24,8 +26,11 @@ def tabulate(
     columns: Sequence[str],
     executor: Executor | None,
     progress: bool,
+    keep: str | Path | None = None,
 ) -> pd.DataFrame:
     """A table of what ``measure`` (see `over`) says of every floating-point matrix, in checkpoint order.
+
+    Rows are kept in the folder ``keep``, and those that lie there already are taken (see `lfmlib.journal`).
 
     ``attrs`` holds source, revision, skipped (why each other tensor is not there) and interrupted.
 
@@ -36,7 +41,7 @@ def tabulate(
     if select is not None:
         checkpoint = checkpoint.select(select)
     wanted, skipped = matrices(checkpoint)
-    rows, failed, interrupted = over(checkpoint, wanted, measure, executor, progress)
+    rows, failed, interrupted = over(checkpoint, wanted, measure, executor, progress, keep)
     table = pd.DataFrame([row for info in wanted for row in rows.get(info.name, ())], columns=list(columns))
     table["depth"] = table["depth"].astype("Int64")
     about = {"source": checkpoint.name, "revision": checkpoint.revision}
@@ -61,6 +66,7 @@ def over(
     measure: Callable[[Checkpoint], Rows],
     executor: Executor | None,
     progress: bool,
+    keep: str | Path | None = None,
 ) -> tuple[dict[str, list[dict]], dict[str, str], bool]:
     """Measure tensors on an executor.
 
@@ -70,6 +76,7 @@ def over(
         measure: picklable; gets a checkpoint with a few of them.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.
+        keep: folder where finished rows are kept; those that lie there already are not measured.
 
     Returns:
         Rows by tensor name; reasons by name of tensors that could not be measured; whether Ctrl-C came, which
@@ -79,14 +86,22 @@ def over(
     bar = tqdm(
         total=sum(info.numel for info in wanted), unit="w", unit_scale=True, disable=not progress, leave=False, delay=1
     )
-    rows, failed, interrupted = {}, {}, False
+    journal = Journal(keep, measure) if keep is not None else None
+    rows = journal.known(checkpoint, [info.name for info in wanted]) if journal else {}
+    todo = [info for info in wanted if info.name not in rows]
+    bar.update(sum(info.numel for info in wanted if info.name in rows))
+    failed, interrupted = {}, False
     futures: dict[Future, list[TensorInfo]] = {}
     try:
-        for batch in _batches(wanted):
+        for batch in _batches(todo):
             futures[(executor or own).submit(measure, checkpoint.only([info.name for info in batch]))] = batch
         for future in as_completed(futures):
-            for name, result in future.result():
-                (failed if isinstance(result, str) else rows)[name] = result
+            measured = dict(future.result())
+            finished = {name: result for name, result in measured.items() if not isinstance(result, str)}
+            rows |= finished
+            failed |= {name: result for name, result in measured.items() if name not in finished}
+            if journal:
+                journal.keep(finished)
             bar.update(sum(info.numel for info in futures[future]))
     except KeyboardInterrupt:
         interrupted = True

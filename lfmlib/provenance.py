@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import platform
 import subprocess
@@ -66,6 +68,13 @@ def surroundings() -> dict[str, str]:
         "Python": platform.python_version(),
         **{name: version_of(name) for name in PACKAGES},
     }
+
+
+@functools.cache
+def sources() -> str:
+    """SHA-256 of the library's source files, as they were when it was first asked for."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
 
 
 def version_of(name: str) -> str:

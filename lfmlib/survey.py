@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import asdict
 from functools import partial, reduce
 from operator import add
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ def survey(
     executor: Executor | None = None,
     progress: bool = True,
     sample: int | None = None,
+    keep: str | Path | None = None,
 ) -> pd.DataFrame:
     """Measure every floating-point matrix of a checkpoint.
 
@@ -40,6 +42,9 @@ def survey(
         sample: bytes to read of each tensor, in evenly spread pieces; default all of them. Figures are then those of
             the sample, ``count`` is the number of values read, and the ``…_low`` and ``…_high`` of each figure say
             where that of the whole tensor lies, with 95 % (see `lfmlib.sampling`).
+        keep: a folder where finished rows are kept as they come. A survey that was stopped in any way, even by a power
+            cut, goes on from them when it is called again; tensors whose file has changed are measured anew (see
+            `lfmlib.journal`).
 
     Returns:
         One row per 2-D floating-point tensor, in checkpoint order: its `TensorInfo` (the name in column ``tensor``),
@@ -49,12 +54,14 @@ def survey(
         True after Ctrl-C, which keeps the rows that were finished.
 
     Raises:
-        ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; ValueError for ``sample`` below 1.
+        ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; ValueError for ``sample`` below 1;
+        OSError where ``keep`` cannot be written.
     """
     if sample is not None and sample < 1:
         raise ValueError(f"sample={sample!r}: expected a number of bytes from each tensor, or None to read all")
     ends = [f"{name}_{end}" for name in SAMPLED for end in ("low", "high")] if sample else []
-    return tabulate(source, select, partial(_measure_batch, sample=sample), [*_columns(), *ends], executor, progress)
+    measure = partial(_measure_batch, sample=sample)
+    return tabulate(source, select, measure, [*_columns(), *ends], executor, progress, keep)
 
 
 def noise_twin(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
