@@ -64,3 +64,32 @@ def test_what_cannot_be_judged_says_so():
     found = evidence.f13_over_runs(recorded(0.0, runs=1), "m", {})
     assert found.value is None and "1 of the 5 runs" in found.details["reason"]
     assert evidence.f13("m", {}).verdict == "undecided" and "takes a task" in evidence.f13("m", {}).details["reason"]
+
+
+def test_a_test_takes_two_runs_that_did_not_diverge():
+    assert np.isnan(evidence.paired_p([1.0, np.nan, 2.0])) and np.isnan(evidence.paired_p([1.0]))
+    assert evidence.paired_p([0.0, 0.0]) == 1.0 and evidence.paired_p([0.5, 0.5]) == 0.0
+    corrected = evidence.holm(pd.Series({"a": 0.01, "b": np.nan, "c": 0.02}))  # all three count, tested or not
+    assert corrected.drop("b").tolist() == pytest.approx([0.03, 0.04]) and np.isnan(corrected["b"])
+
+
+def test_what_has_no_interval_is_not_printed_as_one():
+    assert evidence.span([1.0], 1) == "1.0 (one run)" and evidence.span([], 1) == "–"
+    assert evidence.span([1.0, np.nan], 1) == "diverged in 1 of 2"
+    assert evidence.span([1.0, 1.0], 1, "+") == "+1.0 [+1.0, +1.0]"
+
+
+def test_other_noise_stands_beside_the_verdict():
+    rows = recorded(0.03)
+    own = rows[rows["method"] == "noise-gaussian"]
+    rows = pd.concat([rows, *(own.assign(method=method) for method in evidence.UNLIKE)])
+    parts = evidence.f13_over_runs(rows, "m", {}).details["parts"]
+    assert parts["of uniform noise, of ±1"] == f"{parts['noise-built']} and {parts['noise-built']}"
+
+
+def test_another_method_that_diverged_shows_in_its_place():
+    rows = recorded(0.03)
+    rows.loc[(rows["seed"] == 2) & rows["method"].isin(["full", "head"]), "accuracy"] = np.nan
+    found = evidence.f13_over_runs(rows, "m", {})
+    assert found.verdict == "supported" and found.null is None
+    assert found.details["parts"]["full fine-tuning"] == "diverged"

@@ -12,7 +12,7 @@ from .f8_radius import judged as f8_judged
 from .f9_f10_centre import MEAN, MIRROR, f9, f9_f10_over_runs, f10, symmetric, zero_mean
 from .f11_sparse import RISE, f11, f11_over_runs, free_share
 from .f12_law import CLAIMED, KEPT, NEAR, damage_ratio, f12, f12_over_runs
-from .f13_adaptation import FLOORS, MARGIN, OWN, accuracy, advantage, f13, f13_over_runs
+from .f13_adaptation import FLOORS, MARGIN, OWN, UNLIKE, accuracy, advantage, f13, f13_over_runs
 from .f14_editing import NAMES as METHODS
 from .f14_editing import f14, f14_over_runs, improvement, kept_score
 from .shared import (
@@ -49,6 +49,7 @@ __all__ = [
     "OWN",
     "QQ_BOUND",
     "RISE",
+    "UNLIKE",
     "accuracy",
     "advantage",
     "agreement",

@@ -12,6 +12,8 @@ from .shared import over_runs
 OWN, RIVAL = "noise-gaussian", "lora"
 MARGIN = 1.0
 """Points of accuracy that the lower limit may lie below LoRA for *partly*."""
+UNLIKE = ("noise-uniform", "noise-signs")
+"""The same adapter of other noise: where it does as well, “Gaussian” is not what helps."""
 RUNS = 5
 """Runs that a verdict takes at least."""
 
@@ -60,9 +62,12 @@ def f13_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     value, low, high = over_runs(each)
     floor = "head" if "head" in set(rows["method"]) else "none"
     names = {"LoRA": RIVAL, "noise-built": OWN, "full fine-tuning": "full", FLOORS[floor]: floor}
-    parts = {name: f"{accuracy(rows, method).mean():.1f}" for name, method in names.items()}
+    parts = {name: _level(rows, method) for name, method in names.items()}
+    if set(UNLIKE) <= set(rows["method"]):
+        parts["of uniform noise, of ±1"] = " and ".join(_level(rows, method) for method in UNLIKE)
     details = {"parts": parts, "runs": len(each)}
-    null = float(advantage(rows, floor).mean())
+    beside = advantage(rows, floor)
+    null = None if beside.isna().any() else float(beside.mean())
     return _finding(model, provenance, details, value, (low, high), null, _verdict(low, high, len(each)))
 
 
@@ -70,6 +75,12 @@ def f13(model: str, provenance: dict) -> Finding:
     """Finding F13 of a reader’s own model: not judged, since it takes a task and trainings."""
     reason = "What an adapter is worth takes a task, tuned rates and trainings of five seeds; the chapter says how."
     return _finding(model, provenance, {"reason": reason})
+
+
+def _level(rows: pd.DataFrame, method: str) -> str:
+    """Mean accuracy, of all runs or of none."""
+    found = accuracy(rows, method)
+    return "diverged" if found.isna().any() else f"{found.mean():.1f}"
 
 
 def _verdict(low: float, high: float, runs: int) -> str:

@@ -111,15 +111,26 @@ def over_runs(values: Sequence[float], level: float = 0.95) -> tuple[float, floa
 
 
 def span(values: Sequence[float], digits: int, sign: str = "") -> str:
-    """The same in words: "1.2 [0.9, 1.5]"; ``sign`` "+" gives numbers above 0 theirs."""
+    """The same in words: "1.2 [0.9, 1.5]"; ``sign`` "+" gives numbers above 0 theirs. One run has no interval, and runs
+    of which some have no number, because they diverged, no mean."""
+    missing = int(np.isnan(np.asarray(values, dtype=float)).sum())
+    if missing or not len(values):
+        return f"diverged in {missing} of {len(values)}" if missing else "–"
     mean, low, high = (f"{one:{sign}.{digits}f}" for one in over_runs(values))
-    return f"{mean} [{low}, {high}]"
+    return f"{mean} [{low}, {high}]" if len(values) > 1 else f"{mean} (one run)"
 
 
 def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided p of a paired t-test: that the mean of independent differences is 0; 1 where none differs."""
+    """Two-sided p of a paired t-test: that the mean of independent differences is 0; 1 where none differs.
+
+    NaN where there is no test: fewer than two differences, or one that is no number.
+    """
     values = np.asarray(differences, dtype=float)
-    return float(stats.ttest_1samp(values, 0.0).pvalue) if values.std() > 0 else 1.0
+    if len(values) < 2 or not np.isfinite(values).all():
+        return math.nan
+    if values.std() == 0:  # also where rounding is all there is
+        return 0.0 if values[0] else 1.0
+    return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 
 def ratios(own: pd.Series, whole: pd.Series) -> pd.Series:

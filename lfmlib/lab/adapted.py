@@ -15,6 +15,7 @@ from ..evidence import span
 from ..findings import Finding
 from ..provenance import recorded
 from .adaptation import BUDGETS, CURVE, TASKS, VARIANTS, best, methods_of
+from .adapting import DEEPER
 from .optima import NAMES, SHORT
 from .problems import problem
 
@@ -29,6 +30,8 @@ METHODS = {
     "full": "full fine-tuning",
 }
 """As they are printed."""
+ANSWERS = 2000
+"""Test answers that a verdict should have, where the data allow."""
 ASKED = {
     "kind": "docstring of a function, a class or a method?",
     "prose": "next byte of docstrings",
@@ -52,7 +55,7 @@ def found(record: pd.DataFrame, **parameters) -> list[Finding]:
     listed = []
     for task in _tasks(record):
         name = f"{NAMES[TASKS[task]['model']]}, {task}"
-        listed.append(evidence.f13_over_runs(_plain(record, task), name, origin | {"source": name}))
+        listed.append(evidence.f13_over_runs(record[record["task"] == task], name, origin | {"source": name}))
     return listed
 
 
@@ -71,6 +74,14 @@ def tasks(record: pd.DataFrame) -> pd.DataFrame:
             "trained at 1 ×": int(rows.loc[rows["method"] == "lora", "parameters"].iloc[0]),
         })  # fmt: skip
     return pd.DataFrame(table)
+
+
+def few(record: pd.DataFrame) -> str:
+    """Which tasks have fewer answers to judge than are asked for, in a sentence; empty where none has."""
+    found = tasks(record)
+    short = found[found["answers judged"] < ANSWERS]
+    words = ", ".join(f"{row['model']}, {row['task']} ({row['answers judged']:,})" for _, row in short.iterrows())
+    return f"Fewer than the {ANSWERS:,} answers asked for, since there are no more digits: {words}." if words else ""
 
 
 def scores(record: pd.DataFrame) -> pd.DataFrame:
@@ -94,14 +105,14 @@ def against_lora(record: pd.DataFrame) -> pd.DataFrame:
             for method, name in METHODS.items()
             if method != "lora" and _has(rows, method)
         }
-    return pd.DataFrame(table).fillna("–")
+    return pd.DataFrame(table).reindex(list(METHODS.values())).dropna(how="all").fillna("–")
 
 
 def tested(record: pd.DataFrame) -> str:
     """p-values of noise-built adapters against LoRA, corrected for the number of tasks, in a sentence."""
     each = {title(task): evidence.advantage(_plain(record, task)) for task in _tasks(record)}
     corrected = evidence.holm(pd.Series({name: evidence.paired_p(some) for name, some in each.items()}))
-    words = "; ".join(f"{name} {p:.2g}" for name, p in corrected.items())
+    words = "; ".join(f"{name} {'not tested' if pd.isna(p) else f'{p:.2g}'}" for name, p in corrected.items())
     return f"p-values of noise-built against LoRA, paired, corrected for the number of tasks (Holm): {words}."
 
 
@@ -112,11 +123,49 @@ def in_short(record: pd.DataFrame) -> str:
         rows = {task: _plain(record, task) for task in _tasks(record) if _has(_plain(record, task), method)}
         if method in (evidence.OWN, "none") or not rows:
             continue
-        each = {task: evidence.over_runs(evidence.advantage(some, evidence.OWN, method)) for task, some in rows.items()}
-        better, worse = sum(low > 0 for _, low, _ in each.values()), sum(high < 0 for *_, high in each.values())
-        mean = sum(middle for middle, *_ in each.values()) / len(each)
-        words.append(f"{name}: {better} better, {worse} worse of {len(each)}, {mean:+.1f} points in the mean")
-    return f"Noise-built adapters beside others, tasks beyond the interval. {'; '.join(words)}."
+        each = [evidence.advantage(some, evidence.OWN, method) for some in rows.values()]
+        means = [one.mean() for one in each if _known(one)]
+        size = f", from {min(means):+.1f} to {max(means):+.1f} points" if means else ""
+        words.append(f"- {name}: {_beyond(each)} tasks{size}")
+    return "\n".join(["Noise-built adapters beside other methods, differences beyond the interval:", "", *words])
+
+
+def insight(record: pd.DataFrame) -> str:
+    """Whether it is Gaussian noise, depth or a raised σ that helps, by the variants, in sentences."""
+    each = {name: _varied(record, name) for name in OTHERS}
+    law = [one for name in evidence.UNLIKE for one in each[name]]
+    rest = [one for name in (DEEPER, "noise-gaussian, σ raised") for one in each[name]]
+    if not law or not rest or not all(map(_known, law)):
+        return "Not every variant is recorded, with two runs or more that did not diverge: nothing is concluded."
+    spans = [evidence.over_runs(one) for one in law]
+    room = max(abs(end) for _, *ends in spans for end in ends)
+    apart = sum(low > 0 or high < 0 for _, low, high in spans)
+    so = "that the noise is Gaussian was not seen to matter" if not apart else "the law of the noise does matter"
+    return (
+        f"Uniform noise and ±1 differ from Gaussian noise beyond the interval in {apart} of {len(law)} comparisons: "
+        f"**{so}**; the intervals leave room for up to {room:.1f} points. Scales that grow with depth, and a raised σ: "
+        f"{_beyond(rest)} comparisons."
+    )
+
+
+def _known(differences: pd.Series) -> bool:
+    """Whether there is an interval: two runs or more, none diverged."""
+    return len(differences) > 1 and bool(differences.notna().all())
+
+
+def _beyond(each: Sequence[pd.Series]) -> str:
+    """How many paired differences lie above and below 0 beyond the interval; “3 better, 1 worse of 6”."""
+    spans = [evidence.over_runs(one) for one in each if _known(one)]
+    unknown = f", {len(each) - len(spans)} without an interval" if len(spans) < len(each) else ""
+    better, worse = sum(low > 0 for _, low, _ in spans), sum(high < 0 for *_, high in spans)
+    return f"{better} better, {worse} worse{unknown} of {len(each)}"
+
+
+def _varied(record: pd.DataFrame, variant: str) -> list[pd.Series]:
+    """What a variant adds to the method that it varies, in points by run, for every task that it was tried on."""
+    plain = "lora" if VARIANTS[variant]["adapter"] == "lora" else evidence.OWN
+    tried = [record[(record["task"] == task) & (record["budget"] == 1)] for task in _tasks(record)]
+    return [evidence.advantage(both, variant, plain) for both in tried if _has(both, variant)]
 
 
 def tuning(rates: pd.DataFrame) -> pd.DataFrame:
@@ -136,6 +185,7 @@ def tuned_curves(rates: pd.DataFrame, task: str = CURVE) -> pd.DataFrame:
     """Validation loss by method and rate, of one task."""
     rows = rates[(rates["task"] == task) & (rates["budget"] == 1)]
     table = rows.pivot_table(index="method", columns="lr", values="loss", dropna=False)
+    table = table.reindex([method for method in METHODS if method in table.index])
     return table.rename(index=METHODS, columns=lambda rate: f"{rate:g}").rename_axis(None).rename_axis(None, axis=1)
 
 
@@ -175,16 +225,7 @@ def variants(record: pd.DataFrame) -> pd.DataFrame:
 
 def varied(record: pd.DataFrame) -> str:
     """In how many tasks each variant is better or worse than what it varies, beyond the interval, in a sentence."""
-    words = []
-    for variant, name in OTHERS.items():
-        plain = "lora" if VARIANTS[variant]["adapter"] == "lora" else "noise-gaussian"
-        each = []
-        for task in _tasks(record[record["part"] == "variants"]):
-            both = record[(record["task"] == task) & (record["budget"] == 1)]
-            if _has(both, variant):
-                each.append(evidence.over_runs(evidence.advantage(both, variant, plain)))
-        better, worse = sum(low > 0 for _, low, _ in each), sum(high < 0 for *_, high in each)
-        words.append(f"{name}, {better} better and {worse} worse of {len(each)}")
+    words = [f"{name}, {_beyond(_varied(record, variant))}" for variant, name in OTHERS.items()]
     return f"Tasks beyond the interval: {'; '.join(words)}."
 
 

@@ -132,6 +132,9 @@ def tested(record: pd.DataFrame) -> str:
     for model, rows in _by_model(record):
         by_method = {METHODS[method]: 100 * evidence.improvement(rows, method) for method in _methods(rows)}
         corrected = evidence.holm(pd.Series({name: evidence.paired_p(gain) for name, gain in by_method.items()}))
+        if corrected.isna().all():
+            words.append(f"{SHORT[model]} not tested: one run, or runs without a score")
+            continue
         best = corrected.idxmin()
         words.append(f"{SHORT[model]} {corrected[best]:.2g} ({best}, {by_method[best].mean():+.2f} points)")
     return f"Smallest p-value of a paired t-test, corrected for the number of methods (Holm): {'; '.join(words)}."
