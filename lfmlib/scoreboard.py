@@ -48,16 +48,27 @@ def group(verdicts: list[str]) -> str:
 
 
 def summary(findings: list[Finding]) -> str:
-    """What holds, what holds in part and what does not, in lists: every statement with the number of its verdicts."""
+    """What holds, what holds in part and what does not, in lists: every statement with the number of its verdicts.
+
+    Where verdicts differ, one that fell on one or two models says which.
+    """
     lines: dict[str, list[str]] = {name: [] for name in GROUPS}
     for id_, statement in STATEMENTS.items():
-        verdicts = [one.verdict for one in findings if one.id == id_ and one.value is not None]
-        if verdicts:
-            counts = [f"{verdicts.count(verdict)} {verdict}" for verdict in VERDICTS if verdict in verdicts]
+        judged = [one for one in findings if one.id == id_ and one.value is not None]
+        if judged:
+            verdicts = [one.verdict for one in judged]
+            counts = [_count(judged, verdict) for verdict in VERDICTS if verdict in verdicts]
             link = f"[{statement}](../notebooks/{CHAPTERS[id_]}.ipynb)"
             lines[group(verdicts)].append(f"- **{id_}** {link}: {', '.join(counts)}")
     parts = [f"**{GROUPS[name]}:**\n\n" + "\n".join(some) for name, some in lines.items() if some]
     return "\n\n".join(parts or ["*Nothing has been measured yet.*"]) + "\n"
+
+
+def _count(judged: list[Finding], verdict: str) -> str:
+    """How many models have a verdict, and which, where they are few among others."""
+    models = [one.model for one in judged if one.verdict == verdict]
+    named = f" ({', '.join(models)})" if len(models) <= 2 and len(models) < len(judged) else ""
+    return f"{len(models)} {verdict}{named}"
 
 
 def measured(finding: Finding) -> str:

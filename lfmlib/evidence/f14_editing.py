@@ -50,8 +50,11 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     if (runs := rows["seed"].nunique()) < 2:
         raise ValueError(f"F14 of {model} needs at least two runs: measure the record")
     methods = [method for method in METHODS if method in set(rows["method"])]
-    spans = {method: over_runs(100 * improvement(rows, method)) for method in methods}
-    random = [over_runs(100 * improvement(rows, method, "random")) for method in methods]
+    both = {method: [improvement(rows, method), improvement(rows, method, "random")] for method in methods}
+    if failed := [NAMES[method] for method, each in both.items() if any(one.isna().any() for one in each)]:
+        return _finding(model, provenance, {"reason": f"Some runs of {', '.join(failed)} have no score."})
+    spans = {method: over_runs(100 * both[method][0]) for method in methods}
+    random = [over_runs(100 * both[method][1]) for method in methods]
     better, perhaps, chance = (
         float(sum(bound > 0 for bound in bounds))
         for bounds in (
