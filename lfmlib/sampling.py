@@ -8,6 +8,8 @@ too wide, not too narrow.
 
 What no sample can bound is what is rare and large: one weight in a million of a hundred standard deviations changes
 kurtosis and tails, and is seen by chance. For `OPEN` the interval therefore has no upper end, and extremes have none.
+The other figures suffer too where few rows are unlike all others: with 32 pieces, 5 heavy rows of 512 are often missed,
+and the intervals of std, `kl_bits` and `gg_shape` then hold in about a third of the cases.
 """
 
 from __future__ import annotations

@@ -96,5 +96,7 @@ def test_on_the_real_model_an_exchange_is_named_rightly_or_not_at_all():
 
 def test_exchanges_are_tried_on_a_model_put_in_order():
     tensors = exchanged(model(12, 256, np.random.default_rng(3)), 2, 9)
-    words = overview.exchange_test(lfmlib.open_checkpoint(tensors), pd.DataFrame({"depth": []}), 0, 0, most=4)
+    words = overview.exchange_test(
+        lfmlib.open_checkpoint(tensors), pd.DataFrame(columns=["role", "depth", "state"]), 0, 0, most=4
+    )
     assert "put in order before" in words and " 0 wrongly" in words

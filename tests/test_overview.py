@@ -86,10 +86,12 @@ def test_quantized_matrices_are_marked_and_their_pieces_counted_together():
 
 
 def test_layers_are_judged_in_words():
-    checkpoint, sound = lfmlib.open_checkpoint("minilm"), pd.DataFrame({"depth": [pd.NA]})
+    checkpoint = lfmlib.open_checkpoint("minilm")
+    sound = pd.DataFrame({"role": ["q"], "depth": [pd.NA], "state": ["zeroed"]})
     assert "No two layers look exchanged" in overview.layers(checkpoint, sound, 0, 0)
     assert "named rightly" in overview.exchange_test(checkpoint, sound, 0, 0, most=2)
-    few, hurt = lfmlib.open_checkpoint(layers(4)), pd.DataFrame({"depth": [1, 1, 3]})
+    few = lfmlib.open_checkpoint(layers(4))
+    hurt = pd.DataFrame({"role": "q", "depth": [1, 1, 3], "state": "zeroed"})
     assert "cannot be told: 2 layers" in (words := overview.layers(few, hurt, 0, 0))
     assert words.endswith("Left out: layers 1, 3.")
     assert "fewer than four" in overview.exchange_test(few, hurt, 0, 0)
@@ -132,3 +134,24 @@ def test_the_report_with_a_base_tells_what_fine_tuning_changed(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert {"F6", "F7"} < {one.id for one in findings.load(tmp_path / "results" / "report")}
+
+
+def test_verdicts_on_a_sample_know_its_error_and_noise_must_pass():
+    rng = np.random.default_rng(0)
+    noise = {f"layers.{i}.q_proj.weight": torch.tensor(rng.standard_normal((256, 256))).float() for i in range(4)}
+    part, empty = lfmlib.open_checkpoint(noise), pd.DataFrame()
+    laws = lfmlib.laws(part, pruned=evidence.KEPT)
+    for sample, judged in ((1 << 16, True), (8, False)):
+        table = lfmlib.survey(part, progress=False, sample=sample)
+        found = overview.verdicts(table, lfmlib.noise_twin(table), empty, laws, None, [], "made", {"source": "made"})
+        (f1,) = [one for one in found if one.id == "F1"]
+        if judged:
+            assert f1.interval[0] <= f1.value <= f1.interval[1] and f1.verdict in ("supported", "undecided")
+        else:
+            assert f1.value is None and "larger sample" in f1.details["reason"]
+
+
+def test_samples_that_say_nothing_are_refused():
+    for sample in (1, -5, "65536"):
+        with pytest.raises(ValueError, match="or more, or 0 for all"):
+            overview.opened("minilm", "", "", sample)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ..findings import RULES, STATEMENTS, Finding, judge
-from .shared import TOO_SMALL, eligible, gaussian, share
+from .shared import TOO_SMALL, eligible, gaussian, sampled, share
 
 
 def agreement(table: pd.DataFrame) -> pd.Series:
@@ -26,7 +26,7 @@ def f1(table: pd.DataFrame, noise: pd.DataFrame, model: str, provenance: dict) -
     body = eligible(table)
     control = noise[noise["tensor"].isin(body["tensor"])]
     hits, rule = gaussian(body), RULES["F1"]
-    value = share(body, hits)
+    value, interval = share(body, hits), sampled(body, gaussian)  # none where every weight was read
     details = {"reason": TOO_SMALL} if body.empty else _f1_details(body, hits, control)
     return Finding(
         id="F1",
@@ -34,10 +34,10 @@ def f1(table: pd.DataFrame, noise: pd.DataFrame, model: str, provenance: dict) -
         statement=STATEMENTS["F1"],
         metric="share of parameters in matrices with kl_bits ≤ 0.02",
         value=None if body.empty else value,
-        interval=None,  # every matrix of the checkpoint is measured
+        interval=None if body.empty else interval,
         null=None if body.empty else share(control, gaussian(control)),
         rule=rule.text,
-        verdict="undecided" if body.empty else judge(rule, value),
+        verdict="undecided" if body.empty else judge(rule, value, interval),
         provenance=provenance,
         details=details,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from ..findings import Finding
-from .shared import TOO_SMALL, eligible, over_runs, share
+from .shared import TOO_SMALL, eligible, over_runs, sampled, share
 
 MEAN, MIRROR = 0.05, 0.02
 """Bounds: abs(mean) / std; Kolmogorov–Smirnov distance from the mirror image, beyond what noise has."""
@@ -55,7 +55,7 @@ def _census(id_: str, table: pd.DataFrame, noise: pd.DataFrame, model: str, prov
     parts = {"median": f"{body[column].median():.4f}", "largest": f"{body[column].max():.4f}"}
     details = {"parts": parts, "matrices": len(body), "share_of_matrices": float(passes(body).mean())}
     value, null = share(body, passes(body)), share(control, passes(control))
-    return Finding.of(id_, metric, model, provenance, details, value, null=null)
+    return Finding.of(id_, metric, model, provenance, details, value, sampled(body, passes), null)
 
 
 def f9_f10_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> list[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -95,6 +95,22 @@ def share(table: pd.DataFrame, hit: pd.Series, weight: str = "numel") -> float:
     """Share of the parameters of ``table`` that lie in the tensors where ``hit`` is true; NaN of an empty table."""
     total = table[weight].sum() if len(table) else 0
     return float(table.loc[hit, weight].sum() / total) if total else math.nan
+
+
+def sampled(table: pd.DataFrame, passes: Callable[[pd.DataFrame], pd.Series]) -> tuple[float, float] | None:
+    """Between which values the share of those that pass lies, where a survey read samples: with every matrix at the
+    worse end of its interval, and at the better. None where all was read."""
+    if "kl_bits_low" not in table:
+        return None
+    worse, better = (share(table, passes(_at(table, end))) for end in ("high", "low"))
+    return worse, better
+
+
+def _at(table: pd.DataFrame, end: str) -> pd.DataFrame:
+    """A survey's rows with the figures that findings judge at one end of their intervals."""
+    ends = {name: table[f"{name}_{end}"] for name in ("kl_bits", "mean_ratio", "asymmetry")}
+    typical = table["asymmetry"] - table["asymmetry_excess"]
+    return table.assign(**ends, asymmetry_excess=ends["asymmetry"] - typical)
 
 
 def over_runs(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
