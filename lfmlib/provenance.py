@@ -71,10 +71,12 @@ def surroundings() -> dict[str, str]:
 
 
 @functools.cache
-def sources() -> str:
-    """SHA-256 of the library's source files, as they were when it was first asked for."""
-    files = sorted(Path(__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()
+def sources(folder: Path = Path(__file__).parent) -> str:
+    """SHA-256 of the names and contents of a library's source files, as they were when it was first asked for."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def version_of(name: str) -> str:

@@ -8,14 +8,13 @@ them anew.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..lab import cache
-from ..provenance import PACKAGES, version_of
+from ..provenance import PACKAGES, sources, version_of
 from .experiment import Experiment
 from .files import sha256, to_json
 
@@ -75,13 +74,6 @@ def _description(current: Experiment, kind: str, cells: Sequence[dict]) -> dict:
         kind: current.name,
         "cells": sha256(list(cells)),
         "version": current.version,
-        "sources": sha256(dict(_hashes(Path(inspect.getfile(current.run))))),
+        "sources": [sources(SOURCES), cache.file_hash(Path(inspect.getfile(current.run)))],
         "versions": {name: version_of(name) for name in (*PACKAGES, *DATA)},
     }
-
-
-def _hashes(runner: Path) -> Iterator[tuple[str, str]]:
-    """Path and hash of every source file of the library, and of the one that holds the experiment."""
-    for path in sorted({*SOURCES.rglob("*.py"), runner.resolve()}):
-        name = path.relative_to(SOURCES) if path.is_relative_to(SOURCES) else path.name
-        yield str(name), hashlib.sha256(path.read_bytes()).hexdigest()

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 import lfmlib
 from lfmlib import evidence
@@ -423,3 +424,9 @@ def test_a_real_fine_tune_of_minilm_against_numpy():
         assert row["cov"] == pytest.approx(np.mean((delta - delta.mean()) * (w0 - w0.mean())), rel=1e-6, abs=1e-16)
         total = row["std_base"] ** 2 + row["std_delta"] ** 2 + 2 * row["cov"]
         assert total == pytest.approx(row["std_tuned"] ** 2, rel=1e-10)
+
+
+def test_holms_correction_is_that_of_statsmodels():
+    for p in ([0.04, 0.001, 0.3, 0.02, 0.04], [0.9, 0.8], [0.01]):
+        found = evidence.holm(pd.Series(p, index=list("abcde")[: len(p)]))
+        assert found.to_numpy() == pytest.approx(multipletests(p, method="holm")[1])
