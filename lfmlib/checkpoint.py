@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -105,20 +105,29 @@ class Checkpoint:
         part = self._part(name)
         return part, self._stored[part.stored]
 
-    def chunks(self, name: str, bytes: int = CHUNK_BYTES) -> Iterator[torch.Tensor]:
+    def chunks(
+        self, name: str, bytes: int = CHUNK_BYTES, *, start: int = 0, stop: int | None = None
+    ) -> Iterator[torch.Tensor]:
         """Yield the tensor's values as flat tensors of at most `bytes` each (at least one value).
 
         Chunks are views on the mapped file, copies of at most `bytes` where values do not lie together. They follow
         `read(name).flatten()`, except for transposed tensors, which come in stored order. An empty tensor has none.
+        With `start` and `stop` only the values between these places are read: a huge tensor can be shared out.
 
-        Raises as `read` does, and ValueError for `bytes` below 1.
+        Raises as `read` does, and ValueError for `bytes` below 1, or places that are not in the tensor.
         """
         if bytes < 1:
             raise ValueError(f"bytes={bytes}: a chunk needs at least 1 byte. Leave it out for {CHUNK_BYTES}.")
         part = self._part(name)
         entry = self._stored[part.stored]
+        size = math.prod(part.shape)
+        whole, stop = (start, stop) in ((0, None), (0, size)), size if stop is None else stop
+        if not 0 <= start <= stop <= size:
+            raise ValueError(f"start={start} and stop={stop}: {name!r} has {size} values. Expected 0 ≤ start ≤ stop.")
         if entry.lazy:
-            return _lazily(part, entry, bytes)
+            return _lazily(part, entry, bytes, start, stop)
+        if not whole:
+            return _between(part, entry, bytes, start, stop)
         values = part.unordered(entry.load())
         # A generator of its own, so that a wrong name is reported by the call and not by the first value.
         return (_aligned(piece) for piece in _pieces(values, max(1, bytes // values.element_size())))
@@ -201,17 +210,22 @@ class Checkpoint:
 
         Raises ValueError for a name that is not in `tensors`.
         """
-        wanted = set(names)
-        tensors = [info for info in self.tensors if info.name in wanted]
-        kept = {info.name: self._parts[info.name] for info in tensors}
-        if missing := sorted(wanted - kept.keys()):
+        places, wanted = self._places, set(names)
+        if missing := sorted(wanted - places.keys()):
             raise ValueError(f"{self.name} lists no tensor {missing[0]!r}; `tensors` lists all that it has.")
+        tensors = [self.tensors[place] for place in sorted(places[name] for name in wanted)]
+        kept = {info.name: self._parts[info.name] for info in tensors}
         return replace(
             self,
             tensors=tensors,
             _parts=kept,
             _stored={part.stored: self._stored[part.stored] for part in kept.values()},
         )
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """Where in `tensors` each name is: a model may have 100,000, and be cut into as many tasks."""
+        return {info.name: place for place, info in enumerate(self.tensors)}
 
     def _part(self, name: str) -> Part:
         if name in self._parts:
@@ -344,14 +358,22 @@ def _read_memory(source: torch.nn.Module | Mapping) -> tuple[Located, dict, dict
     )
 
 
-def _lazily(part: Part, entry: Stored, bytes: int) -> Iterator[torch.Tensor]:
+def _lazily(part: Part, entry: Stored, bytes: int, start: int, stop: int) -> Iterator[torch.Tensor]:
     """Flat pieces of a tensor of which no more than a few are in memory; from elsewhere the next are on their way."""
     remote, entry = entry.remote, entry.near()
-    size, width = math.prod(part.shape), max(1, entry.shape[-1]) if entry.shape else 1
+    width = max(1, entry.shape[-1]) if entry.shape else 1
     count = max(1, min(bytes, LAZY_BYTES) // getattr(torch, entry.dtype).itemsize)
     count -= count % width if count > width else 0  # whole rows: a quantized one is computed at once
-    calls = (partial(part.piece, entry, at, min(at + count, size)) for at in range(0, size, count))
+    calls = (partial(part.piece, entry, at, min(at + count, stop)) for at in range(start, stop, count))
     return ahead(calls) if remote else (call() for call in calls)
+
+
+def _between(part: Part, entry: Stored, bytes: int, start: int, stop: int) -> Iterator[torch.Tensor]:
+    """Flat pieces of the values between two places; each is mapped on its own."""
+    together = part.unordered(entry.load()).is_contiguous()
+    count = max(1, (bytes if together else min(bytes, COPY_BYTES)) // getattr(torch, entry.dtype).itemsize)
+    for at in range(start, stop, count):
+        yield _aligned(part.piece(entry, at, min(at + count, stop)))
 
 
 def _pieces(values: torch.Tensor, count: int) -> Iterator[torch.Tensor]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict
 from functools import partial
@@ -21,7 +21,7 @@ from scipy import stats
 
 from . import nulls
 from .checkpoint import Checkpoint, open_checkpoint
-from .executor import Rows, over
+from .executor import Rows, light, over
 from .marchenko_pastur import null
 from .noise import added
 from .normality import measure, qq_r2
@@ -117,9 +117,13 @@ def compare(
     _refuse_strangers(pairs, tuned, base)
     by_name = {one.tuned: one for one in pairs}
     wanted = [info for info in tuned.tensors if info.name in by_name]
-    base_pairs = base.only([one.base for one in pairs])
-    measured = partial(_measure_batch, base=base_pairs, pairs=by_name, controls=tuple(controls), seed=seed)
-    rows, failed, interrupted = over(tuned, wanted, measured, executor, progress)
+
+    def task(names: list[str]) -> Callable[[], Rows]:
+        some = {name: by_name[name] for name in names}
+        theirs = light(base, {one.base for one in some.values()})
+        return partial(_measure_batch, light(tuned, names), theirs, some, tuple(controls), seed)
+
+    rows, failed, interrupted = over(tuned, wanted, task, executor, progress)
     table = pd.DataFrame([row for info in wanted for row in rows.get(info.name, ())], columns=_columns())
     table["depth"] = table["depth"].astype("Int64")
     table.attrs.update(source=tuned.name, base=base.name, skipped=skipped | failed, interrupted=interrupted)

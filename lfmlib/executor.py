@@ -1,12 +1,20 @@
-"""Hand the tensors of a checkpoint to an executor, batch by batch, and make a table of what comes back."""
+"""Hand the tensors of a checkpoint to an executor, batch by batch, and make a table of what comes back.
+
+A task is a function and a small checkpoint that names files and places in them, so it travels to other processes and
+machines that see the same files. A worker that dies takes nothing with it: its tasks are the executor's to give to
+another one, and where it does not, the tensors are told and the rows of all others are kept.
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -17,6 +25,25 @@ from .journal import Journal
 
 Rows = list[tuple[str, list[dict] | str]]
 """For each tensor its name and its rows, or why it could not be measured."""
+LEAST, MOST, TASKS = 1 << 22, 1 << 27, 2048
+"""A task measures tensors of so many values together at least, so that small ones do not cost a task each: between these
+bounds what makes about so many tasks."""
+SPREAD = 1 << 27
+"""Values of a huge tensor that are one task."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a huge tensor is measured in parts, on several workers.
+
+    Attributes:
+        part: picklable; of a checkpoint, a name, and the first and last but one of the values in the order of
+            `Checkpoint.chunks`: something that adds up (``+``, in any order), or why it cannot be measured.
+        rows: of a tensor and the sum of its parts, as for the tensor in one piece.
+    """
+
+    part: Callable[[Checkpoint, str, int, int], Any]
+    rows: Callable[[TensorInfo, Any], Rows]
 
 
 def tabulate(
@@ -27,10 +54,16 @@ def tabulate(
     executor: Executor | None,
     progress: bool,
     keep: str | Path | None = None,
+    spread: Spread | None = None,
 ) -> pd.DataFrame:
-    """A table of what ``measure`` (see `over`) says of every floating-point matrix, in checkpoint order.
+    """A table of what ``measure`` says of every floating-point matrix, in checkpoint order.
 
-    Rows are kept in the folder ``keep``, and those that lie there already are taken (see `lfmlib.journal`).
+    Args:
+        source, select, executor, progress: as for `lfmlib.survey`.
+        measure: picklable; gets a checkpoint with a few of the tensors.
+        columns: of the table.
+        keep: folder where rows are kept, and taken from if they lie there already (see `lfmlib.journal`).
+        spread: how huge tensors are measured in parts; default as all others.
 
     ``attrs`` holds source, revision, skipped (why each other tensor is not there) and interrupted.
 
@@ -41,7 +74,9 @@ def tabulate(
     if select is not None:
         checkpoint = checkpoint.select(select)
     wanted, skipped = matrices(checkpoint)
-    rows, failed, interrupted = over(checkpoint, wanted, measure, executor, progress, keep)
+    journal = Journal(keep, measure) if keep is not None else None
+    task = lambda names: partial(measure, light(checkpoint, names))  # noqa: E731
+    rows, failed, interrupted = over(checkpoint, wanted, task, executor, progress, journal, spread)
     table = pd.DataFrame([row for info in wanted for row in rows.get(info.name, ())], columns=list(columns))
     table["depth"] = table["depth"].astype("Int64")
     about = {"source": checkpoint.name, "revision": checkpoint.revision}
@@ -60,52 +95,73 @@ def matrices(checkpoint: Checkpoint) -> tuple[list[TensorInfo], dict[str, str]]:
     return wanted, skipped
 
 
+def light(checkpoint: Checkpoint, names: Sequence[str]) -> Checkpoint:
+    """These tensors of a checkpoint and nothing else that would have to travel."""
+    return replace(checkpoint.only(names), skipped={}, config={}, files=[])
+
+
 def over(
     checkpoint: Checkpoint,
     wanted: list[TensorInfo],
-    measure: Callable[[Checkpoint], Rows],
+    task: Callable[[list[str]], Callable[[], Rows]],
     executor: Executor | None,
     progress: bool,
-    keep: str | Path | None = None,
+    journal: Journal | None = None,
+    spread: Spread | None = None,
 ) -> tuple[dict[str, list[dict]], dict[str, str], bool]:
     """Measure tensors on an executor.
 
     Args:
         checkpoint: holds them.
         wanted: the tensors to measure.
-        measure: picklable; gets a checkpoint with a few of them.
+        task: from the names of some of them to the picklable call that measures these.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.
-        keep: folder where finished rows are kept; those that lie there already are not measured.
+        journal: keeps finished rows; those that it has already are not measured.
+        spread: how huge tensors are measured in parts.
 
     Returns:
         Rows by tensor name; reasons by name of tensors that could not be measured; whether Ctrl-C came, which
         warns and keeps what was finished.
     """
     own = ThreadPoolExecutor(max_workers=os.cpu_count()) if executor is None else None
+    workers = own or executor
     bar = tqdm(
         total=sum(info.numel for info in wanted), unit="w", unit_scale=True, disable=not progress, leave=False, delay=1
     )
-    journal = Journal(keep, measure) if keep is not None else None
     rows = journal.known(checkpoint, [info.name for info in wanted]) if journal else {}
     todo = [info for info in wanted if info.name not in rows]
     bar.update(sum(info.numel for info in wanted if info.name in rows))
+    if spread and not checkpoint.files and not isinstance(workers, ThreadPoolExecutor):
+        spread = None  # what is in memory would travel whole with each part
     failed, interrupted = {}, False
-    futures: dict[Future, list[TensorInfo]] = {}
+    sums: dict[str, _Sum] = {}
+    running: dict[Future, tuple[list[TensorInfo], int]] = {}
     try:
-        for batch in _batches(todo):
-            futures[(executor or own).submit(measure, checkpoint.only([info.name for info in batch]))] = batch
-        for future in as_completed(futures):
-            measured = dict(future.result())
-            finished = {name: result for name, result in measured.items() if not isinstance(result, str)}
+        for batch in _batches(todo, huge=SPREAD if spread else None):
+            if spread and batch[0].numel > SPREAD:
+                info, alone = batch[0], light(checkpoint, [batch[0].name])
+                cuts = _cuts(info)
+                sums[info.name] = _Sum(len(cuts))
+                for start, stop in cuts:
+                    running[workers.submit(spread.part, alone, info.name, start, stop)] = (batch, stop - start)
+            else:
+                names, values = [info.name for info in batch], sum(info.numel for info in batch)
+                running[workers.submit(task(names))] = (batch, values)
+        for future in as_completed(running):
+            batch, values = running[future]
+            found = _result(future, batch)
+            if batch[0].name in sums:
+                found = sums[batch[0].name].add(found, batch[0], spread)
+            finished = {name: result for name, result in found if not isinstance(result, str)}
             rows |= finished
-            failed |= {name: result for name, result in measured.items() if name not in finished}
+            failed |= {name: result for name, result in found if name not in finished}
             if journal:
                 journal.keep(finished)
-            bar.update(sum(info.numel for info in futures[future]))
+            bar.update(values)
     except KeyboardInterrupt:
         interrupted = True
-        for future in futures:
+        for future in running:
             future.cancel()
         warnings.warn(f"interrupted: {len(rows)} of {len(wanted)} tensors measured", stacklevel=3)
         failed |= {info.name: "interrupted before it was measured" for info in wanted if info.name not in rows}
@@ -113,7 +169,44 @@ def over(
         bar.close()
         if own:
             own.shutdown(cancel_futures=True)
+    if lost := sum(reason.startswith(LOST) for reason in failed.values()):
+        text = f"{lost} of {len(wanted)} tensors were not measured: their workers died. Call again for these"
+        warnings.warn(text, stacklevel=3)
     return rows, failed, interrupted
+
+
+LOST = "the worker that measured it died"
+
+
+def _result(future: Future, batch: list[TensorInfo]):
+    """What a task returned; where its worker died, once more often than the executor bears, that for each tensor."""
+    try:
+        return future.result()
+    except Exception as error:
+        dead = isinstance(error, BrokenExecutor) or type(error).__name__ in ("KilledWorker", "NoValidWorkerError")
+        if not dead:
+            raise
+        return [(info.name, f"{LOST} ({type(error).__name__}: {error})") for info in batch]
+
+
+class _Sum:
+    """The parts of one huge tensor as they come; integers add up to the same whatever their order."""
+
+    def __init__(self, count: int):
+        self.left, self.total = count, None
+
+    def add(self, part, info: TensorInfo, spread: Spread) -> Rows:
+        """The tensor's rows when this was the last part, or why it has none; nothing until then."""
+        self.left -= 1
+        if isinstance(part, list):  # its worker died
+            ((_, part),) = part
+        if isinstance(part, str) or isinstance(self.total, str):
+            self.total = self.total if isinstance(self.total, str) else part
+        else:
+            self.total = part if self.total is None else self.total + part
+        if self.left:
+            return []
+        return [(info.name, self.total)] if isinstance(self.total, str) else spread.rows(info, self.total)
 
 
 def _why_not(info: TensorInfo) -> str:
@@ -125,13 +218,26 @@ def _why_not(info: TensorInfo) -> str:
     return "" if info.numel else "empty: no values"
 
 
-def _batches(wanted: list[TensorInfo], least: int = 1 << 22) -> Iterator[list[TensorInfo]]:
-    """Neighbouring tensors together until they hold ``least`` values, so that small ones do not cost a task each."""
+def _batches(wanted: list[TensorInfo], huge: int | None = None) -> Iterator[list[TensorInfo]]:
+    """Neighbouring tensors together until they hold enough values; those of more than ``huge`` are alone."""
+    least = min(max(sum(info.numel for info in wanted) // TASKS, LEAST), MOST)
     batch: list[TensorInfo] = []
+    values = 0
     for info in wanted:
+        if huge and info.numel > huge:
+            yield [info]
+            continue
         batch.append(info)
-        if sum(i.numel for i in batch) >= least:
+        values += info.numel
+        if values >= least:
             yield batch
-            batch = []
+            batch, values = [], 0
     if batch:
         yield batch
+
+
+def _cuts(info: TensorInfo) -> list[tuple[int, int]]:
+    """First and last but one of the values of each part of a huge tensor: whole rows, if they are not huge too."""
+    width = info.shape[1]
+    step = max(1, SPREAD // width) * width if width <= SPREAD else SPREAD
+    return [(start, min(start + step, info.numel)) for start in range(0, info.numel, step)]

@@ -18,7 +18,7 @@ import pandas as pd
 
 from . import nulls, sampling
 from .checkpoint import Checkpoint, TensorInfo
-from .executor import Rows, tabulate
+from .executor import Rows, Spread, tabulate
 from .normality import measure
 from .shapes import SHAPES, classify
 from .sketch import Sketch
@@ -37,7 +37,8 @@ def survey(
     Args:
         source: anything `open_checkpoint` takes, or a `Checkpoint`.
         select: regular expression; only tensors whose name it finds.
-        executor: where to run; default a thread per core. It is not shut down.
+        executor: where to run, such as a `ProcessPoolExecutor`, or ``client.get_executor(retries=3)`` of a Dask
+            cluster whose machines see the same files; default a thread per core. It is not shut down.
         progress: show a progress bar.
         sample: bytes to read of each tensor, in evenly spread pieces; default all of them. Figures are then those of
             the sample, ``count`` is the number of values read, and the ``…_low`` and ``…_high`` of each figure say
@@ -61,7 +62,8 @@ def survey(
         raise ValueError(f"sample={sample!r}: expected a number of bytes from each tensor, or None to read all")
     ends = [f"{name}_{end}" for name in SAMPLED for end in ("low", "high")] if sample else []
     measure = partial(_measure_batch, sample=sample)
-    return tabulate(source, select, measure, [*_columns(), *ends], executor, progress, keep)
+    spread = None if sample else Spread(_sketch_part, _row)
+    return tabulate(source, select, measure, [*_columns(), *ends], executor, progress, keep, spread)
 
 
 def noise_twin(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -90,16 +92,31 @@ def _measure_batch(checkpoint: Checkpoint, sample: int | None) -> Rows:
     results: Rows = []
     for info in checkpoint.tensors:
         try:
-            figures = (
-                _sampled(checkpoint, info, sample) if sample else _figures(Sketch.of(checkpoint.chunks(info.name)))
-            )
+            if sample:
+                results.append((info.name, [_about(info) | _sampled(checkpoint, info, sample)]))
+            else:
+                results += _row(info, Sketch.of(checkpoint.chunks(info.name)))
         except (ValueError, OSError) as error:
             results.append((info.name, str(error)))
-            continue
-        row = asdict(info)
-        row["tensor"] = row.pop("name")
-        results.append((info.name, [row | figures]))
     return results
+
+
+def _sketch_part(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Sketch | str:
+    """The sketch of a part of a huge tensor, or the reason why there is none."""
+    try:
+        return Sketch.of(checkpoint.chunks(name, start=start, stop=stop))
+    except (ValueError, OSError) as error:
+        return str(error)
+
+
+def _row(info: TensorInfo, sketch: Sketch) -> Rows:
+    """The row of a tensor whose values were sketched."""
+    return [(info.name, [_about(info) | _figures(sketch)])]
+
+
+def _about(info: TensorInfo) -> dict:
+    row = asdict(info)
+    return {"tensor": row.pop("name")} | row
 
 
 def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str, float]:
