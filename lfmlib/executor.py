@@ -26,8 +26,8 @@ from .journal import Journal
 Rows = list[tuple[str, list[dict] | str]]
 """For each tensor its name and its rows, or why it could not be measured."""
 LEAST, MOST, TASKS = 1 << 22, 1 << 27, 2048
-"""A task measures tensors of so many values together at least, so that small ones do not cost a task each: between these
-bounds what makes about so many tasks."""
+"""A task measures tensors of so many values together, so that small ones do not cost one each: between these bounds
+what makes about so many tasks."""
 SPREAD = 1 << 27
 """Values of a huge tensor that are one task."""
 

@@ -10,7 +10,9 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".spm", ".vocab")
 """Endings of what is copied beside the weights: configuration, tokenizer, code."""
 OURS = "merge.json"
 """Says what a folder was made of."""
+Pieces = Callable[[str], Iterable[torch.Tensor]]
 
 
 def write(
@@ -31,10 +34,11 @@ def write(
     about: Mapping,
     like: Checkpoint,
     entries: Sequence[Entry],
-    pieces: Callable[[str], Iterable[torch.Tensor]],
+    make: Callable[[Iterable[str]], Pieces],
     *,
     dtype: str | None = None,
     resume: bool = True,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> None:
     """Write a model, or go on with it.
@@ -44,9 +48,11 @@ def write(
         about: what is made, of JSON's types; an earlier run is taken up only if it said the same.
         like: in whose shards tensors are laid out, and whose configuration and tokenizer are copied.
         entries: all tensors of ``like``, as they are to be.
-        pieces: name → the values, in flat pieces.
+        make: from the names of some tensors to a function (picklable, if there is an executor) of a name that gives
+            its values, in flat pieces.
         dtype: to be named in the configuration, if it is another.
         resume: whether what an earlier run wrote may be kept.
+        executor: where shards are written, a task each; default here, one after the other.
         progress: show a bar.
 
     Raises:
@@ -61,7 +67,7 @@ def write(
     try:
         with FileLock(partial / ".lock", timeout=0):
             _claim(partial, about, resume)
-            _weights(partial, layout(like, entries), pieces, progress)
+            _weights(partial, layout(like, entries), make, executor, progress)
             _copy(like, partial, dtype)
     except Timeout:
         raise ValueError(f"another process writes {partial}: wait for it, or name another folder") from None
@@ -74,8 +80,20 @@ def write(
             f"the disk is full: {max(left, 0):,} bytes of weights are still to be written to {partial}. Make room and "
             "run the same again: it goes on from there",
         ) from error
-    (partial / ".lock").unlink(missing_ok=True)
+    for lock in (partial / ".lock", *partial.glob("*.lock")):
+        lock.unlink(missing_ok=True)
     os.replace(partial, out)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch with one thread for each operation: where several work side by side, more of them wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def layout(like: Checkpoint, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -104,7 +122,11 @@ def _claim(folder: Path, about: Mapping, resume: bool) -> None:
 
 
 def _weights(
-    folder: Path, shards: dict[str, list[Entry]], pieces: Callable[[str], Iterable[torch.Tensor]], progress: bool
+    folder: Path,
+    shards: dict[str, list[Entry]],
+    make: Callable[[Iterable[str]], Pieces],
+    executor: Executor | None,
+    progress: bool,
 ) -> None:
     """All shards, from where an earlier run stopped, and their index."""
     total = sum(one.bytes for entries in shards.values() for one in entries)
@@ -114,18 +136,39 @@ def _weights(
             f"{folder.parent} has {free:,} bytes free, and {left:,} more are to be written: make room, or name another "
             "place"
         )
+    calls = {shard: make(one.name for one in entries) for shard, entries in shards.items()}
     with tqdm(total=total, desc="writing", unit="B", unit_scale=True, disable=not progress, delay=1) as bar:
-        for shard, entries in shards.items():
-            with ShardWriter(folder / shard, entries) as writer:
-                bar.update(sum(one.bytes for one in entries[: writer.done]))
-                for entry in entries[writer.done :]:
-                    writer.write(pieces(entry.name))
-                    bar.update(entry.bytes)
+        if executor is None:
+            for shard, entries in shards.items():
+                _shard(folder / shard, entries, calls[shard], bar.update)
+        else:
+            running = {
+                executor.submit(_shard, folder / shard, entries, calls[shard]): entries
+                for shard, entries in shards.items()
+            }
+            try:
+                for future in as_completed(running):
+                    future.result()
+                    bar.update(sum(one.bytes for one in running[future]))
+            finally:
+                for future in running:
+                    future.cancel()
     if len(shards) > 1:
         places = {one.name: shard for shard, entries in shards.items() for one in entries}
         index = {"metadata": {"total_size": total}, "weight_map": places}
         path = folder / "model.safetensors.index.json"
         path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _shard(path: Path, entries: list[Entry], pieces: Pieces, told: Callable[[int], object] | None = None) -> None:
+    """Write one shard, or go on with it. A lock keeps out a worker that was given up for dead and is not."""
+    with one_thread(), FileLock(path.with_name(path.name + ".lock")), ShardWriter(path, entries) as writer:
+        if told:
+            told(sum(one.bytes for one in entries[: writer.done]))
+        for entry in entries[writer.done :]:
+            writer.write(pieces(entry.name))
+            if told:
+                told(entry.bytes)
 
 
 def _size(folder: Path) -> int:

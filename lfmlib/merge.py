@@ -1,16 +1,19 @@
 """Merge fine-tunes of one base, from files to files, tensor by tensor.
 
-A tensor is read, merged (`lfmlib.editing`) and written a piece at a time, except where the method must see it whole.
-Everything goes to ``OUT.partial``, which becomes ``OUT`` when it is complete; a process that was stopped goes on from
-there, and ends in the same bytes.
+A tensor is read, merged (`lfmlib.editing`) and written a piece at a time, except where the method must see it whole;
+the next pieces are computed while one is written. Everything goes to ``OUT.partial``, which becomes ``OUT`` when it is
+complete; a process that was stopped goes on from there, and ends in the same bytes. On an executor every shard is a
+task.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +24,17 @@ from . import editing, folder
 from .checkpoint import Checkpoint, open_checkpoint
 from .delta import KIN
 from .pairs import FLOATS, partners
+from .remote import ahead
 from .shards import Entry
+from .storage import Stored
 
 PIECE = 1 << 22
-"""Values that are merged at a time; what is random is drawn piece by piece, so another number is another merge."""
-LOOKED_AT = 8
-"""Matrices in which a model is compared with its base before anything is written."""
+"""Values that are written at a time; what is random is drawn piece by piece, so another number is another merge."""
+BLOCK = 1 << 17
+"""Values that are computed at a time where that changes nothing: what is between reading and writing stays in a core's
+cache."""
+LOOKED_AT, SEEN = 8, 1 << 18
+"""Matrices in which a model is compared with its base before anything is written, and how many values of each."""
 
 
 def merge(
@@ -41,6 +49,7 @@ def merge(
     dtype: str | None = None,
     seed: int = 0,
     out: str | Path,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Path:
     """Merge models that were tuned from one base, and write the result as a folder like that of the base.
@@ -59,6 +68,8 @@ def merge(
             if there is any).
         seed: of the methods that draw at random, with the tensors' names.
         out: folder that is not there yet.
+        executor: where to run, shard by shard: a `ProcessPoolExecutor`, or ``client.get_executor(retries=3)`` of a Dask
+            cluster whose machines see the same files. It is not shut down. Default: here, with a thread per core.
         progress: show a bar.
 
     Returns:
@@ -88,20 +99,13 @@ def merge(
             f"{distant.name} is elsewhere, and a merge reads every byte of it, some more than once. Download it, and "
             "give its folder."
         )
-    task = _Task(
-        base,
-        [partners(base, model) for model in models],
-        method,
-        weights,
-        density,
-        factor,
-        project,
-        dtype,
-        seed,
-        progress,
-    )
-    _related(task, models)
-    _constants(task)
+    models_of = [partners(base, model) for model in models]
+    with folder.one_thread():
+        _related(base, models, models_of)
+        _constants(base, models_of)
+        factors = _coefficients(method, weights, base, models_of, executor, progress)
+    threads = (os.cpu_count() or 1) if executor is None else 1
+    task = _Task(dict(base.stored), models_of, method, factors, density, factor, project, dtype, seed, threads)
     about = {
         "method": method, "weights": weights, "density": density if method in editing.THINNING else None,
         "amplify": factor, "project": project, "dtype": dtype, "seed": seed if method in editing.RANDOM else None,
@@ -110,7 +114,9 @@ def merge(
     out = Path(out).expanduser().resolve()
     entries = [task.entry(name) for name in base.stored]
     on_disk = all(one.files for one in (base, *models))  # what lies in memory may change between two runs
-    folder.write(out, about, base, entries, task.pieces, dtype=dtype, resume=on_disk, progress=progress)
+    folder.write(
+        out, about, base, entries, task.only, dtype=dtype, resume=on_disk, executor=executor, progress=progress
+    )
     return out
 
 
@@ -121,72 +127,100 @@ def listed(tuned) -> list:
 
 @dataclass
 class _Task:
-    """What is merged, and how."""
+    """What is merged, and how; it can be pickled."""
 
-    base: Checkpoint
+    base: dict[str, Stored]
     tuned: list[dict[str, Callable[[], torch.Tensor]]]  # for each model: name in the base → how its tensor is loaded
     method: str
-    weights: Sequence[float]
+    coefficients: list[float]  # what each ΔW is multiplied with
     density: float
     factor: float | str
     project: str | None
     dtype: str | None
     seed: int
-    progress: bool
+    threads: int
 
-    @cached_property
-    def coefficients(self) -> list[float]:
-        """What each ΔW is multiplied with."""
-        if self.method != "nan":
-            return list(self.weights)
-        return [share * one for share, one in zip(editing.shares(_norms(self)), self.weights, strict=True)]
+    def only(self, names: Iterable[str]) -> Callable[[str], Iterator[torch.Tensor]]:
+        """`pieces` of these tensors: the less that travels to a worker, the better."""
+        names = list(names)
+        some = {name: self.base[name] for name in names}
+        return replace(self, base=some, tuned=[{name: one[name] for name in names} for one in self.tuned]).pieces
 
     def entry(self, name: str) -> Entry:
         """How a tensor of the base is written."""
-        one = self.base.stored[name]
+        one = self.base[name]
         return Entry(name, one.shape, self.dtype if self.dtype and one.dtype in FLOATS else one.dtype)
-
-    def values(self, name: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """A tensor of the base, and of every model, flat."""
-        return self.base.stored[name].load().cpu().flatten(), [one[name]().cpu().flatten() for one in self.tuned]
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
         """The merged tensor, flat, in the dtype it is written in."""
-        entry, (start, models) = self.entry(name), self.values(name)
+        entry, (start, models) = self.entry(name), _values(name, self.base, self.tuned)
         if not start.is_floating_point():
             yield start
             return
+        size = len(start)
         wide = torch.float64 if any(one.dtype == torch.float64 for one in (start, *models)) else torch.float32
         matrix = len(entry.shape) in (2, 3) and min(entry.shape) > 1  # or a stack of them, of experts
-        amplify, project = matrix and self.factor != 1 and len(start) > 0, matrix and self.project
+        amplify, project = matrix and self.factor != 1 and size > 0, matrix and self.project
+        whole = self.method in editing.WHOLE
+        block = PIECE if self.method in editing.RANDOM else BLOCK
 
-        def delta(model: torch.Tensor, first: int = 0, size: int | None = None) -> torch.Tensor:
-            part = slice(first, None if size is None else first + size)
+        def delta(model: torch.Tensor, part: slice = slice(None)) -> torch.Tensor:
             return model[part].to(wide) - start[part].to(wide)
 
-        def merged() -> Iterator[torch.Tensor]:
-            whole = self.method in editing.WHOLE
-            kept = [editing.trimmed(delta(one), self.density) for one in models] if whole else []
-            for first in range(0, len(start), PIECE):
-                some = [one[first : first + PIECE] for one in kept] or [delta(one, first, PIECE) for one in models]
-                density, seed = 1.0 if whole else self.density, f"{self.seed}/{name}/{first}"
-                yield editing.combine(some, self.method, self.coefficients, density=density, seed=seed)
+        calls = (partial(lambda one: editing.trimmed(delta(one), self.density), one) for one in models)
+        kept = list(self._together(calls)) if whole else []
 
-        again, factor, beyond = merged, self.factor, math.inf
-        if (project or factor == "auto" or (amplify and self.method in editing.WHOLE)) and len(start):
-            held = [torch.cat(list(merged()))]  # it must be seen whole, or would be trimmed twice
-            again = lambda: held  # noqa: E731
+        def merged(first: int) -> torch.Tensor:
+            part = slice(first, first + block)
+            some = [one[part] for one in kept] or [delta(one, part) for one in models]
+            density, seed = 1.0 if whole else self.density, f"{self.seed}/{name}/{first}"
+            return editing.combine(some, self.method, self.coefficients, density=density, seed=seed)
+
+        blocks: Callable[[int], torch.Tensor] = merged
+        if (project or self.factor == "auto" or (amplify and whole)) and size:  # it must be seen whole, or again
+            held = torch.cat([merged(first) for first in range(0, size, block)])
+            blocks = lambda first: held[first : first + block]  # noqa: E731
+        factor, beyond = self.factor, math.inf
         if amplify:
-            beyond = editing.cut(again())
+            beyond = editing.cut(blocks(first) for first in range(0, size, block))
             if factor == "auto":
                 given = [one for one, weight in zip(models, self.coefficients, strict=True) if weight]
                 single = [editing.reach(one, editing.cut(one)) for one in map(delta, given)]
-                factor = editing.restoring(single, editing.reach(held[0], beyond))
-        first = 0
-        for part in again():
-            old, first = start[first : first + len(part)].to(wide), first + len(part)
-            new = old + (part if math.isinf(beyond) else editing.amplified(part, factor, beyond))
-            yield _stored(editing.projected(new, self.project) if project else new, entry)
+                factor = editing.restoring(single, editing.reach(held, beyond))
+
+        def added(first: int) -> torch.Tensor:
+            part = blocks(first)
+            new = start[first : first + len(part)].to(wide)
+            return new + (part if math.isinf(beyond) else editing.amplified(part, factor, beyond))
+
+        if project and size:
+            yield _stored(
+                editing.projected(torch.cat([added(first) for first in range(0, size, block)]), project), entry
+            )
+            return
+
+        def piece(first: int) -> torch.Tensor:
+            stop = min(first + PIECE, size)
+            found = torch.empty(stop - first, dtype=getattr(torch, entry.dtype))
+            for at in range(first, stop, block):
+                part = added(at)[: stop - at]
+                found[at - first : at - first + len(part)] = _stored(part, entry)
+            return found
+
+        yield from self._together(partial(piece, first) for first in range(0, size, PIECE))
+
+    def _together(self, calls: Iterable[Callable[[], torch.Tensor]]) -> Iterator[torch.Tensor]:
+        """What calls return, in order, several at once; not of those that draw, for all of torch has one generator."""
+        if self.threads == 1 or self.method in editing.RANDOM:
+            return (call() for call in calls)
+        return ahead(iter(calls), self.threads)
+
+
+def _values(
+    name: str, base: Mapping[str, Stored], tuned: Sequence[Mapping[str, Callable]]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """A tensor of the base, and of every model, flat."""
+    return base[name].load().cpu().flatten(), [one[name]().cpu().flatten() for one in tuned]
 
 
 def _stored(values: torch.Tensor, entry: Entry) -> torch.Tensor:
@@ -209,29 +243,30 @@ def _factor(amplify: float | str | None) -> float | str:
     return factor
 
 
-def _related(task: _Task, models: list[Checkpoint]) -> None:
+def _related(base: Checkpoint, models: list[Checkpoint], tuned: list[dict[str, Callable]]) -> None:
     """Raises ValueError where a model was hardly tuned from that base: their weights are unlike."""
-    names = [name for name, one in task.base.stored.items() if len(one.shape) == 2 and math.prod(one.shape) >= 4096]
+    names = [name for name, one in base.stored.items() if len(one.shape) == 2 and math.prod(one.shape) >= 4096]
     found: list[list[float]] = [[] for _ in models]
     for name in names[:: max(1, len(names) // LOOKED_AT)]:
-        start, others = task.values(name)
+        start, others = _values(name, base.stored, tuned)
         for each, other in zip(found, others, strict=True):
-            pair = torch.stack([start[:PIECE].double(), other[:PIECE].double()])
+            step = max(1, len(start) // SEEN)
+            pair = torch.stack([start[::step].double(), other[::step].double()])
             each.append(float(torch.corrcoef(pair[:, pair.isfinite().all(0)])[0, 1]))
     for each, model in zip(found, models, strict=True):
         known = [one for one in each if math.isfinite(one)]
         if known and np.median(known) < KIN:
             raise ValueError(
-                f"{model.name} was hardly tuned from {task.base.name}: the correlation of their weights is "
+                f"{model.name} was hardly tuned from {base.name}: the correlation of their weights is "
                 f"{np.median(known):.2f} in the median of {len(known)} matrices, expected {KIN} or more. Name its base"
             )
 
 
-def _constants(task: _Task) -> None:
+def _constants(base: Checkpoint, tuned: list[dict[str, Callable]]) -> None:
     """Raises ValueError where something that cannot be added differs."""
-    for name, one in task.base.stored.items():
+    for name, one in base.stored.items():
         if not getattr(torch, one.dtype).is_floating_point:
-            start, models = task.values(name)
+            start, models = _values(name, base.stored, tuned)
             if any(not torch.equal(start, other) for other in models):
                 raise ValueError(
                     f"{name} holds {one.dtype}, and differs between the models: only floating-point tensors can be "
@@ -239,17 +274,41 @@ def _constants(task: _Task) -> None:
                 )
 
 
-def _norms(task: _Task) -> list[float]:
-    """The norm of all of ΔW of every model."""
-    squares = [0.0] * len(task.tuned)
-    names = [name for name, one in task.base.stored.items() if one.dtype in FLOATS]
-    for name in tqdm(names, "norms", disable=not task.progress, leave=False, delay=1):
-        start, models = task.values(name)
-        for first in range(0, len(start), PIECE):
-            old = start[first : first + PIECE].double()
-            for place, one in enumerate(models):
-                squares[place] += (one[first : first + PIECE].double() - old).square().sum().item()
-    return [math.sqrt(one) for one in squares]
+def _coefficients(
+    method: str,
+    weights: list[float],
+    base: Checkpoint,
+    tuned: list[dict[str, Callable]],
+    executor: Executor | None,
+    progress: bool,
+) -> list[float]:
+    """What each ΔW is multiplied with: for "nan" it takes the norm of all of every ΔW, so everything is read twice."""
+    if method != "nan":
+        return weights
+    names = [name for name, one in base.stored.items() if one.dtype in FLOATS]
+    calls = (partial(_squares, base.stored[name], [one[name] for one in tuned]) for name in names)
+    found = (call() for call in calls) if executor is None else executor.map(_called, calls)
+    squares = [0.0] * len(tuned)
+    for some in tqdm(found, "norms", len(names), disable=not progress, leave=False, delay=1):
+        squares = [a + b for a, b in zip(squares, some, strict=True)]
+    norms = [math.sqrt(one) for one in squares]
+    return [share * one for share, one in zip(editing.shares(norms), weights, strict=True)]
+
+
+def _called(call: Callable):
+    with folder.one_thread():
+        return call()
+
+
+def _squares(place: Stored, loads: Sequence[Callable[[], torch.Tensor]]) -> list[float]:
+    """The sum of squares of every ΔW of one tensor."""
+    start, models = place.load().cpu().flatten(), [load().cpu().flatten() for load in loads]
+    squares = [0.0] * len(models)
+    for first in range(0, len(start), BLOCK):
+        old = start[first : first + BLOCK].double()
+        for number, one in enumerate(models):
+            squares[number] += (one[first : first + BLOCK].double() - old).square().sum().item()
+    return squares
 
 
 def _identity(checkpoint: Checkpoint) -> dict:
