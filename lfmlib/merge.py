@@ -286,7 +286,7 @@ def _coefficients(
     if method != "nan":
         return weights
     names = [name for name, one in base.stored.items() if one.dtype in FLOATS]
-    calls = (partial(_squares, base.stored[name], [one[name] for one in tuned]) for name in names)
+    calls = [partial(_squares, base.stored[name], [one[name] for one in tuned]) for name in names]
     found = (call() for call in calls) if executor is None else executor.map(_called, calls)
     squares = [0.0] * len(tuned)
     for some in tqdm(found, "norms", len(names), disable=not progress, leave=False, delay=1):

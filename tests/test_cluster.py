@@ -1,0 +1,208 @@
+"""A Dask cluster gives what one thread gives, to the bit, also when a worker is killed in the middle."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from distributed import Client, LocalCluster
+from safetensors.torch import save_file
+
+import lfmlib
+from lfmlib import executor as executors
+
+HUGE = "model.embed_tokens.weight"
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as connected,
+    ):
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    """A made base in three shards, and two models tuned from it; made Gaussian values."""
+    root = tmp_path_factory.mktemp("models")
+    shapes = {HUGE: (3000, 128)} | {f"model.layers.{i}.self_attn.q_proj.weight": (128, 128 + 8 * i) for i in range(20)}
+    shapes |= {"model.layers.0.input_layernorm.weight": (128,)}
+    names = list(shapes)
+    parts = [names[:1], names[1:10], names[10:]]
+    found = {}
+    for kind, model in enumerate(("base", "one", "two")):
+        (root / model).mkdir()
+        for number, some in enumerate(parts, start=1):
+            tensors = {}
+            for name in some:
+                rng = np.random.default_rng([1, names.index(name)])
+                own = np.random.default_rng([kind, 2, names.index(name)])
+                start = 0.02 * rng.standard_normal(shapes[name])
+                moved = (kind > 0) * 0.002 * own.standard_normal(shapes[name])
+                tensors[name] = torch.tensor(start + moved).to(torch.float32 if name == HUGE else torch.bfloat16)
+            save_file(tensors, root / model / f"model-{number:05}-of-00003.safetensors")
+        (root / model / "config.json").write_text('{"model_type": "llama"}')
+        found[model] = root / model
+    return found
+
+
+@pytest.fixture
+def small_tasks(monkeypatch):
+    """Tensors of the size of these models are cut into as many tasks as those of large ones."""
+    monkeypatch.setattr(executors, "SPREAD", 128 * 500)
+    monkeypatch.setattr(executors, "LEAST", 1)
+
+
+def fingerprint(table: pd.DataFrame) -> str:
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+
+
+def alone(work, **options):
+    with ThreadPoolExecutor(1) as one:
+        return work(executor=one, progress=False, **options)
+
+
+def test_tables_are_the_same_on_one_thread_on_many_and_on_a_cluster(client, models, small_tasks):
+    with client.get_executor(retries=3) as cluster:
+        for work in (
+            lambda **options: lfmlib.survey(models["one"], **options),
+            lambda **options: lfmlib.compare(models["base"], models["one"], select=r"layers\.[0-5]\.", **options),
+            lambda **options: lfmlib.arrangement(models["one"], select=r"layers\.[0-2]\.", **options),
+        ):
+            expected = alone(work)
+            for other in (work(progress=False), work(executor=cluster, progress=False)):
+                pd.testing.assert_frame_equal(other, expected)
+                assert fingerprint(other) == fingerprint(expected) and other.attrs == expected.attrs
+
+
+def test_a_huge_tensor_is_shared_out(client, models, monkeypatch):
+    whole = alone(lambda **options: lfmlib.survey(models["one"], select="embed", **options))
+    sizes = []
+    monkeypatch.setattr(executors, "SPREAD", 30_000)  # no multiple of a row
+    with client.get_executor(retries=3) as cluster:
+        submit = cluster.submit
+        counted = lambda call, *args: sizes.append(args[-1] - args[-2]) or submit(call, *args)  # noqa: E731
+        monkeypatch.setattr(cluster, "submit", counted)
+        pd.testing.assert_frame_equal(
+            lfmlib.survey(models["one"], select="embed", executor=cluster, progress=False), whole
+        )
+    assert len(sizes) == 13 and max(sizes) == 234 * 128 and sum(sizes) == 3000 * 128
+
+
+def test_a_huge_tensor_with_a_fault_is_told_once(small_tasks):
+    weights = {HUGE: torch.full((3000, 128), 1e300, dtype=torch.float64)}
+    table = lfmlib.survey(weights, progress=False)
+    assert table.empty and "outside float32's range" in table.attrs["skipped"][HUGE]
+
+
+def test_two_clusters_make_halves_of_one_table(client, models, small_tasks, tmp_path):
+    """Each keeps the rows of its layers; both files together are the whole table: nothing is measured again."""
+    whole = alone(lambda **options: lfmlib.survey(models["one"], **options))
+    kept = [tmp_path / name / "rows.jsonl" for name in ("a", "b", "both")]
+    for select, rows in zip((r"embed|layers\.\d\.", r"layers\.1\d\."), kept, strict=False):
+        with client.get_executor(retries=3) as cluster:
+            lfmlib.survey(models["one"], select=select, executor=cluster, progress=False, keep=rows.parent)
+    kept[2].parent.mkdir()
+    kept[2].write_bytes(b"".join(rows.read_bytes() for rows in kept[:2]))
+    assert [rows.read_bytes().count(b"\n") for rows in kept] == [11, 10, 21]
+    with ProcessPoolExecutor(1) as broken:
+        broken.shutdown()  # nothing can be measured on it
+        joined = lfmlib.survey(models["one"], executor=broken, progress=False, keep=kept[2].parent)
+    assert fingerprint(joined) == fingerprint(whole)
+    # of one tensor: two sketches of half of it each
+    checkpoint = lfmlib.open_checkpoint(models["one"])
+    size = checkpoint.read(HUGE).numel()
+    parts = [
+        client.submit(lambda a, b: lfmlib.Sketch.of(checkpoint.chunks(HUGE, start=a, stop=b)), *ends).result()
+        for ends in ((0, size // 2 + 1), (size // 2 + 1, size))
+    ]
+    assert parts[1] + parts[0] == parts[0] + parts[1] == lfmlib.Sketch.of(checkpoint.read(HUGE))
+
+
+def kill_one(client: Client, when) -> threading.Thread:
+    """Kill a worker as soon as ``when`` says so."""
+    pids = client.run(os.getpid)
+
+    def wait():
+        while not when():
+            time.sleep(0.005)
+        os.kill(next(iter(pids.values())), signal.SIGKILL)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def test_a_worker_killed_in_a_survey_changes_nothing(client, models, small_tasks, tmp_path):
+    expected = fingerprint(alone(lambda **options: lfmlib.survey(models["one"], **options)))
+    rows = tmp_path / "kept" / "rows.jsonl"
+    before = set(client.run(os.getpid).values())
+    killer = kill_one(client, lambda: rows.exists() and rows.read_bytes().count(b"\n") > 5)
+    with client.get_executor(retries=3) as cluster:
+        table = lfmlib.survey(models["one"], executor=cluster, progress=False, keep=rows.parent)
+    killer.join()
+    assert fingerprint(table) == expected
+    client.wait_for_workers(2, timeout=60)
+    assert set(client.run(os.getpid).values()) != before
+
+
+@pytest.mark.parametrize("method", ["nan", "ties", "dare"])
+def test_merges_are_the_same_bytes(client, models, tmp_path, method):
+    options = {"method": method, "density": 0.5, "progress": False}
+    sources = models["base"], [models["one"], models["two"]]
+    here = hashes(lfmlib.merge(*sources, out=tmp_path / "here", **options))
+    with client.get_executor(retries=3) as cluster:
+        there = hashes(lfmlib.merge(*sources, out=tmp_path / "there", executor=cluster, **options))
+    assert here == there and len(here) == 6
+
+
+def test_a_worker_killed_in_a_merge_changes_nothing(client, models, tmp_path):
+    options = {"method": "average", "amplify": 1.5, "progress": False}
+    sources = models["base"], [models["one"], models["two"]]
+    here = hashes(lfmlib.merge(*sources, out=tmp_path / "here", **options))
+    killer = kill_one(client, lambda: list((tmp_path / "there.partial").glob("*.part")))
+    with client.get_executor(retries=3) as cluster:
+        lfmlib.merge(*sources, out=tmp_path / "there", executor=cluster, **options)
+    killer.join()
+    assert hashes(tmp_path / "there") == here
+    client.wait_for_workers(2, timeout=60)
+
+
+def test_what_kills_every_worker_is_told_and_the_rest_is_kept(models, small_tasks):
+    """A pool breaks at once and takes the tensors that wait with it; what was finished stays."""
+    checkpoint = lfmlib.open_checkpoint(models["one"]).select("layers")
+    wanted, _ = executors.matrices(checkpoint)
+    with ProcessPoolExecutor(1) as pool, pytest.warns(UserWarning, match=r"\d+ of 20 tensors were not measured: their"):
+        rows, failed, interrupted = executors.over(
+            checkpoint, wanted, lambda names: _Dying(executors.light(checkpoint, names)), pool, False
+        )
+    assert not interrupted and len(rows) + len(failed) == 20 and len(rows) <= 7
+    assert all(reason.startswith(executors.LOST) and BrokenProcessPool.__name__ in reason for reason in failed.values())
+
+
+class _Dying:
+    """A task that kills its process at one tensor."""
+
+    def __init__(self, checkpoint):
+        self.checkpoint = checkpoint
+
+    def __call__(self):
+        if "layers.7." in self.checkpoint.tensors[0].name:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [(info.name, [{"tensor": info.name}]) for info in self.checkpoint.tensors]
