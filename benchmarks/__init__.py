@@ -1,11 +1,51 @@
 """Speed and memory against the limits, as ratios from one run: ``make bench``."""
 
+import json
+import math
 from pathlib import Path
 
 FOLDER = Path("_build/bench")
 """Where made checkpoints and other people's environments are kept between runs."""
+LINES: list[dict] = []
+RATES: dict[str, float] = {}
+"""What was reported in this run, and what `rate` noted."""
 
 
 def report(name: str, value: str, limit: str, met: bool) -> None:
     """One line of the table."""
+    LINES.append({"name": name.strip(), "value": value, "limit": limit, "met": bool(met)})
     print(f"{name:<66} {value:>16}   limit {limit:<10} {'met' if met else 'MISSED'}", flush=True)
+
+
+def rate(name: str, value: float) -> None:
+    """Note a figure that the book reckons with."""
+    RATES[name] = float(f"{value:.4g}")
+
+
+def repeated(path: Path, shapes: dict[str, tuple[int, int]]) -> Path:
+    """A bfloat16 file of made Gaussian values, the same 2²⁶ ones again and again from other places; kept."""
+    import torch
+
+    from lfmlib.shards import Entry, ShardWriter
+
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pool = (0.02 * torch.randn(1 << 26, generator=torch.Generator().manual_seed(0))).bfloat16()
+    with ShardWriter(path, [Entry(name, shape, "bfloat16") for name, shape in shapes.items()]) as writer:
+        for number, shape in enumerate(shapes.values()):
+            left, pieces, place = math.prod(shape), [], 7919 * number % len(pool)
+            while left:
+                pieces.append(pool[place : place + left])
+                left, place = left - len(pieces[-1]), 0
+            writer.write(pieces)
+    return path
+
+
+def save(path: Path) -> None:
+    """Write down what was reported, with the machine that it was measured on."""
+    from lfmlib.provenance import commit, surroundings
+    from lfmlib.records import _processor
+
+    about = {"commit": commit(), "Processor": _processor(), **surroundings()}
+    path.write_text(json.dumps({"about": about, "lines": LINES, "rates": RATES}, indent=1, ensure_ascii=False) + "\n")

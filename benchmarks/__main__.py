@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,9 +21,8 @@ from scipy import stats
 
 import lfmlib
 
-from . import FOLDER, merges, report, spectra
-
-SHAPES = {"q": (4096, 4096), "o": (4096, 4096), "up": (11008, 4096), "down": (4096, 11008)}
+from . import FOLDER, cluster, memory, merges, rate, report, save, spectra
+from .memory import SHAPES
 
 
 def made_checkpoint(gigabytes: float = 2.0) -> Path:
@@ -99,6 +97,7 @@ def main() -> None:
         )
         print(f"survey, one thread: {single:.2f} s, {size / single / 1e9:.1f} GB/s; two: {pair:.2f} s")
         print(f"numpy sum: {by16:.2f} s as uint16 words, {by64:.2f} s as uint64 words\n")
+        rate("survey, bytes/s of a core", size / single)
         ratio = single / by16
         report(
             "survey / numpy sum of the same bytes as 16-bit words, one thread", f"{ratio:.2f} ×", "≤ 2 ×", ratio <= 2
@@ -117,20 +116,11 @@ def main() -> None:
         )
         report("two workers against one", f"{single / pair:.2f} ×", "≥ 1.7 ×", single >= 1.7 * pair)
 
-    above, imports = (int(word) / 2**20 for word in _peak(folder).split())
-    report("peak anonymous memory above the bare interpreter", f"{above:.0f} MiB", "≤ 512 MiB", above <= 512)
-    print(f"{'  … of which importing lfmlib (torch, scipy, numba) takes':<66} {imports:>12.0f} MiB")
+    memory.main()
+    cluster.main()
     spectra.main()
     merges.main()
-
-
-def _peak(folder: Path) -> str:
-    """Run a survey in a process of its own and return its peak anonymous bytes."""
-    run = subprocess.run(
-        [sys.executable, "-c", f"from benchmarks.memory import main; main({str(folder)!r})"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return run.stdout
+    save(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER / "results.json")
 
 
 if __name__ == "__main__":
