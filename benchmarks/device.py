@@ -1,4 +1,4 @@
-"""What an accelerator and many cores give: counting where the tensor is, spectra, threads of a survey.
+"""What an accelerator and many cores give: counting where the tensor is, spectra, threads and workers of a survey.
 
 python -m benchmarks.device
 """
@@ -16,12 +16,13 @@ import torch
 import lfmlib
 from lfmlib.spectrum import spectrum
 
-from . import FOLDER, memory, rate, repeated, save
+from . import FOLDER, cluster, memory, rate, repeated, save
 
 
 def main() -> None:
     """Measure and print."""
     threads()
+    cluster.main(tuple(count for count in (1, 2, 4, 8, 16) if count <= max(2, os.cpu_count() or 1)))
     if torch.cuda.is_available():
         sketches()
         spectra()

@@ -63,30 +63,44 @@ def count_words(words, bins, span):
             bins[lead, 3] += np.int64((word & np.uint32(0x7FFFFFFF)) == 0)
 
 
+LANES = 16
+"""Counters that a device keeps for each of 65,536 bins: what adds to one of them waits for the others that do. Of few
+bins each block of the device has its own anyway."""
+
+
 def count_patterns_torch(tensor: torch.Tensor, patterns: int) -> np.ndarray:
     """`count_patterns` on the tensor's own device; ``tensor`` is a flat int16 or uint8 view of the words."""
     counts = torch.zeros(patterns, dtype=torch.int64, device=tensor.device)
     for part in tensor.split(1 << 26):
-        counts += torch.bincount(part.to(torch.int32) & (patterns - 1), minlength=patterns)
+        place = part.to(torch.int32) & (patterns - 1)
+        lanes = LANES if patterns > 256 else 1
+        if lanes > 1:
+            place += _lanes(part) * patterns
+        counts += torch.bincount(place, minlength=lanes * patterns).view(lanes, patterns).sum(0)
     return counts.cpu().numpy()
 
 
 def count_words_torch(tensor: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """`count_words` on the tensor's own device; ``tensor`` is a flat int32 view of at most 2**31 float32 words."""
-    bins = torch.zeros((4, 1 << 16), dtype=torch.int64, device=tensor.device)
-    span = np.array([0x7FFFFFFF, -0x80000000], dtype=np.int64)
+    bins = torch.zeros((4, LANES, 1 << 16), dtype=torch.int64, device=tensor.device)
+    low, high = (torch.tensor(end, dtype=torch.int32, device=tensor.device) for end in (0x7FFFFFFF, -0x80000000))
     for word in tensor.split(1 << 24):
-        lead = (word >> 16).long() & 0xFFFF
+        place = ((word >> 16) & 0xFFFF) + _lanes(word) * (1 << 16)
         trail = (word & 0xFFFF).long() - CENTRE
-        finite = word[(word & 0x7FFFFFFF) < _INFINITY]
-        bins[0] += torch.bincount(lead, minlength=1 << 16)
-        bins[1].index_add_(0, lead, trail)
-        bins[2].index_add_(0, lead, trail * trail)
-        bins[3].index_add_(0, lead, ((word & 0x7FFFFFFF) == 0).long())
-        if finite.numel():
-            key = finite ^ ((finite >> 31) & 0x7FFFFFFF)
-            span = np.array([min(span[0], int(key.min())), max(span[1], int(key.max()))], dtype=np.int64)
-    return bins.T.contiguous().cpu().numpy(), span
+        size = word & 0x7FFFFFFF
+        bins[0] += torch.bincount(place, minlength=LANES << 16).view(LANES, -1)
+        for row, values in ((1, trail), (2, trail * trail), (3, (size == 0).long())):
+            bins[row].view(-1).index_add_(0, place, values)
+        key, finite = word ^ ((word >> 31) & 0x7FFFFFFF), size < _INFINITY
+        if word.numel():
+            low = torch.minimum(low, torch.where(finite, key, 0x7FFFFFFF).min())
+            high = torch.maximum(high, torch.where(finite, key, -0x80000000).max())
+    return bins.sum(1).T.contiguous().cpu().numpy(), np.array([int(low), int(high)], dtype=np.int64)
+
+
+def _lanes(words: torch.Tensor) -> torch.Tensor:
+    """Which of a bin's counters each word adds to."""
+    return torch.arange(len(words), dtype=torch.int32, device=words.device) % LANES
 
 
 def key_to_float(key: int) -> float:

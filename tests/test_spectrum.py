@@ -288,7 +288,7 @@ def test_rescaling_takes_scales_away_and_leaves_correlation():
     rng = np.random.default_rng(0)
     uneven = noise(150, 250) * np.exp(rng.standard_normal((150, 1))) * np.exp(0.5 * rng.standard_normal(250))
     assert spectrum(uneven).outliers > 0
-    even = rescaled(uneven)
+    even = rescaled(uneven).cpu()
     assert torch.allclose(even.square().mean(0), torch.ones(250).double(), atol=1e-5)
     assert torch.allclose(even.square().mean(1), torch.ones(150).double(), atol=1e-5)
     assert spectrum(even).outliers == 0
