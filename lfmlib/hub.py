@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from . import gguf_files
-from .remote import Traffic, network_errors
+from .remote import Traffic, gated, network_errors
 from .storage import PICKLED, CheckpointError, json_object
 
 MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
@@ -271,9 +271,7 @@ def hub_errors(at: str):
     except errors.HFValidationError as error:
         raise FileNotFoundError(f"{at} is neither an existing path nor a hub id ({error}).") from error
     except errors.GatedRepoError as error:
-        raise CheckpointError(
-            f"{at} is gated: accept its terms on the hub's page of the model, then run `hf auth login`."
-        ) from error
+        raise gated(at) from error
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(
             f"{at}: the repository has no such branch, tag or commit. Check the revision."
