@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from .addresses import is_address, list_remote, locate_remote
+from .addresses import is_address, list_remote, locate_remote, meant
 from .gguf_files import read_gguf
 from .hub import Located, locate
 from .part import Part
@@ -254,11 +254,13 @@ def open_checkpoint(
     Raises:
         FileNotFoundError: nothing of that name exists, or not where it can be reached.
         CheckpointError: files are missing, damaged or unsafe.
-        ValueError: `select` is no regular expression or matches nothing; a revision of something that has none.
+        ValueError: `source` is blank; `select` is no regular expression or matches nothing; a revision of something
+            that has none.
         TypeError: `source` is of another kind.
     """
     revision, select = revision or None, select or None  # papermill passes "" as readily as None
     if isinstance(source, str | Path):
+        source = meant(source)
         located = locate_remote(source, revision) if is_address(str(source)) else locate(source, revision)
         stored, skipped = _read_files(located)
         words = str(source) if located.traffic is None else str(source).split("?", 1)[0]  # a query may be a secret
@@ -339,8 +341,8 @@ def _read_memory(source: torch.nn.Module | Mapping) -> tuple[Located, dict, dict
     if isinstance(source, Mapping):
         return Located("mapping", (), {}), *read_mapping(source)
     raise TypeError(
-        f'a {type(source).__name__} cannot be opened as a checkpoint. Expected a path, a hub id, "minilm", a '
-        "torch.nn.Module, or a mapping from names to tensors."
+        f'a {type(source).__name__} cannot be opened as a checkpoint. Expected a path, a hub id, an address, "minilm", '
+        "a torch.nn.Module, or a mapping from names to tensors. Name one of these."
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from scipy import stats
 
 from . import evidence, order
+from .addresses import meant
 from .arrangement import arrangement
 from .checkpoint import Checkpoint, open_checkpoint
 from .findings import RULES, Finding, judge
@@ -41,6 +42,7 @@ def opened(model: str, revision: str, select: str, sample: int) -> Checkpoint:
         raise ValueError(
             f"sample is {sample!r}: expected bytes to read of each tensor, {LEAST:,} or more, or 0 for all"
         )
+    model = meant(model)
     afar = sample and HUB_ID.match(model) and model != "minilm" and not Path(model).expanduser().exists()
     return open_checkpoint(f"hf://{model}" if afar else model, revision, select)
 
