@@ -104,7 +104,7 @@ def _measure_batch(checkpoint: Checkpoint, sample: int | None) -> Rows:
 
 def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str, float]:
     """Figures of a sample of a tensor, and the ends of their intervals."""
-    parts = [Sketch.of(piece) for piece in checkpoint.sample(info.name, sample, sampling.PIECES)]
+    parts = [Sketch.of(piece) for piece in checkpoint.sample(info.name, sample)]
     found = sampling.intervals(parts, info.numel, _distances, SAMPLED)
     ends = {
         f"{name}_{end}": value for name, both in found.items() for end, value in zip(("low", "high"), both, strict=True)

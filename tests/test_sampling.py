@@ -2,35 +2,69 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import lfmlib
-from lfmlib import Sketch, planted
+from lfmlib import Sketch, planted, sampling
+from lfmlib.part import Part
+from lfmlib.storage import Held, read_safetensors
 from lfmlib.survey import SAMPLED
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 400), st.integers(1, 2000), st.integers(1, 40), st.integers(0, 3))
-def test_a_sample_is_one_piece_of_each_stretch(size, bytes, stretches, seed):
-    values = torch.arange(size, dtype=torch.float32)
-    checkpoint = lfmlib.open_checkpoint({"w": values})
-    pieces = checkpoint.sample("w", bytes, stretches, seed)
-    taken = torch.cat(pieces).long().tolist()
-    assert taken == sorted(set(taken)), "in order, none twice"
-    edges = [size * i // stretches for i in range(stretches + 1)]
-    length = max(1, bytes // 4 // stretches)
-    wide = [b - a for a, b in pairwise(edges) if b > a]
-    assert [len(piece) for piece in pieces] == [min(one, length) for one in wide]
-    assert all(piece.tolist() == list(range(int(piece[0]), int(piece[0]) + len(piece))) for piece in pieces)
-    again = checkpoint.sample("w", bytes, stretches, seed)
-    assert all(torch.equal(a, b) for a, b in zip(pieces, again, strict=True))
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 5000), st.integers(1, 20_000), st.integers(1, 40), st.integers(0, 3))
+def test_groups_are_spread_over_the_whole(size, bytes, groups, seed):
+    checkpoint = lfmlib.open_checkpoint({"w": torch.arange(size, dtype=torch.float32)})
+    found = checkpoint.sample("w", bytes, groups, seed)
+    taken = torch.cat(found).long().tolist()
+    assert len(taken) == len(set(taken)), "none twice"
+    most = max(bytes // 4, groups)
+    assert len(taken) == size if size <= most else len(taken) < size and len(taken) <= most + 32
+    again = checkpoint.sample("w", bytes, groups, seed)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+@pytest.mark.parametrize(("pieces", "length"), [(1024, 32), (32, 1024)])
+def test_every_value_has_the_same_chance(pieces, length):
+    size, draws = 100_000, 400
+    times = np.zeros(size)
+    for seed in range(draws):
+        found = sampling.ranges(size, 32 * 1024, 32, pieces, np.random.default_rng(seed))
+        assert len(found) == 32
+        for start, stop in np.concatenate(found):
+            assert stop - start <= length
+            times[start:stop] += 1
+    assert times.min() > 0 and abs(times.mean() / draws - 1 / 4) < 0.01
+    period = times[: size // 64 * 64].reshape(-1, 64).mean(axis=0)
+    assert np.ptp(period) < 0.1 * period.mean(), "near the edges of pieces too"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize(
+    ("shape", "place"),
+    [
+        ((96, 64), {}),
+        ((96, 64), {"groups": 4, "start": 6, "stop": 12}),
+        ((64, 96), {"transposed": True, "groups": 1, "start": 32, "stop": 64}),
+        ((3, 40, 64), {"expert": 1}),
+    ],
+)
+def test_pieces_of_a_part_are_its_own_values(shape, place, dtype, tmp_path):
+    """Of fused, transposed and stacked tensors, in memory and in a file that is mapped."""
+    whole = torch.randn(shape).to(dtype)
+    save_file({"odd": torch.ones(3).to(dtype), "w": whole}, tmp_path / "model.safetensors")
+    part = Part("w", "w", (), **place)
+    values = part.unordered(whole).reshape(-1)
+    found = np.concatenate(sampling.ranges(len(values), 300, 32, 64, np.random.default_rng(0)))
+    expected = torch.cat([values[start:stop] for start, stop in found])
+    for entry in (Held(whole), read_safetensors(tmp_path / "model.safetensors")[0]["w"]):
+        assert torch.equal(part.pieces(entry, found).float(), expected.float())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn])
