@@ -32,6 +32,8 @@ SCATTERED, COMPUTED = 1024, 256
 """Pieces where values are at hand, and where they are computed. A page read from a disk costs as much as 4 KiB do."""
 SHORTEST = 16
 """Values of a piece: shorter ones take longer to find than to read. Where they would be shorter, there are fewer."""
+LEAST = 16_384
+"""Bytes of a tensor of which little is known if no more are read: noise of so few values hardly passes for noise."""
 CONFIDENCE = 0.95
 OPEN = ("excess_kurtosis", "tail_bits")
 DISTANCES = ("ks", "wasserstein", "asymmetry")

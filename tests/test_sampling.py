@@ -84,6 +84,7 @@ def test_a_sample_of_all_is_the_survey():
     pd.testing.assert_frame_equal(sampled[list(whole)], whole)
     for name in SAMPLED:
         assert sampled[f"{name}_low"].equals(whole[name]) and sampled[f"{name}_high"].equals(whole[name])
+    assert sampled["label_possible"].equals(whole["label"])
 
 
 @pytest.mark.parametrize("sample", [0, -1])
@@ -92,6 +93,12 @@ def test_a_sample_of_nothing_is_refused(sample):
         lfmlib.survey({"a": torch.randn(8, 8)}, sample=sample)
 
 
+def test_a_sample_that_says_little_is_warned_of():
+    with pytest.warns(UserWarning, match="noise may not pass for noise; expected 16,384 or more"):
+        lfmlib.survey({"a": torch.randn(80, 80)}, sample=1, progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:sample=")
 def test_tensors_without_values_or_spread_have_a_row_or_a_reason():
     tensors = {"ones": torch.ones(64, 64), "few": torch.randn(2, 3), "zero": torch.zeros(99, 99)}
     tensors["nan"] = torch.full((64, 64), torch.nan)
@@ -118,6 +125,8 @@ def test_intervals_hold_the_figures_of_the_whole():
     for name in SAMPLED:
         inside = (sampled[f"{name}_low"] <= whole[name]) & (whole[name] <= sampled[f"{name}_high"])
         held[name] = inside.mean()
+    possible = zip(whole["label"], sampled["label_possible"].str.split(", "), strict=True)
+    assert np.mean([label in some for label, some in possible]) >= 0.93
     assert min(held.values()) >= 0.85, held  # of 48: 95 % would fall below that once in 1,000
     assert np.mean(list(held.values())) >= 0.93, held
     width = (sampled["kl_bits_high"] - sampled["kl_bits_low"]).median()
