@@ -64,9 +64,19 @@ def identity(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
         + (f"; computed from {'; '.join(coded[:4])}" if coded else ""),
         "measured": f"{table['count'].sum():,} of {table['numel'].sum():,} weights in {len(table):,} matrices",
     }
+    if (table["count"] + table["nonfinite"] < table["numel"]).any():
+        words["sampled in"] = _pieces(checkpoint)
     if checkpoint.traffic is not None:
         words["read from afar"] = str(checkpoint.traffic)
     return pd.DataFrame({"": words.keys(), "this model": words.values()})
+
+
+def _pieces(checkpoint: Checkpoint) -> str:
+    """In how many pieces a sample of each tensor was read, in words."""
+    if checkpoint.traffic is not None:
+        return f"{sampling.GROUPS} pieces of each tensor, since each is a request: a few heavy rows may be missed"
+    coded = f" ({sampling.COMPUTED} of quantized ones)" if any(info.quantized for info in checkpoint.tensors) else ""
+    return f"up to {sampling.SCATTERED:,} pieces of each tensor{coded}"
 
 
 def by_role(body: pd.DataFrame) -> pd.DataFrame:

@@ -41,6 +41,11 @@ def model():
 def test_what_a_sample_says_of_roles_holds_the_whole(model):
     checkpoint, whole = model
     sampled = lfmlib.survey(checkpoint, progress=False, sample=8192)
+    assert overview.identity(checkpoint, sampled).iloc[-1].tolist() == [
+        "sampled in",
+        "up to 1,024 pieces of each tensor",
+    ]
+    assert "sampled in" not in overview.identity(checkpoint, whole)[""].tolist()
     value, low, high = overview.shares(sampled)
     assert low <= overview.shares(whole)[0] <= high and low <= value <= high
     table, full = (overview.by_role(one).set_index("role") for one in (sampled, whole))
@@ -121,7 +126,7 @@ def test_the_report_on_a_model_elsewhere_by_samples(tmp_path):
     table = pd.read_parquet(place / "matrices.parquet")
     assert len(table) == len(tensors) and table["kl_bits_high"].notna().all()
     text = json.dumps(json.loads((tmp_path / "out.ipynb").read_text()))
-    assert "read from afar" in text and "MB in" in text
+    assert "read from afar" in text and "MB in" in text and "32 pieces of each tensor" in text
 
 
 @pytest.mark.slow
