@@ -10,9 +10,10 @@ wide, not too narrow.
 
 What no sample can bound is what is rare and large: one weight in a million of a hundred standard deviations changes
 kurtosis and tails, and is seen by chance. For `OPEN` the interval therefore has no upper end, and extremes have none.
-The other figures suffer too where few rows are unlike all others and pieces are few: of 5 rows of 512 that are ten
-times as large, 32 pieces often see none, and the intervals of std, `kl_bits` and `gg_shape` then hold in about a third
-of the cases.
+The other figures suffer too where so few rows are unlike all others that hardly a piece lies in them. Of 5 rows of 512
+that are ten times as large, 32 pieces often see none, and the intervals of std, `kl_bits` and `gg_shape` hold in six
+cases of ten; with 1,024 pieces in all of 200. With 20 of 4,096 such rows, of which 5 pieces meet one in the mean, they
+hold in 95 of 100, with 5 in 75.
 """
 
 from __future__ import annotations
