@@ -356,6 +356,6 @@ PLANTED = {
 
 
 def _rows(checkpoint: Checkpoint, sample: int) -> int:
-    """Rows of a matrix to look at for the order of layers: few where only a sample is wanted."""
+    """Rows of a matrix to look at for the order of layers: few where only a sample is wanted, and they must travel."""
     widest = max((info.shape[1] for info in checkpoint.tensors if info.role in order.READERS), default=1)
-    return max(16, min(512, sample // (4 * widest))) if sample else 512
+    return max(16, min(512, sample // (4 * widest))) if sample and checkpoint.traffic is not None else 512

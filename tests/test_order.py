@@ -106,7 +106,7 @@ def unlike(found: dict[str, pd.DataFrame], at: int, kept: float, rng: np.random.
 
 
 def test_a_layer_unlike_all_others_is_no_exchanged_one():
-    """The sum over neighbours alone named a pair in all of the first kind, and in two thirds of the last."""
+    """The sum over neighbours alone names a pair in most of these."""
     rng, wrong = np.random.default_rng(0), {}
     models = [profiles(lfmlib.open_checkpoint(model(10, 256, np.random.default_rng(seed)))) for seed in range(4)]
     for kept in (0.0, 0.5, 0.7):
