@@ -19,6 +19,7 @@ from torch import nn
 from . import noise_adapter  # registers itself with peft
 from .checkpoint import Checkpoint, CheckpointError
 from .pairs import prefixes
+from .storage import Stored
 
 CONFIG = "adapter_config.json"
 _WRAPPED = "base_model.model."
@@ -27,7 +28,7 @@ _MOVE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
-class Adapted:
+class Adapted(Stored):
     """A stored tensor with an adapter on it; loaded, it is W₀ + ΔW.
 
     Attributes:

@@ -18,8 +18,26 @@ from .hub import CONFIG, INDEX, INDEXES, WEIGHTS, Located, choose, hub_errors, w
 from .remote import Ranged, RemoteFile, Traffic, filesystem, open_remote, read_whole, short
 from .storage import LONGEST, PICKLED, CheckpointError, check_safetensors, json_object, listed
 
-SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://")
+SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
+HUB = re.compile(r"^(www\.)?(huggingface\.co|hf\.co)/.", re.IGNORECASE)
 FIRST = 1 << 17  # bytes of a file that are asked for at first: the header of most shards
+
+
+def meant(source: str | Path) -> str | Path:
+    """A source as it is meant: its scheme in small letters, and the hub's own pages with theirs where it was left out.
+
+    Raises ValueError for one that is blank, which a path would take for the folder that one is in.
+    """
+    if not str(source).strip():
+        raise ValueError(
+            f"the model is {source!r}: expected 'minilm', a folder or weight file, a hub id such as 'org/name', or an "
+            "address such as 'hf://org/name'. Name one; the folder that you are in is '.'."
+        )
+    if not isinstance(source, str):
+        return source
+    if scheme := SCHEME.match(source):
+        return source[: scheme.end()].lower() + source[scheme.end() :]
+    return f"https://{source}" if HUB.match(source) and not Path(source).exists() else source
 
 
 def is_address(source: str) -> bool:
@@ -67,6 +85,8 @@ def _of_hub(source: str, revision: str | None) -> Located:
 
 def _of_http(source: str) -> Located:
     parts = urlsplit(source)
+    if not parts.hostname:
+        raise FileNotFoundError(f"{source} names no host: expected https://host/folder or https://host/file. Check it.")
     traffic = Traffic()
     base, _, leaf = parts.path.rpartition("/")
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import torch
 
-from .addresses import is_address, list_remote, locate_remote
+from . import sampling
+from .addresses import is_address, list_remote, locate_remote, meant
 from .gguf_files import read_gguf
 from .hub import Located, locate
 from .part import Part
@@ -132,28 +132,25 @@ class Checkpoint:
         # A generator of its own, so that a wrong name is reported by the call and not by the first value.
         return (_aligned(piece) for piece in _pieces(values, max(1, bytes // values.element_size())))
 
-    def sample(self, name: str, bytes: int, stretches: int = 32, seed: int = 0) -> list[torch.Tensor]:
-        """Flat pieces from evenly spread places of a tensor, about `bytes` together; of the rest nothing is read.
+    def sample(self, name: str, bytes: int, groups: int = sampling.GROUPS, seed: int = 0) -> list[torch.Tensor]:
+        """Values from evenly spread places of a tensor, about `bytes` together; of the rest nothing is read.
 
-        The tensor is cut into `stretches` equal ones, and from each a piece of one length is taken, at a place drawn
-        from `seed` and the tensor's name. A tensor that is not larger than `bytes` comes whole, in as many pieces.
+        They come in groups, each a flat tensor of pieces spread over the whole (`lfmlib.sampling.ranges`), at places
+        drawn from `seed` and the tensor's name. How many pieces there are depends on what one costs: here
+        `lfmlib.sampling.SCATTERED`, fewer of a quantized tensor, and from afar one for each group. A tensor that is not
+        larger than `bytes` comes whole; one with fewer values than groups in fewer groups.
 
-        Raises as `read` does, and ValueError for `bytes` or `stretches` below 1.
+        Raises as `read` does, and ValueError for `bytes` or `groups` below 1.
         """
-        if bytes < 1 or stretches < 1:
-            raise ValueError(f"bytes={bytes} and stretches={stretches}: expected at least 1 of both.")
+        if bytes < 1 or groups < 1:
+            raise ValueError(f"bytes={bytes} and groups={groups}: expected at least 1 of both.")
         part = self._part(name)
         entry = self._stored[part.stored].near()
-        size = math.prod(part.shape)
-        edges = [size * i // stretches for i in range(stretches + 1)]
-        length = max(1, bytes // getattr(torch, entry.dtype).itemsize // stretches)
+        pieces = groups if entry.remote else sampling.COMPUTED if entry.lazy else sampling.SCATTERED
         rng = np.random.default_rng([seed, *name.encode()])
-        ranges = []
-        for start, stop in pairwise(edges):
-            slack = stop - start - length
-            first = start + int(rng.integers(slack + 1)) if slack > 0 else start
-            ranges.append((first, min(first + length, stop)))
-        calls = (partial(part.piece, entry, *one) for one in ranges if one[1] > one[0])
+        most = bytes // getattr(torch, entry.dtype).itemsize
+        found = sampling.ranges(math.prod(part.shape), most, groups, pieces, rng)
+        calls = (partial(part.pieces, entry, one) for one in found)
         return [_aligned(piece) for piece in (ahead(calls, 8) if entry.remote else (call() for call in calls))]
 
     def rows(self, name: str, most: int) -> torch.Tensor:
@@ -268,11 +265,13 @@ def open_checkpoint(
     Raises:
         FileNotFoundError: nothing of that name exists, or not where it can be reached.
         CheckpointError: files are missing, damaged or unsafe.
-        ValueError: `select` is no regular expression or matches nothing; a revision of something that has none.
+        ValueError: `source` is blank; `select` is no regular expression or matches nothing; a revision of something
+            that has none.
         TypeError: `source` is of another kind.
     """
     revision, select = revision or None, select or None  # papermill passes "" as readily as None
     if isinstance(source, str | Path):
+        source = meant(source)
         located = locate_remote(source, revision) if is_address(str(source)) else locate(source, revision)
         stored, skipped = _read_files(located)
         words = str(source) if located.traffic is None else str(source).split("?", 1)[0]  # a query may be a secret
@@ -353,8 +352,8 @@ def _read_memory(source: torch.nn.Module | Mapping) -> tuple[Located, dict, dict
     if isinstance(source, Mapping):
         return Located("mapping", (), {}), *read_mapping(source)
     raise TypeError(
-        f'a {type(source).__name__} cannot be opened as a checkpoint. Expected a path, a hub id, "minilm", a '
-        "torch.nn.Module, or a mapping from names to tensors."
+        f'a {type(source).__name__} cannot be opened as a checkpoint. Expected a path, a hub id, an address, "minilm", '
+        "a torch.nn.Module, or a mapping from names to tensors. Name one of these."
     )
 
 

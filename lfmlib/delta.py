@@ -173,6 +173,21 @@ def delta(base, tuned, name: str) -> torch.Tensor:
     return new.float() - old.float() if new.dtype != torch.float64 else (new - old.double()).float()
 
 
+def akin(base, tuned) -> None:
+    """Look whether one checkpoint can be the base of another, before anything is measured: their names and shapes, and
+    some rows, where these are at hand.
+
+    Args:
+        base, tuned: as for `compare`.
+
+    Raises as `compare` does.
+    """
+    base, tuned = opened(base, tuned)
+    pairs, _ = pair(base, tuned)
+    if base.traffic is None and tuned.traffic is None:
+        _refuse_strangers(pairs, tuned, base)
+
+
 def _refuse_strangers(pairs: list[Pair], tuned: Checkpoint, base: Checkpoint, most: int = 16) -> None:
     """Look at some rows of some pairs before all are measured."""
     kinship = float(np.median([_alike(*_read(one, tuned, base)) for one in pairs[:: -(-len(pairs) // most)]]))

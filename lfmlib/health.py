@@ -67,7 +67,7 @@ def examine(checkpoint: Checkpoint, table: pd.DataFrame, arranged: pd.DataFrame,
 
 
 def _state(checkpoint: Checkpoint, row: dict, arranged: pd.Series | None, bytes: int) -> tuple[str, str]:
-    if _doubtful(row) and (why := turned(torch.cat(checkpoint.sample(row["tensor"], bytes, stretches=4)))):
+    if _doubtful(row) and (why := turned(torch.cat(checkpoint.sample(row["tensor"], bytes, groups=4)))):
         return "swapped", why
     if row["count"] and row["zeros"] == row["count"]:
         return "zeroed", "every value is zero"

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from . import gguf_files
-from .remote import Traffic, network_errors
+from .remote import Traffic, gated, network_errors
 from .storage import PICKLED, CheckpointError, json_object
 
 MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
@@ -35,6 +35,10 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 NOT_WEIGHTS = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state|openvino)")
 CONFIG = 16 << 20  # bytes: a config.json larger than this is none
 INDEX = 64 << 20  # of an index: those of 100,000 tensors have 10 MB
+HOST = re.compile(r"^(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?/|^[\w-]+:\d+/")
+"""A host's name before a path: an address that lacks its scheme."""
+BROKEN = re.compile(r"^(https?|hf|s3|gs|az|abfs|file)(:/?|//)(?!/)", re.IGNORECASE)
+"""A scheme without all of its "://", as also `Path` leaves of it."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
@@ -74,9 +78,20 @@ def locate(source: str | Path, revision: str | None = None) -> Located:
     if isinstance(source, str) and HUB_ID.match(source) and path.suffix not in WEIGHTS:
         return _repository(source, revision)
     raise FileNotFoundError(
-        f'{str(source)!r} was not found. Expected "minilm", an existing folder or weight file, or a hub id such as '
-        "'gpt2' or 'org/name'. Check the spelling; relative paths start at " + f"{Path.cwd()}."
+        f"{str(source)!r} was not found.{_half_an_address(str(source))} Expected 'minilm', an existing folder or "
+        "weight file, or a hub id such as 'gpt2' or 'org/name'. Check the spelling; relative paths start at "
+        f"{Path.cwd()}."
     )
+
+
+def _half_an_address(source: str) -> str:
+    """What to write where an address was meant and lacks its scheme, or a part of it; empty where none was."""
+    if found := BROKEN.match(source):
+        whole = f"{found[1].lower()}://{source[found.end() :]}"
+        return f" It looks like an address that was cut: if you mean one, write '{whole}', as a string."
+    if HOST.match(source):
+        return f" It looks like an address without a scheme: if you mean one, write 'https://{source}', or http://."
+    return ""
 
 
 def choose(names: Iterable[str]) -> list[str]:
@@ -271,9 +286,7 @@ def hub_errors(at: str):
     except errors.HFValidationError as error:
         raise FileNotFoundError(f"{at} is neither an existing path nor a hub id ({error}).") from error
     except errors.GatedRepoError as error:
-        raise CheckpointError(
-            f"{at} is gated: accept its terms on the hub's page of the model, then run `hf auth login`."
-        ) from error
+        raise gated(at) from error
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(
             f"{at}: the repository has no such branch, tag or commit. Check the revision."

@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from . import evidence, order
+from . import delta, evidence, order, sampling
+from .addresses import meant
 from .arrangement import arrangement
 from .checkpoint import Checkpoint, open_checkpoint
 from .findings import RULES, Finding, judge
@@ -26,23 +27,26 @@ from .survey import survey
 
 MATRICES = {"quick": 6, "default": 36, "full": 10_000}
 """How many matrices the arrangement of entries is measured of, by profile, evenly chosen."""
-LEAST = 16_384
-"""Bytes of a sample: of fewer values than these hold, little is known."""
 BLOCK = 1 << 20
 """Values of each of them, at most: its first rows. Rows of noise are noise, so they are judged like a whole matrix."""
 
 
-def opened(model: str, revision: str, select: str, sample: int) -> Checkpoint:
+def opened(model: str, revision: str, select: str, sample: int, base: str = "") -> Checkpoint:
     """The checkpoint of a report; a hub id is read from the hub in ranges where only a sample is wanted.
 
-    Raises ValueError for a sample that says nothing, and whatever `open_checkpoint` raises.
+    Raises ValueError for a sample that says nothing, and for a base that is none, before anything is measured; and
+    whatever `open_checkpoint` raises.
     """
-    if not isinstance(sample, int) or 0 < sample < LEAST or sample < 0:
+    if not isinstance(sample, int) or 0 < sample < sampling.LEAST or sample < 0:
         raise ValueError(
-            f"sample is {sample!r}: expected bytes to read of each tensor, {LEAST:,} or more, or 0 for all"
+            f"sample is {sample!r}: expected bytes to read of each tensor, {sampling.LEAST:,} or more, or 0 for all"
         )
+    model = meant(model)
     afar = sample and HUB_ID.match(model) and model != "minilm" and not Path(model).expanduser().exists()
-    return open_checkpoint(f"hf://{model}" if afar else model, revision, select)
+    checkpoint = open_checkpoint(f"hf://{model}" if afar else model, revision, select)
+    if base:
+        delta.akin(base, checkpoint)
+    return checkpoint
 
 
 def identity(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
@@ -60,9 +64,19 @@ def identity(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
         + (f"; computed from {'; '.join(coded[:4])}" if coded else ""),
         "measured": f"{table['count'].sum():,} of {table['numel'].sum():,} weights in {len(table):,} matrices",
     }
+    if (table["count"] + table["nonfinite"] < table["numel"]).any():
+        words["sampled in"] = _pieces(checkpoint)
     if checkpoint.traffic is not None:
         words["read from afar"] = str(checkpoint.traffic)
     return pd.DataFrame({"": words.keys(), "this model": words.values()})
+
+
+def _pieces(checkpoint: Checkpoint) -> str:
+    """In how many pieces a sample of each tensor was read, in words."""
+    if checkpoint.traffic is not None:
+        return f"{sampling.GROUPS} pieces of each tensor, since each is a request: a few heavy rows may be missed"
+    coded = f" ({sampling.COMPUTED} of quantized ones)" if any(info.quantized for info in checkpoint.tensors) else ""
+    return f"up to {sampling.SCATTERED:,} pieces of each tensor{coded}"
 
 
 def by_role(body: pd.DataFrame) -> pd.DataFrame:
@@ -129,7 +143,9 @@ def outliers(table: pd.DataFrame, most: int = 8) -> pd.DataFrame:
 def chosen(checkpoint: Checkpoint, profile: str) -> Checkpoint:
     """First rows of evenly chosen matrices, in memory: what the arrangement of entries is measured of."""
     names = [
-        info.name for info in evidence.judged(checkpoint).tensors if len(info.shape) == 2 and min(info.shape) >= 40
+        info.name
+        for info in evidence.judged(checkpoint).tensors
+        if len(info.shape) == 2 and min(info.shape) >= evidence.shared.SIDE
     ]
     places = np.linspace(0, len(names) - 1, min(len(names), MATRICES[profile])).round().astype(int)
     return checkpoint.cut([names[i] for i in places], BLOCK)
@@ -294,9 +310,9 @@ def verdicts(
     """The findings of the report: those that the weights alone decide, and with a base those on ΔW."""
     found = [evidence.f1(table, noise, name, where), evidence.f3(table, noise, name, others, (), where)]
     if len(arranged):
-        found.append(evidence.f4(arranged, name, where))
+        found.append(evidence.f4(arranged, name, where, table))
     found += [evidence.f9(table, noise, name, where), evidence.f10(table, noise, name, where)]
-    found.append(evidence.f12(laws, name, where))
+    found.append(evidence.f12(laws, name, where, table))
     if changed is not None:
         found += [evidence.f6(changed, name, where), evidence.f7(changed[changed["control"] == "none"], name, where)]
     return [_heard(one) for one in found]
@@ -340,6 +356,6 @@ PLANTED = {
 
 
 def _rows(checkpoint: Checkpoint, sample: int) -> int:
-    """Rows of a matrix to look at for the order of layers: few where only a sample is wanted."""
+    """Rows of a matrix to look at for the order of layers: few where only a sample is wanted, and they must travel."""
     widest = max((info.shape[1] for info in checkpoint.tensors if info.role in order.READERS), default=1)
-    return max(16, min(512, sample // (4 * widest))) if sample else 512
+    return max(16, min(512, sample // (4 * widest))) if sample and checkpoint.traffic is not None else 512

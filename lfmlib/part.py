@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 SHORT = 1 << 15  # values: below this it is cheaper to load what lies between two runs than to ask twice
@@ -70,6 +71,19 @@ class Part:
         else:
             runs = [entry.span(base + i * step, base + i * step + run) for i in range(first, last + 1)]
         return torch.cat(runs)[start - first * run : stop - first * run]
+
+    def pieces(self, entry, ranges: np.ndarray) -> torch.Tensor:
+        """Several `piece`s one behind the other; of values that are at hand no others are touched.
+
+        Args:
+            entry: as there.
+            ranges: int ``(pieces, 2)``: start and stop of each.
+        """
+        if entry.lazy or not len(ranges):
+            return torch.cat([self.piece(entry, int(start), int(stop)) for start, stop in ranges])
+        base, run, step = self._runs(entry.shape)
+        places = np.concatenate([np.arange(start, stop) for start, stop in ranges])
+        return entry.gather(torch.from_numpy(base + places // run * step + places % run))
 
     def _runs(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
         """Of the values of `unordered` in the flattened stored tensor: where they begin, the length of a run of them,

@@ -301,9 +301,7 @@ def _check(response, url: str) -> None:
             "it by its path, or use a server that answers range requests (Accept-Ranges: bytes)."
         )
     if response.headers.get("x-error-code") == "GatedRepo":
-        raise CheckpointError(
-            f"{at} is gated: accept its terms on the hub's page of the model, then run `hf auth login`."
-        )
+        raise gated(at)
     if status in (401, 403):
         raise CheckpointError(
             f"{at} refuses (status {status}): it is private or the address has expired. For the hub run `hf auth "
@@ -314,6 +312,11 @@ def _check(response, url: str) -> None:
     if status == 416:
         raise CheckpointError(f"{at} is empty, or shorter than it was (status 416). Open it again.")
     raise CheckpointError(f"{at} answered with status {status}, where a range (206) was expected. Check the address.")
+
+
+def gated(at: str) -> CheckpointError:
+    """The error for a repository of the hub whose terms were not accepted; `at` names it."""
+    return CheckpointError(f"{at} is gated: accept its terms on the hub's page of the model, then run `hf auth login`.")
 
 
 def _range_of(response, url: str) -> tuple[int, int]:

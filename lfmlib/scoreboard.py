@@ -73,7 +73,8 @@ def _count(judged: list[Finding], verdict: str) -> str:
 
 def measured(finding: Finding) -> str:
     """Value, interval and what they rest on, as printed on the scoreboard: "1 of 3: identity 62 %, …"."""
-    return value(finding) + _parts(finding.details.get("parts"))
+    caveat = finding.details.get("caveat")
+    return value(finding) + _parts(finding.details.get("parts")) + (f" ({caveat})" if caveat else "")
 
 
 def value(finding: Finding) -> str:

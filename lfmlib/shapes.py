@@ -103,6 +103,21 @@ def label(scores: dict[str, float], margin: float = MARGIN) -> tuple[str, float]
     return name, min(MISFIT - best, best + margin - scores[name], *(rival - best - margin for rival in rivals))
 
 
+def standings(scores: dict[str, float], margin: float = MARGIN) -> dict[str, float]:
+    """For each family, by how many bits its name is given; below 0, how many it takes to be.
+
+    Args:
+        scores, margin: as in `label`; of no scores every standing is NaN.
+    """
+    best = min(scores.values(), default=math.nan)
+    found = {}
+    for name, (_, size) in _FAMILIES.items():
+        rivals = [scores.get(other, math.nan) for other in _FAMILIES if _FAMILIES[other][1] <= size and other != name]
+        own = best + margin - scores.get(name, math.nan)
+        found[name] = float(min(MISFIT - best, own, *(rival - best - margin for rival in rivals)))
+    return found
+
+
 def _robust(sketch: Sketch) -> tuple[float, float]:
     """Median and robust standard deviation; where most values are one, the scale is that of the others."""
     cells = sketch.cells

@@ -6,6 +6,7 @@ loop releases the GIL), a process pool, or a Dask cluster's. Sketches are exact,
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from . import nulls, sampling
 from .checkpoint import Checkpoint, TensorInfo
 from .executor import Rows, Spread, tabulate
 from .normality import measure
-from .shapes import SHAPES, classify
+from .shapes import SHAPES, classify, standings
 from .sketch import Sketch
 
 
@@ -41,8 +42,9 @@ def survey(
             cluster whose machines see the same files; default a thread per core. It is not shut down.
         progress: show a progress bar.
         sample: bytes to read of each tensor, in evenly spread pieces; default all of them. Figures are then those of
-            the sample, ``count`` is the number of values read, and the ``…_low`` and ``…_high`` of each figure say
-            where that of the whole tensor lies, with 95 % (see `lfmlib.sampling`).
+            the sample, ``count`` is the number of values read, the ``…_low`` and ``…_high`` of each figure say where
+            that of the whole tensor lies, with 95 %, and ``label_possible`` which labels it may have (see
+            `lfmlib.sampling`). Below `lfmlib.sampling.LEAST` a warning is given.
         keep: a folder where finished rows are kept as they come. A survey that was stopped in any way, even by a power
             cut, goes on from them when it is called again; tensors whose file has changed are measured anew (see
             `lfmlib.journal`).
@@ -60,7 +62,13 @@ def survey(
     """
     if sample is not None and sample < 1:
         raise ValueError(f"sample={sample!r}: expected a number of bytes from each tensor, or None to read all")
-    ends = [f"{name}_{end}" for name in SAMPLED for end in ("low", "high")] if sample else []
+    if sample is not None and sample < sampling.LEAST:
+        warnings.warn(
+            f"sample={sample}: of so few bytes of each tensor little can be said, and noise may not pass for noise; "
+            f"expected {sampling.LEAST:,} or more",
+            stacklevel=2,
+        )
+    ends = [*(f"{name}_{end}" for name in SAMPLED for end in ("low", "high")), "label_possible"] if sample else []
     measure = partial(_measure_batch, sample=sample)
     spread = None if sample else Spread(_sketch_part, _row)
     return tabulate(source, select, measure, [*_columns(), *ends], executor, progress, keep, spread)
@@ -121,12 +129,20 @@ def _about(info: TensorInfo) -> dict:
 
 def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str, float]:
     """Figures of a sample of a tensor, and the ends of their intervals."""
-    parts = [Sketch.of(piece) for piece in checkpoint.sample(info.name, sample, sampling.PIECES)]
+    parts = [Sketch.of(piece) for piece in checkpoint.sample(info.name, sample)]
     found = sampling.intervals(parts, info.numel, _distances, SAMPLED)
     ends = {
         f"{name}_{end}": value for name, both in found.items() for end, value in zip(("low", "high"), both, strict=True)
     }
-    return _figures(reduce(add, parts)) | ends
+    return _figures(reduce(add, parts)) | ends | {"label_possible": _possible(parts, info.numel)}
+
+
+def _possible(parts: list[Sketch], whole: int) -> str:
+    """The labels that the whole tensor may have, ", " between them: classifying costs most, so groups are joined."""
+    joined = [reduce(add, parts[i::JOINED]) for i in range(min(JOINED, len(parts)))]
+    found = sampling.intervals(joined, whole, lambda sketch: standings(classify(sketch).scores), SHAPES)
+    names = [name for name in SHAPES if found[name][1] > 0]
+    return ", ".join(names if any(low > 0 for low, _ in found.values()) else [*names, "other"])
 
 
 def _figures(sketch: Sketch) -> dict[str, float]:
@@ -161,6 +177,8 @@ SAMPLED = (
     "weibull_k", "exponent_entropy", "asymmetry",
 )  # fmt: skip
 """Figures that have an interval where a tensor was sampled."""
+JOINED = 8
+"""Groups of a sample that labels are judged by."""
 
 
 def _columns() -> Iterator[str]:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import lfmlib
+from lfmlib import adapters
 from lfmlib.delta import BUDGET, delta
 
 FIGURES = [*BUDGET, "ks", "kl_bits", "qq_r2", "top_ratio"]
@@ -65,6 +66,17 @@ def test_a_folder_gives_the_numbers_of_its_merged_model(tmp_path, settings):
     assert reasons["model.embed_tokens.weight"] == "no adapter on it"
     if "modules_to_save" in settings:
         assert "saved whole beside the adapter, and not measured" in reasons.values()
+
+
+def test_what_an_adapter_makes_can_be_surveyed_and_sampled(tmp_path):
+    merged = adapt(llama(), tmp_path, target_modules=["q_proj", "down_proj"]).state_dict()
+    checkpoint = adapters.adapted(lfmlib.open_checkpoint(llama()), tmp_path)
+    table = lfmlib.survey(checkpoint, progress=False).set_index("tensor")
+    whole = lfmlib.survey(merged, progress=False).set_index("tensor").loc[table.index]
+    assert table["std"].to_numpy() == pytest.approx(whole["std"].to_numpy(), rel=1e-6)
+    name = table.index[0]
+    own = set(checkpoint.read(name).flatten().tolist())
+    assert set(torch.cat(checkpoint.sample(name, 2000)).tolist()) < own
 
 
 def test_fused_and_transposed_layers_of_gpt2(tmp_path):

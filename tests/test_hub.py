@@ -2,16 +2,18 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from hubserver import HubServer, Repository
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 
-from lfmlib import hub
+from lfmlib import addresses, hub
 from lfmlib.checkpoint import CheckpointError, open_checkpoint
 
 SHARDED = {
@@ -92,6 +94,52 @@ def test_hub_online_pinned_then_offline(tmp_path):
 
     unreachable = ask(server.url, tmp_path, ["made/sharded", None])
     assert unreachable[0] == answers[0], "without a connection the cache answers"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (
+            "huggingface.co.evil.org/a/b",
+            "without a scheme: if you mean one, write 'https://huggingface.co.evil.org/a/b'",
+        ),
+        ("localhost:8000/x.safetensors", "write 'https://localhost:8000/x.safetensors', or http://"),
+        ("10.0.0.1:80/a/b", "write 'https://10.0.0.1:80/a/b'"),
+        ("https:/huggingface.co/gpt2", "was cut: if you mean one, write 'https://huggingface.co/gpt2', as a string"),
+        (Path("hf://org/name"), "write 'hf://org/name', as a string"),
+        ("https//example.com/a.safetensors", "write 'https://example.com/a.safetensors'"),
+        ("HTTPS://", "names no host"),
+    ],
+)
+def test_half_an_address_is_told_what_is_missing(source, words):
+    with pytest.raises(FileNotFoundError, match=re.escape(words)):
+        open_checkpoint(source)
+
+
+@pytest.mark.parametrize("source", ["", " ", "\n"])
+def test_a_blank_source_is_not_the_folder_one_is_in(source, tmp_path, monkeypatch):
+    save_file({"w": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"the model is .*expected 'minilm'.*Name one"):
+        open_checkpoint(source)
+    assert open_checkpoint(".").tensors[0].name == "w"
+
+
+def test_what_is_no_source_at_all_is_told_what_is_one():
+    for source in (None, 3, ["gpt2"]):
+        with pytest.raises(TypeError, match=r"cannot be opened as a checkpoint.*a hub id"):
+            open_checkpoint(source)
+
+
+def test_the_hubs_own_pages_need_no_scheme_and_files_come_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert addresses.meant("huggingface.co/org/name") == "https://huggingface.co/org/name"
+    assert addresses.meant("hf.co/gpt2") == "https://hf.co/gpt2"
+    assert addresses.meant("HTTPS://Host/A") == "https://Host/A"
+    assert addresses.meant("org/huggingface.co") == "org/huggingface.co"
+    (tmp_path / "hf.co").mkdir()
+    (tmp_path / "hf.co" / "gpt2").mkdir()
+    assert addresses.meant("hf.co/gpt2") == "hf.co/gpt2"
 
 
 def test_choose_prefers_safetensors_and_drops_duplicates():

@@ -12,11 +12,12 @@ import time
 from collections import namedtuple
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import lfmlib
@@ -193,6 +194,30 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(models, tmp_pat
     (tmp_path / "there" / "note").touch()
     with pytest.raises(FileExistsError, match="is there already: name another folder"):
         lfmlib.merge(start, [start], out=tmp_path / "there", progress=False)
+
+
+@pytest.mark.parametrize("side", ["base", "tuned"])
+def test_quantized_weights_are_refused_whichever_they_are_in(tmp_path, side):
+    """Codes with their scales, whose values are computed; codes alone are tried above."""
+    plain = {"layers.0.q_proj.weight": torch.randn(64, 64), "norm.weight": torch.ones(64)}
+    codes = {"layers.0.q_proj.weight": plain["layers.0.q_proj.weight"].to(torch.float8_e4m3fn)}
+    quantized = plain | codes | {"layers.0.q_proj.weight_scale_inv": torch.ones(1, 1)}
+    pair = (quantized, plain) if side == "base" else (plain, quantized)
+    with pytest.raises(lfmlib.CheckpointError, match=r"q_proj\.weight.* Dequantize it first"):
+        lfmlib.merge(pair[0], [pair[1]], out=tmp_path / "out", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("side", ["base", "tuned"])
+def test_checkpoints_elsewhere_are_refused_and_none_of_their_values_read(tmp_path, side):
+    tensors = {"w": torch.randn(64, 4096), "v": torch.ones(64)}
+    fsspec.filesystem("memory").pipe("/elsewhere/model.safetensors", save(tensors))
+    distant = lfmlib.open_checkpoint("memory://elsewhere")
+    opened = distant.traffic.bytes
+    pair = (distant, [tensors]) if side == "base" else (tensors, [tensors, distant])
+    with pytest.raises(ValueError, match=r"^elsewhere is elsewhere, and a merge reads every byte .* Download it, and"):
+        lfmlib.merge(*pair, out=tmp_path / "out", progress=False)
+    assert distant.traffic.bytes == opened and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("after", [0, 3, 11])

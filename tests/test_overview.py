@@ -15,7 +15,7 @@ from hubserver import HubServer, Repository
 from safetensors.torch import save, save_file
 
 import lfmlib
-from lfmlib import evidence, findings, overview, planted
+from lfmlib import evidence, findings, overview, planted, scoreboard
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,9 +37,15 @@ def model():
     return checkpoint, lfmlib.survey(checkpoint, progress=False)
 
 
+@pytest.mark.filterwarnings("ignore:sample=")
 def test_what_a_sample_says_of_roles_holds_the_whole(model):
     checkpoint, whole = model
     sampled = lfmlib.survey(checkpoint, progress=False, sample=8192)
+    assert overview.identity(checkpoint, sampled).iloc[-1].tolist() == [
+        "sampled in",
+        "up to 1,024 pieces of each tensor",
+    ]
+    assert "sampled in" not in overview.identity(checkpoint, whole)[""].tolist()
     value, low, high = overview.shares(sampled)
     assert low <= overview.shares(whole)[0] <= high and low <= value <= high
     table, full = (overview.by_role(one).set_index("role") for one in (sampled, whole))
@@ -120,7 +126,7 @@ def test_the_report_on_a_model_elsewhere_by_samples(tmp_path):
     table = pd.read_parquet(place / "matrices.parquet")
     assert len(table) == len(tensors) and table["kl_bits_high"].notna().all()
     text = json.dumps(json.loads((tmp_path / "out.ipynb").read_text()))
-    assert "read from afar" in text and "MB in" in text
+    assert "read from afar" in text and "MB in" in text and "32 pieces of each tensor" in text
 
 
 @pytest.mark.slow
@@ -136,6 +142,7 @@ def test_the_report_with_a_base_tells_what_fine_tuning_changed(tmp_path):
     assert {"F6", "F7"} < {one.id for one in findings.load(tmp_path / "results" / "report")}
 
 
+@pytest.mark.filterwarnings("ignore:sample=")
 def test_verdicts_on_a_sample_know_its_error_and_noise_must_pass():
     rng = np.random.default_rng(0)
     noise = {f"layers.{i}.q_proj.weight": torch.tensor(rng.standard_normal((256, 256))).float() for i in range(4)}
@@ -151,7 +158,60 @@ def test_verdicts_on_a_sample_know_its_error_and_noise_must_pass():
             assert f1.value is None and "larger sample" in f1.details["reason"]
 
 
+@pytest.mark.parametrize("sample", [None, 16384])
+def test_verdicts_on_some_matrices_or_rows_know_it(model, sample):
+    checkpoint, whole = model
+    part = checkpoint.only([info.name for info in checkpoint.tensors[:: 3 if sample else 1]])
+    table = lfmlib.survey(checkpoint, progress=False, sample=sample)
+    arranged = lfmlib.arrangement(part, controls=["permuted", "fresh"], progress=False)
+    laws = lfmlib.laws(part, pruned=evidence.KEPT, progress=False)
+    found = overview.verdicts(table, lfmlib.noise_twin(table), arranged, laws, None, [], "made", {"source": "made"})
+    f3, f4, f12 = (next(one for one in found if one.id == name) for name in ("F3", "F4", "F12"))
+    said = [scoreboard.measured(one) for one in (f3, f4, f12)]
+    if not sample:
+        assert f4.interval is None and not any("looked at" in one or "of samples" in one for one in said)
+        return
+    assert f3.interval[0] <= f3.value <= f3.interval[1] and "of 18 matrices may have another shape" in said[0]
+    assert f4.interval[0] <= f4.value <= f4.interval[1] and "looked at: 6 of 18 matrices, evenly chosen" in said[1]
+    low, high = f12.details["law_limits"]
+    assert 0 <= low <= f12.details["law_share"] <= high <= 1 and "6 of 18 matrices" in said[2]
+    assert high - low > 0.1
+    cut = evidence.shared.looked_at(whole.assign(numel=whole["numel"] - 1), whole)
+    assert cut.startswith("of 18 matrices the first rows stand for all")
+
+
+def test_the_share_of_some_matrices_holds_that_of_all():
+    """Wilson's interval of 12 of 36 matrices of unlike size, evenly chosen, 400 times."""
+    rng, held = np.random.default_rng(0), []
+    for _ in range(400):
+        whole = pd.DataFrame({"numel": rng.choice([1e5, 4e5], 36), "role": "q", "kl_bits": 0.0})
+        whole = whole.assign(shape=[(100, 1000)] * 36, hit=rng.random(36) < rng.uniform(0.1, 0.95))
+        some = whole.iloc[rng.permutation(36)[:12]]
+        low, high = evidence.shared.among(some, lambda rows: rows["hit"], whole)
+        held.append(low <= evidence.share(whole, whole["hit"]) <= high)
+    assert np.mean(held) >= 0.92
+    assert evidence.shared.among(whole, lambda rows: rows["hit"], whole) is None
+
+
 def test_samples_that_say_nothing_are_refused():
     for sample in (1, -5, "65536"):
         with pytest.raises(ValueError, match="or more, or 0 for all"):
             overview.opened("minilm", "", "", sample)
+
+
+def test_a_base_that_is_none_is_refused_before_anything_is_measured(tmp_path):
+    tensors = layers(2)
+    save_file(tensors, tmp_path / "model.safetensors")
+    fresh = {name: 0.02 * torch.randn(one.shape).bfloat16() for name, one in tensors.items()}
+    other = {name.replace("model.layers", "h").replace("proj", "fc"): one for name, one in tensors.items()}
+    wider = {name: torch.randn(160, 160).bfloat16() for name in tensors}
+    for i, (base, words) in enumerate(
+        ((fresh, "is no fine-tune"), (other, "no matrix in common"), (wider, "in common"))
+    ):
+        save_file(base, tmp_path / f"base{i}.safetensors")
+        with pytest.raises(ValueError, match=words):
+            overview.opened(str(tmp_path / "model.safetensors"), "", "", 0, str(tmp_path / f"base{i}.safetensors"))
+    with pytest.raises(ValueError, match="the model is ' '"):
+        overview.opened("minilm", "", "", 0, " ")
+    same = overview.opened(str(tmp_path / "model.safetensors"), "", "", 0, str(tmp_path / "model.safetensors"))
+    assert len(same.tensors) == len(tensors)

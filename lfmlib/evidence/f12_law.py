@@ -8,7 +8,7 @@ from functools import partial
 import pandas as pd
 
 from ..findings import Finding
-from .shared import ENOUGH, TOO_SMALL, eligible, over_runs, ratios, share
+from .shared import ENOUGH, TOO_SMALL, among, eligible, looked_at, over_runs, ratios, share
 
 CLAIMED = "truncated-gaussian+outliers"
 """The variant that the claim names (see `lfmlib.optimal.VARIANTS`)."""
@@ -94,23 +94,27 @@ def f12_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     return _finding(model, provenance, details, value, (low, high), float(noise >= ENOUGH))
 
 
-def f12(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
+def f12(table: pd.DataFrame, model: str, provenance: dict, whole: pd.DataFrame | None = None) -> Finding:
     """Finding F12 of a checkpoint alone: not judged, since damage is said by a loss; its laws are told.
 
     Args:
         table: from `lfmlib.optimal.laws`, with `KEPT` pruned.
         model: its name.
         provenance: of the model.
+        whole: a survey of all matrices, where the table is of some; None: it is of all.
     """
     body = eligible(table)
     if body.empty:
         return _finding(model, provenance, {"reason": TOO_SMALL})
     found, most = share(body, body["variant"] == CLAIMED), body["variant"].mode()[0]
+    limits, rest = among(body, lambda rows: rows["variant"] == CLAIMED, whole), looked_at(body, whole)
+    between = f" [{limits[0]:.0%}, {limits[1]:.0%}]" if limits else ""
     reason = (
-        f"A truncated Gaussian + outliers has the shortest code in matrices with {found:.0%} of the parameters (most "
-        f"often it is {most}); what outliers are worth is said by a loss, which takes the model’s task."
+        f"A truncated Gaussian + outliers has the shortest code in matrices with {found:.0%}{between} of the "
+        f"parameters (most often it is {most}{f'; {rest}' if rest else ''}); what outliers are worth is said by a "
+        "loss, which takes the model’s task."
     )
-    return _finding(model, provenance, {"reason": reason, "law_share": found})
+    return _finding(model, provenance, {"reason": reason, "law_share": found, "law_limits": limits})
 
 
 _finding = partial(

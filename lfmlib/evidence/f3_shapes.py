@@ -21,7 +21,9 @@ def f3(
     """Finding F3 from a survey and its noise twin.
 
     A shape found in this model counts for certain once another model has it too: until then the interval reaches from
-    the number of shapes that others confirm to the number seen here, and the verdict may stay undecided.
+    the number of shapes that others confirm to the number seen here, and the verdict may stay undecided. Where a survey
+    read samples, a shape counts for certain only in matrices that it is certain of, and at most in those that may have
+    it.
 
     Args:
         table, noise: of the model.
@@ -34,9 +36,10 @@ def f3(
     control = noise[noise["tensor"].isin(body["tensor"])]
     seen = shapes_found(body)
     elsewhere = {name for other in others if other.model != model for name in other.details.get("found", [])} | {*grown}
+    sure, likely = _on_a_sample(body) if "label_possible" in body else (seen, seen)
     confirmed = [name for name in seen if name in elsewhere]
     counts = body["label"].value_counts()
-    rule, interval = RULES["F3"], (float(len(confirmed)), float(len(seen)))
+    rule, interval = RULES["F3"], (float(len({*confirmed} & {*sure})), float(len(likely)))
     return Finding(
         id="F3",
         model=model,
@@ -55,11 +58,27 @@ def f3(
             "labels": {name: int(count) for name, count in counts.items()},
             "noise_labels": {name: int(count) for name, count in control["label"].value_counts().items()},
         }
+        | ({"caveat": _unsure(body)} if "label_possible" in body else {})
         | ({"reason": TOO_SMALL} if body.empty else {}),
     )
 
 
 def shapes_found(body: pd.DataFrame) -> list[str]:
     """The named shapes other than the Gaussian that at least two of the rows have."""
-    counts = body["label"].value_counts()
+    return _twice(body["label"])
+
+
+def _twice(labels: pd.Series) -> list[str]:
+    counts = labels.value_counts()
     return [name for name in ("sharp", "inverted-t", "linear") if counts.get(name, 0) >= 2]
+
+
+def _on_a_sample(body: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The shapes that at least two sampled matrices have for certain, and those that at least two may have."""
+    may = body["label_possible"].str.split(", ")
+    return _twice(body["label"][may.str.len() == 1]), _twice(may.explode())
+
+
+def _unsure(body: pd.DataFrame) -> str:
+    several = int(body["label_possible"].str.contains(", ").sum())
+    return f"of samples: {several} of {len(body)} matrices may have another shape than that of their sample"

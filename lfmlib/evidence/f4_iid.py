@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from ..findings import Finding
-from .shared import ENOUGH, TOO_SMALL, eligible, over_runs, share, shown
+from .shared import ENOUGH, TOO_SMALL, among, eligible, looked_at, over_runs, share, shown
 
 LEGS = ("independence", "identity", "spectrum")
 LAG, ALIKE, UNEQUAL, BEYOND = 0.05, 1.25, 0.05, 0.01
@@ -75,13 +75,17 @@ def legs_held(shares: dict[str, float]) -> float:
     return float(min(held, 3 if shares["all"] >= ENOUGH else 2))
 
 
-def f4(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
+def f4(table: pd.DataFrame, model: str, provenance: dict, whole: pd.DataFrame | None = None) -> Finding:
     """Finding F4 of a checkpoint.
+
+    Where only some matrices were looked at, the interval counts the legs whose lower limit is at least `ENOUGH`, and
+    those whose upper limit is (see `among`).
 
     Args:
         table: from `lfmlib.arrangement`, with the controls "fresh" and "permuted".
         model: its name.
         provenance: of the model.
+        whole: a survey of all matrices, where the table is of some; None: it is of all.
     """
     if missing := {"none", "fresh", "permuted"} - set(table["control"]) if len(table) else set():
         raise ValueError(
@@ -89,19 +93,24 @@ def f4(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
             'lfmlib.arrangement(…, controls=["permuted", "fresh"])'
         )
     shares = {name: leg_shares(rows) for name, rows in table.groupby("control")}
-    if eligible(table).empty:
+    own = eligible(table[table["control"] == "none"]) if len(table) else table
+    if own.empty:
         shares = {}
+    limits = {name: among(own, lambda rows, name=name: legs(rows)[name], whole) for name in (*LEGS, "all")}
+    ends = [legs_held({name: both[end] for name, both in limits.items() if both}) for end in (0, 1) if limits["all"]]
     return _finding(
         model,
         provenance,
         value=legs_held(shares["none"]) if shares else None,
         null=legs_held(shares["fresh"]) if shares else None,
+        interval=tuple(ends) or None,
         details={
             "parts": {leg: shares["none"][leg] for leg in LEGS},
             "null_parts": {leg: shares["fresh"][leg] for leg in LEGS},
             "permuted": shares["permuted"],
             "rescaled": shares.get("rescaled"),
-            "matrices": len(eligible(table[table["control"] == "none"])),
+            "matrices": len(own),
+            "caveat": looked_at(own, whole),
         }
         if shares
         else {"reason": TOO_SMALL},

@@ -20,6 +20,8 @@ LEAST = 4096
 TOO_SMALL = (
     f"No matrix with {LEAST:,} or more elements and a distribution to measure is neither embedding, head nor pooler."
 )
+SIDE = 40
+"""Rows and columns that a matrix needs to be looked at for the arrangement of its entries."""
 PIECES = "codes and scales of quantized matrices, which are measured"
 APART = ("embed", "head", "pooler")
 """Roles reported apart: the paper's claim is about the matrices between them."""
@@ -104,6 +106,47 @@ def sampled(table: pd.DataFrame, passes: Callable[[pd.DataFrame], pd.Series]) ->
         return None
     worse, better = (share(table, passes(_at(table, end))) for end in ("high", "low"))
     return worse, better
+
+
+def among(
+    table: pd.DataFrame, passes: Callable[[pd.DataFrame], pd.Series], whole: pd.DataFrame | None
+) -> tuple[float, float] | None:
+    """Between which values the share of those that pass lies, with 95 %, where some matrices were looked at for all.
+
+    Wilson's interval with the number of matrices that count equally (Kish 1965), and with the share of them that was
+    looked at allowed for. None where all were.
+
+    Args:
+        table: eligible rows of what was looked at, evenly chosen.
+        passes: which of them pass.
+        whole: a survey of all matrices; None: those are all.
+    """
+    of = 0 if whole is None else _choosable(whole)
+    if len(table) == 0 or len(table) >= of:
+        return None
+    p, weight = share(table, passes(table)), table["numel"] / table["numel"].sum()
+    n = 1 / float((weight**2).sum()) / (1 - len(table) / of)
+    z = float(stats.norm.ppf(0.975))
+    middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+    half /= 1 + z * z / n
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def looked_at(table: pd.DataFrame, whole: pd.DataFrame | None) -> str:
+    """What a verdict rests on where some matrices, or some rows of them, stand for all, in words; else empty."""
+    if whole is None or table.empty:
+        return ""
+    of, sizes = _choosable(whole), whole.set_index("tensor")["numel"]
+    cut = int((table["numel"] < sizes.reindex(table["tensor"]).to_numpy()).sum())
+    words = [f"looked at: {len(table)} of {of} matrices, evenly chosen"] if len(table) < of else []
+    if cut:
+        words.append(f"of {cut} matrices the first rows stand for all, and how far those differ is not known")
+    return "; ".join(words)
+
+
+def _choosable(whole: pd.DataFrame) -> int:
+    """How many rows of a survey are eligible, and large enough for an arrangement (see `lfmlib.overview.chosen`)."""
+    return int((eligible(whole)["shape"].map(min) >= SIDE).sum())
 
 
 def _at(table: pd.DataFrame, end: str) -> pd.DataFrame:
