@@ -44,8 +44,12 @@ def repeated(path: Path, shapes: dict[str, tuple[int, int]]) -> Path:
 
 def save(path: Path) -> None:
     """Write down what was reported, with the machine that it was measured on."""
+    import torch
+
     from lfmlib.provenance import commit, surroundings
     from lfmlib.records import _processor
 
     about = {"commit": commit(), "Processor": _processor(), **surroundings()}
+    if torch.cuda.is_available():
+        about["GPU"] = torch.cuda.get_device_name()
     path.write_text(json.dumps({"about": about, "lines": LINES, "rates": RATES}, indent=1, ensure_ascii=False) + "\n")

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from scipy import stats
 
 import lfmlib
+from lfmlib.scale import SAMPLE
 
 from . import FOLDER, cluster, memory, merges, rate, report, save, spectra
 from .memory import SHAPES
@@ -98,6 +99,8 @@ def main() -> None:
         print(f"survey, one thread: {single:.2f} s, {size / single / 1e9:.1f} GB/s; two: {pair:.2f} s")
         print(f"numpy sum: {by16:.2f} s as uint16 words, {by64:.2f} s as uint64 words\n")
         rate("survey, bytes/s of a core", size / single)
+        (sampled,) = best(lambda: lfmlib.survey(checkpoint, sample=SAMPLE, executor=one, progress=False), repeats=1)
+        rate("sampled survey, s a matrix", sampled / len(checkpoint.tensors))
         ratio = single / by16
         report(
             "survey / numpy sum of the same bytes as 16-bit words, one thread", f"{ratio:.2f} ×", "≤ 2 ×", ratio <= 2

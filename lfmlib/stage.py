@@ -15,6 +15,8 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from . import scale
+
 __all__ = ["chapter_number", "clean_outputs", "stage", "toc_chapters", "toc_pages"]
 
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -41,6 +43,8 @@ def stage(root: Path, folder: Path, *, executed: Path, results: Path) -> list[st
     settings = yaml.safe_load((root / "_config.yml").read_text())
     (folder / "_config.yml").write_text(yaml.safe_dump(_with_addresses(settings), sort_keys=False, allow_unicode=True))
     for name, text in _verdicts(results).items():
+        (folder / "book" / name).write_text(text)
+    for name, text in scale.tables(root / "book" / "speed").items():
         (folder / "book" / name).write_text(text)
     (folder / "book" / "_calibration.md").write_text(_calibration())
     (folder / "book" / "_runs.md").write_text(_runs(root, executed))
