@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -38,7 +41,9 @@ class Experiment:
         quick: toy cells for the quick profile; not part of the record.
         alone: importable function that says of a cell whether it can be measured without what others leave in the
             lab's cache; only such cells are drawn to be measured again. None: all can.
-        reruns: how often the cheapest cell is repeated for the spread between same-seed runs.
+        repeated: importable function that says of a cell whether it may stand for the others where the spread between
+            same-seed runs is measured; the cheapest of such cells is taken. None: any may.
+        reruns: how often that cell is repeated.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Experiment:
     quick: Sequence[dict] = ()
     reruns: int = 2
     alone: Callable[[dict], bool] | None = None
+    repeated: Callable[[dict], bool] | None = None
     least: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
@@ -85,6 +91,7 @@ class Comparison:
             (both relative, see `Experiment.least`), equal.
         problems: what else was not as recorded, in words.
         known: whether the same code had measured it on this machine before, so that nothing was measured now.
+        alike: whether it was recorded on this kind of processor (see `processor`); None where the record does not say.
     """
 
     name: str
@@ -93,6 +100,7 @@ class Comparison:
     metrics: pd.DataFrame
     problems: tuple[str, ...] = ()
     known: bool = False
+    alike: bool | None = None
 
     @property
     def equal(self) -> bool:
@@ -110,6 +118,20 @@ class Comparison:
             return f"{self.name} {to_json(self.cell)}: not as recorded: {'; '.join([*self.problems, *wrong])}"
         largest = self.metrics["difference"].max() if len(self.metrics) else 0.0
         return f"{self.name} {to_json(self.cell)}: as recorded (largest difference {largest:.2g}; {self.seconds:.1f} s)"
+
+
+def processor() -> dict[str, str]:
+    """What rounding depends on besides the libraries: the processor’s name, and the widest instructions that torch uses
+    on it. One name stands for several generations, and processors of one set of instructions may round differently."""
+    return {"Processor": _name(), "Instructions": torch.backends.cpu.get_cpu_capability()}
+
+
+def _name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
 
 
 def measure(experiment: Experiment, cell: dict) -> dict:
@@ -149,8 +171,10 @@ def affordable(cells: Mapping[str, dict], budget: float) -> list[str]:
 
 def compare(experiment: Experiment, cell: dict, record: dict, rows: list[dict], result: dict | Exception) -> Comparison:
     """A recorded cell's ``rows`` beside the ``result`` of measuring it again: what `measure` returned, or raised."""
+    alike = _alike(record["origins"][record["cells"][experiment.key(cell)]["origin"]])
     if isinstance(result, Exception):
-        return Comparison(experiment.name, cell, math.nan, _metrics([]), (f"it failed with {result!r}",))
+        problem = f"it failed with {result!r}"
+        return Comparison(experiment.name, cell, math.nan, _metrics([]), (problem,), alike=alike)
     inputs, new = record["cells"][experiment.key(cell)]["inputs"], result["rows"]
     problems = [f"other {name} than recorded" for name in inputs if inputs[name] != result["inputs"].get(name)]
     if len(rows) != len(new):
@@ -163,7 +187,13 @@ def compare(experiment: Experiment, cell: dict, record: dict, rows: list[dict], 
             found.append((column, *_largest_difference(pairs, experiment.least.get(column)), allowed))
         elif len(rows) == len(new) and (other := [pair for pair in pairs if to_json(pair[0]) != to_json(pair[1])]):
             problems.append(f"{column} is {other[0][1]!r}, recorded {other[0][0]!r}, and not declared a metric")
-    return Comparison(experiment.name, cell, result["seconds"], _metrics(found), tuple(problems))
+    return Comparison(experiment.name, cell, result["seconds"], _metrics(found), tuple(problems), alike=alike)
+
+
+def _alike(origin: dict[str, str]) -> bool | None:
+    """Whether a cell of that origin was measured on this kind of processor; records did not always say."""
+    here = processor()
+    return all(origin[name] == here[name] for name in here) if set(here) <= set(origin) else None
 
 
 def _metrics(found: list[tuple]) -> pd.DataFrame:
