@@ -255,6 +255,18 @@ def test_tolerance_is_the_larger_of_floor_and_spread(register, recorded):
     assert records.remeasure("toy").equal
 
 
+def test_models_may_have_narrower_tolerances(register):
+    """A record of two models: what is let pass of one is not of the other; the record lists it, the hash covers it."""
+    both = [cell | {"model": model} for model in ("steady", "wild") for cell in cells(1)]
+    changes = {"cells": both, "metrics": {"height": 0.5}, "narrower": {"steady": {"height": 1e-3}}}
+    toy = register(**changes)
+    assert records.run("toy", jobs=0) == 0 and records.provenance("toy")["narrower"] == toy.narrower
+    assert dataclasses.replace(toy, narrower={}).hash != toy.hash
+    register(run=lambda cell: [row | {"height": 1.1 * row["height"]} for row in toyexperiments.waves(cell)], **changes)
+    steady, wild = records.check("toy", jobs=0)
+    assert not steady.equal and wild.equal
+
+
 def test_the_spread_of_reruns_is_stored(register):
     noise = iter(1e-6 * np.arange(100))
     register(run=lambda cell: [{"height": 1 + next(noise)}], cells=cells(1))

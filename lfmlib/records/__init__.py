@@ -252,6 +252,7 @@ def _run(current: Experiment, chosen: list[dict], jobs: int, folder: Path) -> in
         "version": current.version,
         "configuration": current.hash,
         "metrics": {name: floor if math.isfinite(floor) else None for name, floor in current.metrics.items()},
+        **({"narrower": current.narrower} if current.narrower else {}),
         "spread": old["spread"],
         "origins": old["origins"] | {place: origin},
         "cells": {key: old["cells"][key] for key in keys if key in rows},

@@ -33,6 +33,7 @@ class Experiment:
         cells: the settings of each cell, of JSON's types, with its "seed" (or "seeds").
         run: importable function of a cell that returns its rows; it takes every random number from the cell's seed.
         metrics: measured column → its relative tolerance, the least that is granted; math.inf: not compared.
+        narrower: a cell’s "model" → metric → the tolerance of such cells, where it is not the one of ``metrics``.
         least: metric → the size below which its tolerance, row by row, does not shrink any further; a metric that is
             not there has one tolerance for all rows, relative to its mean absolute value in the cell.
         version: to be raised whenever a change of the code changes results.
@@ -58,6 +59,7 @@ class Experiment:
     alone: Callable[[dict], bool] | None = None
     repeated: Callable[[dict], bool] | None = None
     least: Mapping[str, float] = field(default_factory=dict)
+    narrower: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.name.isidentifier() or self.name != self.name.lower():
@@ -71,12 +73,17 @@ class Experiment:
     @property
     def hash(self) -> str:
         """The configuration hash: sha256 of the canonical JSON of cells, metrics and version."""
-        tolerances = {"metrics": dict(self.metrics)} | ({"least": dict(self.least)} if self.least else {})
+        more = {"least": dict(self.least), "narrower": {model: dict(own) for model, own in self.narrower.items()}}
+        tolerances = {"metrics": dict(self.metrics)} | {name: own for name, own in more.items() if own}
         return sha256({"cells": list(self.cells), **tolerances, "version": self.version})
 
     def key(self, cell: dict) -> str:
         """A cell's own configuration hash, of its settings and the experiment's version; twelve digits of it."""
         return sha256({"cell": cell, "version": self.version})[:12]
+
+    def tolerance(self, cell: dict, metric: str) -> float:
+        """The relative tolerance of a metric of a cell."""
+        return self.narrower.get(cell.get("model"), {}).get(metric, self.metrics[metric])
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,7 @@ def compare(experiment: Experiment, cell: dict, record: dict, rows: list[dict], 
     for column in dict.fromkeys(key for row in (*rows, *new) for key in row):
         pairs = [(old.get(column), now.get(column)) for old, now in zip(rows, new, strict=False)]
         if column in experiment.metrics:
-            allowed = max(experiment.metrics[column], record["spread"].get("metrics", {}).get(column, 0.0))
+            allowed = max(experiment.tolerance(cell, column), record["spread"].get("metrics", {}).get(column, 0.0))
             found.append((column, *_largest_difference(pairs, experiment.least.get(column)), allowed))
         elif len(rows) == len(new) and (other := [pair for pair in pairs if to_json(pair[0]) != to_json(pair[1])]):
             problems.append(f"{column} is {other[0][1]!r}, recorded {other[0][0]!r}, and not declared a metric")
