@@ -118,8 +118,8 @@ NARROWER = {
 """Tolerances of models; those of `METRICS` are CLIP’s.
 
 They are about three times the root mean square of what trainings differed by between an AMD EPYC, which recorded them,
-and an Intel Xeon with AVX-512, from the bases on and by the same code. In points of accuracy, and in loss, relative where
-it is above 1 (root mean square, largest):
+and an Intel Xeon with AVX-512, from the bases on and by the same code. In points of accuracy, and in loss, relative
+where it is above 1 (root mean square, largest):
 
     CLIP, 11 trainings      5.6, 11.8     0.054, 0.103
     ViT, 33                 3.3, 7.0      0.040, 0.092
