@@ -136,10 +136,10 @@ def span(
     most: float = math.inf,
 ) -> str:
     """The same in words (see `bracketed`), within the range that the figure can have. One run has no interval, and runs
-    of which some have no number, because they diverged, no mean."""
+    of which some have no number, such as trainings that diverged, no mean."""
     missing = int(np.isnan(np.asarray(values, dtype=float)).sum())
     if missing or not len(values):
-        return f"diverged in {missing} of {len(values)}" if missing else "–"
+        return f"no number in {missing} of {len(values)}" if missing else "–"
     mean, low, high = (min(max(one, least), most) for one in over_runs(values))
     return bracketed(mean, low, high, digits, sign, unit)
 
