@@ -82,6 +82,8 @@ def test_the_spread_is_of_an_adapter_that_learns_and_language_is_held_closer():
             experiment.repeated(one) for one in experiment.cells if one["method"] in ("none", "head", "full")
         )
         assert experiment.tolerance({"model": "decoder"}, "accuracy") < experiment.tolerance(cell, "accuracy") <= 0.1
+    assert not any(cell["lr"] > 0.1 or cell["model"] != "vit" for cell in adaptation.rates().cells
+                   if adaptation.steady(cell) and cell["method"] != "head")  # fmt: skip
 
 
 def test_everything_is_judged_with_a_rate_of_its_own():
