@@ -230,10 +230,11 @@ def _again(name: str) -> str:
     except ValueError as error:  # a stale record, or one with no cheap cell
         return f"**Nothing was measured again:** {error}"
     settings = ", ".join(f"{key} {value}" for key, value in found.cell.items() if value != "")
-    outcome = "came out as recorded" if found.equal else f"**did not come out as recorded**: {found}"
-    when = ", before, by the same code" if found.known else ""
-    drawn = f"One of them, drawn by the hash of this commit ({settings}), was run again in {found.seconds:.0f} s{when}"
-    return f"{drawn}: it {outcome}."
+    when = "earlier, on this machine and by the same code," if found.known else f"now, in {found.seconds:.0f} s,"
+    outcome = "came out within its tolerances" if found.equal else f"**did not come out as recorded**: {found}"
+    other = " It had been recorded on another kind of processor." if not found.equal and found.alike is False else ""
+    drawn = f"One of them, drawn by the hash of this commit ({settings}), was measured again {when}"
+    return f"{drawn} and {outcome}.{other}"
 
 
 def begin() -> Path:

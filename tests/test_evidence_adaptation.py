@@ -75,7 +75,9 @@ def test_a_test_takes_two_runs_that_did_not_diverge():
 
 def test_what_has_no_interval_is_not_printed_as_one():
     assert evidence.span([1.0], 1) == "1.0 (one run)" and evidence.span([], 1) == "–"
-    assert evidence.span([1.0, np.nan], 1) == "diverged in 1 of 2"
+    assert evidence.span([90.0, 100.0], 0, unit=" %", most=100) == "95 [31, 100] %"
+    assert evidence.bracketed(1.0, np.nan, np.nan, 1, "+", " %") == "+1.0 % (one run)"
+    assert evidence.span([1.0, np.nan], 1) == "no number in 1 of 2"
     assert evidence.span([1.0, 1.0], 1, "+") == "+1.0 [+1.0, +1.0]"
 
 

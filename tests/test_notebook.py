@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from lfmlib import notebook
+from lfmlib.records import Comparison
 
 ROOT = Path(__file__).parent.parent
 DECLARED = 'model: str = ""  # a model\nseed: int = 0\nprofile: str = "default"\nresults: str = ""\n'
@@ -52,6 +55,20 @@ def test_what_a_chapter_does_not_have_is_refused(cells, injected, words):
     cells("import lfmlib", DECLARED, f"# Parameters\n{injected}\n")
     with pytest.raises(ValueError, match=words):
         notebook.begin()
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"known": True}, "(seed 3), was measured again earlier, on this machine and by the same code, and came out"),
+        ({}, "was measured again now, in 23 s, and came out within its tolerances."),
+        ({"problems": ("3 rows, recorded 4",), "alike": False}, "3 rows, recorded 4. It had been recorded on another"),
+    ],
+)
+def test_what_came_out_of_a_cell_measured_again_is_said(monkeypatch, found, words):
+    again = Comparison("toy", {"seed": 3, "adapter": ""}, 23.4, pd.DataFrame({"equal": [True], "difference": 0.0}))
+    monkeypatch.setattr(notebook.records, "remeasure", lambda name, kept: dataclasses.replace(again, **found))
+    assert words in notebook._again("toy")
 
 
 @pytest.mark.slow

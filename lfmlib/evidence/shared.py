@@ -169,14 +169,29 @@ def over_runs(values: Sequence[float], level: float = 0.95) -> tuple[float, floa
     return mean, mean - half, mean + half
 
 
-def span(values: Sequence[float], digits: int, sign: str = "") -> str:
-    """The same in words: "1.2 [0.9, 1.5]"; ``sign`` "+" gives numbers above 0 theirs. One run has no interval, and runs
-    of which some have no number, because they diverged, no mean."""
+def span(
+    values: Sequence[float],
+    digits: int,
+    sign: str = "",
+    unit: str = "",
+    *,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> str:
+    """The same in words (see `bracketed`), within the range that the figure can have. One run has no interval, and runs
+    of which some have no number, such as trainings that diverged, no mean."""
     missing = int(np.isnan(np.asarray(values, dtype=float)).sum())
     if missing or not len(values):
-        return f"diverged in {missing} of {len(values)}" if missing else "–"
-    mean, low, high = (f"{one:{sign}.{digits}f}" for one in over_runs(values))
-    return f"{mean} [{low}, {high}]" if len(values) > 1 else f"{mean} (one run)"
+        return f"no number in {missing} of {len(values)}" if missing else "–"
+    mean, low, high = (min(max(one, least), most) for one in over_runs(values))
+    return bracketed(mean, low, high, digits, sign, unit)
+
+
+def bracketed(mean: float, low: float, high: float, digits: int, sign: str = "", unit: str = "") -> str:
+    """A mean over runs and its interval in words: "1.2 [0.9, 1.5] %"; ``sign`` "+" gives numbers above 0 theirs. One
+    run has no interval."""
+    mean, *ends = (f"{one:{sign}.{digits}f}" if not math.isnan(one) else "" for one in (mean, low, high))
+    return f"{mean} [{', '.join(ends)}]{unit}" if all(ends) else f"{mean}{unit} (one run)"
 
 
 def paired_p(differences: Sequence[float]) -> float:

@@ -14,8 +14,9 @@ from .. import evidence
 from ..evidence import span
 from ..findings import Finding
 from ..provenance import recorded
-from .adaptation import BUDGETS, CURVE, TASKS, VARIANTS, best, methods_of
+from .adaptation import BUDGETS, CURVE, ITEMS, TASKS, VARIANTS, methods_of
 from .adapting import DEEPER
+from .judging import evenly
 from .optima import NAMES, SHORT
 from .problems import problem
 
@@ -40,6 +41,8 @@ ASKED = {
     "mirrored": "is this digit mirrored?",
     "turned pairs": "which caption names this digit, turned by 90°?",
 }
+CLOSE = 0.01
+"""Nats of validation loss within which two rates are all but a tie."""
 OTHERS = {
     "noise-uniform": "uniform noise",
     "noise-signs": "±1 for noise",
@@ -169,16 +172,43 @@ def _varied(record: pd.DataFrame, variant: str) -> list[pd.Series]:
 
 
 def tuning(rates: pd.DataFrame) -> pd.DataFrame:
-    """The rate that won, by method and task; “(end)” where it lies at an end of the grid."""
+    """The rate that won, by method and task, and by budget where there are several; “(end)” where it lies at an end of
+    the grid."""
     table = {}
+    for heading, method, some in _grids(rates):
+        ends, rate = (some["lr"].min(), some["lr"].max()), some["lr"].iloc[0]
+        table.setdefault(heading, {})[METHODS[method]] = f"{rate:g}{' (end)' if rate in ends else ''}"
+    return pd.DataFrame(table).reindex(list(METHODS.values())).dropna(how="all").fillna("–")
+
+
+def close_calls(rates: pd.DataFrame) -> str:
+    """Where another rate was all but as good as the one that won, and which tasks were tuned on few texts, in
+    sentences."""
+    words: dict[str, list[str]] = {}
+    for heading, method, some in _grids(rates):
+        first, near = some.iloc[0], some[some["loss"] <= some["loss"].min() + CLOSE].iloc[1:]
+        if len(near):
+            end = ", the end of the grid," if first["lr"] in (some["lr"].min(), some["lr"].max()) else ""
+            others = ", ".join(f"{rate:g}" for rate in near["lr"])
+            words.setdefault(heading, []).append(f"{METHODS[method]} {first['lr']:g}{end} beside {others}")
+    each = "; ".join(f"{heading}: {', '.join(some)}" for heading, some in words.items())
+    said = f"All but ties, within {CLOSE:g} nats, so that another seed could have chosen the other: {each or 'none'}."
     for task in _tasks(rates):
-        rows, table[title(task)] = rates[(rates["task"] == task) & (rates["budget"] == 1)], {}
-        ends = rows["lr"].min(), rows["lr"].max()
-        for method in methods_of(task):
-            if _has(rows, method):
-                rate = best(rows, task, method)
-                table[title(task)][METHODS[method]] = f"{rate:g}{' (end)' if rate in ends else ''}"
-    return pd.DataFrame(table).fillna("–")
+        if most := ITEMS.get(model := TASKS[task]["model"]):
+            labels = problem(model, task).task.validation.labels
+            few = f"{len(evenly(labels, most))} of {len(labels)} validation texts"
+            said += f" The rates of {title(task)}, were chosen on **{few}**."
+    return said
+
+
+def _grids(rates: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Task, with the budget if it is not 1, method, and its rows from the smallest validation loss on."""
+    for task in _tasks(rates):
+        for budget, rows in rates[rates["task"] == task].groupby("budget"):
+            for method in methods_of(task):
+                if _has(rows, method):
+                    heading = title(task) if budget == 1 else f"{title(task)}, {budget} ×"
+                    yield heading, method, rows[rows["method"] == method].sort_values("loss", kind="stable")
 
 
 def tuned_curves(rates: pd.DataFrame, task: str = CURVE) -> pd.DataFrame:

@@ -116,8 +116,6 @@ def before_after(record: pd.DataFrame, columns: dict[str, str], percent: bool = 
 
 
 def _arrow(start: pd.Series, end: pd.Series, percent: bool) -> str:
-    after, low, high = evidence.over_runs(end)
     if percent:
-        before, after, low, high = (100 * value for value in (start.mean(), after, max(low, 0), min(high, 1)))
-        return f"{before:.0f} → {after:.0f} [{low:.0f}, {high:.0f}]"
-    return f"{start.mean():.2f} → {after:.2f} [{low:.2f}, {high:.2f}]"
+        return f"{100 * start.mean():.0f} → {evidence.span(100 * end, 0, least=0, most=100)}"
+    return f"{start.mean():.2f} → {evidence.span(end, 2)}"

@@ -47,7 +47,7 @@ def samples(record: pd.DataFrame) -> pd.DataFrame:
 
 def in_words(few: pd.DataFrame) -> pd.DataFrame:
     """`samples`, with the ratio and its interval in one column."""
-    spans = [f"{row.ratio:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in few.itertuples()]
+    spans = [evidence.bracketed(row.ratio, row.low, row.high, 2) for row in few.itertuples()]
     words = few.drop(columns=["ratio", "low", "high", "runs"]).assign(share=few["share"].map("{:g}".format))
     words["mode"] = few["mode"].str.removeprefix("equal ")
     words = words.rename(columns={"mode": "equal"})
@@ -63,7 +63,8 @@ def of_samples(few: pd.DataFrame) -> str:
     words = []
     for (model, mode), rows in few[few["share"] == least].groupby(["model", "mode"], sort=False):
         row = rows.iloc[0]
-        words.append(f"{model}, {mode}, {row['ratio'] - 1:+.0%} [{row['low'] - 1:+.0%}, {row['high'] - 1:+.0%}]")
+        change = (100 * (row[name] - 1) for name in ("ratio", "low", "high"))
+        words.append(f"{model}, {mode}, {evidence.bracketed(*change, 0, '+', ' %')}")
     passes = few["passes"].astype(float)
     whole = passes[(few["share"] == 1)]
     return (

@@ -15,7 +15,7 @@ import pandas as pd
 
 from .. import evidence, nulls
 from ..checkpoint import open_checkpoint
-from ..evidence import over_runs, shares_by_start
+from ..evidence import bracketed, over_runs, shares_by_start, span
 from . import forgetting, models, text
 from .inits import STARTS, UNLIKE
 from .problems import problem
@@ -94,7 +94,7 @@ def shares(rows: pd.DataFrame) -> pd.DataFrame:
     for (model, optimizer), some in rows.groupby(["model", "optimizer"], sort=False):
         found = shares_by_start(some)
         table[f"{NAMES[model]}, {optimizer}" if several else NAMES[model]] = {
-            start: f"{100 * row.before:.0f} → {100 * row.after:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
+            start: f"{100 * row.before:.0f} → {bracketed(100 * row.after, 100 * row.low, 100 * row.high, 0)}"
             for start, row in found.iterrows()
         }
     return pd.DataFrame(table)
@@ -108,11 +108,10 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
     """
     table = {}
     for name, some in (verdict_runs(last(rows)) | optimizer_runs(last(rows))).items():
-        mean, low, high = over_runs(some.groupby("seed")["score"].mean())
         language = (some["model"] == "decoder").all()
         table[name] = {
             "held out": "loss, nats per byte" if language else "accuracy",
-            "trained": f"{mean:.3f} [{low:.3f}, {high:.3f}]",
+            "trained": span(some.groupby("seed")["score"].mean(), 3),
             "worst": f"{some['score'].max() if language else some['score'].min():.3f}",
             "trivial": f"{some['trivial'].mean():.3f}" + (f"; pairs {pairs_loss():.3f}" if language else ""),
         }

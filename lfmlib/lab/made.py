@@ -172,7 +172,9 @@ def rivals(record: pd.DataFrame) -> pd.DataFrame:
                 if len(rival := evidence.built_share(some, arm, budget))
             }
             if other:
-                found[f"{name}, {int(budget)}"] = {words: _span(values, "+.2f") for words, values in other.items()}
+                found[f"{name}, {int(budget)}"] = {
+                    words: evidence.span(values, 2, "+") for words, values in other.items()
+                }
     return pd.DataFrame.from_dict(found, orient="index")
 
 
@@ -189,6 +191,8 @@ def differ(record: pd.DataFrame) -> str:
                     _, low, high = evidence.over_runs(own - rival)
                     count, better, worse = count + 1, better + (low > 0), worse + (high < 0)
                     widest = max(widest, (high - low) / 2)
+    if not count:
+        return "One run has no interval: Gaussian noise is not compared with uniform noise or signs here."
     verdict = "**“Gaussian” is not what matters here**" if not better else "the law of the noise matters in some"
     return (
         f"Gaussian noise does better than uniform noise or signs, beyond the 95 % interval, in **{better} of {count}** "
@@ -208,9 +212,4 @@ def _within(values: pd.Series) -> str:
     if not len(values):
         return "–"
     mean, low, _ = evidence.over_runs(values)
-    return f"{mean:.3f} ± {mean - low:.3f}"
-
-
-def _span(values: pd.Series, form: str = ".3f") -> str:
-    mean, low, high = (format(one, form) for one in evidence.over_runs(values))
-    return f"{mean} [{low}, {high}]"
+    return f"{mean:.3f} ± {mean - low:.3f}" if len(values) > 1 else f"{mean:.3f} (one run)"

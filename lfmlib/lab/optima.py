@@ -91,22 +91,21 @@ def free(record: pd.DataFrame, of: str = "own") -> pd.DataFrame:
     for _, name, rows in _by_model(record):
         table[name] = {}
         for arm in ARMS:
-            mean, low, high = (100 * one for one in evidence.over_runs(evidence.free_share(rows, arm, of)))
-            table[name][arm.removeprefix("magnitude, ")] = f"{mean:.0f} [{max(low, 0):.0f}, {min(high, 100):.0f}]"
+            shares = 100 * evidence.free_share(rows, arm, of)
+            table[name][arm.removeprefix("magnitude, ")] = evidence.span(shares, 0, least=0, most=100)
     return pd.DataFrame.from_dict(table, orient="index")
 
 
 def against_noise(record: pd.DataFrame) -> str:
     """Whether magnitude pruning goes further than noise of the size of what it takes, in a sentence."""
-    words, further = [], 0
+    words, lows = [], []
     for _, name, rows in _by_model(record):
-        pruned, noise = evidence.free_share(rows), evidence.free_share(rows, "noise")
-        mean, low, high = evidence.over_runs(100 * (pruned - noise))
-        further += low > 0
-        words.append(f"{name} {mean:+.0f} [{low:.0f}, {high:.0f}]")
+        more = 100 * (evidence.free_share(rows) - evidence.free_share(rows, "noise"))
+        words.append(f"{name} {evidence.span(more, 0, '+')}")
+        lows += [evidence.over_runs(more)[1]] if len(more) > 1 else []
     return (
         f"One-per-cent point of magnitude pruning less that of noise, in points: {'; '.join(words)}. Beyond the "
-        f"interval, pruning goes further in **{further} of {len(words)}** models."
+        f"interval, pruning goes further in **{sum(low > 0 for low in lows)} of {len(lows)}** models."
     )
 
 
@@ -119,7 +118,7 @@ def scores(record: pd.DataFrame, shares: tuple[float, ...] = (0.3, 0.5, 0.7)) ->
         if whole.notna().all():
             each = {"whole": whole}
             each |= {f"{share:.0%} pruned": some.loc[some["share"] == share, "scored"] for share in shares}
-            table[name] = {what: _span(100 * values, most=100) for what, values in each.items()}
+            table[name] = {what: evidence.span(100 * values, 1, most=100) for what, values in each.items()}
     return pd.DataFrame.from_dict(table, orient="index")
 
 
@@ -270,7 +269,7 @@ def damage(record: pd.DataFrame) -> pd.DataFrame:
             "as many": _rise(rows, "as many", "zeroed"),
             "as large": _rise(rows, "as large", "zeroed"),
             "which are": f"{sizes['as large']:.1f} %",
-            "ratio": _span(evidence.damage_ratio(rows)),
+            "ratio": evidence.span(evidence.damage_ratio(rows), 1),
         }
     return pd.DataFrame.from_dict(table, orient="index")
 
@@ -355,12 +354,4 @@ def _rise(rows: pd.DataFrame, entries: str, change: str) -> str:
 
 
 def _percent(values: pd.Series, sign: str = "", digits: int = 1) -> str:
-    mean, low, high = (100 * one for one in evidence.over_runs(values))
-    return f"{mean:{sign}.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] %"
-
-
-def _span(values: pd.Series, most: float = np.inf) -> str:
-    if len(values) < 2:
-        return "–"
-    mean, low, high = (min(one, most) for one in evidence.over_runs(values))
-    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+    return evidence.span(100 * values, digits, sign, unit=" %")

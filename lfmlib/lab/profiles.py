@@ -101,8 +101,8 @@ def moving(record: pd.DataFrame) -> str:
     for cause, rows in own.items():
         if rows is (base := _unchanged(own, rows)):
             continue
-        asked += 1
         change = (mean_rho(rows) - mean_rho(base)).dropna()
+        asked += len(change) > 1  # one run has no interval
         _, low, high = evidence.over_runs(change)
         if low > 0 or high < 0:
             found.append(f"{cause} ({change.mean():+.2f})")

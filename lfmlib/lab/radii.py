@@ -163,19 +163,20 @@ def helps(record: pd.DataFrame) -> pd.DataFrame:
         for jitter, rows in noisier.groupby("jitter"):
             sign = -1 if (rows["trivial"] > 1).all() else 1  # a loss in nats
             change = sign * (rows.set_index("seed")["score"] - plain)
-            mean, low, high = evidence.over_runs(change.dropna())
+            _, low, high = evidence.over_runs(change.dropna())
             found[f"{name}, {jitter:g}"] = {
                 "score without": f"{plain.mean():.3f}",
-                "change": f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]",
-                "better": "yes" if low > 0 else "worse" if high < 0 else "no",
+                "change": evidence.span(change.dropna(), 3, "+"),
+                "better": "yes" if low > 0 else "worse" if high < 0 else "–" if np.isnan(low) else "no",
             }
     return pd.DataFrame.from_dict(found, orient="index")
 
 
 def helped(table: pd.DataFrame) -> str:
     """In how many of the cases of `helps` noise before fine-tuning helped, in a sentence."""
-    better, worse = ((table["better"] == word).sum() for word in ("yes", "worse"))
-    return f"Noise helps, beyond the interval, in **{better} of {len(table)}** cases, and harms in {worse}."
+    better, worse, unknown = ((table["better"] == word).sum() for word in ("yes", "worse", "–"))
+    rest = f"; {unknown} have one run, and no interval" if unknown else ""
+    return f"Noise helps, beyond the interval, in **{better} of {len(table)}** cases, and harms in {worse}{rest}."
 
 
 def in_old_units(record: pd.DataFrame) -> str:
@@ -247,8 +248,9 @@ def little_noise(record: pd.DataFrame) -> str:
     for name, rows in tasks(record).items():
         some = rows[(rows["which"] == "tuned") & (rows["scale"] == least) & (rows["head"] != "timid")]
         if name.endswith("new task") and some["seed"].nunique() > 1:
-            mean, low, high = evidence.over_runs(some.groupby("seed")["rise"].mean())
-            words.append(f"{name.removesuffix(', new task')} {mean:+.4f} [{low:+.4f}, {high:+.4f}]")
+            words.append(
+                f"{name.removesuffix(', new task')} {evidence.span(some.groupby('seed')['rise'].mean(), 4, '+')}"
+            )
     return f"Noise of {least:g} std(W) on top of W changes its loss, in nats, by: {'; '.join(words)}."
 
 
@@ -256,5 +258,4 @@ def span(logs: pd.Series) -> str:
     """Geometric mean and interval over runs of logarithms, in words; nothing of fewer than two, or where one lacks."""
     if len(logs) < 2 or logs.isna().any():  # those that are left would be a selection
         return "–"
-    value, low, high = evidence.times(logs)
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return evidence.bracketed(*evidence.times(logs), 2)

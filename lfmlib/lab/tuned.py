@@ -117,5 +117,4 @@ def unjudged(record: pd.DataFrame, model: str) -> list[tuple[str, pd.DataFrame]]
 
 def over(values: pd.Series, least: float = -np.inf, most: float = np.inf) -> str:
     """Mean and 95 % interval over runs, in words, within the range that the figure can have."""
-    mean, low, high = evidence.over_runs(values.dropna())
-    return f"{mean:.2f} [{max(low, least):.2f}, {min(high, most):.2f}]"
+    return evidence.span(values.dropna(), 2, least=least, most=most)

@@ -48,9 +48,10 @@ def of_laws(record: pd.DataFrame) -> str:
         for way, rows in methods(record, model).items():
             if way == "full":
                 shares = [evidence.share(run, run["qq_r2"] >= evidence.QQ_BOUND) for _, run in rows.groupby("seed")]
-                _, low, high = evidence.over_runs(shares)
-                outcome = "missed" if high < evidence.ENOUGH else "met"
-                full.append(f"{name} {'**not settled**' if low < evidence.ENOUGH <= high else outcome}")
+                mean, low, high = evidence.over_runs(shares)
+                outcome = "missed" if mean < evidence.ENOUGH else "met"
+                outcome = "**not settled**" if low < evidence.ENOUGH <= high else outcome
+                full.append(f"{name} {outcome}{'' if len(shares) > 1 else ' (one run)'}")
             else:
                 ratio = rows["kl_bits"].median() / rows["rank_kl_bits"].median()
                 (alike if ratio <= 1.25 else unlike).append((f"{name}, {way}", ratio))
@@ -211,8 +212,7 @@ def pretraining(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def _widening(rows: pd.DataFrame) -> dict[str, str]:
     own = evidence.widening_over_runs(rows)
     return {
-        "std rises": _span(own.loc["rises"], 100, ".0f").removesuffix(" [100, 100]").removesuffix(" [0, 0]")
-        + "\u00a0%",
+        "std rises": _span(100 * own.loc["rises"], 0, "\u00a0%").replace(" [100, 100]", "").replace(" [0, 0]", ""),
         "median g": _span(own.loc["gain_median"]),
         "mean g": _span(own.loc["gain_mean"]),
     }
@@ -225,6 +225,5 @@ def _percent(shares: list[float]) -> str:
     return f"{mean:.1f}{span}"
 
 
-def _span(row: pd.Series, scale: float = 1.0, form: str = ".2f") -> str:
-    mean, low, high = (format(scale * row[name], form) for name in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
+def _span(row: pd.Series, digits: int = 2, unit: str = "") -> str:
+    return evidence.bracketed(row["mean"], row["low"], row["high"], digits, unit=unit)

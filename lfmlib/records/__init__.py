@@ -18,8 +18,7 @@ leaves the measured ones valid, and a new version none.
 
 Machines differ in the last digits, and training magnifies them. A cell measured again must give every metric within
 the larger of two tolerances, relative to its size there (see `Experiment.least`): the floor that the experiment
-declares, and the spread of the same-seed reruns that `run` makes of the cheapest cell (on one machine often
-exactly 0).
+declares, and the spread of the same-seed reruns that `run` makes of a cheap cell (on one machine often exactly 0).
 Whatever is not declared a metric must come out equal.
 """
 
@@ -28,7 +27,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import math
-import platform
 import sys
 import traceback
 import warnings
@@ -43,7 +41,7 @@ from tqdm import tqdm
 
 from ..provenance import ROOT, commit, surroundings
 from . import files
-from .experiment import Comparison, Experiment, affordable, compare, measure
+from .experiment import Comparison, Experiment, affordable, compare, measure, processor
 from .kept import once, toy_rows
 from .workers import each
 
@@ -97,7 +95,7 @@ def load(name: str, *, folder: Path | None = None) -> pd.DataFrame:
     frame.attrs = {
         "name": name,
         "configuration": record["configuration"],
-        "commits": sorted({origin["commit"] for origin in record["origins"].values()}),
+        "commits": sorted({record["origins"][entry["origin"]]["commit"] for entry in record["cells"].values()}),
         "core_seconds": sum(entry["core_seconds"] for entry in record["cells"].values()),
         "gpus": sorted({entry["gpu"] for entry in record["cells"].values() if entry["gpu"]}),
         "stale": record["configuration"] != current.hash,
@@ -245,7 +243,7 @@ def _run(current: Experiment, chosen: list[dict], jobs: int, folder: Path) -> in
     old, rows = {"cells": {}, "origins": {}, "spread": {}}, {}
     if files.path(current.name, folder, "json").exists():
         old, rows = files.read(current.name, folder, strict=False)
-    origin = {"commit": commit(apart=("book/records",)), "Processor": _processor(), **surroundings()}
+    origin = {"commit": commit(apart=("book/records",)), **processor(), **surroundings()}
     place = files.sha256(origin)[:8]
     keys = [current.key(cell) for cell in current.cells]
     record = {
@@ -254,6 +252,7 @@ def _run(current: Experiment, chosen: list[dict], jobs: int, folder: Path) -> in
         "version": current.version,
         "configuration": current.hash,
         "metrics": {name: floor if math.isfinite(floor) else None for name, floor in current.metrics.items()},
+        **({"narrower": current.narrower} if current.narrower else {}),
         "spread": old["spread"],
         "origins": old["origins"] | {place: origin},
         "cells": {key: old["cells"][key] for key in keys if key in rows},
@@ -271,16 +270,20 @@ def _run(current: Experiment, chosen: list[dict], jobs: int, folder: Path) -> in
         record["cells"][key] = {"cell": cell, "rows": len(rows[key]), **result, "origin": place}
         files.write(record, rows, folder, keys=keys)
     if len(record["cells"]) == len(keys):
-        record["spread"] = _spread(current, record, rows, jobs)
+        record["spread"] = _spread(current, record, jobs, place)
     if record["cells"]:
         files.write(record, rows, folder, keys=keys)
     return failed
 
 
-def _spread(current: Experiment, record: dict, rows: dict, jobs: int) -> dict:
-    """How far same-seed reruns of the cheapest cell differ, by metric; measured unless the record has it."""
-    old, cells = record["spread"], {current.key(cell): cell for cell in current.cells}
-    cheap = affordable(record["cells"], BUDGET)
+def _spread(current: Experiment, record: dict, jobs: int, place: str) -> dict:
+    """How far same-seed reruns of one cell differ from one another, by metric; measured unless the record has it.
+
+    They are not compared with the record, whose cells may be of another machine.
+    """
+    old = record["spread"]
+    cells = {current.key(cell): cell for cell in current.cells if current.repeated is None or current.repeated(cell)}
+    cheap = [key for key in affordable(record["cells"], BUDGET) if key in cells]
     if not cheap:
         raise ValueError(
             f"no cell of {current.name} costs at most {BUDGET:g} core-seconds: add one that can be checked"
@@ -288,10 +291,13 @@ def _spread(current: Experiment, record: dict, rows: dict, jobs: int) -> dict:
     if old.get("cell") in cells and (old["runs"], set(old["metrics"])) == (current.reruns, set(current.metrics)):
         return old
     key = min(cheap, key=lambda key: record["cells"][key]["core_seconds"])
-    again = _each(current, [cells[key]] * current.reruns, jobs)
+    again = _each(current, [cells[key]] * (current.reruns + 1), jobs)
+    results = [result for _, result in tqdm(again, "same-seed reruns", current.reruns + 1, unit="cell")]
+    first, *others = sorted(results, key=lambda result: isinstance(result, Exception))
+    reference = [] if isinstance(first, Exception) else first["rows"]
     largest, problems = dict.fromkeys(current.metrics, 0.0), []
-    for cell, result in tqdm(again, "same-seed reruns", current.reruns, unit="cell"):
-        found = compare(current, cell, record | {"spread": {}}, rows[key], result)
+    for other in others:
+        found = compare(current, cells[key], record | {"spread": {}}, reference, other)
         problems += found.problems
         for metric, difference in zip(found.metrics["metric"], found.metrics["difference"], strict=True):
             largest[metric] = max(largest[metric], difference)
@@ -300,7 +306,7 @@ def _spread(current: Experiment, record: dict, rows: dict, jobs: int) -> dict:
     if problems:
         text = "; ".join(dict.fromkeys(problems))
         raise ValueError(f"same-seed reruns of {current.name} {files.to_json(cells[key])} disagree: {text}")
-    return {"cell": key, "runs": current.reruns, "metrics": largest}
+    return {"cell": key, "runs": current.reruns, "origin": place, "metrics": largest}
 
 
 def _open(name: str, folder: Path | None) -> tuple[Experiment, dict, dict[str, list[dict]]]:
@@ -315,11 +321,3 @@ def _each(current: Experiment, cells: Sequence[dict], jobs: int) -> Iterator[tup
 
 def _has(cell: dict, key: str, text: str) -> bool:
     return key in cell and text in (str(cell[key]), files.to_json(cell[key]), files.field(cell[key]))
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,6 +33,7 @@ class Experiment:
         cells: the settings of each cell, of JSON's types, with its "seed" (or "seeds").
         run: importable function of a cell that returns its rows; it takes every random number from the cell's seed.
         metrics: measured column → its relative tolerance, the least that is granted; math.inf: not compared.
+        narrower: a cell’s "model" → metric → the tolerance of such cells, where it is not the one of ``metrics``.
         least: metric → the size below which its tolerance, row by row, does not shrink any further; a metric that is
             not there has one tolerance for all rows, relative to its mean absolute value in the cell.
         version: to be raised whenever a change of the code changes results.
@@ -38,7 +42,9 @@ class Experiment:
         quick: toy cells for the quick profile; not part of the record.
         alone: importable function that says of a cell whether it can be measured without what others leave in the
             lab's cache; only such cells are drawn to be measured again. None: all can.
-        reruns: how often the cheapest cell is repeated for the spread between same-seed runs.
+        repeated: importable function that says of a cell whether it may stand for the others where the spread between
+            same-seed runs is measured; the cheapest of such cells is taken. None: any may.
+        reruns: how often that cell is repeated.
     """
 
     name: str
@@ -51,7 +57,9 @@ class Experiment:
     quick: Sequence[dict] = ()
     reruns: int = 2
     alone: Callable[[dict], bool] | None = None
+    repeated: Callable[[dict], bool] | None = None
     least: Mapping[str, float] = field(default_factory=dict)
+    narrower: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def __post_init__(self):
         if not self.name.isidentifier() or self.name != self.name.lower():
@@ -65,12 +73,17 @@ class Experiment:
     @property
     def hash(self) -> str:
         """The configuration hash: sha256 of the canonical JSON of cells, metrics and version."""
-        tolerances = {"metrics": dict(self.metrics)} | ({"least": dict(self.least)} if self.least else {})
+        more = {"least": dict(self.least), "narrower": {model: dict(own) for model, own in self.narrower.items()}}
+        tolerances = {"metrics": dict(self.metrics)} | {name: own for name, own in more.items() if own}
         return sha256({"cells": list(self.cells), **tolerances, "version": self.version})
 
     def key(self, cell: dict) -> str:
         """A cell's own configuration hash, of its settings and the experiment's version; twelve digits of it."""
         return sha256({"cell": cell, "version": self.version})[:12]
+
+    def tolerance(self, cell: dict, metric: str) -> float:
+        """The relative tolerance of a metric of a cell."""
+        return self.narrower.get(cell.get("model"), {}).get(metric, self.metrics[metric])
 
 
 @dataclass(frozen=True)
@@ -85,6 +98,7 @@ class Comparison:
             (both relative, see `Experiment.least`), equal.
         problems: what else was not as recorded, in words.
         known: whether the same code had measured it on this machine before, so that nothing was measured now.
+        alike: whether it was recorded on this kind of processor (see `processor`); None where the record does not say.
     """
 
     name: str
@@ -93,6 +107,7 @@ class Comparison:
     metrics: pd.DataFrame
     problems: tuple[str, ...] = ()
     known: bool = False
+    alike: bool | None = None
 
     @property
     def equal(self) -> bool:
@@ -110,6 +125,20 @@ class Comparison:
             return f"{self.name} {to_json(self.cell)}: not as recorded: {'; '.join([*self.problems, *wrong])}"
         largest = self.metrics["difference"].max() if len(self.metrics) else 0.0
         return f"{self.name} {to_json(self.cell)}: as recorded (largest difference {largest:.2g}; {self.seconds:.1f} s)"
+
+
+def processor() -> dict[str, str]:
+    """What rounding depends on besides the libraries: the processor’s name, and the widest instructions that torch uses
+    on it. One name stands for several generations, and processors of one set of instructions may round differently."""
+    return {"Processor": _name(), "Instructions": torch.backends.cpu.get_cpu_capability()}
+
+
+def _name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
 
 
 def measure(experiment: Experiment, cell: dict) -> dict:
@@ -149,8 +178,10 @@ def affordable(cells: Mapping[str, dict], budget: float) -> list[str]:
 
 def compare(experiment: Experiment, cell: dict, record: dict, rows: list[dict], result: dict | Exception) -> Comparison:
     """A recorded cell's ``rows`` beside the ``result`` of measuring it again: what `measure` returned, or raised."""
+    alike = _alike(record["origins"][record["cells"][experiment.key(cell)]["origin"]])
     if isinstance(result, Exception):
-        return Comparison(experiment.name, cell, math.nan, _metrics([]), (f"it failed with {result!r}",))
+        problem = f"it failed with {result!r}"
+        return Comparison(experiment.name, cell, math.nan, _metrics([]), (problem,), alike=alike)
     inputs, new = record["cells"][experiment.key(cell)]["inputs"], result["rows"]
     problems = [f"other {name} than recorded" for name in inputs if inputs[name] != result["inputs"].get(name)]
     if len(rows) != len(new):
@@ -159,11 +190,17 @@ def compare(experiment: Experiment, cell: dict, record: dict, rows: list[dict], 
     for column in dict.fromkeys(key for row in (*rows, *new) for key in row):
         pairs = [(old.get(column), now.get(column)) for old, now in zip(rows, new, strict=False)]
         if column in experiment.metrics:
-            allowed = max(experiment.metrics[column], record["spread"].get("metrics", {}).get(column, 0.0))
+            allowed = max(experiment.tolerance(cell, column), record["spread"].get("metrics", {}).get(column, 0.0))
             found.append((column, *_largest_difference(pairs, experiment.least.get(column)), allowed))
         elif len(rows) == len(new) and (other := [pair for pair in pairs if to_json(pair[0]) != to_json(pair[1])]):
             problems.append(f"{column} is {other[0][1]!r}, recorded {other[0][0]!r}, and not declared a metric")
-    return Comparison(experiment.name, cell, result["seconds"], _metrics(found), tuple(problems))
+    return Comparison(experiment.name, cell, result["seconds"], _metrics(found), tuple(problems), alike=alike)
+
+
+def _alike(origin: dict[str, str]) -> bool | None:
+    """Whether a cell of that origin was measured on this kind of processor; records did not always say."""
+    here = processor()
+    return all(origin[name] == here[name] for name in here) if set(here) <= set(origin) else None
 
 
 def _metrics(found: list[tuple]) -> pd.DataFrame:

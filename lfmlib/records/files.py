@@ -57,7 +57,7 @@ def write(record: dict, rows: dict[str, list[dict]], folder: Path, *, keys: Sequ
     lines = csv.writer(table, lineterminator="\n")
     lines.writerow(columns)
     lines.writerows([field(row.get(column)) for column in columns] for key in keys for row in rows[key])
-    used = {record["cells"][key]["origin"] for key in keys}
+    used = {record["cells"][key]["origin"] for key in keys} | {record.get("spread", {}).get("origin")}
     origins = {key: origin for key, origin in record["origins"].items() if key in used}
     head = {name: part for name, part in record.items() if name != "cells"} | {"origins": origins}
     cells = ",\n".join(f"    {to_json(key)}: {to_json(record['cells'][key])}" for key in keys)  # one line each

@@ -73,6 +73,19 @@ def test_rates_are_those_that_won_in_the_record():
         assert losses[rate] <= 1.04 * losses.min(), task
 
 
+def test_the_spread_is_of_an_adapter_that_learns_and_language_is_held_closer():
+    for experiment in (adaptation.rates(), adaptation.adaptation()):
+        origin = records.provenance(experiment.name)
+        cell = origin["cells"][origin["spread"]["cell"]]["cell"]
+        assert cell["adapter"] in adaptation.METHODS and experiment.repeated(cell)
+        assert not any(
+            experiment.repeated(one) for one in experiment.cells if one["method"] in ("none", "head", "full")
+        )
+        assert experiment.tolerance({"model": "decoder"}, "accuracy") < experiment.tolerance(cell, "accuracy") <= 0.1
+    assert not any(cell["lr"] > 0.1 or cell["model"] != "vit" for cell in adaptation.rates().cells
+                   if adaptation.steady(cell) and cell["method"] != "head")  # fmt: skip
+
+
 def test_everything_is_judged_with_a_rate_of_its_own():
     cells = pd.DataFrame(adaptation.adaptation().cells)
     assert set(cells["seed"]) == set(range(adaptation.SEEDS))

@@ -61,5 +61,6 @@ def test_rates_are_those_with_the_smallest_loss():
     table = adapted.tuning(rates)
     assert table.loc["LoRA", "ViT, rotation"] == "0.003"
     assert table.loc["full fine-tuning", "ViT, rotation"] == "0.0003 (end)"
+    assert table.loc["LoRA", "ViT, rotation, 16 ×"] == "0.003" and table.loc["VeRA", "ViT, rotation, 4 ×"] == "–"
     assert adaptation.best(rates, "rotation", "lora") == 3e-3
     assert adapted.tuned_curves(rates).loc["LoRA", "0.003"] == 0

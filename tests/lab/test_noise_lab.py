@@ -182,6 +182,10 @@ def test_whether_noise_helps_counts_losses_downwards():
     found = radii.helps(pd.concat([shaken(1.0), pd.DataFrame(noisier)]))
     assert found["better"].tolist() == ["yes"] and found["change"].iloc[0].startswith("+0.098")
     assert "in **1 of 1** cases, and harms in 0" in radii.helped(found)
+    one_each = shaken(1.0).drop_duplicates("seed")
+    alone = radii.helps(pd.concat([one_each, pd.DataFrame(noisier[:1])]))
+    assert alone.loc["decoder, 0.2", ["change", "better"]].tolist() == ["+0.100 (one run)", "–"]
+    assert "0 of 1** cases, and harms in 0; 1 have one run" in radii.helped(alone)
 
 
 def test_what_stand_ins_say_of_places_and_values():

@@ -104,6 +104,14 @@ def test_every_table_of_the_chapter_has_its_models(toy):
         assert "ViT" in say(toy)
 
 
+def test_one_run_has_no_interval(toy):
+    one = toy[toy["seed"] == 0]
+    for make in (optima.free, optima.scores, optima.damage, optima.changed, optima.quantized):
+        words = make(one).to_string()
+        assert "nan" not in words and "(one run)" in words, make
+    assert "nan" not in optima.against_noise(one) and "0 of 0" in optima.against_noise(one)
+
+
 def test_findings_of_a_record(toy):
     found = optima.found(toy.assign(commits=None), seed=0)
     assert {name: [one.id for one in each] for name, each in found.items()} == {

@@ -358,7 +358,7 @@ def test_tables_say_what_was_planted():
     assert causes.loc["unchanged", "with gradient"] == "1.00 (1.00)"
     few = doses.samples(record).set_index(["mode", "share"])
     assert few.loc[("equal steps", 0.125), "ratio"] == pytest.approx(0.5, rel=0.02)
-    assert "-50%" in doses.of_samples(doses.samples(record))
+    assert "-50 [-51, -49] %" in doses.of_samples(doses.samples(record))
     slopes = doses.rank_slopes(record)
     assert float(slopes.loc["decoder, LoRA", "slope"]) == pytest.approx(0.5, abs=0.02)
     assert profiles.course(rows).loc["q", "peak"] == "layer 7 of 7"
@@ -389,6 +389,11 @@ def test_what_the_verdict_on_f6_leaves_out_is_said():
     assert "10.0 times (decoder, LoRA 4)" in widths.of_laws(record)
     assert "It is larger where there is nothing to learn" in widths.motion_alone(record)
     assert widths.laws(record).loc["decoder, full", "R² ≥ 0.99"] == "100.0"
+    alone = record[record["seed"] == 0]
+    for make in (widths.of_laws, widths.laws, widths.causes_of_width, widths.decay_cost, profiles.moving):
+        words = make(alone)
+        assert "[nan" not in (words if isinstance(words, str) else words.to_string()), make
+    assert "decoder met (one run)" in widths.of_laws(alone) and "of 0 comparisons" in profiles.moving(alone)
 
 
 def test_decay_takes_off_g_what_the_formula_says():
