@@ -47,9 +47,9 @@ def save(path: Path) -> None:
     import torch
 
     from lfmlib.provenance import commit, surroundings
-    from lfmlib.records import _processor
+    from lfmlib.records.experiment import processor
 
-    about = {"commit": commit(), "Processor": _processor(), **surroundings()}
+    about = {"commit": commit(), **processor(), **surroundings()}
     if torch.cuda.is_available():
         about["GPU"] = torch.cuda.get_device_name()
     path.write_text(json.dumps({"about": about, "lines": LINES, "rates": RATES}, indent=1, ensure_ascii=False) + "\n")
