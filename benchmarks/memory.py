@@ -105,7 +105,8 @@ def main() -> None:
     for what in ("compare", "merge"):
         shutil.rmtree(out, ignore_errors=True)
         most, _, seconds = measured(WORK[what].format(base, one, out))
-        print(f"  {what} of two models of 1 GB: {most:.0f} MiB, {seconds:.1f} s (no limit set)", flush=True)
+        report(f"{what} of two models of 1 GB: peak memory", f"{most:.0f} MiB", f"≤ {LIMIT} MiB", most <= LIMIT)
+        print(f"  {seconds:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

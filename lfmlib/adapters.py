@@ -55,11 +55,6 @@ class Adapted(Stored):
         return merged.T if self.transposed else merged
 
 
-def is_adapter(source) -> bool:
-    """Whether a source is a folder that peft saved an adapter in."""
-    return isinstance(source, str | Path) and (Path(source).expanduser() / CONFIG).is_file()
-
-
 def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
     """The base with an adapter on it, as a checkpoint of the tensors that the adapter changes.
 

@@ -1,18 +1,19 @@
 """Transformation weights ΔW = W - W₀: how far fine-tuning moved each matrix, what it did to its spread, how ΔW looks.
 
-Both checkpoints are read in step, some rows at a time; only ΔW itself is held whole, if it is not too large. The budget
-Var W = Var W₀ + Var ΔW + 2 Cov(W₀, ΔW) is exact up to float64's rounding, since means are taken in a first pass and
-squares in a second.
+Both checkpoints are read in step, some rows at a time; only ΔW itself is held whole, if it is not too large.
 """
 
 from __future__ import annotations
 
 import re
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ import torch
 from scipy import stats
 
 from . import nulls
+from .budget import budget
 from .checkpoint import Checkpoint, open_checkpoint
 from .executor import Rows, light, over
 from .marchenko_pastur import null
@@ -27,14 +29,11 @@ from .noise import added
 from .normality import measure, qq_r2
 from .pairs import Pair, pair
 from .shapes import classify
-from .sketch import Sketch
 from .spectrum import top_ratio
 
-BLOCK = 1 << 21
-"""Entries that are held as float64 at a time."""
-HELD = 1 << 26
-"""Entries up to which ΔW is held whole (256 MiB); a larger one, usually an embedding, has neither top_ratio nor
-controls."""
+HELD, BESIDES = 60_000_000, 1 << 22
+"""Entries up to which ΔW is held whole (229 MiB), of all threads together; a larger one, usually an embedding, has
+neither top_ratio nor controls. And as how many more what a thread needs besides is reckoned."""
 KIN = 0.2
 """Median correlation of W and W₀ below which two checkpoints are no fine-tune of one another."""
 BUDGET = (
@@ -56,17 +55,6 @@ NORMALITY = (
     "weibull_k",
     "exponent_entropy",
 )
-#: storage type → bits of its fraction, least exponent of a normal number
-_FORMATS = {
-    "float64": (52, -1022),
-    "float32": (23, -126),
-    "bfloat16": (7, -126),
-    "float16": (10, -14),
-    "float8_e4m3fn": (3, -6),
-    "float8_e4m3fnuz": (3, -7),
-    "float8_e5m2": (2, -14),
-    "float8_e5m2fnuz": (2, -15),
-}
 
 
 def compare(
@@ -140,9 +128,9 @@ def opened(base, tuned, revision: str | None = None) -> tuple[Checkpoint, Checkp
     base = base if isinstance(base, Checkpoint) else open_checkpoint(base)
     if isinstance(tuned, Checkpoint):
         return base, tuned
-    from . import adapters  # here, because importing peft takes seconds
+    if isinstance(tuned, str | Path) and (Path(tuned).expanduser() / "adapter_config.json").is_file():
+        from . import adapters  # here, because importing peft takes seconds
 
-    if adapters.is_adapter(tuned):
         return base, adapters.adapted(base, tuned)
     tuned = open_checkpoint(tuned, revision)
     for checkpoint, side in ((base, "base"), (tuned, "tuned model")):
@@ -312,81 +300,46 @@ def figures(new: torch.Tensor, old: torch.Tensor, dtype: str | None = None) -> d
     Raises:
         ValueError: values that are not finite.
     """
-    budget, sketch, delta = _budget(new, old, dtype or str(new.dtype).removeprefix("torch."))
+    held = new.numel() <= HELD
+    with _room.of(new.numel() if held else 0):
+        found = budget(new, old, dtype or str(new.dtype).removeprefix("torch."), held)
+        row, sketch, largest = found.figures, found.sketch, np.nan
+        if held and min(new.shape) > 1 and new.numel() >= 64 and sketch.std > 0:
+            largest = top_ratio(found.held, overwrite=True)
+        del found
     found = measure(sketch)
-    row = budget | {name: found.get(name, getattr(sketch, name, np.nan)) for name in NORMALITY}
+    row |= {name: found.get(name, getattr(sketch, name, np.nan)) for name in NORMALITY}
     row |= {"qq_r2": qq_r2(sketch), "label": classify(sketch).label if sketch.std > 0 else "other"}
     bands = {name: band for name, band in nulls.band("float32", sketch.count).items() if name in NORMALITY}
-    row["top_ratio"] = np.nan
-    if delta is not None and min(delta.shape) > 1 and delta.numel() >= 64 and sketch.std > 0:
-        row["top_ratio"] = top_ratio(delta)
-        bands["top_ratio"] = null(*sorted(delta.shape))["top_ratio"]
+    row["top_ratio"] = largest
+    if np.isfinite(largest):
+        bands["top_ratio"] = null(*sorted(new.shape))["top_ratio"]
     for name, (low, high) in bands.items():
         row |= {f"{name}_null_low": low, f"{name}_null_high": high}
     return row
 
 
-def _blocks(new: torch.Tensor, old: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    rows = max(1, BLOCK // new.shape[1])
-    for start in range(0, new.shape[0], rows):
-        pieces = (w[start : start + rows].double() for w in (new, old))
-        w, w0 = pieces
-        for side, values in (("the tuned model", w), ("the base", w0)):
-            if not torch.isfinite(values).all():
-                count = int((~torch.isfinite(values)).sum())
-                raise ValueError(f"{count} or more values of {side} are infinite or NaN: mend them first")
-        yield w, w0
+class _Room:
+    """Entries that all threads together may hold: each waits until there is room for its own."""
+
+    def __init__(self):
+        self.used, self.changed = 0, threading.Condition()
+
+    @contextmanager
+    def of(self, count: int) -> Iterator[None]:
+        """Have room for so many, at most `HELD`."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.used + count <= HELD or not self.used)
+            self.used += count + BESIDES
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.used -= count + BESIDES
+                self.changed.notify_all()
 
 
-def _budget(new: torch.Tensor, old: torch.Tensor, dtype: str) -> tuple[dict[str, float], Sketch, torch.Tensor | None]:
-    """The variances of W, W₀ and ΔW and what goes with them; the sketch of ΔW, and itself as float32, up to `HELD`."""
-    n = new.numel()
-    sums = torch.zeros(2, dtype=torch.float64)
-    held = torch.empty(new.shape) if n <= HELD else None
-    sketch, zeros, row = None, 0, 0
-    for w, w0 in _blocks(new, old):
-        delta = w - w0
-        sums += torch.stack([delta.sum(), w0.sum()])
-        zeros += int((delta == 0).sum())
-        part = Sketch.of(delta.float())
-        sketch = part if sketch is None else sketch + part
-        if held is not None:
-            held[row : row + len(delta)] = delta
-        row += len(delta)
-    mean, mean0 = (sums / n).tolist()
-    squares = torch.zeros(5, dtype=torch.float64)
-    for w, w0 in _blocks(new, old):
-        d, c = w - w0 - mean, w0 - mean0
-        squares += torch.stack(
-            [d.square().sum(), c.square().sum(), (d * c).sum(), (d + c).square().sum(), _ulps(w, dtype).square().sum()]
-        )
-    var, var0, cov, whole, ulps = (squares / n).tolist()
-    std, std0 = np.sqrt(var), np.sqrt(var0)
-    return (
-        {
-            "std_base": std0,
-            "std_tuned": np.sqrt(whole),
-            "std_delta": std,
-            "std_gain": np.sqrt(whole) - std0,
-            "gain": (whole - var0) / var if var > 0 else np.nan,
-            "corr": cov / (std * std0) if std > 0 and std0 > 0 else np.nan,
-            "cov": cov,
-            "moved": np.sqrt((var + mean**2) / (var0 + mean0**2)) if var0 + mean0**2 > 0 else np.nan,
-            "zeros": zeros / n,
-            "rounding_std": np.sqrt(ulps / 12),
-        },
-        sketch,
-        held,
-    )
-
-
-def _ulps(w: torch.Tensor, dtype: str) -> torch.Tensor:
-    """Spacing of the numbers of a storage type around each entry; NaN for types it is not known of."""
-    if dtype not in _FORMATS:
-        return torch.full_like(w, torch.nan)
-    fraction, least = _FORMATS[dtype]
-    exponent = torch.where(w == 0, least, torch.frexp(w).exponent - 1)
-    return torch.ldexp(torch.ones_like(w), exponent.clamp(min=least) - fraction)
+_room = _Room()
 
 
 def _columns() -> list[str]:

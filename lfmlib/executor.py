@@ -11,12 +11,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
@@ -124,7 +126,8 @@ def over(
         Rows by tensor name; reasons by name of tensors that could not be measured; whether Ctrl-C came, which
         warns and keeps what was finished.
     """
-    own = ThreadPoolExecutor(max_workers=os.cpu_count()) if executor is None else None
+    cores = os.cpu_count() or 1
+    own = ThreadPoolExecutor(max_workers=cores) if executor is None else None
     workers = own or executor
     bar = tqdm(
         total=sum(info.numel for info in wanted), unit="w", unit_scale=True, disable=not progress, leave=False, delay=1
@@ -137,8 +140,12 @@ def over(
     failed, interrupted = {}, False
     sums: dict[str, _Sum] = {}
     running: dict[Future, tuple[list[TensorInfo], int]] = {}
+    batches = list(_batches(todo, huge=SPREAD if spread else None))
+    threads = torch.get_num_threads()
+    if own:  # tasks that work side by side, each with several threads, wait for one another
+        torch.set_num_threads(max(1, cores // max(1, len(batches))))
     try:
-        for batch in _batches(todo, huge=SPREAD if spread else None):
+        for batch in batches:
             if spread and batch[0].numel > SPREAD:
                 info, alone = batch[0], light(checkpoint, [batch[0].name])
                 cuts = _cuts(info)
@@ -169,10 +176,22 @@ def over(
         bar.close()
         if own:
             own.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)
     if lost := sum(reason.startswith(LOST) for reason in failed.values()):
         text = f"{lost} of {len(wanted)} tensors were not measured: their workers died. Call again for these"
         warnings.warn(text, stacklevel=3)
     return rows, failed, interrupted
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch with one thread for each operation, in all of this process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 LOST = "the worker that measured it died"

@@ -10,9 +10,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from .checkpoint import Checkpoint
+from .executor import one_thread
 from .shards import Entry, ShardWriter
 
 COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".spm", ".vocab")
@@ -83,17 +83,6 @@ def write(
     for lock in (partial / ".lock", *partial.glob("*.lock")):
         lock.unlink(missing_ok=True)
     os.replace(partial, out)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch with one thread for each operation: where several work side by side, more of them wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def layout(like: Checkpoint, entries: Sequence[Entry]) -> dict[str, list[Entry]]:

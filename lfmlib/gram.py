@@ -12,14 +12,15 @@ from scipy import sparse
 
 SALT = 1967
 """Goes with the seed of random starts, so that they are not those numbers that made the matrix."""
-_BLOCK = 1 << 22  # entries converted to float64 at a time
+_BLOCK, _SMALL = 1 << 20, 1 << 16  # entries converted to float64 at a time: for products; for all else, in the cache
 
 
 class Matrix:
     """A checked matrix, seen with its smaller side first; eigenvalues are in units of n sigma², so their mean is 1."""
 
-    def __init__(self, matrix):
+    def __init__(self, matrix, overwrite: bool = False):
         w = tensor_of(matrix)
+        self.overwrite = overwrite and w.dtype == torch.float32
         if w.ndim != 2:
             raise ValueError(f"found shape {tuple(w.shape)}: a spectrum needs a matrix; reshape it to (rows, columns)")
         if min(w.shape) < 2 or w.numel() < 64:
@@ -32,21 +33,23 @@ class Matrix:
         self.p, self.n = self.w.shape
         self.ratio = self.p / self.n
         self.mean = 0.0
-        sums = torch.stack([torch.stack([block.sum(), block.min(), block.max()]) for block in self.blocks()]).cpu()
+        sums = torch.stack([torch.stack([block.sum(), *block.aminmax()]) for block in self.blocks(_SMALL)]).cpu()
         if not torch.isfinite(sums).all():
-            bad = sum(int((~torch.isfinite(block)).sum()) for block in self.blocks())
+            bad = sum(int((~torch.isfinite(block)).sum()) for block in self.blocks(_SMALL))
             raise ValueError(f"found {bad} non-finite of {w.numel()} entries: replace or drop NaN and infinity first")
         if sums[:, 1].min() == sums[:, 2].max():
             raise ValueError(f"found a constant matrix, every entry {sums[0, 1]:g}: leave it out, nothing varies")
         check_range(float(sums[:, 1:].abs().max()))
         self.mean = float(sums[:, 0].sum()) / w.numel()
-        self.std = math.sqrt(sum(float(block.square().sum()) for block in self.blocks()) / w.numel())
+        self.std = math.sqrt(sum(float(block.square().sum()) for block in self.blocks(_SMALL)) / w.numel())
 
-    def blocks(self) -> Iterator[torch.Tensor]:
-        """Columns of the matrix less its mean, as float64 ``(p, some)``."""
-        width = max(1, _BLOCK // self.p)
+    def blocks(self, size: int = _BLOCK) -> Iterator[torch.Tensor]:
+        """Columns of the matrix less its mean, float64 ``(p, some)``; the next come in the same place."""
+        width = max(1, min(size // self.p, self.n))
+        place = torch.empty(self.p * width, dtype=torch.float64, device=self.w.device)
         for start in range(0, self.n, width):
-            yield self.w[:, start : start + width].to(torch.float64) - self.mean
+            columns = self.w[:, start : start + width]
+            yield place[: columns.numel()].view(columns.shape).copy_(columns).sub_(self.mean)
 
     def eigenvalues(self) -> np.ndarray:
         """All of them, ascending, float64 ``(p,)``."""
@@ -59,9 +62,13 @@ class Matrix:
     @cached_property
     def work(self) -> torch.Tensor:
         """``(p, n)``, of zero mean and scaled so that its singular values are the roots of the eigenvalues."""
-        dtype = torch.float64 if self.w.dtype == torch.float64 else torch.float32
         scale = self.std * math.sqrt(self.n)
-        return torch.cat([(block / scale).to(dtype) for block in self.blocks()], 1)
+        dtype = torch.float64 if self.w.dtype == torch.float64 else torch.float32
+        found, first = self.w if self.overwrite else torch.empty_like(self.w, dtype=dtype), 0
+        for block in self.blocks():
+            found[:, first : first + block.shape[1]] = block.div_(scale)
+            first += block.shape[1]
+        return found
 
     def gram_times(self, v: torch.Tensor) -> torch.Tensor:
         """The Gram matrix times columns ``(p, k)``, float64."""

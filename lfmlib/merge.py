@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from . import editing, folder
 from .checkpoint import Checkpoint, open_checkpoint
 from .delta import KIN
+from .executor import one_thread
 from .pairs import FLOATS, partners
 from .remote import ahead
 from .shards import Entry
@@ -100,7 +101,7 @@ def merge(
             "give its folder."
         )
     models_of = [partners(base, model) for model in models]
-    with folder.one_thread():
+    with one_thread():
         _related(base, models, models_of)
         _constants(base, models_of)
         factors = _coefficients(method, weights, base, models_of, executor, progress)
@@ -296,7 +297,7 @@ def _coefficients(
 
 
 def _called(call: Callable):
-    with folder.one_thread():
+    with one_thread():
         return call()
 
 

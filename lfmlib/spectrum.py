@@ -126,14 +126,15 @@ def singular_values(matrix) -> np.ndarray:
     return m.std * np.sqrt(m.n * m.eigenvalues())
 
 
-def top_ratio(matrix) -> float:
+def top_ratio(matrix, overwrite: bool = False) -> float:
     """Largest singular value of a matrix less its mean over the edge of noise, `Spectrum.top_ratio`, and no more.
 
     Args:
         matrix: as in `spectrum`, with its errors; copied as float32 (float64 if it has that type) where its smaller
             side is beyond 512.
+        overwrite: a float32 tensor may be scaled in place instead of being copied.
     """
-    m = Matrix(matrix)
+    m = Matrix(matrix, overwrite)
     largest = m.eigenvalues()[-1] if m.p <= 512 else m.top(1)[0][0]
     return math.sqrt(m.n * largest) / (math.sqrt(m.p) + math.sqrt(m.n))
 
