@@ -17,6 +17,9 @@ import time
 
 from . import memory, rate, report
 
+TURNS = 3
+"""How often each is timed; the shortest counts."""
+
 
 def main(counts: tuple[int, ...] = (1, 2)) -> None:
     """Measure and print."""
@@ -33,13 +36,15 @@ def main(counts: tuple[int, ...] = (1, 2)) -> None:
                 Client(cluster) as client,
                 client.get_executor(retries=3) as executor,
             ):
-                imported = client.run(_ready)
-                started = time.perf_counter()
-                if killed:
-                    pid = next(iter(imported.values()))
-                    threading.Timer(seconds[-1] / 2, os.kill, (pid, signal.SIGKILL)).start()
-                table = lfmlib.survey(source, executor=executor, progress=False)
-                seconds.append(time.perf_counter() - started)
+                imported, turns = client.run(_ready), []
+                for _ in range(1 if killed else TURNS):
+                    started = time.perf_counter()
+                    if killed:
+                        pid = next(iter(imported.values()))
+                        threading.Timer(seconds[-1] / 2, os.kill, (pid, signal.SIGKILL)).start()
+                    table = lfmlib.survey(source, executor=executor, progress=False)
+                    turns.append(time.perf_counter() - started)
+                seconds.append(min(turns))
             digest = hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()[:12]
             digests.add(digest)
             what = f"{workers} worker{'s' * (workers > 1)}{', one killed half-way' * killed}"

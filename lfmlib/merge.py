@@ -168,8 +168,8 @@ class _Task:
         def delta(model: torch.Tensor, part: slice = slice(None)) -> torch.Tensor:
             return model[part].to(wide) - start[part].to(wide)
 
-        calls = (partial(lambda one: editing.trimmed(delta(one), self.density), one) for one in models)
-        kept = list(self._together(calls)) if whole else []
+        # One after the other: each takes several times its own memory.
+        kept = [editing.trimmed(delta(one), self.density) for one in models] if whole else []
 
         def merged(first: int) -> torch.Tensor:
             part = slice(first, first + block)

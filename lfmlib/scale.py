@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -50,11 +51,20 @@ def _limits(found: dict | None) -> str:
 
 
 def _cores(found: dict | None) -> str:
-    """How a survey, counting and spectra go on many cores and on a GPU: all rates that were noted."""
+    """How a survey goes on more and more cores, and counting and spectra on a GPU: all rates that were noted."""
     if not found:
         return NOTHING
-    rows = [(name, f"{value:.3g}") for name, value in found["rates"].items()]
-    return _table(("", "Measured"), rows, "lr") + f"\nMeasured on {_machine(found)}.\n"
+    side, alone = {}, []
+    for name, value in found["rates"].items():
+        if match := re.fullmatch(r"(.*?),? (\d+) (threads|workers), (\S+)", name):
+            what, count, kind, unit = match.groups()
+            side.setdefault(f"{what}, {kind}, {unit}", {})[int(count)] = f"{value:.3g}"
+        else:
+            alone.append((name, f"{value:.3g}"))
+    counts = sorted({count for row in side.values() for count in row})
+    rows = [(name, *(row.get(count, "") for count in counts)) for name, row in side.items()]
+    text = _table(("", *map(str, counts)), rows, "l" + "r" * len(counts))
+    return f"{text}\n{_table(('On the GPU', 'Measured'), alone, 'lr')}\nMeasured on {_machine(found)}.\n"
 
 
 def _costs(found: dict | None) -> str:
