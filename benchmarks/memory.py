@@ -17,6 +17,7 @@ SHAPES = {"q": (4096, 4096), "o": (4096, 4096), "up": (11008, 4096), "down": (40
 WORK = {
     "survey": "lfmlib.survey({0!r}, progress=False)",
     "compare": "lfmlib.compare({0!r}, {1!r}, progress=False)",
+    "compare with a noise control": "lfmlib.compare({0!r}, {1!r}, controls=['noise'], progress=False)",
     "merge": "lfmlib.merge({0!r}, [{1!r}], 'average', out={2!r}, progress=False)",
 }
 
@@ -102,7 +103,7 @@ def main() -> None:
     rate("import_mib", imported)
     base, one, _ = map(str, merges.made())
     out = str(FOLDER / "merged-memory")
-    for what in ("compare", "merge"):
+    for what in (*WORK,)[1:]:
         shutil.rmtree(out, ignore_errors=True)
         most, _, seconds = measured(WORK[what].format(base, one, out))
         report(f"{what} of two models of 1 GB: peak memory", f"{most:.0f} MiB", f"≤ {LIMIT} MiB", most <= LIMIT)

@@ -60,7 +60,7 @@ def budget(new: torch.Tensor, old: torch.Tensor, dtype: str, hold: bool) -> Budg
     n = new.numel()
     held = torch.empty(new.shape) if hold else None
     delta = held.view(-1).numpy() if hold else np.empty(SKETCHED + max(BLOCK, new.shape[1]), dtype=np.float32)
-    sums, place, sketch = np.zeros(5), 0, None
+    sums, place, sketch = np.zeros(6), 0, None
     for w, w0 in _blocks(new, old):
         sums += _sums(w, w0, delta[place : place + w.size])
         place += w.size
@@ -69,6 +69,8 @@ def budget(new: torch.Tensor, old: torch.Tensor, dtype: str, hold: bool) -> Budg
         for side, bad in (("the tuned model", sums[3]), ("the base", sums[4])):
             if bad:
                 raise ValueError(f"{bad:.0f} or more values of {side} are infinite or NaN: mend them first")
+        if sums[5]:
+            raise ValueError(f"{sums[5]:.0f} or more values of ΔW are beyond float32's range: W and W₀ are no kin")
     sketch = _more(sketch, delta[:place])
     mean, mean0 = sums[:2] / n
     squares, spacing = np.zeros(5), _spacing(dtype)
@@ -97,16 +99,16 @@ def _more(sketch: Sketch | None, values: np.ndarray) -> Sketch:
 
 def _blocks(new: torch.Tensor, old: torch.Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Some rows of both at a time, flat, float64."""
-    rows = max(1, BLOCK // new.shape[1])
+    rows = max(1, BLOCK // max(1, new.shape[1]))
     for start in range(0, new.shape[0], rows):
-        w, w0 = (one[start : start + rows].double().contiguous().view(-1).cpu().numpy() for one in (new, old))
+        w, w0 = (one[start : start + rows].detach().double().contiguous().view(-1).cpu().numpy() for one in (new, old))
         yield w, w0
 
 
 @numba.njit(nogil=True, cache=True)
 def _sums(w, w0, out):
-    """Sums of ΔW (which is written to ``out``) and of W₀, and how many are zero, not finite in W, not finite in W₀."""
-    total, total0, zeros, bad, bad0 = 0.0, 0.0, 0, 0, 0
+    """Sums of ΔW (which is written to ``out``) and of W₀, and how many are zero; not finite in W, in W₀, in ``out``."""
+    total, total0, zeros, bad, bad0, far = 0.0, 0.0, 0, 0, 0, 0
     for i in range(w.size):
         d = w[i] - w0[i]
         out[i] = d
@@ -115,7 +117,8 @@ def _sums(w, w0, out):
         zeros += d == 0
         bad += not abs(w[i]) < np.inf
         bad0 += not abs(w0[i]) < np.inf
-    return np.array([total, total0, zeros, bad, bad0])
+        far += not abs(out[i]) < np.inf
+    return np.array([total, total0, zeros, bad, bad0, far])
 
 
 @numba.njit(nogil=True, cache=True)

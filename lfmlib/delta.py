@@ -5,6 +5,7 @@ Both checkpoints are read in step, some rows at a time; only ΔW itself is held 
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import zlib
@@ -22,7 +23,7 @@ from scipy import stats
 
 from . import nulls
 from .budget import budget
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from .executor import Rows, light, over
 from .marchenko_pastur import null
 from .noise import added
@@ -34,6 +35,9 @@ from .spectrum import top_ratio
 HELD, BESIDES = 60_000_000, 1 << 22
 """Entries up to which ΔW is held whole (229 MiB), of all threads together; a larger one, usually an embedding, has
 neither top_ratio nor controls. And as how many more what a thread needs besides is reckoned."""
+NEEDED = {"noise": 3, "permuted": 7}
+"""As how many entries held one entry of a control is reckoned; that of a large matrix takes more than there is room
+for, and is then alone."""
 KIN = 0.2
 """Median correlation of W and W₀ below which two checkpoints are no fine-tune of one another."""
 BUDGET = (
@@ -75,7 +79,8 @@ def compare(
         select: regular expression; only tensors of ``tuned`` whose name it finds.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.
-        controls: some of `CONTROLS`, to be measured in the same way.
+        controls: some of `CONTROLS`, to be measured in the same way; of a large matrix "noise" takes up to 13 bytes an
+            entry, "permuted" up to 37.
         seed: of the controls; each tensor's stream also depends on its name.
 
     Returns:
@@ -253,28 +258,37 @@ def _measure_batch(
     results: Rows = []
     for info in checkpoint.tensors:
         try:
-            one = pairs[info.name]
-            new, old = _read(one, checkpoint, base)
-            if one.rows is not None and _alike(new, old) < KIN:
-                raise ValueError(
-                    f"its first {one.rows} rows are unlike those of {one.base}: other rows, not more of them"
-                )
-            about = asdict(info) | {"base_tensor": one.base, "shape": tuple(new.shape), "numel": new.numel()}
-            about["tensor"] = about.pop("name")
-            rows = [about | {"control": "none"} | figures(new, old, info.dtype)]
-            for kind in controls if new.numel() <= HELD else ():
-                rng = np.random.default_rng([seed, *info.name.encode()])
-                if kind == "noise":
-                    other = added(old, rows[0]["std_delta"], rng, new.dtype)
-                else:
-                    order = torch.from_numpy(rng.permutation(new.numel()))
-                    moved = new.double() - old.double()
-                    other = (old.double() + moved.flatten()[order].view_as(moved)).to(new.dtype)
-                rows.append(about | {"control": kind} | figures(other, old, info.dtype))
-            results.append((info.name, rows))
+            results.append((info.name, _rows(info, pairs[info.name], checkpoint, base, controls, seed)))
         except ValueError as error:
             results.append((info.name, str(error)))
     return results
+
+
+def _rows(
+    info: TensorInfo, one: Pair, checkpoint: Checkpoint, base: Checkpoint, controls: tuple[str, ...], seed: int
+) -> list[dict]:
+    """The row of a pair, and those of its controls."""
+    held = info.numel <= HELD
+    controls = controls if held else ()
+    with _room.of(info.numel * max([1, *(NEEDED[kind] for kind in controls)]) if held else 0):
+        new, old = _read(one, checkpoint, base)
+        if one.rows is not None and _alike(new, old) < KIN:
+            raise ValueError(f"its first {one.rows} rows are unlike those of {one.base}: other rows, not more of them")
+        about = asdict(info) | {"base_tensor": one.base, "shape": tuple(new.shape), "numel": new.numel()}
+        about["tensor"] = about.pop("name")
+        rows = [about | {"control": "none"} | figures(new, old, info.dtype)]
+        for kind in controls:
+            rng = np.random.default_rng([seed, *info.name.encode()])
+            other = added(old, rows[0]["std_delta"], rng, new.dtype) if kind == "noise" else _permuted(new, old, rng)
+            rows.append(about | {"control": kind} | figures(other, old, info.dtype))
+    return rows
+
+
+def _permuted(new: torch.Tensor, old: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """W₀ and the entries of ΔW in another order, in the type of W."""
+    order = torch.from_numpy(rng.permutation(new.numel()))
+    moved = (new.double() - old).flatten()[order].view_as(new)
+    return moved.add_(old).to(new.dtype)
 
 
 def _read(one: Pair, tuned: Checkpoint, base: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
@@ -301,12 +315,11 @@ def figures(new: torch.Tensor, old: torch.Tensor, dtype: str | None = None) -> d
         ValueError: values that are not finite.
     """
     held = new.numel() <= HELD
-    with _room.of(new.numel() if held else 0):
-        found = budget(new, old, dtype or str(new.dtype).removeprefix("torch."), held)
-        row, sketch, largest = found.figures, found.sketch, np.nan
-        if held and min(new.shape) > 1 and new.numel() >= 64 and sketch.std > 0:
-            largest = top_ratio(found.held, overwrite=True)
-        del found
+    found = budget(new, old, dtype or str(new.dtype).removeprefix("torch."), held)
+    row, sketch, largest = found.figures, found.sketch, np.nan
+    if held and min(new.shape) > 1 and new.numel() >= 64 and sketch.std > 0:
+        largest = top_ratio(found.held, overwrite=True)
+    del found
     found = measure(sketch)
     row |= {name: found.get(name, getattr(sketch, name, np.nan)) for name in NORMALITY}
     row |= {"qq_r2": qq_r2(sketch), "label": classify(sketch).label if sketch.std > 0 else "other"}
@@ -340,6 +353,8 @@ class _Room:
 
 
 _room = _Room()
+if hasattr(os, "register_at_fork"):  # a child has no threads that could make room
+    os.register_at_fork(after_in_child=lambda: _room.__init__())
 
 
 def _columns() -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -27,6 +28,7 @@ RANDOM = ("dare", "dare_ties")
 WHOLE = ("ties",)
 """Methods that must see a tensor whole: which entries are kept depends on all of it."""
 PROJECTIONS = ("zero-mean", "symmetric")
+_drawing = threading.Lock()  # peft draws from the one generator that all of torch has
 DENSITY = {"ties": 0.2, "dare": 0.5, "dare_ties": 0.5}
 """Share that is kept where nothing else is said: of TIES, as its authors have it."""
 
@@ -64,7 +66,7 @@ def combine(
     from peft.utils import merge_utils  # here, because importing it takes seconds
 
     merge = {"dare": merge_utils.dare_linear, "dare_ties": merge_utils.dare_ties}[method]
-    with torch.random.fork_rng(devices=[]):
+    with _drawing, torch.random.fork_rng(devices=[]):
         torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7], "big"))
         return merge(list(deltas), torch.tensor(shares, dtype=deltas[0].dtype), density)
 

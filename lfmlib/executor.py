@@ -8,6 +8,7 @@ another one, and where it does not, the tensors are told and the rows of all oth
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
@@ -143,36 +144,37 @@ def over(
     batches = list(_batches(todo, huge=SPREAD if spread else None))
     threads = torch.get_num_threads()
     if own:  # tasks that work side by side, each with several threads, wait for one another
-        torch.set_num_threads(max(1, cores // max(1, len(batches))))
+        torch.set_num_threads(min(threads, max(1, cores // max(1, len(batches)))))
     try:
         for batch in batches:
             if spread and batch[0].numel > SPREAD:
                 info, alone = batch[0], light(checkpoint, [batch[0].name])
                 cuts = _cuts(info)
                 sums[info.name] = _Sum(len(cuts))
-                for start, stop in cuts:
-                    running[workers.submit(spread.part, alone, info.name, start, stop)] = (batch, stop - start)
+                calls = [(partial(spread.part, alone, info.name, *cut), cut[1] - cut[0]) for cut in cuts]
             else:
-                names, values = [info.name for info in batch], sum(info.numel for info in batch)
-                running[workers.submit(task(names))] = (batch, values)
+                calls = [(task([info.name for info in batch]), sum(info.numel for info in batch))]
+            for call, values in calls:
+                running[_submit(workers, call)] = (batch, values)
         for future in as_completed(running):
-            batch, values = running[future]
+            batch, values = running.pop(future)  # what it returned is not kept any longer than needed
             found = _result(future, batch)
+            del future
             if batch[0].name in sums:
                 found = sums[batch[0].name].add(found, batch[0], spread)
             finished = {name: result for name, result in found if not isinstance(result, str)}
             rows |= finished
             failed |= {name: result for name, result in found if name not in finished}
-            if journal:
+            if journal and finished:
                 journal.keep(finished)
             bar.update(values)
     except KeyboardInterrupt:
         interrupted = True
-        for future in running:
-            future.cancel()
         warnings.warn(f"interrupted: {len(rows)} of {len(wanted)} tensors measured", stacklevel=3)
-        failed |= {info.name: "interrupted before it was measured" for info in wanted if info.name not in rows}
+        failed = {info.name: "interrupted before it was measured" for info in wanted if info.name not in rows} | failed
     finally:
+        for future in running:  # after Ctrl-C or an error
+            future.cancel()
         bar.close()
         if own:
             own.shutdown(cancel_futures=True)
@@ -183,18 +185,49 @@ def over(
     return rows, failed, interrupted
 
 
+class _OneThread:
+    """How many are inside of `one_thread`, and how many threads torch had before."""
+
+    def __init__(self):
+        self.users, self.before, self.lock = 0, 1, threading.Lock()
+
+
+_inside = _OneThread()
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch with one thread for each operation, in all of this process."""
-    threads = torch.get_num_threads()
+    """torch with one thread for each operation, until the last thread that asked for it has left."""
+    with _inside.lock:
+        if not _inside.users:
+            _inside.before = torch.get_num_threads()
+        _inside.users += 1
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        with _inside.lock:
+            _inside.users -= 1
+            if not _inside.users:
+                torch.set_num_threads(_inside.before)
 
 
 LOST = "the worker that measured it died"
+
+
+def died(error: BaseException) -> bool:
+    """Whether an executor says with this that a worker died, more often than it bears."""
+    return isinstance(error, BrokenExecutor) or type(error).__name__ in ("KilledWorker", "NoValidWorkerError")
+
+
+def _submit(workers: Executor, call: Callable) -> Future:
+    """A task handed over; where the workers are dead already, a future that says so."""
+    try:
+        return workers.submit(call)
+    except BrokenExecutor as error:
+        lost: Future = Future()
+        lost.set_exception(error)
+        return lost
 
 
 def _result(future: Future, batch: list[TensorInfo]):
@@ -202,8 +235,7 @@ def _result(future: Future, batch: list[TensorInfo]):
     try:
         return future.result()
     except Exception as error:
-        dead = isinstance(error, BrokenExecutor) or type(error).__name__ in ("KilledWorker", "NoValidWorkerError")
-        if not dead:
+        if not died(error):
             raise
         return [(info.name, f"{LOST} ({type(error).__name__}: {error})") for info in batch]
 

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
 
 import torch
@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from .checkpoint import Checkpoint
-from .executor import one_thread
+from .executor import died, one_thread
 from .shards import Entry, ShardWriter
 
 COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".spm", ".vocab")
@@ -59,6 +59,7 @@ def write(
         FileExistsError: ``out`` holds something.
         ValueError: ``OUT.partial`` holds a part of something else, or another process writes it.
         OSError: there is no room on the disk.
+        RuntimeError: workers of the executor died.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already: name another folder, or remove it")
@@ -137,7 +138,7 @@ def _weights(
             }
             try:
                 for future in as_completed(running):
-                    future.result()
+                    _finished(future, folder)
                     bar.update(sum(one.bytes for one in running[future]))
             finally:
                 for future in running:
@@ -147,6 +148,19 @@ def _weights(
         index = {"metadata": {"total_size": total}, "weight_map": places}
         path = folder / "model.safetensors.index.json"
         path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _finished(future: Future, folder: Path) -> None:
+    """Raises what the task of a shard raised."""
+    try:
+        future.result()
+    except Exception as error:
+        if not died(error):
+            raise
+        raise RuntimeError(
+            f"a worker that wrote a shard died ({type(error).__name__}: {error}). What was written is kept in "
+            f"{folder}. Run the same again: it goes on from there"
+        ) from error
 
 
 def _shard(path: Path, entries: list[Entry], pieces: Pieces, told: Callable[[int], object] | None = None) -> None:

@@ -32,8 +32,10 @@ from .storage import Stored
 PIECE = 1 << 22
 """Values that are written at a time; what is random is drawn piece by piece, so another number is another merge."""
 BLOCK = 1 << 17
-"""Values that are computed at a time where that changes nothing: what is between reading and writing stays in a core's
-cache."""
+"""Values that are computed at a time where nothing is drawn, so that what is between reading and writing stays in a
+core's cache. (Of more than four models the last digit may depend on it, as PyTorch's order of adding does.)"""
+MOST = 8
+"""Threads, at most: each has a piece under way, and one waits to be written."""
 LOOKED_AT, SEEN = 8, 1 << 18
 """Matrices in which a model is compared with its base before anything is written, and how many values of each."""
 
@@ -82,6 +84,7 @@ def merge(
             vocabulary that grew), a base that is not theirs; or a partial folder of another merge.
         FileExistsError: ``out`` is there.
         OSError: no room on the disk, before or while it is written.
+        RuntimeError: workers of the executor died; the same call goes on.
         FileNotFoundError, CheckpointError: from `open_checkpoint`; or what is stored cannot be merged, such as
             quantized weights.
     """
@@ -105,7 +108,7 @@ def merge(
         _related(base, models, models_of)
         _constants(base, models_of)
         factors = _coefficients(method, weights, base, models_of, executor, progress)
-    threads = (os.cpu_count() or 1) if executor is None else 1
+    threads = min(os.cpu_count() or 1, MOST) if executor is None else 1
     task = _Task(dict(base.stored), models_of, method, factors, density, factor, project, dtype, seed, threads)
     about = {
         "method": method, "weights": weights, "density": density if method in editing.THINNING else None,

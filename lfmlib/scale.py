@@ -24,6 +24,8 @@ MODELS = (
     ("1 T, 60 layers of 384 experts", 1.03e12, 60 * (384 + 1) * 3 + 61 * 8),
 )
 """Name, parameters and matrices of models of the shapes in use: Llama's, and a mixture of experts'."""
+CORE, EACH = "survey, bytes/s of a core", "sampled survey, s a matrix"
+"""Names of the rates that are reckoned with."""
 CENSUS = 100_000
 """Models that a census is reckoned for."""
 
@@ -76,7 +78,9 @@ def _costs(found: dict | None) -> str:
         full, some = _effort(found, parameters, matrices)
         rows.append((name, f"{matrices:,}", *_told(full, 1e9 / 8), *_told(some, 1e9 / 8), f"{matrices * PIECES:,}"))
     head = ("Model", "Matrices", "In full", "Core time", "At 1 Gbit/s", "Sampled", "Core time", "At 1 Gbit/s")
-    return _table((*head, "Requests"), rows, "l" + "r" * 8)
+    core, each = (found["rates"][name] for name in (CORE, EACH))
+    rates = f"Reckoned with {core / 1e9:.2g} GB/s of a core, and {each:.2g} s for each sampled matrix, measured on "
+    return _table((*head, "Requests"), rows, "l" + "r" * 8) + f"\n{rates}{_machine(found)}.\n"
 
 
 def _census(found: dict | None) -> str:
@@ -95,8 +99,8 @@ def _census(found: dict | None) -> str:
 def _effort(found: dict, parameters: float, matrices: int) -> tuple[list[float], list[float]]:
     """Bytes and core seconds of one model in bfloat16, read in full and sampled."""
     rates = found["rates"]
-    full = [2 * parameters, 2 * parameters / rates["survey, bytes/s of a core"]]
-    return full, [min(matrices * SAMPLE, 2 * parameters), matrices * rates["sampled survey, s a matrix"]]
+    full = [2 * parameters, 2 * parameters / rates[CORE]]
+    return full, [min(matrices * SAMPLE, 2 * parameters), matrices * rates[EACH]]
 
 
 def _told(effort: Sequence[float], wire: float) -> tuple[str, str, str]:

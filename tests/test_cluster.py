@@ -97,7 +97,7 @@ def test_a_huge_tensor_is_shared_out(client, models, monkeypatch):
     monkeypatch.setattr(executors, "SPREAD", 30_000)  # no multiple of a row
     with client.get_executor(retries=3) as cluster:
         submit = cluster.submit
-        counted = lambda call, *args: sizes.append(args[-1] - args[-2]) or submit(call, *args)  # noqa: E731
+        counted = lambda call: sizes.append(call.args[-1] - call.args[-2]) or submit(call)  # noqa: E731
         monkeypatch.setattr(cluster, "submit", counted)
         pd.testing.assert_frame_equal(
             lfmlib.survey(models["one"], select="embed", executor=cluster, progress=False), whole
@@ -206,3 +206,64 @@ class _Dying:
         if "layers.7." in self.checkpoint.tensors[0].name:
             os.kill(os.getpid(), signal.SIGKILL)
         return [(info.name, [{"tensor": info.name}]) for info in self.checkpoint.tensors]
+
+
+@pytest.mark.parametrize("method", ["dare", "dare_ties"])
+def test_shards_that_are_merged_side_by_side_draw_what_they_draw_alone(models, tmp_path, method):
+    options = {"method": method, "density": 0.5, "progress": False}
+    sources = models["base"], [models["one"], models["two"]]
+    alone_ = hashes(lfmlib.merge(*sources, out=tmp_path / "alone", **options))
+    before = torch.get_num_threads()
+    for turn in range(3):
+        with ThreadPoolExecutor(3) as pool:
+            assert hashes(lfmlib.merge(*sources, out=tmp_path / f"{turn}", executor=pool, **options)) == alone_
+    assert torch.get_num_threads() == before
+
+
+def test_a_broken_pool_does_not_lose_what_was_not_handed_over(models, small_tasks):
+    checkpoint = lfmlib.open_checkpoint(models["one"])
+    with ProcessPoolExecutor(1) as pool:
+        with pytest.raises(BrokenProcessPool):
+            pool.submit(os._exit, 1).result()
+        with pytest.warns(UserWarning, match="21 of 21 tensors were not measured"):
+            table = lfmlib.survey(checkpoint, executor=pool, progress=False)
+    assert table.empty and all(executors.LOST in table.attrs["skipped"][info.name] for info in checkpoint.tensors[:3])
+
+
+def test_an_error_in_a_task_cancels_the_others(models, small_tasks, monkeypatch):
+    checkpoint, asked = lfmlib.open_checkpoint(models["one"]).select("layers"), []
+
+    def task(names):
+        def call():
+            asked.append(names)
+            time.sleep(0.02)
+            raise RuntimeError("a fault")
+
+        return call
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="a fault"):
+        executors.over(checkpoint, executors.matrices(checkpoint)[0], task, pool, False)
+    assert len(asked) < 5
+
+
+def test_parts_are_let_go_of_when_they_are_added(monkeypatch):
+    alive, most = set(), []
+
+    class Part:
+        def __init__(self):
+            alive.add(id(self))
+            most.append(len(alive))
+
+        def __add__(self, other):
+            return Part()
+
+        def __del__(self):
+            alive.discard(id(self))
+
+    monkeypatch.setattr(executors, "SPREAD", 100)
+    spread = executors.Spread(lambda *_: Part(), lambda info, _: [(info.name, [{"tensor": info.name}])])
+    checkpoint = lfmlib.open_checkpoint({"w": torch.zeros(200, 100)})
+    with ThreadPoolExecutor(1) as one:
+        rows, *_ = executors.over(checkpoint, checkpoint.tensors, None, one, False, spread=spread)
+    assert rows.keys() == {"w"} and len(most) >= 399
+    assert len(alive) <= 2
