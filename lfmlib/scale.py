@@ -137,4 +137,7 @@ def _machine(found: dict) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], sides: str) -> str:
     marks = ["---:" if side == "r" else "---" for side in sides]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, marks, *rows)) + "\n"
+    kept = [
+        [row[0], *(cell.replace(" ", "\u00a0") for cell in row[1:])] for row in rows
+    ]  # units stay with their numbers
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, marks, *kept)) + "\n"
