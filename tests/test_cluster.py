@@ -267,3 +267,16 @@ def test_parts_are_let_go_of_when_they_are_added(monkeypatch):
         rows, *_ = executors.over(checkpoint, checkpoint.tensors, None, one, False, spread=spread)
     assert rows.keys() == {"w"} and len(most) >= 399
     assert len(alive) <= 2
+
+
+@pytest.mark.slow
+def test_dask_gives_up_a_task_that_kills_and_finishes_the_others(client, models, small_tasks):
+    checkpoint = lfmlib.open_checkpoint(models["one"]).select("layers")
+    wanted, _ = executors.matrices(checkpoint)
+    with client.get_executor(retries=3) as cluster, pytest.warns(UserWarning, match=r"\d+ of 20 tensors were not"):
+        rows, failed, _ = executors.over(
+            checkpoint, wanted, lambda names: _Dying(executors.light(checkpoint, names)), cluster, False
+        )
+    assert "model.layers.7.self_attn.q_proj.weight" in failed and len(rows) + len(failed) == 20 and len(rows) > 10
+    assert all(reason.startswith(executors.LOST) for reason in failed.values())
+    client.wait_for_workers(2, timeout=60)
