@@ -21,7 +21,6 @@ from .checkpoint import Checkpoint, CheckpointError
 from .pairs import prefixes
 from .storage import Stored
 
-CONFIG = "adapter_config.json"
 _WRAPPED = "base_model.model."
 _MOVE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways to begin A and B that also change the base: such an adapter does not lie on the base as it is stored."""
