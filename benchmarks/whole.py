@@ -1,0 +1,41 @@
+"""What building the book and running the tests take: ``make book``, first and with the lab's cache, and ``make test``.
+
+    python -m benchmarks.whole
+
+The lab's cache of the first run is a new one, and the tests have one of their own, as after an installation.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lfmlib.provenance import ROOT
+
+from . import report
+
+
+def main() -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as folder:
+        cache = Path(folder) / "book"
+        for what, limit in (("first run after installation", 15), ("with the lab cached", 5)):
+            _timed(f"make book, {what}", ["book"], limit, cache)
+        _timed("make test after installation", ["test"], 12, Path(folder) / "tests")
+
+
+def _timed(name: str, target: list[str], limit: int, cache: Path) -> None:
+    """Make a target with this cache; a line says how long it took, and whether it went well at all."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    started = time.perf_counter()
+    run = subprocess.run(["make", *target], cwd=ROOT, env={**environment, "LFMLIB_CACHE": str(cache)}, check=False)
+    minutes = (time.perf_counter() - started) / 60
+    value = f"{minutes:.1f} min" if run.returncode == 0 else f"FAILED after {minutes:.1f} min"
+    report(name, value, f"≤ {limit} min", run.returncode == 0 and minutes <= limit)
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)
+    main()
