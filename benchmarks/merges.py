@@ -10,6 +10,7 @@ results are compared value by value, and mergekit is given ours to read.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -97,6 +98,7 @@ def watched(command: Sequence[str], look: bool = True) -> tuple[float, int]:
     Raises:
         RuntimeError: it failed.
     """
+    os.sync()  # what the one before left to the disk would hold this one up, if it waits for its own bytes to be there
     started, most = time.perf_counter(), 0
     with (
         tempfile.TemporaryFile("w+") as said,

@@ -31,6 +31,8 @@ Rows = list[tuple[str, list[dict] | str]]
 LEAST, MOST, TASKS = 1 << 22, 1 << 27, 2048
 """A task measures tensors of so many values together, so that small ones do not cost one each: between these bounds
 what makes about so many tasks."""
+FEW = 32
+"""Tasks that there are to be at least, of more than `LEAST` values each."""
 SPREAD = 1 << 27
 """Values of a huge tensor that are one task."""
 
@@ -43,10 +45,12 @@ class Spread:
         part: picklable; of a checkpoint, a name, and the first and last but one of the values in the order of
             `Checkpoint.chunks`: something that adds up (``+``, in any order), or why it cannot be measured.
         rows: of a tensor and the sum of its parts, as for the tensor in one piece.
+        worth: values that are worth a task elsewhere: each costs whoever hands it over some milliseconds.
     """
 
     part: Callable[[Checkpoint, str, int, int], Any]
     rows: Callable[[TensorInfo, Any], Rows]
+    worth: int
 
 
 def tabulate(
@@ -141,7 +145,8 @@ def over(
     failed, interrupted = {}, False
     sums: dict[str, _Sum] = {}
     running: dict[Future, tuple[list[TensorInfo], int]] = {}
-    batches = list(_batches(todo, huge=SPREAD if spread else None))
+    worth = spread.worth if spread and not isinstance(workers, ThreadPoolExecutor) else LEAST
+    batches = list(_batches(todo, worth, huge=SPREAD if spread else None))
     threads = torch.get_num_threads()
     if own:  # tasks that work side by side, each with several threads, wait for one another
         torch.set_num_threads(min(threads, max(1, cores // max(1, len(batches)))))
@@ -269,9 +274,13 @@ def _why_not(info: TensorInfo) -> str:
     return "" if info.numel else "empty: no values"
 
 
-def _batches(wanted: list[TensorInfo], huge: int | None = None) -> Iterator[list[TensorInfo]]:
-    """Neighbouring tensors together until they hold enough values; those of more than ``huge`` are alone."""
-    least = min(max(sum(info.numel for info in wanted) // TASKS, LEAST), MOST)
+def _batches(wanted: list[TensorInfo], worth: int, huge: int | None = None) -> Iterator[list[TensorInfo]]:
+    """Neighbouring tensors together until they hold enough values; those of more than ``huge`` are alone.
+
+    Enough is what is ``worth`` a task, but in a small checkpoint less, so that there are some for everyone.
+    """
+    values = sum(info.numel for info in wanted)
+    least = min(max(values // TASKS, min(worth, values // FEW), LEAST), MOST)
     batch: list[TensorInfo] = []
     values = 0
     for info in wanted:

@@ -190,8 +190,8 @@ def _mixed(spike, floor, weights, even, share):
     """Lengths as of `_length` under mixtures, each at the best of the weights, and which that is: ``(spikes, ratios)``.
 
     The length is convex in the floor's part of what a mixture puts into the core, and that part grows with its weight.
-    So the slope, which takes no logarithms, leads to the best of the weights by halving; all of them cost three times as
-    much, and the temporary arrays of NumPy on top.
+    So the slope, which takes no logarithms, leads to the best of the weights by halving; to try all of them costs more
+    than twice as much.
     """
     lengths, shortest = np.empty(floor.shape[:2]), np.empty(floor.shape[:2], np.int64)
     for i, j in np.ndindex(lengths.shape):

@@ -70,7 +70,7 @@ def survey(
         )
     ends = [*(f"{name}_{end}" for name in SAMPLED for end in ("low", "high")), "label_possible"] if sample else []
     measure = partial(_measure_batch, sample=sample)
-    spread = None if sample else Spread(_sketch_part, _row)
+    spread = None if sample else Spread(_sketch_part, _row, worth=1 << 26)
     return tabulate(source, select, measure, [*_columns(), *ends], executor, progress, keep, spread)
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -261,12 +262,22 @@ def test_parts_are_let_go_of_when_they_are_added(monkeypatch):
             alive.discard(id(self))
 
     monkeypatch.setattr(executors, "SPREAD", 100)
-    spread = executors.Spread(lambda *_: Part(), lambda info, _: [(info.name, [{"tensor": info.name}])])
+    spread = executors.Spread(lambda *_: Part(), lambda info, _: [(info.name, [{"tensor": info.name}])], worth=1)
     checkpoint = lfmlib.open_checkpoint({"w": torch.zeros(200, 100)})
     with ThreadPoolExecutor(1) as one:
         rows, *_ = executors.over(checkpoint, checkpoint.tensors, None, one, False, spread=spread)
     assert rows.keys() == {"w"} and len(most) >= 399
     assert len(alive) <= 2
+
+
+@pytest.mark.parametrize(
+    ("matrices", "worth", "tasks"), [(64, 1 << 26, 32), (64, 1 << 22, 64), (6, 1 << 26, 6), (3000, 1, 1500)]
+)
+def test_tasks_hold_what_is_worth_one_but_there_are_some_for_everyone(matrices, worth, tasks):
+    info = lfmlib.open_checkpoint({"w": torch.zeros(1, 1).bfloat16()}).tensors[0]
+    wanted = [replace(info, name=f"{i}", shape=(4096, 4096), numel=1 << 24) for i in range(matrices)]
+    batches = list(executors._batches(wanted, worth))
+    assert [one for batch in batches for one in batch] == wanted and len(batches) == tasks
 
 
 @pytest.mark.slow
