@@ -62,8 +62,9 @@ format: $(STAMP)  ## put code and notebooks into shape
 	@$(BIN)/ruff format .
 	@$(if $(NOTEBOOKS),$(BIN)/nbstripout $(STRIP) $(NOTEBOOKS))
 
-bench: $(STAMP)  ## measure speed and memory against the limits
+bench: $(STAMP)  ## measure speed and memory against the limits, and how long book and tests take: an hour
 	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks.whole
 
 clean:  ## remove everything generated except .venv
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """What building the book and running the tests take: ``make book``, first and with the lab's cache, and ``make test``.
 
-    python -m benchmarks.whole
+    python -m benchmarks.whole [RESULTS.json]
 
 The lab's cache of the first run is a new one, and the tests have one of their own, as after an installation.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lfmlib.provenance import ROOT
 
-from . import report
+from . import FOLDER, report, save
 
 
 def main() -> None:
@@ -24,6 +24,7 @@ def main() -> None:
         for what, limit in (("first run after installation", 15), ("with the lab cached", 5)):
             _timed(f"make book, {what}", ["book"], limit, cache)
         _timed("make test after installation", ["test"], 12, Path(folder) / "tests")
+    save(Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER / "book-and-tests.json")
 
 
 def _timed(name: str, target: list[str], limit: int, cache: Path) -> None:

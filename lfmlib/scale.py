@@ -13,7 +13,7 @@ from pathlib import Path
 from .provenance import ROOT
 
 FOLDER = ROOT / "book" / "speed"
-LAPTOP, LARGE = "two-cores", "h100"
+LAPTOP, WHOLE, LARGE = "two-cores", "book-and-tests", "h100"
 SAMPLE, PIECES = 1 << 20, 32
 """Bytes of each matrix that are reckoned with where a sample is read, and the requests that these take from afar."""
 MODELS = (
@@ -34,7 +34,7 @@ def tables(folder: Path = FOLDER) -> dict[str, str]:
     """Markdown, by the name of the file that the page includes; where nothing was measured it says so."""
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
     return {
-        "_limits.md": _limits(found.get(LAPTOP)),
+        "_limits.md": _limits([found[name] for name in (LAPTOP, WHOLE) if name in found]),
         "_cores.md": _cores(found.get(LARGE)),
         "_costs.md": _costs(found.get(LAPTOP)),
         "_census.md": _census(found.get(LAPTOP)),
@@ -44,12 +44,16 @@ def tables(folder: Path = FOLDER) -> dict[str, str]:
 NOTHING = "Nothing has been measured yet: `make bench` does.\n"
 
 
-def _limits(found: dict | None) -> str:
-    """Each limit beside what was measured."""
-    if not found:
-        return NOTHING
-    rows = [(one["name"], one["value"], one["limit"], "met" if one["met"] else "**missed**") for one in found["lines"]]
-    return _table(("", "Measured", "Limit", ""), rows, "lrrl") + f"\nMeasured on {_machine(found)}.\n"
+def _limits(runs: Sequence[dict]) -> str:
+    """Each limit beside what was measured, a table for each run."""
+    texts = []
+    for found in runs:
+        verdicts = ("met" if one["met"] else "**missed**" for one in found["lines"])
+        rows = [
+            (one["name"], one["value"], one["limit"], met) for one, met in zip(found["lines"], verdicts, strict=True)
+        ]
+        texts.append(_table(("", "Measured", "Limit", ""), rows, "lrrl") + f"\nMeasured on {_machine(found)}.\n")
+    return "\n".join(texts) or NOTHING
 
 
 def _cores(found: dict | None) -> str:

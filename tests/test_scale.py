@@ -32,6 +32,16 @@ def test_limits_are_told_met_or_missed(folder):
     assert "Measured on 2 cores (made), 8 GiB; torch 2, Python 3, commit `abc`." in text
 
 
+def test_book_and_tests_have_a_table_of_their_own(folder):
+    lines = [{"name": "make test", "value": "FAILED after 3.0 min", "limit": "≤ 12 min", "met": False}]
+    (folder / "book-and-tests.json").write_text(
+        json.dumps({"about": ABOUT | {"commit": "def"}, "lines": lines, "rates": {}})
+    )
+    text = plain(scale.tables(folder)["_limits.md"])
+    assert text.index("commit `abc`") < text.index("| make test | FAILED after 3.0 min | ≤ 12 min | **missed** |")
+    assert text.count("Measured on") == 2 and text.endswith("commit `def`.\n")
+
+
 def test_costs_follow_from_rates(folder):
     row = next(line for line in plain(scale.tables(folder)["_costs.md"]).splitlines() if line.startswith("| 8 B"))
     # 16.06 GB; 8.03 s of a core; 128 s of a wire of 125 MB/s; 226 × 1 MiB, of which each takes half a second

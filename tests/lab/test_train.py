@@ -26,13 +26,34 @@ def private_cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A cache that holds `SHORT`, trained once for the tests here, and what the training left."""
+    folder = tmp_path_factory.mktemp("shared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LFMLIB_CACHE", str(folder))
+        return folder, train(SHORT, progress=False)
+
+
+@pytest.fixture
+def whole(shared):
+    """`SHORT`, trained without a stop, in another cache."""
+    return shared[1]
+
+
+@pytest.fixture
+def cached(shared, private_cache):
+    """`SHORT`, in the test's own cache."""
+    shutil.copytree(shared[0], private_cache)
+    return shared[1]
+
+
 def weights(config=SHORT, **options):
     return train(config, progress=False, **options).weights
 
 
-def test_two_trainings_with_one_seed_are_the_same_bits(tmp_path, monkeypatch):
-    first = weights()
-    monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / "other"))
+def test_two_trainings_with_one_seed_are_the_same_bits(whole):
+    first = whole.weights
     assert weights() == first
     assert weights(dataclasses.replace(SHORT, seed=1)) != first
 
@@ -53,24 +74,20 @@ lab.train(Config("vit", "class", start="uniform", steps=12, batch=16, lr=1e-3), 
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
-def test_a_killed_training_resumes_to_the_same_bits(tmp_path, monkeypatch, how):
-    whole = weights()
+def test_a_killed_training_resumes_to_the_same_bits(whole, tmp_path, monkeypatch, how):
     monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / how))
     run = subprocess.run([sys.executable, "-c", KILLED, how], capture_output=True, text=True, timeout=120)
     assert run.returncode != 0
     (state,) = (tmp_path / how).rglob("state.pt")
     assert torch.load(state, weights_only=True)["step"] == 7
     resumed = train(SHORT, progress=False)
-    assert resumed.weights == whole
+    assert resumed.weights == whole.weights
     assert resumed.history["step"].tolist() == [0, 10]
-    monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / "whole"))
-    assert resumed.snapshots.equals(train(SHORT, progress=False).snapshots)
+    assert resumed.snapshots.equals(whole.snapshots)
     assert not list((tmp_path / how).rglob("state.pt"))
 
 
-def test_an_interrupt_in_the_middle_of_a_step_saves_nothing_wrong(tmp_path, monkeypatch):
-    whole = weights()
-    monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / "interrupted"))
+def test_an_interrupt_in_the_middle_of_a_step_saves_nothing_wrong(whole, monkeypatch):
     plain = lab._step
 
     def step(model, optimizer, task, config, number, *more):
@@ -83,12 +100,10 @@ def test_an_interrupt_in_the_middle_of_a_step_saves_nothing_wrong(tmp_path, monk
     with pytest.raises(KeyboardInterrupt):
         weights()
     monkeypatch.setattr(lab, "_step", plain)
-    assert weights() == whole
+    assert weights() == whole.weights
 
 
-def test_a_state_cut_short_is_begun_anew(tmp_path, monkeypatch):
-    whole = weights()
-    monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / "cut"))
+def test_a_state_cut_short_is_begun_anew(whole, private_cache, monkeypatch):
     monkeypatch.setattr(lab, "SAVE_EVERY", 0.0)
     plain = lab._step
 
@@ -101,13 +116,13 @@ def test_a_state_cut_short_is_begun_anew(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError):
         weights()
     monkeypatch.setattr(lab, "_step", plain)
-    (state,) = (tmp_path / "cut").rglob("state.pt")
+    (state,) = private_cache.rglob("state.pt")
     state.write_bytes(state.read_bytes()[:1000])
-    assert weights() == whole
+    assert weights() == whole.weights
 
 
-def test_what_comes_from_the_cache_is_what_was_trained(private_cache):
-    first = train(SHORT, progress=False)
+def test_what_comes_from_the_cache_is_what_was_trained(cached):
+    first = cached
     started = time.perf_counter()
     again = train(SHORT, progress=False)
     assert time.perf_counter() - started < 5
@@ -118,8 +133,7 @@ def test_what_comes_from_the_cache_is_what_was_trained(private_cache):
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing", "manifest"])
-def test_a_damaged_artefact_is_built_again(private_cache, damage):
-    first = weights()
+def test_a_damaged_artefact_is_built_again(cached, private_cache, damage):
     (file,) = private_cache.rglob("model.safetensors")
     if damage == "flip":
         content = bytearray(file.read_bytes())
@@ -131,17 +145,17 @@ def test_a_damaged_artefact_is_built_again(private_cache, damage):
         file.unlink()
     else:
         (file.parent / "manifest.json").write_text("{")
-    assert weights() == first
+    assert weights() == cached.weights
 
 
-def test_two_processes_share_one_artefact(private_cache):
+def test_two_processes_share_one_artefact(whole, private_cache):
     code = (
         "from lfmlib.lab.train import Config, train\n"
         "print(train(Config('vit', 'class', start='uniform', steps=12, batch=16, lr=1e-3), progress=False).weights)"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     first, second = (process.communicate(timeout=180)[0].strip() for process in both)
-    assert first == second == weights()
+    assert first == second == whole.weights
     assert len(list(private_cache.rglob("model.safetensors"))) == 1
 
 
@@ -239,8 +253,8 @@ def test_a_diverging_training_says_so():
         train(dataclasses.replace(SHORT, optimizer="sgd", lr=1e30), progress=False)
 
 
-def test_snapshots_follow_the_weights():
-    trained = train(SHORT, progress=False)
+def test_snapshots_follow_the_weights(whole):
+    trained = whole
     steps = trained.snapshots["step"].unique()
     assert steps[0] == 0 and steps[-1] == SHORT.steps
     at = trained.snapshots.set_index(["step", "tensor"])
