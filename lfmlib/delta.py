@@ -35,7 +35,7 @@ from .spectrum import top_ratio
 HELD, BESIDES = 60_000_000, 1 << 22
 """Entries up to which ΔW is held whole (229 MiB), of all threads together; a larger one, usually an embedding, has
 neither top_ratio nor controls. And as how many more what a thread needs besides is reckoned."""
-NEEDED = {"noise": 3, "permuted": 7}
+NEEDED = {"noise": 2, "permuted": 7}
 """As how many entries held one entry of a control is reckoned; that of a large matrix takes more than there is room
 for, and is then alone."""
 KIN = 0.2
@@ -79,7 +79,7 @@ def compare(
         select: regular expression; only tensors of ``tuned`` whose name it finds.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.
-        controls: some of `CONTROLS`, to be measured in the same way; of a large matrix "noise" takes up to 13 bytes an
+        controls: some of `CONTROLS`, to be measured in the same way; of a large matrix "noise" takes up to 12 bytes an
             entry, "permuted" up to 37.
         seed: of the controls; each tensor's stream also depends on its name.
 

@@ -38,6 +38,8 @@ KEPT: Mapping[str, str] = {
     "none": "nothing",
 }
 """What a stand-in keeps of ΔW, in words; "trained" is ΔW itself."""
+BLOCK = 1 << 20
+"""Entries that noise is added to at a time; the draws are the same whatever the block."""
 
 
 def stand_in(delta: torch.Tensor, kind: str, rng: np.random.Generator) -> torch.Tensor:
@@ -116,10 +118,12 @@ def added(base: torch.Tensor, std: float, rng: np.random.Generator, dtype: torch
         rng: source of the noise.
         dtype: type it is rounded to; by default that of W₀.
     """
-    dtype = dtype or base.dtype
-    noise = torch.from_numpy(rng.standard_normal(tuple(base.shape), dtype=np.float32))
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    return (base.to(wide) + std * noise.to(wide)).to(dtype)
+    made = torch.empty(base.shape, dtype=dtype or base.dtype)
+    wide = torch.float64 if made.dtype == torch.float64 else torch.float32
+    for some, there in zip(*(one.split(max(1, BLOCK // base.shape[1])) for one in (base, made)), strict=True):
+        noise = torch.from_numpy(rng.standard_normal(tuple(some.shape), dtype=np.float32))
+        there.copy_(some.to(wide) + std * noise.to(wide))
+    return made
 
 
 def low_rank(shape: tuple[int, int], rank: int, std: float, rng: np.random.Generator) -> torch.Tensor:

@@ -99,3 +99,13 @@ def test_the_map_of_noise_is_straight_and_that_of_a_laplace_law_is_known():
 def test_there_is_no_map_to_a_constant():
     with pytest.raises(ValueError, match=r"ΔW has 100 values and a std of 0.0: there is nothing to map noise to"):
         noise.transport(np.zeros(100, np.float32))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_noise_is_added_in_blocks_and_is_the_same_as_at_once(dtype, monkeypatch):
+    monkeypatch.setattr(noise, "BLOCK", 1000)
+    base = torch.randn(301, 97, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype).T
+    made = noise.added(base, 0.1, np.random.default_rng(1))
+    draws = torch.from_numpy(np.random.default_rng(1).standard_normal(tuple(base.shape), dtype=np.float32))
+    wide = torch.promote_types(dtype, torch.float32)
+    assert made.dtype == dtype and torch.equal(made, (base.to(wide) + 0.1 * draws.to(wide)).to(dtype))

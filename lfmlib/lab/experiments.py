@@ -20,7 +20,7 @@ from .. import evidence
 from ..records import Experiment
 from . import inits
 from .problems import problem
-from .train import SNAPSHOTS, Config, Trained, rate, train
+from .train import Config, Trained, rate, train
 
 PLAIN = {
     "decoder": {"task": "language", "steps": 250, "batch": 8},
@@ -91,7 +91,7 @@ def run(cell: dict) -> list[dict]:
     The last row also holds what the model can do on held-out data: ``score``, and ``trivial`` for the baseline.
     """
     plan = config(cell)
-    model = retrained(plan, snapshots=min(SNAPSHOTS, 3 + plan.steps // 40))  # fewer in toys
+    model = retrained(plan)
     rates = [rate(plan, step) for step in range(plan.steps)]
     rows = []
     for step, table in model.snapshots.groupby("step"):
@@ -120,7 +120,7 @@ def config(cell: dict) -> Config:
     return Config(**{name: value for name, value in cell.items() if name != "part"})
 
 
-def retrained(plan: Config, snapshots: int) -> Trained:
+def retrained(plan: Config, snapshots: int | None = None) -> Trained:
     """Train, whatever is cached, and keep nothing."""
     with tempfile.TemporaryDirectory() as folder:
         return train(plan, progress=False, snapshots=snapshots, folder=folder)

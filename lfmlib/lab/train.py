@@ -133,14 +133,15 @@ class Trained:
 
 
 def train(
-    config: Config, progress: bool = True, snapshots: int = SNAPSHOTS, folder: str | Path | None = None
+    config: Config, progress: bool = True, snapshots: int | None = None, folder: str | Path | None = None
 ) -> Trained:
     """Train, or fetch from the cache.
 
     Args:
         config: what to train.
         progress: show a bar with the loss and the time left.
-        snapshots: how often to survey the weights on the way, step 0 and the end included; 0 for not at all.
+        snapshots: how often to survey the weights on the way, step 0 and the end included; 0 for not at all; by default
+            `SNAPSHOTS` times, fewer in less than 240 steps.
         folder: where to look and to keep, instead of the user's cache; an empty one makes sure that it is trained.
 
     Raises:
@@ -148,6 +149,8 @@ def train(
         FloatingPointError: the loss is not finite any more; lower the learning rate or the gain.
     """
     task = problem(config.model, config.task)
+    if snapshots is None:
+        snapshots = min(SNAPSHOTS, 3 + config.steps // 40)
     if config.optimizer not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {config.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
     description = {"config": asdict(config), "snapshots": snapshots, "data": task.data_hash, "format": FORMAT}
