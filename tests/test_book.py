@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 import nbformat
@@ -17,8 +16,7 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-import lfmlib
-from lfmlib import book, execute, render, report, stage
+from lfmlib import book, execute, findings, render, report, scoreboard, stage
 
 ROOT = Path(__file__).parent.parent
 INTRO = "# A toy book\n\nRead {doc}`../notebooks/01_is_it_so`, {ref}`fig-hero` and {cite}`toy2025`.\n"
@@ -90,17 +88,14 @@ def make_book(root: Path, **chapters: nbformat.NotebookNode) -> Path:
 @pytest.fixture(autouse=True, scope="module")
 def surroundings():
     """No addresses in the environment, and a stand-in for the scoreboard: these tests are about the book."""
-    stub = types.ModuleType("lfmlib.findings")
-    stub.load = lambda folder: [Path(folder).name]
-    board = types.ModuleType("lfmlib.scoreboard")
-    board.table = lambda found: f"| Finding | Verdict |\n|---|---|\n| F1 | partly, from {found} |\n"
-    board.summary = lambda found: f"Holds: {found}\n"
     with pytest.MonkeyPatch.context() as patch:
         for name in ("BOOK_REPOSITORY", "BOOK_BRANCH", "BOOK_BASEURL"):
             patch.delenv(name, raising=False)
-        for module in (stub, board):
-            patch.setitem(sys.modules, module.__name__, module)
-            patch.setattr(lfmlib, module.__name__.removeprefix("lfmlib."), module, raising=False)
+        patch.setattr(findings, "load", lambda folder: [Path(folder).name])
+        patch.setattr(
+            scoreboard, "table", lambda found: f"| Finding | Verdict |\n|---|---|\n| F1 | partly, from {found} |\n"
+        )
+        patch.setattr(scoreboard, "summary", lambda found: f"Holds: {found}\n")
         yield
 
 
