@@ -1,4 +1,4 @@
-"""Speed and memory against the limits, as ratios from one run: ``make bench``."""
+"""Speed, memory and the project’s own times against the limits: ``make bench``."""
 
 import json
 import math
@@ -52,4 +52,5 @@ def save(path: Path) -> None:
     about = {"commit": commit(), **processor(), **surroundings()}
     if torch.cuda.is_available():
         about["GPU"] = torch.cuda.get_device_name()
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"about": about, "lines": LINES, "rates": RATES}, indent=1, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Print each limit beside what this machine gives, measured in one run; timings vary, ratios less so.
+"""Print each limit of speed and memory beside what this machine gives, in one run; timings vary, ratios less so.
 
 Everything is measured on a made bfloat16 checkpoint of Llama-like matrices in `_build/bench`. Each timing is the best
 of three, with both sides taking turns, after one pass that brings the file into the page cache and compiles the loops.

@@ -51,7 +51,7 @@ def main(counts: tuple[int, ...] = (1, 2)) -> None:
             digests.add(digest)
             what = f"{workers} worker{'s' * (workers > 1)}{', one killed half-way' * killed}"
             print(f"  {words}, {what}: {seconds[-1]:.2f} s, table {digest}; ", end="")
-            print(f"scheduler and client {min(own):.2f} s of a core", flush=True)
+            print(f"scheduler and client {own[turns.index(min(turns))]:.2f} s of a core", flush=True)
             if not killed:
                 rate(f"dask, {words}, {workers} workers, s", seconds[-1])
         same = "the same" if len(digests) == 1 else "DIFFER"

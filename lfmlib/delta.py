@@ -36,8 +36,8 @@ HELD, BESIDES = 60_000_000, 1 << 22
 """Entries up to which ΔW is held whole (229 MiB), of all threads together; a larger one, usually an embedding, has
 neither top_ratio nor controls. And as how many more what a thread needs besides is reckoned."""
 NEEDED = {"noise": 2, "permuted": 7}
-"""As how many entries held one entry of a control is reckoned; that of a large matrix takes more than there is room
-for, and is then alone."""
+"""As how many entries held one entry of a control is reckoned, of types of up to four bytes; that of a large matrix
+takes more than there is room for, and is then alone."""
 KIN = 0.2
 """Median correlation of W and W₀ below which two checkpoints are no fine-tune of one another."""
 BUDGET = (

@@ -30,9 +30,9 @@ Rows = list[tuple[str, list[dict] | str]]
 """For each tensor its name and its rows, or why it could not be measured."""
 LEAST, MOST, TASKS = 1 << 22, 1 << 27, 2048
 """A task measures tensors of so many values together, so that small ones do not cost one each: between these bounds
-what makes about so many tasks."""
+what makes about so many tasks. On other processes a `Spread` may ask for larger ones."""
 FEW = 32
-"""Tasks that there are to be at least, of more than `LEAST` values each."""
+"""About how many tasks there are to be at least before they are made larger than `LEAST`."""
 SPREAD = 1 << 27
 """Values of a huge tensor that are one task."""
 
@@ -45,7 +45,8 @@ class Spread:
         part: picklable; of a checkpoint, a name, and the first and last but one of the values in the order of
             `Checkpoint.chunks`: something that adds up (``+``, in any order), or why it cannot be measured.
         rows: of a tensor and the sum of its parts, as for the tensor in one piece.
-        worth: values that are worth a task elsewhere: each costs whoever hands it over some milliseconds.
+        worth: values that are worth a task on another process, where they are read from a disk: each task costs whoever
+            hands it over some milliseconds.
     """
 
     part: Callable[[Checkpoint, str, int, int], Any]
@@ -145,7 +146,8 @@ def over(
     failed, interrupted = {}, False
     sums: dict[str, _Sum] = {}
     running: dict[Future, tuple[list[TensorInfo], int]] = {}
-    worth = spread.worth if spread and not isinstance(workers, ThreadPoolExecutor) else LEAST
+    near = isinstance(workers, ThreadPoolExecutor)
+    worth = spread.worth if spread and not near and checkpoint.traffic is None else LEAST
     batches = list(_batches(todo, worth, huge=SPREAD if spread else None))
     threads = torch.get_num_threads()
     if own:  # tasks that work side by side, each with several threads, wait for one another
@@ -275,23 +277,23 @@ def _why_not(info: TensorInfo) -> str:
 
 
 def _batches(wanted: list[TensorInfo], worth: int, huge: int | None = None) -> Iterator[list[TensorInfo]]:
-    """Neighbouring tensors together until they hold enough values; those of more than ``huge`` are alone.
+    """Neighbouring tensors together, cut wherever enough values have gone by; those of more than ``huge`` are alone.
 
     Enough is what is ``worth`` a task, but in a small checkpoint less, so that there are some for everyone.
     """
-    values = sum(info.numel for info in wanted)
+    values = sum(info.numel for info in wanted if not huge or info.numel <= huge)
     least = min(max(values // TASKS, min(worth, values // FEW), LEAST), MOST)
     batch: list[TensorInfo] = []
-    values = 0
+    gone = 0
     for info in wanted:
         if huge and info.numel > huge:
             yield [info]
             continue
         batch.append(info)
-        values += info.numel
-        if values >= least:
+        before, gone = gone, gone + info.numel
+        if before // least < gone // least:
             yield batch
-            batch, values = [], 0
+            batch = []
     if batch:
         yield batch
 

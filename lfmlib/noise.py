@@ -109,18 +109,19 @@ def transport(delta, points: int = 199) -> pd.DataFrame:
     return found
 
 
+@torch.no_grad()
 def added(base: torch.Tensor, std: float, rng: np.random.Generator, dtype: torch.dtype | None = None) -> torch.Tensor:
     """W₀ + noise, rounded once: what a fine-tune would be if its ΔW were Gaussian noise.
 
     Args:
-        base: W₀, ``(out, in)``.
+        base: W₀, ``(out, in)``, on the processor.
         std: standard deviation of the noise, in weight units.
         rng: source of the noise.
         dtype: type it is rounded to; by default that of W₀.
     """
     made = torch.empty(base.shape, dtype=dtype or base.dtype)
     wide = torch.float64 if made.dtype == torch.float64 else torch.float32
-    for some, there in zip(*(one.split(max(1, BLOCK // base.shape[1])) for one in (base, made)), strict=True):
+    for some, there in zip(*(one.split(max(1, BLOCK // max(1, base.shape[1]))) for one in (base, made)), strict=True):
         noise = torch.from_numpy(rng.standard_normal(tuple(some.shape), dtype=np.float32))
         there.copy_(some.to(wide) + std * noise.to(wide))
     return made

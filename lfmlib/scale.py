@@ -41,6 +41,7 @@ def tables(folder: Path = FOLDER) -> dict[str, str]:
     }
 
 
+MET = {True: "met", False: "**missed**"}
 NOTHING = "Nothing has been measured yet: `make bench` does.\n"
 
 
@@ -48,10 +49,7 @@ def _limits(runs: Sequence[dict]) -> str:
     """Each limit beside what was measured, a table for each run."""
     texts = []
     for found in runs:
-        verdicts = ("met" if one["met"] else "**missed**" for one in found["lines"])
-        rows = [
-            (one["name"], one["value"], one["limit"], met) for one, met in zip(found["lines"], verdicts, strict=True)
-        ]
+        rows = [(*(one[key] for key in ("name", "value", "limit")), MET[one["met"]]) for one in found["lines"]]
         texts.append(_table(("", "Measured", "Limit", ""), rows, "lrrl") + f"\nMeasured on {_machine(found)}.\n")
     return "\n".join(texts) or NOTHING
 

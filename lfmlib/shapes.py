@@ -193,7 +193,7 @@ def _mixed(spike, floor, weights, even, share):
     So the slope, which takes no logarithms, leads to the best of the weights by halving; to try all of them costs more
     than twice as much.
     """
-    lengths, shortest = np.empty(floor.shape[:2]), np.empty(floor.shape[:2], np.int64)
+    lengths, shortest = np.empty(floor.shape[:2]), np.zeros(floor.shape[:2], np.int64)
     for i, j in np.ndindex(lengths.shape):
         p, q = spike[i] / spike[i].sum(), floor[i, j] / floor[i, j].sum()
         parts = weights / (weights + (1 - weights) * spike[i].sum() / floor[i, j].sum())

@@ -7,10 +7,11 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -270,14 +271,42 @@ def test_parts_are_let_go_of_when_they_are_added(monkeypatch):
     assert len(alive) <= 2
 
 
-@pytest.mark.parametrize(
-    ("matrices", "worth", "tasks"), [(64, 1 << 26, 32), (64, 1 << 22, 64), (6, 1 << 26, 6), (3000, 1, 1500)]
-)
-def test_tasks_hold_what_is_worth_one_but_there_are_some_for_everyone(matrices, worth, tasks):
+NEAR, FAR = 1 << 22, 1 << 26
+CASES = [(64, FAR, 32), (33, FAR, 32), (65, FAR, 32), (640, FAR, 160), (64, NEAR, 64), (6, FAR, 6), (3000, NEAR, 2048)]
+
+
+@pytest.mark.parametrize(("matrices", "worth", "tasks"), CASES)
+@pytest.mark.parametrize("huge", [0, 3])
+def test_tasks_hold_what_is_worth_one_but_there_are_some_for_everyone(matrices, worth, tasks, huge):
     info = lfmlib.open_checkpoint({"w": torch.zeros(1, 1).bfloat16()}).tensors[0]
     wanted = [replace(info, name=f"{i}", shape=(4096, 4096), numel=1 << 24) for i in range(matrices)]
-    batches = list(executors._batches(wanted, worth))
-    assert [one for batch in batches for one in batch] == wanted and len(batches) == tasks
+    wanted[:0] = [replace(info, name=f"huge {i}", shape=(1 << 15, 1 << 15), numel=1 << 30) for i in range(huge)]
+    batches = list(executors._batches(wanted, worth, huge=executors.SPREAD))
+    assert [one for batch in batches for one in batch] == wanted
+    assert len(batches) == pytest.approx(tasks + huge, abs=1)
+
+
+class _Elsewhere(Executor):
+    """Not threads, as far as anyone can tell; runs what it is given at once."""
+
+    tasks = 0
+
+    def submit(self, call, /, *arguments, **options):
+        self.tasks += 1
+        done: Future = Future()
+        done.set_result(call(*arguments, **options))
+        return done
+
+
+def test_only_other_processes_get_large_tasks(tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "LEAST", 100)
+    save_file({f"{i:03}": torch.randn(10, 10) for i in range(320)}, tmp_path / "model.safetensors")
+    other = _Elsewhere()
+    with ThreadPoolExecutor(1) as threads:
+        monkeypatch.setattr(threads, "submit", counted := Mock(wraps=threads.submit))
+        here, there = (lfmlib.survey(tmp_path, executor=one, progress=False) for one in (threads, other))
+    assert (counted.call_count, other.tasks) == (320, 32)
+    pd.testing.assert_frame_equal(here, there)
 
 
 @pytest.mark.slow
