@@ -160,7 +160,7 @@ def test_a_worker_killed_in_a_survey_changes_nothing(client, models, small_tasks
         table = lfmlib.survey(models["one"], executor=cluster, progress=False, keep=rows.parent)
     killer.join()
     assert fingerprint(table) == expected
-    client.wait_for_workers(2, timeout=60)
+    client.wait_for_workers(2, timeout=180)
     assert set(client.run(os.getpid).values()) != before
 
 
@@ -183,7 +183,7 @@ def test_a_worker_killed_in_a_merge_changes_nothing(client, models, tmp_path):
         lfmlib.merge(*sources, out=tmp_path / "there", executor=cluster, **options)
     killer.join()
     assert hashes(tmp_path / "there") == here
-    client.wait_for_workers(2, timeout=60)
+    client.wait_for_workers(2, timeout=180)
 
 
 def test_what_kills_every_worker_is_told_and_the_rest_is_kept(models, small_tasks):
@@ -319,4 +319,4 @@ def test_dask_gives_up_a_task_that_kills_and_finishes_the_others(client, models,
         )
     assert "model.layers.7.self_attn.q_proj.weight" in failed and len(rows) + len(failed) == 20 and len(rows) > 10
     assert all(reason.startswith(executors.LOST) for reason in failed.values())
-    client.wait_for_workers(2, timeout=60)
+    # The last test here: nothing waits for the workers that died, which on a busy machine takes more than a minute.
