@@ -62,7 +62,7 @@ format: $(STAMP)  ## put code and notebooks into shape
 	@$(BIN)/ruff format .
 	@$(if $(NOTEBOOKS),$(BIN)/nbstripout $(STRIP) $(NOTEBOOKS))
 
-bench: $(STAMP)  ## measure speed, memory, book and tests against the limits (runs for an hour)
+bench: $(STAMP)  ## measure speed, memory, book and tests against the limits
 	@$(BIN)/python -m benchmarks
 	@$(BIN)/python -m benchmarks.whole
 
