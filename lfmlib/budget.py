@@ -1,12 +1,12 @@
-"""The budget Var W = Var W₀ + Var ΔW + 2 Cov(W₀, ΔW) of one matrix, in two passes over some rows at a time.
+"""The budget Var W = Var W₀ + Var ΔW + 2 Cov(W₀, ΔW) of one matrix, in one pass over some rows at a time.
 
-Means are taken in the first pass and squares about them in the second, all in float64, so that it adds up to float64's
-rounding. The loops release the GIL.
+Of every few rows, means are taken first and squares about them then, all in float64; those of more rows follow from
+those of fewer (Chan, Golub & LeVeque 1983), so that it adds up to float64's rounding. The loops release the GIL.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numba
@@ -46,37 +46,46 @@ class Budget:
     held: torch.Tensor | None
 
 
-def budget(new: torch.Tensor, old: torch.Tensor, dtype: str, hold: bool) -> Budget:
+def blocks(matrix: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The matrix, some rows at a time."""
+    return matrix.split(max(1, BLOCK // max(1, matrix.shape[1])))
+
+
+def budget(new: Iterable[torch.Tensor], old: torch.Tensor, dtype: str, hold: bool) -> Budget:
     """Variances and covariance of W and W₀, and the sketch of ΔW.
 
     Args:
-        new, old: W and W₀, ``(rows, columns)``.
+        new: the `blocks` of W; one after another is asked for, so that W need not exist as a whole.
+        old: W₀, ``(rows, columns)``.
         dtype: the type that W is stored in.
         hold: whether ΔW is to be returned.
 
     Raises:
         ValueError: values that are not finite.
     """
-    n = new.numel()
-    held = torch.empty(new.shape) if hold else None
-    delta = held.view(-1).numpy() if hold else np.empty(SKETCHED + max(BLOCK, new.shape[1]), dtype=np.float32)
-    sums, place, sketch = np.zeros(6), 0, None
-    for w, w0 in _blocks(new, old):
-        sums += _sums(w, w0, delta[place : place + w.size])
+    held = torch.empty(old.shape) if hold else None
+    delta = held.view(-1).numpy() if hold else np.empty(SKETCHED + max(BLOCK, old.shape[1]), dtype=np.float32)
+    n, means, squares, counts = 0, np.zeros(2), np.zeros(4), np.zeros(5)
+    place, sketch, spacing = 0, None, _spacing(dtype)
+    for pair in zip(new, blocks(old), strict=True):
+        w, w0 = (one.detach().double().contiguous().view(-1).cpu().numpy() for one in pair)
+        their_means, their_squares, some = _moments(w, w.view(np.int64), w0, spacing, delta[place : place + w.size])
+        counts += some
+        for side, bad in (("the tuned model", counts[1]), ("the base", counts[2])):
+            if bad:
+                raise ValueError(f"{bad:.0f} or more values of {side} are infinite or NaN: mend them first")
+        if counts[3]:
+            raise ValueError(f"{counts[3]:.0f} or more values of ΔW are beyond float32's range: W and W₀ are no kin")
+        d, c = apart = their_means - means
+        n += w.size
+        means += apart * (w.size / n)
+        squares += their_squares + (n - w.size) * (w.size / n) * np.array([d * d, c * c, d * c, (d + c) * (d + c)])
         place += w.size
         if not hold and place >= SKETCHED:
             sketch, place = _more(sketch, delta[:place]), 0
-        for side, bad in (("the tuned model", sums[3]), ("the base", sums[4])):
-            if bad:
-                raise ValueError(f"{bad:.0f} or more values of {side} are infinite or NaN: mend them first")
-        if sums[5]:
-            raise ValueError(f"{sums[5]:.0f} or more values of ΔW are beyond float32's range: W and W₀ are no kin")
     sketch = _more(sketch, delta[:place])
-    mean, mean0 = sums[:2] / n
-    squares, spacing = np.zeros(5), _spacing(dtype)
-    for w, w0 in _blocks(new, old):
-        squares += _squares(w, w.view(np.int64), w0, mean, mean0, spacing)
-    var, var0, cov, whole, ulps = (squares / n).tolist()
+    (mean, mean0), (zeros, *_, ulps) = means.tolist(), (counts / n).tolist()
+    var, var0, cov, whole = (squares / n).tolist()
     std, std0 = np.sqrt(var), np.sqrt(var0)
     figures = {
         "std_base": std0,
@@ -87,7 +96,7 @@ def budget(new: torch.Tensor, old: torch.Tensor, dtype: str, hold: bool) -> Budg
         "corr": cov / (std * std0) if std > 0 and std0 > 0 else np.nan,
         "cov": cov,
         "moved": float(np.sqrt((var + mean**2) / (var0 + mean0**2))) if var0 + mean0**2 > 0 else np.nan,
-        "zeros": float(sums[2] / n),
+        "zeros": zeros,
         "rounding_std": np.sqrt(ulps / 12),
     }
     return Budget(figures, sketch, held)
@@ -97,18 +106,12 @@ def _more(sketch: Sketch | None, values: np.ndarray) -> Sketch:
     return Sketch.of(values) if sketch is None else sketch + Sketch.of(values)
 
 
-def _blocks(new: torch.Tensor, old: torch.Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Some rows of both at a time, flat, float64."""
-    rows = max(1, BLOCK // max(1, new.shape[1]))
-    for start in range(0, new.shape[0], rows):
-        w, w0 = (one[start : start + rows].detach().double().contiguous().view(-1).cpu().numpy() for one in (new, old))
-        yield w, w0
-
-
 @numba.njit(nogil=True, cache=True)
-def _sums(w, w0, out):
-    """Sums of ΔW (which is written to ``out``) and of W₀, and how many are zero; not finite in W, in W₀, in ``out``."""
-    total, total0, zeros, bad, bad0, far = 0.0, 0.0, 0, 0, 0, 0
+def _moments(w, bits, w0, spacing, out):
+    """Of ΔW (which is written to ``out``) and W₀: the means; the sums of their squares about these, of their product
+    and of the square of their sum; and how many of ΔW are zero, of W, W₀ and ``out`` not finite, and the sum of the
+    squared spacing of numbers around W, by the exponent in its bits."""
+    total, total0, zeros, bad, bad0, far, ulps = 0.0, 0.0, 0, 0, 0, 0, 0.0
     for i in range(w.size):
         d = w[i] - w0[i]
         out[i] = d
@@ -118,22 +121,16 @@ def _sums(w, w0, out):
         bad += not abs(w[i]) < np.inf
         bad0 += not abs(w0[i]) < np.inf
         far += not abs(out[i]) < np.inf
-    return np.array([total, total0, zeros, bad, bad0, far])
-
-
-@numba.njit(nogil=True, cache=True)
-def _squares(w, bits, w0, mean, mean0, spacing):
-    """Sums of the squares of ΔW and of W₀ about their means, of their product, of the square of their sum, and of the
-    spacing of numbers around W, squared, by the exponent in the bits of W."""
-    var, var0, cov, whole, ulps = 0.0, 0.0, 0.0, 0.0, 0.0
+        ulps += spacing[(bits[i] >> 52) & 0x7FF]
+    mean, mean0 = total / w.size, total0 / w.size
+    var, var0, cov, whole = 0.0, 0.0, 0.0, 0.0
     for i in range(w.size):
         d, c = w[i] - w0[i] - mean, w0[i] - mean0
         var += d * d
         var0 += c * c
         cov += d * c
         whole += (d + c) * (d + c)
-        ulps += spacing[(bits[i] >> 52) & 0x7FF]
-    return np.array([var, var0, cov, whole, ulps])
+    return np.array([mean, mean0]), np.array([var, var0, cov, whole]), np.array([zeros, bad, bad0, far, ulps])
 
 
 def _spacing(dtype: str) -> np.ndarray:

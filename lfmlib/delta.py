@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -22,11 +22,11 @@ import torch
 from scipy import stats
 
 from . import nulls
-from .budget import budget
+from .budget import blocks, budget
 from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from .executor import Rows, light, over
 from .marchenko_pastur import null
-from .noise import added
+from .noise import adding
 from .normality import measure, qq_r2
 from .pairs import Pair, pair
 from .shapes import classify
@@ -34,10 +34,10 @@ from .spectrum import top_ratio
 
 HELD, BESIDES = 60_000_000, 1 << 22
 """Entries up to which ΔW is held whole (229 MiB), of all threads together; a larger one, usually an embedding, has
-neither top_ratio nor controls. And as how many more what a thread needs besides is reckoned."""
-NEEDED = {"noise": 2, "permuted": 7}
-"""As how many entries held one entry of a control is reckoned, of types of up to four bytes; that of a large matrix
-takes more than there is room for, and is then alone."""
+neither top_ratio nor a permuted control. And as how many more what a thread needs besides is reckoned."""
+PERMUTED = 7
+"""As how many entries held one entry of a permuted control is reckoned, of types of up to four bytes; that of a large
+matrix takes more than there is room for, and is then alone. Noise is made as it is read, and takes no room."""
 KIN = 0.2
 """Median correlation of W and W₀ below which two checkpoints are no fine-tune of one another."""
 BUDGET = (
@@ -79,8 +79,8 @@ def compare(
         select: regular expression; only tensors of ``tuned`` whose name it finds.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.
-        controls: some of `CONTROLS`, to be measured in the same way; of a large matrix "noise" takes up to 12 bytes an
-            entry, "permuted" up to 37.
+        controls: some of `CONTROLS`, to be measured in the same way; of a large matrix "permuted" takes up to 37
+            bytes an entry.
         seed: of the controls; each tensor's stream also depends on its name.
 
     Returns:
@@ -269,17 +269,20 @@ def _rows(
 ) -> list[dict]:
     """The row of a pair, and those of its controls."""
     held = info.numel <= HELD
-    controls = controls if held else ()
-    with _room.of(info.numel * max([1, *(NEEDED[kind] for kind in controls)]) if held else 0):
+    controls = controls if held else tuple(kind for kind in controls if kind == "noise")
+    with _room.of(info.numel * (PERMUTED if "permuted" in controls else 1) if held else 0):
         new, old = _read(one, checkpoint, base)
         if one.rows is not None and _alike(new, old) < KIN:
             raise ValueError(f"its first {one.rows} rows are unlike those of {one.base}: other rows, not more of them")
         about = asdict(info) | {"base_tensor": one.base, "shape": tuple(new.shape), "numel": new.numel()}
         about["tensor"] = about.pop("name")
-        rows = [about | {"control": "none"} | figures(new, old, info.dtype)]
+        rows = [about | {"control": "none"} | figures(blocks(new), old, info.dtype)]
         for kind in controls:
             rng = np.random.default_rng([seed, *info.name.encode()])
-            other = added(old, rows[0]["std_delta"], rng, new.dtype) if kind == "noise" else _permuted(new, old, rng)
+            if kind == "noise":
+                other = adding(blocks(old), rows[0]["std_delta"], rng, new.dtype)
+            else:
+                other = blocks(_permuted(new, old, rng))
             rows.append(about | {"control": kind} | figures(other, old, info.dtype))
     return rows
 
@@ -308,16 +311,17 @@ def _alike(new: torch.Tensor, old: torch.Tensor) -> float:
     return float(a @ b / norm) if norm > 0 else 1.0
 
 
-def figures(new: torch.Tensor, old: torch.Tensor, dtype: str | None = None) -> dict[str, float]:
-    """What a row of `compare` says of W and W₀, both ``(out, in)``; ``dtype`` is the type W is stored in.
+def figures(new: Iterable[torch.Tensor], old: torch.Tensor, dtype: str) -> dict[str, float]:
+    """What a row of `compare` says of W, given by its `blocks`, and W₀, ``(out, in)``; ``dtype`` is the type W is
+    stored in.
 
     Raises:
         ValueError: values that are not finite.
     """
-    held = new.numel() <= HELD
-    found = budget(new, old, dtype or str(new.dtype).removeprefix("torch."), held)
+    held = old.numel() <= HELD
+    found = budget(new, old, dtype, held)
     row, sketch, largest = found.figures, found.sketch, np.nan
-    if held and min(new.shape) > 1 and new.numel() >= 64 and sketch.std > 0:
+    if held and min(old.shape) > 1 and old.numel() >= 64 and sketch.std > 0:
         largest = top_ratio(found.held, overwrite=True)
     del found
     found = measure(sketch)
@@ -326,7 +330,7 @@ def figures(new: torch.Tensor, old: torch.Tensor, dtype: str | None = None) -> d
     bands = {name: band for name, band in nulls.band("float32", sketch.count).items() if name in NORMALITY}
     row["top_ratio"] = largest
     if np.isfinite(largest):
-        bands["top_ratio"] = null(*sorted(new.shape))["top_ratio"]
+        bands["top_ratio"] = null(*sorted(old.shape))["top_ratio"]
     for name, (low, high) in bands.items():
         row |= {f"{name}_null_low": low, f"{name}_null_high": high}
     return row

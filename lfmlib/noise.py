@@ -15,13 +15,14 @@ Each stand-in keeps something of ΔW and destroys the rest, so that what a task 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import special
 
+from .budget import blocks
 from .normality import qq_r2
 from .sketch import Sketch
 
@@ -38,8 +39,6 @@ KEPT: Mapping[str, str] = {
     "none": "nothing",
 }
 """What a stand-in keeps of ΔW, in words; "trained" is ΔW itself."""
-BLOCK = 1 << 20
-"""Entries that noise is added to at a time; the draws are the same whatever the block."""
 
 
 def stand_in(delta: torch.Tensor, kind: str, rng: np.random.Generator) -> torch.Tensor:
@@ -119,12 +118,23 @@ def added(base: torch.Tensor, std: float, rng: np.random.Generator, dtype: torch
         rng: source of the noise.
         dtype: type it is rounded to; by default that of W₀.
     """
-    made = torch.empty(base.shape, dtype=dtype or base.dtype)
-    wide = torch.float64 if made.dtype == torch.float64 else torch.float32
-    for some, there in zip(*(one.split(max(1, BLOCK // max(1, base.shape[1]))) for one in (base, made)), strict=True):
+    return torch.cat([*adding(blocks(base), std, rng, dtype)])
+
+
+def adding(
+    base: Iterable[torch.Tensor], std: float, rng: np.random.Generator, dtype: torch.dtype | None = None
+) -> Iterator[torch.Tensor]:
+    """W₀ + noise as of `added`, some rows at a time: the same, whatever rows come together.
+
+    Args:
+        base: rows of W₀, ``(rows, in)`` each, in order.
+        std, rng, dtype: as there.
+    """
+    for some in base:
+        kind = dtype or some.dtype
+        wide = torch.float64 if kind == torch.float64 else torch.float32
         noise = torch.from_numpy(rng.standard_normal(tuple(some.shape), dtype=np.float32))
-        there.copy_(some.to(wide) + std * noise.to(wide))
-    return made
+        yield (some.to(wide) + std * noise.to(wide)).to(kind)
 
 
 def low_rank(shape: tuple[int, int], rank: int, std: float, rng: np.random.Generator) -> torch.Tensor:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import lfmlib
 from lfmlib import evidence
+from lfmlib.budget import blocks
 from lfmlib.delta import compare, delta, depth_trend, figures
 
 ROLES = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
@@ -169,7 +170,7 @@ def test_the_budget_adds_up_for_any_shape_and_size(rows, columns, shift, size, s
     generator = torch.Generator().manual_seed(seed)
     old = torch.randn(rows, columns, generator=generator)
     new = old + shift + size * torch.randn(rows, columns, generator=generator)
-    row = figures(new, old)
+    row = figures(blocks(new), old, "float32")
     if row["std_tuned"] > 0:
         total = row["std_base"] ** 2 + row["std_delta"] ** 2 + 2 * row["cov"]
         assert total == pytest.approx(row["std_tuned"] ** 2, rel=1e-10, abs=1e-14)
@@ -255,11 +256,11 @@ def test_the_rounding_floor_of_zeros_and_of_eight_bits():
     generator = torch.Generator().manual_seed(0)
     dense = 0.02 * torch.randn(256, 256, generator=generator)
     sparse = torch.where(torch.rand(256, 256, generator=generator) < 0.5, dense, 0.0)
-    whole, half = (figures(w.bfloat16(), w.bfloat16())["rounding_std"] for w in (dense, sparse))
+    whole, half = (figures(blocks(w), w, "bfloat16")["rounding_std"] for w in (dense.bfloat16(), sparse.bfloat16()))
     assert half == pytest.approx(whole / 2**0.5, rel=0.02)
     eight = (100 * dense).to(torch.float8_e4m3fn)
     error = (eight.float() - 100 * dense).square().mean().sqrt().item()
-    assert figures(eight, eight)["rounding_std"] == pytest.approx(error, rel=0.1)
+    assert figures(blocks(eight), eight, "float8_e4m3fn")["rounding_std"] == pytest.approx(error, rel=0.1)
 
 
 def test_noise_beside_an_unrounded_adapter_is_not_rounded():
@@ -290,10 +291,10 @@ def test_towers_and_experts_have_profiles_of_their_own():
 def test_a_large_delta_is_streamed_and_says_the_same(monkeypatch):
     base = made(layers=1)
     tuned = moved(base, lambda w, noise, layer: 0.1 * noise)
-    whole = compare(base, tuned, progress=False)
+    whole = compare(base, tuned, progress=False, controls=["noise"])
     monkeypatch.setattr("lfmlib.delta.HELD", 100)
     monkeypatch.setattr("lfmlib.budget.BLOCK", 500)
-    streamed = compare(base, tuned, progress=False, controls=["noise"])
-    assert streamed["control"].unique().tolist() == ["none"] and streamed["top_ratio"].isna().all()
+    streamed = compare(base, tuned, progress=False, controls=["noise", "permuted"])
+    assert streamed["control"].tolist() == whole["control"].tolist() and streamed["top_ratio"].isna().all()
     for name in ("std_delta", "gain", "corr", "ks", "kl_bits", "qq_r2", "zeros"):
         assert streamed[name].to_numpy() == pytest.approx(whole[name].to_numpy(), rel=1e-10), name

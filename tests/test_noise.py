@@ -103,7 +103,7 @@ def test_there_is_no_map_to_a_constant():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_noise_is_added_in_blocks_and_is_the_same_as_at_once(dtype, monkeypatch):
-    monkeypatch.setattr(noise, "BLOCK", 1000)
+    monkeypatch.setattr("lfmlib.budget.BLOCK", 1000)
     base = torch.randn(301, 97, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype).T
     made = noise.added(base, 0.1, np.random.default_rng(1))
     draws = torch.from_numpy(np.random.default_rng(1).standard_normal(tuple(base.shape), dtype=np.float32))
