@@ -14,9 +14,12 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from . import gguf_files
+from .http_ranges import Traffic, short
 from .hub import CONFIG, INDEX, INDEXES, WEIGHTS, Located, choose, hub_errors, weight_map
-from .remote import Ranged, RemoteFile, Traffic, filesystem, open_remote, read_whole, short
-from .storage import LONGEST, PICKLED, CheckpointError, check_safetensors, json_object, listed
+from .pickled_files import PICKLED
+from .remote import Ranged, RemoteFile, filesystem, open_remote, read_whole
+from .safetensors_files import LONGEST, check_safetensors, listed
+from .storage import CheckpointError, json_object
 
 SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 HUB = re.compile(r"^(www\.)?(huggingface\.co|hf\.co)/.", re.IGNORECASE)

@@ -4,7 +4,6 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,20 +13,18 @@ import numpy as np
 import torch
 
 from . import sampling
-from .addresses import is_address, list_remote, locate_remote, meant
-from .gguf_files import read_gguf
-from .hub import Located, locate
+from .addresses import is_address, locate_remote, meant
+from .chunks import CHUNK_BYTES, aligned, between, flat, lazily
+from .http_ranges import Traffic
+from .hub import locate
+from .listing import read_files, read_memory
 from .part import Part
 from .quantized import resolve
-from .remote import Traffic, ahead
+from .remote import ahead
 from .roles import parts
-from .storage import CheckpointError, Held, Stored, read_file, read_mapping
+from .storage import CheckpointError, Held, Stored
 
 __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "open_checkpoint"]
-
-CHUNK_BYTES = 32 * 2**20  # large beside a loop's start-up; views on the file, so memory does not limit it
-LAZY_BYTES = 8 * 2**20  # of values that are read from elsewhere or computed, several pieces of which are held
-COPY_BYTES = 2**20  # where values must be gathered: small enough to stay in the cache, 8 × faster than 32 MiB
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class Checkpoint:
             CheckpointError: the file changed since it was opened.
         """
         part = self._part(name)
-        return _aligned(part.take(self._stored[part.stored]))
+        return aligned(part.take(self._stored[part.stored]))
 
     @property
     def stored(self) -> Mapping[str, Stored]:
@@ -125,12 +122,12 @@ class Checkpoint:
         if not 0 <= start <= stop <= size:
             raise ValueError(f"start={start} and stop={stop}: {name!r} has {size} values. Expected 0 ≤ start ≤ stop.")
         if entry.lazy:
-            return _lazily(part, entry, bytes, start, stop)
+            return lazily(part, entry, bytes, start, stop)
         if not whole:
-            return _between(part, entry, bytes, start, stop)
+            return between(part, entry, bytes, start, stop)
         values = part.unordered(entry.load())
         # A generator of its own, so that a wrong name is reported by the call and not by the first value.
-        return (_aligned(piece) for piece in _pieces(values, max(1, bytes // values.element_size())))
+        return (aligned(piece) for piece in flat(values, max(1, bytes // values.element_size())))
 
     def sample(self, name: str, bytes: int, groups: int = sampling.GROUPS, seed: int = 0) -> list[torch.Tensor]:
         """Values from evenly spread places of a tensor, about `bytes` together; of the rest nothing is read.
@@ -151,7 +148,7 @@ class Checkpoint:
         most = bytes // getattr(torch, entry.dtype).itemsize
         found = sampling.ranges(math.prod(part.shape), most, groups, pieces, rng)
         calls = (partial(part.pieces, entry, one) for one in found)
-        return [_aligned(piece) for piece in (ahead(calls, 8) if entry.remote else (call() for call in calls))]
+        return [aligned(piece) for piece in (ahead(calls, 8) if entry.remote else (call() for call in calls))]
 
     def rows(self, name: str, most: int) -> torch.Tensor:
         """The first rows of a matrix, at most so many; where rows lie together no others are read. Raises as `read`."""
@@ -162,7 +159,7 @@ class Checkpoint:
             return self.read(name)[:most]
         out, width = part.shape
         entry = self._stored[part.stored].near()
-        return _aligned(part.piece(entry, 0, min(most, out) * width)).reshape(-1, width)
+        return aligned(part.piece(entry, 0, min(most, out) * width)).reshape(-1, width)
 
     def cut(self, names: Iterable[str], most: int) -> "Checkpoint":
         """A checkpoint in memory with the first rows of these matrices: as many as make about `most` values, at least
@@ -273,12 +270,12 @@ def open_checkpoint(
     if isinstance(source, str | Path):
         source = meant(source)
         located = locate_remote(source, revision) if is_address(str(source)) else locate(source, revision)
-        stored, skipped = _read_files(located)
+        stored, skipped = read_files(located)
         words = str(source) if located.traffic is None else str(source).split("?", 1)[0]  # a query may be a secret
     else:
         if revision is not None:
             raise ValueError(f"revision={revision!r} was given for a {type(source).__name__}; only hub ids have one.")
-        located, stored, skipped = _read_memory(source)
+        located, stored, skipped = read_memory(source)
         words = f"{type(source).__module__}.{type(source).__qualname__} in memory"
     stored, left_out = resolve(stored, located.config)
     skipped |= left_out
@@ -307,91 +304,3 @@ def _info(part: Part, entry) -> TensorInfo:
     size = math.prod(part.shape)
     kind = entry.kind
     return TensorInfo(part.name, part.shape, entry.dtype, part.role, part.depth, size, part.tower, kind)
-
-
-def _read_files(located: Located) -> tuple[dict, dict]:
-    """Tensors of all weight files, in order; a name that two files claim is an error, as is a broken promise."""
-    stored, skipped, where = {}, {}, {}
-    for path, (found, left_out) in zip(located.files, _listings(located), strict=True):
-        if twice := next((name for name in found if name in where), None):
-            raise CheckpointError(
-                f"{twice!r} is in both {where[twice]} and {path}; expected each tensor once. They look like two copies "
-                "of a model: give one file by its path."
-            )
-        stored |= found
-        skipped |= left_out
-        where |= dict.fromkeys(found, path)
-    for name, shard in located.index.items():
-        if name not in stored and name not in skipped:
-            raise CheckpointError(
-                f"the index of {located.name} promises {name!r} in {shard}, which does not hold it: index and shards "
-                "are of different checkpoints. Download or save them again."
-            )
-    return stored, skipped
-
-
-def _listings(located: Located) -> Iterable[tuple[dict, dict]]:
-    """What each file holds; headers elsewhere are read side by side."""
-    if located.traffic is None:
-        return (read_gguf(path) if path.suffix == ".gguf" else read_file(path) for path in located.files)
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(lambda url: list_remote(url, located.traffic), located.files))
-
-
-def _read_memory(source: torch.nn.Module | Mapping) -> tuple[Located, dict, dict]:
-    """Tensors of a module (its state_dict) or a mapping."""
-    if isinstance(source, torch.nn.Module):
-        state = source.state_dict()
-        stored, skipped = read_mapping(state)
-        computed = {
-            name: "a buffer not saved with the model" for name, _ in source.named_buffers() if name not in state
-        }
-        to_dict = getattr(getattr(source, "config", None), "to_dict", None)
-        config = to_dict() if callable(to_dict) else {}
-        return Located(type(source).__name__, (), config), stored, computed | skipped
-    if isinstance(source, Mapping):
-        return Located("mapping", (), {}), *read_mapping(source)
-    raise TypeError(
-        f'a {type(source).__name__} cannot be opened as a checkpoint. Expected a path, a hub id, an address, "minilm", '
-        "a torch.nn.Module, or a mapping from names to tensors. Name one of these."
-    )
-
-
-def _lazily(part: Part, entry: Stored, bytes: int, start: int, stop: int) -> Iterator[torch.Tensor]:
-    """Flat pieces of a tensor of which no more than a few are in memory; from elsewhere the next are on their way."""
-    remote, entry = entry.remote, entry.near()
-    width = max(1, entry.shape[-1]) if entry.shape else 1
-    count = max(1, min(bytes, LAZY_BYTES) // getattr(torch, entry.dtype).itemsize)
-    count -= count % width if count > width else 0  # whole rows: a quantized one is computed at once
-    calls = (partial(part.piece, entry, at, min(at + count, stop)) for at in range(start, stop, count))
-    return ahead(calls) if remote else (call() for call in calls)
-
-
-def _between(part: Part, entry: Stored, bytes: int, start: int, stop: int) -> Iterator[torch.Tensor]:
-    """Flat pieces of the values between two places; each is mapped on its own."""
-    together = part.unordered(entry.load()).is_contiguous()
-    count = max(1, (bytes if together else min(bytes, COPY_BYTES)) // getattr(torch, entry.dtype).itemsize)
-    for at in range(start, stop, count):
-        yield _aligned(part.piece(entry, at, min(at + count, stop)))
-
-
-def _pieces(values: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
-    """Flat pieces of at most `count` values, views where they lie together in memory."""
-    if values.numel() == 0:
-        return
-    if values.is_contiguous():
-        yield from values.reshape(-1).split(count)
-        return
-    row = values[0].numel()
-    # Rows that are whole in memory are worth their own chunk if long; short or scattered ones are gathered.
-    if row > count or (row * values.element_size() >= 2**16 and values[0].is_contiguous()):
-        for one in values:
-            yield from _pieces(one, count)
-    else:
-        for block in values.split(max(1, min(count, COPY_BYTES // values.element_size()) // row)):
-            yield block.reshape(-1)
-
-
-def _aligned(values: torch.Tensor) -> torch.Tensor:
-    """Values at an address that is a multiple of their size, as compiled loops expect; rare files need a copy."""
-    return values if values.data_ptr() % values.element_size() == 0 else values.clone()

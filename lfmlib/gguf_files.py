@@ -19,8 +19,9 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from .quantized import Dequantized
-from .storage import LONGEST, CheckpointError, Mapped, check_shape
+from .packings import Dequantized
+from .safetensors_files import LONGEST, Mapped
+from .storage import CheckpointError, check_shape
 
 PLAIN = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
 PLAIN |= {name: f"int{name[1:]}" for name in ("I8", "I16", "I32", "I64")}
@@ -89,7 +90,7 @@ def config(path: Path) -> dict:
 
 
 def entries(found: dict[str, Found], place: Callable[[int, tuple, str], object]) -> tuple[dict, dict]:
-    """Stored tensors, and the reasons for those that are not read; `place` is that of `storage.listed`."""
+    """Stored tensors, and the reasons for those that are not read; `place` is that of `safetensors_files.listed`."""
     stored, left_out = {}, {}
     for name, one in found.items():
         if one.format in PLAIN:

@@ -6,14 +6,10 @@ goes on at the byte where it stopped; a server that is busy or fails is asked ag
 
 from __future__ import annotations
 
-import email.utils
 import functools
 import math
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from urllib.parse import urlsplit
@@ -21,50 +17,16 @@ from urllib.parse import urlsplit
 import torch
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
+from .http_ranges import Traffic, Transient, http, probe, short
 from .storage import CheckpointError, Stored
 
 PIECE = 8 << 20  # bytes asked for at once
 SIDE_BY_SIDE = 8  # requests
 TRIES = 6  # in a row without progress
 PROGRESS = 4096  # bytes: fewer are none
-TIMEOUT = 30.0  # seconds without a byte
-PATIENCE = 300.0  # seconds: the longest wait that a server may ask for
 SMALL = 1 << 16  # bytes: tensors up to this size (scales) are kept, since they are wanted again and again
-BUSY = (408, 425, 429, 500, 502, 503, 504)
 
 _pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="range")
-
-
-class Transient(OSError):
-    """A failure that may be gone the next time; `wait` is what the server asked for, in seconds."""
-
-    def __init__(self, words: str, wait: float = 0.0):
-        super().__init__(words)
-        self.wait = wait
-
-
-class Traffic:
-    """What was read from elsewhere, in this process: `bytes` received, `requests` made, `retries` among them."""
-
-    def __init__(self):
-        self.bytes = self.requests = self.retries = 0
-        self._lock = threading.Lock()
-
-    def add(self, bytes: int = 0, requests: int = 0, retries: int = 0) -> None:
-        """Count some more."""
-        with self._lock:
-            self.bytes += bytes
-            self.requests += requests
-            self.retries += retries
-
-    def __str__(self) -> str:
-        """For a progress bar."""
-        again = f", {self.retries} of them again" if self.retries else ""
-        return f"{self.bytes / 1e6:,.1f} MB in {self.requests:,} requests{again}"
-
-    def __reduce__(self):
-        """Another process counts its own."""
-        return Traffic, ()
 
 
 @dataclass(frozen=True)
@@ -150,7 +112,8 @@ def open_remote(url: str, traffic: Traffic, first: int) -> tuple[RemoteFile, byt
         CheckpointError: it cannot be read, or not in ranges; the message says what to do.
     """
     if urlsplit(url).scheme in ("http", "https"):
-        return _persist(traffic, lambda: _probe(url, first, traffic))
+        size, version, start = _persist(traffic, lambda: probe(url, first, traffic))
+        return RemoteFile(url, size, version, traffic), start
     files, path = filesystem(url)
     about = _persist(traffic, lambda: _store(url, lambda: files.info(path)))
     version = str(about.get("ETag") or about.get("etag") or about.get("mtime") or "")
@@ -185,14 +148,6 @@ def ahead(pieces: Iterator, deep: int = 3) -> Iterator:
                 job.cancel()
 
 
-def short(url: str) -> str:
-    """An address without its query, which may hold a secret."""
-    return url.split("?", 1)[0]
-
-
-# --- one range ------------------------------------------------------------------------------------------------------
-
-
 def _fetch(file: RemoteFile, start: int, stop: int, into: memoryview) -> None:
     """Fill `into`; what has come stays, however often the connection breaks."""
     have = 0
@@ -200,7 +155,7 @@ def _fetch(file: RemoteFile, start: int, stop: int, into: memoryview) -> None:
     def request() -> None:
         nonlocal have
         before = have
-        stream = _http if urlsplit(file.url).scheme in ("http", "https") else _stored
+        stream = http if urlsplit(file.url).scheme in ("http", "https") else _stored
         try:
             for data in stream(file, start + have, stop):
                 into[have : have + len(data)] = data
@@ -229,139 +184,6 @@ def _persist(traffic: Traffic, request):
         )(request)
     except Transient as error:
         raise CheckpointError(f"{error}, {TRIES} times in a row. Try again later.") from error
-
-
-def _http(file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:
-    """Bytes of a range as they come."""
-    with _asked(file.url, start, stop, file.traffic) as response:
-        first, size = _range_of(response, file.url)
-        version = response.headers.get("etag", "")
-        if size != file.size or (file.version and version and version != file.version):
-            raise CheckpointError(f"{file} was changed while it was read. Open it again.")
-        if first != start:
-            raise CheckpointError(f"{file} answered with bytes from {first}, where those from {start} were asked for.")
-        yield from _received(response, stop - start, file.url, file.traffic)
-
-
-def _probe(url: str, first: int, traffic: Traffic) -> tuple[RemoteFile, bytes]:
-    """The first request: how large the file is, which version, and how it begins."""
-    with _asked(url, 0, first, traffic) as response:
-        start, size = _range_of(response, url)
-        if start:
-            raise CheckpointError(f"{short(url)} answered with bytes from {start}, where those from 0 were asked for.")
-        data = b"".join(_received(response, min(first, size), url, traffic))
-    if len(data) < min(first, size):
-        raise Transient(f"{short(url)}: the answer ended early")
-    return RemoteFile(url, size, response.headers.get("etag", ""), traffic), data
-
-
-@contextmanager
-def _asked(url: str, start: int, stop: int, traffic: Traffic):
-    """The answer to a request for bytes `start` to `stop`, or the error that says why there is none."""
-    from huggingface_hub.utils import get_session
-
-    headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity", **_credentials(url)}
-    traffic.add(requests=1)
-    with ExitStack() as stack:
-        try:
-            asked = get_session().stream("GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=True)
-            response = stack.enter_context(asked)
-        except network_errors() as error:
-            raise Transient(f"{short(url)} cannot be reached ({type(error).__name__}: {error})") from error
-        _check(response, url)
-        yield response
-
-
-def _received(response, most: int, url: str, traffic: Traffic) -> Iterator[bytes]:
-    have = 0
-    try:
-        for data in response.iter_raw():
-            have += len(data)
-            traffic.add(bytes=len(data))
-            if have > most:
-                raise CheckpointError(f"{short(url)} sent more than the {most} bytes that were asked for.")
-            yield data
-    except network_errors() as error:
-        raise Transient(f"{short(url)} broke off ({type(error).__name__})") from error
-
-
-def _check(response, url: str) -> None:
-    """Raise what an answer other than a range means."""
-    status, at = response.status_code, short(url)
-    if status == 206:
-        return
-    if status in BUSY:
-        wait = _retry_after(response.headers.get("retry-after", ""))
-        if wait > PATIENCE:
-            raise CheckpointError(f"{at} asks to wait {wait:.0f} s (status {status}). Try again then.")
-        raise Transient(f"{at} answered with status {status}", wait)
-    if status == 200:
-        raise CheckpointError(
-            f"{at} does not serve ranges: asked for a few bytes, it sends the whole file. Download the file and open "
-            "it by its path, or use a server that answers range requests (Accept-Ranges: bytes)."
-        )
-    if response.headers.get("x-error-code") == "GatedRepo":
-        raise gated(at)
-    if status in (401, 403):
-        raise CheckpointError(
-            f"{at} refuses (status {status}): it is private or the address has expired. For the hub run `hf auth "
-            "login`, for a signed address get a new one."
-        )
-    if status in (404, 410):
-        raise FileNotFoundError(f"{at} was not found (status {status}). Check the address.")
-    if status == 416:
-        raise CheckpointError(f"{at} is empty, or shorter than it was (status 416). Open it again.")
-    raise CheckpointError(f"{at} answered with status {status}, where a range (206) was expected. Check the address.")
-
-
-def gated(at: str) -> CheckpointError:
-    """The error for a repository of the hub whose terms were not accepted; `at` names it."""
-    return CheckpointError(f"{at} is gated: accept its terms on the hub's page of the model, then run `hf auth login`.")
-
-
-def _range_of(response, url: str) -> tuple[int, int]:
-    """First byte and size of the file, from Content-Range: "bytes 0-99/1234"."""
-    said = response.headers.get("content-range", "")
-    try:
-        span, size = said.removeprefix("bytes ").split("/")
-        first, size = int(span.split("-")[0]), int(size)
-        if not 0 <= first <= size < 2**63:
-            raise ValueError
-        return first, size
-    except ValueError:
-        raise CheckpointError(
-            f"{short(url)} answered with the range {said!r}, where bytes FIRST-LAST/SIZE was expected."
-        ) from None
-
-
-def _retry_after(said: str) -> float:
-    """Seconds that a Retry-After header asks for, a number or a date."""
-    if said.strip().isdigit():
-        return float(said)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return 0.0
-
-
-def _credentials(url: str) -> dict[str, str]:
-    """The hub's own headers, for the hub alone."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import build_hf_headers
-
-    return build_hf_headers() if url.startswith(f"{constants.ENDPOINT}/") else {}
-
-
-@functools.cache
-def network_errors() -> tuple[type[Exception], ...]:
-    """What the hub's HTTP client raises when a connection fails or breaks, whichever client that is."""
-    from huggingface_hub.utils import get_session
-
-    module = __import__(type(get_session()).__module__.split(".")[0])
-    return (module.TransportError, ConnectionError, TimeoutError)
-
-
-# --- other stores ---------------------------------------------------------------------------------------------------
 
 
 def _stored(file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:

@@ -16,7 +16,8 @@ from types import TracebackType
 
 import torch
 
-from .storage import TORCH_DTYPES, dtype_name
+from .safetensors_files import TORCH_DTYPES
+from .storage import dtype_name
 
 SYNCED = 1 << 28
 """Bytes after which what was written is brought to the disk."""

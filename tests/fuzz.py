@@ -26,7 +26,7 @@ from hostile import SEEDS, attempt, damaged
 
 SECONDS = 10
 SPARE = 6 << 30  # bytes of address space above the start
-READERS = r"lfmlib\.(storage|pickle_guard|gguf_files|hub|quantized|roles|part|checkpoint)"
+READERS = r"lfmlib\.(\w+_files|storage|listing|chunks|packings|pickle_guard|hub|quantized|roles|part|checkpoint)"
 
 
 class Hang(BaseException):

@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from lfmlib import addresses, remote
+from lfmlib import addresses, http_ranges
 from lfmlib import folder as folders
 from lfmlib.checkpoint import CheckpointError, open_checkpoint
 from lfmlib.pickle_guard import look_through
@@ -557,7 +557,7 @@ def test_a_server_that_lies_about_a_size(said):
         headers = {"content-range": said}  # noqa: RUF012
 
     with pytest.raises(CheckpointError, match="where bytes FIRST-LAST/SIZE was expected"):
-        remote._range_of(Answer, "https://lies/model.gguf")
+        http_ranges._range_of(Answer, "https://lies/model.gguf")
 
 
 def test_json_from_elsewhere_may_be_deep_too():

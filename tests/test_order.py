@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lfmlib
-from lfmlib import overview
+from lfmlib import damage
 from lfmlib.order import layer_order, profiles
 
 
@@ -132,7 +132,7 @@ def test_and_exchanged_layers_are_still_named():
 
 def test_exchanges_are_tried_on_a_model_put_in_order():
     tensors = exchanged(model(12, 256, np.random.default_rng(3)), 2, 9)
-    words = overview.exchange_test(
+    words = damage.exchange_test(
         lfmlib.open_checkpoint(tensors), pd.DataFrame(columns=["role", "depth", "state"]), 0, 0, most=4
     )
     assert "put in order before" in words and " 0 wrongly" in words

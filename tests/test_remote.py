@@ -17,7 +17,7 @@ from safetensors.torch import save
 from test_quantized import write_gguf
 
 import lfmlib
-from lfmlib import addresses, remote
+from lfmlib import addresses, http_ranges, remote
 from lfmlib.checkpoint import CheckpointError, open_checkpoint
 
 TENSORS = {
@@ -131,7 +131,7 @@ def test_files_that_are_none(hub, content):
 
 @pytest.mark.parametrize("fault", ["drop", "short", "hang", 500, 502, 503, 504, 429, 408])
 def test_a_fault_that_passes_changes_nothing(hub, monkeypatch, fault):
-    monkeypatch.setattr(remote, "TIMEOUT", 0.5)
+    monkeypatch.setattr(http_ranges, "TIMEOUT", 0.5)
     checkpoint = open_checkpoint("hf://made/sharded")
     hub.faults[:] = [fault, fault]
     before = weights_sent(hub)

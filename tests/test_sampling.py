@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 import lfmlib
 from lfmlib import Sketch, planted, sampling
 from lfmlib.part import Part
-from lfmlib.storage import Held, read_safetensors
+from lfmlib.safetensors_files import read_safetensors
+from lfmlib.storage import Held
 from lfmlib.survey import SAMPLED, _distances
 
 

@@ -1,0 +1,163 @@
+"""Safetensors files: their tensors listed without reading a value, each mapped from its place when it is wanted.
+
+Why values are not taken through `safetensors.safe_open(…, "pt")`: it maps the whole file privately and writable, which
+Linux refuses for a file larger than the machine's memory, and it gives no address to map less. So safetensors checks
+the header (offsets, overlaps, sizes, dtypes, JSON), and each tensor is then mapped on its own. A mapping is private:
+writing into a tensor changes this process's copy of the page, never the file, and reading takes no anonymous memory.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from .storage import CheckpointError, Stored, check_shape, dtype_name, json_object
+
+LONGEST = 100_000_000  # bytes of a header: safetensors' own limit
+
+# safetensors' short names that torch reads one value per element; others (4- and 6-bit packings) are reported.
+TORCH_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    **({"F8_E8M0": torch.float8_e8m0fnu} if hasattr(torch, "float8_e8m0fnu") else {}),
+}
+
+
+@dataclass(frozen=True)
+class Mapped(Stored):
+    """A tensor at a known place of a file: `offset` bytes from its start, row-major, little-endian."""
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
+
+    def load(self) -> torch.Tensor:
+        """The tensor, mapped: its values are read when touched. Raises CheckpointError, FileNotFoundError."""
+        return self._mapped(scattered=False)
+
+    def gather(self, places: torch.Tensor) -> torch.Tensor:
+        """See `Stored`; the kernel is told not to read around the places, which can be megabytes for each."""
+        return self._mapped(scattered=True).reshape(-1)[places]
+
+    def _mapped(self, scattered: bool) -> torch.Tensor:
+        dtype = getattr(torch, self.dtype)
+        count = math.prod(self.shape)
+        if count == 0:
+            return torch.empty(self.shape, dtype=dtype)
+        start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
+        end = self.offset + count * dtype.itemsize
+        with open(self.path, "rb") as file:
+            # Touching a page beyond the end of a file kills the process, so look before mapping.
+            size = file.seek(0, 2)
+            if size < end:
+                raise CheckpointError(
+                    f"{self.path} has {size} bytes, but {end} were there when it was opened: it changed meanwhile. "
+                    "Open the checkpoint again."
+                )
+            memory = _map(file.fileno(), end - start, start)
+        if scattered and hasattr(mmap, "MADV_RANDOM"):
+            memory.madvise(mmap.MADV_RANDOM)
+        return torch.frombuffer(memory, dtype=dtype, count=count, offset=self.offset - start).reshape(self.shape)
+
+
+def read_safetensors(path: Path) -> tuple[dict, dict]:
+    """List the tensors of a safetensors file. Raises CheckpointError, FileNotFoundError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there (expected a safetensors file). Check the path.")
+    check_safetensors(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json_object(file.read(length), str(path), once=True)
+    return listed(header, str(path), lambda offset, shape, dtype: Mapped(path, 8 + length + offset, shape, dtype))
+
+
+def check_safetensors(path: Path, name: str = "") -> None:
+    """Have the header of a file checked; `name` is what an error calls it. Raises CheckpointError."""
+    try:
+        # "np" validates the header like "pt", but maps read-only and so opens files of any size.
+        with safe_open(path, "np"):
+            pass
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{name or path} is not a sound safetensors file: {_explain(path, error)}") from error
+
+
+def listed(header: dict, name: str, place: Callable[[int, tuple, str], object]) -> tuple[dict, dict]:
+    """The tensors that the JSON of a checked safetensors header names. Raises CheckpointError.
+
+    Args:
+        header: without the 8 bytes of its length.
+        name: what an error calls the file.
+        place: from offset behind the header, shape and dtype to a stored tensor.
+    """
+    metadata = header.pop("__metadata__", None) or {}
+    stored, left_out = {}, {}
+    for tensor, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        shape = tuple(entry["shape"])
+        try:
+            check_shape(tensor, shape)
+        except ValueError as error:
+            raise CheckpointError(f"{name} is not a sound safetensors file: {error}. Save it again.") from None
+        if entry["dtype"] in TORCH_DTYPES:
+            stored[tensor] = place(entry["data_offsets"][0], shape, dtype_name(TORCH_DTYPES[entry["dtype"]]))
+        else:
+            left_out[tensor] = f"dtype {entry['dtype']} packs several values in a byte and is not read"
+    # safetensors.torch.save_model notes there which names it dropped because another tensor holds their values.
+    ties = {tied: f"tied to {kept}" for tied, kept in metadata.items() if kept in header and tied not in header}
+    return stored, left_out | ties
+
+
+def _map(fileno: int, length: int, offset: int) -> mmap.mmap:
+    """A private mapping of part of a file; on Linux it reserves no swap, so its length is not limited by memory."""
+    if sys.platform != "linux":
+        return mmap.mmap(fileno, length, access=mmap.ACCESS_COPY, offset=offset)
+    no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named in Python's mmap since 3.13
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    return mmap.mmap(fileno, length, flags=mmap.MAP_PRIVATE | no_reserve, prot=protection, offset=offset)
+
+
+def _explain(path: Path, error: Exception) -> str:
+    """Plain words and advice for what safetensors says of a file."""
+    said, size = str(error), path.stat().st_size
+    with open(path, "rb") as file:
+        start = file.read(23)
+    declared = int.from_bytes(start[:8], "little")
+    key = said.lower().replace(" ", "")  # older versions of safetensors say it in CamelCase
+    if start == b"version https://git-lfs":
+        what = "it is a pointer of Git LFS, not the file itself (`git lfs pull` brings that)"
+    elif size < 8:
+        what = f"it has {size} bytes, too few for a header. It is truncated or empty"
+    elif 8 + declared > size:
+        what = f"its first 8 bytes declare a header of {declared} bytes, and the file has {size}. It is cut or damaged"
+    elif "notfullycovered" in key or "metadataincomplete" in key:
+        what = f"its header describes other data than the {size} bytes there are. It is truncated, or bytes were added"
+    elif "offset" in key or "tensorinvalidinfo" in key:
+        what = f"the places of its tensors overlap, leave holes or do not fit their shapes ({said})"
+    elif "unknownvariant" in key:
+        what = f"it names an unknown dtype ({said})"
+    else:
+        what = said
+    return f"{what}. Download or save it again."
