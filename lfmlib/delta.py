@@ -99,6 +99,7 @@ def compare(
         ValueError: the two have no matrix in common, or are no kin: ΔW is as large as between unrelated models; an
             unknown control.
         FileNotFoundError, CheckpointError: from `open_checkpoint`.
+        RuntimeError: the executor's workers have no lfmlib, or another.
     """
     if unknown := set(controls) - set(CONTROLS):
         raise ValueError(f"unknown control {', '.join(map(repr, sorted(unknown)))}: expected some of {CONTROLS}")

@@ -8,11 +8,10 @@ another one, and where it does not, the tensors are told and the rows of all oth
 from __future__ import annotations
 
 import os
-import threading
+import pkgutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from tqdm.auto import tqdm
 from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from .grid import DTYPES
 from .journal import Journal
+from .provenance import sources
 
 Rows = list[tuple[str, list[dict] | str]]
 """For each tensor its name and its rows, or why it could not be measured."""
@@ -77,6 +77,7 @@ def tabulate(
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
+        RuntimeError: the executor's workers have no lfmlib, or another.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     if select is not None:
@@ -131,6 +132,9 @@ def over(
     Returns:
         Rows by tensor name; reasons by name of tensors that could not be measured; whether Ctrl-C came, which
         warns and keeps what was finished.
+
+    Raises:
+        RuntimeError: from `same_library`.
     """
     cores = os.cpu_count() or 1
     own = ThreadPoolExecutor(max_workers=cores) if executor is None else None
@@ -153,6 +157,8 @@ def over(
     if own:  # tasks that work side by side, each with several threads, wait for one another
         torch.set_num_threads(min(threads, max(1, cores // max(1, len(batches)))))
     try:
+        if batches:
+            same_library(workers)
         for batch in batches:
             if spread and batch[0].numel > SPREAD:
                 info, alone = batch[0], light(checkpoint, [batch[0].name])
@@ -192,39 +198,38 @@ def over(
     return rows, failed, interrupted
 
 
-class _OneThread:
-    """How many are inside of `one_thread`, and how many threads torch had before."""
-
-    def __init__(self):
-        self.users, self.before, self.lock = 0, 1, threading.Lock()
-
-
-_inside = _OneThread()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch with one thread for each operation, until the last thread that asked for it has left."""
-    with _inside.lock:
-        if not _inside.users:
-            _inside.before = torch.get_num_threads()
-        _inside.users += 1
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        with _inside.lock:
-            _inside.users -= 1
-            if not _inside.users:
-                torch.set_num_threads(_inside.before)
-
-
 LOST = "the worker that measured it died"
 
 
 def died(error: BaseException) -> bool:
     """Whether an executor says with this that a worker died, more often than it bears."""
     return isinstance(error, BrokenExecutor) or type(error).__name__ in ("KilledWorker", "NoValidWorkerError")
+
+
+def same_library(workers: Executor) -> None:
+    """Ask a worker of an executor whether it has this library. What a worker cannot unpickle breaks its connection to
+    some schedulers (Dask's), and is then handed out again for ever, without a word.
+
+    Raises:
+        RuntimeError: it has none, or another.
+    """
+    if isinstance(workers, ThreadPoolExecutor):
+        return
+    advice = "install it on every worker as it is here, and start the workers again"
+    try:
+        workers.submit(pkgutil.resolve_name, "lfmlib.provenance:ROOT").result()  # needs nothing but Python there
+        theirs = workers.submit(sources).result()
+    except ImportError as error:
+        raise RuntimeError(f"a worker of the executor has no lfmlib ({error}): {advice}") from error
+    except Exception as error:
+        if not died(error):
+            raise
+        return  # which tensors are lost with it is told when these are handed over
+    if theirs != sources():
+        raise RuntimeError(
+            f"a worker of the executor has another lfmlib (its sources hash to {theirs[:12]}, those here to "
+            f"{sources()[:12]}): {advice}"
+        )
 
 
 def _submit(workers: Executor, call: Callable) -> Future:

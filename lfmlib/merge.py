@@ -23,11 +23,12 @@ from tqdm.auto import tqdm
 from . import editing, folder
 from .checkpoint import Checkpoint, open_checkpoint
 from .delta import KIN
-from .executor import one_thread
+from .executor import same_library
 from .pairs import FLOATS, partners
 from .remote import ahead
 from .shards import Entry
 from .storage import Stored
+from .threads import one_thread
 
 PIECE = 1 << 22
 """Values that are written at a time; what is random is drawn piece by piece, so another number is another merge."""
@@ -84,7 +85,7 @@ def merge(
             vocabulary that grew), a base that is not theirs; or a partial folder of another merge.
         FileExistsError: ``out`` is there.
         OSError: no room on the disk, before or while it is written.
-        RuntimeError: workers of the executor died; the same call goes on.
+        RuntimeError: workers of the executor died, and the same call goes on; or they have no lfmlib, or another.
         FileNotFoundError, CheckpointError: from `open_checkpoint`; or what is stored cannot be merged, such as
             quantized weights.
     """
@@ -104,6 +105,8 @@ def merge(
             "give its folder."
         )
     models_of = [partners(base, model) for model in models]
+    if executor is not None:
+        same_library(executor)
     with one_thread():
         _related(base, models, models_of)
         _constants(base, models_of)

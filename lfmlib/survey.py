@@ -58,7 +58,7 @@ def survey(
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; ValueError for ``sample`` below 1;
-        OSError where ``keep`` cannot be written.
+        OSError where ``keep`` cannot be written; RuntimeError where the executor's workers have no lfmlib, or another.
     """
     if sample is not None and sample < 1:
         raise ValueError(f"sample={sample!r}: expected a number of bytes from each tensor, or None to read all")

@@ -1,0 +1,36 @@
+"""How many threads torch takes for one operation, where many operations run side by side."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class _OneThread:
+    """How many are inside of `one_thread`, and how many threads torch had before."""
+
+    def __init__(self):
+        self.users, self.before, self.lock = 0, 1, threading.Lock()
+
+
+_inside = _OneThread()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch with one thread for each operation, until the last thread that asked for it has left."""
+    with _inside.lock:
+        if not _inside.users:
+            _inside.before = torch.get_num_threads()
+        _inside.users += 1
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _inside.lock:
+            _inside.users -= 1
+            if not _inside.users:
+                torch.set_num_threads(_inside.before)
