@@ -19,7 +19,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 NAMES := $(if $(filter records records-check,$(firstword $(MAKECMDGOALS))),$(wordlist 2,99,$(MAKECMDGOALS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test records records-check lint format bench clean $(NAMES)
+.PHONY: help install book test test-all records records-check lint format bench clean $(NAMES)
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,8 +39,14 @@ $(STAMP): pyproject.toml constraints.txt
 book: $(STAMP)  ## run every chapter and render the book into _build/html
 	@$(BIN)/python -m lfmlib.book build $(BOOK)
 
-test: $(STAMP)  ## run the tests (ARGS="-m 'not slow'" for the quick ones)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+# One BLAS thread each: two processes with as many threads as cores wait for one another.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test: $(STAMP)  ## run the tests, without those marked slow (ARGS="tests/test_sketch.py -x")
+	@$(TESTS) -m 'not slow' $(ARGS)
+
+test-all: $(STAMP)  ## run every test, as CI does: the book is built and read in a browser, too
+	@$(TESTS) $(ARGS)
 
 records: $(STAMP)  ## measure a long experiment into book/records: make records NAME (without a name: list them)
 	@$(BIN)/python -m lfmlib.records $(if $(NAMES),run,list) $(NAMES) $(if $(NAMES),$(RUN) $(if $(ONLY),--only $(ONLY)))

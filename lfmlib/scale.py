@@ -41,7 +41,7 @@ def tables(folder: Path = FOLDER) -> dict[str, str]:
     }
 
 
-MET = {True: "met", False: "**missed**"}
+MET = {True: "met", False: "**missed**", None: ""}
 NOTHING = "Nothing has been measured yet: `make bench` does.\n"
 
 

@@ -33,12 +33,16 @@ def test_limits_are_told_met_or_missed(folder):
 
 
 def test_book_and_tests_have_a_table_of_their_own(folder):
-    lines = [{"name": "make test", "value": "FAILED after 3.0 min", "limit": "≤ 12 min", "met": False}]
+    lines = [
+        {"name": "make test", "value": "FAILED after 3.0 min", "limit": "≤ 12 min", "met": False},
+        {"name": "make test-all", "value": "20.0 min", "limit": "none", "met": None},
+    ]
     (folder / "book-and-tests.json").write_text(
         json.dumps({"about": ABOUT | {"commit": "def"}, "lines": lines, "rates": {}})
     )
     text = plain(scale.tables(folder)["_limits.md"])
     assert text.index("commit `abc`") < text.index("| make test | FAILED after 3.0 min | ≤ 12 min | **missed** |")
+    assert "| make test-all | 20.0 min | none |  |" in text
     assert text.count("Measured on") == 2 and text.endswith("commit `def`.\n")
 
 
