@@ -45,7 +45,8 @@ doomed = pytest.fixture(cluster_of_two)
 def models(tmp_path_factory) -> dict[str, Path]:
     """A made base in three shards, and two models tuned from it; made Gaussian values."""
     root = tmp_path_factory.mktemp("models")
-    shapes = {HUGE: (3000, 128)} | {f"model.layers.{i}.self_attn.q_proj.weight": (128, 128 + 8 * i) for i in range(20)}
+    shapes = {HUGE: (3000, 128)}
+    shapes |= {f"model.layers.{i}.self_attn.q_proj.weight": (128, 128 + 8 * (i % 2)) for i in range(20)}
     shapes |= {"model.layers.0.input_layernorm.weight": (128,)}
     names = list(shapes)
     parts = [names[:1], names[1:10], names[10:]]

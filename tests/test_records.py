@@ -367,6 +367,7 @@ def test_what_the_same_code_measured_again_is_kept(recorded, monkeypatch, tmp_pa
     assert not records.remeasure("toy", pick="1").known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", REGISTERED)
 def test_the_books_records_measure_the_same(name):
     """On another kind of processor a training ends elsewhere, and single figures leave their tolerance: that is told as
