@@ -9,13 +9,14 @@ FOLDER = Path("_build/bench")
 LINES: list[dict] = []
 RATES: dict[str, float] = {}
 """What was reported in this run, and what `rate` noted."""
+SAID = {True: "met", False: "MISSED", None: "not judged"}
 
 
 def report(name: str, value: str, limit: str, met: bool | None) -> None:
     """One line of the table; ``met`` is None where no limit is set."""
     met = met if met is None else bool(met)
     LINES.append({"name": name.strip(), "value": value, "limit": limit, "met": met})
-    print(f"{name:<66} {value:>16}   limit {limit:<10} {({None: '', True: 'met', False: 'MISSED'})[met]}", flush=True)
+    print(f"{name:<66} {value:>16}   limit {limit:<10} {SAID[met]}", flush=True)
 
 
 def rate(name: str, value: float) -> None:

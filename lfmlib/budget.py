@@ -61,30 +61,42 @@ def budget(new: Iterable[torch.Tensor], old: torch.Tensor, dtype: str, hold: boo
         hold: whether ΔW is to be returned.
 
     Raises:
-        ValueError: values that are not finite.
+        ValueError: values that are not finite; no values; blocks of another shape.
     """
+    if not old.numel():
+        raise ValueError(f"a matrix of shape {tuple(old.shape)} has no values to compare")
     held = torch.empty(old.shape) if hold else None
     delta = held.view(-1).numpy() if hold else np.empty(SKETCHED + max(BLOCK, old.shape[1]), dtype=np.float32)
-    n, means, squares, counts = 0, np.zeros(2), np.zeros(4), np.zeros(5)
     place, sketch, spacing = 0, None, _spacing(dtype)
-    for pair in zip(new, blocks(old), strict=True):
-        w, w0 = (one.detach().double().contiguous().view(-1).cpu().numpy() for one in pair)
-        their_means, their_squares, some = _moments(w, w.view(np.int64), w0, spacing, delta[place : place + w.size])
-        counts += some
+    n, means, squares, counts = 0, np.zeros(2), np.zeros(4), np.zeros(5)
+    first = ()  # ΔW and W₀: all means are about these, so that they are exact where they are large beside the std
+    for rows, rows0 in zip(new, blocks(old), strict=True):
+        if rows.shape != rows0.shape:
+            raise ValueError(f"{tuple(rows.shape)} of W lie beside {tuple(rows0.shape)} of W₀: expected `blocks` alike")
+        w, w0 = (one.detach().double().contiguous().view(-1).cpu().numpy() for one in (rows, rows0))
+        first = first or (w[0] - w0[0], w0[0])
+        some = delta[place : place + w.size]
+        their_means, their_squares, their_counts = _moments(w, w.view(np.int64), w0, *first, spacing, some)
+        counts += their_counts
         for side, bad in (("the tuned model", counts[1]), ("the base", counts[2])):
             if bad:
                 raise ValueError(f"{bad:.0f} or more values of {side} are infinite or NaN: mend them first")
         if counts[3]:
             raise ValueError(f"{counts[3]:.0f} or more values of ΔW are beyond float32's range: W and W₀ are no kin")
-        d, c = apart = their_means - means
+        if n:
+            d, c = apart = their_means - means
+            between = np.array([d * d, c * c, d * c, (d + c) * (d + c)])
+            squares += their_squares + between * (n * (w.size / (n + w.size)))
+            means += apart * (w.size / (n + w.size))
+        else:
+            squares, means = their_squares, their_means
         n += w.size
-        means += apart * (w.size / n)
-        squares += their_squares + (n - w.size) * (w.size / n) * np.array([d * d, c * c, d * c, (d + c) * (d + c)])
         place += w.size
         if not hold and place >= SKETCHED:
             sketch, place = _more(sketch, delta[:place]), 0
     sketch = _more(sketch, delta[:place])
-    (mean, mean0), (zeros, *_, ulps) = means.tolist(), (counts / n).tolist()
+    mean, mean0 = means + first
+    zeros, *_, ulps = (counts / n).tolist()
     var, var0, cov, whole = (squares / n).tolist()
     std, std0 = np.sqrt(var), np.sqrt(var0)
     figures = {
@@ -107,16 +119,16 @@ def _more(sketch: Sketch | None, values: np.ndarray) -> Sketch:
 
 
 @numba.njit(nogil=True, cache=True)
-def _moments(w, bits, w0, spacing, out):
-    """Of ΔW (which is written to ``out``) and W₀: the means; the sums of their squares about these, of their product
-    and of the square of their sum; and how many of ΔW are zero, of W, W₀ and ``out`` not finite, and the sum of the
-    squared spacing of numbers around W, by the exponent in its bits."""
+def _moments(w, bits, w0, first, first0, spacing, out):
+    """Of ΔW (which is written to ``out``) and W₀: the means, about ``first`` and ``first0``; the sums of their squares
+    about the means, of their product and of the square of their sum; and how many of ΔW are zero, of W, W₀ and ``out``
+    not finite, and the sum of the squared spacing of numbers around W, by the exponent in its bits."""
     total, total0, zeros, bad, bad0, far, ulps = 0.0, 0.0, 0, 0, 0, 0, 0.0
     for i in range(w.size):
         d = w[i] - w0[i]
         out[i] = d
-        total += d
-        total0 += w0[i]
+        total += d - first
+        total0 += w0[i] - first0
         zeros += d == 0
         bad += not abs(w[i]) < np.inf
         bad0 += not abs(w0[i]) < np.inf
@@ -125,7 +137,7 @@ def _moments(w, bits, w0, spacing, out):
     mean, mean0 = total / w.size, total0 / w.size
     var, var0, cov, whole = 0.0, 0.0, 0.0, 0.0
     for i in range(w.size):
-        d, c = w[i] - w0[i] - mean, w0[i] - mean0
+        d, c = w[i] - w0[i] - first - mean, w0[i] - first0 - mean0
         var += d * d
         var0 += c * c
         cov += d * c

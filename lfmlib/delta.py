@@ -80,7 +80,7 @@ def compare(
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.
         controls: some of `CONTROLS`, to be measured in the same way; of a large matrix "permuted" takes up to 37
-            bytes an entry.
+            bytes an entry, and beyond `HELD` entries it is left out.
         seed: of the controls; each tensor's stream also depends on its name.
 
     Returns:

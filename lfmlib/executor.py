@@ -8,14 +8,14 @@ another one, and where it does not, the tensors are told and the rows of all oth
 from __future__ import annotations
 
 import os
-import pkgutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 import torch
@@ -207,20 +207,21 @@ def died(error: BaseException) -> bool:
 
 
 def same_library(workers: Executor) -> None:
-    """Ask a worker of an executor whether it has this library. What a worker cannot unpickle breaks its connection to
-    some schedulers (Dask's), and is then handed out again for ever, without a word.
+    """Ask a worker of a cluster whether it has this library.
+
+    What a worker cannot unpickle breaks its connection to some schedulers (Dask's), and is then handed out again for
+    ever, without a word; a pool of this machine tells.
 
     Raises:
         RuntimeError: it has none, or another.
     """
-    if isinstance(workers, ThreadPoolExecutor):
+    if isinstance(workers, ThreadPoolExecutor | ProcessPoolExecutor):
         return
-    advice = "install it on every worker as it is here, and start the workers again"
-    try:
-        workers.submit(pkgutil.resolve_name, "lfmlib.provenance:ROOT").result()  # needs nothing but Python there
-        theirs = workers.submit(sources).result()
-    except ImportError as error:
-        raise RuntimeError(f"a worker of the executor has no lfmlib ({error}): {advice}") from error
+    advice = "install it on every worker as it is here, and start them again (and this Python, if the library changed)"
+    try:  # needs nothing but Python there; asked anew each time, for Dask keeps the answer to what was asked before
+        theirs = workers.submit(eval, _ASK, {"asked": uuid4().hex}).result()
+    except (ImportError, AttributeError) as error:
+        raise RuntimeError(f"a worker of the executor has no lfmlib, or an old one ({error}): {advice}") from error
     except Exception as error:
         if not died(error):
             raise
@@ -230,6 +231,9 @@ def same_library(workers: Executor) -> None:
             f"a worker of the executor has another lfmlib (its sources hash to {theirs[:12]}, those here to "
             f"{sources()[:12]}): {advice}"
         )
+
+
+_ASK = "__import__('lfmlib.provenance', fromlist=['sources']).sources()"
 
 
 def _submit(workers: Executor, call: Callable) -> Future:

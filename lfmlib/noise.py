@@ -118,7 +118,10 @@ def added(base: torch.Tensor, std: float, rng: np.random.Generator, dtype: torch
         rng: source of the noise.
         dtype: type it is rounded to; by default that of W₀.
     """
-    return torch.cat([*adding(blocks(base), std, rng, dtype)])
+    made = torch.empty(base.shape, dtype=dtype or base.dtype)
+    for there, some in zip(blocks(made), adding(blocks(base), std, rng, dtype), strict=True):
+        there.copy_(some)
+    return made
 
 
 def adding(

@@ -46,7 +46,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
     """A made base in three shards, and two models tuned from it; made Gaussian values."""
     root = tmp_path_factory.mktemp("models")
     shapes = {HUGE: (3000, 128)}
-    shapes |= {f"model.layers.{i}.self_attn.q_proj.weight": (128, 128 + 8 * (i % 2)) for i in range(20)}
+    shapes |= {f"model.layers.{i}.self_attn.q_proj.weight": (128, 128 + 7 * (i % 3)) for i in range(20)}
     shapes |= {"model.layers.0.input_layernorm.weight": (128,)}
     names = list(shapes)
     parts = [names[:1], names[1:10], names[10:]]
@@ -169,7 +169,7 @@ def until(true, seconds: float = 60) -> None:
 @pytest.mark.parametrize(
     ("hidden", "words"),
     [
-        ("sys.modules['lfmlib'] = None", r"has no lfmlib \(.*install it on every worker"),
+        ("sys.modules['lfmlib'] = None", r"has no lfmlib, or an old one \(.*install it on every worker"),
         (
             "import lfmlib.provenance as p; p.sources = lambda: 64 * '0'",
             "has another lfmlib .*hash to 0{12}, those here",
@@ -184,6 +184,17 @@ def test_workers_without_this_library_are_an_error_and_not_an_endless_wait(model
         with pytest.raises(RuntimeError, match=words):
             lfmlib.merge(models["base"], models["one"], out=tmp_path / "out", executor=executor, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_that_was_mended_is_asked_again(models):
+    """Dask keeps the answers to equal questions."""
+    hide = ["import sys; sys.modules['lfmlib'] = None"]
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, preload=hide)
+    with cluster, Client(cluster) as connected, connected.get_executor(retries=3) as executor:
+        with pytest.raises(RuntimeError, match="has no lfmlib"):
+            lfmlib.survey(models["one"], select="embed", executor=executor, progress=False)
+        connected.run(exec, "import sys; del sys.modules['lfmlib']")
+        assert len(lfmlib.survey(models["one"], select="embed", executor=executor, progress=False)) == 1
 
 
 def test_a_worker_killed_in_a_survey_changes_nothing(doomed, models, small_tasks, tmp_path):
