@@ -1,7 +1,8 @@
 """Print each limit of speed and memory beside what this machine gives, in one run; timings vary, ratios less so.
 
 Everything is measured on a made bfloat16 checkpoint of Llama-like matrices in `_build/bench`. Each timing is the best
-of three, with both sides taking turns, after one pass that brings the file into the page cache and compiles the loops.
+of five, with both sides taking turns, after one pass that brings the file into the page cache and compiles the loops;
+what was made for the run is brought to the disk before.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def made_checkpoint(gigabytes: float = 2.0) -> Path:
     return folder
 
 
-def best(*runs: Callable[[], object], repeats: int = 3) -> list[float]:
+def best(*runs: Callable[[], object], repeats: int = 5) -> list[float]:
     """Shortest seconds of each, the runs taking turns."""
     seconds = [[] for _ in runs]
     for _ in range(repeats):
@@ -90,6 +91,7 @@ def main() -> None:
             return lambda: lfmlib.survey(source, executor=executor, progress=False)
 
         surveyed(checkpoint, two)()  # page cache, compilation
+        os.sync()
         single, pair, by16, by64 = best(
             surveyed(checkpoint, one),
             surveyed(checkpoint, two),

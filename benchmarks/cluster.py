@@ -18,7 +18,7 @@ import time
 
 from . import memory, rate, report
 
-TURNS = 3
+TURNS = 5
 """How often each is timed; the shortest counts."""
 
 
@@ -31,6 +31,7 @@ def main(counts: tuple[int, ...] = (1, 2)) -> None:
     for words, source in memory.made((4,), 8).items():
         seconds, digests = [], set()
         lfmlib.survey(source, progress=False)  # the page cache
+        os.sync()
         for workers, killed in (*((count, False) for count in counts), (counts[-1], True)):
             with (
                 LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None) as cluster,

@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +20,8 @@ import torch
 from .safetensors_files import TORCH_DTYPES
 from .storage import dtype_name
 
-SYNCED = 1 << 28
-"""Bytes after which what was written is brought to the disk."""
+SYNCED = 1 << 26
+"""Bytes after which what was written is brought to the disk, while more is made."""
 _NAMES = {dtype_name(dtype): short for short, dtype in TORCH_DTYPES.items()}
 
 
@@ -71,11 +72,14 @@ class ShardWriter:
         self._ends = [len(self._header) + size for size in sizes]
         self.finished = path.exists()
         self.done = len(self.entries) if self.finished else 0
+        self._behind: tuple[Future, int] | None = None  # up to where bytes are on their way to the disk
+        self._refused = False  # the disk has said no
 
     def __enter__(self) -> ShardWriter:
         if self.finished:
             self._safe.unlink(missing_ok=True)  # of a process that was killed just before
             return self
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sync")
         safe = int(self._safe.read_text()) if self._safe.exists() and self._part.exists() else 0
         if safe and self._part.stat().st_size >= safe and safe in self._ends:
             self._file = self._part.open("r+b", buffering=0)
@@ -83,7 +87,7 @@ class ShardWriter:
                 self.done = self._ends.index(safe)
                 self._file.truncate(safe)
                 self._file.seek(safe)
-                self._synced = safe
+                self._asked = safe
                 return self
             self._file.close()
         self._file = self._part.open("wb", buffering=0)
@@ -108,26 +112,38 @@ class ShardWriter:
             size = self._file.tell() - self._ends[self.done]
             raise ValueError(f"{entry.name}: {size} bytes were given, expected {entry.bytes}")
         self.done += 1
-        if self._file.tell() - self._synced >= SYNCED:
-            self._sync()
+        if self._file.tell() - self._asked >= SYNCED:
+            self._arrived()
+            self._asked = self._file.tell()
+            self._behind = self._thread.submit(self._bring), self._asked
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.finished:
             return
-        if kind is None and self.done == len(self.entries):
-            self._sync()
+        whole = kind is None and self.done == len(self.entries)
+        try:
+            if whole:
+                self._sync()
+            else:
+                self._leave()
+        finally:
+            self._thread.shutdown()
             self._file.close()
+        if whole:
             self._part.replace(self.path)
             self._safe.unlink()
-            return
-        try:  # what is whole is kept
+
+    def _leave(self) -> None:
+        """Keep what is whole, if the disk lets. What it refused once may look well the second time, and be lost."""
+        try:
+            self._arrived()
+            if self._refused:
+                return
             self._file.truncate(self._ends[self.done])
             self._file.seek(self._ends[self.done])
             self._sync()
         except OSError:
             pass
-        finally:
-            self._file.close()
 
     def _write(self, data) -> None:
         left = memoryview(data)
@@ -136,8 +152,26 @@ class ShardWriter:
 
     def _sync(self) -> None:
         """Bring all to the disk, and say so: only whole tensors count."""
-        os.fsync(self._file.fileno())
-        self._synced = self._file.tell()
+        self._arrived()
+        self._bring()
+        self._asked = self._file.tell()
+        self._say(self._asked)
+
+    def _bring(self) -> None:
+        try:
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._refused = True
+            raise
+
+    def _arrived(self) -> None:
+        """Wait until what is on its way is on the disk, and say so. Raises what the disk does."""
+        if self._behind:
+            (future, place), self._behind = self._behind, None
+            future.result()
+            self._say(place)
+
+    def _say(self, place: int) -> None:
         written = self._safe.with_name(self._safe.name + ".new")
-        written.write_text(str(self._synced))
+        written.write_text(str(place))
         written.replace(self._safe)

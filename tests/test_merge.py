@@ -410,3 +410,28 @@ def test_a_shard_takes_no_wrong_pieces(tmp_path):
         with pytest.raises(ValueError, match="w: 20 bytes were given, expected 24"):
             writer.write([torch.ones(5)])
     assert not (tmp_path / "a").exists() and shards.SYNCED > 0
+
+
+def test_what_the_disk_refused_once_is_not_taken_for_written(tmp_path, monkeypatch):
+    """An fsync after one that failed succeeds, though the bytes are gone: the note stays at the last good place."""
+    entries = [Entry(name, (1000,), "float32") for name in "abcd"]
+    values = [torch.full((1000,), float(i)) for i in range(4)]
+    sync, calls = os.fsync, []
+
+    def refusing(file):
+        calls.append(file)
+        if len(calls) == 3:  # the header's, that of a, that of b
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(file)
+
+    monkeypatch.setattr(shards, "SYNCED", 1)
+    monkeypatch.setattr(shards.os, "fsync", refusing)
+    with pytest.raises(OSError, match=r"Input/output"), ShardWriter(tmp_path / "w", entries) as writer:
+        for value in values:
+            writer.write([value])
+    with ShardWriter(tmp_path / "w", entries) as writer:
+        assert writer.done == 1
+        for value in values[1:]:
+            writer.write([value])
+    assert all(torch.equal(one, value) for one, value in zip(load_file(tmp_path / "w").values(), values, strict=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]
