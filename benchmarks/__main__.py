@@ -1,8 +1,9 @@
 """Print each limit of speed and memory beside what this machine gives, in one run; timings vary, ratios less so.
 
-Everything is measured on a made bfloat16 checkpoint of Llama-like matrices in `_build/bench`. Each timing is the best
-of five, with both sides taking turns, after one pass that brings the file into the page cache and compiles the loops;
-what was made for the run is brought to the disk before.
+Surveys are measured on a made bfloat16 checkpoint of Llama-like matrices in `_build/bench`: the best of five, with what
+they are compared with taking turns, after one pass that brings the file into the page cache and compiles the loops.
+scipy, which takes long, has one turn, and so has the sampled survey. What was made for the run is brought to the disk
+before.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from unittest.mock import patch
 
 from . import memory, rate, report
 
@@ -28,13 +29,8 @@ def main(counts: tuple[int, ...] = (1, 2)) -> None:
     Dask leaves variables for its workers in the environment of this process (one thread, memory given back at once),
     which would slow down whatever is started after: they are taken out again.
     """
-    before = dict(os.environ)
-    try:
+    with patch.dict(os.environ):
         _measured(counts)
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
 
 
 def _measured(counts: tuple[int, ...]) -> None:

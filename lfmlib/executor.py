@@ -206,6 +206,9 @@ def died(error: BaseException) -> bool:
     return isinstance(error, BrokenExecutor) or type(error).__name__ in ("KilledWorker", "NoValidWorkerError")
 
 
+_ASK = "__import__('lfmlib.provenance', fromlist=['sources']).sources()"
+
+
 def same_library(workers: Executor) -> None:
     """Ask a worker of a cluster whether it has this library.
 
@@ -231,9 +234,6 @@ def same_library(workers: Executor) -> None:
             f"a worker of the executor has another lfmlib (its sources hash to {theirs[:12]}, those here to "
             f"{sources()[:12]}): {advice}"
         )
-
-
-_ASK = "__import__('lfmlib.provenance', fromlist=['sources']).sources()"
 
 
 def _submit(workers: Executor, call: Callable) -> Future:
