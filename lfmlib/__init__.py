@@ -6,7 +6,7 @@ Data flows one way: checkpoint → sketch → statistics → table → finding. 
 
 from . import findings, outliers, pruning, tolerance
 from .arrangement import arrangement
-from .checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
+from .checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
 from .controls import control, rescaled
 from .delta import compare, depth_trend
 from .iid import IID, iid

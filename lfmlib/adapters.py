@@ -17,9 +17,9 @@ from peft.utils import load_peft_weights
 from torch import nn
 
 from . import noise_adapter  # registers itself with peft
-from .checkpoint import Checkpoint, CheckpointError
+from .checkpoints.checkpoint import Checkpoint, CheckpointError
+from .checkpoints.stored import Stored
 from .pairs import prefixes
-from .storage import Stored
 
 _WRAPPED = "base_model.model."
 _MOVE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from .checkpoint import Checkpoint
+from .checkpoints.checkpoint import Checkpoint
 from .controls import control, named
 from .executor import Rows, tabulate
 from .iid import FIGURES, iid

@@ -22,10 +22,10 @@ from pathlib import Path
 
 import yaml
 
-from lfmlib.execute import Run, execute
-from lfmlib.render import broken_links, missing_pages, render
-from lfmlib.report import write_report
-from lfmlib.stage import stage, toc_chapters, toc_pages
+from .execute import Run, execute
+from .render import broken_links, missing_pages, render
+from .report import write_report
+from .stage import stage, toc_chapters, toc_pages
 
 __all__ = ["Layout", "main", "run_chapters", "write_book"]
 

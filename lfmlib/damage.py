@@ -10,7 +10,7 @@ import torch
 
 from . import order
 from .arrangement import arrangement
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoints.checkpoint import Checkpoint, open_checkpoint
 from .health import examine
 from .survey import survey
 

@@ -23,7 +23,7 @@ from scipy import stats
 
 from . import nulls
 from .budget import blocks, budget
-from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from .checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from .executor import Rows, light, over
 from .marchenko_pastur import null
 from .noise import adding

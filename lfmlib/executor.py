@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from .checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from .grid import DTYPES
 from .journal import Journal
 from .provenance import sources

@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from .checkpoint import Checkpoint
+from .checkpoints.checkpoint import Checkpoint
 from .executor import died
 from .shards import Entry, ShardWriter
 from .threads import one_thread

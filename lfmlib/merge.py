@@ -21,13 +21,13 @@ import torch
 from tqdm.auto import tqdm
 
 from . import editing, folder
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoints.checkpoint import Checkpoint, open_checkpoint
+from .checkpoints.remote import ahead
+from .checkpoints.stored import Stored
 from .delta import KIN
 from .executor import same_library
 from .pairs import FLOATS, partners
-from .remote import ahead
 from .shards import Entry
-from .storage import Stored
 from .threads import one_thread
 
 PIECE = 1 << 22

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from . import nulls
-from .checkpoint import Checkpoint
+from .checkpoints.checkpoint import Checkpoint
 from .coding import VARIANTS, Candidate, candidates, cells, entropy
 from .executor import Rows, tabulate
 from .families import FAMILIES

@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity
 from tqdm.auto import tqdm
 
 from . import editing
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoints.checkpoint import Checkpoint, open_checkpoint
 from .merge import listed
 from .pairs import FLOATS, partners
 

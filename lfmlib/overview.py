@@ -15,10 +15,10 @@ import pandas as pd
 from scipy import stats
 
 from . import delta, evidence, sampling
-from .addresses import meant
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoints.addresses import meant
+from .checkpoints.checkpoint import Checkpoint, open_checkpoint
+from .checkpoints.locate import HUB_ID
 from .findings import RULES, Finding, judge
-from .hub import HUB_ID
 
 MATRICES = {"quick": 6, "default": 36, "full": 10_000}
 """How many matrices the arrangement of entries is measured of, by profile, evenly chosen."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .checkpoint import Checkpoint, CheckpointError, TensorInfo
+from .checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo
 from .executor import matrices
 
 SHARED = 2

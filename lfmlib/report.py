@@ -19,7 +19,7 @@ from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
-from lfmlib.stage import chapter_number, clean_outputs
+from .stage import chapter_number, clean_outputs
 
 __all__ = ["write_report"]
 

@@ -138,7 +138,7 @@ def _with_addresses(settings: dict) -> dict:
 
 def _verdicts(results: Path) -> dict[str, str]:
     """The scoreboard and its summary, by the file that pages include."""
-    from lfmlib import findings, scoreboard
+    from . import findings, scoreboard
 
     # No folder yet: nothing measured, and the pages say so.
     found = findings.load(results) if results.is_dir() else []
@@ -147,8 +147,8 @@ def _verdicts(results: Path) -> dict[str, str]:
 
 def _calibration() -> str:
     """The tables of the calibration page, read off its record."""
-    from lfmlib import records
-    from lfmlib.lab import calibration
+    from . import records
+    from .lab import calibration
 
     return calibration.page(records.load("calibration"))
 

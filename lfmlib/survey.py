@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from . import nulls, sampling
-from .checkpoint import Checkpoint, TensorInfo
+from .checkpoints.checkpoint import Checkpoint, TensorInfo
 from .executor import Rows, Spread, tabulate
 from .normality import measure
 from .shapes import SHAPES, classify, standings

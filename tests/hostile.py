@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from lfmlib.checkpoint import CheckpointError, open_checkpoint
+from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
 
 NUMBERS = (0, 1, 2, 3, 7, 8, 31, 32, 127, 255, 2**15, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40, 2**53, 2**60)
 NUMBERS += (2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -1, -2, -(2**31), -(2**63), 10**30)

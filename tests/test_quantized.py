@@ -19,7 +19,7 @@ from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 import lfmlib
-from lfmlib.checkpoint import CheckpointError, open_checkpoint
+from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -324,7 +324,7 @@ def test_gguf_experts_and_damage(tmp_path):
 @given(st.data())
 def test_pieces_of_a_part_are_those_of_the_loaded_tensor(data):
     """Any part, any range: the same values, and for an expert none of its neighbours' bytes."""
-    from lfmlib.part import Part
+    from lfmlib.checkpoints.slices import Part
 
     experts, groups, rows, columns = (data.draw(st.integers(1, 4)) for _ in range(4))
     transposed, stacked = data.draw(st.booleans()), data.draw(st.booleans())

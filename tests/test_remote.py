@@ -17,8 +17,8 @@ from safetensors.torch import save
 from test_quantized import write_gguf
 
 import lfmlib
-from lfmlib import addresses, http_ranges, remote
-from lfmlib.checkpoint import CheckpointError, open_checkpoint
+from lfmlib.checkpoints import addresses, http, remote
+from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
 
 TENSORS = {
     f"layers.{i}.self_attn.{role}_proj.weight": torch.randn(256, 256, generator=torch.Generator().manual_seed(i))
@@ -131,7 +131,7 @@ def test_files_that_are_none(hub, content):
 
 @pytest.mark.parametrize("fault", ["drop", "short", "hang", 500, 502, 503, 504, 429, 408])
 def test_a_fault_that_passes_changes_nothing(hub, monkeypatch, fault):
-    monkeypatch.setattr(http_ranges, "TIMEOUT", 0.5)
+    monkeypatch.setattr(http, "TIMEOUT", 0.5)
     checkpoint = open_checkpoint("hf://made/sharded")
     hub.faults[:] = [fault, fault]
     before = weights_sent(hub)

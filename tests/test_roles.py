@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from lfmlib.checkpoint import open_checkpoint
-from lfmlib.roles import parts, place_of, role_of
+from lfmlib.checkpoints.checkpoint import open_checkpoint
+from lfmlib.checkpoints.roles import parts, place_of, role_of
 
 LAYERS = 2
 BERT_LIKE = {

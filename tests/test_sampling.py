@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 import lfmlib
 from lfmlib import Sketch, planted, sampling
-from lfmlib.part import Part
-from lfmlib.safetensors_files import read_safetensors
-from lfmlib.storage import Held
+from lfmlib.checkpoints.safetensors_files import read_safetensors
+from lfmlib.checkpoints.slices import Part
+from lfmlib.checkpoints.stored import Held
 from lfmlib.survey import SAMPLED, _distances
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint
 
 KL_BOUND = 0.02
 """F1: a matrix with at most so many `kl_bits` counts as Gaussian (just under a logistic distribution's 0.0206)."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..hub import MINILM_SHA256
+from ..checkpoints.locate import MINILM_SHA256
 from ..records import Experiment
 from . import finetuning, models
 from .adapting import DEEPER

@@ -14,7 +14,7 @@ import warnings
 import torch
 from torch import nn
 
-from ..checkpoint import open_checkpoint
+from ..checkpoints.checkpoint import open_checkpoint
 from ..noise_basis import LAWS
 
 LOW_RANK = ("lora", "dora")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .. import evidence
-from ..hub import MINILM_SHA256
+from ..checkpoints.locate import MINILM_SHA256
 from ..noise import KEPT, stand_in
 from ..normality import qq_r2
 from ..records import Experiment

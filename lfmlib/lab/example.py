@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import evidence
-from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..delta import compare, delta, opened
 from .finetuning import DECAY, FULL, TASKS, TOY, plan
 from .train import start_of, train

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from .. import evidence
+from ..checkpoints.locate import MINILM_SHA256
 from ..delta import compare
-from ..hub import MINILM_SHA256
 from ..noise import low_rank
 from ..normality import measure, qq_r2
 from ..records import Experiment

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .. import evidence, nulls
-from ..checkpoint import open_checkpoint
+from ..checkpoints.checkpoint import open_checkpoint
 from ..evidence import bracketed, over_runs, shares_by_start, span
 from . import forgetting, models, text
 from .inits import STARTS, UNLIKE

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..hub import locate
+from ..checkpoints.locate import locate
 from . import docstrings
 from .adaptation import HEADS
 from .adaptation import RATES as TUNED

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .. import evidence
-from ..checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint
 from ..delta import delta
 from ..findings import Finding
 from ..noise import KEPT, stand_in

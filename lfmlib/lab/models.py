@@ -24,8 +24,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from ..checkpoint import Checkpoint, open_checkpoint
-from ..hub import MINILM_PACKAGE
+from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
+from ..checkpoints.locate import MINILM_PACKAGE
 
 PRETRAINED = ("minilm",)
 MODELS = ("decoder", "deep-decoder", "vit", "clip", *PRETRAINED)

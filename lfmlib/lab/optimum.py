@@ -20,10 +20,10 @@ import pandas as pd
 from torch import nn
 
 from .. import evidence
-from ..checkpoint import open_checkpoint
+from ..checkpoints.checkpoint import open_checkpoint
+from ..checkpoints.locate import MINILM_SHA256
 from ..coding import VARIANTS
 from ..evidence import KEPT
-from ..hub import MINILM_SHA256
 from ..optimal import laws, noise_laws
 from ..records import Experiment
 from ..records.experiment import brief

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from .. import editing
-from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..pairs import partners
 from .siblings import Siblings
 

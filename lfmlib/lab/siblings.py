@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from .. import editing
-from ..hub import MINILM_SHA256
+from ..checkpoints.locate import MINILM_SHA256
 from . import finetuning, models
 from .experiments import retrained
 from .problems import problem

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .. import outliers, pruning
-from ..checkpoint import Checkpoint, open_checkpoint
+from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..records.experiment import brief
 from . import models
 from .problems import problem

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from .. import evidence, noise
-from ..checkpoint import open_checkpoint
+from ..checkpoints.checkpoint import open_checkpoint
 
 LABELS = ("real", "shuffled", "own")
 """What a model is taught: see `labelled`."""

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from lfmlib import records
+from .. import records
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

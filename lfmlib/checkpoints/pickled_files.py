@@ -1,4 +1,5 @@
-"""Files pickled by `torch.save`: a dictionary of tensors, mapped; code in them is never run (`lfmlib.pickle_guard`)."""
+"""Files pickled by `torch.save`: a dictionary of tensors, mapped; code in them is never run
+(`lfmlib.checkpoints.pickle_guard`)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pathlib import Path
 import torch
 
 from .pickle_guard import look_through
-from .storage import CheckpointError, Held, Stored, as_tensor, dtype_name, is_tensor, read_mapping
+from .stored import CheckpointError, Held, Stored, as_tensor, dtype_name, is_tensor, read_mapping
 
 PICKLED = (".bin", ".pt", ".pth")
 OVERLAP = 8  # tensors of a pickle may be parts of others; more than so many times the file is none that a model has

@@ -12,17 +12,17 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from . import sampling
+from .. import sampling
 from .addresses import is_address, locate_remote, meant
 from .chunks import CHUNK_BYTES, aligned, between, flat, lazily
-from .http_ranges import Traffic
-from .hub import locate
+from .http import Traffic
 from .listing import read_files, read_memory
-from .part import Part
+from .locate import locate
 from .quantized import resolve
 from .remote import ahead
 from .roles import parts
-from .storage import CheckpointError, Held, Stored
+from .slices import Part
+from .stored import CheckpointError, Held, Stored
 
 __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "open_checkpoint"]
 
@@ -32,8 +32,8 @@ class TensorInfo:
     """What is known of a tensor before its values are read.
 
     `shape` is the logical one, (out, in) for matrices; `dtype` a name such as "bfloat16"; `role`, `depth` and `tower`
-    are those of `lfmlib.roles`; `numel` counts values. `quantized` says what the codes are of a tensor whose values are
-    computed from codes and scales (see `lfmlib.quantized`); it is empty for all others.
+    are those of `lfmlib.checkpoints.roles`; `numel` counts values. `quantized` says what the codes are of a tensor
+    whose values are computed from codes and scales (see `lfmlib.checkpoints.quantized`); it is empty for all others.
     """
 
     name: str

@@ -21,7 +21,7 @@ import torch
 
 from .packings import Dequantized
 from .safetensors_files import LONGEST, Mapped
-from .storage import CheckpointError, check_shape
+from .stored import CheckpointError, check_shape
 
 PLAIN = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
 PLAIN |= {name: f"int{name[1:]}" for name in ("I8", "I16", "I32", "I64")}

@@ -1,8 +1,9 @@
 """What an address means: `hf://org/name`, a file or folder at `https://…`, `s3://…`, `gs://…` and the like.
 
 `locate_remote` finds the weight files behind it and reads nothing but listings, config.json and an index. Of a folder's
-files the same ones are taken as of a local folder (see `lfmlib.hub`). Over HTTP a folder cannot be listed: there the
-index and model.safetensors are tried, in the folder itself and where a hub's page of a model keeps its files.
+files the same ones are taken as of a local folder (see `lfmlib.checkpoints.locate`). Over HTTP a folder cannot be
+listed: there the index and model.safetensors are tried, in the folder itself and where a hub's page of a model keeps
+    its files.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from . import gguf_files
-from .http_ranges import Traffic, short
-from .hub import CONFIG, INDEX, INDEXES, WEIGHTS, Located, choose, hub_errors, weight_map
+from .http import Traffic, short
+from .locate import CONFIG, INDEX, INDEXES, WEIGHTS, Located, choose, hub_errors, weight_map
 from .pickled_files import PICKLED
 from .remote import Ranged, RemoteFile, filesystem, open_remote, read_whole
 from .safetensors_files import LONGEST, check_safetensors, listed
-from .storage import CheckpointError, json_object
+from .stored import CheckpointError, json_object
 
 SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
 HUB = re.compile(r"^(www\.)?(huggingface\.co|hf\.co)/.", re.IGNORECASE)

@@ -7,9 +7,9 @@ from functools import partial
 
 import torch
 
-from .part import Part
 from .remote import ahead
-from .storage import Stored
+from .slices import Part
+from .stored import Stored
 
 CHUNK_BYTES = 32 * 2**20  # large beside a loop's start-up; views on the file, so memory does not limit it
 LAZY_BYTES = 8 * 2**20  # of values that are read from elsewhere or computed, several pieces of which are held

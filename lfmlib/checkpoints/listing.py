@@ -10,10 +10,10 @@ import torch
 
 from .addresses import list_remote
 from .gguf_files import read_gguf
-from .hub import Located
+from .locate import Located
 from .pickled_files import PICKLED, read_pickled
 from .safetensors_files import read_safetensors
-from .storage import CheckpointError, read_mapping
+from .stored import CheckpointError, read_mapping
 
 
 def read_files(located: Located) -> tuple[dict, dict]:

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from . import gguf_files
-from .http_ranges import Traffic, gated, network_errors
+from .http import Traffic, gated, network_errors
 from .pickled_files import PICKLED
-from .storage import CheckpointError, json_object
+from .stored import CheckpointError, json_object
 
 MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_COMMIT = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import torch
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from .http_ranges import Traffic, Transient, http, probe, short
-from .storage import CheckpointError, Stored
+from .http import Traffic, Transient, http, probe, short
+from .stored import CheckpointError, Stored
 
 PIECE = 8 << 20  # bytes asked for at once
 SIDE_BY_SIDE = 8  # requests

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from .storage import CheckpointError
+from .stored import CheckpointError
 
 TIMEOUT = 30.0  # seconds without a byte
 PATIENCE = 300.0  # seconds: the longest wait that a server may ask for
@@ -54,7 +54,8 @@ def short(url: str) -> str:
 
 
 def http(file, start: int, stop: int) -> Iterator[bytes]:
-    """Bytes `start` to `stop` of a `lfmlib.remote.RemoteFile` as they come. Raises Transient, CheckpointError."""
+    """Bytes `start` to `stop` of a `lfmlib.checkpoints.remote.RemoteFile` as they come. Raises Transient,
+    CheckpointError."""
     with _asked(file.url, start, stop, file.traffic) as response:
         first, size = _range_of(response, file.url)
         version = response.headers.get("etag", "")

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .storage import CheckpointError, Stored, check_shape, dtype_name, json_object
+from .stored import CheckpointError, Stored, check_shape, dtype_name, json_object
 
 LONGEST = 100_000_000  # bytes of a header: safetensors' own limit
 

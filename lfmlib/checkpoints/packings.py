@@ -1,6 +1,7 @@
 """How quantized codes are packed, and the values that they stand for, a few rows of a matrix at a time.
 
-`lfmlib.quantized` finds the pieces and says who writes them; here is the arithmetic: float32 values, (out, in).
+`lfmlib.checkpoints.quantized` finds the pieces and says who writes them; here is the arithmetic: float32 values, (out,
+in).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from .storage import CheckpointError, Held, Stored
+from .stored import CheckpointError, Held, Stored
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 AWQ_COLUMNS = (0, 4, 1, 5, 2, 6, 3, 7)  # where column j of eight lies in its word, in nibbles

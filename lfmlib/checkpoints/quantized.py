@@ -1,8 +1,8 @@
 """Quantized weights: their pieces, found by name.
 
 A quantized matrix is stored as codes and scales under several names. `resolve` replaces each such group by one entry
-that gives float32 values of the matrix, (out, in), a few rows at a time (`lfmlib.packings`); what it cannot be sure of
-it refuses, with the reason. The layouts and who writes them:
+that gives float32 values of the matrix, (out, in), a few rows at a time (`lfmlib.checkpoints.packings`); what it cannot
+be sure of it refuses, with the reason. The layouts and who writes them:
 
 =================  ===================================================  ==========================================
 names              codes and scales                                     value
@@ -31,7 +31,7 @@ import re
 from collections.abc import Mapping
 
 from .packings import Awq, Gptq, Mxfp4, Nibbles, Packed, Scaled
-from .storage import Names
+from .stored import Names
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 FLOATS = ("float16", "bfloat16", "float32", "float64")
