@@ -68,7 +68,7 @@ def main(turns: int = 2) -> None:
 
 def large(rows: int = 4096, columns: int = 11008) -> None:
     """Time, memory and agreement of estimated and exact spectrum of a made bfloat16 matrix with ten spikes."""
-    from lfmlib import planted
+    from lfmlib.distribution import made as planted
 
     path = FOLDER / f"spikes-{rows}x{columns}.safetensors"
     if not path.exists():

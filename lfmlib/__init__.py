@@ -9,13 +9,13 @@ from .arrangement import arrangement
 from .checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
 from .controls import control, rescaled
 from .delta import compare, depth_trend
+from .distribution.distances import Normality, coding_cells, measure, normality
+from .distribution.law import Law, laws, optimal_law
+from .distribution.shapes import Shape, classify
+from .distribution.sketch import Sketch
 from .iid import IID, iid
 from .merge import merge
-from .normality import Normality, coding_cells, measure, normality
-from .optimal import Law, laws, optimal_law
 from .overlap import overlap
-from .shapes import Shape, classify
-from .sketch import Sketch
 from .spectrum import Spectrum, spectrum
 from .survey import noise_twin, survey
 

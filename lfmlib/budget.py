@@ -13,7 +13,7 @@ import numba
 import numpy as np
 import torch
 
-from .sketch import Sketch
+from .distribution.sketch import Sketch
 
 BLOCK, SKETCHED = 1 << 16, 1 << 21
 """Entries that are held as float64 at a time, so that they stay in a core's cache; and at least those that are sketched

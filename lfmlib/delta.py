@@ -21,15 +21,15 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from . import nulls
 from .budget import blocks, budget
 from .checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from .distribution import nulls
+from .distribution.distances import measure, qq_r2
+from .distribution.shapes import classify
 from .executor import Rows, light, over
 from .marchenko_pastur import null
 from .noise import adding
-from .normality import measure, qq_r2
 from .pairs import Pair, pair
-from .shapes import classify
 from .spectrum import top_ratio
 
 HELD, BESIDES = 60_000_000, 1 << 22

@@ -22,7 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
-from .grid import DTYPES
+from .distribution.formats import DTYPES
 from .journal import Journal
 from .provenance import sources
 

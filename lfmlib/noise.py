@@ -23,8 +23,8 @@ import torch
 from scipy import special
 
 from .budget import blocks
-from .normality import qq_r2
-from .sketch import Sketch
+from .distribution.distances import qq_r2
+from .distribution.sketch import Sketch
 
 KEPT: Mapping[str, str] = {
     "trained": "everything",

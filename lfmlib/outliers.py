@@ -1,6 +1,6 @@
 """Outliers of weight matrices: where they are, and what it costs to change them, beside random entries.
 
-An outlier is an entry whose magnitude is beyond a cut, such as `lfmlib.optimal.Law.outlier_cut`.
+An outlier is an entry whose magnitude is beyond a cut, such as `lfmlib.distribution.law.Law.outlier_cut`.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def places(checkpoint: Checkpoint, table: pd.DataFrame, draws: int = 200, seed: 
 
     Args:
         checkpoint: holds the matrices.
-        table: rows of `lfmlib.optimal.laws`.
+        table: rows of `lfmlib.distribution.law.laws`.
         draws, seed: of random places, for the control.
 
     Returns:

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import delta, evidence, sampling
+from . import delta, evidence
 from .checkpoints.addresses import meant
 from .checkpoints.checkpoint import Checkpoint, open_checkpoint
 from .checkpoints.locate import HUB_ID
+from .distribution import sampled
 from .findings import RULES, Finding, judge
 
 MATRICES = {"quick": 6, "default": 36, "full": 10_000}
@@ -32,9 +33,9 @@ def opened(model: str, revision: str, select: str, sample: int, base: str = "") 
     Raises ValueError for a sample that says nothing, and for a base that is none, before anything is measured; and
     whatever `open_checkpoint` raises.
     """
-    if not isinstance(sample, int) or 0 < sample < sampling.LEAST or sample < 0:
+    if not isinstance(sample, int) or 0 < sample < sampled.LEAST or sample < 0:
         raise ValueError(
-            f"sample is {sample!r}: expected bytes to read of each tensor, {sampling.LEAST:,} or more, or 0 for all"
+            f"sample is {sample!r}: expected bytes to read of each tensor, {sampled.LEAST:,} or more, or 0 for all"
         )
     model = meant(model)
     afar = sample and HUB_ID.match(model) and model != "minilm" and not Path(model).expanduser().exists()
@@ -69,9 +70,9 @@ def identity(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
 def _pieces(checkpoint: Checkpoint) -> str:
     """In how many pieces a sample of each tensor was read, in words."""
     if checkpoint.traffic is not None:
-        return f"{sampling.GROUPS} pieces of each tensor, since each is a request: a few heavy rows may be missed"
-    coded = f" ({sampling.COMPUTED} of quantized ones)" if any(info.quantized for info in checkpoint.tensors) else ""
-    return f"up to {sampling.SCATTERED:,} pieces of each tensor{coded}"
+        return f"{sampled.GROUPS} pieces of each tensor, since each is a request: a few heavy rows may be missed"
+    coded = f" ({sampled.COMPUTED} of quantized ones)" if any(info.quantized for info in checkpoint.tensors) else ""
+    return f"up to {sampled.SCATTERED:,} pieces of each tensor{coded}"
 
 
 def by_role(body: pd.DataFrame) -> pd.DataFrame:

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import nulls, sampling
 from .checkpoints.checkpoint import Checkpoint, TensorInfo
+from .distribution import nulls, sampled
+from .distribution.distances import measure
+from .distribution.shapes import SHAPES, classify, standings
+from .distribution.sketch import Sketch
 from .executor import Rows, Spread, tabulate
-from .normality import measure
-from .shapes import SHAPES, classify, standings
-from .sketch import Sketch
 
 
 def survey(
@@ -44,7 +44,7 @@ def survey(
         sample: bytes to read of each tensor, in evenly spread pieces; default all of them. Figures are then those of
             the sample, ``count`` is the number of values read, the ``…_low`` and ``…_high`` of each figure say where
             that of the whole tensor lies, with 95 %, and ``label_possible`` which labels it may have (see
-            `lfmlib.sampling`). Below `lfmlib.sampling.LEAST` a warning is given.
+            `lfmlib.distribution.sampled`). Below `lfmlib.distribution.sampled.LEAST` a warning is given.
         keep: a folder where finished rows are kept as they come. A survey that was stopped in any way, even by a power
             cut, goes on from them when it is called again; tensors whose file has changed are measured anew (see
             `lfmlib.journal`).
@@ -62,10 +62,10 @@ def survey(
     """
     if sample is not None and sample < 1:
         raise ValueError(f"sample={sample!r}: expected a number of bytes from each tensor, or None to read all")
-    if sample is not None and sample < sampling.LEAST:
+    if sample is not None and sample < sampled.LEAST:
         warnings.warn(
             f"sample={sample}: of so few bytes of each tensor little can be said, and noise may not pass for noise; "
-            f"expected {sampling.LEAST:,} or more",
+            f"expected {sampled.LEAST:,} or more",
             stacklevel=2,
         )
     ends = [*(f"{name}_{end}" for name in SAMPLED for end in ("low", "high")), "label_possible"] if sample else []
@@ -130,7 +130,7 @@ def _about(info: TensorInfo) -> dict:
 def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str, float]:
     """Figures of a sample of a tensor, and the ends of their intervals."""
     parts = [Sketch.of(piece) for piece in checkpoint.sample(info.name, sample)]
-    found = sampling.intervals(parts, info.numel, _distances, SAMPLED)
+    found = sampled.intervals(parts, info.numel, _distances, SAMPLED)
     ends = {
         f"{name}_{end}": value for name, both in found.items() for end, value in zip(("low", "high"), both, strict=True)
     }
@@ -140,7 +140,7 @@ def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str,
 def _possible(parts: list[Sketch], whole: int) -> str:
     """The labels that the whole tensor may have, ", " between them: classifying costs most, so groups are joined."""
     joined = [reduce(add, parts[i::JOINED]) for i in range(min(JOINED, len(parts)))]
-    found = sampling.intervals(joined, whole, lambda sketch: standings(classify(sketch).scores), SHAPES)
+    found = sampled.intervals(joined, whole, lambda sketch: standings(classify(sketch).scores), SHAPES)
     names = [name for name in SHAPES if found[name][1] > 0]
     return ", ".join(names if any(low > 0 for low, _ in found.values()) else [*names, "other"])
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peft.utils import merge_utils
 
 from lfmlib import editing
-from lfmlib.symmetry import asymmetry
+from lfmlib.distribution.symmetry import asymmetry
 
 
 def made(count: int = 3, shape: tuple[int, ...] = (40, 30), seed: int = 0) -> list[torch.Tensor]:

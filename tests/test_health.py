@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import lfmlib
-from lfmlib import health, planted
+from lfmlib import health
+from lfmlib.distribution import made
 
 
 def examined(tensors: dict, config: dict | None = None):
@@ -20,7 +21,7 @@ def examined(tensors: dict, config: dict | None = None):
 
 def trained(rng, shape=(128, 192), dtype=torch.float32) -> torch.Tensor:
     """A matrix with unlike rows, as training leaves them."""
-    return torch.tensor(0.03 * planted.matrix("row scales", 0.4, shape, rng)).to(dtype)
+    return torch.tensor(0.03 * made.matrix("row scales", 0.4, shape, rng)).to(dtype)
 
 
 def turned(values: torch.Tensor) -> torch.Tensor:
@@ -63,7 +64,7 @@ def test_the_usual_starts_are_called_untrained(law):
 
 def test_entries_that_changed_places_are_told_from_a_start():
     rng = np.random.default_rng(1)
-    values = torch.tensor(planted.matrix("row scales", 0.8, (256, 256), rng)).float()
+    values = torch.tensor(made.matrix("row scales", 0.8, (256, 256), rng)).float()
     shuffled = values.flatten()[torch.randperm(values.numel())].reshape(256, 256)
     found = examined({"a.q_proj.weight": values, "b.q_proj.weight": shuffled})
     assert found["state"].to_dict() == {"b.q_proj.weight": "shuffled"}

@@ -20,8 +20,8 @@ from lfmlib.dependence import (
     mutual_information,
     runs_z,
 )
+from lfmlib.distribution.made import matrix as planted_matrix
 from lfmlib.iid import FIGURES, iid, null
-from lfmlib.planted import matrix as planted_matrix
 
 
 def noise(shape=(96, 192), seed=0):

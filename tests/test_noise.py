@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as npst
 from scipy import stats
 
 from lfmlib import noise
-from lfmlib.normality import measure, qq_r2
+from lfmlib.distribution.distances import measure, qq_r2
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -15,9 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import lfmlib
 from lfmlib import noise_basis
+from lfmlib.distribution.distances import measure
 from lfmlib.noise_adapter import NoiseConfig
 from lfmlib.noise_basis import LAWS, basis
-from lfmlib.normality import measure
 
 IDS = torch.arange(12).view(2, 6)
 

@@ -9,10 +9,10 @@ from npm_weibull import weibull_fit
 from npm_weibull.utils.histogram import extract_to_histogram
 from scipy import stats
 
-from lfmlib import nulls
-from lfmlib.normality import coding_cells, measure, normality, qq_r2
-from lfmlib.nulls import band, draw
-from lfmlib.sketch import Sketch
+from lfmlib.distribution import nulls
+from lfmlib.distribution.distances import coding_cells, measure, normality, qq_r2
+from lfmlib.distribution.nulls import band, draw
+from lfmlib.distribution.sketch import Sketch
 
 N = 1_000_000
 STORED = ("bfloat16", "float16", "float32")

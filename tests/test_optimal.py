@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import lfmlib
-from lfmlib import coding, nulls, optimal
-from lfmlib.coding import MOST, VARIANTS, cells
-from lfmlib.families import FAMILIES, Counts, Fit, fit
+from lfmlib.distribution import coding, nulls
+from lfmlib.distribution import law as optimal
+from lfmlib.distribution.coding import MOST, VARIANTS, cells
+from lfmlib.distribution.families import FAMILIES, Counts, Fit, fit
+from lfmlib.distribution.pareto import Strays
+from lfmlib.distribution.sketch import Sketch
 from lfmlib.lab import mixtures
-from lfmlib.sketch import Sketch
-from lfmlib.strays import Strays
 
 EDGES = np.arange(0.5, 6, 0.05)
 FITS = {
@@ -188,7 +189,7 @@ def test_a_uniform_law_has_no_code_below_its_entropy():
 def test_noise_is_called_gaussian_nearly_always(dtype, pruned):
     rng = np.random.default_rng(3)
     names = [lfmlib.optimal_law(nulls.draw(dtype, 30_000, rng, 0, 0.04), pruned=pruned).name for _ in range(12)]
-    assert names.count("gaussian") >= 11 and lfmlib.optimal.NAMES[2] not in names
+    assert names.count("gaussian") >= 11 and lfmlib.distribution.law.NAMES[2] not in names
 
 
 @settings(max_examples=5, deadline=None)

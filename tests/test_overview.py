@@ -15,7 +15,8 @@ from hubserver import HubServer, Repository
 from safetensors.torch import save, save_file
 
 import lfmlib
-from lfmlib import damage, evidence, findings, overview, planted, scoreboard
+from lfmlib import damage, evidence, findings, overview, scoreboard
+from lfmlib.distribution import made
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,7 +27,7 @@ def layers(count: int = 6, width: int = 128, dtype=torch.bfloat16) -> dict[str, 
     tensors = {}
     for i in range(count):
         for role, kind in (("self_attn.q_proj", "row scales"), ("mlp.up_proj", "Laplace"), ("mlp.down_proj", "noise")):
-            values = 0.02 * planted.matrix(kind, 0.4, (width, width), rng)
+            values = 0.02 * made.matrix(kind, 0.4, (width, width), rng)
             tensors[f"model.layers.{i}.{role}.weight"] = torch.tensor(values).to(dtype)
     return tensors
 

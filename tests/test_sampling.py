@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import lfmlib
-from lfmlib import Sketch, planted, sampling
+from lfmlib import Sketch
 from lfmlib.checkpoints.safetensors_files import read_safetensors
 from lfmlib.checkpoints.slices import Part
 from lfmlib.checkpoints.stored import Held
+from lfmlib.distribution import made as planted
+from lfmlib.distribution import sampled as sampling
 from lfmlib.survey import SAMPLED, _distances
 
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import lfmlib
-from lfmlib import planted, shapes
-from lfmlib.shapes import LABELS, MARGIN, SHAPES, classify
+from lfmlib.distribution import made as planted
+from lfmlib.distribution import shapes
+from lfmlib.distribution.shapes import LABELS, MARGIN, SHAPES, classify
 
 
 @pytest.mark.slow

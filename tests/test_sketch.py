@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lfmlib.counting import count_patterns_torch, count_words_torch
-from lfmlib.grid import DTYPES, grid
-from lfmlib.sketch import Sketch
+from lfmlib.distribution.counting import count_patterns_torch, count_words_torch
+from lfmlib.distribution.formats import DTYPES, grid
+from lfmlib.distribution.sketch import Sketch
 
 SIXTEEN = ("bfloat16", "float16")
 DISTRIBUTIONS = {

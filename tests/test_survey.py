@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import lfmlib
-from lfmlib import evidence, nulls
+from lfmlib import evidence
+from lfmlib.distribution import nulls
 from lfmlib.survey import noise_twin, survey
 
 

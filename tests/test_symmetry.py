@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import lfmlib
-from lfmlib import nulls
-from lfmlib.symmetry import asymmetry
+from lfmlib.distribution import nulls
+from lfmlib.distribution.symmetry import asymmetry
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -11,7 +11,7 @@ from ..findings import Finding
 from .shared import ENOUGH, TOO_SMALL, among, eligible, looked_at, over_runs, ratios, share
 
 CLAIMED = "truncated-gaussian+outliers"
-"""The variant that the claim names (see `lfmlib.optimal.VARIANTS`)."""
+"""The variant that the claim names (see `lfmlib.distribution.law.VARIANTS`)."""
 STRAYS = (CLAIMED, "gaussian+outliers")
 """The same with the other reading of “truncated”: by pruning alone, the core being open above."""
 NEAR = 0.01
@@ -98,7 +98,7 @@ def f12(table: pd.DataFrame, model: str, provenance: dict, whole: pd.DataFrame |
     """Finding F12 of a checkpoint alone: not judged, since damage is said by a loss; its laws are told.
 
     Args:
-        table: from `lfmlib.optimal.laws`, with `KEPT` pruned.
+        table: from `lfmlib.distribution.law.laws`, with `KEPT` pruned.
         model: its name.
         provenance: of the model.
         whole: a survey of all matrices, where the table is of some; None: it is of all.

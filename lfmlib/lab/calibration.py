@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from .. import evidence, planted
+from .. import evidence
 from ..arrangement import figures
+from ..distribution import made
 from ..iid import FIGURES
 from ..records import Experiment
 
@@ -30,7 +31,7 @@ STRENGTHS = {
     "spikes": (1, 3, 10),
     "rank three": (0.05, 0.1, 0.2, 0.4),
 }
-"""Sizes of the planted departures (see `lfmlib.planted.DEPARTURES`)."""
+"""Sizes of the planted departures (see `lfmlib.distribution.made.DEPARTURES`)."""
 TESTS = (*FIGURES, "mp_ks", "top_ratio", "stable_rank", "effective_rank")
 """Figures with a two-sided null at 95 %."""
 EDGE = "outliers"
@@ -59,7 +60,7 @@ def run(cell: dict) -> list[dict]:
     rng = np.random.default_rng([cell["seed"], stream])
     rows = []
     for _ in range(cell["draws"]):
-        values = 0.02 * planted.matrix(cell["departure"], cell["size"], shape, rng)
+        values = 0.02 * made.matrix(cell["departure"], cell["size"], shape, rng)
         rows.append(figures(torch.tensor(values, dtype=getattr(torch, cell["dtype"]))))
     found = pd.DataFrame(rows).assign(shape=[shape] * len(rows), numel=shape[0] * shape[1])
     alarms = {name: _outside(found, name) for name in TESTS}
@@ -158,7 +159,7 @@ def page(record: pd.DataFrame) -> str:
         "",
         "## Power",
     ]
-    for departure, meaning in planted.DEPARTURES.items():
+    for departure, meaning in made.DEPARTURES.items():
         lines += ["", f"### {departure.capitalize()}", "", f"{meaning[0].upper()}{meaning[1:]}.", ""]
         lines += _shares(power(record, 384, 384), [departure])
     return "\n".join(lines) + "\n"

@@ -18,8 +18,8 @@ import torch
 
 from .. import evidence
 from ..checkpoints.locate import MINILM_SHA256
+from ..distribution.distances import qq_r2
 from ..noise import KEPT, stand_in
-from ..normality import qq_r2
 from ..records import Experiment
 from . import finetuning, models
 from .adapting import NOISE_BUILT

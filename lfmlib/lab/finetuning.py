@@ -20,8 +20,8 @@ import pandas as pd
 from .. import evidence
 from ..checkpoints.locate import MINILM_SHA256
 from ..delta import compare
+from ..distribution.distances import measure, qq_r2
 from ..noise import low_rank
-from ..normality import measure, qq_r2
 from ..records import Experiment
 from . import models
 from .experiments import PLAIN, RATES, retrained, score, trivial

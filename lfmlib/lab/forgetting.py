@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.optimize import brentq
 
-from ..normality import measure
+from ..distribution.distances import measure
 from . import inits
 
 _SIDE = 1024  # the laws are measured on this many squared made draws

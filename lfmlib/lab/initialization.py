@@ -13,8 +13,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from .. import evidence, nulls
+from .. import evidence
 from ..checkpoints.checkpoint import open_checkpoint
+from ..distribution import nulls
 from ..evidence import bracketed, over_runs, shares_by_start, span
 from . import forgetting, models, text
 from .inits import STARTS, UNLIKE

@@ -14,9 +14,9 @@ import pandas as pd
 from .. import evidence
 from ..checkpoints.checkpoint import Checkpoint
 from ..delta import delta
+from ..distribution.distances import qq_r2
 from ..findings import Finding
 from ..noise import KEPT, stand_in
-from ..normality import qq_r2
 from ..provenance import recorded
 from ..spectrum import top_ratio
 from .adapting import NOISE_BUILT

@@ -1,4 +1,4 @@
-"""Made tensors whose law is known: what `lfmlib.optimal` says of them, again and again."""
+"""Made tensors whose law is known: what `lfmlib.distribution.law` says of them, again and again."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from .. import editing, nulls
+from .. import editing
+from ..distribution import nulls
+from ..distribution.law import optimal_law
+from ..distribution.sketch import Sketch
+from ..distribution.symmetry import asymmetry
 from ..evidence import CLAIMED, KEPT, METHODS
-from ..optimal import optimal_law
-from ..sketch import Sketch
-from ..symmetry import asymmetry
 
 PLANTED = {
     "mean": 0.1,

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from .. import evidence
-from ..coding import MOST, VARIANTS
+from ..distribution.coding import MOST, VARIANTS
+from ..distribution.law import Law
 from ..findings import Finding
-from ..optimal import Law
 from ..outliers import RANGES
 from ..provenance import recorded
 from .initialization import where

@@ -22,9 +22,9 @@ from torch import nn
 from .. import evidence
 from ..checkpoints.checkpoint import open_checkpoint
 from ..checkpoints.locate import MINILM_SHA256
-from ..coding import VARIANTS
+from ..distribution.coding import VARIANTS
+from ..distribution.law import laws, noise_laws
 from ..evidence import KEPT
-from ..optimal import laws, noise_laws
 from ..records import Experiment
 from ..records.experiment import brief
 from ..survey import noise_twin, survey

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from sklearn.metrics import roc_auc_score
 
-from ..normality import measure
+from ..distribution.distances import measure
 from ..survey import survey
 
 _SURVEY = (

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..families import FAMILIES
-from ..optimal import Law
+from ..distribution.families import FAMILIES
+from ..distribution.law import Law
 from .depth import LINES
 from .style import COLOURS, INK
 
@@ -97,7 +97,7 @@ def by_law(ax: Axes, tables: Mapping[str, pd.DataFrame], variants: Sequence[str]
 
     Args:
         ax: where to draw.
-        tables: what was coded, such as weights and noise → rows of `lfmlib.optimal.laws`.
+        tables: what was coded, such as weights and noise → rows of `lfmlib.distribution.law.laws`.
         variants: the laws, from above.
         margin: bits to mark.
     """

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import LogLocator, NullLocator
 
-from ..normality import coding_cells
-from ..sketch import Sketch
+from ..distribution.distances import coding_cells
+from ..distribution.sketch import Sketch
 from .style import COLOURS, INK
 
 #: shape label → colour and marker

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lfmlib import planted, records
+from lfmlib import records
+from lfmlib.distribution import made as planted
 from lfmlib.lab import calibration
 
 SHAPE = (384, 512)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from lfmlib import evidence, findings
-from lfmlib.coding import VARIANTS
+from lfmlib.distribution.coding import VARIANTS
 from lfmlib.lab import finetuning, models, optima, optimum, taken
 from lfmlib.lab.judging import contrast
 from lfmlib.lab.problems import problem

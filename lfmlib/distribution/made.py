@@ -17,7 +17,7 @@ def shape(name: str, count: int, rng: np.random.Generator) -> np.ndarray:
     on a floor, Gaussian or flat, 5 to 30 times as wide; ``linear``, a trapezoid from triangular to uniform.
 
     Args:
-        name: one of `lfmlib.shapes.SHAPES`.
+        name: one of `lfmlib.distribution.shapes.SHAPES`.
         count: number of values.
         rng: source of randomness.
 

@@ -49,7 +49,8 @@ class Normality:
         weibull_k: slope of the Weibull plot of abs(w) over its middle 80 %, weighted by counts, zeros left out (Ding
             2026, arXiv 2605.18898, whose half-normal anchor is 1.2054).
         exponent_entropy: entropy in bits of the exponent field of the storage type.
-        asymmetry: Kolmogorov–Smirnov distance from the mirror image about the mean (see `lfmlib.symmetry`).
+        asymmetry: Kolmogorov–Smirnov distance from the mirror image about the mean (see
+            `lfmlib.distribution.symmetry`).
         null: for each of the figures above, the central 95 % that Gaussian noise of the same size and type gives, as
             ``(low, high)``; empty where the type or size is not tabulated.
     """

@@ -7,10 +7,10 @@ three families, Gaussian, Laplace and generalized Gaussian, each in four ways:
     open                whatever is beyond the largest magnitude seen has its mass as well
     truncated           cut at the largest magnitude
     +outliers           open, and mixed with a few values that a Pareto law codes
-    truncated+outliers  cut where at most `lfmlib.coding.MOST` of the kept values are beyond, and these coded by a
-                        Pareto law
+    truncated+outliers  cut where at most `lfmlib.distribution.coding.MOST` of the kept values are beyond, and these
+                        coded by a Pareto law
 
-The shortest code says which law it is (see `lfmlib.coding` for how codes are made comparable).
+The shortest code says which law it is (see `lfmlib.distribution.coding` for how codes are made comparable).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from ..checkpoints.checkpoint import Checkpoint
+from ..executor import Rows, tabulate
 from . import nulls
-from .checkpoints.checkpoint import Checkpoint
 from .coding import VARIANTS, Candidate, candidates, cells, entropy
-from .executor import Rows, tabulate
 from .families import FAMILIES
 from .sketch import Sketch
 

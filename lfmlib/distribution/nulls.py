@@ -15,7 +15,7 @@ from importlib import resources
 import numpy as np
 from scipy import special
 
-from .grid import grid
+from .formats import grid
 from .sketch import Sketch
 
 FIGURES = (
@@ -33,7 +33,7 @@ def draw(dtype: str, count: int, rng: np.random.Generator, mean: float = 0.0, st
     Inside the wide cells of float32, values are set down evenly (which no figure of `normality` can see).
 
     Args:
-        dtype: storage type, one of `lfmlib.grid.DTYPES`.
+        dtype: storage type, one of `lfmlib.distribution.formats.DTYPES`.
         count: number of draws, any size.
         rng: source of randomness; the same state gives the same sketch.
         mean, std: of the Gaussian.

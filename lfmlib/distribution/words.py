@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .grid import DTYPES
+from .formats import DTYPES
 
 
 def stored_words(values) -> tuple[str, np.ndarray | torch.Tensor]:

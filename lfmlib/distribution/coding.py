@@ -17,8 +17,8 @@ import numba
 import numpy as np
 
 from .families import FAMILIES, Counts, Fit, fit
+from .pareto import Strays
 from .sketch import Sketch
-from .strays import Strays
 
 MOST = 0.01
 """Largest share of the kept values that may be outliers: “a few”."""

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from .counting import count_patterns, count_patterns_torch, count_words, count_words_torch, key_to_float
-from .grid import Grid, grid
+from .formats import Grid, grid
 from .words import stored_words
 
 _CHUNK = 1 << 26  # words per call of a counting loop: far below where a sum of squares could overflow
@@ -60,7 +60,7 @@ class Sketch:
         """Wrap raw sums; use `Sketch.of` instead.
 
         Args:
-            dtype: storage type, one of `lfmlib.grid.DTYPES`.
+            dtype: storage type, one of `lfmlib.distribution.formats.DTYPES`.
             sums: int64 ``(1, patterns)`` counts; in a wide grid ``(5, patterns)``: counts, sums of the centred
                 trailing bits, high and low limb of the sums of their squares, exact zeros.
             span: keys of the smallest and largest finite value (wide grids only).
