@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import lfmlib
-from lfmlib.spectrum import spectrum
+from lfmlib.structure.spectra import spectrum
 
 from . import FOLDER, cluster, memory, rate, repeated, save
 

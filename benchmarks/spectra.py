@@ -84,7 +84,7 @@ def large(rows: int = 4096, columns: int = 11008) -> None:
 
 def one(path: str, exact: bool) -> None:
     """Measure the spectrum of a file's matrix in this process and print time, memory and figures."""
-    from lfmlib.spectrum import spectrum
+    from lfmlib.structure.spectra import spectrum
 
     w = load_file(path)["w"]
     spectrum(w[:256, :512], exact=exact)  # what is imported and set up once
@@ -100,8 +100,8 @@ def one(path: str, exact: bool) -> None:
 
 def _agreement(w: torch.Tensor) -> None:
     """Print how far an estimated distribution of eigenvalues is from that of all of them."""
-    from lfmlib.lanczos import density
-    from lfmlib.spectrum import singular_values
+    from lfmlib.structure.lanczos import density
+    from lfmlib.structure.spectra import singular_values
 
     started = time.perf_counter()
     estimate = density(w)

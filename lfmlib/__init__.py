@@ -7,16 +7,16 @@ Data flows one way: checkpoint → sketch → statistics → table → finding. 
 from . import findings, outliers, pruning, tolerance
 from .arrangement import arrangement
 from .checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
-from .controls import control, rescaled
 from .delta import compare, depth_trend
 from .distribution.distances import Normality, coding_cells, measure, normality
 from .distribution.law import Law, laws, optimal_law
 from .distribution.shapes import Shape, classify
 from .distribution.sketch import Sketch
-from .iid import IID, iid
 from .merge import merge
 from .overlap import overlap
-from .spectrum import Spectrum, spectrum
+from .structure.controls import control, rescaled
+from .structure.entries import IID, iid
+from .structure.spectra import Spectrum, spectrum
 from .survey import noise_twin, survey
 
 __all__ = [

@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 
 from .checkpoints.checkpoint import Checkpoint
-from .controls import control, named
 from .executor import Rows, tabulate
-from .iid import FIGURES, iid
-from .spectrum import spectrum
+from .structure.controls import control, named
+from .structure.entries import FIGURES, iid
+from .structure.spectra import spectrum
 
 DERIVED = ("lag_one", "row_alike", "col_alike", "unequal")
 """Properties of `IID` that the rule of finding F4 is about."""
@@ -40,7 +40,7 @@ def arrangement(
     Args:
         source: anything `open_checkpoint` takes, or a `Checkpoint`.
         select: regular expression; only tensors whose name it finds.
-        controls: names of `lfmlib.controls.CONTROLS` to measure in the same way.
+        controls: names of `lfmlib.structure.controls.CONTROLS` to measure in the same way.
         seed: of the controls; each tensor's stream also depends on its name.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.

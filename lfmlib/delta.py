@@ -27,10 +27,10 @@ from .distribution import nulls
 from .distribution.distances import measure, qq_r2
 from .distribution.shapes import classify
 from .executor import Rows, light, over
-from .marchenko_pastur import null
 from .noise import adding
 from .pairs import Pair, pair
-from .spectrum import top_ratio
+from .structure.random_matrices import null
+from .structure.spectra import top_ratio
 
 HELD, BESIDES = 60_000_000, 1 << 22
 """Entries up to which ΔW is held whole (229 MiB), of all threads together; a larger one, usually an embedding, has

@@ -10,9 +10,9 @@ import torch
 
 import lfmlib
 from lfmlib import evidence, scoreboard
-from lfmlib.controls import CONTROLS
 from lfmlib.distribution import made
-from lfmlib.iid import FIGURES
+from lfmlib.structure.controls import CONTROLS
+from lfmlib.structure.entries import FIGURES
 
 RNG = np.random.default_rng(0)
 MADE = {

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lfmlib
-from lfmlib.controls import CONTROLS, control, rescaled, scale_gain
+from lfmlib.structure.controls import CONTROLS, control, rescaled, scale_gain
 
 RNG = np.random.default_rng(0)
 W = RNG.standard_normal((60, 90)) * np.exp(0.4 * RNG.standard_normal((60, 1))) + 0.1

@@ -9,7 +9,7 @@ import torch
 
 import lfmlib
 from lfmlib.distribution import made
-from lfmlib.spectrum import spectrum
+from lfmlib.structure.spectra import spectrum
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2]

@@ -12,7 +12,8 @@ from scipy import stats
 from statsmodels.sandbox.stats.runs import runstest_1samp
 from statsmodels.stats.diagnostic import acorr_ljungbox
 
-from lfmlib.dependence import (
+from lfmlib.distribution.made import matrix as planted_matrix
+from lfmlib.structure.dependence import (
     LAGS,
     lag_correlations,
     ljung_box,
@@ -20,8 +21,7 @@ from lfmlib.dependence import (
     mutual_information,
     runs_z,
 )
-from lfmlib.distribution.made import matrix as planted_matrix
-from lfmlib.iid import FIGURES, iid, null
+from lfmlib.structure.entries import FIGURES, iid, null
 
 
 def noise(shape=(96, 192), seed=0):

@@ -175,7 +175,7 @@ def test_null_interpolates_between_sizes_and_is_empty_where_unknown():
 @pytest.mark.parametrize(("dtype", "count"), [("bfloat16", 65_536), ("float32", 4096), ("float8_e4m3fn", 2**20)])
 def test_the_table_is_what_calibrate_draws(dtype, count):
     """The shipped table redrawn with its own seed gives the same numbers."""
-    from lfmlib.calibrate import sample
+    from lfmlib.structure.calibrate import sample
 
     shipped = band(dtype, count)
     for name, values in sample(dtype, count).items():

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, linalg, optimize, special, stats
 
-from lfmlib.controls import rescaled
-from lfmlib.lanczos import density
-from lfmlib.marchenko_pastur import TRACY_WIDOM, ks_distance, mp_cdf, mp_pdf, threshold
-from lfmlib.marchenko_pastur import null as lfmlib_null
-from lfmlib.spectrum import Spectrum, kurtosis_null, singular_values, spectrum, vectors
+from lfmlib.structure.controls import rescaled
+from lfmlib.structure.lanczos import density
+from lfmlib.structure.random_matrices import TRACY_WIDOM, ks_distance, mp_cdf, mp_pdf, threshold
+from lfmlib.structure.random_matrices import null as lfmlib_null
+from lfmlib.structure.spectra import Spectrum, kurtosis_null, singular_values, spectrum, vectors
 
 module = sys.modules["lfmlib.spectrum"]  # the package's attribute of that name is the function
 NULLED = ("ks", "top_ratio", "stable_rank", "effective_rank")

@@ -2,7 +2,7 @@
 
 A sketch of noise need not be made from noise: the counts of n independent draws over the cells of a type are
 multinomial, so a sketch of a billion draws costs what one of a thousand does (`draw`). The table `nulls.csv` that ships
-with the library was drawn that way by `python -m lfmlib.calibrate`; `band` interpolates it.
+with the library was drawn that way by `python -m lfmlib.structure.calibrate`; `band` interpolates it.
 """
 
 from __future__ import annotations

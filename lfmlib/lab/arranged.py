@@ -10,9 +10,9 @@ import pandas as pd
 from .. import evidence
 from ..arrangement import DERIVED, SPECTRAL, arrangement
 from ..findings import Finding
-from ..iid import FIGURES
 from ..provenance import recorded
 from ..records import Experiment
+from ..structure.entries import FIGURES
 from .experiments import GAINS, PLAIN, config, grid, inputs, retrained, score
 from .initialization import NAMES
 from .train import start_of

@@ -18,8 +18,8 @@ from scipy import stats
 from .. import evidence
 from ..arrangement import figures
 from ..distribution import made
-from ..iid import FIGURES
 from ..records import Experiment
+from ..structure.entries import FIGURES
 
 SHAPES = ((64, 64), (96, 256), (384, 384), (384, 1536))
 DTYPES = ("float32", "bfloat16")

@@ -18,7 +18,7 @@ from ..distribution.distances import qq_r2
 from ..findings import Finding
 from ..noise import KEPT, stand_in
 from ..provenance import recorded
-from ..spectrum import top_ratio
+from ..structure.spectra import top_ratio
 from .adapting import NOISE_BUILT
 from .initialization import where
 from .tuned import NAMES, SHORT

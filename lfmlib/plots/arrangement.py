@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator, NullLocator
 
-from ..dependence import lag_correlations
-from ..marchenko_pastur import mp_pdf
-from ..spectrum import singular_values
+from ..structure.dependence import lag_correlations
+from ..structure.random_matrices import mp_pdf
+from ..structure.spectra import singular_values
 from .style import COLOURS, INK
 
 CONTROLS = {

@@ -12,7 +12,7 @@ import torch
 from scipy import special
 
 from .gram import SALT, Matrix
-from .marchenko_pastur import ends, mp_cdf, support, tridiagonal_noise
+from .random_matrices import ends, mp_cdf, support, tridiagonal_noise
 
 DRAWS = 8
 """Random starts of a Lanczos quadrature."""

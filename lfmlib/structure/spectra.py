@@ -1,8 +1,8 @@
 """What the singular values of a matrix say: Marchenko–Pastur and Tracy–Widom against the weights.
 
-What lies beyond the edge of noise (`lfmlib.marchenko_pastur`) is structure: correlation, or unequal scales of rows and
-columns; `lfmlib.controls.rescaled` tells the two apart. Throughout, the mean of all entries is removed first, and the
-smaller side has p, the larger n entries.
+What lies beyond the edge of noise (`lfmlib.structure.random_matrices`) is structure: correlation, or unequal scales of
+rows and columns; `lfmlib.structure.controls.rescaled` tells the two apart. Throughout, the mean of all entries is
+removed first, and the smaller side has p, the larger n entries.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy import optimize
 from .controls import control, measured
 from .gram import Matrix
 from .lanczos import DRAWS, STEPS, estimates, null_quadrature, quadrature
-from .marchenko_pastur import effective_rank, ks_distance, mp_cdf, null, support, threshold
+from .random_matrices import effective_rank, ks_distance, mp_cdf, null, support, threshold
 
 EXACT = 4096
 """Smaller side up to which `spectrum` computes every eigenvalue (11 s of one core there)."""
@@ -78,7 +78,8 @@ def spectrum(matrix, *, controls: str | Iterable[str] = (), seed: int = 0, exact
 
     Args:
         matrix: ``(r, c)``, torch tensor or numpy array of any floating type.
-        controls: names of `lfmlib.controls.CONTROLS` to measure in the same way, into ``controls`` of the result.
+        controls: names of `lfmlib.structure.controls.CONTROLS` to measure in the same way, into ``controls`` of the
+            result.
         seed: of the controls.
         exact: compute all eigenvalues; by default, if the smaller side is at most `EXACT`.
 

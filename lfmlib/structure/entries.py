@@ -136,7 +136,8 @@ def iid(matrix, *, controls: str | Iterable[str] = (), seed: int = 0, intervals:
 
     Args:
         matrix: two-dimensional torch tensor or array of numbers, at least 40 rows and columns.
-        controls: names of `lfmlib.controls.CONTROLS` to measure in the same way, into ``controls`` of the result.
+        controls: names of `lfmlib.structure.controls.CONTROLS` to measure in the same way, into ``controls`` of the
+            result.
         seed: of the controls.
         intervals: find 95 % intervals by leaving out one of ten groups of rows after the other, then of columns
             (delete-a-group jackknife, Student's t); the wider one counts. Takes twenty times as long, and 50 rows and

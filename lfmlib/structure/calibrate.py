@@ -1,7 +1,7 @@
 """Draw the nulls anew: what Gaussian noise gives, for every storage type and size.
 
-`python -m lfmlib.calibrate` writes the tables that `lfmlib.distribution.nulls` and `lfmlib.marchenko_pastur` read, in
-about twenty minutes.
+`python -m lfmlib.structure.calibrate` writes the tables that `lfmlib.distribution.nulls` and
+`lfmlib.structure.random_matrices` read, in about twenty minutes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from importlib import resources
 import numpy as np
 from tqdm import tqdm
 
-from .distribution.distances import measure
-from .distribution.nulls import FIGURES, draw
-from .marchenko_pastur import SIMULATED, simulate
+from ..distribution.distances import measure
+from ..distribution.nulls import FIGURES, draw
+from .random_matrices import SIMULATED, simulate
 
 SIZES = tuple(2**power for power in range(6, 35))
 """Tabulated numbers of values, 64 to 17 billion."""

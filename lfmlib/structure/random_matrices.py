@@ -121,7 +121,7 @@ def null(p: int, n: int) -> Mapping[str, tuple[float, float]]:
 def _table() -> np.ndarray:
     """log(p / n), ascending; low and high end of p * ks, and of effective_rank less its centre, at p = `SIMULATED`.
 
-    Written by ``python -m lfmlib.calibrate``.
+    Written by ``python -m lfmlib.structure.calibrate``.
     """
     with (resources.files(__package__) / "nulls_spectrum.csv").open() as file:
         ratio, *columns = np.loadtxt(file, delimiter=",", skiprows=1).T

@@ -1,0 +1,1 @@
+"""One matrix and how its entries are arranged: dependence, unequal scales, singular values, and controls."""
