@@ -5,7 +5,6 @@ Data flows one way: checkpoint → sketch → statistics → table → finding. 
 """
 
 from . import findings, outliers, pruning, tolerance
-from .arrangement import arrangement
 from .checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
 from .delta import compare, depth_trend
 from .distribution.distances import Normality, coding_cells, measure, normality
@@ -17,7 +16,8 @@ from .overlap import overlap
 from .structure.controls import control, rescaled
 from .structure.entries import IID, iid
 from .structure.spectra import Spectrum, spectrum
-from .survey import noise_twin, survey
+from .surveys.arrangements import arrangement
+from .surveys.values import noise_twin, survey
 
 __all__ = [
     "IID",

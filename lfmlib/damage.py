@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 
 from . import order
-from .arrangement import arrangement
 from .checkpoints.checkpoint import Checkpoint, open_checkpoint
 from .health import examine
-from .survey import survey
+from .surveys.arrangements import arrangement
+from .surveys.values import survey
 
 
 def self_test(part: Checkpoint, seed: int) -> pd.DataFrame:

@@ -26,11 +26,11 @@ from .checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from .distribution import nulls
 from .distribution.distances import measure, qq_r2
 from .distribution.shapes import classify
-from .executor import Rows, light, over
 from .noise import adding
 from .pairs import Pair, pair
 from .structure.random_matrices import null
 from .structure.spectra import top_ratio
+from .surveys.run import Rows, light, over
 
 HELD, BESIDES = 60_000_000, 1 << 22
 """Entries up to which ΔW is held whole (229 MiB), of all threads together; a larger one, usually an embedding, has

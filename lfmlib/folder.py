@@ -19,9 +19,9 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from .checkpoints.checkpoint import Checkpoint
-from .executor import died
 from .shards import Entry, ShardWriter
-from .threads import one_thread
+from .surveys.run import died
+from .surveys.threads import one_thread
 
 COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".spm", ".vocab")
 """Endings of what is copied beside the weights: configuration, tokenizer, code."""

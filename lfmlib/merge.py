@@ -25,10 +25,10 @@ from .checkpoints.checkpoint import Checkpoint, open_checkpoint
 from .checkpoints.remote import ahead
 from .checkpoints.stored import Stored
 from .delta import KIN
-from .executor import same_library
 from .pairs import FLOATS, partners
 from .shards import Entry
-from .threads import one_thread
+from .surveys.run import same_library
+from .surveys.threads import one_thread
 
 PIECE = 1 << 22
 """Values that are written at a time; what is random is drawn piece by piece, so another number is another merge."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from .checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo
-from .executor import matrices
+from .surveys.run import matrices
 
 SHARED = 2
 """Parts of a name, counted from its end, that two names must share before their prefixes are compared."""

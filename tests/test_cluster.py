@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster
 from safetensors.torch import save_file
 
 import lfmlib
-from lfmlib import executor as executors
+from lfmlib.surveys import run as executors
 
 HUGE = "model.embed_tokens.weight"
 

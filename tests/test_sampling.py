@@ -17,7 +17,7 @@ from lfmlib.checkpoints.slices import Part
 from lfmlib.checkpoints.stored import Held
 from lfmlib.distribution import made as planted
 from lfmlib.distribution import sampled as sampling
-from lfmlib.survey import SAMPLED, _distances
+from lfmlib.surveys.values import SAMPLED, _distances
 
 
 @settings(max_examples=100, deadline=None)

@@ -12,7 +12,7 @@ import torch
 import lfmlib
 from lfmlib import evidence
 from lfmlib.distribution import nulls
-from lfmlib.survey import noise_twin, survey
+from lfmlib.surveys.values import noise_twin, survey
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..executor import Rows, tabulate
+from ..surveys.run import Rows, tabulate
 from . import nulls
 from .coding import VARIANTS, Candidate, candidates, cells, entropy
 from .families import FAMILIES

@@ -8,11 +8,11 @@ from __future__ import annotations
 import pandas as pd
 
 from .. import evidence
-from ..arrangement import DERIVED, SPECTRAL, arrangement
 from ..findings import Finding
 from ..provenance import recorded
 from ..records import Experiment
 from ..structure.entries import FIGURES
+from ..surveys.arrangements import DERIVED, SPECTRAL, arrangement
 from .experiments import GAINS, PLAIN, config, grid, inputs, retrained, score
 from .initialization import NAMES
 from .train import start_of

@@ -16,10 +16,10 @@ import torch
 from scipy import stats
 
 from .. import evidence
-from ..arrangement import figures
 from ..distribution import made
 from ..records import Experiment
 from ..structure.entries import FIGURES
+from ..surveys.arrangements import figures
 
 SHAPES = ((64, 64), (96, 256), (384, 384), (384, 1536))
 DTYPES = ("float32", "bfloat16")

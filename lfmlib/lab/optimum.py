@@ -27,7 +27,7 @@ from ..distribution.law import laws, noise_laws
 from ..evidence import KEPT
 from ..records import Experiment
 from ..records.experiment import brief
-from ..survey import noise_twin, survey
+from ..surveys.values import noise_twin, survey
 from . import finetuning, models
 from .problems import problem
 from .taken import Asked, curves, damage, layers, singles

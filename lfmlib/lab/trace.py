@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ..distribution.distances import measure
-from ..survey import survey
+from ..surveys.values import survey
 
 _SURVEY = (
     "tensor", "role", "depth", "numel", "zeros", "std", "skewness", "excess_kurtosis", "ks", "kl_bits",

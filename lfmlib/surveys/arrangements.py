@@ -10,11 +10,11 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from .checkpoints.checkpoint import Checkpoint
-from .executor import Rows, tabulate
-from .structure.controls import control, named
-from .structure.entries import FIGURES, iid
-from .structure.spectra import spectrum
+from ..checkpoints.checkpoint import Checkpoint
+from ..structure.controls import control, named
+from ..structure.entries import FIGURES, iid
+from ..structure.spectra import spectrum
+from .run import Rows, tabulate
 
 DERIVED = ("lag_one", "row_alike", "col_alike", "unequal")
 """Properties of `IID` that the rule of finding F4 is about."""

@@ -15,10 +15,10 @@ from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 
-from .checkpoints.checkpoint import Checkpoint
-from .checkpoints.remote import RemoteFile
-from .checkpoints.stored import Held
-from .provenance import sources
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.remote import RemoteFile
+from ..checkpoints.stored import Held
+from ..provenance import sources
 
 SMALL = 1 << 20  # bytes of a tensor in memory, such as a quantizer's table, that are part of a key
 

@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from .checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
-from .distribution.formats import DTYPES
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from ..distribution.formats import DTYPES
+from ..provenance import sources
 from .journal import Journal
-from .provenance import sources
 
 Rows = list[tuple[str, list[dict] | str]]
 """For each tensor its name and its rows, or why it could not be measured."""
@@ -70,7 +70,7 @@ def tabulate(
         source, select, executor, progress: as for `lfmlib.survey`.
         measure: picklable; gets a checkpoint with a few of the tensors.
         columns: of the table.
-        keep: folder where rows are kept, and taken from if they lie there already (see `lfmlib.journal`).
+        keep: folder where rows are kept, and taken from if they lie there already (see `lfmlib.surveys.journal`).
         spread: how huge tensors are measured in parts; default as all others.
 
     ``attrs`` holds source, revision, skipped (why each other tensor is not there) and interrupted.

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .checkpoints.checkpoint import Checkpoint, TensorInfo
-from .distribution import nulls, sampled
-from .distribution.distances import measure
-from .distribution.shapes import SHAPES, classify, standings
-from .distribution.sketch import Sketch
-from .executor import Rows, Spread, tabulate
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo
+from ..distribution import nulls, sampled
+from ..distribution.distances import measure
+from ..distribution.shapes import SHAPES, classify, standings
+from ..distribution.sketch import Sketch
+from .run import Rows, Spread, tabulate
 
 
 def survey(
@@ -47,7 +47,7 @@ def survey(
             `lfmlib.distribution.sampled`). Below `lfmlib.distribution.sampled.LEAST` a warning is given.
         keep: a folder where finished rows are kept as they come. A survey that was stopped in any way, even by a power
             cut, goes on from them when it is called again; tensors whose file has changed are measured anew (see
-            `lfmlib.journal`).
+            `lfmlib.surveys.journal`).
 
     Returns:
         One row per 2-D floating-point tensor, in checkpoint order: its `TensorInfo` (the name in column ``tensor``),
