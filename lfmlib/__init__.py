@@ -4,13 +4,14 @@ Data flows one way: checkpoint → sketch → statistics → table → finding. 
 (`lfmlib.notebook`) and the book's build (`lfmlib.book`) are imported by name where they are wanted.
 """
 
-from . import findings, outliers, pruning, tolerance
+from . import findings
 from .checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
 from .delta import compare, depth_trend
 from .distribution.distances import Normality, coding_cells, measure, normality
 from .distribution.law import Law, laws, optimal_law
 from .distribution.shapes import Shape, classify
 from .distribution.sketch import Sketch
+from .losses import outliers, pruning, tolerance
 from .merge import merge
 from .overlap import overlap
 from .structure.controls import control, rescaled

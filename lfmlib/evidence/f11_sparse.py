@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 
 from ..findings import Finding
-from ..pruning import largest_share
+from ..losses.pruning import largest_share
 from .shared import over_runs
 
 RISE = 0.01

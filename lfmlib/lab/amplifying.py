@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from .. import editing, outliers
+from .. import editing
+from ..losses import outliers
 from .siblings import Delta, Siblings, norm
 
 WIDE = 2.0

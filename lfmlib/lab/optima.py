@@ -12,7 +12,7 @@ from .. import evidence
 from ..distribution.coding import MOST, VARIANTS
 from ..distribution.law import Law
 from ..findings import Finding
-from ..outliers import RANGES
+from ..losses.outliers import RANGES
 from ..provenance import recorded
 from .initialization import where
 from .optimum import BITS, KEPT, PRUNED

@@ -10,8 +10,8 @@ import pandas as pd
 
 from .. import evidence
 from ..findings import Finding
+from ..losses.tolerance import KINDS
 from ..provenance import recorded
-from ..tolerance import KINDS
 from .initialization import where
 from .straying import CLOSED, SCALES
 from .tuned import NAMES, SHORT

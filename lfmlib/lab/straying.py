@@ -24,9 +24,9 @@ from sklearn.model_selection import cross_val_score
 from torch import nn
 
 from .. import noise
+from ..losses.tolerance import KINDS, curve, radius
 from ..records import Experiment
 from ..records.experiment import brief
-from ..tolerance import KINDS, curve, radius
 from . import derived, finetuning
 from .experiments import retrained, score, trivial
 from .problems import problem

@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .. import outliers, pruning
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
+from ..losses import outliers, pruning
 from ..records.experiment import brief
 from . import models
 from .problems import problem

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from scipy import special
 
-from .checkpoints.checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint
 from .pruning import Weights, restored
 
 AMPLIFIED = 1.5

@@ -1,0 +1,1 @@
+"""What a loss says of weights: pruned, moved by noise, their outliers changed."""
