@@ -190,7 +190,7 @@ def looked(part: Checkpoint, checkpoint: Checkpoint) -> str:
 
 
 def states(found: pd.DataFrame, of: int, looked_at: int) -> str:
-    """What `lfmlib.health` found, counted, in a sentence."""
+    """What `lfmlib.health.states` found, counted, in a sentence."""
     counts = found["state"].value_counts()
     said = "; ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to say"
     return (

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import lfmlib
-from lfmlib import health
 from lfmlib.distribution import made
+from lfmlib.health.states import states as health
 
 
 def examined(tensors: dict, config: dict | None = None):

@@ -15,8 +15,9 @@ from hubserver import HubServer, Repository
 from safetensors.torch import save, save_file
 
 import lfmlib
-from lfmlib import damage, evidence, findings, overview, scoreboard
+from lfmlib import evidence, findings, overview, scoreboard
 from lfmlib.distribution import made
+from lfmlib.health.states import planted
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,8 +71,8 @@ def test_damage_is_planted_and_called_by_its_name(model):
     checkpoint, _ = model
     part = overview.chosen(checkpoint, "quick")
     assert len(part.tensors) == overview.MATRICES["quick"]
-    found = damage.self_test(part, seed=0)
-    assert found["planted"].tolist() == list(damage.PLANTED)
+    found = planted.self_test(part, seed=0)
+    assert found["planted"].tolist() == list(planted.PLANTED)
     assert (found["planted"] == found["called"]).sum() >= 3  # what was noise before stays noise in another order
 
 
@@ -95,13 +96,13 @@ def test_quantized_matrices_are_marked_and_their_pieces_counted_together():
 def test_layers_are_judged_in_words():
     checkpoint = lfmlib.open_checkpoint("minilm")
     sound = pd.DataFrame({"role": ["q"], "depth": [pd.NA], "state": ["zeroed"]})
-    assert "No two layers look exchanged" in damage.layers(checkpoint, sound, 0, 0)
-    assert "named rightly" in damage.exchange_test(checkpoint, sound, 0, 0, most=2)
+    assert "No two layers look exchanged" in planted.layers(checkpoint, sound, 0, 0)
+    assert "named rightly" in planted.exchange_test(checkpoint, sound, 0, 0, most=2)
     few = lfmlib.open_checkpoint(layers(4))
     hurt = pd.DataFrame({"role": "q", "depth": [1, 1, 3], "state": "zeroed"})
-    assert "cannot be told: 2 layers" in (words := damage.layers(few, hurt, 0, 0))
+    assert "cannot be told: 2 layers" in (words := planted.layers(few, hurt, 0, 0))
     assert words.endswith("Left out: layers 1, 3.")
-    assert "fewer than four" in damage.exchange_test(few, hurt, 0, 0)
+    assert "fewer than four" in planted.exchange_test(few, hurt, 0, 0)
 
 
 def report(folder: Path, *parameters: str) -> subprocess.CompletedProcess:

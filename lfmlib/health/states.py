@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .checkpoints.checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint
 
 SCATTER = 5.0
 """Octaves: a standard deviation of log2 of the magnitudes that weights do not reach."""

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
+from ..surveys.arrangements import arrangement
+from ..surveys.values import survey
 from . import order
-from .checkpoints.checkpoint import Checkpoint, open_checkpoint
-from .health import examine
-from .surveys.arrangements import arrangement
-from .surveys.values import survey
+from .states import examine
 
 
 def self_test(part: Checkpoint, seed: int) -> pd.DataFrame:
@@ -38,7 +38,8 @@ def self_test(part: Checkpoint, seed: int) -> pd.DataFrame:
 
 
 def layers(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int) -> str:
-    """Whether the layers stand in their order, those without a state of `lfmlib.health.examine`, in a sentence."""
+    """Whether the layers stand in their order, those without a state of `lfmlib.health.states.examine`, in a
+    sentence."""
     hurt = sorted(_hurt(states))
     out = f" Left out: layer{'s' if len(hurt) > 1 else ''} {', '.join(map(str, hurt))}." if hurt else ""
     found = order.profiles(checkpoint, _rows(checkpoint, sample), hurt)

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .checkpoints.checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint
 
 READERS = ("q", "k", "v", "qkv", "gate", "up", "gate_up")
 """Roles whose inputs are the residual stream."""

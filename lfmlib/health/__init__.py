@@ -1,0 +1,1 @@
+"""Whether a checkpoint is whole: layers that are damaged, untrained or out of order."""
