@@ -6,7 +6,7 @@ Data flows one way: checkpoint → sketch → statistics → table → finding. 
 
 from . import findings
 from .checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
-from .delta import compare, depth_trend
+from .deltas.comparison import compare, depth_trend
 from .distribution.distances import Normality, coding_cells, measure, normality
 from .distribution.law import Law, laws, optimal_law
 from .distribution.shapes import Shape, classify

@@ -24,8 +24,8 @@ from . import editing, folder
 from .checkpoints.checkpoint import Checkpoint, open_checkpoint
 from .checkpoints.remote import ahead
 from .checkpoints.stored import Stored
-from .delta import KIN
-from .pairs import FLOATS, partners
+from .deltas.comparison import KIN
+from .deltas.pairs import FLOATS, partners
 from .shards import Entry
 from .surveys.run import same_library
 from .surveys.threads import one_thread

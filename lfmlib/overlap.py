@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from . import editing
 from .checkpoints.checkpoint import Checkpoint, open_checkpoint
+from .deltas.pairs import FLOATS, partners
 from .merge import listed
-from .pairs import FLOATS, partners
 
 LEAST = 4096
 """Matrices with fewer entries are left out."""

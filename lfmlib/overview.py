@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import delta, evidence
+from . import evidence
 from .checkpoints.addresses import meant
 from .checkpoints.checkpoint import Checkpoint, open_checkpoint
 from .checkpoints.locate import HUB_ID
+from .deltas import comparison
 from .distribution import sampled
 from .findings import RULES, Finding, judge
 
@@ -41,7 +42,7 @@ def opened(model: str, revision: str, select: str, sample: int, base: str = "") 
     afar = sample and HUB_ID.match(model) and model != "minilm" and not Path(model).expanduser().exists()
     checkpoint = open_checkpoint(f"hf://{model}" if afar else model, revision, select)
     if base:
-        delta.akin(base, checkpoint)
+        comparison.akin(base, checkpoint)
     return checkpoint
 
 

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import lfmlib
-from lfmlib import adapters
-from lfmlib.delta import BUDGET, delta
+from lfmlib.deltas import adapted
+from lfmlib.deltas.comparison import BUDGET, delta
 
 FIGURES = [*BUDGET, "ks", "kl_bits", "qq_r2", "top_ratio"]
 
@@ -70,7 +70,7 @@ def test_a_folder_gives_the_numbers_of_its_merged_model(tmp_path, settings):
 
 def test_what_an_adapter_makes_can_be_surveyed_and_sampled(tmp_path):
     merged = adapt(llama(), tmp_path, target_modules=["q_proj", "down_proj"]).state_dict()
-    checkpoint = adapters.adapted(lfmlib.open_checkpoint(llama()), tmp_path)
+    checkpoint = adapted.adapted(lfmlib.open_checkpoint(llama()), tmp_path)
     table = lfmlib.survey(checkpoint, progress=False).set_index("tensor")
     whole = lfmlib.survey(merged, progress=False).set_index("tensor").loc[table.index]
     assert table["std"].to_numpy() == pytest.approx(whole["std"].to_numpy(), rel=1e-6)

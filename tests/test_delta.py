@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import lfmlib
 from lfmlib import evidence
-from lfmlib.budget import blocks
-from lfmlib.delta import compare, delta, depth_trend, figures
+from lfmlib.deltas.budget import blocks
+from lfmlib.deltas.comparison import compare, delta, depth_trend, figures
 
 ROLES = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
 
@@ -292,8 +292,8 @@ def test_a_large_delta_is_streamed_and_says_the_same(monkeypatch):
     base = made(layers=1)
     tuned = moved(base, lambda w, noise, layer: 0.1 * noise)
     whole = compare(base, tuned, progress=False, controls=["noise"])
-    monkeypatch.setattr("lfmlib.delta.HELD", 100)
-    monkeypatch.setattr("lfmlib.budget.BLOCK", 500)
+    monkeypatch.setattr("lfmlib.deltas.comparison.HELD", 100)
+    monkeypatch.setattr("lfmlib.deltas.budget.BLOCK", 500)
     streamed = compare(base, tuned, progress=False, controls=["noise", "permuted"])
     assert streamed["control"].tolist() == whole["control"].tolist() and streamed["top_ratio"].isna().all()
     for name in ("std_delta", "gain", "corr", "ks", "kl_bits", "qq_r2", "zeros"):

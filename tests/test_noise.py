@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy import stats
 
-from lfmlib import noise
+from lfmlib.deltas import stand_ins
 from lfmlib.distribution.distances import measure, qq_r2
 
 
@@ -19,39 +19,39 @@ def rng(seed: int = 0) -> np.random.Generator:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_added_noise_keeps_the_type_and_has_the_std(dtype):
     base = torch.randn(300, 400, generator=torch.Generator().manual_seed(0)).mul(0.02).to(dtype)
-    made = noise.added(base, 0.004, rng())
+    made = stand_ins.added(base, 0.004, rng())
     assert made.dtype == dtype and made.shape == base.shape
     assert (made.double() - base.double()).std().item() == pytest.approx(0.004, rel=0.02)
-    assert torch.equal(made, noise.added(base, 0.004, rng())) and not torch.equal(
-        made, noise.added(base, 0.004, rng(1))
+    assert torch.equal(made, stand_ins.added(base, 0.004, rng())) and not torch.equal(
+        made, stand_ins.added(base, 0.004, rng(1))
     )
 
 
 def test_products_of_gaussian_factors_have_their_own_law():
     """Excess kurtosis 6 / rank: the squared length of a row of B has a relative variance of 2 / rank, and so of A."""
     for rank in (4, 16):
-        made = noise.low_rank((2000, 1500), rank, 0.5, rng(rank))
+        made = stand_ins.low_rank((2000, 1500), rank, 0.5, rng(rank))
         assert made.std(correction=0).item() == pytest.approx(0.5, rel=1e-5)
         assert torch.linalg.matrix_rank(made[:100, :100].double(), rtol=1e-5) == rank
         assert stats.kurtosis(made.numpy().ravel()) == pytest.approx(6 / rank, rel=0.15)
-    assert measure(noise.low_rank((500, 500), 1, 1.0, rng()))["kl_bits"] > 0.1
-    assert qq_r2(noise.low_rank((500, 500), 400, 1.0, rng())) > 0.999
+    assert measure(stand_ins.low_rank((500, 500), 1, 1.0, rng()))["kl_bits"] > 0.1
+    assert qq_r2(stand_ins.low_rank((500, 500), 400, 1.0, rng())) > 0.999
 
 
 DELTA = torch.from_numpy(np.random.default_rng(5).laplace(0.001, 0.02, (120, 90)).astype(np.float32))
 
 
-@pytest.mark.parametrize("kind", noise.KEPT)
+@pytest.mark.parametrize("kind", stand_ins.KEPT)
 def test_a_stand_in_has_the_size_of_delta_and_repeats(kind):
-    made = noise.stand_in(DELTA, kind, rng())
+    made = stand_ins.stand_in(DELTA, kind, rng())
     assert made.shape == DELTA.shape and made.dtype == torch.float32
-    assert torch.equal(made, noise.stand_in(DELTA, kind, rng()))
+    assert torch.equal(made, stand_ins.stand_in(DELTA, kind, rng()))
     if kind != "none":
         assert made.square().mean().sqrt().item() == pytest.approx(DELTA.square().mean().sqrt().item(), rel=0.03)
 
 
 def test_stand_ins_keep_what_they_say():
-    made = {kind: noise.stand_in(DELTA, kind, rng()).double().numpy() for kind in noise.KEPT}
+    made = {kind: stand_ins.stand_in(DELTA, kind, rng()).double().numpy() for kind in stand_ins.KEPT}
     own = DELTA.double().numpy()
     assert np.array_equal(made["trained"], own) and np.array_equal(made["reversed"], -own) and not made["none"].any()
     assert np.array_equal(made["gaussianized"].ravel().argsort(), own.ravel().argsort())
@@ -68,7 +68,7 @@ def test_stand_ins_keep_what_they_say():
 def test_scaled_noise_keeps_the_sizes_of_rows_and_columns():
     scales = torch.linspace(0.2, 3, 300)[:, None] * torch.linspace(2, 0.5, 200)
     own = scales * torch.randn(300, 200, generator=torch.Generator().manual_seed(0))
-    made = noise.stand_in(own, "noise-scaled", rng())
+    made = stand_ins.stand_in(own, "noise-scaled", rng())
     for dim in (0, 1):
         sizes = [w.square().mean(dim).sqrt().numpy() for w in (own, made)]
         assert np.corrcoef(*sizes)[0, 1] > 0.95 and sizes[1].mean() == pytest.approx(sizes[0].mean(), rel=0.02)
@@ -76,20 +76,20 @@ def test_scaled_noise_keeps_the_sizes_of_rows_and_columns():
 
 def test_an_unknown_stand_in_is_refused():
     with pytest.raises(ValueError, match=r"unknown stand-in 'sorted': expected one of trained, gaussianized"):
-        noise.stand_in(DELTA, "sorted", rng())
+        stand_ins.stand_in(DELTA, "sorted", rng())
 
 
 @given(npst.arrays(np.float32, (7, 5), elements=st.floats(-1e3, 1e3, width=32)))
 def test_stand_ins_of_any_matrix_are_finite(values):
-    for kind in noise.KEPT:
-        assert torch.isfinite(noise.stand_in(torch.from_numpy(values), kind, rng())).all()
+    for kind in stand_ins.KEPT:
+        assert torch.isfinite(stand_ins.stand_in(torch.from_numpy(values), kind, rng())).all()
 
 
 def test_the_map_of_noise_is_straight_and_that_of_a_laplace_law_is_known():
-    straight = noise.transport(rng().standard_normal(200_000).astype(np.float32))
+    straight = stand_ins.transport(rng().standard_normal(200_000).astype(np.float32))
     middle = straight[straight["z"].abs() < 2.5]
     assert (middle["value"] - middle["line"]).abs().max() < 0.03 and straight.attrs["r2"] > 0.9999
-    bent = noise.transport(rng().laplace(0, 1, 200_000).astype(np.float32))
+    bent = stand_ins.transport(rng().laplace(0, 1, 200_000).astype(np.float32))
     middle = bent[bent["z"].abs() < 2.5]
     expected = stats.laplace.ppf(stats.norm.cdf(middle["z"])) / np.sqrt(2)
     assert (middle["value"] - expected).abs().max() < 0.05 and bent.attrs["r2"] < 0.97
@@ -98,14 +98,14 @@ def test_the_map_of_noise_is_straight_and_that_of_a_laplace_law_is_known():
 
 def test_there_is_no_map_to_a_constant():
     with pytest.raises(ValueError, match=r"ΔW has 100 values and a std of 0.0: there is nothing to map noise to"):
-        noise.transport(np.zeros(100, np.float32))
+        stand_ins.transport(np.zeros(100, np.float32))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_noise_is_added_in_blocks_and_is_the_same_as_at_once(dtype, monkeypatch):
-    monkeypatch.setattr("lfmlib.budget.BLOCK", 1000)
+    monkeypatch.setattr("lfmlib.deltas.budget.BLOCK", 1000)
     base = torch.randn(301, 97, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype).T
-    made = noise.added(base, 0.1, np.random.default_rng(1))
+    made = stand_ins.added(base, 0.1, np.random.default_rng(1))
     draws = torch.from_numpy(np.random.default_rng(1).standard_normal(tuple(base.shape), dtype=np.float32))
     wide = torch.promote_types(dtype, torch.float32)
     assert made.dtype == dtype and torch.equal(made, (base.to(wide) + 0.1 * draws.to(wide)).to(dtype))

@@ -50,7 +50,7 @@ def kept_share(rows: pd.DataFrame, kind: str) -> pd.Series:
 
     Args:
         rows: part "stand-in" of the record `derived`, of one model.
-        kind: one of `lfmlib.noise.KEPT`.
+        kind: one of `lfmlib.deltas.stand_ins.KEPT`.
 
     Returns:
         Index: seed. Empty where ΔW gains nothing.

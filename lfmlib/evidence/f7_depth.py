@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..delta import depth_trend
+from ..deltas.comparison import depth_trend
 from ..findings import Finding
 from .shared import eligible, over_runs
 

@@ -4,8 +4,8 @@ Its parts, from the bases of `lfmlib.lab.finetuning`:
 
     built     adapters whose ΔW is frozen noise with learned scales (Gaussian, uniform, signs), and LoRA with as many
               trained parameters; the floor is the head alone, or for the decoder, which has none, the base as it is
-    stand-in  full fine-tuning, and then ΔW replaced by what keeps some of it (`lfmlib.noise.KEPT`); all else, the head
-              with it, stays as it was trained
+    stand-in  full fine-tuning, and then ΔW replaced by what keeps some of it (`lfmlib.deltas.stand_ins.KEPT`); all
+              else, the head with it, stays as it was trained
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 
 from .. import evidence
 from ..checkpoints.locate import MINILM_SHA256
+from ..deltas.stand_ins import KEPT, stand_in
 from ..distribution.distances import qq_r2
-from ..noise import KEPT, stand_in
 from ..records import Experiment
 from . import finetuning, models
 from .adapting import NOISE_BUILT

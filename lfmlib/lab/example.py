@@ -9,7 +9,7 @@ import pandas as pd
 
 from .. import evidence
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
-from ..delta import compare, delta, opened
+from ..deltas.comparison import compare, delta, opened
 from .finetuning import DECAY, FULL, TASKS, TOY, plan
 from .train import start_of, train
 

@@ -19,9 +19,9 @@ import pandas as pd
 
 from .. import evidence
 from ..checkpoints.locate import MINILM_SHA256
-from ..delta import compare
+from ..deltas.comparison import compare
+from ..deltas.stand_ins import low_rank
 from ..distribution.distances import measure, qq_r2
-from ..noise import low_rank
 from ..records import Experiment
 from . import models
 from .experiments import PLAIN, RATES, retrained, score, trivial

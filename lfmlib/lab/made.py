@@ -13,10 +13,10 @@ import pandas as pd
 
 from .. import evidence
 from ..checkpoints.checkpoint import Checkpoint
-from ..delta import delta
+from ..deltas.comparison import delta
+from ..deltas.stand_ins import KEPT, stand_in
 from ..distribution.distances import qq_r2
 from ..findings import Finding
-from ..noise import KEPT, stand_in
 from ..provenance import recorded
 from ..structure.spectra import top_ratio
 from .adapting import NOISE_BUILT

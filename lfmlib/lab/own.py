@@ -12,7 +12,7 @@ import torch
 
 from .. import editing
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
-from ..pairs import partners
+from ..deltas.pairs import partners
 from .siblings import Siblings
 
 EXAMPLE = ("parity", "rotation")

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from .. import evidence
-from ..delta import depth_trend
+from ..deltas.comparison import depth_trend
 from ..findings import Finding
 from .initialization import where
 from .tuned import SHORT, by_cause, methods, over, plain, shuffled

@@ -23,7 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from torch import nn
 
-from .. import noise
+from ..deltas import stand_ins
 from ..losses.tolerance import KINDS, curve, radius
 from ..records import Experiment
 from ..records.experiment import brief
@@ -127,7 +127,9 @@ def candidates(config: Config, tuned: nn.Module) -> dict[str, nn.Module]:
     with torch.no_grad():
         for name in body(base)["name"]:
             std = (after[name] - before[name]).std(correction=0).item()
-            matrices[name].copy_(noise.added(before[name], std, np.random.default_rng([config.seed, *name.encode()])))
+            matrices[name].copy_(
+                stand_ins.added(before[name], std, np.random.default_rng([config.seed, *name.encode()]))
+            )
     return {"base": base, "tuned": tuned, "random": random}
 
 

@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .. import evidence, noise
+from .. import evidence
 from ..checkpoints.checkpoint import open_checkpoint
+from ..deltas import stand_ins
 
 LABELS = ("real", "shuffled", "own")
 """What a model is taught: see `labelled`."""
@@ -40,7 +41,7 @@ def jittered(model: nn.Module, size: float, seed: int) -> nn.Module:
     parameters = dict(model.named_parameters())
     for name in body(model)["name"]:
         rng = np.random.default_rng([seed, 17, *name.encode()])
-        parameters[name].copy_(noise.added(parameters[name], size * parameters[name].std(correction=0).item(), rng))
+        parameters[name].copy_(stand_ins.added(parameters[name], size * parameters[name].std(correction=0).item(), rng))
     return model
 
 

@@ -45,7 +45,7 @@ def transport(ax: Axes, maps: Mapping[str, pd.DataFrame]) -> Axes:
 
     Args:
         ax: where to draw.
-        maps: name → table of `lfmlib.noise.transport`.
+        maps: name → table of `lfmlib.deltas.stand_ins.transport`.
     """
     for (colour, marker), (name, table) in zip(LINES[1:], maps.items(), strict=False):
         every = max(1, len(table) // 12)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from lfmlib.deltas.stand_ins import KEPT
 from lfmlib.lab import adapting, derived, made, radii, straying, tuning
 from lfmlib.lab.problems import problem
 from lfmlib.lab.train import Config, _groups, start_of, train
-from lfmlib.noise import KEPT
 from lfmlib.records.experiment import measure
 
 BASE = Config("vit", "class", gain=0.25, steps=4, batch=8)

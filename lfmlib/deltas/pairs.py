@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from .checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo
-from .surveys.run import matrices
+from ..checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo
+from ..surveys.run import matrices
 
 SHARED = 2
 """Parts of a name, counted from its end, that two names must share before their prefixes are compared."""

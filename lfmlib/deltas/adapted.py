@@ -16,9 +16,9 @@ from peft import LoraConfig, PeftConfig, inject_adapter_in_model, set_peft_model
 from peft.utils import load_peft_weights
 from torch import nn
 
-from . import noise_adapter  # registers itself with peft
-from .checkpoints.checkpoint import Checkpoint, CheckpointError
-from .checkpoints.stored import Stored
+from .. import noise_adapter  # registers itself with peft
+from ..checkpoints.checkpoint import Checkpoint, CheckpointError
+from ..checkpoints.stored import Stored
 from .pairs import prefixes
 
 _WRAPPED = "base_model.model."

@@ -22,9 +22,9 @@ import pandas as pd
 import torch
 from scipy import special
 
+from ..distribution.distances import qq_r2
+from ..distribution.sketch import Sketch
 from .budget import blocks
-from .distribution.distances import qq_r2
-from .distribution.sketch import Sketch
 
 KEPT: Mapping[str, str] = {
     "trained": "everything",

@@ -21,16 +21,16 @@ import pandas as pd
 import torch
 from scipy import stats
 
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from ..distribution import nulls
+from ..distribution.distances import measure, qq_r2
+from ..distribution.shapes import classify
+from ..structure.random_matrices import null
+from ..structure.spectra import top_ratio
+from ..surveys.run import Rows, light, over
 from .budget import blocks, budget
-from .checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
-from .distribution import nulls
-from .distribution.distances import measure, qq_r2
-from .distribution.shapes import classify
-from .noise import adding
 from .pairs import Pair, pair
-from .structure.random_matrices import null
-from .structure.spectra import top_ratio
-from .surveys.run import Rows, light, over
+from .stand_ins import adding
 
 HELD, BESIDES = 60_000_000, 1 << 22
 """Entries up to which ΔW is held whole (229 MiB), of all threads together; a larger one, usually an embedding, has
@@ -135,9 +135,9 @@ def opened(base, tuned, revision: str | None = None) -> tuple[Checkpoint, Checkp
     if isinstance(tuned, Checkpoint):
         return base, tuned
     if isinstance(tuned, str | Path) and (Path(tuned).expanduser() / "adapter_config.json").is_file():
-        from . import adapters  # here, because importing peft takes seconds
+        from . import adapted  # here, because importing peft takes seconds
 
-        return base, adapters.adapted(base, tuned)
+        return base, adapted.adapted(base, tuned)
     tuned = open_checkpoint(tuned, revision)
     for checkpoint, side in ((base, "base"), (tuned, "tuned model")):
         if any(".lora_" in info.name for info in checkpoint.tensors):

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 import torch
 
-from .distribution.sketch import Sketch
+from ..distribution.sketch import Sketch
 
 BLOCK, SKETCHED = 1 << 16, 1 << 21
 """Entries that are held as float64 at a time, so that they stay in a core's cache; and at least those that are sketched
@@ -36,7 +36,7 @@ class Budget:
     """What `budget` found.
 
     Attributes:
-        figures: the columns `lfmlib.delta.BUDGET` of a table.
+        figures: the columns `lfmlib.deltas.comparison.BUDGET` of a table.
         sketch: of ΔW as float32.
         held: ΔW, float32, or None.
     """
