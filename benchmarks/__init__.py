@@ -28,7 +28,7 @@ def repeated(path: Path, shapes: dict[str, tuple[int, int]]) -> Path:
     """A bfloat16 file of made Gaussian values, the same 2²⁶ ones again and again from other places; kept."""
     import torch
 
-    from lfmlib.shards import Entry, ShardWriter
+    from lfmlib.merging.shard_writer import Entry, ShardWriter
 
     if path.exists():
         return path

@@ -12,8 +12,8 @@ from .distribution.law import Law, laws, optimal_law
 from .distribution.shapes import Shape, classify
 from .distribution.sketch import Sketch
 from .losses import outliers, pruning, tolerance
-from .merge import merge
-from .overlap import overlap
+from .merging.overlaps import overlap
+from .merging.run import merge
 from .structure.controls import control, rescaled
 from .structure.entries import IID, iid
 from .structure.spectra import Spectrum, spectrum

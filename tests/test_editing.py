@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.utils import merge_utils
 
-from lfmlib import editing
 from lfmlib.distribution.symmetry import asymmetry
+from lfmlib.merging import methods
 
 
 def made(count: int = 3, shape: tuple[int, ...] = (40, 30), seed: int = 0) -> list[torch.Tensor]:
@@ -31,18 +31,18 @@ def made(count: int = 3, shape: tuple[int, ...] = (40, 30), seed: int = 0) -> li
 def test_methods_are_pefts_to_the_bit(count, shape, density, weights, seed):
     deltas, weights = made(count, tuple(shape), seed), weights[:count]
     known = torch.tensor(weights)
-    assert torch.equal(editing.combine(deltas, "task_arithmetic", weights), merge_utils.task_arithmetic(deltas, known))
+    assert torch.equal(methods.combine(deltas, "task_arithmetic", weights), merge_utils.task_arithmetic(deltas, known))
     assert torch.equal(
-        editing.combine(deltas, "ties", weights, density=density), merge_utils.ties(deltas, known, density)
+        methods.combine(deltas, "ties", weights, density=density), merge_utils.ties(deltas, known, density)
     )
-    average = editing.combine(deltas, "average", [1.0] * count)
+    average = methods.combine(deltas, "average", [1.0] * count)
     assert torch.allclose(average, torch.stack(deltas).mean(0), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("method", "theirs"), [("dare", "dare_linear"), ("dare_ties", "dare_ties")])
 def test_random_methods_are_pefts_and_their_masks_depend_on_the_seed_alone(method, theirs):
     deltas, before = made(2, (200, 200)), torch.random.get_rng_state()
-    one, same, other = (editing.combine(deltas, method, [1, 1], density=0.3, seed=seed) for seed in ("a", "a", "b"))
+    one, same, other = (methods.combine(deltas, method, [1, 1], density=0.3, seed=seed) for seed in ("a", "a", "b"))
     torch.manual_seed(int.from_bytes(hashlib.sha256(b"a").digest()[:7], "big"))
     assert torch.equal(one, getattr(merge_utils, theirs)(deltas, torch.ones(2), 0.3))
     torch.random.set_rng_state(before)
@@ -54,13 +54,13 @@ def test_random_methods_are_pefts_and_their_masks_depend_on_the_seed_alone(metho
     assert one.std().item() == pytest.approx(reference.std().item(), rel=0.02)
 
 
-@pytest.mark.parametrize("method", editing.THINNING)
+@pytest.mark.parametrize("method", methods.THINNING)
 def test_density_nought_keeps_nothing_and_one_keeps_all(method):
     deltas = made(3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not editing.combine(deltas, method, [1, 1, 1], density=0).any()
-        whole = editing.combine(deltas, method, [1, 0.5, 1], density=1)
+        assert not methods.combine(deltas, method, [1, 1, 1], density=0).any()
+        whole = methods.combine(deltas, method, [1, 0.5, 1], density=1)
     known = torch.tensor([1, 0.5, 1])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -69,17 +69,17 @@ def test_density_nought_keeps_nothing_and_one_keeps_all(method):
 
 
 def test_nans_shares_are_inverse_norms():
-    assert editing.shares([1.0, 2.0, 4.0]) == pytest.approx([4 / 7, 2 / 7, 1 / 7])
-    assert editing.shares([1.0, 0.0]) == [1.0, 0.0] and editing.shares([0.0]) == [0.0]
+    assert methods.shares([1.0, 2.0, 4.0]) == pytest.approx([4 / 7, 2 / 7, 1 / 7])
+    assert methods.shares([1.0, 0.0]) == [1.0, 0.0] and methods.shares([0.0]) == [0.0]
     deltas = made(2)
     norms = [one.norm().item() for one in deltas]
-    merged = editing.combine(deltas, "nan", editing.shares(norms))
+    merged = methods.combine(deltas, "nan", methods.shares(norms))
     assert torch.allclose(merged, (deltas[0] / norms[0] + deltas[1] / norms[1]) / sum(1 / n for n in norms))
 
 
 def test_norms_must_be_numbers():
     with pytest.raises(ValueError, match=r"the norms of ΔW are \[1.0, nan\]: some weights are infinite or NaN"):
-        editing.shares([1.0, math.nan])
+        methods.shares([1.0, math.nan])
 
 
 def test_outliers_are_amplified_and_nothing_else():
@@ -87,16 +87,16 @@ def test_outliers_are_amplified_and_nothing_else():
     far = torch.zeros_like(delta, dtype=torch.bool)
     far.view(-1)[::997] = True
     delta[far] = delta[far].sign() * 15
-    beyond = editing.cut(delta)
+    beyond = methods.cut(delta)
     assert 3 < beyond < 15
-    changed = editing.amplified(delta, 1.5, beyond)
+    changed = methods.amplified(delta, 1.5, beyond)
     assert torch.equal(changed[far], 1.5 * delta[far])
     inside = delta.abs() <= beyond
     assert torch.equal(changed[inside], delta[inside])
-    assert torch.equal(editing.amplified(delta, 1.0, beyond), delta)
-    assert editing.cut(delta.split(7)) == beyond  # pieces are as good
-    assert editing.cut(made(1, (200, 300))[0]) == math.inf  # noise has none
-    assert editing.cut(torch.ones(4, 4)) == math.inf
+    assert torch.equal(methods.amplified(delta, 1.0, beyond), delta)
+    assert methods.cut(delta.split(7)) == beyond  # pieces are as good
+    assert methods.cut(made(1, (200, 300))[0]) == math.inf  # noise has none
+    assert methods.cut(torch.ones(4, 4)) == math.inf
 
 
 def test_what_an_average_takes_from_outliers_is_given_back():
@@ -105,26 +105,26 @@ def test_what_an_average_takes_from_outliers_is_given_back():
     for place in range(4):  # four unlike ones, each with outliers of its own
         deltas[place] = torch.randn(300, 300, generator=torch.Generator().manual_seed(place))
         deltas[place].view(-1)[rng.choice(90_000, 100, replace=False)] = 30.0
-    merged = editing.combine(deltas, "average", [1] * 4)
-    beyond = editing.cut(merged)
-    factor = editing.restoring([editing.reach(one, editing.cut(one)) for one in deltas], editing.reach(merged, beyond))
+    merged = methods.combine(deltas, "average", [1] * 4)
+    beyond = methods.cut(merged)
+    factor = methods.restoring([methods.reach(one, methods.cut(one)) for one in deltas], methods.reach(merged, beyond))
     assert factor == pytest.approx(2, rel=0.05)
-    assert editing.reach(editing.amplified(merged, factor, beyond), beyond) == pytest.approx(30, rel=0.05)
+    assert methods.reach(methods.amplified(merged, factor, beyond), beyond) == pytest.approx(30, rel=0.05)
     noise = made(1)[0]
-    assert math.isnan(editing.reach(noise, editing.cut(noise)))
-    assert editing.restoring([math.nan, 4.0], math.nan) == editing.restoring([math.nan], 2.0) == 1.0
-    assert editing.restoring([2.0, math.nan], 4.0) == 1.0  # never less
+    assert math.isnan(methods.reach(noise, methods.cut(noise)))
+    assert methods.restoring([math.nan, 4.0], math.nan) == methods.restoring([math.nan], 2.0) == 1.0
+    assert methods.restoring([2.0, math.nan], 4.0) == 1.0  # never less
 
 
 def test_projections():
     w = torch.tensor(np.random.default_rng(1).gamma(3, size=(60, 50))).float()
-    assert editing.projected(w, "zero-mean").mean().abs() < 1e-6
-    even = editing.projected(w, "symmetric")
+    assert methods.projected(w, "zero-mean").mean().abs() < 1e-6
+    even = methods.projected(w, "symmetric")
     assert asymmetry(even) < 0.002 < 0.1 < asymmetry(w)
     assert even.mean().abs() < 1e-6 and torch.equal(
         even.flatten().argsort(stable=True), w.flatten().argsort(stable=True)
     )
-    assert torch.allclose(editing.projected(even, "symmetric"), even, atol=1e-6)
+    assert torch.allclose(methods.projected(even, "symmetric"), even, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +138,6 @@ def test_projections():
 )
 def test_wrong_options_say_what_is_expected(method, weights, density, message):
     with pytest.raises(ValueError, match=message):
-        editing.combine(made(3), method, weights, density=density)
+        methods.combine(made(3), method, weights, density=density)
     with pytest.raises(ValueError, match="unknown projection 'round'"):
-        editing.projected(torch.ones(2), "round")
+        methods.projected(torch.ones(2), "round")

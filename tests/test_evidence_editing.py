@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lfmlib import editing, evidence, findings
+from lfmlib import evidence, findings
+from lfmlib.merging import methods
 
 
 def recorded(gain: dict[str, float], scatter: float = 0.002, random: float = 0.0, runs: int = 5) -> pd.DataFrame:
@@ -12,7 +13,7 @@ def recorded(gain: dict[str, float], scatter: float = 0.002, random: float = 0.0
     rng, rows = np.random.default_rng(0), []
     for seed in range(runs):
         for tasks in ("a+b", "a+b+c"):
-            for method in editing.METHODS:
+            for method in methods.METHODS:
                 for task in tasks.split("+"):
                     level = 0.8 + rng.normal(scale=0.1)  # models differ; a pair shares what makes them differ
                     added = {"plain": 0.0, "amplified": gain.get(method, 0.0), "random": random}
@@ -28,10 +29,10 @@ def recorded(gain: dict[str, float], scatter: float = 0.002, random: float = 0.0
 @pytest.mark.parametrize(
     ("gain", "value", "verdict"),
     [
-        (dict.fromkeys(editing.METHODS, 0.02), 6, "supported"),
-        (dict.fromkeys(editing.METHODS[:4], 0.02) | dict.fromkeys(editing.METHODS[4:], -0.02), 4, "supported"),
-        ({"average": 0.02} | dict.fromkeys(editing.METHODS[1:], -0.02), 1, "partly"),
-        (dict.fromkeys(editing.METHODS, -0.02), 0, "contradicted"),
+        (dict.fromkeys(methods.METHODS, 0.02), 6, "supported"),
+        (dict.fromkeys(methods.METHODS[:4], 0.02) | dict.fromkeys(methods.METHODS[4:], -0.02), 4, "supported"),
+        ({"average": 0.02} | dict.fromkeys(methods.METHODS[1:], -0.02), 1, "partly"),
+        (dict.fromkeys(methods.METHODS, -0.02), 0, "contradicted"),
         ({}, 0, "contradicted"),  # no difference at all: nothing is gained
     ],
 )
@@ -42,9 +43,9 @@ def test_planted_gains_come_out(gain, value, verdict):
 
 
 def test_noise_leaves_it_undecided():
-    found = evidence.f14_over_runs(recorded(dict.fromkeys(editing.METHODS, 1e-6), scatter=0.02), "m", {})
+    found = evidence.f14_over_runs(recorded(dict.fromkeys(methods.METHODS, 1e-6), scatter=0.02), "m", {})
     assert found.value == 0 and found.interval[1] >= 4 and found.verdict == "undecided"
-    tight = evidence.f14_over_runs(recorded(dict.fromkeys(editing.METHODS, 1e-9), scatter=0.0002), "m", {})
+    tight = evidence.f14_over_runs(recorded(dict.fromkeys(methods.METHODS, 1e-9), scatter=0.0002), "m", {})
     assert tight.verdict == "undecided" and float(tight.details["parts"]["largest gain left open"]) < 0.1
 
 

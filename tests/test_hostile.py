@@ -25,10 +25,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from lfmlib import folder as folders
 from lfmlib.checkpoints import addresses, http
 from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
 from lfmlib.checkpoints.pickle_guard import look_through
+from lfmlib.merging import model_folder as folders
 
 QUICK = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save, save_file
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import lfmlib
-from lfmlib import editing, folder, shards
-from lfmlib.shards import Entry, ShardWriter
+from lfmlib.merging import methods, model_folder, shard_writer
+from lfmlib.merging.shard_writer import Entry, ShardWriter
 
 CONFIG = LlamaConfig(
     hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, vocab_size=256
@@ -61,7 +61,7 @@ def hashes(path: Path) -> dict[str, str]:
     return {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in sorted(path.glob("model*"))}
 
 
-@pytest.mark.parametrize("method", editing.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_files_hold_what_the_tensors_say(models, tmp_path, method):
     sources, shares = [models / f"t{k}" for k in range(3)], [1.0, 0.5, 1.0]
     out = lfmlib.merge(models / "base", sources, method, shares, density=0.5, out=tmp_path / "out", progress=False)
@@ -71,10 +71,10 @@ def test_files_hold_what_the_tensors_say(models, tmp_path, method):
         sum((one[name].double() - start[name].double()).square().sum().item() for name in start) ** 0.5
         for one in others
     ]
-    scaled = [a * b for a, b in zip(editing.shares(norms), shares, strict=True)] if method == "nan" else shares
+    scaled = [a * b for a, b in zip(methods.shares(norms), shares, strict=True)] if method == "nan" else shares
     for name, value in found.items():
         deltas = [(one[name] - start[name]).flatten() for one in others]
-        delta = editing.combine(deltas, method, scaled, density=0.5, seed=f"0/{name}/0")
+        delta = methods.combine(deltas, method, scaled, density=0.5, seed=f"0/{name}/0")
         assert torch.allclose(value.flatten(), start[name].flatten() + delta, rtol=0, atol=1e-7), name
     assert json.loads((out / "merge.json").read_text())["method"] == method
 
@@ -115,7 +115,7 @@ def test_amplifying_by_one_is_nothing_and_by_more_is_outliers(models, tmp_path):
     start, *others = ({key: weights(models / one)[key] for key in kept} for one in ("base", "t0", "t1"))
 
     def made(folder: str, **options) -> dict[str, torch.Tensor]:
-        return weights(lfmlib.merge(start, others, "average", out=tmp_path / folder, progress=False, **options))
+        return weights(lfmlib.merge(start, others, "average", out=tmp_path / model_folder, progress=False, **options))
 
     plain, one, more, auto = (
         made("plain"),
@@ -126,7 +126,7 @@ def test_amplifying_by_one_is_nothing_and_by_more_is_outliers(models, tmp_path):
     even = made("even", project="symmetric")
     assert all(torch.equal(plain[key], one[key]) for key in plain)
     delta, changed = plain[name] - start[name], more[name] - plain[name]
-    beyond = editing.cut(delta)
+    beyond = methods.cut(delta)
     assert torch.equal(changed != 0, delta.abs() > beyond) and 0 < (changed != 0).float().mean() < 0.01
     assert torch.allclose(changed[changed != 0], delta[changed != 0], atol=1e-6)
     assert 1.2 < ((auto[name] - start[name])[changed != 0].norm() / delta[changed != 0].norm()) < 1.6  # about √2
@@ -147,8 +147,8 @@ def test_large_tensors_come_in_pieces(tmp_path, monkeypatch):
     other = {"w": start["w"] + 0.01 * torch.randn(100, 90)}
     monkeypatch.setattr(sys.modules["lfmlib.merge"], "PIECE", 1000)
     seen = []
-    combine = editing.combine
-    monkeypatch.setattr(editing, "combine", lambda d, *a, **k: seen.append(d[0].numel()) or combine(d, *a, **k))
+    combine = methods.combine
+    monkeypatch.setattr(methods, "combine", lambda d, *a, **k: seen.append(d[0].numel()) or combine(d, *a, **k))
     out = lfmlib.merge(start, [other], "dare", density=0.5, amplify=1.5, out=tmp_path / "out", progress=False)
     assert max(seen) == 1000 and sum(seen) == 2 * 9000  # once for the law, once to be written
     delta = load_file(out / "model.safetensors")["w"] - start["w"]
@@ -252,7 +252,7 @@ def test_a_stopped_merge_loads_nowhere_and_goes_on(models, tmp_path, monkeypatch
 
 def test_a_killed_merge_goes_on(models, tmp_path):
     code = (
-        "import sys, lfmlib, lfmlib.shards as s; write = s.ShardWriter.write; import time\n"
+        "import sys, lfmlib, lfmlib.merging.shard_writer as s; write = s.ShardWriter.write; import time\n"
         "def slow(self, pieces):\n    write(self, pieces); time.sleep(0.05)\n"
         "s.ShardWriter.write = slow; s.SYNCED = 1\n"
         "base, one, two, out = sys.argv[1:]\n"
@@ -274,7 +274,7 @@ def test_a_killed_merge_goes_on(models, tmp_path):
 def test_a_full_disk_is_said_before_and_while_writing(models, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     with monkeypatch.context() as patch:
-        patch.setattr(folder.shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 5000, 5000))
+        patch.setattr(model_folder.shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 5000, 5000))
         with pytest.raises(OSError, match=r"has 5,000 bytes free, and \d[\d,]+ more are to be written: make room"):
             lfmlib.merge(models / "base", [models / "t0"], "average", out=tmp_path / "out", progress=False)
 
@@ -409,7 +409,7 @@ def test_a_shard_takes_no_wrong_pieces(tmp_path):
             writer.write([torch.ones(6).double()])
         with pytest.raises(ValueError, match="w: 20 bytes were given, expected 24"):
             writer.write([torch.ones(5)])
-    assert not (tmp_path / "a").exists() and shards.SYNCED > 0
+    assert not (tmp_path / "a").exists() and shard_writer.SYNCED > 0
 
 
 def test_what_the_disk_refused_once_is_not_taken_for_written(tmp_path, monkeypatch):
@@ -424,8 +424,8 @@ def test_what_the_disk_refused_once_is_not_taken_for_written(tmp_path, monkeypat
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         sync(file)
 
-    monkeypatch.setattr(shards, "SYNCED", 1)
-    monkeypatch.setattr(shards.os, "fsync", refusing)
+    monkeypatch.setattr(shard_writer, "SYNCED", 1)
+    monkeypatch.setattr(shard_writer.os, "fsync", refusing)
     with pytest.raises(OSError, match=r"Input/output"), ShardWriter(tmp_path / "w", entries) as writer:
         for value in values:
             writer.write([value])

@@ -6,8 +6,8 @@ from functools import partial
 
 import pandas as pd
 
-from ..editing import METHODS
 from ..findings import Finding
+from ..merging.methods import METHODS
 from .shared import over_runs
 
 
@@ -16,7 +16,7 @@ def kept_score(rows: pd.DataFrame, method: str, arm: str) -> pd.Series:
 
     Args:
         rows: part "merged" of the record `editing`, of one model.
-        method: one of `lfmlib.editing.METHODS`.
+        method: one of `lfmlib.merging.methods.METHODS`.
         arm: see `lfmlib.lab.amplifying.arms`.
 
     Returns:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from .. import editing
 from ..losses import outliers
+from ..merging import methods
 from .siblings import Delta, Siblings, norm
 
 WIDE = 2.0
@@ -22,16 +22,16 @@ class Merge:
 
     Args:
         family: whose ΔW are merged.
-        method: one of `lfmlib.editing.METHODS`.
+        method: one of `lfmlib.merging.methods.METHODS`.
         seed: of what is random.
     """
 
     def __init__(self, family: Siblings, method: str, seed: int):
         self.family, deltas = family, list(family.deltas.values())
-        shares = editing.shares([norm(some) for some in deltas])
+        shares = methods.shares([norm(some) for some in deltas])
         weights = [len(deltas) * one for one in shares] if method == "nan" else [1.0] * len(deltas)
         self.plain: Delta = {
-            name: editing.combine([one[name] for one in deltas], method, weights, seed=f"{seed}/{name}")
+            name: methods.combine([one[name] for one in deltas], method, weights, seed=f"{seed}/{name}")
             for name in family.base
         }
         self.seed = seed
@@ -39,7 +39,7 @@ class Merge:
     @functools.cached_property
     def cuts(self) -> dict[str, float]:
         """Name of a matrix → magnitude beyond which there are outliers."""
-        return {name: editing.cut(one) for name, one in self.plain.items() if one.dim() == 2}
+        return {name: methods.cut(one) for name, one in self.plain.items() if one.dim() == 2}
 
     @functools.cached_property
     def masks(self) -> Delta:
@@ -63,7 +63,7 @@ class Merge:
     def restoring(self) -> dict[str, float]:
         """Name → the factor that needs no data."""
         return {
-            name: editing.restoring(self.family.reaches[name], editing.reach(self.plain[name], cut))
+            name: methods.restoring(self.family.reaches[name], methods.reach(self.plain[name], cut))
             for name, cut in self.cuts.items()
         }
 
@@ -100,7 +100,8 @@ def arms(merge: Merge) -> dict[str, Callable[[float], Delta]]:
     """Ways to change a merged ΔW: name → the ΔW for a factor; NaN for those that have none.
 
     ``amplified`` are the outliers; ``wide``, everything beyond `WIDE` standard deviations; ``random`` a random set of
-    the same squared norm as the outliers; ``auto`` the outliers, by `lfmlib.editing.restoring`; ``plain`` nothing.
+    the same squared norm as the outliers; ``auto`` the outliers, by `lfmlib.merging.methods.restoring`; ``plain``
+    nothing.
     """
     return {
         "plain": lambda factor: merge.plain,

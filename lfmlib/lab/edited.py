@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from .. import editing, evidence
+from .. import evidence
 from ..evidence import METHODS, span
 from ..findings import Finding
+from ..merging import methods
 from ..provenance import recorded
 from .merging import SCALES
 from .optima import NAMES, SHORT
@@ -217,10 +218,10 @@ def projected(record: pd.DataFrame) -> pd.DataFrame:
     """What is added by making the merged matrices zero-mean, or symmetric, in the mean of the methods."""
     table = {}
     for model, rows in _by_model(record):
-        if not set(editing.PROJECTIONS) <= set(rows["arm"]):
+        if not set(methods.PROJECTIONS) <= set(rows["arm"]):
             continue
         table[SHORT[model]] = {}
-        for arm in editing.PROJECTIONS:
+        for arm in methods.PROJECTIONS:
             by_method = pd.DataFrame({m: 100 * evidence.improvement(rows, m, arm) for m in _methods(rows)})
             table[SHORT[model]][arm] = span(by_method.mean(axis=1), 2, sign="+")
     return pd.DataFrame.from_dict(table, orient="index")

@@ -1,6 +1,6 @@
 """Does amplifying outliers help editing? The experiment `editing`, behind finding F14.
 
-Models tuned for several tasks from one base are merged (`lfmlib.editing`). Its parts:
+Models tuned for several tasks from one base are merged (`lfmlib.merging.methods`). Its parts:
 
     tuned      the fine-tunes themselves: their scores, how large their ΔW are, and how alike
     merged     merges of a set of tasks, by every method, with amplification and without, and its controls
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from .. import editing
+from ..merging import methods as editing
 from ..records import Experiment
 from ..records.experiment import brief
 from . import models, siblings

@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from .. import editing
 from ..distribution import nulls
 from ..distribution.law import optimal_law
 from ..distribution.sketch import Sketch
 from ..distribution.symmetry import asymmetry
 from ..evidence import CLAIMED, KEPT, METHODS
+from ..merging import methods
 
 PLANTED = {
     "mean": 0.1,
@@ -74,9 +74,9 @@ def averaged(numbers: Sequence[int], size: int, seed: int) -> pd.DataFrame:
         for one in made:
             places = torch.from_numpy(rng.choice(size, round(0.001 * size), replace=False))
             one[places] = 12 * one[places].sign()
-        merged = editing.combine(list(made), "average", [1.0] * count)
-        beyond = editing.cut(merged)
-        single, after = [editing.reach(one, editing.cut(one)) for one in made], editing.reach(merged, beyond)
+        merged = methods.combine(list(made), "average", [1.0] * count)
+        beyond = methods.cut(merged)
+        single, after = [methods.reach(one, methods.cut(one)) for one in made], methods.reach(merged, beyond)
         table[f"{count}"] = {
             "std of the core": merged[merged.abs() <= beyond].std().item(),
             "reach of single ones": float(np.mean(single)),
@@ -84,7 +84,7 @@ def averaged(numbers: Sequence[int], size: int, seed: int) -> pd.DataFrame:
             "that over √n": float(np.mean(single)) / math.sqrt(count),
             "found": f"{100 * (merged.abs() > beyond).double().mean().item():.2f} %",
             "planted": f"{0.1 * count:.1f} %",
-            "data-free factor": editing.restoring(single, after),
+            "data-free factor": methods.restoring(single, after),
         }
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("averaged", axis=1)
 
@@ -103,8 +103,8 @@ def merged_noise(numbers: Sequence[int], size: int, seed: int) -> pd.DataFrame:
         for count in numbers:
             rng = np.random.default_rng([seed, count])
             made = list(torch.from_numpy(rng.standard_normal((count, size), dtype=np.float32)))
-            merged = editing.combine(made, method, [1.0] * count, seed=str(seed))
-            share = (merged.abs() > editing.cut(merged)).double().mean().item()
+            merged = methods.combine(made, method, [1.0] * count, seed=str(seed))
+            share = (merged.abs() > methods.cut(merged)).double().mean().item()
             table[name][f"of {count} merged"] = f"{100 * share:.2f} %"
     return pd.DataFrame.from_dict(table, orient="index")
 

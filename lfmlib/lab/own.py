@@ -10,9 +10,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from .. import editing
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..deltas.pairs import partners
+from ..merging import methods
 from .siblings import Siblings
 
 EXAMPLE = ("parity", "rotation")
@@ -75,7 +75,7 @@ def average(base: Checkpoint, models: Sequence[Checkpoint], name: str) -> torch.
     """The mean of the ΔW of one matrix."""
     start = base.stored[name].load().float()
     deltas = [partners(base, one)[name]().float() - start for one in models]
-    return editing.combine(deltas, "average", [1.0] * len(deltas))
+    return methods.combine(deltas, "average", [1.0] * len(deltas))
 
 
 def outliers(table: pd.DataFrame) -> str:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .. import editing
 from ..checkpoints.locate import MINILM_SHA256
+from ..merging import methods
 from . import finetuning, models
 from .experiments import retrained
 from .problems import problem
@@ -82,9 +82,9 @@ class Siblings:
 
     @functools.cached_property
     def reaches(self) -> dict[str, list[float]]:
-        """Name of a matrix → how far out the outliers of each ΔW lie (see `lfmlib.editing.reach`)."""
+        """Name of a matrix → how far out the outliers of each ΔW lie (see `lfmlib.merging.methods.reach`)."""
         return {
-            name: [editing.reach(one[name], editing.cut(one[name])) for one in self.deltas.values()]
+            name: [methods.reach(one[name], methods.cut(one[name])) for one in self.deltas.values()]
             for name, start in self.base.items()
             if start.dim() == 2
         }

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import lfmlib
-from lfmlib import editing
 from lfmlib.lab import edited, mixtures, own
+from lfmlib.merging import methods
 
 GAIN = 0.02
 
@@ -31,8 +31,8 @@ def made(seeds: int = 5) -> pd.DataFrame:
                          "normalized": 0.4 - (arm == "amplified") * GAIN, "base": 0.96, "scale": 0.3, "factor": 2.0}
                     )  # fmt: skip
             for tasks in sets:
-                for method in editing.METHODS:
-                    for arm in ("plain", *edited.ARMS, *editing.PROJECTIONS):
+                for method in methods.METHODS:
+                    for arm in ("plain", *edited.ARMS, *methods.PROJECTIONS):
                         about = {"scale": 0.7, "factor": {"plain": np.nan, "auto": 1.1}.get(arm, 2.0)}
                         about |= {"valid": 0.9 if method == "ties" else 0.8}
                         more = {"outliers": 0.004, "energy": 0.03, "alike": 0.1} if arm == "plain" else {}
@@ -88,7 +88,7 @@ def test_tables_say_what_was_planted(record):
 
 def test_arms_that_a_model_was_not_asked_about_are_left_out():
     record = made()
-    some = record[~((record["model"] == "decoder") & record["arm"].isin(["wide", *editing.PROJECTIONS]))]
+    some = record[~((record["model"] == "decoder") & record["arm"].isin(["wide", *methods.PROJECTIONS]))]
     tables = dict(edited.by_model(some))
     assert edited.ARMS["wide"] not in edited.kept(tables["decoder"]) and edited.ARMS["wide"] in edited.kept(
         tables["ViT"]

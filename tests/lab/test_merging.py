@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from lfmlib import editing
 from lfmlib.lab import amplifying, merging, siblings
 from lfmlib.lab.problems import problem
+from lfmlib.merging import methods
 from lfmlib.records.experiment import measure
 
 
@@ -32,8 +32,8 @@ def test_cells_are_families_and_sets():
 
 def test_every_method_has_every_arm(toy):
     rows = toy["merged"]
-    assert set(rows["method"]) == set(merging.QUICK) < set(editing.METHODS)
-    arms = {"plain", "auto", "amplified", "wide", "random", "as large as amplified", *editing.PROJECTIONS}
+    assert set(rows["method"]) == set(merging.QUICK) < set(methods.METHODS)
+    arms = {"plain", "auto", "amplified", "wide", "random", "as large as amplified", *methods.PROJECTIONS}
     for _, some in rows.groupby("method"):
         assert set(some["arm"]) == arms and (some["arm"].value_counts() == 2).all()
     chosen = rows.dropna(subset=["scale"])

@@ -18,10 +18,10 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from .checkpoints.checkpoint import Checkpoint
-from .shards import Entry, ShardWriter
-from .surveys.run import died
-from .surveys.threads import one_thread
+from ..checkpoints.checkpoint import Checkpoint
+from ..surveys.run import died
+from ..surveys.threads import one_thread
+from .shard_writer import Entry, ShardWriter
 
 COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".spm", ".vocab")
 """Endings of what is copied beside the weights: configuration, tokenizer, code."""

@@ -1,9 +1,9 @@
 """Merge fine-tunes of one base, from files to files, tensor by tensor.
 
-A tensor is read, merged (`lfmlib.editing`) and written a piece at a time, except where the method must see it whole;
-the next pieces are computed while one is written. Everything goes to ``OUT.partial``, which becomes ``OUT`` when it is
-complete; a process that was stopped goes on from there, and ends in the same bytes. On an executor every shard is a
-task.
+A tensor is read, merged (`lfmlib.merging.methods`) and written a piece at a time, except where the method must see it
+whole; the next pieces are computed while one is written. Everything goes to ``OUT.partial``, which becomes ``OUT`` when
+it is complete; a process that was stopped goes on from there, and ends in the same bytes. On an executor every shard is
+a task.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from . import editing, folder
-from .checkpoints.checkpoint import Checkpoint, open_checkpoint
-from .checkpoints.remote import ahead
-from .checkpoints.stored import Stored
-from .deltas.comparison import KIN
-from .deltas.pairs import FLOATS, partners
-from .shards import Entry
-from .surveys.run import same_library
-from .surveys.threads import one_thread
+from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
+from ..checkpoints.remote import ahead
+from ..checkpoints.stored import Stored
+from ..deltas.comparison import KIN
+from ..deltas.pairs import FLOATS, partners
+from ..surveys.run import same_library
+from ..surveys.threads import one_thread
+from . import methods, model_folder
+from .shard_writer import Entry
 
 PIECE = 1 << 22
 """Values that are written at a time; what is random is drawn piece by piece, so another number is another merge."""
@@ -60,14 +60,15 @@ def merge(
 
     Args:
         base, tuned: anything `open_checkpoint` takes, and a list of these.
-        method: one of `lfmlib.editing.METHODS`: "average", "task_arithmetic" (the sum), "ties", "dare", "dare_ties",
-            "nan" (shares in inverse proportion to the norm of all of ΔW).
+        method: one of `lfmlib.merging.methods.METHODS`: "average", "task_arithmetic" (the sum), "ties", "dare",
+            "dare_ties", "nan" (shares in inverse proportion to the norm of all of ΔW).
         weights: what each ΔW is multiplied with; None: 1 each.
-        density: share of each ΔW that "ties", "dare" and "dare_ties" keep; None: as in `lfmlib.editing.DENSITY`.
+        density: share of each ΔW that "ties", "dare" and "dare_ties" keep; None: as in
+            `lfmlib.merging.methods.DENSITY`.
         amplify: factor for the outliers of the merged ΔW of every matrix (or stack of matrices, of experts); "auto"
-            finds one without data, matrix by matrix (`lfmlib.editing.restoring`), and is meant for averages and sums;
-            None or 1 changes nothing.
-        project: None, or one of `lfmlib.editing.PROJECTIONS`, what the merged matrices are made.
+            finds one without data, matrix by matrix (`lfmlib.merging.methods.restoring`), and is meant for averages and
+            sums; None or 1 changes nothing.
+        project: None, or one of `lfmlib.merging.methods.PROJECTIONS`, what the merged matrices are made.
         dtype: to store floating-point tensors in; None: what each has in the base. Sums are taken in float32 (float64
             if there is any).
         seed: of the methods that draw at random, with the tensors' names.
@@ -90,12 +91,12 @@ def merge(
             quantized weights.
     """
     tuned = listed(tuned)
-    density = editing.DENSITY.get(method, 1.0) if density is None else density
+    density = methods.DENSITY.get(method, 1.0) if density is None else density
     weights = [1.0] * len(tuned) if weights is None else [float(one) for one in weights]
     factor = _factor(amplify)
-    editing.check(method, len(tuned), weights, density)
-    if project not in (None, *editing.PROJECTIONS):
-        raise ValueError(f"unknown projection {project!r}: expected one of {', '.join(editing.PROJECTIONS)}, or None")
+    methods.check(method, len(tuned), weights, density)
+    if project not in (None, *methods.PROJECTIONS):
+        raise ValueError(f"unknown projection {project!r}: expected one of {', '.join(methods.PROJECTIONS)}, or None")
     if dtype not in (None, *FLOATS):
         raise ValueError(f"dtype is {dtype!r}: expected one of {', '.join(FLOATS)}, or None")
     base, *models = (one if isinstance(one, Checkpoint) else open_checkpoint(one) for one in (base, *tuned))
@@ -114,14 +115,14 @@ def merge(
     threads = min(os.cpu_count() or 1, MOST) if executor is None else 1
     task = _Task(dict(base.stored), models_of, method, factors, density, factor, project, dtype, seed, threads)
     about = {
-        "method": method, "weights": weights, "density": density if method in editing.THINNING else None,
-        "amplify": factor, "project": project, "dtype": dtype, "seed": seed if method in editing.RANDOM else None,
+        "method": method, "weights": weights, "density": density if method in methods.THINNING else None,
+        "amplify": factor, "project": project, "dtype": dtype, "seed": seed if method in methods.RANDOM else None,
         "base": _identity(base), "tuned": [_identity(model) for model in models],
     }  # fmt: skip
     out = Path(out).expanduser().resolve()
     entries = [task.entry(name) for name in base.stored]
     on_disk = all(one.files for one in (base, *models))  # what lies in memory may change between two runs
-    folder.write(
+    model_folder.write(
         out, about, base, entries, task.only, dtype=dtype, resume=on_disk, executor=executor, progress=progress
     )
     return out
@@ -168,20 +169,20 @@ class _Task:
         wide = torch.float64 if any(one.dtype == torch.float64 for one in (start, *models)) else torch.float32
         matrix = len(entry.shape) in (2, 3) and min(entry.shape) > 1  # or a stack of them, of experts
         amplify, project = matrix and self.factor != 1 and size > 0, matrix and self.project
-        whole = self.method in editing.WHOLE
-        block = PIECE if self.method in editing.RANDOM else BLOCK
+        whole = self.method in methods.WHOLE
+        block = PIECE if self.method in methods.RANDOM else BLOCK
 
         def delta(model: torch.Tensor, part: slice = slice(None)) -> torch.Tensor:
             return model[part].to(wide) - start[part].to(wide)
 
         # One after the other: each takes several times its own memory.
-        kept = [editing.trimmed(delta(one), self.density) for one in models] if whole else []
+        kept = [methods.trimmed(delta(one), self.density) for one in models] if whole else []
 
         def merged(first: int) -> torch.Tensor:
             part = slice(first, first + block)
             some = [one[part] for one in kept] or [delta(one, part) for one in models]
             density, seed = 1.0 if whole else self.density, f"{self.seed}/{name}/{first}"
-            return editing.combine(some, self.method, self.coefficients, density=density, seed=seed)
+            return methods.combine(some, self.method, self.coefficients, density=density, seed=seed)
 
         blocks: Callable[[int], torch.Tensor] = merged
         if (project or self.factor == "auto" or (amplify and whole)) and size:  # it must be seen whole, or again
@@ -189,20 +190,20 @@ class _Task:
             blocks = lambda first: held[first : first + block]  # noqa: E731
         factor, beyond = self.factor, math.inf
         if amplify:
-            beyond = editing.cut(blocks(first) for first in range(0, size, block))
+            beyond = methods.cut(blocks(first) for first in range(0, size, block))
             if factor == "auto":
                 given = [one for one, weight in zip(models, self.coefficients, strict=True) if weight]
-                single = [editing.reach(one, editing.cut(one)) for one in map(delta, given)]
-                factor = editing.restoring(single, editing.reach(held, beyond))
+                single = [methods.reach(one, methods.cut(one)) for one in map(delta, given)]
+                factor = methods.restoring(single, methods.reach(held, beyond))
 
         def added(first: int) -> torch.Tensor:
             part = blocks(first)
             new = start[first : first + len(part)].to(wide)
-            return new + (part if math.isinf(beyond) else editing.amplified(part, factor, beyond))
+            return new + (part if math.isinf(beyond) else methods.amplified(part, factor, beyond))
 
         if project and size:
             yield _stored(
-                editing.projected(torch.cat([added(first) for first in range(0, size, block)]), project), entry
+                methods.projected(torch.cat([added(first) for first in range(0, size, block)]), project), entry
             )
             return
 
@@ -218,7 +219,7 @@ class _Task:
 
     def _together(self, calls: Iterable[Callable[[], torch.Tensor]]) -> Iterator[torch.Tensor]:
         """What calls return, in order, several at once; not of those that draw, for all of torch has one generator."""
-        if self.threads == 1 or self.method in editing.RANDOM:
+        if self.threads == 1 or self.method in methods.RANDOM:
             return (call() for call in calls)
         return ahead(iter(calls), self.threads)
 
@@ -299,7 +300,7 @@ def _coefficients(
     for some in tqdm(found, "norms", len(names), disable=not progress, leave=False, delay=1):
         squares = [a + b for a, b in zip(squares, some, strict=True)]
     norms = [math.sqrt(one) for one in squares]
-    return [share * one for share, one in zip(editing.shares(norms), weights, strict=True)]
+    return [share * one for share, one in zip(methods.shares(norms), weights, strict=True)]
 
 
 def _called(call: Callable):

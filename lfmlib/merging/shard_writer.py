@@ -17,8 +17,8 @@ from types import TracebackType
 
 import torch
 
-from .checkpoints.safetensors_files import TORCH_DTYPES
-from .checkpoints.stored import dtype_name
+from ..checkpoints.safetensors_files import TORCH_DTYPES
+from ..checkpoints.stored import dtype_name
 
 SYNCED = 1 << 26
 """Bytes after which what was written is brought to the disk, while more is made."""

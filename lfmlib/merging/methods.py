@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from .distribution.law import optimal_law
+from ..distribution.law import optimal_law
 
 METHODS = ("average", "task_arithmetic", "ties", "dare", "dare_ties", "nan")
 THINNING = ("ties", "dare", "dare_ties")

@@ -12,10 +12,10 @@ import torch
 from torch.nn.functional import cosine_similarity
 from tqdm.auto import tqdm
 
-from . import editing
-from .checkpoints.checkpoint import Checkpoint, open_checkpoint
-from .deltas.pairs import FLOATS, partners
-from .merge import listed
+from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
+from ..deltas.pairs import FLOATS, partners
+from . import methods
+from .run import listed
 
 LEAST = 4096
 """Matrices with fewer entries are left out."""
@@ -42,9 +42,9 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
         conflict, the share of entries in which the ΔW that are not zero have both signs (of unlike ones
         1 - 2^(1 - models));
         outliers, the share of the entries of the averaged ΔW that are outliers of its Gaussian core
-        (`lfmlib.editing.cut`), and energy, their share of its squared norm;
-        reach_single and reach, how far out outliers lie (`lfmlib.editing.reach`), in the mean of the single ΔW and in
-        their average, NaN without outliers; factor, what would give back what the average took from them.
+        (`lfmlib.merging.methods.cut`), and energy, their share of its squared norm;
+        reach_single and reach, how far out outliers lie (`lfmlib.merging.methods.reach`), in the mean of the single ΔW
+        and in their average, NaN without outliers; factor, what would give back what the average took from them.
         What is said of pairs is NaN of a single model. ``attrs["source"]`` and ``attrs["base"]`` name the models.
 
     Raises:
@@ -100,15 +100,15 @@ def _pairs(deltas: Sequence[torch.Tensor]) -> dict[str, float]:
 
 
 def _outliers(deltas: Sequence[torch.Tensor]) -> dict[str, float]:
-    merged = editing.combine(deltas, "average", [1.0] * len(deltas))
-    beyond = editing.cut(merged)
+    merged = methods.combine(deltas, "average", [1.0] * len(deltas))
+    beyond = methods.cut(merged)
     far, square = merged.abs() > beyond, merged.double().square()
-    single = [editing.reach(one, editing.cut(one)) for one in deltas]
-    known, reach = [one for one in single if math.isfinite(one)], editing.reach(merged, beyond)
+    single = [methods.reach(one, methods.cut(one)) for one in deltas]
+    known, reach = [one for one in single if math.isfinite(one)], methods.reach(merged, beyond)
     return {
         "outliers": far.double().mean().item(),
         "energy": (square[far].sum() / square.sum()).item() if square.any() else 0.0,
         "reach_single": float(np.mean(known)) if known else math.nan,
         "reach": reach,
-        "factor": editing.restoring(single, reach),
+        "factor": methods.restoring(single, reach),
     }

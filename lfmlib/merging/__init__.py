@@ -1,0 +1,1 @@
+"""Fine-tunes of one base made into one model, file to file."""
