@@ -51,10 +51,10 @@ print(json.dumps([time.perf_counter() - started, len(found)]))
 def main(turns: int = 2) -> None:
     """Measure and print."""
     import lfmlib
-    from lfmlib import evidence
+    from lfmlib import findings
 
     checkpoint = lfmlib.open_checkpoint("minilm")
-    names = [info.name for info in evidence.judged(checkpoint).tensors]
+    names = [info.name for info in findings.judged(checkpoint).tensors]
     python = _environment(FOLDER / "weightwatcher")
     theirs, ours = [], []
     for _ in range(turns):

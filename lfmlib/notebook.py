@@ -15,8 +15,8 @@ from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-from . import findings, plots, records, scoreboard
-from .findings import Finding
+from . import findings, plots, records
+from .findings import Finding, scoreboard
 from .provenance import ROOT
 
 PROFILES = ("quick", "default", "full")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import evidence
+from . import findings
 from .checkpoints.addresses import meant
 from .checkpoints.checkpoint import Checkpoint, open_checkpoint
 from .checkpoints.locate import HUB_ID
@@ -95,8 +95,8 @@ def by_role(body: pd.DataFrame) -> pd.DataFrame:
 
 def shares(table: pd.DataFrame) -> tuple[float, float, float]:
     """Share of the weights in matrices within `evidence.KL_BOUND` of a Gaussian; at least; at most."""
-    value = evidence.share(table, evidence.gaussian(table))
-    return value, *(evidence.shared.sampled(table, evidence.gaussian) or (value, value))
+    value = findings.share(table, findings.gaussian(table))
+    return value, *(findings.shared.sampled(table, findings.gaussian) or (value, value))
 
 
 def unlike(body: pd.DataFrame, most: int = 10) -> pd.DataFrame:
@@ -117,9 +117,9 @@ def _why(row: dict) -> str:
         said.append(f"a flatter top (gg_shape {row['gg_shape']:.2f})")
     if row["tail_bits"] > max(0.01, row["tail_bits_null_high"]) or row["excess_kurtosis"] > 20:
         said.append(f"far tails (excess kurtosis {row['excess_kurtosis']:.3g})")
-    if row["asymmetry_excess"] > evidence.MIRROR:
+    if row["asymmetry_excess"] > findings.MIRROR:
         said.append("lopsided")
-    if row["mean_ratio"] > evidence.MEAN:
+    if row["mean_ratio"] > findings.MEAN:
         said.append(f"off centre ({row['mean_ratio']:.2f} std)")
     return "; ".join(said) or "a little of everything"
 
@@ -141,8 +141,8 @@ def chosen(checkpoint: Checkpoint, profile: str) -> Checkpoint:
     """First rows of evenly chosen matrices, in memory: what the arrangement of entries is measured of."""
     names = [
         info.name
-        for info in evidence.judged(checkpoint).tensors
-        if len(info.shape) == 2 and min(info.shape) >= evidence.shared.SIDE
+        for info in findings.judged(checkpoint).tensors
+        if len(info.shape) == 2 and min(info.shape) >= findings.shared.SIDE
     ]
     places = np.linspace(0, len(names) - 1, min(len(names), MATRICES[profile])).round().astype(int)
     return checkpoint.cut([names[i] for i in places], BLOCK)
@@ -154,7 +154,7 @@ def legs(arranged: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # medians of columns that are empty in a toy
-        return evidence.by_control(arranged, ["lag_one", "row_alike", "col_alike", "unequal", "top_ratio"])
+        return findings.by_control(arranged, ["lag_one", "row_alike", "col_alike", "unequal", "top_ratio"])
 
 
 def _ends(table: pd.DataFrame, name: str) -> tuple[str, str, str]:
@@ -185,7 +185,7 @@ def looked(part: Checkpoint, checkpoint: Checkpoint) -> str:
     """What the arrangement was measured of, in a sentence."""
     whole = {info.name: info.numel for info in checkpoint.tensors}
     cut = sum(info.numel < whole[info.name] for info in part.tensors)
-    of = len(evidence.judged(checkpoint).tensors)
+    of = len(findings.judged(checkpoint).tensors)
     rows = f", of {cut} of them the first rows" if cut else ""
     return f"Looked at: {len(part.tensors)} of {of} matrices, evenly chosen{rows}."
 
@@ -221,13 +221,13 @@ def verdicts(
     where: dict,
 ) -> list:
     """The findings of the report: those that the weights alone decide, and with a base those on ΔW."""
-    found = [evidence.f1(table, noise, name, where), evidence.f3(table, noise, name, others, (), where)]
+    found = [findings.f1(table, noise, name, where), findings.f3(table, noise, name, others, (), where)]
     if len(arranged):
-        found.append(evidence.f4(arranged, name, where, table))
-    found += [evidence.f9(table, noise, name, where), evidence.f10(table, noise, name, where)]
-    found.append(evidence.f12(laws, name, where, table))
+        found.append(findings.f4(arranged, name, where, table))
+    found += [findings.f9(table, noise, name, where), findings.f10(table, noise, name, where)]
+    found.append(findings.f12(laws, name, where, table))
     if changed is not None:
-        found += [evidence.f6(changed, name, where), evidence.f7(changed[changed["control"] == "none"], name, where)]
+        found += [findings.f6(changed, name, where), findings.f7(changed[changed["control"] == "none"], name, where)]
     return [_heard(one) for one in found]
 
 

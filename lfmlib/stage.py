@@ -138,7 +138,8 @@ def _with_addresses(settings: dict) -> dict:
 
 def _verdicts(results: Path) -> dict[str, str]:
     """The scoreboard and its summary, by the file that pages include."""
-    from . import findings, scoreboard
+    from . import findings
+    from .findings import scoreboard
 
     # No folder yet: nothing measured, and the pages say so.
     found = findings.load(results) if results.is_dir() else []

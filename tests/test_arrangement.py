@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import lfmlib
-from lfmlib import evidence, scoreboard
+from lfmlib import findings
 from lfmlib.distribution import made
+from lfmlib.findings import scoreboard
 from lfmlib.structure.controls import CONTROLS
 from lfmlib.structure.entries import FIGURES
 
@@ -78,15 +79,15 @@ def test_float8_gets_every_control():
 
 def test_f4_says_which_controls_it_needs():
     with pytest.raises(ValueError, match="lacks fresh, permuted: make it with"):
-        evidence.f4(lfmlib.arrangement(MADE, controls=None, progress=False), "made", {})
+        findings.f4(lfmlib.arrangement(MADE, controls=None, progress=False), "made", {})
 
 
 # --- finding F4 -----------------------------------------------------------------------------------------------------
 
 
 def test_each_leg_fails_what_it_is_about():
-    passed = evidence.legs(table()).join(table()[["tensor", "control"]])
-    plain = passed[passed["control"] == "none"].set_index("tensor")[[*evidence.LEGS, "all"]]
+    passed = findings.legs(table()).join(table()[["tensor", "control"]])
+    plain = passed[passed["control"] == "none"].set_index("tensor")[[*findings.LEGS, "all"]]
     assert plain.loc["layers.0.q.weight"].all()
     assert not plain.loc["layers.0.up.weight", "identity"] and not plain.loc["layers.0.up.weight", "spectrum"]
     assert not plain.loc["layers.1.q.weight", ["independence", "spectrum", "all"]].any()
@@ -97,14 +98,14 @@ def test_each_leg_fails_what_it_is_about():
 
 def test_forty_percent_in_rank_three_fails():
     w = made.matrix("rank three", 0.4, (384, 384), np.random.default_rng(1))
-    found = evidence.f4(lfmlib.arrangement({"w": w}, controls=CONTROLS, progress=False), "made", {})
+    found = findings.f4(lfmlib.arrangement({"w": w}, controls=CONTROLS, progress=False), "made", {})
     assert found.verdict in ("contradicted", "partly") and found.details["parts"]["spectrum"] == 0.0
     assert found.details["parts"]["independence"] == 0.0 and found.null == 3.0
 
 
 def test_noise_is_supported():
     w = np.random.default_rng(2).standard_normal((384, 384))
-    found = evidence.f4(lfmlib.arrangement({"w": w}, controls=CONTROLS, progress=False), "made", {})
+    found = findings.f4(lfmlib.arrangement({"w": w}, controls=CONTROLS, progress=False), "made", {})
     assert (found.value, found.verdict) == (3.0, "supported")
     assert (
         scoreboard.measured(found) == "3\u00a0of 3: independence 100\u00a0%, identity 100\u00a0%, spectrum 100\u00a0%"
@@ -117,12 +118,12 @@ def test_noise_is_supported():
     [((0.9, 0.9, 0.9, 0.85), 3), ((0.9, 0.9, 0.9, 0.7), 2), ((0.8, 0.1, 0.79, 0.1), 1), ((0, 0, 0, 0), 0)],
 )
 def test_three_legs_count_as_three_for_the_same_matrices_only(shares, held):
-    assert evidence.f4_iid.legs_held(dict(zip((*evidence.LEGS, "all"), shares, strict=True))) == held
+    assert findings.f4_iid.legs_held(dict(zip((*findings.LEGS, "all"), shares, strict=True))) == held
 
 
 def test_a_model_without_a_judged_matrix_is_not_judged():
     small = lfmlib.arrangement({"w": RNG.standard_normal((40, 50))}, controls=CONTROLS, progress=False)
-    found = evidence.f4(small, "small", {})
+    found = findings.f4(small, "small", {})
     assert found.value is None and found.verdict == "undecided" and "4,096" in found.details["reason"]
 
 
@@ -133,19 +134,19 @@ def test_trained_models_are_judged_over_their_runs():
         for seed in range(5)
         for step, kind, a in ((0, "none", 1.0), (9, "none", 0.5 + 0.14 * seed), (9, "permuted", 1.0))
     ]
-    found = evidence.f4_over_runs(pd.DataFrame(rows), "lab", {})
+    found = findings.f4_over_runs(pd.DataFrame(rows), "lab", {})
     assert found.value == 1.0 and found.interval == (1.0, 2.0) and found.verdict == "partly"
     with pytest.raises(ValueError, match="at least two runs"):
-        evidence.f4_over_runs(pd.DataFrame(rows[:3]), "lab", {})
+        findings.f4_over_runs(pd.DataFrame(rows[:3]), "lab", {})
 
 
 @pytest.mark.slow
 def test_minilm_is_no_noise_and_its_pooler_is():
-    judged = evidence.judged(lfmlib.open_checkpoint("minilm"))
+    judged = findings.judged(lfmlib.open_checkpoint("minilm"))
     found = lfmlib.arrangement(judged, controls=["permuted", "fresh"], progress=False)
-    shares = {name: evidence.leg_shares(rows) for name, rows in found.groupby("control")}
+    shares = {name: findings.leg_shares(rows) for name, rows in found.groupby("control")}
     assert shares["none"]["independence"] < 0.1 and shares["none"]["spectrum"] == 0.0
     assert 0.5 < shares["none"]["identity"] < 0.8
     assert shares["fresh"]["all"] == 1.0 and shares["permuted"]["independence"] == 1.0
     pooler = found[found["role"] == "pooler"]
-    assert evidence.legs(pooler)["all"].all() and len(pooler) == 3
+    assert findings.legs(pooler)["all"].all() and len(pooler) == 3

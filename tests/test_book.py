@@ -16,7 +16,8 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from lfmlib import book, execute, findings, render, report, scoreboard, stage
+from lfmlib import book, execute, findings, render, report, stage
+from lfmlib.findings import scoreboard
 
 ROOT = Path(__file__).parent.parent
 INTRO = "# A toy book\n\nRead {doc}`../notebooks/01_is_it_so`, {ref}`fig-hero` and {cite}`toy2025`.\n"

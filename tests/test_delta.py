@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import lfmlib
-from lfmlib import evidence
+from lfmlib import findings
 from lfmlib.deltas.budget import blocks
 from lfmlib.deltas.comparison import compare, delta, depth_trend, figures
 
@@ -70,7 +70,7 @@ PLANTED = {
     "independent noise widens": (
         lambda w, noise, layer: 0.2 * noise,
         lambda table, own: (
-            evidence.f6(table, "made", {}).verdict == "supported" and abs(own["gain"].median() - 1) < 0.2
+            findings.f6(table, "made", {}).verdict == "supported" and abs(own["gain"].median() - 1) < 0.2
         ),
     ),
     "a known growth of the std": (
@@ -79,31 +79,31 @@ PLANTED = {
     ),
     "negative covariance narrows": (
         lambda w, noise, layer: -0.1 * w + 0.02 * noise,
-        lambda table, own: evidence.f6(table, "made", {}).verdict == "contradicted" and (own["corr"] < -0.9).all(),
+        lambda table, own: findings.f6(table, "made", {}).verdict == "contradicted" and (own["corr"] < -0.9).all(),
     ),
     "a trend with depth": (
         lambda w, noise, layer: 0.05 * (1 + 0.2 * layer) * noise,
-        lambda table, own: evidence.f7(own, "made", {}).verdict == "supported",
+        lambda table, own: findings.f7(own, "made", {}).verdict == "supported",
     ),
     "a trend that falls": (
         lambda w, noise, layer: 0.05 * (1 + 0.2 * (5 - layer)) * noise,
-        lambda table, own: evidence.f7(own, "made", {}).value == 0 and (depth_trend(own)["rho"] < -0.9).all(),
+        lambda table, own: findings.f7(own, "made", {}).value == 0 and (depth_trend(own)["rho"] < -0.9).all(),
     ),
     "no trend": (
         lambda w, noise, layer: 0.05 * noise,
-        lambda table, own: evidence.f7(own, "made", {}).verdict == "contradicted",
+        lambda table, own: findings.f7(own, "made", {}).verdict == "contradicted",
     ),
     "a sparse update": (
         lambda w, noise, layer: torch.where(noise > 0.04, noise, 0.0),
         lambda table, own: (
             np.allclose(own["zeros"], 1 - 0.0228, atol=0.01)
             and (own["kl_bits"] > 0.1).all()
-            and evidence.qq_share(own) == 0
+            and findings.qq_share(own) == 0
         ),
     ),
     "a Gaussian update": (
         lambda w, noise, layer: 0.1 * noise,
-        lambda table, own: evidence.qq_share(own) == 1 and (own["kl_bits"] < 0.01).all(),
+        lambda table, own: findings.qq_share(own) == 1 and (own["kl_bits"] < 0.01).all(),
     ),
 }
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lfmlib import evidence
+from lfmlib import findings
 
 
 def recorded(gain: float, scatter: float = 0.001, runs: int = 5, floor: str = "head") -> pd.DataFrame:
@@ -30,7 +30,7 @@ def recorded(gain: float, scatter: float = 0.001, runs: int = 5, floor: str = "h
     ],
 )
 def test_planted_advantages_come_out(gain, scatter, verdict):
-    found = evidence.f13_over_runs(recorded(gain, scatter), "lab ViT, rotation", {})
+    found = findings.f13_over_runs(recorded(gain, scatter), "lab ViT, rotation", {})
     assert (found.id, found.verdict) == ("F13", verdict)
     assert found.value == pytest.approx(100 * gain, abs=300 * scatter)
     assert found.null == pytest.approx(-20, abs=300 * scatter)
@@ -38,60 +38,60 @@ def test_planted_advantages_come_out(gain, scatter, verdict):
 
 
 def test_a_verdict_takes_five_runs():
-    found = evidence.f13_over_runs(recorded(0.03, runs=4), "m", {})
+    found = findings.f13_over_runs(recorded(0.03, runs=4), "m", {})
     assert found.verdict == "undecided" and found.value == pytest.approx(3, abs=0.3)
 
 
 def test_runs_that_lack_one_of_the_two_do_not_count():
     rows = recorded(0.03, runs=6)
     rows = rows[(rows["seed"] < 5) | (rows["method"] == "lora")]
-    assert evidence.f13_over_runs(rows, "m", {}).details["runs"] == 5
+    assert findings.f13_over_runs(rows, "m", {}).details["runs"] == 5
 
 
 def test_a_model_without_a_head_is_held_against_its_base():
-    found = evidence.f13_over_runs(recorded(0.03, floor="none"), "lab decoder, prose", {})
+    found = findings.f13_over_runs(recorded(0.03, floor="none"), "lab decoder, prose", {})
     assert list(found.details["parts"])[-1] == "the base"
 
 
 def test_a_training_that_diverged_is_not_left_out_in_silence():
     rows = recorded(0.03)
     rows.loc[(rows["seed"] == 2) & (rows["method"] == "lora") & (rows["budget"] == 1), "accuracy"] = np.nan
-    found = evidence.f13_over_runs(rows, "m", {})
+    found = findings.f13_over_runs(rows, "m", {})
     assert found.verdict == "undecided" and "1 of 5 pairs of trainings diverged" in found.details["reason"]
 
 
 def test_what_cannot_be_judged_says_so():
-    found = evidence.f13_over_runs(recorded(0.0, runs=1), "m", {})
+    found = findings.f13_over_runs(recorded(0.0, runs=1), "m", {})
     assert found.value is None and "1 of the 5 runs" in found.details["reason"]
-    assert evidence.f13("m", {}).verdict == "undecided" and "takes a task" in evidence.f13("m", {}).details["reason"]
+    assert findings.f13("m", {}).verdict == "undecided" and "takes a task" in findings.f13("m", {}).details["reason"]
 
 
 def test_a_test_takes_two_runs_that_did_not_diverge():
-    assert np.isnan(evidence.paired_p([1.0, np.nan, 2.0])) and np.isnan(evidence.paired_p([1.0]))
-    assert evidence.paired_p([0.0, 0.0]) == 1.0 and evidence.paired_p([0.5, 0.5]) == 0.0
-    corrected = evidence.holm(pd.Series({"a": 0.01, "b": np.nan, "c": 0.02}))  # all three count, tested or not
+    assert np.isnan(findings.paired_p([1.0, np.nan, 2.0])) and np.isnan(findings.paired_p([1.0]))
+    assert findings.paired_p([0.0, 0.0]) == 1.0 and findings.paired_p([0.5, 0.5]) == 0.0
+    corrected = findings.holm(pd.Series({"a": 0.01, "b": np.nan, "c": 0.02}))  # all three count, tested or not
     assert corrected.drop("b").tolist() == pytest.approx([0.03, 0.04]) and np.isnan(corrected["b"])
 
 
 def test_what_has_no_interval_is_not_printed_as_one():
-    assert evidence.span([1.0], 1) == "1.0 (one run)" and evidence.span([], 1) == "–"
-    assert evidence.span([90.0, 100.0], 0, unit=" %", most=100) == "95 [31, 100] %"
-    assert evidence.bracketed(1.0, np.nan, np.nan, 1, "+", " %") == "+1.0 % (one run)"
-    assert evidence.span([1.0, np.nan], 1) == "no number in 1 of 2"
-    assert evidence.span([1.0, 1.0], 1, "+") == "+1.0 [+1.0, +1.0]"
+    assert findings.span([1.0], 1) == "1.0 (one run)" and findings.span([], 1) == "–"
+    assert findings.span([90.0, 100.0], 0, unit=" %", most=100) == "95 [31, 100] %"
+    assert findings.bracketed(1.0, np.nan, np.nan, 1, "+", " %") == "+1.0 % (one run)"
+    assert findings.span([1.0, np.nan], 1) == "no number in 1 of 2"
+    assert findings.span([1.0, 1.0], 1, "+") == "+1.0 [+1.0, +1.0]"
 
 
 def test_other_noise_stands_beside_the_verdict():
     rows = recorded(0.03)
     own = rows[rows["method"] == "noise-gaussian"]
-    rows = pd.concat([rows, *(own.assign(method=method) for method in evidence.UNLIKE)])
-    parts = evidence.f13_over_runs(rows, "m", {}).details["parts"]
+    rows = pd.concat([rows, *(own.assign(method=method) for method in findings.UNLIKE)])
+    parts = findings.f13_over_runs(rows, "m", {}).details["parts"]
     assert parts["of uniform noise, of ±1"] == f"{parts['noise-built']} and {parts['noise-built']}"
 
 
 def test_another_method_that_diverged_shows_in_its_place():
     rows = recorded(0.03)
     rows.loc[(rows["seed"] == 2) & rows["method"].isin(["full", "head"]), "accuracy"] = np.nan
-    found = evidence.f13_over_runs(rows, "m", {})
+    found = findings.f13_over_runs(rows, "m", {})
     assert found.verdict == "supported" and found.null is None
     assert found.details["parts"]["full fine-tuning"] == "diverged"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lfmlib import evidence, findings
+from lfmlib import findings
 from lfmlib.merging import methods
 
 
@@ -37,35 +37,35 @@ def recorded(gain: dict[str, float], scatter: float = 0.002, random: float = 0.0
     ],
 )
 def test_planted_gains_come_out(gain, value, verdict):
-    found = evidence.f14_over_runs(recorded(gain), "m", {})
+    found = findings.f14_over_runs(recorded(gain), "m", {})
     assert (found.id, found.value, found.verdict) == ("F14", value, verdict)
-    assert found.null == 0 and list(found.details["parts"])[1:] == list(evidence.METHODS.values())
+    assert found.null == 0 and list(found.details["parts"])[1:] == list(findings.METHODS.values())
 
 
 def test_noise_leaves_it_undecided():
-    found = evidence.f14_over_runs(recorded(dict.fromkeys(methods.METHODS, 1e-6), scatter=0.02), "m", {})
+    found = findings.f14_over_runs(recorded(dict.fromkeys(methods.METHODS, 1e-6), scatter=0.02), "m", {})
     assert found.value == 0 and found.interval[1] >= 4 and found.verdict == "undecided"
-    tight = evidence.f14_over_runs(recorded(dict.fromkeys(methods.METHODS, 1e-9), scatter=0.0002), "m", {})
+    tight = findings.f14_over_runs(recorded(dict.fromkeys(methods.METHODS, 1e-9), scatter=0.0002), "m", {})
     assert tight.verdict == "undecided" and float(tight.details["parts"]["largest gain left open"]) < 0.1
 
 
 def test_the_control_is_judged_alike():
-    found = evidence.f14_over_runs(recorded({}, random=0.02), "m", {})
+    found = findings.f14_over_runs(recorded({}, random=0.02), "m", {})
     assert found.null == 6 and found.verdict == "contradicted"
     assert findings.RULES["F14"].control == "with a random set amplified"
 
 
 def test_pairs_share_what_makes_runs_differ():
     rows = recorded({"ties": 0.02}, scatter=0.0)
-    gain = evidence.improvement(rows, "ties")
-    assert np.allclose(gain, 0.02) and evidence.kept_score(rows, "ties", "plain").std() > 0.005
+    gain = findings.improvement(rows, "ties")
+    assert np.allclose(gain, 0.02) and findings.kept_score(rows, "ties", "plain").std() > 0.005
     # tasks count within their set, sets alike
     one = rows[rows["seed"] == 0].query("method == 'ties' and arm == 'plain'")
     by_set = one.groupby("tasks")["normalized"].mean()
-    assert evidence.kept_score(rows, "ties", "plain")[0] == pytest.approx(by_set.mean())
+    assert findings.kept_score(rows, "ties", "plain")[0] == pytest.approx(by_set.mean())
 
 
 def test_what_cannot_be_judged_says_so():
     with pytest.raises(ValueError, match="F14 of m needs at least two runs"):
-        evidence.f14_over_runs(recorded({}, runs=1), "m", {})
-    assert evidence.f14("m", {}).verdict == "undecided" and "takes the tasks" in evidence.f14("m", {}).details["reason"]
+        findings.f14_over_runs(recorded({}, runs=1), "m", {})
+    assert findings.f14("m", {}).verdict == "undecided" and "takes the tasks" in findings.f14("m", {}).details["reason"]

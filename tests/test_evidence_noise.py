@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lfmlib import evidence
+from lfmlib import findings
 
 
 def built(noise: float, scatter: float = 0.005, loss: bool = False) -> pd.DataFrame:
@@ -41,24 +41,24 @@ def replaced(normal: float, kept: float = 0.0) -> pd.DataFrame:
     [(1.1, 1.0, "supported", 2), (0.6, 1.0, "partly", 1), (1.1, 0.3, "partly", 1), (0.6, 0.3, "contradicted", 0)],
 )
 def test_f5_counts_its_two_legs(noise, normal, verdict, value, loss):
-    found = evidence.f5_over_runs(built(noise, loss=loss), replaced(normal), "m", {})
+    found = findings.f5_over_runs(built(noise, loss=loss), replaced(normal), "m", {})
     assert (found.verdict, found.value) == (verdict, value)
     assert found.null == 1  # noise has the histogram, and learns nothing
     assert found.details["shares"]["gaussian"][0] == pytest.approx(noise, abs=0.06)
 
 
 def test_f5_is_undecided_where_the_share_of_the_gain_straddles_its_bound():
-    found = evidence.f5_over_runs(built(0.95, scatter=0.02), replaced(1.0), "m", {})
+    found = findings.f5_over_runs(built(0.95, scatter=0.02), replaced(1.0), "m", {})
     assert found.verdict == "undecided" and found.interval == (1, 2)
 
 
 def test_f5_noise_that_keeps_the_gain_would_be_seen():
-    assert evidence.f5_over_runs(built(1.0), replaced(1.0, kept=1.0), "m", {}).null == 2
+    assert findings.f5_over_runs(built(1.0), replaced(1.0, kept=1.0), "m", {}).null == 2
 
 
 def test_f5_of_one_run_is_refused():
     with pytest.raises(ValueError, match=r"F5 of m needs at least two runs"):
-        evidence.f5_over_runs(built(1.0).query("seed == 0"), replaced(1.0), "m", {})
+        findings.f5_over_runs(built(1.0).query("seed == 0"), replaced(1.0), "m", {})
 
 
 def radii(ratio: float, scatter: float = 0.05, seeds: int = 5, **more) -> pd.DataFrame:
@@ -80,7 +80,7 @@ def radii(ratio: float, scatter: float = 0.05, seeds: int = 5, **more) -> pd.Dat
     [(1.5, 0.05, "supported"), (1.1, 0.3, "partly"), (0.7, 0.05, "contradicted"), (0.95, 0.3, "undecided")],
 )
 def test_f8_by_the_ratio_of_radii(ratio, scatter, verdict):
-    found = evidence.f8_over_runs(radii(ratio, scatter), "m", {})
+    found = findings.f8_over_runs(radii(ratio, scatter), "m", {})
     assert found.verdict == verdict and found.value == pytest.approx(ratio)
     half = 2.776 * scatter / 5**0.5  # Student's t with four degrees of freedom
     assert np.log(found.interval) == pytest.approx([np.log(ratio) - half, np.log(ratio) + half], abs=1e-3)
@@ -90,12 +90,12 @@ def test_f8_by_the_ratio_of_radii(ratio, scatter, verdict):
 def test_f8_with_a_run_that_has_no_radius_is_undecided():
     rows = radii(1.5)
     rows.loc[(rows["seed"] == 2) & (rows["which"] == "base"), "radius"] = np.nan
-    assert evidence.f8_over_runs(rows, "m", {}).verdict == "undecided"
+    assert findings.f8_over_runs(rows, "m", {}).verdict == "undecided"
 
 
 def test_f8_without_a_control_says_so():
     rows = radii(1.5)
-    assert evidence.f8_over_runs(rows[rows["which"] != "random"], "m", {}).null is None
+    assert findings.f8_over_runs(rows[rows["which"] != "random"], "m", {}).null is None
 
 
 def test_shares_of_gains_are_paired():
@@ -105,13 +105,13 @@ def test_shares_of_gains_are_paired():
         for seed, whole in enumerate((0.1, 0.3, 0.5, 0.2))
         for kind, share in (("trained", 1.0), ("flattened", 0.9), ("none", 0.0))
     ]
-    kept = evidence.kept_share(pd.DataFrame(rows), "flattened")
-    assert kept.to_numpy() == pytest.approx(0.9) and evidence.kept_share(pd.DataFrame(rows), "trained").std() < 1e-12
+    kept = findings.kept_share(pd.DataFrame(rows), "flattened")
+    assert kept.to_numpy() == pytest.approx(0.9) and findings.kept_share(pd.DataFrame(rows), "trained").std() < 1e-12
 
 
 def test_f8_pairs_the_draws_and_keeps_other_heads_and_tasks_apart():
     other = pd.concat([radii(1.5), radii(0.5, head="timid"), radii(0.8, judged_on="old")])
-    found = evidence.f8_over_runs(other, "m", {})
+    found = findings.f8_over_runs(other, "m", {})
     assert found.value == pytest.approx(1.5, rel=0.1)
     assert float(found.details["parts"]["with a timid head"].split()[0]) == pytest.approx(0.5, rel=0.1)
     assert float(found.details["parts"]["on the old task"].split()[0]) == pytest.approx(0.8, rel=0.1)
@@ -120,9 +120,9 @@ def test_f8_pairs_the_draws_and_keeps_other_heads_and_tasks_apart():
 def test_f8_leaves_out_draws_without_a_radius():
     rows = radii(1.5, scatter=0.0)
     rows.loc[(rows["which"] == "base") & (rows["draw"] == 3), "radius"] = np.inf
-    assert evidence.f8_over_runs(rows, "m", {}).value == pytest.approx(1.5)
+    assert findings.f8_over_runs(rows, "m", {}).value == pytest.approx(1.5)
 
 
 def test_f8_of_one_run_is_refused():
     with pytest.raises(ValueError, match=r"F8 of m needs at least two runs"):
-        evidence.f8_over_runs(radii(1.5, seeds=1), "m", {})
+        findings.f8_over_runs(radii(1.5, seeds=1), "m", {})

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import lfmlib
-from lfmlib import evidence
+from lfmlib import findings
 
 
 def surveyed(mean: float, skewed: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -29,7 +29,7 @@ def surveyed(mean: float, skewed: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
 )
 def test_f9_and_f10_of_a_checkpoint(mean, skewed, verdicts):
     table, noise = surveyed(mean, skewed)
-    found = evidence.f9(table, noise, "m", {}), evidence.f10(table, noise, "m", {})
+    found = findings.f9(table, noise, "m", {}), findings.f10(table, noise, "m", {})
     assert tuple(one.verdict for one in found) == verdicts
     assert [one.null for one in found] == [1, 1] and found[0].interval is None
     assert found[0].value == (0.2 if mean else 1.0)
@@ -38,7 +38,7 @@ def test_f9_and_f10_of_a_checkpoint(mean, skewed, verdicts):
 def test_f9_of_a_small_matrix_asks_for_no_more_than_noise_has():
     table, _ = surveyed(0.0, False)
     small = table.assign(mean_ratio=0.06, mean_ratio_null_high=0.07)
-    assert evidence.zero_mean(small).all() and not evidence.zero_mean(small.assign(mean_ratio=0.08)).any()
+    assert findings.zero_mean(small).all() and not findings.zero_mean(small.assign(mean_ratio=0.08)).any()
 
 
 def test_f9_and_f10_over_runs():
@@ -46,10 +46,10 @@ def test_f9_and_f10_over_runs():
         {"zero_mean": [0.9, 0.95, 0.92], "symmetric": [0.7, 0.9, 0.8], "mean_ratio": 0.01, "asymmetry": 0.001,
          "noise_mean": 1.0, "noise_symmetric": 1.0}
     )  # fmt: skip
-    f9, f10 = evidence.f9_f10_over_runs(rows, "m", {})
+    f9, f10 = findings.f9_f10_over_runs(rows, "m", {})
     assert (f9.id, f9.verdict, f10.id, f10.verdict) == ("F9", "supported", "F10", "undecided")
     with pytest.raises(ValueError, match=r"F9 and F10 of m need at least two runs"):
-        evidence.f9_f10_over_runs(rows[:1], "m", {})
+        findings.f9_f10_over_runs(rows[:1], "m", {})
 
 
 def recorded(
@@ -72,7 +72,7 @@ def recorded(
                     {"what": "curve", "seed": seed, "arm": arm, "draw": 0, "share": share, "rise": 0.02 * share / point}
                 )
         won = {"wins": law, "near": 1.0, "noise_wins": 0.0}
-        rows.append({"what": "law", "seed": seed, "pruned": evidence.KEPT, "variant": evidence.CLAIMED, **won})
+        rows.append({"what": "law", "seed": seed, "pruned": findings.KEPT, "variant": findings.CLAIMED, **won})
         for entries, rise in (
             ("outliers", damage * random if random else damage),
             ("as large", random),
@@ -99,7 +99,7 @@ def recorded(
     [(0.5, 0.02, "supported"), (0.2, 0.01, "partly"), (0.06, 0.001, "contradicted"), (0.3, 0.05, "undecided")],
 )
 def test_f11_is_where_the_loss_has_risen_by_one_per_cent(free, scatter, verdict):
-    found = evidence.f11_over_runs(recorded(free, scatter=scatter), "m", {})
+    found = findings.f11_over_runs(recorded(free, scatter=scatter), "m", {})
     assert found.verdict == verdict and found.value == pytest.approx(free, abs=0.05)
     assert found.details["parts"]["at random"] == pytest.approx(0.2 * found.value, rel=0.2)
     assert found.null == pytest.approx(0.9 * found.value, rel=0.2)
@@ -107,7 +107,7 @@ def test_f11_is_where_the_loss_has_risen_by_one_per_cent(free, scatter, verdict)
 
 def test_f11_in_units_of_the_gap():
     rows = recorded(0.4)
-    assert evidence.free_share(rows, of="gap").mean() == pytest.approx(0.2, abs=1e-6)  # the gap is half of the loss
+    assert findings.free_share(rows, of="gap").mean() == pytest.approx(0.2, abs=1e-6)  # the gap is half of the loss
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_f11_in_units_of_the_gap():
      (0.1, 3.0, "undecided", None)],
 )  # fmt: skip
 def test_f12_counts_its_two_legs(law, damage, verdict, value):
-    found = evidence.f12_over_runs(recorded(0.4, law, damage), "m", {})
+    found = findings.f12_over_runs(recorded(0.4, law, damage), "m", {})
     assert found.verdict == verdict
     assert value is None or found.value == value
     assert found.null == 0
@@ -125,12 +125,12 @@ def test_f12_counts_its_two_legs(law, damage, verdict, value):
 def test_f12_without_outliers_or_without_damage_at_random():
     rows = recorded(0.4, damage=5.0)
     none = rows.assign(sets=rows["sets"].where(rows["entries"] != "outliers", 0.0))
-    found = evidence.f12_over_runs(none, "m", {})
+    found = findings.f12_over_runs(none, "m", {})
     assert found.value == 0 and found.details["parts"]["damage"] == "no outliers"
-    endless = evidence.f12_over_runs(recorded(0.4, damage=0.1, random=0.0), "m", {})
+    endless = findings.f12_over_runs(recorded(0.4, damage=0.1, random=0.0), "m", {})
     assert endless.value == 1 and endless.details["parts"]["damage"] == "∞ ×"
     healed = rows.assign(rise=rows["rise"].where(rows["what"] != "damage", -rows["rise"]))
-    found = evidence.f12_over_runs(healed, "m", {})
+    found = findings.f12_over_runs(healed, "m", {})
     assert found.verdict == "undecided" and found.details["parts"]["damage"] == "too little to compare"
 
 
@@ -140,20 +140,20 @@ def test_f12_is_open_where_one_run_does_all_the_damage_or_one_has_no_outliers():
     lone = rows.assign(rise=rows["rise"].where(~damage | (rows["seed"] == 2), 0.0))
     missing = rows.assign(sets=rows["sets"].where((rows["entries"] != "outliers") | (rows["seed"] != 2), 0.0))
     for some in (lone, missing):
-        found = evidence.f12_over_runs(some, "m", {})
+        found = findings.f12_over_runs(some, "m", {})
         assert (found.verdict, found.value, found.interval) == ("undecided", 0, (0, 1))
 
 
 def test_one_run_is_refused_and_a_checkpoint_alone_is_not_judged():
     rows = recorded(0.4)
-    for rule in (evidence.f11_over_runs, evidence.f12_over_runs):
+    for rule in (findings.f11_over_runs, findings.f12_over_runs):
         with pytest.raises(ValueError, match=r"of m needs at least two runs"):
             rule(rows[rows["seed"] == 0], "m", {})
-    alone = evidence.f11("m", {})
+    alone = findings.f11("m", {})
     assert alone.value is None and "takes the model’s task" in alone.details["reason"]
     rng = np.random.default_rng(0)
     made = {"layers.0.mlp.up_proj.weight": torch.tensor(rng.laplace(size=(90, 80))).float()}
-    told = evidence.f12(lfmlib.laws(made, pruned=evidence.KEPT, progress=False), "m", {})
+    told = findings.f12(lfmlib.laws(made, pruned=findings.KEPT, progress=False), "m", {})
     assert told.value is None and told.details["law_share"] == 0 and "laplace" in told.details["reason"]
 
 
@@ -161,5 +161,5 @@ def test_f12_with_an_uncertain_ratio_is_open_not_refuted():
     rows = recorded(0.4, damage=4.0)
     own = (rows["what"] == "damage") & (rows["entries"] == "outliers")
     swing = rows["seed"].map({0: -1.5, 1: 2.5, 2: 0.5, 3: 3.0, 4: 0.5})
-    found = evidence.f12_over_runs(rows.assign(rise=rows["rise"].where(~own, rows["rise"] * swing)), "m", {})
+    found = findings.f12_over_runs(rows.assign(rise=rows["rise"].where(~own, rows["rise"] * swing)), "m", {})
     assert (found.verdict, found.interval) == ("undecided", (0, 1))

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lfmlib
-from lfmlib import evidence, findings, scoreboard
-from lfmlib.findings import RULES, Rule, judge
+from lfmlib import findings
+from lfmlib.findings import RULES, Rule, judge, scoreboard
 from lfmlib.provenance import provenance
 
 RULE = Rule("share", supported=0.8, partly=0.5, unit="%")
@@ -59,7 +59,7 @@ def test_f1_finds_the_planted_share(gaussians, verdict):
     model["embed_tokens.weight"] = torch.rand(1000, 128)  # stands apart, however un-Gaussian
     model["layers.0.k_proj.weight"] = torch.rand(32, 32)  # below 4,096 elements
     table = lfmlib.survey(model, progress=False)
-    finding = evidence.f1(table, lfmlib.noise_twin(table), "made", {})
+    finding = findings.f1(table, lfmlib.noise_twin(table), "made", {})
     assert finding.value == pytest.approx(gaussians / 10)
     assert finding.verdict == verdict
     assert finding.null == 1.0
@@ -70,13 +70,13 @@ def test_f1_finds_the_planted_share(gaussians, verdict):
 def test_a_small_noise_matrix_is_not_asked_for_more_than_noise_gives():
     """At 4,096 elements noise often exceeds 0.005 bits: with such a bound the null's own 97.5 % point decides."""
     table = pd.concat([lfmlib.survey(planted({"gaussian": 30}, (64, 64)), progress=False)])
-    assert evidence.gaussian(table, bound=0.0001).mean() > 0.8
+    assert findings.gaussian(table, bound=0.0001).mean() > 0.8
     assert (table["kl_bits"] <= 0.0001).mean() < 0.5
 
 
 def test_f1_without_eligible_matrices_is_not_judged(tmp_path):
     table = lfmlib.survey({"layers.0.q_proj.weight": torch.randn(8, 8)}, progress=False)
-    finding = evidence.f1(table, lfmlib.noise_twin(table), "tiny", {})
+    finding = findings.f1(table, lfmlib.noise_twin(table), "tiny", {})
     assert finding.value is None
     assert "4,096" in finding.details["reason"]
     findings.write(finding, tmp_path)
@@ -95,7 +95,7 @@ def test_f1_without_eligible_matrices_is_not_judged(tmp_path):
 def test_f3_needs_a_second_witness(grown, elsewhere, interval, verdict):
     table = lfmlib.survey(planted({"gaussian": 4, "laplace": 3}), progress=False)
     other = dataclasses.replace(example(id="F3", model="other"), details={"found": elsewhere})
-    finding = evidence.f3(table, lfmlib.noise_twin(table), "made", [other], grown, {})
+    finding = findings.f3(table, lfmlib.noise_twin(table), "made", [other], grown, {})
     assert (finding.value, finding.interval, finding.verdict) == (1, interval, verdict)
     assert finding.null == 0 and finding.details["labels"] == {"gaussian": 4, "sharp": 3}
 
@@ -125,9 +125,9 @@ def test_two_checkpoints_of_one_name_are_two_models(tmp_path):
 def test_constant_and_lost_matrices_are_not_judged():
     model = planted({"gaussian": 2}) | {"z": torch.zeros(128, 128), "n": torch.full((128, 128), torch.nan)}
     table = lfmlib.survey(model, progress=False)
-    finding = evidence.f1(table, lfmlib.noise_twin(table), "made", {})
+    finding = findings.f1(table, lfmlib.noise_twin(table), "made", {})
     assert (finding.value, finding.details["matrices"]) == (1.0, 2)
-    assert "2 × constant" in evidence.left_out(table)
+    assert "2 × constant" in findings.left_out(table)
 
 
 def test_loading_nothing_or_rubbish(tmp_path):

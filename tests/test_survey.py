@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lfmlib
-from lfmlib import evidence
+from lfmlib import findings
 from lfmlib.distribution import nulls
 from lfmlib.surveys.values import noise_twin, survey
 
@@ -112,7 +112,7 @@ def test_an_empty_model_has_an_empty_table():
     table = survey({"bias": torch.zeros(3)}, progress=False)
     assert table.empty and "kl_bits" in table
     with pytest.raises(ValueError, match="nothing to measure"):
-        evidence.shown(table)
+        findings.shown(table)
 
 
 def test_noise_twin_is_noise_like_the_table(minilm):

@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from .. import evidence
-from ..evidence import span
-from ..findings import Finding
+from .. import findings
+from ..findings import Finding, span
 from ..provenance import recorded
 from .adaptation import BUDGETS, CURVE, ITEMS, TASKS, VARIANTS, methods_of
 from .adapting import DEEPER
@@ -58,7 +57,7 @@ def found(record: pd.DataFrame, **parameters) -> list[Finding]:
     listed = []
     for task in _tasks(record):
         name = f"{NAMES[TASKS[task]['model']]}, {task}"
-        listed.append(evidence.f13_over_runs(record[record["task"] == task], name, origin | {"source": name}))
+        listed.append(findings.f13_over_runs(record[record["task"] == task], name, origin | {"source": name}))
     return listed
 
 
@@ -93,7 +92,7 @@ def scores(record: pd.DataFrame) -> pd.DataFrame:
     for task in _tasks(record):
         rows = _plain(record, task)
         table[title(task)] = {
-            name: span(evidence.accuracy(rows, method), 1) for method, name in METHODS.items() if _has(rows, method)
+            name: span(findings.accuracy(rows, method), 1) for method, name in METHODS.items() if _has(rows, method)
         }
     return pd.DataFrame(table).reindex(list(METHODS.values())).dropna(how="all").fillna("–")
 
@@ -104,7 +103,7 @@ def against_lora(record: pd.DataFrame) -> pd.DataFrame:
     for task in _tasks(record):
         rows = _plain(record, task)
         table[title(task)] = {
-            name: span(evidence.advantage(rows, method), 1, "+")
+            name: span(findings.advantage(rows, method), 1, "+")
             for method, name in METHODS.items()
             if method != "lora" and _has(rows, method)
         }
@@ -113,8 +112,8 @@ def against_lora(record: pd.DataFrame) -> pd.DataFrame:
 
 def tested(record: pd.DataFrame) -> str:
     """p-values of noise-built adapters against LoRA, corrected for the number of tasks, in a sentence."""
-    each = {title(task): evidence.advantage(_plain(record, task)) for task in _tasks(record)}
-    corrected = evidence.holm(pd.Series({name: evidence.paired_p(some) for name, some in each.items()}))
+    each = {title(task): findings.advantage(_plain(record, task)) for task in _tasks(record)}
+    corrected = findings.holm(pd.Series({name: findings.paired_p(some) for name, some in each.items()}))
     words = "; ".join(f"{name} {'not tested' if pd.isna(p) else f'{p:.2g}'}" for name, p in corrected.items())
     return f"p-values of noise-built against LoRA, paired, corrected for the number of tasks (Holm): {words}."
 
@@ -124,9 +123,9 @@ def in_short(record: pd.DataFrame) -> str:
     words = []
     for method, name in METHODS.items():
         rows = {task: _plain(record, task) for task in _tasks(record) if _has(_plain(record, task), method)}
-        if method in (evidence.OWN, "none") or not rows:
+        if method in (findings.OWN, "none") or not rows:
             continue
-        each = [evidence.advantage(some, evidence.OWN, method) for some in rows.values()]
+        each = [findings.advantage(some, findings.OWN, method) for some in rows.values()]
         means = [one.mean() for one in each if _known(one)]
         size = f", from {min(means):+.1f} to {max(means):+.1f} points" if means else ""
         words.append(f"- {name}: {_beyond(each)} tasks{size}")
@@ -136,11 +135,11 @@ def in_short(record: pd.DataFrame) -> str:
 def insight(record: pd.DataFrame) -> str:
     """Whether it is Gaussian noise, depth or a raised σ that helps, by the variants, in sentences."""
     each = {name: _varied(record, name) for name in OTHERS}
-    law = [one for name in evidence.UNLIKE for one in each[name]]
+    law = [one for name in findings.UNLIKE for one in each[name]]
     rest = [one for name in (DEEPER, "noise-gaussian, σ raised") for one in each[name]]
     if not law or not rest or not all(map(_known, law)):
         return "Not every variant is recorded, with two runs or more that did not diverge: nothing is concluded."
-    spans = [evidence.over_runs(one) for one in law]
+    spans = [findings.over_runs(one) for one in law]
     room = max(abs(end) for _, *ends in spans for end in ends)
     apart = sum(low > 0 or high < 0 for _, low, high in spans)
     so = "that the noise is Gaussian was not seen to matter" if not apart else "the law of the noise does matter"
@@ -158,7 +157,7 @@ def _known(differences: pd.Series) -> bool:
 
 def _beyond(each: Sequence[pd.Series]) -> str:
     """How many paired differences lie above and below 0 beyond the interval; “3 better, 1 worse of 6”."""
-    spans = [evidence.over_runs(one) for one in each if _known(one)]
+    spans = [findings.over_runs(one) for one in each if _known(one)]
     unknown = f", {len(each) - len(spans)} without an interval" if len(spans) < len(each) else ""
     better, worse = sum(low > 0 for _, low, _ in spans), sum(high < 0 for *_, high in spans)
     return f"{better} better, {worse} worse{unknown} of {len(each)}"
@@ -166,9 +165,9 @@ def _beyond(each: Sequence[pd.Series]) -> str:
 
 def _varied(record: pd.DataFrame, variant: str) -> list[pd.Series]:
     """What a variant adds to the method that it varies, in points by run, for every task that it was tried on."""
-    plain = "lora" if VARIANTS[variant]["adapter"] == "lora" else evidence.OWN
+    plain = "lora" if VARIANTS[variant]["adapter"] == "lora" else findings.OWN
     tried = [record[(record["task"] == task) & (record["budget"] == 1)] for task in _tasks(record)]
-    return [evidence.advantage(both, variant, plain) for both in tried if _has(both, variant)]
+    return [findings.advantage(both, variant, plain) for both in tried if _has(both, variant)]
 
 
 def tuning(rates: pd.DataFrame) -> pd.DataFrame:
@@ -249,7 +248,7 @@ def variants(record: pd.DataFrame) -> pd.DataFrame:
         for task in _tasks(rows):
             both = record[(record["task"] == task) & (record["budget"] == 1)]
             if _has(both, variant):
-                table[name][title(task)] = span(evidence.advantage(both, variant, plain), 1, "+")
+                table[name][title(task)] = span(findings.advantage(both, variant, plain), 1, "+")
     return pd.DataFrame.from_dict(table, orient="index")
 
 
@@ -264,7 +263,7 @@ def curve(record: pd.DataFrame) -> pd.DataFrame:
     rows = record[(record["task"] == CURVE) & record["method"].isin(METHODS)]
     table = []
     for (method, budget), some in rows.groupby(["method", "budget"]):
-        mean, low, high = evidence.over_runs(evidence.accuracy(some, method, budget))
+        mean, low, high = findings.over_runs(findings.accuracy(some, method, budget))
         table.append({
             "method": METHODS[method], "parameters": int(some["parameters"].iloc[0]), "mean": mean, "low": low,
             "high": high,
@@ -280,9 +279,9 @@ def by_budget(record: pd.DataFrame) -> pd.DataFrame:
     rows, table = record[record["task"] == CURVE], {}
     for method, name in METHODS.items():
         spans = {
-            f"{budget} ×": span(evidence.advantage(rows, method, budget=budget), 1, "+")
+            f"{budget} ×": span(findings.advantage(rows, method, budget=budget), 1, "+")
             for budget in BUDGETS
-            if evidence.advantage(rows, method, budget=budget).size > 1
+            if findings.advantage(rows, method, budget=budget).size > 1
         }
         if method != "lora" and len(spans) > 1:
             table[name] = spans

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from .. import evidence
+from .. import findings
 from ..findings import Finding
 from ..provenance import recorded
 from ..records import Experiment
@@ -20,7 +20,7 @@ from .train import start_of
 WAYS = {"wide start": GAINS[0], "narrow start": GAINS[1]}
 """The ways of training: scales of the start."""
 CONTROLS = ("permuted", "rescaled", "fresh")
-SHARES = (*evidence.LEGS, "all")
+SHARES = (*findings.LEGS, "all")
 MEDIANS = (*FIGURES, *DERIVED, *SPECTRAL.values())
 METRICS = dict.fromkeys(SHARES, 0.3) | dict.fromkeys(MEDIANS, 0.25) | {"runs_z": 1.0, "score": 0.1}
 """Relative tolerances, wide as those of `initialization`: another processor trains another model."""
@@ -71,10 +71,10 @@ def run(cell: dict) -> list[dict]:
     )
     rows = []
     for (step, control), table in pd.concat(tables).groupby(["step", "control"], sort=False):
-        body = evidence.eligible(table)
+        body = findings.eligible(table)
         medians = {name: float(f"{body[name].median():.7g}") for name in MEDIANS}
         about = {"step": int(step), "control": control, "matrices": len(body)}
-        rows.append(about | evidence.leg_shares(table) | medians)
+        rows.append(about | findings.leg_shares(table) | medians)
     rows[1] |= {"score": score(trained.scores)}
     return rows
 
@@ -93,7 +93,7 @@ def runs(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def found(record: pd.DataFrame, **parameters) -> list[Finding]:
     """Finding F4 of each lab model and way of training; ``parameters`` of the chapter go into its provenance."""
     where = recorded("arrangement", record, **parameters)
-    return [evidence.f4_over_runs(rows, name, where | {"source": name}) for name, rows in runs(record).items()]
+    return [findings.f4_over_runs(rows, name, where | {"source": name}) for name, rows in runs(record).items()]
 
 
 def before_after(record: pd.DataFrame, columns: dict[str, str], percent: bool = False) -> pd.DataFrame:
@@ -117,5 +117,5 @@ def before_after(record: pd.DataFrame, columns: dict[str, str], percent: bool = 
 
 def _arrow(start: pd.Series, end: pd.Series, percent: bool) -> str:
     if percent:
-        return f"{100 * start.mean():.0f} → {evidence.span(100 * end, 0, least=0, most=100)}"
-    return f"{start.mean():.2f} → {evidence.span(end, 2)}"
+        return f"{100 * start.mean():.0f} → {findings.span(100 * end, 0, least=0, most=100)}"
+    return f"{start.mean():.2f} → {findings.span(end, 2)}"

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from .. import evidence
+from .. import findings
 from ..distribution import made
 from ..records import Experiment
 from ..structure.entries import FIGURES
@@ -36,7 +36,7 @@ TESTS = (*FIGURES, "mp_ks", "top_ratio", "stable_rank", "effective_rank")
 """Figures with a two-sided null at 95 %."""
 EDGE = "outliers"
 """The count of singular values beyond the edge: one is an alarm, on noise once in a hundred by construction."""
-COUNTS = (*TESTS, EDGE, *(f"fails_{leg}" for leg in (*evidence.LEGS, "all")))
+COUNTS = (*TESTS, EDGE, *(f"fails_{leg}" for leg in (*findings.LEGS, "all")))
 
 
 def calibration() -> Experiment:
@@ -65,7 +65,7 @@ def run(cell: dict) -> list[dict]:
     found = pd.DataFrame(rows).assign(shape=[shape] * len(rows), numel=shape[0] * shape[1])
     alarms = {name: _outside(found, name) for name in TESTS}
     alarms[EDGE] = found[EDGE] > 0
-    failed = ~evidence.legs(found)
+    failed = ~findings.legs(found)
     return [
         {name: int(hit.sum()) for name, hit in alarms.items()} | {f"fails_{n}": int(failed[n].sum()) for n in failed}
     ]

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from .. import evidence
+from .. import findings
 from ..checkpoints.locate import MINILM_SHA256
 from ..deltas.stand_ins import KEPT, stand_in
 from ..distribution.distances import qq_r2
@@ -133,7 +133,7 @@ def _replaced(config: Config, task, model: torch.nn.Module) -> Iterator[dict]:
             r2.append(qq_r2(made))
             sizes.append((made.square().mean().sqrt() / base[name].std(correction=0)).item())
         found = _scores(task.evaluate(model, ITEMS))
-        normal = evidence.share(rows, np.array(r2) >= evidence.QQ_BOUND)
+        normal = findings.share(rows, np.array(r2) >= findings.QQ_BOUND)
         yield {"kind": kind, **found, "normal_share": normal, "size": float(f"{np.median(sizes):.5g}")}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .. import evidence
+from .. import findings
 from .finetuning import TASKS
 from .initialization import where
 from .problems import Bytes, problem
@@ -32,7 +32,7 @@ def samples(record: pd.DataFrame) -> pd.DataFrame:
             seeds = sorted(part["seed"].unique())
             ratios = [_level(where(part, seed=seed)) / _level(where(whole, seed=seed)) for seed in seeds]
             change = mean_rho(part) - mean_rho(whole)[seeds]
-            mean, low, high = evidence.over_runs(ratios)
+            mean, low, high = findings.over_runs(ratios)
             mode = "equal steps" if steps == every else "equal passes"
             score = f"{MEASURED[model]} {part['score'].mean():.2f}"
             about = (over(change, -2, 2), _passes(part.iloc[0]), score, len(seeds))
@@ -47,7 +47,7 @@ def samples(record: pd.DataFrame) -> pd.DataFrame:
 
 def in_words(few: pd.DataFrame) -> pd.DataFrame:
     """`samples`, with the ratio and its interval in one column."""
-    spans = [evidence.bracketed(row.ratio, row.low, row.high, 2) for row in few.itertuples()]
+    spans = [findings.bracketed(row.ratio, row.low, row.high, 2) for row in few.itertuples()]
     words = few.drop(columns=["ratio", "low", "high", "runs"]).assign(share=few["share"].map("{:g}".format))
     words["mode"] = few["mode"].str.removeprefix("equal ")
     words = words.rename(columns={"mode": "equal"})
@@ -64,7 +64,7 @@ def of_samples(few: pd.DataFrame) -> str:
     for (model, mode), rows in few[few["share"] == least].groupby(["model", "mode"], sort=False):
         row = rows.iloc[0]
         change = (100 * (row[name] - 1) for name in ("ratio", "low", "high"))
-        words.append(f"{model}, {mode}, {evidence.bracketed(*change, 0, '+', ' %')}")
+        words.append(f"{model}, {mode}, {findings.bracketed(*change, 0, '+', ' %')}")
     passes = few["passes"].astype(float)
     whole = passes[(few["share"] == 1)]
     return (

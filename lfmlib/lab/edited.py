@@ -11,9 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 
-from .. import evidence
-from ..evidence import METHODS, span
-from ..findings import Finding
+from .. import findings
+from ..findings import METHODS, Finding, span
 from ..merging import methods
 from ..provenance import recorded
 from .merging import SCALES
@@ -42,7 +41,7 @@ def found(record: pd.DataFrame, **parameters) -> list[Finding]:
     """Finding F14 of every model; ``parameters`` of the chapter go into its provenance."""
     origin = recorded("editing", record, **parameters)
     by_model = _by_model(record)
-    return [evidence.f14_over_runs(rows, NAMES[model], origin | {"source": NAMES[model]}) for model, rows in by_model]
+    return [findings.f14_over_runs(rows, NAMES[model], origin | {"source": NAMES[model]}) for model, rows in by_model]
 
 
 def by_model(record: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -78,9 +77,9 @@ def sets(record: pd.DataFrame) -> pd.DataFrame:
                 "model": SHORT[model],
                 "tasks": tasks.replace("+", ", "),
                 "cosine of two ΔW": f"{plain['alike'].mean():+.3f}",
-                "average keeps": f"{100 * evidence.kept_score(some, 'average', 'plain').mean():.1f}",
+                "average keeps": f"{100 * findings.kept_score(some, 'average', 'plain').mean():.1f}",
                 "best on validation data": f"{METHODS[best]} "
-                f"{100 * evidence.kept_score(some, best, 'plain').mean():.1f}",
+                f"{100 * findings.kept_score(some, best, 'plain').mean():.1f}",
             })  # fmt: skip
     return pd.DataFrame(table)
 
@@ -89,7 +88,7 @@ def kept(rows: pd.DataFrame) -> pd.DataFrame:
     """What each method keeps of one model's fine-tunes, plain, and what each arm adds to that."""
     table = {}
     for method in _methods(rows):
-        plain = 100 * evidence.kept_score(rows, method, "plain")
+        plain = 100 * findings.kept_score(rows, method, "plain")
         outliers = rows.loc[(rows["method"] == method) & (rows["arm"] == "plain"), ["outliers", "energy"]].mean()
         about = {
             "outliers": f"{100 * outliers['outliers']:.2f} %",
@@ -97,7 +96,7 @@ def kept(rows: pd.DataFrame) -> pd.DataFrame:
             "plain keeps": span(plain, 1),
         }
         table[METHODS[method]] = about | {
-            name: span(100 * evidence.improvement(rows, method, arm), 2, sign="+") for arm, name in _arms(rows).items()
+            name: span(100 * findings.improvement(rows, method, arm), 2, sign="+") for arm, name in _arms(rows).items()
         }
     return pd.DataFrame.from_dict(table, orient="index")
 
@@ -108,8 +107,8 @@ def by_number(record: pd.DataFrame) -> pd.DataFrame:
     for method in _methods(rows):
         table[METHODS[method]] = {}
         for tasks, some in sorted(rows.groupby("tasks"), key=lambda one: one[0].count("+")):
-            plain = 100 * evidence.kept_score(some, method, "plain").mean()
-            gain = span(100 * evidence.improvement(some, method), 1, sign="+")
+            plain = 100 * findings.kept_score(some, method, "plain").mean()
+            gain = span(100 * findings.improvement(some, method), 1, sign="+")
             table[METHODS[method]][f"{tasks.count('+') + 1} tasks"] = f"{plain:.1f}, {gain}"
     return pd.DataFrame.from_dict(table, orient="index")
 
@@ -120,7 +119,7 @@ def gains(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     for model, rows in _by_model(record):
         table[SHORT[model]] = pd.DataFrame([
             dict(zip(("method", "arm", "mean", "low", "high"),
-                     (METHODS[method], name, *evidence.over_runs(100 * evidence.improvement(rows, method, arm))),
+                     (METHODS[method], name, *findings.over_runs(100 * findings.improvement(rows, method, arm))),
                      strict=True))
             for method in _methods(rows) for arm, name in _arms(rows).items()
         ])  # fmt: skip
@@ -131,8 +130,8 @@ def tested(record: pd.DataFrame) -> str:
     """p-values of the paired differences, corrected for the number of methods, in a sentence."""
     words = []
     for model, rows in _by_model(record):
-        by_method = {METHODS[method]: 100 * evidence.improvement(rows, method) for method in _methods(rows)}
-        corrected = evidence.holm(pd.Series({name: evidence.paired_p(gain) for name, gain in by_method.items()}))
+        by_method = {METHODS[method]: 100 * findings.improvement(rows, method) for method in _methods(rows)}
+        corrected = findings.holm(pd.Series({name: findings.paired_p(gain) for name, gain in by_method.items()}))
         if corrected.isna().all():
             words.append(f"{SHORT[model]} not tested: one run, or runs without a score")
             continue
@@ -147,8 +146,8 @@ def against_controls(record: pd.DataFrame) -> str:
     for model, rows in _by_model(record):
         better = []
         for arm in ("random", "as large as amplified"):
-            lows = [evidence.over_runs(evidence.improvement(rows, one, "amplified", arm))[1] for one in _methods(rows)]
-            highs = [evidence.over_runs(evidence.improvement(rows, one, "amplified", arm))[2] for one in _methods(rows)]
+            lows = [findings.over_runs(findings.improvement(rows, one, "amplified", arm))[1] for one in _methods(rows)]
+            highs = [findings.over_runs(findings.improvement(rows, one, "amplified", arm))[2] for one in _methods(rows)]
             more, less = sum(low > 0 for low in lows), sum(high < 0 for high in highs)
             better.append(f"{more} better and {less} worse than {CONTROLS[arm]}")
         words.append(f"{SHORT[model]} {', '.join(better)}")
@@ -222,7 +221,7 @@ def projected(record: pd.DataFrame) -> pd.DataFrame:
             continue
         table[SHORT[model]] = {}
         for arm in methods.PROJECTIONS:
-            by_method = pd.DataFrame({m: 100 * evidence.improvement(rows, m, arm) for m in _methods(rows)})
+            by_method = pd.DataFrame({m: 100 * findings.improvement(rows, m, arm) for m in _methods(rows)})
             table[SHORT[model]][arm] = span(by_method.mean(axis=1), 2, sign="+")
     return pd.DataFrame.from_dict(table, orient="index")
 

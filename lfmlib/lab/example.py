@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from .. import evidence
+from .. import findings
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..deltas.comparison import compare, delta, opened
 from .finetuning import DECAY, FULL, TASKS, TOY, plan
@@ -72,7 +72,7 @@ def lost(small: pd.DataFrame) -> str:
     """Whether noise that went through the same rounding still passes for Gaussian, in a sentence; from `rounding`."""
     noise = small.loc[["noise in bfloat16", "noise in bfloat16, a tenth"]]
     words = [
-        f"{size} the R² of noise is {value:.3f}: {'passed' if value >= evidence.QQ_BOUND else '**failed**'}"
+        f"{size} the R² of noise is {value:.3f}: {'passed' if value >= findings.QQ_BOUND else '**failed**'}"
         for size, value in zip(("at its own size", "at a tenth of it"), noise["qq_r2"], strict=True)
     ]
     whole, (own, tenth) = small.loc["as it is"], noise["std_delta"]

@@ -16,7 +16,7 @@ import math
 import tempfile
 from collections.abc import Iterator
 
-from .. import evidence
+from .. import findings
 from ..records import Experiment
 from . import inits
 from .problems import problem
@@ -95,8 +95,8 @@ def run(cell: dict) -> list[dict]:
     rates = [rate(plan, step) for step in range(plan.steps)]
     rows = []
     for step, table in model.snapshots.groupby("step"):
-        body = evidence.eligible(table)
-        hits = evidence.gaussian(body)
+        body = findings.eligible(table)
+        hits = findings.gaussian(body)
         labels = body["label"].value_counts()
         rows.append(
             {
@@ -104,7 +104,7 @@ def run(cell: dict) -> list[dict]:
                 "rate_sum": math.fsum(rates[:step]),
                 "rate_norm": math.sqrt(math.fsum(r * r for r in rates[:step])),
                 "matrices": len(body),
-                "share": evidence.share(body, hits),
+                "share": findings.share(body, hits),
                 "share_matrices": float(hits.mean()),
                 **{name: int(labels.get(name, 0)) for name in ("sharp", "inverted-t", "linear", "other")},
                 **{name: float(body[name].median()) for name in MEDIANS},

@@ -17,7 +17,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pandas as pd
 
-from .. import evidence
+from .. import findings
 from ..checkpoints.locate import MINILM_SHA256
 from ..deltas.comparison import compare
 from ..deltas.stand_ins import low_rank
@@ -214,7 +214,7 @@ def run(cell: dict) -> list[dict]:
     trained = retrained(config, snapshots=0)
     before = start_of(replace(config, adapter="", rank=0))
     with_noise = ("noise",) if cell["part"] == "plain" else ()
-    table = evidence.eligible(compare(before, trained.model, progress=False, controls=with_noise, seed=cell["seed"]))
+    table = findings.eligible(compare(before, trained.model, progress=False, controls=with_noise, seed=cell["seed"]))
     wanted = WHOLE if cell["part"] in ("plain", "rank") else BRIEF
     body = table[table["control"] == "none"].set_index("tensor")
     rows = body[["role", "depth", "numel", *wanted]]
@@ -244,7 +244,7 @@ def _pretraining(config: Config) -> list[dict]:
     trained = train(config, progress=False)
     rows = []
     for step, table in growth(trained).groupby("step"):
-        body = evidence.eligible(table)
+        body = findings.eligible(table)
         if step:
             rows.append({"step": int(step), "rises": _brief((body["std_gain"] > 0).mean())})
             rows[-1] |= {name: _brief(body[name].median()) for name in ("gain", "corr", "moved")}

@@ -13,10 +13,10 @@ import math
 import numpy as np
 import pandas as pd
 
-from .. import evidence
+from .. import findings
 from ..checkpoints.checkpoint import open_checkpoint
 from ..distribution import nulls
-from ..evidence import bracketed, over_runs, shares_by_start, span
+from ..findings import bracketed, over_runs, shares_by_start, span
 from . import forgetting, models, text
 from .inits import STARTS, UNLIKE
 from .problems import problem
@@ -72,7 +72,7 @@ def noise_bands(runs: dict[str, pd.DataFrame], column: str) -> dict[str, tuple[f
 
 @functools.cache
 def _middle_size(model: str) -> int:
-    judged = evidence.judged(open_checkpoint(models.build(model, seed=0)))
+    judged = findings.judged(open_checkpoint(models.build(model, seed=0)))
     return int(np.median([info.numel for info in judged.tensors]))
 
 

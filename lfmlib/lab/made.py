@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .. import evidence
+from .. import findings
 from ..checkpoints.checkpoint import Checkpoint
 from ..deltas.comparison import delta
 from ..deltas.stand_ins import KEPT, stand_in
@@ -34,7 +34,7 @@ def f5_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     for model, name in NAMES.items():
         built, replaced = (where(record, part=part, model=model) for part in ("built", "stand-in"))
         if len(built) and len(replaced):
-            found.append(evidence.f5_over_runs(built, replaced, name, origin | {"source": name}))
+            found.append(findings.f5_over_runs(built, replaced, name, origin | {"source": name}))
     return found
 
 
@@ -49,9 +49,9 @@ def kept(record: pd.DataFrame) -> pd.DataFrame:
     for model, name in SHORT.items():
         some = where(record, part="stand-in", model=model)
         for kind in KEPT if len(some) else ():
-            if not len(found := evidence.kept_share(some, kind)):
+            if not len(found := findings.kept_share(some, kind)):
                 continue
-            share, low, high = evidence.over_runs(found)
+            share, low, high = findings.over_runs(found)
             loss = some.loc[some["kind"] == kind, "loss"].mean()
             rows.append((kind, KEPT[kind], name, share, low, high, loss))
     return pd.DataFrame(rows, columns=["kind", "keeps", "model", "share", "low", "high", "loss"])
@@ -149,9 +149,9 @@ def shares(record: pd.DataFrame) -> pd.DataFrame:
         some = where(record, part="built", model=model)
         for budget in sorted(set(some["rank"]) - {0}):
             for arm in NOISE_BUILT:
-                found = evidence.built_share(some, arm, budget)
+                found = findings.built_share(some, arm, budget)
                 if len(found):
-                    rows.append((name, int(budget), ARMS[arm], *evidence.over_runs(found)))
+                    rows.append((name, int(budget), ARMS[arm], *findings.over_runs(found)))
     return pd.DataFrame(rows, columns=["model", "bases", "law", "share", "low", "high"])
 
 
@@ -165,15 +165,15 @@ def rivals(record: pd.DataFrame) -> pd.DataFrame:
     for model, name in SHORT.items():
         some = where(record, part="built", model=model)
         for budget in sorted(set(some["rank"]) - {0}):
-            own = evidence.built_share(some, "noise-gaussian", budget)
+            own = findings.built_share(some, "noise-gaussian", budget)
             other = {
                 f"− {ARMS[arm]}": own - rival
                 for arm in NOISE_BUILT[1:]
-                if len(rival := evidence.built_share(some, arm, budget))
+                if len(rival := findings.built_share(some, arm, budget))
             }
             if other:
                 found[f"{name}, {int(budget)}"] = {
-                    words: evidence.span(values, 2, "+") for words, values in other.items()
+                    words: findings.span(values, 2, "+") for words, values in other.items()
                 }
     return pd.DataFrame.from_dict(found, orient="index")
 
@@ -185,10 +185,10 @@ def differ(record: pd.DataFrame) -> str:
     for model in SHORT:
         some = where(record, part="built", model=model)
         for budget in sorted(set(some["rank"]) - {0}):
-            own = evidence.built_share(some, "noise-gaussian", budget)
+            own = findings.built_share(some, "noise-gaussian", budget)
             for arm in NOISE_BUILT[1:]:
-                if len(rival := evidence.built_share(some, arm, budget)) > 1:
-                    _, low, high = evidence.over_runs(own - rival)
+                if len(rival := findings.built_share(some, arm, budget)) > 1:
+                    _, low, high = findings.over_runs(own - rival)
                     count, better, worse = count + 1, better + (low > 0), worse + (high < 0)
                     widest = max(widest, (high - low) / 2)
     if not count:
@@ -211,5 +211,5 @@ def on_disk(model) -> int:
 def _within(values: pd.Series) -> str:
     if not len(values):
         return "–"
-    mean, low, _ = evidence.over_runs(values)
+    mean, low, _ = findings.over_runs(values)
     return f"{mean:.3f} ± {mean - low:.3f}" if len(values) > 1 else f"{mean:.3f} (one run)"

@@ -14,7 +14,7 @@ from ..distribution import nulls
 from ..distribution.law import optimal_law
 from ..distribution.sketch import Sketch
 from ..distribution.symmetry import asymmetry
-from ..evidence import CLAIMED, KEPT, METHODS
+from ..findings import CLAIMED, KEPT, METHODS
 from ..merging import methods
 
 PLANTED = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .. import evidence
+from .. import findings
 from ..distribution.coding import MOST, VARIANTS
 from ..distribution.law import Law
 from ..findings import Finding
@@ -47,9 +47,9 @@ def found(record: pd.DataFrame, **parameters) -> dict[str, list[Finding]]:
     by_id: dict[str, list[Finding]] = {"F9": [], "F10": [], "F11": [], "F12": []}
     for model, name, rows in _by_model(record, NAMES):
         about = origin | {"source": name}
-        listed = [evidence.f11_over_runs(rows, name, about), evidence.f12_over_runs(rows, name, about)]
+        listed = [findings.f11_over_runs(rows, name, about), findings.f12_over_runs(rows, name, about)]
         if model != "minilm":
-            listed += evidence.f9_f10_over_runs(rows[rows["what"] == "model"], name, about)
+            listed += findings.f9_f10_over_runs(rows[rows["what"] == "model"], name, about)
         for one in listed:
             by_id[one.id].append(one)
     return by_id
@@ -91,8 +91,8 @@ def free(record: pd.DataFrame, of: str = "own") -> pd.DataFrame:
     for _, name, rows in _by_model(record):
         table[name] = {}
         for arm in ARMS:
-            shares = 100 * evidence.free_share(rows, arm, of)
-            table[name][arm.removeprefix("magnitude, ")] = evidence.span(shares, 0, least=0, most=100)
+            shares = 100 * findings.free_share(rows, arm, of)
+            table[name][arm.removeprefix("magnitude, ")] = findings.span(shares, 0, least=0, most=100)
     return pd.DataFrame.from_dict(table, orient="index")
 
 
@@ -100,9 +100,9 @@ def against_noise(record: pd.DataFrame) -> str:
     """Whether magnitude pruning goes further than noise of the size of what it takes, in a sentence."""
     words, lows = [], []
     for _, name, rows in _by_model(record):
-        more = 100 * (evidence.free_share(rows) - evidence.free_share(rows, "noise"))
-        words.append(f"{name} {evidence.span(more, 0, '+')}")
-        lows += [evidence.over_runs(more)[1]] if len(more) > 1 else []
+        more = 100 * (findings.free_share(rows) - findings.free_share(rows, "noise"))
+        words.append(f"{name} {findings.span(more, 0, '+')}")
+        lows += [findings.over_runs(more)[1]] if len(more) > 1 else []
     return (
         f"One-per-cent point of magnitude pruning less that of noise, in points: {'; '.join(words)}. Beyond the "
         f"interval, pruning goes further in **{sum(low > 0 for low in lows)} of {len(lows)}** models."
@@ -118,7 +118,7 @@ def scores(record: pd.DataFrame, shares: tuple[float, ...] = (0.3, 0.5, 0.7)) ->
         if whole.notna().all():
             each = {"whole": whole}
             each |= {f"{share:.0%} pruned": some.loc[some["share"] == share, "scored"] for share in shares}
-            table[name] = {what: evidence.span(100 * values, 1, most=100) for what, values in each.items()}
+            table[name] = {what: findings.span(100 * values, 1, most=100) for what, values in each.items()}
     return pd.DataFrame.from_dict(table, orient="index")
 
 
@@ -197,7 +197,7 @@ def claimed(record: pd.DataFrame) -> pd.DataFrame:
     for _, name, rows in _by_model(record):
         table[name] = {}
         for pruned in PRUNED:
-            some = where(rows, what="law", variant=evidence.CLAIMED, pruned=pruned)
+            some = where(rows, what="law", variant=findings.CLAIMED, pruned=pruned)
             if len(some):
                 wins, near, bits = some[["wins", "near", "bits"]].mean()
                 table[name][f"{pruned:.0%} pruned"] = f"{wins:.0%}, {near:.0%}, {bits:.4f}"
@@ -269,7 +269,7 @@ def damage(record: pd.DataFrame) -> pd.DataFrame:
             "as many": _rise(rows, "as many", "zeroed"),
             "as large": _rise(rows, "as large", "zeroed"),
             "which are": f"{sizes['as large']:.1f} %",
-            "ratio": evidence.span(evidence.damage_ratio(rows), 1),
+            "ratio": findings.span(findings.damage_ratio(rows), 1),
         }
     return pd.DataFrame.from_dict(table, orient="index")
 
@@ -354,4 +354,4 @@ def _rise(rows: pd.DataFrame, entries: str, change: str) -> str:
 
 
 def _percent(values: pd.Series, sign: str = "", digits: int = 1) -> str:
-    return evidence.span(100 * values, digits, sign, unit=" %")
+    return findings.span(100 * values, digits, sign, unit=" %")

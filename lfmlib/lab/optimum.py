@@ -19,12 +19,12 @@ from collections.abc import Iterator
 import pandas as pd
 from torch import nn
 
-from .. import evidence
+from .. import findings
 from ..checkpoints.checkpoint import open_checkpoint
 from ..checkpoints.locate import MINILM_SHA256
 from ..distribution.coding import VARIANTS
 from ..distribution.law import laws, noise_laws
-from ..evidence import KEPT
+from ..findings import KEPT
 from ..records import Experiment
 from ..records.experiment import brief
 from ..surveys.values import noise_twin, survey
@@ -141,7 +141,7 @@ def run(cell: dict) -> list[dict]:
     if cell["part"] == "single":
         return singles(asked, weights, cell)
     checkpoint = open_checkpoint(model).only(list(weights))
-    surveyed = evidence.eligible(survey(checkpoint, progress=False))
+    surveyed = findings.eligible(survey(checkpoint, progress=False))
     rows = [_whole(asked, surveyed, seed)]
     fixed = cell["model"] in models.PRETRAINED and seed  # its matrices are those of seed 0
     found = {pruned: laws(checkpoint, pruned=pruned, progress=False) for pruned in ((KEPT,) if seed else PRUNED)}
@@ -158,10 +158,10 @@ def _whole(asked: Asked, table: pd.DataFrame, seed: int) -> dict:
         "own": brief(asked()),
         "score": brief(asked.scores[-1]),
         "prior": asked.task.prior(asked.options["most"]),
-        "zero_mean": brief(evidence.share(table, evidence.zero_mean(table))),
-        "symmetric": brief(evidence.share(table, evidence.symmetric(table))),
-        "noise_mean": brief(evidence.share(noise, evidence.zero_mean(noise))),
-        "noise_symmetric": brief(evidence.share(noise, evidence.symmetric(noise))),
+        "zero_mean": brief(findings.share(table, findings.zero_mean(table))),
+        "symmetric": brief(findings.share(table, findings.symmetric(table))),
+        "noise_mean": brief(findings.share(noise, findings.zero_mean(noise))),
+        "noise_symmetric": brief(findings.share(noise, findings.symmetric(noise))),
         "mean_ratio": brief(table["mean_ratio"].median()),
         "asymmetry": brief(table["asymmetry_excess"].median()),
     }
@@ -180,11 +180,11 @@ def _laws(found: dict[float, pd.DataFrame], surveyed: pd.DataFrame, seed: int) -
         noise = noise_laws(surveyed, pruned=KEPT, seed=seed) if pruned == KEPT else None
         for name in VARIANTS:
             row = {"what": "law", "pruned": pruned, "variant": name}
-            row["wins"] = brief(evidence.share(table, table["variant"] == name))
-            row["near"] = brief(evidence.share(table, bits[f"bits_{name}"] <= evidence.NEAR))
+            row["wins"] = brief(findings.share(table, table["variant"] == name))
+            row["near"] = brief(findings.share(table, bits[f"bits_{name}"] <= findings.NEAR))
             row["bits"] = brief(bits[f"bits_{name}"].median())
             if noise is not None:
-                row["noise_wins"] = brief(evidence.share(noise, noise["variant"] == name))
+                row["noise_wins"] = brief(findings.share(noise, noise["variant"] == name))
             rows.append(row)
         rows[-len(VARIANTS)] |= {name: brief(table[name].median()) for name in ("outlier_share", "gg_shape")}
     return rows

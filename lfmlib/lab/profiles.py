@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .. import evidence
+from .. import findings
 from ..deltas.comparison import depth_trend
 from ..findings import Finding
 from .initialization import where
@@ -20,7 +20,7 @@ MANY = 3
 
 
 def trend_grid(record: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """`lfmlib.evidence.trends` of every model, fully fine-tuned and with LoRA 16, for a map of roles by models.
+    """`lfmlib.findings.trends` of every model, fully fine-tuned and with LoRA 16, for a map of roles by models.
 
     Returns:
         ρ; in words, with its interval over seeds, cut at -1 and 1; and whether the role grows by the rule.
@@ -28,7 +28,7 @@ def trend_grid(record: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Dat
     rho, words, grows = {}, {}, {}
     for model, name in SHORT.items():
         for way in ("full", "LoRA 16"):
-            if way not in (ways := methods(record, model)) or not len(found := evidence.trends(ways[way])):
+            if way not in (ways := methods(record, model)) or not len(found := findings.trends(ways[way])):
                 continue
             key = f"{name}, {way}"
             rho[key], grows[key] = found["rho"], found["grows"]
@@ -50,7 +50,7 @@ def by_method(record: pd.DataFrame) -> pd.DataFrame:
     for model, name in SHORT.items():
         ways = methods(record, model) | {"full, no decay": where(record, part="plain", model=model, weight_decay=0.0)}
         for way, rows in (ways | {"shuffled labels": shuffled(record, model)}).items():
-            if not len(rows) or not len(trends := evidence.trends(rows)):
+            if not len(rows) or not len(trends := findings.trends(rows)):
                 continue
             runs, interior = rows["seed"].nunique(), trends["rho_interior"].mean()
             found[f"{name}, {way}"] = {
@@ -103,7 +103,7 @@ def moving(record: pd.DataFrame) -> str:
             continue
         change = (mean_rho(rows) - mean_rho(base)).dropna()
         asked += len(change) > 1  # one run has no interval
-        _, low, high = evidence.over_runs(change)
+        _, low, high = findings.over_runs(change)
         if low > 0 or high < 0:
             found.append(f"{cause} ({change.mean():+.2f})")
     return (
@@ -194,7 +194,7 @@ def without_learning(record: pd.DataFrame) -> str:
 
 def towers(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The judged matrices of one pair, by tower where it has several."""
-    rows = evidence.shown(table)
+    rows = findings.shown(table)
     rows = rows[rows["control"] == "none"]
     names = rows["tower"].fillna("")
     return {tower or "this pair": rows[names == tower] for tower in dict.fromkeys(names)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .. import evidence
+from .. import findings
 from ..findings import Finding
 from ..losses.tolerance import KINDS
 from ..provenance import recorded
@@ -24,7 +24,7 @@ def f8_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     """Finding F8 of every model; ``parameters`` of the chapter go into its provenance."""
     origin = recorded("radius", record, **parameters)
     return [
-        evidence.f8_over_runs(rows, name, origin | {"source": name})
+        findings.f8_over_runs(rows, name, origin | {"source": name})
         for model, name in NAMES.items()
         if len(rows := where(record, part="radius", model=model))
     ]
@@ -56,7 +56,7 @@ def table(record: pd.DataFrame, timid: bool = False) -> pd.DataFrame:
             continue
         sizes = some.groupby("which")["radius"].median()
         others = [which for which in ("tuned", "random") if which in sizes]
-        ratios = {which: evidence.log_ratios(some, which, head=some["head"].iloc[0]) for which in others}
+        ratios = {which: findings.log_ratios(some, which, head=some["head"].iloc[0]) for which in others}
         found[name] = {
             f"radius of {words}": f"{sizes[which]:.3f}" if sizes[which] > 0 else "–"
             for which, words in WHICH.items()
@@ -70,7 +70,7 @@ def kinds(record: pd.DataFrame) -> pd.DataFrame:
     """Radius of W over that of W₀ by kind of noise, in words."""
     found = {}
     for name, rows in tasks(record).items():
-        found[name] = {f"W / W₀, {kind}": span(evidence.log_ratios(rows, kind=kind)) for kind in KINDS}
+        found[name] = {f"W / W₀, {kind}": span(findings.log_ratios(rows, kind=kind)) for kind in KINDS}
     return pd.DataFrame.from_dict(found, orient="index")
 
 
@@ -103,7 +103,7 @@ def reasons(record: pd.DataFrame) -> pd.DataFrame:
     found = {}
     for name, rows in tasks(record).items():
         same = rows[rows["head"] != "timid"]
-        measured = evidence.log_ratios(same)
+        measured = findings.log_ratios(same)
         if not len(measured):
             continue
         radii = same[(same["kind"] == KINDS[0]) & same["which"].isin(["base", "tuned"])]["radius"]
@@ -163,10 +163,10 @@ def helps(record: pd.DataFrame) -> pd.DataFrame:
         for jitter, rows in noisier.groupby("jitter"):
             sign = -1 if (rows["trivial"] > 1).all() else 1  # a loss in nats
             change = sign * (rows.set_index("seed")["score"] - plain)
-            _, low, high = evidence.over_runs(change.dropna())
+            _, low, high = findings.over_runs(change.dropna())
             found[f"{name}, {jitter:g}"] = {
                 "score without": f"{plain.mean():.3f}",
-                "change": evidence.span(change.dropna(), 3, "+"),
+                "change": findings.span(change.dropna(), 3, "+"),
                 "better": "yes" if low > 0 else "worse" if high < 0 else "–" if np.isnan(low) else "no",
             }
     return pd.DataFrame.from_dict(found, orient="index")
@@ -186,11 +186,11 @@ def in_old_units(record: pd.DataFrame) -> str:
     """
     words = []
     for name, rows in tasks(record).items():
-        logs = evidence.log_ratios(rows)
+        logs = findings.log_ratios(rows)
         moved = rows[rows["which"] == "tuned"].dropna(subset=["moved"]).set_index("seed")["moved"]
         if len(logs) > 1 and name.endswith("new task"):
             absolute = logs + np.log1p(moved**2) / 2
-            before, after = evidence.f8_judged(logs), evidence.f8_judged(absolute)
+            before, after = findings.f8_judged(logs), findings.f8_judged(absolute)
             words.append(
                 f"{name.removesuffix(', new task')} {span(absolute)}, "
                 + (f"**{after} instead of {before}**" if after != before else f"{after} as well")
@@ -216,9 +216,9 @@ def of_heads(record: pd.DataFrame) -> str:
     """Whether the timid head changes what is said of the new task, in a sentence."""
     words = []
     for name, rows in tasks(record).items():
-        fitted, timid = (evidence.log_ratios(rows, head=head) for head in ("fitted", "timid"))
+        fitted, timid = (findings.log_ratios(rows, head=head) for head in ("fitted", "timid"))
         if len(timid) > 1 and name.endswith("new task"):
-            before, after = (evidence.f8_judged(logs) for logs in (fitted, timid))
+            before, after = (findings.f8_judged(logs) for logs in (fitted, timid))
             words.append(
                 f"{name.removesuffix(', new task')}: {span(fitted)}, {before}, becomes {span(timid)}, "
                 + (f"**{after}**" if after != before else "as before")
@@ -249,7 +249,7 @@ def little_noise(record: pd.DataFrame) -> str:
         some = rows[(rows["which"] == "tuned") & (rows["scale"] == least) & (rows["head"] != "timid")]
         if name.endswith("new task") and some["seed"].nunique() > 1:
             words.append(
-                f"{name.removesuffix(', new task')} {evidence.span(some.groupby('seed')['rise'].mean(), 4, '+')}"
+                f"{name.removesuffix(', new task')} {findings.span(some.groupby('seed')['rise'].mean(), 4, '+')}"
             )
     return f"Noise of {least:g} std(W) on top of W changes its loss, in nats, by: {'; '.join(words)}."
 
@@ -258,4 +258,4 @@ def span(logs: pd.Series) -> str:
     """Geometric mean and interval over runs of logarithms, in words; nothing of fewer than two, or where one lacks."""
     if len(logs) < 2 or logs.isna().any():  # those that are left would be a selection
         return "–"
-    return evidence.bracketed(*evidence.times(logs), 2)
+    return findings.bracketed(*findings.times(logs), 2)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from .. import evidence
+from .. import findings
 from ..findings import Finding
 from ..provenance import recorded
 from .finetuning import CAUSES, DECAY
@@ -87,9 +87,9 @@ def f6_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     found = []
     for model, name in NAMES.items():
         if len(rows := where(record, part="plain", model=model)):
-            one = evidence.f6_over_runs(rows, name, origin | {"source": name})
+            one = findings.f6_over_runs(rows, name, origin | {"source": name})
             aside = {
-                f"with {way}": float(evidence.widening_over_runs(some).loc["rises", "mean"])
+                f"with {way}": float(findings.widening_over_runs(some).loc["rises", "mean"])
                 for way, some in unjudged(record, model)
             }
             found.append(replace(one, details=one.details | {"parts": one.details["parts"] | aside}))
@@ -105,7 +105,7 @@ def f7_found(record: pd.DataFrame, **parameters) -> list[Finding]:
         for way, words in (("full", name), ("LoRA 16", f"{name}, LoRA")):
             if way in ways:
                 control = shuffled(record, model) if way == "full" else None
-                found.append(evidence.f7_over_runs(ways[way], words, origin | {"source": words}, control))
+                found.append(findings.f7_over_runs(ways[way], words, origin | {"source": words}, control))
     return found
 
 
@@ -117,4 +117,4 @@ def unjudged(record: pd.DataFrame, model: str) -> list[tuple[str, pd.DataFrame]]
 
 def over(values: pd.Series, least: float = -np.inf, most: float = np.inf) -> str:
     """Mean and 95 % interval over runs, in words, within the range that the figure can have."""
-    return evidence.span(values.dropna(), 2, least=least, most=most)
+    return findings.span(values.dropna(), 2, least=least, most=most)

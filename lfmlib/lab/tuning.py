@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .. import evidence
+from .. import findings
 from ..checkpoints.checkpoint import open_checkpoint
 from ..deltas import stand_ins
 
@@ -26,7 +26,7 @@ def inherit(model: nn.Module, base: dict[str, torch.Tensor]) -> None:
 def body(model: nn.Module) -> pd.DataFrame:
     """The matrices that findings are about: one row each, with name, role, depth and numel, in the model's order."""
     tensors = pd.DataFrame(open_checkpoint(model).tensors)
-    return evidence.eligible(tensors[tensors["shape"].map(len) == 2])
+    return findings.eligible(tensors[tensors["shape"].map(len) == 2])
 
 
 @torch.no_grad()

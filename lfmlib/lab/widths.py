@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from .. import evidence
+from .. import findings
 from .initialization import where
 from .train import Config, rate
 from .tuned import PRETRAINED, SHORT, by_cause, methods, over, plain, unjudged
@@ -33,8 +33,8 @@ def laws(record: pd.DataFrame) -> pd.DataFrame:
                 "kl_bits": rows["kl_bits"].median(),
                 "noise, 97.5 %": rows["kl_bits_null_high"].median(),
                 "Gaussian factors": rows["rank_kl_bits"].median() if known else np.nan,
-                "R² ≥ 0.99": _percent([evidence.share(run, run["qq_r2"] >= evidence.QQ_BOUND) for run in runs]),
-                "factors’": f"{evidence.share(rows, factors >= evidence.QQ_BOUND):.0%}" if known else "–",
+                "R² ≥ 0.99": _percent([findings.share(run, run["qq_r2"] >= findings.QQ_BOUND) for run in runs]),
+                "factors’": f"{findings.share(rows, factors >= findings.QQ_BOUND):.0%}" if known else "–",
                 "top / edge": f"{rows['top_ratio'].median():.1f}",
                 "runs": len(runs),
             }
@@ -47,10 +47,10 @@ def of_laws(record: pd.DataFrame) -> str:
     for model, name in SHORT.items():
         for way, rows in methods(record, model).items():
             if way == "full":
-                shares = [evidence.share(run, run["qq_r2"] >= evidence.QQ_BOUND) for _, run in rows.groupby("seed")]
-                mean, low, high = evidence.over_runs(shares)
-                outcome = "missed" if mean < evidence.ENOUGH else "met"
-                outcome = "**not settled**" if low < evidence.ENOUGH <= high else outcome
+                shares = [findings.share(run, run["qq_r2"] >= findings.QQ_BOUND) for _, run in rows.groupby("seed")]
+                mean, low, high = findings.over_runs(shares)
+                outcome = "missed" if mean < findings.ENOUGH else "met"
+                outcome = "**not settled**" if low < findings.ENOUGH <= high else outcome
                 full.append(f"{name} {outcome}{'' if len(shares) > 1 else ' (one run)'}")
             else:
                 ratio = rows["kl_bits"].median() / rows["rank_kl_bits"].median()
@@ -85,12 +85,12 @@ def not_passing(record: pd.DataFrame) -> str:
     words, noise = [], [1.0]
     for model, name in SHORT.items():
         for way, rows in unjudged(record, model):
-            own = evidence.widening_over_runs(rows)
+            own = findings.widening_over_runs(rows)
             rises, g = own.loc["rises", "mean"], own.loc["gain_median", "mean"]
-            if rises < evidence.ENOUGH or g < evidence.GAIN_BOUND or own.loc["gain_mean", "low"] <= 0:
+            if rises < findings.ENOUGH or g < findings.GAIN_BOUND or own.loc["gain_mean", "low"] <= 0:
                 words.append(f"{name}, {way} ({rises:.0%} rise, median g {g:.2f})")
         if len(rows := plain(record, model)):
-            noise.append(evidence.widening_over_runs(rows, "noise_").loc["rises", "mean"])
+            noise.append(findings.widening_over_runs(rows, "noise_").loc["rises", "mean"])
     return (
         f"The verdicts are on full fine-tuning only. Judged alike, these would not be *supported*: "
         f"**{'; '.join(words) or 'none'}**. Noise of the same size would be ({min(noise):.0%} rise)."
@@ -102,11 +102,11 @@ def beside_noise(record: pd.DataFrame, more: dict[str, tuple[dict, dict]]) -> pd
 
     Args:
         record: as everywhere.
-        more: name → (`lfmlib.evidence.widening` of ΔW, of noise), to stand above.
+        more: name → (`lfmlib.findings.widening` of ΔW, of noise), to stand above.
     """
     for model, name in SHORT.items():
         if len(rows := plain(record, model)):
-            spans = (evidence.widening_over_runs(rows, prefix)["mean"].to_dict() for prefix in ("", "noise_"))
+            spans = (findings.widening_over_runs(rows, prefix)["mean"].to_dict() for prefix in ("", "noise_"))
             more |= {f"{name}, full": tuple(spans)}
     columns = {
         "rises": ("share that rises (noise)", "{:.1%}"),
@@ -125,7 +125,7 @@ def motion_alone(record: pd.DataFrame) -> str:
     own = by_cause(record)
     if "own labels" not in own or own["own labels"]["seed"].nunique() < 2:
         return "Own labels were not trained on here."
-    spans = {cause: evidence.widening_over_runs(own[cause]).loc["gain_mean"] for cause in ("own labels", "unchanged")}
+    spans = {cause: findings.widening_over_runs(own[cause]).loc["gain_mean"] for cause in ("own labels", "unchanged")}
     more = spans["own labels"]["low"] > spans["unchanged"]["mean"]
     return (
         f"Mean g on own labels **{_span(spans['own labels'])}**, on real ones {_span(spans['unchanged'])}. "
@@ -140,9 +140,9 @@ def of_the_rate(record: pd.DataFrame) -> str:
     rates = sorted((rows["lr"].iloc[0], rows) for cause, rows in own.items() if cause.startswith("rate")) if own else []
     if len(rates) < 2:
         return "One rate alone was trained with here."
-    spans = [evidence.widening_over_runs(rows)["mean"] for _, rows in rates]
+    spans = [findings.widening_over_runs(rows)["mean"] for _, rows in rates]
     width = rates[-1][1]["std_delta"].median() / rates[0][1]["std_delta"].median()
-    medians = [one["gain_median"] for one in (*spans, evidence.widening_over_runs(own["unchanged"])["mean"])]
+    medians = [one["gain_median"] for one in (*spans, findings.widening_over_runs(own["unchanged"])["mean"])]
     return (
         f"From the smallest rate to the largest, {rates[-1][0] / rates[0][0]:.0f} times as large, ΔW becomes "
         f"{width:.0f} times as wide, and the share that rises goes from {spans[0]['rises']:.0%} to "
@@ -210,7 +210,7 @@ def pretraining(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _widening(rows: pd.DataFrame) -> dict[str, str]:
-    own = evidence.widening_over_runs(rows)
+    own = findings.widening_over_runs(rows)
     return {
         "std rises": _span(100 * own.loc["rises"], 0, "\u00a0%").replace(" [100, 100]", "").replace(" [0, 0]", ""),
         "median g": _span(own.loc["gain_median"]),
@@ -220,10 +220,10 @@ def _widening(rows: pd.DataFrame) -> dict[str, str]:
 
 def _percent(shares: list[float]) -> str:
     """Mean over runs in per cent, from three runs on with its 95 % interval."""
-    mean, low, high = (100 * value for value in evidence.over_runs(shares))
+    mean, low, high = (100 * value for value in findings.over_runs(shares))
     span = f" [{max(low, 0):.0f}, {min(high, 100):.0f}]" if len(shares) > 2 and low < high else ""
     return f"{mean:.1f}{span}"
 
 
 def _span(row: pd.Series, digits: int = 2, unit: str = "") -> str:
-    return evidence.bracketed(row["mean"], row["low"], row["high"], digits, unit=unit)
+    return findings.bracketed(row["mean"], row["low"], row["high"], digits, unit=unit)

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from lfmlib import evidence, records
+from lfmlib import findings, records
 from lfmlib.lab import arranged
 
 
@@ -30,7 +30,7 @@ def test_f4_follows_from_the_record(record):
     for finding in arranged.found(record, seed=0, profile="default"):
         assert finding.null == 3.0 and finding.details["runs"] >= 5
         assert finding.interval[0] <= finding.value <= finding.interval[1]
-        assert set(finding.details["parts"]) == set(evidence.LEGS)
+        assert set(finding.details["parts"]) == set(findings.LEGS)
 
 
 def test_before_and_after_in_words():

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lfmlib import evidence, published, records, scoreboard
-from lfmlib.evidence import over_runs
+from lfmlib import findings, published, records
+from lfmlib.findings import over_runs, scoreboard
 from lfmlib.lab import experiments, forgetting, initialization, inits
 from lfmlib.lab.train import Config, rate
 from lfmlib.records.experiment import compare
@@ -60,7 +60,7 @@ def test_an_interval_over_runs_is_students():
 )
 def test_f2_counts_the_starts_that_were_forgotten(forgotten, verdict):
     rows = planted(dict.fromkeys(inits.UNLIKE[:forgotten], 0.2))
-    finding = evidence.f2(rows, "made", {})
+    finding = findings.f2(rows, "made", {})
     assert (finding.value, finding.interval, finding.null) == (forgotten, (forgotten, forgotten), 0)
     assert finding.verdict == verdict
     assert set(finding.details["shares"]) == set(inits.UNLIKE)
@@ -72,23 +72,23 @@ def test_f2_is_undecided_where_the_seeds_disagree():
     rows = planted(ALL)
     torn = (rows["start"] == "uniform") & (rows["step"] == STEPS[-1])
     rows.loc[torn, "share"] = [1.0, 1.0, 1.0, 0.6, 0.5]
-    finding = evidence.f2(rows, "made", {})
+    finding = findings.f2(rows, "made", {})
     assert finding.interval == (4, 5) and finding.verdict == "undecided"
 
 
 def test_f2_refuses_what_it_cannot_judge():
     rows = planted(ALL)
     with pytest.raises(ValueError, match="lacks sparse-90"):
-        evidence.f2(rows[rows["start"] != "sparse-90"], "made", {})
+        findings.f2(rows[rows["start"] != "sparse-90"], "made", {})
     with pytest.raises(ValueError, match="at least two runs"):
-        evidence.f2(rows[rows["seed"] == 0], "made", {})
+        findings.f2(rows[rows["seed"] == 0], "made", {})
     one = (rows["start"] == "uniform") & (rows["seed"] == 3)
     cut = rows[~(one & (rows["step"] == STEPS[-1]))]
     lost = rows.assign(share=rows["share"].mask(one))
     copied = rows.assign(seed=0)
     for wrong in (cut, lost, copied, rows[rows["step"] < STEPS[-1]]):
         with pytest.raises(ValueError, match="not one whole run a seed"):
-            evidence.f2(wrong, "made", {})
+            findings.f2(wrong, "made", {})
 
 
 def test_every_unlike_start_begins_unlike_and_every_control_gaussian():
@@ -99,14 +99,14 @@ def test_every_unlike_start_begins_unlike_and_every_control_gaussian():
 
 def test_planted_fading_is_foretold_and_crosses_where_it_should():
     rows = planted(ALL | {"sparse-90": 0.9, "gaussian": 0.2})
-    misses = initialization.misses(initialization.with_prediction(rows[rows["step"] > 0]), evidence.KL_BOUND)
+    misses = initialization.misses(initialization.with_prediction(rows[rows["step"] > 0]), findings.KL_BOUND)
     told = misses["measured / foretold"]
     assert all(text.startswith("1.00") for text in told[told != "–"])
     assert misses["foretold forgotten"].sum() == 4 * 5 and misses["of these not"].sum() == 0
     rows.loc[rows["start"] == "laplace", "kl_bits"] = 0.1  # as it was at the start
-    misses = initialization.misses(initialization.with_prediction(rows[rows["step"] > 0]), evidence.KL_BOUND)
+    misses = initialization.misses(initialization.with_prediction(rows[rows["step"] > 0]), findings.KL_BOUND)
     assert misses["of these not"].sum() == 5
-    table = initialization.crossings(rows, evidence.KL_BOUND)
+    table = initialization.crossings(rows, findings.KL_BOUND)
     assert table.loc["sparse-90", "crossed"] == 0 and table.loc["sparse-90", "ratio"] == "–"
     assert table["got there"].tolist() == [5, 5, 5, 5, 0]
     laplace = table.loc["laplace"]
@@ -185,7 +185,7 @@ def test_the_record_is_whole_and_its_models_learned(record):
 
 
 def test_the_verdicts_follow_from_the_record(record):
-    verdicts = [evidence.f2(rows, name, {}) for name, rows in initialization.verdict_runs(record).items()]
+    verdicts = [findings.f2(rows, name, {}) for name, rows in initialization.verdict_runs(record).items()]
     assert len(verdicts) == 9
     assert all(finding.null == 0 and finding.details["runs_each"] >= 5 for finding in verdicts)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lfmlib import evidence, findings
+from lfmlib import findings
 from lfmlib.distribution.coding import VARIANTS
 from lfmlib.lab import finetuning, models, optima, optimum, taken
 from lfmlib.lab.judging import contrast
@@ -119,4 +119,4 @@ def test_findings_of_a_record(toy):
     }
     for (one,) in found.values():
         assert one.verdict in findings.VERDICTS and one.model == "lab ViT" and one.details["runs"] == 2
-    assert evidence.free_share(toy).between(0, 1).all()
+    assert findings.free_share(toy).between(0, 1).all()

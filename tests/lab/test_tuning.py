@@ -10,7 +10,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 import lfmlib
-from lfmlib import evidence
+from lfmlib import findings
 from lfmlib.lab import adapting, doses, finetuning, models, profiles, tuned, tuning, widths
 from lfmlib.lab.problems import problem
 from lfmlib.lab.train import Config, start_of, train
@@ -247,7 +247,7 @@ def test_f6_takes_the_worse_of_both_decays():
     assert found.verdict == "contradicted" and found.value == 0 and found.details["counts"] == "decay 0.01"
     assert found.details["verdicts"] == {"no decay": "supported", "decay 0.01": "contradicted"}
     with pytest.raises(ValueError, match="needs at least two runs with and without weight decay"):
-        evidence.f6_over_runs(rows[rows["weight_decay"] == 0], "x", {})
+        findings.f6_over_runs(rows[rows["weight_decay"] == 0], "x", {})
 
 
 def test_f6_is_undecided_where_either_decay_is():
@@ -295,16 +295,16 @@ def made_profiles(turned: dict[str, int]) -> pd.DataFrame:
     ],
 )
 def test_f7_brackets_the_roles_by_their_limits(turned, value, interval, verdict):
-    found = evidence.f7_over_runs(made_profiles(turned), "x", {})
+    found = findings.f7_over_runs(made_profiles(turned), "x", {})
     assert (found.value, found.interval, found.verdict) == (value, interval, verdict)
 
 
 def test_f7_needs_layers_and_runs():
     rows = made(0.1)
-    shallow = evidence.f7_over_runs(rows[rows["depth"] < 3], "x", {})
+    shallow = findings.f7_over_runs(rows[rows["depth"] < 3], "x", {})
     assert shallow.value is None and shallow.details["reason"] == "No role has matrices in four or more layers."
     with pytest.raises(ValueError, match="at least two runs"):
-        evidence.f7_over_runs(rows[rows["seed"] == 0], "x", {})
+        findings.f7_over_runs(rows[rows["seed"] == 0], "x", {})
 
 
 def test_random_walks_by_brute_force():
@@ -312,15 +312,15 @@ def test_random_walks_by_brute_force():
     rng = np.random.default_rng(5)
     walks = rng.standard_normal((4000, 9)).cumsum(axis=1)
     rho = [stats.spearmanr(walk, np.arange(9))[0] for walk in walks]
-    assert np.mean(np.array(rho) >= 0.5) == pytest.approx(evidence.by_chance(9), abs=0.03)
-    assert evidence.by_chance(12) == evidence.by_chance(12)
-    assert evidence.by_chance(12, runs=5) < 0.1 < evidence.by_chance(12, level=0.05 / 6) < evidence.by_chance(12)
+    assert np.mean(np.array(rho) >= 0.5) == pytest.approx(findings.by_chance(9), abs=0.03)
+    assert findings.by_chance(12) == findings.by_chance(12)
+    assert findings.by_chance(12, runs=5) < 0.1 < findings.by_chance(12, level=0.05 / 6) < findings.by_chance(12)
 
 
 def test_a_pair_too_shallow_for_any_p_is_not_judged():
     rows = made(0.1, seeds=1)
     rows = rows[(rows["weight_decay"] == 0) & (rows["depth"] < 4)].assign(control="none")
-    found = evidence.f7(rows, "x", {})
+    found = findings.f7(rows, "x", {})
     assert found.value is None and "even a perfect rise has a corrected p of 0.25" in found.details["reason"]
 
 
@@ -329,13 +329,13 @@ def test_frozen_layers_count():
     base = {f"layers.{layer}.q_proj.weight": torch.randn(64, 64) for layer in range(6)}
     after = {name: w + 0.1 * torch.randn(64, 64) if int(name[7]) > 3 else w for name, w in base.items()}
     table = lfmlib.compare(base, after, progress=False, controls=["noise"])
-    found = evidence.f6(table, "x", {})
+    found = findings.f6(table, "x", {})
     assert found.value == pytest.approx(1 / 3) and found.verdict == "contradicted"
-    assert evidence.f7(table, "x", {}).value is not None
-    assert evidence.qq_share(table[table["control"] == "none"]) == 1.0
+    assert findings.f7(table, "x", {}).value is not None
+    assert findings.qq_share(table[table["control"] == "none"]) == 1.0
     same = lfmlib.compare(base, base, progress=False)
     with pytest.raises(ValueError, match=r"ΔW is exactly zero in all 6 matrices: .* hold the same weights"):
-        evidence.shown(same)
+        findings.shown(same)
 
 
 def test_tables_say_what_was_planted():
@@ -417,7 +417,7 @@ def test_a_real_fine_tune_of_minilm_against_numpy():
     """MiniLM and three steps from it: pairs, budget and gains, entry by entry in float64."""
     after = weights(Config("minilm", "library", start="library", steps=3, batch=4, lr=2e-4))
     table = lfmlib.compare("minilm", after, progress=False)
-    assert len(evidence.eligible(table)) == 36
+    assert len(findings.eligible(table)) == 36
     assert "only in the tuned model (mapping)" in table.attrs["skipped"]["classifier.weight"]
     base = models.pretrained()
     for row in table.to_dict("records"):
@@ -433,5 +433,5 @@ def test_a_real_fine_tune_of_minilm_against_numpy():
 
 def test_holms_correction_is_that_of_statsmodels():
     for p in ([0.04, 0.001, 0.3, 0.02, 0.04], [0.9, 0.8], [0.01]):
-        found = evidence.holm(pd.Series(p, index=list("abcde")[: len(p)]))
+        found = findings.holm(pd.Series(p, index=list("abcde")[: len(p)]))
         assert found.to_numpy() == pytest.approx(multipletests(p, method="holm")[1])

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ..findings import Finding
-from .shared import TOO_SMALL, eligible, over_runs, sampled, share
+from .finding import Finding
+from .shares import TOO_SMALL, eligible, over_runs, sampled, share
 
 MEAN, MIRROR = 0.05, 0.02
 """Bounds: abs(mean) / std; Kolmogorov–Smirnov distance from the mirror image, beyond what noise has."""

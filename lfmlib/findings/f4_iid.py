@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..findings import Finding
-from .shared import ENOUGH, TOO_SMALL, among, eligible, looked_at, over_runs, share, shown
+from .finding import Finding
+from .shares import ENOUGH, TOO_SMALL, among, eligible, looked_at, over_runs, share, shown
 
 LEGS = ("independence", "identity", "spectrum")
 LAG, ALIKE, UNEQUAL, BEYOND = 0.05, 1.25, 0.05, 0.01

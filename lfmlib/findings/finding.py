@@ -1,6 +1,6 @@
 """A finding, its rule and its verdict.
 
-The rules are fixed in `RULES`, before the results: a chapter measures, `lfmlib.evidence` makes a finding of it, `judge`
+The rules are fixed in `RULES`, before the results: a chapter measures, `lfmlib.findings` makes a finding of it, `judge`
 applies the rule, `write` keeps the finding as JSON, and the scoreboard page is written from those files. Nothing else
 decides a verdict.
 """

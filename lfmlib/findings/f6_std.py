@@ -8,8 +8,8 @@ from functools import partial
 
 import pandas as pd
 
-from ..findings import RULES, Finding, judge
-from .shared import TOO_SMALL, eligible, over_runs, share
+from .finding import RULES, Finding, judge
+from .shares import TOO_SMALL, eligible, over_runs, share
 
 QQ_BOUND = 0.99
 """F5 (a): a ΔW with at least this R² of its Q–Q plot counts as derivable from Gaussian noise."""

@@ -15,7 +15,7 @@ from .f12_law import CLAIMED, KEPT, NEAR, damage_ratio, f12, f12_over_runs
 from .f13_adaptation import FLOORS, MARGIN, OWN, UNLIKE, accuracy, advantage, f13, f13_over_runs
 from .f14_editing import NAMES as METHODS
 from .f14_editing import f14, f14_over_runs, improvement, kept_score
-from .shared import (
+from .shares import (
     ENOUGH,
     KL_BOUND,
     LEAST,

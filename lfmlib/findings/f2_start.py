@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..findings import RULES, STATEMENTS, Finding, judge
 from ..lab.inits import UNLIKE
-from .shared import ENOUGH, over_runs
+from .finding import RULES, STATEMENTS, Finding, judge
+from .shares import ENOUGH, over_runs
 
 
 def shares_by_start(rows: pd.DataFrame) -> pd.DataFrame:

@@ -7,8 +7,8 @@ from functools import partial
 
 import pandas as pd
 
-from ..findings import Finding
-from .shared import ENOUGH, TOO_SMALL, among, eligible, looked_at, over_runs, ratios, share
+from .finding import Finding
+from .shares import ENOUGH, TOO_SMALL, among, eligible, looked_at, over_runs, ratios, share
 
 CLAIMED = "truncated-gaussian+outliers"
 """The variant that the claim names (see `lfmlib.distribution.law.VARIANTS`)."""

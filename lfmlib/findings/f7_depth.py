@@ -10,8 +10,8 @@ import pandas as pd
 from scipy import stats
 
 from ..deltas.comparison import depth_trend
-from ..findings import Finding
-from .shared import eligible, over_runs
+from .finding import Finding
+from .shares import eligible, over_runs
 
 RHO = 0.5
 """Least mean correlation of depth and std(ΔW), by Spearman."""

@@ -6,9 +6,9 @@ from functools import partial
 
 import pandas as pd
 
-from ..findings import Finding
 from ..merging.methods import METHODS
-from .shared import over_runs
+from .finding import Finding
+from .shares import over_runs
 
 
 def kept_score(rows: pd.DataFrame, method: str, arm: str) -> pd.Series:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ..findings import RULES, STATEMENTS, Finding, judge
-from .shared import TOO_SMALL, eligible
+from .finding import RULES, STATEMENTS, Finding, judge
+from .shares import TOO_SMALL, eligible
 
 
 def f3(

@@ -8,9 +8,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from ..findings import Finding
 from .f6_std import qq_share
-from .shared import ENOUGH, TOO_SMALL, eligible, over_runs, ratios
+from .finding import Finding
+from .shares import ENOUGH, TOO_SMALL, eligible, over_runs, ratios
 
 BUILT = 0.95
 """F5 (b): least share of LoRA's gain that a ΔW built from frozen noise must reach."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..findings import RULES, STATEMENTS, Finding, judge
-from .shared import TOO_SMALL, eligible, gaussian, sampled, share
+from .finding import RULES, STATEMENTS, Finding, judge
+from .shares import TOO_SMALL, eligible, gaussian, sampled, share
 
 
 def agreement(table: pd.DataFrame) -> pd.Series:

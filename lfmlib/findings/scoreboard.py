@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .findings import CHAPTERS, RULES, STATEMENTS, VERDICTS, Finding
+from .finding import CHAPTERS, RULES, STATEMENTS, VERDICTS, Finding
 
 GROUPS = {
     "holds": "Holds on every model it was tested on",

@@ -6,8 +6,8 @@ from functools import partial
 
 import pandas as pd
 
-from ..findings import Finding
-from .shared import over_runs
+from .finding import Finding
+from .shares import over_runs
 
 OWN, RIVAL = "noise-gaussian", "lora"
 MARGIN = 1.0

@@ -6,9 +6,9 @@ from functools import partial
 
 import pandas as pd
 
-from ..findings import Finding
 from ..losses.pruning import largest_share
-from .shared import over_runs
+from .finding import Finding
+from .shares import over_runs
 
 RISE = 0.01
 """F11: rise of the held-out loss that is allowed, as a share of the loss itself."""
