@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..lab.inits import UNLIKE
+from ..lab.starts import UNLIKE
 from .finding import RULES, STATEMENTS, Finding, judge
 from .shares import ENOUGH, over_runs
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from ..checkpoints.locate import MINILM_SHA256
 from ..records import Experiment
 from . import finetuning, models
-from .adapting import DEEPER
+from .adapters import DEEPER
 from .costs import costs
 from .experiments import retrained
 from .problems import problem

@@ -14,10 +14,10 @@ from .. import findings
 from ..findings import Finding, span
 from ..provenance import recorded
 from .adaptation import BUDGETS, CURVE, ITEMS, TASKS, VARIANTS, methods_of
-from .adapting import DEEPER
-from .judging import evenly
+from .adapters import DEEPER
 from .optima import NAMES, SHORT
 from .problems import problem
+from .scores import evenly
 
 METHODS = {
     "none": "the base",

@@ -22,7 +22,7 @@ from ..deltas.stand_ins import KEPT, stand_in
 from ..distribution.distances import qq_r2
 from ..records import Experiment
 from . import finetuning, models
-from .adapting import NOISE_BUILT
+from .adapters import NOISE_BUILT
 from .experiments import retrained, score, trivial
 from .problems import problem
 from .train import Config, start_of

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import cache
+from .. import cache
 from .text import fraction, split_of
 
 MASK = "_"

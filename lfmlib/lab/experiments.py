@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from .. import findings
 from ..records import Experiment
-from . import inits
+from . import starts as inits
 from .problems import problem
 from .train import Config, Trained, rate, train
 

@@ -16,7 +16,7 @@ import torch
 from scipy.optimize import brentq
 
 from ..distribution.distances import measure
-from . import inits
+from . import starts
 
 _SIDE = 1024  # the laws are measured on this many squared made draws
 
@@ -25,7 +25,7 @@ def predicted(start: str, memory: float, column: str = "kl_bits") -> float:
     """Distance from the Gaussian of ρ X + √(1 - ρ²) Z.
 
     Args:
-        start: law of X, one of `lfmlib.lab.inits.STARTS`.
+        start: law of X, one of `lfmlib.lab.starts.STARTS`.
         memory: the correlation ρ, from 0 to 1.
         column: a figure of `lfmlib.normality`.
 
@@ -68,6 +68,6 @@ def forgotten_at(start: str, bound: float) -> float:
 @functools.cache
 def _draws(start: str) -> tuple[np.ndarray, np.ndarray]:
     generator = torch.Generator().manual_seed(0)
-    x = inits.draw(start, (_SIDE, _SIDE), generator).double().numpy().ravel()
+    x = starts.draw(start, (_SIDE, _SIDE), generator).double().numpy().ravel()
     z = torch.randn(x.size, generator=generator, dtype=torch.float64).numpy()
     return (x - x.mean()) / x.std(), z

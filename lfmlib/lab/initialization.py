@@ -18,8 +18,8 @@ from ..checkpoints.checkpoint import open_checkpoint
 from ..distribution import nulls
 from ..findings import bracketed, over_runs, shares_by_start, span
 from . import forgetting, models, text
-from .inits import STARTS, UNLIKE
 from .problems import problem
+from .starts import STARTS, UNLIKE
 from .train import Config, rate
 
 REGIMES = {

@@ -19,7 +19,7 @@ from ..distribution.distances import qq_r2
 from ..findings import Finding
 from ..provenance import recorded
 from ..structure.spectra import top_ratio
-from .adapting import NOISE_BUILT
+from .adapters import NOISE_BUILT
 from .initialization import where
 from .tuned import NAMES, SHORT
 

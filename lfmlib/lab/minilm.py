@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..checkpoints.locate import MINILM_SHA256
 from . import docstrings, models
-from .judging import contrast, evenly, first_of, frequency_loss, judged
+from .scores import contrast, evenly, first_of, frequency_loss, judged
 
 
 class Docstrings:

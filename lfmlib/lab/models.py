@@ -61,7 +61,7 @@ def build(name: str, seed: int, classes: int = 10) -> nn.Module:
 
     Args:
         name: one of `MODELS`.
-        seed: of the library's own initialization, which `lfmlib.lab.inits` then replaces where asked to.
+        seed: of the library's own initialization, which `lfmlib.lab.starts` then replaces where asked to.
         classes: outputs of the head of the ViT or of MiniLM.
 
     Raises:

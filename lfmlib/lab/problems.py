@@ -19,8 +19,8 @@ from torch import nn
 from torch.nn import functional
 
 from . import digits, docstrings, text
-from .judging import contrast, evenly, first_of, frequency_loss, judged
 from .minilm import Docstrings, Halves
+from .scores import contrast, evenly, first_of, frequency_loss, judged
 
 PROBLEMS = {
     "decoder": ("language", "prose", "headers"),

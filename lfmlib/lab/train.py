@@ -20,10 +20,11 @@ from safetensors.torch import load_file, save
 from torch import nn
 from tqdm.auto import tqdm
 
-from . import cache, inits, models
-from .adapting import ADAPTERS, adapt, merged
+from .. import cache
+from . import models, starts
+from .adapters import ADAPTERS, adapt, merged
 from .problems import problem
-from .trace import trace
+from .snapshots import trace
 from .tuning import LABELS, inherit, jittered, labelled
 
 OPTIMIZERS = {
@@ -43,9 +44,9 @@ class Config:
     Attributes:
         model: one of `lfmlib.lab.models.MODELS`.
         task: what it learns, one of `lfmlib.lab.problems.PROBLEMS` for that model.
-        start: law of its matrices before training, one of `lfmlib.lab.inits.STARTS`; "library" keeps what transformers
+        start: law of its matrices before training, one of `lfmlib.lab.starts.STARTS`; "library" keeps what transformers
             draws, and of a pre-trained model the weights it has: there it is the only one.
-        gain: scale of the start (see `lfmlib.lab.inits.initialize`).
+        gain: scale of the start (see `lfmlib.lab.starts.initialize`).
         optimizer: one of `OPTIMIZERS`.
         lr, weight_decay: of the optimizer; the decay is on matrices only.
         warmup: share of the steps over which the rate rises linearly; then it falls to a tenth along a cosine.
@@ -53,7 +54,7 @@ class Config:
         seed: of start and data order.
         base: the training to go on from, of the same model: its weights replace the start, except for a head of another
             shape. None: none, or for a pre-trained model its checkpoint.
-        adapter: "" to train all weights, or one of `lfmlib.lab.adapting.ADAPTERS`.
+        adapter: "" to train all weights, or one of `lfmlib.lab.adapters.ADAPTERS`.
         rank: of the adapter; of one built from noise, its number of random matrices; of the head alone, 0.
         samples: share of the training data that batches are drawn from.
         labels: "real"; "shuffled", exchanged within every batch; or "own", for texts: drawn from what the start itself
@@ -120,7 +121,7 @@ class Trained:
         weights: SHA-256 of its weights file: equal for equal bits.
         history: step, loss and learning rate of every tenth step.
         snapshots: the matrices at step 0, at growing intervals, and at the end: ``step``, and for each matrix the
-            columns of `lfmlib.lab.trace.trace`.
+            columns of `lfmlib.lab.snapshots.trace`.
         scores: held-out figures (see `lfmlib.lab.problems`), and those of the trivial baseline.
     """
 
@@ -175,7 +176,7 @@ def start_of(config: Config) -> nn.Module:
     if config.base is not None:
         inherit(model, train(config.base, progress=False).model.state_dict())
     elif config.start != "library":
-        inits.initialize(model, config.start, config.gain, config.seed)
+        starts.initialize(model, config.start, config.gain, config.seed)
     if config.jitter:
         jittered(model, config.jitter, config.seed)
     return adapt(model, config.adapter, config.rank, config.seed) if config.adapter else model

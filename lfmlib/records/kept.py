@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..lab import cache
+from .. import cache
 from ..provenance import PACKAGES, sources, version_of
 from .experiment import Experiment
 from .files import sha256, to_json

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lfmlib.lab import forgetting, inits
+from lfmlib.lab import forgetting, starts
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ def test_excess_kurtosis_falls_with_the_fourth_power(start, kurtosis, memory):
 
 def test_the_ends_of_the_law():
     assert forgetting.predicted("laplace", 1.0) == pytest.approx(0.103, abs=0.002)
-    for start in inits.STARTS:
+    for start in starts.STARTS:
         assert forgetting.predicted(start, 0.0) == pytest.approx(0.0, abs=3e-4)
     with pytest.raises(ValueError, match="from 0 to 1"):
         forgetting.predicted("laplace", 1.2)
@@ -27,7 +27,7 @@ def test_the_ends_of_the_law():
         forgetting.predicted("cauchy", 0.5)
 
 
-@pytest.mark.parametrize("start", inits.UNLIKE)
+@pytest.mark.parametrize("start", starts.UNLIKE)
 def test_a_start_is_forgotten_where_the_law_crosses_the_bound(start):
     ratio = forgetting.forgotten_at(start, 0.02)
     assert forgetting.predicted(start, 1 / math.sqrt(1 + ratio**2)) == pytest.approx(0.02, abs=2e-4)
@@ -38,4 +38,4 @@ def test_a_start_is_forgotten_where_the_law_crosses_the_bound(start):
 
 
 def test_controls_need_nothing():
-    assert [forgetting.forgotten_at(start, 0.02) for start in inits.CONTROLS] == [0.0, 0.0]
+    assert [forgetting.forgotten_at(start, 0.02) for start in starts.CONTROLS] == [0.0, 0.0]

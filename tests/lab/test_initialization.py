@@ -8,7 +8,7 @@ import pytest
 
 from lfmlib import findings, published, records
 from lfmlib.findings import over_runs, scoreboard
-from lfmlib.lab import experiments, forgetting, initialization, inits
+from lfmlib.lab import experiments, forgetting, initialization, starts
 from lfmlib.lab.train import Config, rate
 from lfmlib.records.experiment import compare
 
@@ -18,7 +18,7 @@ STEPS = (0, 10, 100)
 def planted(memory: dict[str, float], seeds=5, scatter=0.0, model="vit", **settings) -> pd.DataFrame:
     """A made record: every start keeps so much of itself, and is exactly as Gaussian as the law says."""
     rng, rows = np.random.default_rng(0), []
-    for start in inits.STARTS:
+    for start in starts.STARTS:
         for seed in range(seeds):
             for step in STEPS:
                 kept = 1 - (1 - memory.get(start, 1.0)) * step / STEPS[-1]
@@ -44,7 +44,7 @@ def planted(memory: dict[str, float], seeds=5, scatter=0.0, model="vit", **setti
     return pd.DataFrame(rows)
 
 
-ALL = dict.fromkeys(inits.UNLIKE, 0.2)
+ALL = dict.fromkeys(starts.UNLIKE, 0.2)
 
 
 def test_an_interval_over_runs_is_students():
@@ -59,11 +59,11 @@ def test_an_interval_over_runs_is_students():
     [(5, "supported"), (4, "partly"), (3, "partly"), (2, "contradicted"), (0, "contradicted")],
 )
 def test_f2_counts_the_starts_that_were_forgotten(forgotten, verdict):
-    rows = planted(dict.fromkeys(inits.UNLIKE[:forgotten], 0.2))
+    rows = planted(dict.fromkeys(starts.UNLIKE[:forgotten], 0.2))
     finding = findings.f2(rows, "made", {})
     assert (finding.value, finding.interval, finding.null) == (forgotten, (forgotten, forgotten), 0)
     assert finding.verdict == verdict
-    assert set(finding.details["shares"]) == set(inits.UNLIKE)
+    assert set(finding.details["shares"]) == set(starts.UNLIKE)
     assert finding.details["controls"]["gaussian"][0] == 1.0
     assert scoreboard.measured(finding) == f"{forgotten} [{forgotten}, {forgotten}]\u00a0of 5"
 
@@ -93,8 +93,8 @@ def test_f2_refuses_what_it_cannot_judge():
 
 def test_every_unlike_start_begins_unlike_and_every_control_gaussian():
     table = initialization.shares(planted({}))
-    assert all(text.startswith("0 →") for text in table.loc[list(inits.UNLIKE), "lab ViT"])
-    assert all(text.startswith("100 →") for text in table.loc[list(inits.CONTROLS), "lab ViT"])
+    assert all(text.startswith("0 →") for text in table.loc[list(starts.UNLIKE), "lab ViT"])
+    assert all(text.startswith("100 →") for text in table.loc[list(starts.CONTROLS), "lab ViT"])
 
 
 def test_planted_fading_is_foretold_and_crosses_where_it_should():
@@ -119,7 +119,7 @@ def test_planted_fading_is_foretold_and_crosses_where_it_should():
 
 def test_what_is_kept_is_told_for_every_start():
     table = initialization.kept(planted(ALL))
-    assert table.index.tolist() == list(inits.STARTS)
+    assert table.index.tolist() == list(starts.STARTS)
     assert table.loc["uniform", "correlation"] == "0.20"
     assert (table["shape"] == "linear → linear").all() and (table["zeros seen"] == "–").all()
 

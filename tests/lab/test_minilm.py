@@ -13,7 +13,7 @@ import lfmlib
 from lfmlib.lab import docstrings, models
 from lfmlib.lab import train as lab
 from lfmlib.lab.problems import PROBLEMS, problem
-from lfmlib.lab.trace import trace
+from lfmlib.lab.snapshots import trace
 from lfmlib.lab.train import Config, start_of, train
 
 SHORT = Config("minilm", "kind", start="library", steps=3, batch=8, lr=1e-4)

@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from lfmlib.deltas.stand_ins import KEPT
-from lfmlib.lab import adapting, derived, made, radii, straying, tuning
+from lfmlib.lab import adapters, derived, made, radii, straying, tuning
 from lfmlib.lab.problems import problem
 from lfmlib.lab.train import Config, _groups, start_of, train
 from lfmlib.records.experiment import measure
@@ -26,7 +26,7 @@ def trained_parameters(config: Config) -> dict[str, int]:
 def test_noise_trains_as_many_parameters_as_lora(rank):
     counts = {
         adapter: sum(trained_parameters(replace(TUNE, adapter=adapter, rank=rank)).values())
-        for adapter in ("lora", *adapting.NOISE_BUILT)
+        for adapter in ("lora", *adapters.NOISE_BUILT)
     }
     assert len(set(counts.values())) == 1
 

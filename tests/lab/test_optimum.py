@@ -11,8 +11,8 @@ from torch.nn import functional
 from lfmlib import findings
 from lfmlib.distribution.coding import VARIANTS
 from lfmlib.lab import finetuning, models, optima, optimum, taken
-from lfmlib.lab.judging import contrast
 from lfmlib.lab.problems import problem
+from lfmlib.lab.scores import contrast
 from lfmlib.records.experiment import measure
 
 

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lfmlib.lab import inits
-from lfmlib.lab.trace import kept, trace
+from lfmlib.lab import starts
+from lfmlib.lab.snapshots import kept, trace
 
 
 def draw(start="gaussian", shape=(96, 192), seed=0):
-    return inits.draw(start, shape, torch.Generator().manual_seed(seed))
+    return starts.draw(start, shape, torch.Generator().manual_seed(seed))
 
 
 @settings(max_examples=20, deadline=None)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import lfmlib
-from lfmlib.lab import inits, models
+from lfmlib.lab import models, starts
 from lfmlib.lab import train as lab
 from lfmlib.lab.problems import PROBLEMS, problem
 from lfmlib.lab.train import Config, rate, start_of, train
@@ -171,7 +171,7 @@ def test_a_full_disk_says_so_and_leaves_nothing(tmp_path, monkeypatch):
         subprocess.run(["umount", small], check=True)
 
 
-@pytest.mark.parametrize("start", inits.STARTS)
+@pytest.mark.parametrize("start", starts.STARTS)
 @pytest.mark.parametrize("gain", [1.0, 0.25])
 def test_starts_have_their_law_and_exactly_their_scale(start, gain):
     model = start_of(Config("decoder", "language", start=start, gain=gain))
@@ -185,12 +185,12 @@ def test_starts_have_their_law_and_exactly_their_scale(start, gain):
         assert (body["label"] == label).all()
     if start == "gaussian":
         assert (body["kl_bits"] < 0.005).all()
-    if start in inits.UNLIKE:
+    if start in starts.UNLIKE:
         assert (body["kl_bits"] > 0.05).all()
 
 
 def test_orthogonal_is_orthogonal():
-    matrix = inits.draw("orthogonal", (64, 64), torch.Generator().manual_seed(0))
+    matrix = starts.draw("orthogonal", (64, 64), torch.Generator().manual_seed(0))
     assert torch.allclose(matrix @ matrix.T, torch.eye(64), atol=1e-5)
 
 

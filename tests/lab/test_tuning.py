@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 import lfmlib
 from lfmlib import findings
-from lfmlib.lab import adapting, doses, finetuning, models, profiles, tuned, tuning, widths
+from lfmlib.lab import adapters, doses, finetuning, models, profiles, tuned, tuning, widths
 from lfmlib.lab.problems import problem
 from lfmlib.lab.train import Config, start_of, train
 
@@ -31,7 +31,7 @@ def test_a_fine_tune_starts_from_its_base_but_for_the_head():
     assert differ == {"classifier.weight", "classifier.bias"}
 
 
-@pytest.mark.parametrize("adapter", adapting.LOW_RANK)
+@pytest.mark.parametrize("adapter", adapters.LOW_RANK)
 def test_an_adapter_leaves_a_low_rank_and_a_trained_head(adapter):
     config = replace(TUNE, adapter=adapter, rank=4)
     before, after = start_of(replace(config, adapter="", rank=0)).state_dict(), weights(config)
@@ -47,14 +47,14 @@ def test_an_adapter_leaves_a_low_rank_and_a_trained_head(adapter):
 
 
 def test_merging_keeps_what_the_model_says():
-    model = adapting.adapt(start_of(TUNE), "dora", 4, seed=0)
+    model = adapters.adapt(start_of(TUNE), "dora", 4, seed=0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     pixels = torch.rand(3, 1, 8, 8)
     with torch.no_grad():
         said = model.eval()(pixel_values=pixels).logits
-        again = adapting.merged(model)(pixel_values=pixels).logits
+        again = adapters.merged(model)(pixel_values=pixels).logits
     assert torch.allclose(said, again, atol=1e-5)
     assert all(p.requires_grad for p in model.parameters())
     assert model.state_dict().keys() == start_of(TUNE).state_dict().keys()
