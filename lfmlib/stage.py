@@ -149,7 +149,7 @@ def _verdicts(results: Path) -> dict[str, str]:
 def _calibration() -> str:
     """The tables of the calibration page, read off its record."""
     from . import records
-    from .lab import calibration
+    from .experiments import calibration
 
     return calibration.page(records.load("calibration"))
 

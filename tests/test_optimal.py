@@ -18,7 +18,7 @@ from lfmlib.distribution.coding import MOST, VARIANTS, cells
 from lfmlib.distribution.families import FAMILIES, Counts, Fit, fit
 from lfmlib.distribution.pareto import Strays
 from lfmlib.distribution.sketch import Sketch
-from lfmlib.lab import mixtures
+from lfmlib.experiments import made_laws
 
 EDGES = np.arange(0.5, 6, 0.05)
 FITS = {
@@ -110,7 +110,7 @@ def test_an_outliers_law_is_paretos():
 
 
 def test_outliers_beside_an_open_core_are_its_surplus():
-    x = mixtures.strewn(np.random.default_rng(3), 200_000, 1000)
+    x = made_laws.strewn(np.random.default_rng(3), 200_000, 1000)
     law = lfmlib.optimal_law(x.astype(np.float32))
     assert (law.name, law.variant) == ("gaussian", "gaussian+outliers") and law.upper == math.inf
     assert law.sigma == pytest.approx(1, abs=0.01)
@@ -135,14 +135,14 @@ def test_every_family_has_the_same_cuts():
 
 
 def test_a_cut_is_seen_where_it_takes_values_away():
-    found = mixtures.cut_further_out(draws=3, kept=20_000, seed=0)
+    found = made_laws.cut_further_out(draws=3, kept=20_000, seed=0)
     assert found["called"].tolist()[:2] == ["3 of 3"] * 2 and found["called"].iloc[-1] == "0 of 3"
     assert found["found"].tolist()[:2] == ["2.500 σ", "3.000 σ"] and found["found"].iloc[-1] == "–"
     assert found["taken away"].iloc[0] > 200 > 3 > found["taken away"].iloc[-1]
 
 
 def test_every_planted_parameter_comes_out():
-    found = mixtures.recovered(draws=6, kept=40_000, seed=1)
+    found = made_laws.recovered(draws=6, kept=40_000, seed=1)
     assert found.attrs["called"] == 6
     # within four standard errors, or the width of a cell where nothing scatters
     assert (found["bias"].abs() <= 4 * found["spread"] / math.sqrt(6) + 2e-3).all(), found
@@ -150,7 +150,7 @@ def test_every_planted_parameter_comes_out():
 
 
 def test_other_laws_do_not_pass_for_it():
-    found = mixtures.rejected(draws=2, size=40_000, seed=2)
+    found = made_laws.rejected(draws=2, size=40_000, seed=2)
     strewn = [name for name in found.index if " % " in name]  # of 120 draws three are called cut, by an empty stretch
     skewed = "skewed (0.5), pruned"  # no family is: the misfit tells, not the name
     assert (found["times"].drop([*strewn, skewed]) == 0).all() and (found["times"].drop(skewed) <= 1).all()

@@ -23,7 +23,7 @@ def accuracy(rows: pd.DataFrame, method: str, budget: int = 1) -> pd.Series:
 
     Args:
         rows: of the record `adaptation`, of one task.
-        method: see `lfmlib.lab.adaptation`.
+        method: see `lfmlib.experiments.adaptation`.
         budget: trained parameters, in units of LoRA’s at rank 1.
     """
     some = rows[(rows["method"] == method) & (rows["budget"] == budget)]

@@ -17,7 +17,7 @@ def kept_score(rows: pd.DataFrame, method: str, arm: str) -> pd.Series:
     Args:
         rows: part "merged" of the record `editing`, of one model.
         method: one of `lfmlib.merging.methods.METHODS`.
-        arm: see `lfmlib.lab.amplifying.arms`.
+        arm: see `lfmlib.experiments.amplifying.arms`.
 
     Returns:
         Index: seed.

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from .. import findings
+from ..experiments.adaptation import BUDGETS, CURVE, ITEMS, TASKS, VARIANTS, methods_of
 from ..findings import Finding, span
 from ..provenance import recorded
-from .adaptation import BUDGETS, CURVE, ITEMS, TASKS, VARIANTS, methods_of
 from .adapters import DEEPER
 from .optima import NAMES, SHORT
 from .problems import problem

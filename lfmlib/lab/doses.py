@@ -1,6 +1,6 @@
 """What chapter 8 reads off the record `finetuning` besides depth: how std(ΔW) depends on samples and rank.
 
-Every function takes rows of the record (see `lfmlib.lab.finetuning.run`), one per judged matrix.
+Every function takes rows of the record (see `lfmlib.experiments.finetuning.run`), one per judged matrix.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import findings
-from .finetuning import TASKS
+from ..experiments.finetuning import TASKS
 from .initialization import where
 from .problems import Bytes, problem
 from .profiles import mean_rho

@@ -1,7 +1,8 @@
 """What chapter 12 reads off its record, `editing`: what merges keep, and what amplifying outliers changes.
 
-Every function takes rows of the record (see `lfmlib.lab.merging.run`). Scores are test scores, normalized by those of
-the fine-tunes alone, in points; brackets are 95 % intervals over runs, a run being all that was tuned with one seed.
+Every function takes rows of the record (see `lfmlib.experiments.editing.run`). Scores are test scores, normalized by
+those of the fine-tunes alone, in points; brackets are 95 % intervals over runs, a run being all that was tuned with one
+seed.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from .. import findings
+from ..experiments.editing import SCALES
 from ..findings import METHODS, Finding, span
 from ..merging import methods
 from ..provenance import recorded
-from .merging import SCALES
 from .optima import NAMES, SHORT
 from .problems import problem
 

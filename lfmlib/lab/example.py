@@ -10,7 +10,7 @@ import pandas as pd
 from .. import findings
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..deltas.comparison import compare, delta, opened
-from .finetuning import DECAY, FULL, TASKS, TOY, plan
+from ..experiments.finetuning import DECAY, FULL, TASKS, TOY, plan
 from .train import start_of, train
 
 

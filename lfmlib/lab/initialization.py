@@ -1,7 +1,7 @@
 """What chapter 2 reads off its record, `initialization`: tables of the trainings from unlike starts.
 
 Every function takes rows of the record: one per training and snapshot, with the training's settings (see
-`lfmlib.lab.experiments.run`).
+`lfmlib.experiments.initialization.run`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import pandas as pd
 from .. import findings
 from ..checkpoints.checkpoint import open_checkpoint
 from ..distribution import nulls
+from ..experiments import drift
 from ..findings import bracketed, over_runs, shares_by_start, span
-from . import forgetting, models, text
+from . import models, text
 from .problems import problem
 from .starts import STARTS, UNLIKE
 from .train import Config, rate
@@ -158,10 +159,10 @@ def picture(rows: pd.DataFrame, bound: float) -> str:
 
 def with_prediction(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with ``ratio``, RMS(D)/RMS(a W₀), and the `kl_bits` ``predicted`` from it for an unlike start."""
-    rows = rows.assign(ratio=forgetting.ratio(rows["memory"]))
+    rows = rows.assign(ratio=drift.ratio(rows["memory"]))
     predicted = pd.Series(np.nan, index=rows.index)
     for start, some in rows[rows["start"].isin(UNLIKE)].groupby("start"):
-        predicted[some.index] = forgetting.foretold(start, some["ratio"])
+        predicted[some.index] = drift.foretold(start, some["ratio"])
     return rows.assign(predicted=predicted)
 
 
@@ -226,12 +227,12 @@ def crossings(rows: pd.DataFrame, bound: float) -> pd.DataFrame:
         runs = [run.sort_values("step") for _, run in where(with_prediction(rows), start=start).groupby("cell")]
         there = pd.DataFrame([place for run in runs if (place := _crossing(run, bound)) is not None])
         ends = pd.DataFrame([run.iloc[-1] for run in runs])
-        far = ends["ratio"] >= forgetting.forgotten_at(start, bound)
+        far = ends["ratio"] >= drift.forgotten_at(start, bound)
         found[start] = {"trainings": len(runs), "got there": int(far.sum())}
         found[start] |= {"of these within": int((far & (ends["kl_bits"] <= bound)).sum()), "crossed": len(there)}
         for column in ("moved", "ratio"):
             found[start][column] = _middle(there[column]) if len(there) else "–"
-        found[start]["foretold"] = f"{forgetting.forgotten_at(start, bound):.2f}"
+        found[start]["foretold"] = f"{drift.forgotten_at(start, bound):.2f}"
     return pd.DataFrame.from_dict(found, orient="index")
 
 
@@ -285,11 +286,9 @@ def forecasts(rows: pd.DataFrame) -> pd.DataFrame:
     """
     found = {}
     for name, some in verdict_runs(last(rows)).items():
-        at = forgetting.ratio(where(some, start="gaussian")["memory"].mean())
+        at = drift.ratio(where(some, start="gaussian")["memory"].mean())
         measured = some.groupby("start")["kl_bits"].mean()
-        found[name] = {
-            start: f"{float(forgetting.foretold(start, at)):.3f} → {measured[start]:.3f}" for start in UNLIKE
-        }
+        found[name] = {start: f"{float(drift.foretold(start, at)):.3f} → {measured[start]:.3f}" for start in UNLIKE}
     return pd.DataFrame.from_dict(found, orient="index")
 
 

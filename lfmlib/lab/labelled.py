@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from ..checkpoints.locate import locate
+from ..experiments.adaptation import HEADS
+from ..experiments.adaptation import RATES as TUNED
 from . import docstrings
-from .adaptation import HEADS
-from .adaptation import RATES as TUNED
 from .docstrings import Split
 
 COLUMNS = ("text", "label")

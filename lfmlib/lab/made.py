@@ -1,6 +1,6 @@
 """What chapter 7 reads off its record, `derived`: the work that stand-ins for ΔW do, and what is built from noise.
 
-Every function takes rows of the record (see `lfmlib.lab.derived.run`).
+Every function takes rows of the record (see `lfmlib.experiments.stand_ins.run`).
 """
 
 from __future__ import annotations

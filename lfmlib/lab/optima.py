@@ -1,6 +1,6 @@
 """What chapter 10 reads off its record, `optimal`: what can be pruned, by which law the rest goes, what outliers cost.
 
-Every function takes rows of the record (see `lfmlib.lab.optimum.run`).
+Every function takes rows of the record (see `lfmlib.experiments.optimal.run`).
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import pandas as pd
 from .. import findings
 from ..distribution.coding import MOST, VARIANTS
 from ..distribution.law import Law
+from ..experiments.loss_probes import ARMS
+from ..experiments.optimal import BITS, KEPT, PRUNED
 from ..findings import Finding
 from ..losses.outliers import RANGES
 from ..provenance import recorded
 from .initialization import where
-from .optimum import BITS, KEPT, PRUNED
-from .taken import ARMS
 
 NAMES = {
     "minilm": "minilm",

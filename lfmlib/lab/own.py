@@ -12,8 +12,8 @@ import torch
 
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..deltas.pairs import partners
+from ..experiments.fine_tunes import Siblings
 from ..merging import methods
-from .siblings import Siblings
 
 EXAMPLE = ("parity", "rotation")
 """Tasks whose fine-tunes the chapter merges where the reader names no models."""

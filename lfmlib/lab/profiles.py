@@ -1,6 +1,6 @@
 """What chapter 8 reads off the record `finetuning`: how std(ΔW) runs over depth, and what bends it.
 
-Every function takes rows of the record (see `lfmlib.lab.finetuning.run`), one per judged matrix.
+Every function takes rows of the record (see `lfmlib.experiments.finetuning.run`), one per judged matrix.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What chapter 9 reads off its record, `radius`: how much noise base and fine-tune stand, and why.
 
-Every function takes rows of the record (see `lfmlib.lab.straying.run`).
+Every function takes rows of the record (see `lfmlib.experiments.radius.run`).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from .. import findings
+from ..experiments.radius import CLOSED, SCALES
 from ..findings import Finding
 from ..losses.tolerance import KINDS
 from ..provenance import recorded
 from .initialization import where
-from .straying import CLOSED, SCALES
 from .tuned import NAMES, SHORT
 
 WHICH = {"base": "W₀", "tuned": "W", "random": "W₀ + noise"}

@@ -1,6 +1,6 @@
 """What the chapters on fine-tuning share: names of models and methods, the rows of a way of training, the findings.
 
-Rows are those of the record `finetuning` (see `lfmlib.lab.finetuning.run`).
+Rows are those of the record `finetuning` (see `lfmlib.experiments.finetuning.run`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from .. import findings
+from ..experiments.finetuning import CAUSES, DECAY
 from ..findings import Finding
 from ..provenance import recorded
-from .finetuning import CAUSES, DECAY
 from .initialization import where
 
 NAMES = {

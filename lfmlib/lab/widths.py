@@ -1,7 +1,7 @@
 """What chapter 6 reads off the record `finetuning`: the law of ΔW, and what it does to the standard deviation.
 
-Every function takes rows of the record (see `lfmlib.lab.finetuning.run`), of which those of fine-tunings are one per
-judged matrix.
+Every function takes rows of the record (see `lfmlib.experiments.finetuning.run`), of which those of fine-tunings are
+one per judged matrix.
 """
 
 from __future__ import annotations

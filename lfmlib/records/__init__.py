@@ -51,16 +51,16 @@ __all__ = [
 ]
 
 EXPERIMENTS: dict[str, str] = {
-    "initialization": "lfmlib.lab.experiments:initialization",
-    "calibration": "lfmlib.lab.calibration:calibration",
-    "arrangement": "lfmlib.lab.arranged:experiment",
-    "finetuning": "lfmlib.lab.finetuning:experiment",
-    "derived": "lfmlib.lab.derived:experiment",
-    "radius": "lfmlib.lab.straying:experiment",
-    "optimal": "lfmlib.lab.optimum:experiment",
-    "editing": "lfmlib.lab.merging:experiment",
-    "rates": "lfmlib.lab.adaptation:rates",
-    "adaptation": "lfmlib.lab.adaptation:adaptation",
+    "initialization": "lfmlib.experiments.initialization:initialization",
+    "calibration": "lfmlib.experiments.calibration:calibration",
+    "arrangement": "lfmlib.experiments.arrangement:experiment",
+    "finetuning": "lfmlib.experiments.finetuning:experiment",
+    "derived": "lfmlib.experiments.stand_ins:experiment",
+    "radius": "lfmlib.experiments.radius:experiment",
+    "optimal": "lfmlib.experiments.optimal:experiment",
+    "editing": "lfmlib.experiments.editing:experiment",
+    "rates": "lfmlib.experiments.adaptation:rates",
+    "adaptation": "lfmlib.experiments.adaptation:adaptation",
 }
 """Name of an experiment → "module:attribute", where an `Experiment` is, or a function that returns it."""
 

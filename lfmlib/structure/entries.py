@@ -6,7 +6,7 @@ and, because the order of neurons is arbitrary, correlations between whole rows 
 
 Every figure but `runs_z` is an effect size that does not grow with the matrix, and each comes with its null: the
 central 95 % of it on independent Gaussian entries. The laws behind the nulls are closed forms, exact or good from some
-thousand entries on; `lfmlib.lab.calibration` measures how good.
+thousand entries on; `lfmlib.experiments.calibration` measures how good.
 """
 
 from __future__ import annotations

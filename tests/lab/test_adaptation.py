@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from lfmlib import records
-from lfmlib.lab import adaptation
+from lfmlib.experiments import adaptation
 from lfmlib.lab.costs import costs
 from lfmlib.lab.problems import problem
 from lfmlib.records.experiment import measure

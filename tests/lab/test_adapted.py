@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lfmlib.lab import adaptation, adapted
+from lfmlib.experiments import adaptation
+from lfmlib.lab import adapted
 
 LEVEL = {"none": 0.2, "head": 0.5, "lora": 0.7, "dora": 0.71, "vera": 0.69, "randlora": 0.7, "noise-gaussian": 0.75,
          "full": 0.8}  # fmt: skip

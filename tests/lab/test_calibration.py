@@ -6,7 +6,7 @@ from scipy import stats
 
 from lfmlib import records
 from lfmlib.distribution import made as planted
-from lfmlib.lab import calibration
+from lfmlib.experiments import calibration
 
 SHAPE = (384, 512)
 EDGE = np.sqrt(384) + np.sqrt(512)

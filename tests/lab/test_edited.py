@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import lfmlib
-from lfmlib.lab import edited, mixtures, own
+from lfmlib.experiments import made_laws
+from lfmlib.lab import edited, own
 from lfmlib.merging import methods
 
 GAIN = 0.02
@@ -103,7 +104,7 @@ def test_a_method_without_any_difference_has_no_p_value():
 
 
 def test_averages_move_outliers_inwards():
-    table = mixtures.averaged((1, 4), 100_000, 0)
+    table = made_laws.averaged((1, 4), 100_000, 0)
     assert np.allclose(table["reach of the average"], table["that over √n"], rtol=0.1)
     factor = table["data-free factor"]
     assert factor["4"] == pytest.approx(2, rel=0.1) and factor["1"] == 1
@@ -111,7 +112,7 @@ def test_averages_move_outliers_inwards():
 
 
 def test_masks_of_dare_make_outliers_of_noise_and_sums_do_not():
-    table = mixtures.merged_noise((2,), 60_000, 0)["of 2 merged"]
+    table = made_laws.merged_noise((2,), 60_000, 0)["of 2 merged"]
     assert table["average"] == table["task arithmetic"] == table["NAN"] == "0.00 %"
     assert float(table["DARE"][:4]) > 0.1
 

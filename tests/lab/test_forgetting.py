@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from lfmlib.lab import forgetting, starts
+from lfmlib.experiments import drift
+from lfmlib.lab import starts
 
 
 @pytest.mark.parametrize(
@@ -13,29 +14,29 @@ from lfmlib.lab import forgetting, starts
 )
 @pytest.mark.parametrize("memory", [1.0, 0.8, 0.5])
 def test_excess_kurtosis_falls_with_the_fourth_power(start, kurtosis, memory):
-    found = forgetting.predicted(start, memory, "excess_kurtosis")
+    found = drift.predicted(start, memory, "excess_kurtosis")
     assert found == pytest.approx(kurtosis * memory**4, rel=0.03, abs=0.03)
 
 
 def test_the_ends_of_the_law():
-    assert forgetting.predicted("laplace", 1.0) == pytest.approx(0.103, abs=0.002)
+    assert drift.predicted("laplace", 1.0) == pytest.approx(0.103, abs=0.002)
     for start in starts.STARTS:
-        assert forgetting.predicted(start, 0.0) == pytest.approx(0.0, abs=3e-4)
+        assert drift.predicted(start, 0.0) == pytest.approx(0.0, abs=3e-4)
     with pytest.raises(ValueError, match="from 0 to 1"):
-        forgetting.predicted("laplace", 1.2)
+        drift.predicted("laplace", 1.2)
     with pytest.raises(ValueError, match="unknown start"):
-        forgetting.predicted("cauchy", 0.5)
+        drift.predicted("cauchy", 0.5)
 
 
 @pytest.mark.parametrize("start", starts.UNLIKE)
 def test_a_start_is_forgotten_where_the_law_crosses_the_bound(start):
-    ratio = forgetting.forgotten_at(start, 0.02)
-    assert forgetting.predicted(start, 1 / math.sqrt(1 + ratio**2)) == pytest.approx(0.02, abs=2e-4)
-    assert forgetting.foretold(start, np.array([ratio]))[0] == pytest.approx(0.02, rel=0.05)
-    values = forgetting.law(start)[1]
+    ratio = drift.forgotten_at(start, 0.02)
+    assert drift.predicted(start, 1 / math.sqrt(1 + ratio**2)) == pytest.approx(0.02, abs=2e-4)
+    assert drift.foretold(start, np.array([ratio]))[0] == pytest.approx(0.02, rel=0.05)
+    values = drift.law(start)[1]
     assert (np.diff(values[values > 0.001]) < 1e-3).all()  # more added, less left to see
-    assert forgetting.ratio(1 / math.sqrt(1 + ratio**2)) == pytest.approx(ratio)
+    assert drift.ratio(1 / math.sqrt(1 + ratio**2)) == pytest.approx(ratio)
 
 
 def test_controls_need_nothing():
-    assert [forgetting.forgotten_at(start, 0.02) for start in starts.CONTROLS] == [0.0, 0.0]
+    assert [drift.forgotten_at(start, 0.02) for start in starts.CONTROLS] == [0.0, 0.0]

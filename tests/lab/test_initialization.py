@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 
 from lfmlib import findings, published, records
+from lfmlib.experiments import drift as forgetting
+from lfmlib.experiments import initialization as experiments
 from lfmlib.findings import over_runs, scoreboard
-from lfmlib.lab import experiments, forgetting, initialization, starts
+from lfmlib.lab import initialization, starts
 from lfmlib.lab.train import Config, rate
 from lfmlib.records.experiment import compare
 

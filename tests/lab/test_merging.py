@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lfmlib.lab import amplifying, merging, siblings
+from lfmlib.experiments import amplifying, editing, fine_tunes
 from lfmlib.lab.problems import problem
 from lfmlib.merging import methods
 from lfmlib.records.experiment import measure
@@ -15,35 +15,35 @@ from lfmlib.records.experiment import measure
 
 @pytest.fixture(scope="module")
 def toy() -> dict[str, pd.DataFrame]:
-    experiment = merging.experiment()
+    experiment = editing.experiment()
     cells = [cell | {"steps": 4} for cell in experiment.quick if cell["seed"] == 0]
     return {cell["part"]: pd.DataFrame(measure(experiment, cell)["rows"]) for cell in cells}
 
 
 def test_cells_are_families_and_sets():
-    cells = merging.experiment().cells
-    assert {cell["model"] for cell in cells} == set(merging.SETS) and len({str(cell) for cell in cells}) == len(cells)
-    sizes = {len(tasks) for tasks in merging.SETS["vit"]}
-    assert sizes == {2, 3, 4, 5} and max(sizes) == len({task for tasks in merging.SETS["vit"] for task in tasks})
-    assert pickle.loads(pickle.dumps(merging.experiment())).cells == cells  # to run in other processes
+    cells = editing.experiment().cells
+    assert {cell["model"] for cell in cells} == set(editing.SETS) and len({str(cell) for cell in cells}) == len(cells)
+    sizes = {len(tasks) for tasks in editing.SETS["vit"]}
+    assert sizes == {2, 3, 4, 5} and max(sizes) == len({task for tasks in editing.SETS["vit"] for task in tasks})
+    assert pickle.loads(pickle.dumps(editing.experiment())).cells == cells  # to run in other processes
     for cell in cells:
-        assert set(merging.inputs(cell)) > set(cell["tasks"].split("+"))
+        assert set(editing.inputs(cell)) > set(cell["tasks"].split("+"))
 
 
 def test_every_method_has_every_arm(toy):
     rows = toy["merged"]
-    assert set(rows["method"]) == set(merging.QUICK) < set(methods.METHODS)
+    assert set(rows["method"]) == set(editing.QUICK) < set(methods.METHODS)
     arms = {"plain", "auto", "amplified", "wide", "random", "as large as amplified", *methods.PROJECTIONS}
     for _, some in rows.groupby("method"):
         assert set(some["arm"]) == arms and (some["arm"].value_counts() == 2).all()
     chosen = rows.dropna(subset=["scale"])
-    assert set(chosen.loc[chosen["method"] != "average", "scale"]) <= set(merging.SCALES["vit"])
+    assert set(chosen.loc[chosen["method"] != "average", "scale"]) <= set(editing.SCALES["vit"])
     assert (rows[rows["method"] == "average"]["scale"].dropna() == 1).all()
     assert chosen.loc[chosen["arm"] == "plain", "factor"].isna().all()
     assert (chosen.loc[chosen["arm"] == "auto", "factor"].dropna() >= 1).all()
-    assert set(chosen.loc[~chosen["arm"].isin(["plain", "auto"]), "factor"]) <= set(merging.FACTORS)
+    assert set(chosen.loc[~chosen["arm"].isin(["plain", "auto"]), "factor"]) <= set(editing.FACTORS)
     assert rows["normalized"].between(0, 2).all() and rows["outliers"].dropna().between(0, 0.01).all()
-    assert rows["energy"].dropna().between(0, 1).all() and rows["energy"].notna().sum() == len(merging.QUICK)
+    assert rows["energy"].dropna().between(0, 1).all() and rows["energy"].notna().sum() == len(editing.QUICK)
 
 
 def test_the_tuned_and_the_negated(toy):
@@ -57,8 +57,8 @@ def test_the_tuned_and_the_negated(toy):
 
 
 @pytest.fixture(scope="module")
-def family() -> siblings.Siblings:
-    return siblings.Siblings({"model": "vit", "seed": 0, "steps": 4, "toy": True}, ["large", "parity"])
+def family() -> fine_tunes.Siblings:
+    return fine_tunes.Siblings({"model": "vit", "seed": 0, "steps": 4, "toy": True}, ["large", "parity"])
 
 
 def test_a_family_asks_the_tuned_model_itself(family):
@@ -85,8 +85,8 @@ def test_arms_change_what_they_say(family):
     square = merge.plain[name].double().square()
     assert square[doubled["random"]].sum() == pytest.approx(square[merge.masks[name]].sum().item(), rel=0.05)
     assert torch.equal(doubled["wide"], merge.plain[name].abs() > 2 * merge.plain[name].std(correction=0))
-    larger = siblings.scaled(merge.plain, 3.0)
-    assert siblings.norm(larger) == pytest.approx(3 * siblings.norm(merge.plain))
+    larger = fine_tunes.scaled(merge.plain, 3.0)
+    assert fine_tunes.norm(larger) == pytest.approx(3 * fine_tunes.norm(merge.plain))
 
 
 def test_scores_are_of_the_side_that_is_asked_for(family):

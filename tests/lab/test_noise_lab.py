@@ -9,7 +9,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from lfmlib.deltas.stand_ins import KEPT
-from lfmlib.lab import adapters, derived, made, radii, straying, tuning
+from lfmlib.experiments import radius, stand_ins
+from lfmlib.lab import adapters, made, radii, tuning
 from lfmlib.lab.problems import problem
 from lfmlib.lab.train import Config, _groups, start_of, train
 from lfmlib.records.experiment import measure
@@ -78,11 +79,11 @@ def test_jitter_adds_noise_of_the_size_asked_for_to_the_body_alone():
 
 def test_a_fitted_head_is_the_logistic_regression_of_the_features():
     model, task = start_of(TUNE).eval(), problem("vit", "rotation")
-    chosen = straying.fit_head(model, task, (0.01,))
+    chosen = radius.fit_head(model, task, (0.01,))
     seen = []
     hook = model.classifier.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     with torch.no_grad():
-        labels = task.first(model, straying.FITTED)
+        labels = task.first(model, radius.FITTED)
         hook.remove()
         said = model.classifier(seen[0]).softmax(1).double().numpy()
     features = seen[0].double().numpy()
@@ -93,13 +94,13 @@ def test_a_fitted_head_is_the_logistic_regression_of_the_features():
 
 def test_the_random_direction_has_the_size_of_delta():
     tuned = train(TUNE, progress=False, snapshots=0).model
-    three = {name: dict(m.named_parameters()) for name, m in straying.candidates(TUNE, tuned).items()}
+    three = {name: dict(m.named_parameters()) for name, m in radius.candidates(TUNE, tuned).items()}
     for name in tuning.body(tuned)["name"]:
         sizes = [(three[which][name] - three["base"][name]).std().item() for which in ("tuned", "random")]
         assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
 
 
-@pytest.mark.parametrize("experiment", [derived.experiment, straying.experiment], ids=["derived", "radius"])
+@pytest.mark.parametrize("experiment", [stand_ins.experiment, radius.experiment], ids=["derived", "radius"])
 def test_five_runs_of_everything_a_verdict_rests_on(experiment):
     cells = pd.DataFrame(experiment().cells)
     by = ["part", "model", *(name for name in ("adapter", "rank", "judged_on", "jitter") if name in cells)]
@@ -107,7 +108,7 @@ def test_five_runs_of_everything_a_verdict_rests_on(experiment):
 
 
 def test_lora_and_noise_have_rates_for_the_same_budgets():
-    for rates in derived.RATES.values():
+    for rates in stand_ins.RATES.values():
         assert rates["lora"].keys() == rates["noise"].keys()
 
 
@@ -118,10 +119,10 @@ def test_a_toy_of_each_part_has_the_columns_that_are_promised():
         cells = [one for one in experiment.cells if one["model"] == "vit" and one["part"] == part]
         return cells[0] | {"steps": 8, "batch": 2} | ({"draws": 2} if part == "radius" else {})
 
-    rows = pd.DataFrame(measure(derived.experiment(), toy(derived.experiment(), "stand-in"))["rows"])
+    rows = pd.DataFrame(measure(stand_ins.experiment(), toy(stand_ins.experiment(), "stand-in"))["rows"])
     assert rows["kind"].tolist() == list(KEPT) and rows["whole"].notna().sum() == 1
     assert rows.set_index("kind").loc["noise", "normal_share"] == 1
-    rows = pd.DataFrame(measure(straying.experiment(), toy(straying.experiment(), "radius"))["rows"])
+    rows = pd.DataFrame(measure(radius.experiment(), toy(radius.experiment(), "radius"))["rows"])
     assert set(rows["which"]) == {"base", "tuned", "random"} and set(rows["head"]) == {"fitted", "timid"}
     assert rows.groupby(["which", "head"])["own"].count().eq(1).all()
     first = rows[rows["kind"] == "matrix"].groupby(["which", "head"])["draw"].nunique()
@@ -148,7 +149,7 @@ def shaken(ratio: float) -> pd.DataFrame:
                 for draw in range(16 if kind == "matrix" else 6):
                     first = {"own": 2.0, "prior": 3.0, "moved": 0.4} if kind == "matrix" and not draw else {}
                     rows.append(about | {"kind": kind, "draw": draw, "radius": size * (1 + 0.01 * seed)} | first)
-            for scale in straying.SCALES:
+            for scale in radius.SCALES:
                 rise = 0.1 * (scale / (size * (1 + 0.01 * seed))) ** 2
                 rows.append(about | {"scale": scale, "rise": rise})
     return pd.DataFrame(rows).assign(trained=2.0, trivial=3.1, cell="made")

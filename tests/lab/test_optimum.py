@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from lfmlib import findings
 from lfmlib.distribution.coding import VARIANTS
-from lfmlib.lab import finetuning, models, optima, optimum, taken
+from lfmlib.experiments import finetuning, loss_probes, optimal
+from lfmlib.lab import models, optima
 from lfmlib.lab.problems import problem
 from lfmlib.lab.scores import contrast
 from lfmlib.records.experiment import measure
@@ -30,7 +31,7 @@ def test_halves_are_halves_of_held_out_texts_and_disjoint():
     middle = len(whole) // 2
     assert first[0][first[0] != task.padding].tolist() == [*whole[:middle].tolist(), whole[-1].item()]
     assert second[0][second[0] != task.padding].tolist() == [whole[0].item(), *whole[middle:].tolist()]
-    assert len(task.test) >= optimum.SEEDS * taken.MOST["minilm"] * task.group  # five disjoint parts
+    assert len(task.test) >= optimal.SEEDS * loss_probes.MOST["minilm"] * task.group  # five disjoint parts
     assert task.prior() == pytest.approx(math.log(64))
     assert task.data_hash != problem("minilm", "library").data_hash
 
@@ -59,12 +60,12 @@ def test_a_clips_loss_is_that_of_its_groups():
 
 @pytest.fixture(scope="module")
 def toy() -> pd.DataFrame:
-    cells = [cell | {"steps": 4, "matrices": 2, "items": 64} for cell in optimum.experiment().quick]
-    return pd.DataFrame([row for cell in cells for row in measure(optimum.experiment(), cell)["rows"]])
+    cells = [cell | {"steps": 4, "matrices": 2, "items": 64} for cell in optimal.experiment().quick]
+    return pd.DataFrame([row for cell in cells for row in measure(optimal.experiment(), cell)["rows"]])
 
 
 def test_cells_are_models_and_seeds():
-    experiment = optimum.experiment()
+    experiment = optimal.experiment()
     assert len(experiment.cells) == 5 * 5 + 5
     assert {cell["model"] for cell in experiment.cells} == set(optima.NAMES) == set(optima.SHORT)
     remeasured = [cell for cell in experiment.cells if experiment.alone(cell)]
@@ -75,15 +76,15 @@ def test_cells_are_models_and_seeds():
 def test_a_toy_has_every_kind_of_row(toy):
     assert set(toy["what"]) == {"model", "law", "matrix", "curve", "layer", "damage", "quantized", "single"}
     curves = toy[toy["what"] == "curve"]
-    assert set(curves["arm"]) == set(taken.ARMS)
+    assert set(curves["arm"]) == set(loss_probes.ARMS)
     pruned = curves[curves["arm"] != "noise"]
     assert pruned["zeroed"].to_numpy() == pytest.approx(pruned["share"].to_numpy(), abs=0.01)
     laws = toy[toy["what"] == "law"]
     assert (laws.groupby(["seed", "pruned"])["wins"].sum() == 1).all() and set(laws["variant"]) == set(VARIANTS)
     each = toy[toy["what"] == "matrix"]
-    assert len(each) == 2 * 2 and (each[list(optimum.BITS)].min(axis=1) == 0).all()
+    assert len(each) == 2 * 2 and (each[list(optimal.BITS)].min(axis=1) == 0).all()
     single = toy[toy["what"] == "single"]
-    assert single["rise"].is_monotonic_decreasing and single["beside"].notna().sum() >= taken.BESIDE
+    assert single["rise"].is_monotonic_decreasing and single["beside"].notna().sum() >= loss_probes.BESIDE
     assert set(single["found"]) == {"size", "gradient"}
 
 
@@ -97,7 +98,7 @@ def test_every_table_of_the_chapter_has_its_models(toy):
               optima.quantized)  # fmt: skip
     for make in tables:
         assert list(make(toy).index) == ["ViT"], make
-    assert set(optima.curves(toy)["ViT"]["arm"]) == set(taken.ARMS)
+    assert set(optima.curves(toy)["ViT"]["arm"]) == set(loss_probes.ARMS)
     assert len(optima.largest(toy, "vit")) == len(optima.singles(toy, "vit")) == 5
     assert optima.singles(toy).empty  # MiniLM is not among the toys
     for say in (optima.fragile, optima.worst, optima.against_noise):

@@ -11,7 +11,8 @@ from statsmodels.stats.multitest import multipletests
 
 import lfmlib
 from lfmlib import findings
-from lfmlib.lab import adapters, doses, finetuning, models, profiles, tuned, tuning, widths
+from lfmlib.experiments import finetuning
+from lfmlib.lab import adapters, doses, models, profiles, tuned, tuning, widths
 from lfmlib.lab.problems import problem
 from lfmlib.lab.train import Config, start_of, train
 

@@ -11,7 +11,7 @@ import torch
 
 from ..losses import outliers
 from ..merging import methods
-from .siblings import Delta, Siblings, norm
+from .fine_tunes import Delta, Siblings, norm
 
 WIDE = 2.0
 """Standard deviations beyond which an arm amplifies all entries, outliers or not."""

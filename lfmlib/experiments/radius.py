@@ -1,6 +1,6 @@
 """How far may weights stray? The experiment `radius`, behind finding F8.
 
-Its parts, from the bases and the full fine-tunings of `lfmlib.lab.finetuning`:
+Its parts, from the bases and the full fine-tunings of `lfmlib.experiments.finetuning`:
 
     radius    noise radius of the base, of its fine-tune, and of the base plus noise of ΔW's size, by kind of noise, on
               the task that was learned; where there is one, on the task of the base too
@@ -24,14 +24,15 @@ from sklearn.model_selection import cross_val_score
 from torch import nn
 
 from ..deltas import stand_ins
+from ..lab.problems import problem
+from ..lab.train import Config, start_of
+from ..lab.tuning import body
 from ..losses.tolerance import KINDS, curve, radius
 from ..records import Experiment
 from ..records.experiment import brief
-from . import derived, finetuning
-from .experiments import retrained, score, trivial
-from .problems import problem
-from .train import Config, start_of
-from .tuning import body
+from . import finetuning
+from . import stand_ins as derived
+from .initialization import retrained, score, trivial
 
 ORIGINAL = {"deep-decoder": "language", "vit": "class"}
 """What the bases were trained for; MiniLM's own task cannot be posed with the data at hand."""

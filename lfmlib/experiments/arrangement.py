@@ -9,13 +9,13 @@ import pandas as pd
 
 from .. import findings
 from ..findings import Finding
+from ..lab.initialization import NAMES
+from ..lab.train import start_of
 from ..provenance import recorded
 from ..records import Experiment
 from ..structure.entries import FIGURES
 from ..surveys.arrangements import DERIVED, SPECTRAL, arrangement
-from .experiments import GAINS, PLAIN, config, grid, inputs, retrained, score
-from .initialization import NAMES
-from .train import start_of
+from .initialization import GAINS, PLAIN, config, grid, inputs, retrained, score
 
 WAYS = {"wide start": GAINS[0], "narrow start": GAINS[1]}
 """The ways of training: scales of the start."""

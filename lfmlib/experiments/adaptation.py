@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..checkpoints.locate import MINILM_SHA256
+from ..lab import models
+from ..lab.adapters import DEEPER
+from ..lab.costs import costs
+from ..lab.problems import problem
+from ..lab.train import Config, start_of
 from ..records import Experiment
-from . import finetuning, models
-from .adapters import DEEPER
-from .costs import costs
-from .experiments import retrained
-from .problems import problem
-from .train import Config, start_of
+from . import finetuning
+from .initialization import retrained
 
 TASKS = {
     "kind": {"model": "minilm", "task": "kind", "steps": 60, "batch": 16},

@@ -14,11 +14,12 @@ from torch import nn
 from torch.nn import functional
 
 from ..checkpoints.locate import MINILM_SHA256
+from ..lab import models
+from ..lab.problems import problem
+from ..lab.train import Config, train
 from ..merging import methods
-from . import finetuning, models
-from .experiments import retrained
-from .problems import problem
-from .train import Config, train
+from . import finetuning
+from .initialization import retrained
 
 BASES = {"vit": finetuning.BASES["vit"], "decoder": finetuning.OTHERS["decoder"]}
 """How bases are trained, from narrow Gaussian starts; MiniLM is its own base."""

@@ -1,6 +1,6 @@
 """Can ΔW be made from noise? The experiment `derived`, behind finding F5.
 
-Its parts, from the bases of `lfmlib.lab.finetuning`:
+Its parts, from the bases of `lfmlib.experiments.finetuning`:
 
     built     adapters whose ΔW is frozen noise with learned scales (Gaussian, uniform, signs), and LoRA with as many
               trained parameters; the floor is the head alone, or for the decoder, which has none, the base as it is
@@ -20,13 +20,14 @@ from .. import findings
 from ..checkpoints.locate import MINILM_SHA256
 from ..deltas.stand_ins import KEPT, stand_in
 from ..distribution.distances import qq_r2
+from ..lab import models
+from ..lab.adapters import NOISE_BUILT
+from ..lab.problems import problem
+from ..lab.train import Config, start_of
+from ..lab.tuning import body
 from ..records import Experiment
-from . import finetuning, models
-from .adapters import NOISE_BUILT
-from .experiments import retrained, score, trivial
-from .problems import problem
-from .train import Config, start_of
-from .tuning import body
+from . import finetuning
+from .initialization import retrained, score, trivial
 
 TASKS = finetuning.TASKS | {"minilm": {"task": "kind", "steps": 120, "batch": 16}}
 """What is learned: as in `finetuning`, but of MiniLM a task on which a short run gains more over the head alone."""

@@ -17,10 +17,10 @@ import tempfile
 from collections.abc import Iterator
 
 from .. import findings
+from ..lab import starts as inits
+from ..lab.problems import problem
+from ..lab.train import Config, Trained, rate, train
 from ..records import Experiment
-from . import starts as inits
-from .problems import problem
-from .train import Config, Trained, rate, train
 
 PLAIN = {
     "decoder": {"task": "language", "steps": 250, "batch": 8},

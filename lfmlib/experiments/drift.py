@@ -16,7 +16,7 @@ import torch
 from scipy.optimize import brentq
 
 from ..distribution.distances import measure
-from . import starts
+from ..lab import starts
 
 _SIDE = 1024  # the laws are measured on this many squared made draws
 

@@ -1,7 +1,7 @@
 """What is an optimal weight? The experiment `optimal`, behind findings F9 to F12.
 
 Its parts, on MiniLM as it was published and on the lab's models as trained from narrow Gaussian starts (the bases of
-`lfmlib.lab.finetuning`, and the models whose pre-training is looked at there):
+`lfmlib.experiments.finetuning`, and the models whose pre-training is looked at there):
 
     whole    mean and symmetry of the matrices, the law of what pruning keeps, pruning curves, and the damage when
              outliers are changed
@@ -25,14 +25,15 @@ from ..checkpoints.locate import MINILM_SHA256
 from ..distribution.coding import VARIANTS
 from ..distribution.law import laws, noise_laws
 from ..findings import KEPT
+from ..lab import models
+from ..lab.problems import problem
+from ..lab.train import Config, start_of, train
+from ..lab.tuning import body
 from ..records import Experiment
 from ..records.experiment import brief
 from ..surveys.values import noise_twin, survey
-from . import finetuning, models
-from .problems import problem
-from .taken import Asked, curves, damage, layers, singles
-from .train import Config, start_of, train
-from .tuning import body
+from . import finetuning
+from .loss_probes import Asked, curves, damage, layers, singles
 
 SEEDS = 5
 TASKS = {"minilm": {"task": "halves"}} | finetuning.BASES | finetuning.OTHERS
@@ -115,8 +116,8 @@ def run(cell: dict) -> list[dict]:
     shares of the parameters in matrices that pass F9 (``zero_mean``) and F10 (``symmetric``), of noise in their place
     as ``noise_…``; medians of mean_ratio and asymmetry.
 
-    ``curve``: by ``arm`` (see `lfmlib.lab.taken.ARMS`), ``draw`` and ``share``: what of the weights is ``zeroed``, the
-    ``rise`` of the loss, and the score then, ``scored``.
+    ``curve``: by ``arm`` (see `lfmlib.experiments.loss_probes.ARMS`), ``draw`` and ``share``: what of the weights is
+    ``zeroed``, the ``rise`` of the loss, and the score then, ``scored``.
 
     ``layer``: the ``rise`` when a ``share`` of the weights of one ``depth`` goes by magnitude.
 
@@ -131,7 +132,7 @@ def run(cell: dict) -> list[dict]:
 
     ``quantized``: the ``rise`` when all weights are rounded to four bits, by where their range is taken from.
 
-    ``single``: the entries that raise the loss most when zeroed, see `lfmlib.lab.taken.singles`.
+    ``single``: the entries that raise the loss most when zeroed, see `lfmlib.experiments.loss_probes.singles`.
     """
     model, seed = trained(cell), cell["seed"]
     asked = Asked(model, cell)

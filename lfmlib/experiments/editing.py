@@ -19,13 +19,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from ..lab import models
+from ..lab.problems import problem
 from ..merging import methods as editing
 from ..records import Experiment
 from ..records.experiment import brief
-from . import models, siblings
+from . import fine_tunes
 from .amplifying import Merge, arms
-from .problems import problem
-from .siblings import BASES, MOST, Delta, Siblings, norm, scaled
+from .fine_tunes import BASES, MOST, Delta, Siblings, norm, scaled
 
 SEEDS = 5
 SETS = {
@@ -113,7 +114,7 @@ def _tasks(model: str) -> list[str]:
 
 def inputs(cell: dict) -> dict[str, str]:
     """Hashes of what a cell starts from."""
-    return siblings.inputs(cell["model"], cell["tasks"].split("+"))
+    return fine_tunes.inputs(cell["model"], cell["tasks"].split("+"))
 
 
 def run(cell: dict) -> list[dict]:

@@ -22,12 +22,12 @@ from ..checkpoints.locate import MINILM_SHA256
 from ..deltas.comparison import compare
 from ..deltas.stand_ins import low_rank
 from ..distribution.distances import measure, qq_r2
+from ..lab import models
+from ..lab.problems import problem
+from ..lab.train import Config, Trained, start_of, train
+from ..lab.tuning import gradients
 from ..records import Experiment
-from . import models
-from .experiments import PLAIN, RATES, retrained, score, trivial
-from .problems import problem
-from .train import Config, Trained, start_of, train
-from .tuning import gradients
+from .initialization import PLAIN, RATES, retrained, score, trivial
 
 BASES = {
     "deep-decoder": {"task": "language", "steps": 600, "batch": 8, "lr": RATES["decoder"]},

@@ -1,4 +1,5 @@
-"""What a loss says when weights are taken away, changed or rounded: the measurements of `lfmlib.lab.optimum`."""
+"""What a loss says when weights are taken away, changed or rounded: the measurements of
+`lfmlib.experiments.optimal`."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ import torch
 from torch import nn
 
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
+from ..lab import models
+from ..lab.problems import problem
 from ..losses import outliers, pruning
 from ..records.experiment import brief
-from . import models
-from .problems import problem
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Of weights that are pruned."""

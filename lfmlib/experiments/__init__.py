@@ -1,0 +1,1 @@
+"""What the records measure, one module each (see `lfmlib.records`)."""
