@@ -15,7 +15,8 @@ from hubserver import HubServer, Repository
 from safetensors.torch import save, save_file
 
 import lfmlib
-from lfmlib import findings, overview
+from lfmlib import findings
+from lfmlib.chapters import ch13_report
 from lfmlib.distribution import made
 from lfmlib.findings import scoreboard
 from lfmlib.health.states import planted
@@ -44,14 +45,14 @@ def model():
 def test_what_a_sample_says_of_roles_holds_the_whole(model):
     checkpoint, whole = model
     sampled = lfmlib.survey(checkpoint, progress=False, sample=8192)
-    assert overview.identity(checkpoint, sampled).iloc[-1].tolist() == [
+    assert ch13_report.identity(checkpoint, sampled).iloc[-1].tolist() == [
         "sampled in",
         "up to 1,024 pieces of each tensor",
     ]
-    assert "sampled in" not in overview.identity(checkpoint, whole)[""].tolist()
-    value, low, high = overview.shares(sampled)
-    assert low <= overview.shares(whole)[0] <= high and low <= value <= high
-    table, full = (overview.by_role(one).set_index("role") for one in (sampled, whole))
+    assert "sampled in" not in ch13_report.identity(checkpoint, whole)[""].tolist()
+    value, low, high = ch13_report.shares(sampled)
+    assert low <= ch13_report.shares(whole)[0] <= high and low <= value <= high
+    table, full = (ch13_report.by_role(one).set_index("role") for one in (sampled, whole))
     assert list(table.index) == ["all", "q", "up", "down"]
     for role in table.index:
         words = table.loc[role, "median kl_bits"]
@@ -62,16 +63,16 @@ def test_what_a_sample_says_of_roles_holds_the_whole(model):
 
 def test_the_farthest_matrices_come_first_with_a_reason(model):
     _, table = model
-    found = overview.unlike(table)
+    found = ch13_report.unlike(table)
     assert (found["role"] == "up").head(6).all() and found["why"].str.contains("sharp").head(6).all()
-    reach = overview.outliers(table)
+    reach = ch13_report.outliers(table)
     assert len(reach) == 8 and float(reach["largest, in std"].iloc[0]) > float(reach["of noise"].iloc[0])
 
 
 def test_damage_is_planted_and_called_by_its_name(model):
     checkpoint, _ = model
-    part = overview.chosen(checkpoint, "quick")
-    assert len(part.tensors) == overview.MATRICES["quick"]
+    part = ch13_report.chosen(checkpoint, "quick")
+    assert len(part.tensors) == ch13_report.MATRICES["quick"]
     found = planted.self_test(part, seed=0)
     assert found["planted"].tolist() == list(planted.PLANTED)
     assert (found["planted"] == found["called"]).sum() >= 3  # what was noise before stays noise in another order
@@ -83,14 +84,14 @@ def test_a_cut_of_a_large_matrix_is_its_first_rows(model):
     part = checkpoint.cut([name], 70 * 128)
     assert torch.equal(part.read(name), checkpoint.read(name)[:70])
     assert (part.tensors[0].role, part.tensors[0].shape) == ("q", (70, 128))
-    assert "of 1 of them the first rows" in overview.looked(part, checkpoint)
+    assert "of 1 of them the first rows" in ch13_report.looked(part, checkpoint)
 
 
 def test_quantized_matrices_are_marked_and_their_pieces_counted_together():
     codes = {f"layers.{i}.q_proj.weight": torch.randn(64, 64).to(torch.float8_e4m3fn) for i in range(9)}
     scales = {f"{name}_scale_inv": torch.rand(1, 1) for name in codes}
     table = lfmlib.survey(codes | scales, progress=False)
-    assert "**9 of 9 matrices are quantized** (float8_e4m3fn, a scale for 64 × 64)" in overview.coded(table)
+    assert "**9 of 9 matrices are quantized** (float8_e4m3fn, a scale for 64 × 64)" in ch13_report.coded(table)
     assert f"9 × {findings.shared.PIECES}" in findings.left_out(table)
 
 
@@ -153,7 +154,7 @@ def test_verdicts_on_a_sample_know_its_error_and_noise_must_pass():
     laws = lfmlib.laws(part, pruned=findings.KEPT)
     for sample, judged in ((1 << 16, True), (8, False)):
         table = lfmlib.survey(part, progress=False, sample=sample)
-        found = overview.verdicts(table, lfmlib.noise_twin(table), empty, laws, None, [], "made", {"source": "made"})
+        found = ch13_report.verdicts(table, lfmlib.noise_twin(table), empty, laws, None, [], "made", {"source": "made"})
         (f1,) = [one for one in found if one.id == "F1"]
         if judged:
             assert f1.interval[0] <= f1.value <= f1.interval[1] and f1.verdict in ("supported", "undecided")
@@ -168,7 +169,7 @@ def test_verdicts_on_some_matrices_or_rows_know_it(model, sample):
     table = lfmlib.survey(checkpoint, progress=False, sample=sample)
     arranged = lfmlib.arrangement(part, controls=["permuted", "fresh"], progress=False)
     laws = lfmlib.laws(part, pruned=findings.KEPT, progress=False)
-    found = overview.verdicts(table, lfmlib.noise_twin(table), arranged, laws, None, [], "made", {"source": "made"})
+    found = ch13_report.verdicts(table, lfmlib.noise_twin(table), arranged, laws, None, [], "made", {"source": "made"})
     f3, f4, f12 = (next(one for one in found if one.id == name) for name in ("F3", "F4", "F12"))
     said = [scoreboard.measured(one) for one in (f3, f4, f12)]
     if not sample:
@@ -199,7 +200,7 @@ def test_the_share_of_some_matrices_holds_that_of_all():
 def test_samples_that_say_nothing_are_refused():
     for sample in (1, -5, "65536"):
         with pytest.raises(ValueError, match="or more, or 0 for all"):
-            overview.opened("minilm", "", "", sample)
+            ch13_report.opened("minilm", "", "", sample)
 
 
 def test_a_base_that_is_none_is_refused_before_anything_is_measured(tmp_path):
@@ -213,8 +214,8 @@ def test_a_base_that_is_none_is_refused_before_anything_is_measured(tmp_path):
     ):
         save_file(base, tmp_path / f"base{i}.safetensors")
         with pytest.raises(ValueError, match=words):
-            overview.opened(str(tmp_path / "model.safetensors"), "", "", 0, str(tmp_path / f"base{i}.safetensors"))
+            ch13_report.opened(str(tmp_path / "model.safetensors"), "", "", 0, str(tmp_path / f"base{i}.safetensors"))
     with pytest.raises(ValueError, match="the model is ' '"):
-        overview.opened("minilm", "", "", 0, " ")
-    same = overview.opened(str(tmp_path / "model.safetensors"), "", "", 0, str(tmp_path / "model.safetensors"))
+        ch13_report.opened("minilm", "", "", 0, " ")
+    same = ch13_report.opened(str(tmp_path / "model.safetensors"), "", "", 0, str(tmp_path / "model.safetensors"))
     assert len(same.tensors) == len(tensors)

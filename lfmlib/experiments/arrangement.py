@@ -8,8 +8,8 @@ from __future__ import annotations
 import pandas as pd
 
 from .. import findings
+from ..chapters.ch02_start import NAMES
 from ..findings import Finding
-from ..lab.initialization import NAMES
 from ..lab.train import start_of
 from ..provenance import recorded
 from ..records import Experiment

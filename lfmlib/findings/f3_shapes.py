@@ -29,7 +29,7 @@ def f3(
         table, noise: of the model.
         model: its name.
         others: the findings F3 of other models.
-        grown: the shapes that lab models grew in training (see `lfmlib.lab.initialization.shapes_grown`).
+        grown: the shapes that lab models grew in training (see `lfmlib.chapters.ch02_start.shapes_grown`).
         provenance: of the model.
     """
     body = eligible(table)

@@ -145,7 +145,8 @@ def looked_at(table: pd.DataFrame, whole: pd.DataFrame | None) -> str:
 
 
 def _choosable(whole: pd.DataFrame) -> int:
-    """How many rows of a survey are eligible, and large enough for an arrangement (see `lfmlib.overview.chosen`)."""
+    """How many rows of a survey are eligible, and large enough for an arrangement (see
+    `lfmlib.chapters.ch13_report.chosen`)."""
     return int((eligible(whole)["shape"].map(min) >= SIDE).sum())
 
 

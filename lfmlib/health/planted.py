@@ -19,7 +19,7 @@ def self_test(part: Checkpoint, seed: int) -> pd.DataFrame:
     """Damage planted into copies of this model's own matrices, and what it is called.
 
     Args:
-        part: from `lfmlib.overview.chosen`.
+        part: from `lfmlib.chapters.ch13_report.chosen`.
         seed: of noise and of the order of entries.
     """
     generator = torch.Generator().manual_seed(seed)

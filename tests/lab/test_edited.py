@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 import lfmlib
+from lfmlib.chapters import ch12_editing, yours
 from lfmlib.experiments import made_laws
-from lfmlib.lab import edited, own
 from lfmlib.merging import methods
 
 GAIN = 0.02
@@ -33,7 +33,7 @@ def made(seeds: int = 5) -> pd.DataFrame:
                     )  # fmt: skip
             for tasks in sets:
                 for method in methods.METHODS:
-                    for arm in ("plain", *edited.ARMS, *methods.PROJECTIONS):
+                    for arm in ("plain", *ch12_editing.ARMS, *methods.PROJECTIONS):
                         about = {"scale": 0.7, "factor": {"plain": np.nan, "auto": 1.1}.get(arm, 2.0)}
                         about |= {"valid": 0.9 if method == "ties" else 0.8}
                         more = {"outliers": 0.004, "energy": 0.03, "alike": 0.1} if arm == "plain" else {}
@@ -53,7 +53,7 @@ def record() -> pd.DataFrame:
 
 
 def test_findings_follow_the_planted_gains(record):
-    found = {one.model: one for one in edited.found(record, seed=0)}
+    found = {one.model: one for one in ch12_editing.found(record, seed=0)}
     assert {model: one.verdict for model, one in found.items()} == {
         "lab ViT": "supported",
         "lab decoder": "contradicted",
@@ -62,45 +62,47 @@ def test_findings_follow_the_planted_gains(record):
 
 
 def test_tables_say_what_was_planted(record):
-    tables = dict(edited.by_model(record))
+    tables = dict(ch12_editing.by_model(record))
     assert list(tables) == ["decoder", "ViT"]
-    row = edited.kept(tables["decoder"]).loc["TIES"]
+    row = ch12_editing.kept(tables["decoder"]).loc["TIES"]
     assert row["plain keeps"].startswith("82.0 [") and row["outliers, tuned factor"].startswith("-5.00 [-5.00")
     assert row["random set instead"].startswith("+0.00")
-    gains = edited.gains(record)["ViT"]
-    assert set(gains["arm"]) == set(edited.ARMS.values()) and len(gains) == 6 * len(edited.ARMS)
+    gains = ch12_editing.gains(record)["ViT"]
+    assert set(gains["arm"]) == set(ch12_editing.ARMS.values()) and len(gains) == 6 * len(ch12_editing.ARMS)
     assert (gains.loc[gains["arm"] == "outliers, tuned factor", "low"] > 0).all()
-    assert list(edited.by_number(record)) == ["2 tasks", "3 tasks"]
-    assert "2: 100%" in edited.chosen(record).loc["ViT", "outliers, tuned factor"]
-    assert edited.chosen(record).loc["ViT", "outliers, data-free factor"].startswith("1.10")
-    assert "ViT 0% at 0.1, 0% at 1.6" in edited.ends(record)
-    assert "ViT 100% at 0.1" in edited.ends(record.assign(scale=record["scale"].mask(record["scale"] == 0.7, 0.1)))
-    assert set(edited.scales(record)["ViT"]) == {"0.7, 0.7"}
-    assert "worse by more in 100%" in edited.hurts(record).partition("ViT")[0]
-    assert edited.projected(record).loc["ViT", "symmetric"].startswith("+0.00")
-    assert list(edited.tuned(record)["model"]) == ["decoder", "decoder", "ViT", "ViT", "ViT"]
-    assert "-2.00" in edited.forgotten(record).query("model == 'ViT'").iloc[1]["against plain"]
+    assert list(ch12_editing.by_number(record)) == ["2 tasks", "3 tasks"]
+    assert "2: 100%" in ch12_editing.chosen(record).loc["ViT", "outliers, tuned factor"]
+    assert ch12_editing.chosen(record).loc["ViT", "outliers, data-free factor"].startswith("1.10")
+    assert "ViT 0% at 0.1, 0% at 1.6" in ch12_editing.ends(record)
+    assert "ViT 100% at 0.1" in ch12_editing.ends(
+        record.assign(scale=record["scale"].mask(record["scale"] == 0.7, 0.1))
+    )
+    assert set(ch12_editing.scales(record)["ViT"]) == {"0.7, 0.7"}
+    assert "worse by more in 100%" in ch12_editing.hurts(record).partition("ViT")[0]
+    assert ch12_editing.projected(record).loc["ViT", "symmetric"].startswith("+0.00")
+    assert list(ch12_editing.tuned(record)["model"]) == ["decoder", "decoder", "ViT", "ViT", "ViT"]
+    assert "-2.00" in ch12_editing.forgotten(record).query("model == 'ViT'").iloc[1]["against plain"]
     assert row["outliers"] == "0.40 %" and row["of the norm²"] == "3.0 %"
-    assert edited.sets(record)["best on validation data"].str.startswith("TIES 82").all()
-    assert "ViT 6 better and 0 worse than a random set" in edited.against_controls(record)
-    assert "decoder 0 better and 6 worse than a random set" in edited.against_controls(record)
-    assert "points)" in edited.tested(record) and "parity" in edited.chance(record)
+    assert ch12_editing.sets(record)["best on validation data"].str.startswith("TIES 82").all()
+    assert "ViT 6 better and 0 worse than a random set" in ch12_editing.against_controls(record)
+    assert "decoder 0 better and 6 worse than a random set" in ch12_editing.against_controls(record)
+    assert "points)" in ch12_editing.tested(record) and "parity" in ch12_editing.chance(record)
 
 
 def test_arms_that_a_model_was_not_asked_about_are_left_out():
     record = made()
     some = record[~((record["model"] == "decoder") & record["arm"].isin(["wide", *methods.PROJECTIONS]))]
-    tables = dict(edited.by_model(some))
-    assert edited.ARMS["wide"] not in edited.kept(tables["decoder"]) and edited.ARMS["wide"] in edited.kept(
-        tables["ViT"]
-    )
-    assert list(edited.projected(some).index) == ["ViT"]
-    assert edited.chosen(some).loc["decoder", edited.ARMS["wide"]] == "–"
+    tables = dict(ch12_editing.by_model(some))
+    assert ch12_editing.ARMS["wide"] not in ch12_editing.kept(tables["decoder"]) and ch12_editing.ARMS[
+        "wide"
+    ] in ch12_editing.kept(tables["ViT"])
+    assert list(ch12_editing.projected(some).index) == ["ViT"]
+    assert ch12_editing.chosen(some).loc["decoder", ch12_editing.ARMS["wide"]] == "–"
 
 
 def test_a_method_without_any_difference_has_no_p_value():
     flat = made().assign(normalized=0.5)
-    assert "ViT 1 (" in edited.tested(flat)
+    assert "ViT 1 (" in ch12_editing.tested(flat)
 
 
 def test_averages_move_outliers_inwards():
@@ -118,17 +120,17 @@ def test_masks_of_dare_make_outliers_of_noise_and_sums_do_not():
 
 
 def test_a_folder_that_is_there_is_not_touched(tmp_path):
-    assert own.place("", tmp_path, theirs=True) == tmp_path / "merged"
+    assert yours.place("", tmp_path, theirs=True) == tmp_path / "merged"
     (tmp_path / "merged").mkdir()
     (tmp_path / "merged" / "model.safetensors").write_text("mine")
     with pytest.raises(FileExistsError, match=r"merged is there already: name another folder with `-p out …`"):
-        own.place("", tmp_path, theirs=True)
+        yours.place("", tmp_path, theirs=True)
     with pytest.raises(FileExistsError):
-        own.place(str(tmp_path / "merged"), tmp_path, theirs=False)
+        yours.place(str(tmp_path / "merged"), tmp_path, theirs=False)
     example = tmp_path / "merged-example"
     example.mkdir()
     (example / "merge.json").write_text("{}")
-    assert own.place("", tmp_path, theirs=False) == example and not example.exists()
+    assert yours.place("", tmp_path, theirs=False) == example and not example.exists()
 
 
 def test_the_readers_own_models_are_looked_at(tmp_path):
@@ -137,14 +139,16 @@ def test_the_readers_own_models_are_looked_at(tmp_path):
     for place, one in (("base", start), ("one", start + 0.1 * torch.randn(80, 70)), ("two", start + 0.1)):
         save_file({name: one}, tmp_path / f"{place}.safetensors")
     files = [str(tmp_path / f"{place}.safetensors") for place in ("base", "one", "two")]
-    before, models, words = own.example(files[0], f" {files[1]}, {files[2]} ,", "quick")
+    before, models, words = yours.example(files[0], f" {files[1]}, {files[2]} ,", "quick")
     assert len(models) == 2 and "one" in words and "two" in words
     assert torch.allclose(
-        own.average(before, models, name), (models[0].read(name) + models[1].read(name)) / 2 - start, atol=1e-6
+        yours.average(before, models, name), (models[0].read(name) + models[1].read(name)) / 2 - start, atol=1e-6
     )
     table = lfmlib.overlap(before, models, progress=False)
-    assert "cosine of two ΔW" in own.conflict(table, 2) and "one model" in own.conflict(table, 1)
-    assert "none" in own.outliers(table.assign(outliers=0.0)) and "1 of 1" in own.outliers(table.assign(outliers=0.1))
-    assert list(own.by_role(table).index) == ["up"]
+    assert "cosine of two ΔW" in yours.conflict(table, 2) and "one model" in yours.conflict(table, 1)
+    assert "none" in yours.outliers(table.assign(outliers=0.0)) and "1 of 1" in yours.outliers(
+        table.assign(outliers=0.1)
+    )
+    assert list(yours.by_role(table).index) == ["up"]
     out = lfmlib.merge(before, models, "average", out=tmp_path / "out", progress=False)
-    assert "2 files" in own.written(out) and "`merge.json`" in own.written(out)
+    assert "2 files" in yours.written(out) and "`merge.json`" in yours.written(out)

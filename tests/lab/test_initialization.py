@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lfmlib import findings, published, records
+from lfmlib import findings, records
+from lfmlib.chapters import ch02_start, published
 from lfmlib.experiments import drift as forgetting
 from lfmlib.experiments import initialization as experiments
 from lfmlib.findings import over_runs, scoreboard
-from lfmlib.lab import initialization, starts
+from lfmlib.lab import starts
 from lfmlib.lab.train import Config, rate
 from lfmlib.records.experiment import compare
 
@@ -94,33 +95,33 @@ def test_f2_refuses_what_it_cannot_judge():
 
 
 def test_every_unlike_start_begins_unlike_and_every_control_gaussian():
-    table = initialization.shares(planted({}))
+    table = ch02_start.shares(planted({}))
     assert all(text.startswith("0 →") for text in table.loc[list(starts.UNLIKE), "lab ViT"])
     assert all(text.startswith("100 →") for text in table.loc[list(starts.CONTROLS), "lab ViT"])
 
 
 def test_planted_fading_is_foretold_and_crosses_where_it_should():
     rows = planted(ALL | {"sparse-90": 0.9, "gaussian": 0.2})
-    misses = initialization.misses(initialization.with_prediction(rows[rows["step"] > 0]), findings.KL_BOUND)
+    misses = ch02_start.misses(ch02_start.with_prediction(rows[rows["step"] > 0]), findings.KL_BOUND)
     told = misses["measured / foretold"]
     assert all(text.startswith("1.00") for text in told[told != "–"])
     assert misses["foretold forgotten"].sum() == 4 * 5 and misses["of these not"].sum() == 0
     rows.loc[rows["start"] == "laplace", "kl_bits"] = 0.1  # as it was at the start
-    misses = initialization.misses(initialization.with_prediction(rows[rows["step"] > 0]), findings.KL_BOUND)
+    misses = ch02_start.misses(ch02_start.with_prediction(rows[rows["step"] > 0]), findings.KL_BOUND)
     assert misses["of these not"].sum() == 5
-    table = initialization.crossings(rows, findings.KL_BOUND)
+    table = ch02_start.crossings(rows, findings.KL_BOUND)
     assert table.loc["sparse-90", "crossed"] == 0 and table.loc["sparse-90", "ratio"] == "–"
     assert table["got there"].tolist() == [5, 5, 5, 5, 0]
     laplace = table.loc["laplace"]
     assert laplace["of these within"] == 0 and laplace["crossed"] == 0
     assert (table.loc[["uniform", "signs", "student-t3"], "crossed"] == 5).all()
-    told = initialization.forecasts(rows).loc["lab ViT, wide start"].str.split(" → ", expand=True).astype(float)
+    told = ch02_start.forecasts(rows).loc["lab ViT, wide start"].str.split(" → ", expand=True).astype(float)
     assert told.loc["uniform", 0] == pytest.approx(told.loc["uniform", 1], abs=1e-3)
     assert told.loc["sparse-90", 0] < told.loc["sparse-90", 1] / 10  # it kept more than a Gaussian start did
 
 
 def test_what_is_kept_is_told_for_every_start():
-    table = initialization.kept(planted(ALL))
+    table = ch02_start.kept(planted(ALL))
     assert table.index.tolist() == list(starts.STARTS)
     assert table.loc["uniform", "correlation"] == "0.20"
     assert (table["shape"] == "linear → linear").all() and (table["zeros seen"] == "–").all()
@@ -132,14 +133,14 @@ def test_a_shape_was_grown_only_if_two_seeds_end_with_it_and_none_begins_with_it
     rows.loc[end & (rows["seed"] < 2), "sharp"] = 2
     rows.loc[end & (rows["seed"] == 0), "linear"] = 9
     rows.loc[end & (rows["seed"] < 4), "inverted-t"] = 1
-    assert initialization.shapes_grown(rows) == {"sharp": ["lab ViT, wide start"]}
+    assert ch02_start.shapes_grown(rows) == {"sharp": ["lab ViT, wide start"]}
     rows.loc[(rows["start"] == "gaussian") & (rows["step"] == 0) & (rows["seed"] == 4), "sharp"] = 1
-    assert initialization.shapes_grown(rows) == {}
+    assert ch02_start.shapes_grown(rows) == {}
 
 
 def test_drift_beside_decay():
     rows = planted(ALL, left=0.5, weight_decay=10.0, task="class", lr=1e-3)
-    drift = initialization.drifts(rows).loc["lab ViT, wide start"]
+    drift = ch02_start.drifts(rows).loc["lab ViT, wide start"]
     spent = math.fsum(rate(Config("vit", "class", lr=1e-3, steps=STEPS[-1]), step) for step in range(STEPS[-1]))
     assert drift["measured"] == 0.5 and drift["decay alone"] == pytest.approx(math.exp(-10 * spent), rel=0.01)
 
@@ -147,9 +148,9 @@ def test_drift_beside_decay():
 def test_slope_of_a_diffusion_is_one():
     rows = planted(ALL)
     rows["moved"] = 3 * rows["rate_norm"]
-    assert initialization.exponents(rows).loc["lab ViT", "slope"] == pytest.approx(1.0)
+    assert ch02_start.exponents(rows).loc["lab ViT", "slope"] == pytest.approx(1.0)
     rows["moved"] = 3 * rows["rate_sum"]
-    straight = initialization.exponents(rows).loc["lab ViT"]
+    straight = ch02_start.exponents(rows).loc["lab ViT"]
     assert straight["slope"] == pytest.approx(straight["straight"]) and straight["slope"] > 1.2
 
 
@@ -165,8 +166,8 @@ def test_published_recipes_leave_what_their_papers_say():
 
 def test_the_experiment_is_what_the_chapter_says():
     cells = pd.DataFrame(experiments.initialization().cells)
-    for regime, settings in initialization.REGIMES.items():
-        seeds = initialization.where(cells, **settings).groupby(["model", "start"])["seed"].nunique()
+    for regime, settings in ch02_start.REGIMES.items():
+        seeds = ch02_start.where(cells, **settings).groupby(["model", "start"])["seed"].nunique()
         assert len(seeds) == 3 * 7 and (seeds >= 5).all(), regime
     assert set(cells["optimizer"]) == {"adamw", "sgd", "adagrad"}
     assert cells["gain"].nunique() >= 2
@@ -179,15 +180,15 @@ def record():
 
 def test_the_record_is_whole_and_its_models_learned(record):
     assert not record.attrs["stale"] and not record.attrs["notice"]
-    ends = initialization.last(record)
-    for name, rows in (initialization.verdict_runs(ends) | initialization.optimizer_runs(ends)).items():
+    ends = ch02_start.last(record)
+    for name, rows in (ch02_start.verdict_runs(ends) | ch02_start.optimizer_runs(ends)).items():
         language = "decoder" in name
-        better = rows["score"] < 0.97 * initialization.pairs_loss() if language else rows["score"] > 3 * rows["trivial"]
+        better = rows["score"] < 0.97 * ch02_start.pairs_loss() if language else rows["score"] > 3 * rows["trivial"]
         assert better.all(), f"{name}: {rows.loc[~better, ['start', 'seed', 'score']]}"
 
 
 def test_the_verdicts_follow_from_the_record(record):
-    verdicts = [findings.f2(rows, name, {}) for name, rows in initialization.verdict_runs(record).items()]
+    verdicts = [findings.f2(rows, name, {}) for name, rows in ch02_start.verdict_runs(record).items()]
     assert len(verdicts) == 9
     assert all(finding.null == 0 and finding.details["runs_each"] >= 5 for finding in verdicts)
 

@@ -17,7 +17,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from lfmlib.lab import labelled
+from lfmlib.chapters import ch11_texts
 from lfmlib.noise_adapter import NoiseConfig
 
 
@@ -37,21 +37,21 @@ def colours(count: int = 60) -> pd.DataFrame:
 
 def test_a_fifth_is_held_out_and_classes_are_in_order(tmp_path):
     rows = colours()
-    found = labelled.read(written(tmp_path, rows), seed=1)
+    found = ch11_texts.read(written(tmp_path, rows), seed=1)
     assert found.classes == ("cold", "warm") and found.name == "texts.csv"
     assert (len(found.train.texts), len(found.test.texts)) == (48, 12)
     assert sorted(found.train.texts + found.test.texts) == sorted(rows["text"])
     assert all(
         ("blue" in text) == (label == 0) for text, label in zip(found.test.texts, found.test.labels, strict=True)
     )
-    again, other = (labelled.read(written(tmp_path, rows), seed=seed) for seed in (1, 2))
+    again, other = (ch11_texts.read(written(tmp_path, rows), seed=seed) for seed in (1, 2))
     assert again.test.texts == found.test.texts != other.test.texts
 
 
 def test_numbers_may_be_labels_and_gaps_are_left_out(tmp_path):
     rows = colours().assign(label=np.arange(60) % 3)
     rows.loc[:2, "text"] = None
-    found = labelled.read(written(tmp_path, rows))
+    found = ch11_texts.read(written(tmp_path, rows))
     assert found.classes == ("0", "1", "2") and len(found.train.texts) + len(found.test.texts) == 57
 
 
@@ -66,12 +66,12 @@ def test_numbers_may_be_labels_and_gaps_are_left_out(tmp_path):
 )
 def test_what_cannot_be_learned_from_is_refused(tmp_path, rows, words):
     with pytest.raises(ValueError, match=words):
-        labelled.read(written(tmp_path, rows))
+        ch11_texts.read(written(tmp_path, rows))
 
 
 def test_a_missing_file_says_what_is_expected():
     with pytest.raises(FileNotFoundError, match="CSV file with the columns text and label"):
-        labelled.read("nowhere.csv")
+        ch11_texts.read("nowhere.csv")
 
 
 @pytest.fixture(scope="module")
@@ -94,42 +94,42 @@ def tiny(tmp_path_factory) -> str:
 
 def test_trainer_trains_an_adapter_that_is_saved_and_merged(tmp_path, tiny):
     """What chapter 11 shows, on texts that can be learned."""
-    labelled.quiet()
-    texts = labelled.read(written(tmp_path, colours(200)))
+    ch11_texts.quiet()
+    texts = ch11_texts.read(written(tmp_path, colours(200)))
     tokenizer = AutoTokenizer.from_pretrained(tiny)
-    train, test = (labelled.encoded(part, tokenizer) for part in (texts.train, texts.test))
-    model = labelled.fresh(AutoModelForSequenceClassification, tiny, texts, seed=0)
+    train, test = (ch11_texts.encoded(part, tokenizer) for part in (texts.train, texts.test))
+    model = ch11_texts.fresh(AutoModelForSequenceClassification, tiny, texts, seed=0)
     assert torch.equal(
         model.classifier.weight,
-        labelled.fresh(AutoModelForSequenceClassification, tiny, texts, seed=0).classifier.weight,
+        ch11_texts.fresh(AutoModelForSequenceClassification, tiny, texts, seed=0).classifier.weight,
     )
     model = get_peft_model(model, NoiseConfig(task_type="SEQ_CLS", target_modules="all-linear"))
     plan = TrainingArguments(tmp_path / "log", max_steps=40, lr_scheduler_type="constant",
-                             per_device_train_batch_size=16, use_cpu=True, **labelled.SILENT)  # fmt: skip
-    rates = labelled.optimizer(model, "noise-built")
+                             per_device_train_batch_size=16, use_cpu=True, **ch11_texts.SILENT)  # fmt: skip
+    rates = ch11_texts.optimizer(model, "noise-built")
     scales, head = ({id(one) for one in group["params"]} for group in rates.param_groups)
     names = {id(one): name for name, one in model.named_parameters() if one.requires_grad}
     assert scales | head == set(names) and all("classifier" in names[one] for one in head)
-    assert [group["lr"] for group in rates.param_groups] == [labelled.RATES["noise-built"], 0.01]
+    assert [group["lr"] for group in rates.param_groups] == [ch11_texts.RATES["noise-built"], 0.01]
     trainer = Trainer(model, plan, train_dataset=train, processing_class=tokenizer, optimizers=(rates, None))
     trainer.train()
-    score = labelled.accuracy(trainer.predict(test))
+    score = ch11_texts.accuracy(trainer.predict(test))
     assert score > 0.9, "a word tells the classes apart"
     model.save_pretrained(tmp_path / "noise-built")
     kept = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "noise-built", num_labels=2)
-    said = labelled.answers(kept, test, tokenizer)
-    assert torch.allclose(said, labelled.answers(model, test, tokenizer), atol=1e-5)
+    said = ch11_texts.answers(kept, test, tokenizer)
+    assert torch.allclose(said, ch11_texts.answers(model, test, tokenizer), atol=1e-5)
     kept.merge_and_unload().save_pretrained(tmp_path / "merged")
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged")
-    apart = said - labelled.answers(plain, test, tokenizer)
+    apart = said - ch11_texts.answers(plain, test, tokenizer)
     assert apart.abs().max() < 1e-4
-    assert "answers as the adapter did" in labelled.sizes(tmp_path, apart)
-    assert f"**{100 * score:.1f} %**" in labelled.compared({"noise-built": score}, texts)
+    assert "answers as the adapter did" in ch11_texts.sizes(tmp_path, apart)
+    assert f"**{100 * score:.1f} %**" in ch11_texts.compared({"noise-built": score}, texts)
 
 
 def test_the_default_is_docstrings_and_minilm():
-    texts = labelled.read("")
-    assert texts.classes == ("class", "function", "method") and len(texts.test.texts) == labelled.TESTED
-    assert (labelled.read("").test.labels == texts.test.labels).all()
-    assert AutoTokenizer.from_pretrained(labelled.source("")).vocab_size == 30522
-    assert labelled.source("some/model") == "some/model"
+    texts = ch11_texts.read("")
+    assert texts.classes == ("class", "function", "method") and len(texts.test.texts) == ch11_texts.TESTED
+    assert (ch11_texts.read("").test.labels == texts.test.labels).all()
+    assert AutoTokenizer.from_pretrained(ch11_texts.source("")).vocab_size == 30522
+    assert ch11_texts.source("some/model") == "some/model"

@@ -8,9 +8,10 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from lfmlib.chapters import ch07_stand_ins, ch09_radius
 from lfmlib.deltas.stand_ins import KEPT
 from lfmlib.experiments import radius, stand_ins
-from lfmlib.lab import adapters, made, radii, tuning
+from lfmlib.lab import adapters, tuning
 from lfmlib.lab.problems import problem
 from lfmlib.lab.train import Config, _groups, start_of, train
 from lfmlib.records.experiment import measure
@@ -157,15 +158,17 @@ def shaken(ratio: float) -> pd.DataFrame:
 
 def test_a_planted_ratio_is_read_off_and_explained():
     record = shaken(1.5)
-    (found,) = radii.f8_found(record)
+    (found,) = ch09_radius.f8_found(record)
     assert found.verdict == "supported" and found.value == pytest.approx(1.5)
-    why = radii.reasons(record).iloc[0]
+    why = ch09_radius.reasons(record).iloc[0]
     assert why["allowed rise"].startswith("1.00") and why["curvature"].startswith("0.44")
     assert why["radius, foretold"].startswith("1.50") and why["radius, measured"].startswith("1.50")
-    assert radii.table(record)["W / W₀"].iloc[0].startswith("1.50") and radii.table(record, timid=True).empty
-    closed = radii.curves(record)["decoder"]
+    assert (
+        ch09_radius.table(record)["W / W₀"].iloc[0].startswith("1.50") and ch09_radius.table(record, timid=True).empty
+    )
+    closed = ch09_radius.curves(record)["decoder"]
     assert np.allclose(closed["closed"], closed["rise"])  # a gap of one nat
-    assert radii.strayed(record)["RMS ΔW / RMS W₀"].iloc[0] == "0.400"
+    assert ch09_radius.strayed(record)["RMS ΔW / RMS W₀"].iloc[0] == "0.400"
 
 
 def test_whether_noise_helps_counts_losses_downwards():
@@ -180,13 +183,13 @@ def test_whether_noise_helps_counts_losses_downwards():
         }
         for seed in range(5)
     ]
-    found = radii.helps(pd.concat([shaken(1.0), pd.DataFrame(noisier)]))
+    found = ch09_radius.helps(pd.concat([shaken(1.0), pd.DataFrame(noisier)]))
     assert found["better"].tolist() == ["yes"] and found["change"].iloc[0].startswith("+0.098")
-    assert "in **1 of 1** cases, and harms in 0" in radii.helped(found)
+    assert "in **1 of 1** cases, and harms in 0" in ch09_radius.helped(found)
     one_each = shaken(1.0).drop_duplicates("seed")
-    alone = radii.helps(pd.concat([one_each, pd.DataFrame(noisier[:1])]))
+    alone = ch09_radius.helps(pd.concat([one_each, pd.DataFrame(noisier[:1])]))
     assert alone.loc["decoder, 0.2", ["change", "better"]].tolist() == ["+0.100 (one run)", "–"]
-    assert "0 of 1** cases, and harms in 0; 1 have one run" in radii.helped(alone)
+    assert "0 of 1** cases, and harms in 0; 1 have one run" in ch09_radius.helped(alone)
 
 
 def test_what_stand_ins_say_of_places_and_values():
@@ -198,9 +201,9 @@ def test_what_stand_ins_say_of_places_and_values():
         for seed in range(5)
         for kind, share in {**dict.fromkeys(KEPT, 0.1), "trained": 1, "flattened": 0.9, "none": 0}.items()
     ]  # fmt: skip
-    kept = made.kept(pd.DataFrame(rows)).set_index("kind")
+    kept = ch07_stand_ins.kept(pd.DataFrame(rows)).set_index("kind")
     assert kept.loc["flattened", "share"] == pytest.approx(0.9) and kept.loc["noise", "share"] == pytest.approx(0.1)
-    said = made.what_it_takes(kept.reset_index())
+    said = ch07_stand_ins.what_it_takes(kept.reset_index())
     assert "keep the signs alone: 90% to 90%" in said and "worth nothing" not in said  # a tenth of the gain is left
-    table = made.kept_in_words(kept.reset_index())
+    table = ch07_stand_ins.kept_in_words(kept.reset_index())
     assert table["in ΔW’s place"].tolist() == list(KEPT) and table["ViT"].iloc[0] == "100 % (1.00)"

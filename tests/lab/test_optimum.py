@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional
 
 from lfmlib import findings
+from lfmlib.chapters import ch10_optimal
 from lfmlib.distribution.coding import VARIANTS
 from lfmlib.experiments import finetuning, loss_probes, optimal
-from lfmlib.lab import models, optima
+from lfmlib.lab import models
 from lfmlib.lab.problems import problem
 from lfmlib.lab.scores import contrast
 from lfmlib.records.experiment import measure
@@ -67,7 +68,7 @@ def toy() -> pd.DataFrame:
 def test_cells_are_models_and_seeds():
     experiment = optimal.experiment()
     assert len(experiment.cells) == 5 * 5 + 5
-    assert {cell["model"] for cell in experiment.cells} == set(optima.NAMES) == set(optima.SHORT)
+    assert {cell["model"] for cell in experiment.cells} == set(ch10_optimal.NAMES) == set(ch10_optimal.SHORT)
     remeasured = [cell for cell in experiment.cells if experiment.alone(cell)]
     assert {cell["part"] for cell in remeasured} == {"whole"}
     assert finetuning.BASES["vit"].items() <= next(cell for cell in remeasured if cell["model"] == "vit").items()
@@ -94,27 +95,33 @@ def test_random_sets_are_as_large_and_as_many(toy):
 
 
 def test_every_table_of_the_chapter_has_its_models(toy):
-    tables = (optima.asked, optima.free, optima.scores, optima.wins, optima.claimed, optima.damage, optima.changed,
-              optima.quantized)  # fmt: skip
+    tables = (ch10_optimal.asked, ch10_optimal.free, ch10_optimal.scores, ch10_optimal.wins, ch10_optimal.claimed, ch10_optimal.damage, ch10_optimal.changed,
+              ch10_optimal.quantized)  # fmt: skip
     for make in tables:
         assert list(make(toy).index) == ["ViT"], make
-    assert set(optima.curves(toy)["ViT"]["arm"]) == set(loss_probes.ARMS)
-    assert len(optima.largest(toy, "vit")) == len(optima.singles(toy, "vit")) == 5
-    assert optima.singles(toy).empty  # MiniLM is not among the toys
-    for say in (optima.fragile, optima.worst, optima.against_noise):
+    assert set(ch10_optimal.curves(toy)["ViT"]["arm"]) == set(loss_probes.ARMS)
+    assert len(ch10_optimal.largest(toy, "vit")) == len(ch10_optimal.singles(toy, "vit")) == 5
+    assert ch10_optimal.singles(toy).empty  # MiniLM is not among the toys
+    for say in (ch10_optimal.fragile, ch10_optimal.worst, ch10_optimal.against_noise):
         assert "ViT" in say(toy)
 
 
 def test_one_run_has_no_interval(toy):
     one = toy[toy["seed"] == 0]
-    for make in (optima.free, optima.scores, optima.damage, optima.changed, optima.quantized):
+    for make in (
+        ch10_optimal.free,
+        ch10_optimal.scores,
+        ch10_optimal.damage,
+        ch10_optimal.changed,
+        ch10_optimal.quantized,
+    ):
         words = make(one).to_string()
         assert "nan" not in words and "(one run)" in words, make
-    assert "nan" not in optima.against_noise(one) and "0 of 0" in optima.against_noise(one)
+    assert "nan" not in ch10_optimal.against_noise(one) and "0 of 0" in ch10_optimal.against_noise(one)
 
 
 def test_findings_of_a_record(toy):
-    found = optima.found(toy.assign(commits=None), seed=0)
+    found = ch10_optimal.found(toy.assign(commits=None), seed=0)
     assert {name: [one.id for one in each] for name, each in found.items()} == {
         name: [name] for name in ("F9", "F10", "F11", "F12")
     }

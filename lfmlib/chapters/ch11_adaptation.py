@@ -13,11 +13,11 @@ import pandas as pd
 from .. import findings
 from ..experiments.adaptation import BUDGETS, CURVE, ITEMS, TASKS, VARIANTS, methods_of
 from ..findings import Finding, span
+from ..lab.adapters import DEEPER
+from ..lab.problems import problem
+from ..lab.scores import evenly
 from ..provenance import recorded
-from .adapters import DEEPER
-from .optima import NAMES, SHORT
-from .problems import problem
-from .scores import evenly
+from .ch10_optimal import NAMES, SHORT
 
 METHODS = {
     "none": "the base",

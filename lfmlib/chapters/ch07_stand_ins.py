@@ -17,11 +17,11 @@ from ..deltas.comparison import delta
 from ..deltas.stand_ins import KEPT, stand_in
 from ..distribution.distances import qq_r2
 from ..findings import Finding
+from ..lab.adapters import NOISE_BUILT
 from ..provenance import recorded
 from ..structure.spectra import top_ratio
-from .adapters import NOISE_BUILT
-from .initialization import where
-from .tuned import NAMES, SHORT
+from .ch02_start import where
+from .names import NAMES, SHORT
 
 ARMS = {"lora": "LoRA", "noise-gaussian": "Gaussian", "noise-uniform": "uniform", "noise-signs": "±1"}
 """Adapters of the record, as tables name them; the last three by the law of their frozen noise."""

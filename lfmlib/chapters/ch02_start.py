@@ -18,10 +18,10 @@ from ..checkpoints.checkpoint import open_checkpoint
 from ..distribution import nulls
 from ..experiments import drift
 from ..findings import bracketed, over_runs, shares_by_start, span
-from . import models, text
-from .problems import problem
-from .starts import STARTS, UNLIKE
-from .train import Config, rate
+from ..lab import models, text
+from ..lab.problems import problem
+from ..lab.starts import STARTS, UNLIKE
+from ..lab.train import Config, rate
 
 REGIMES = {
     "wide start": {"part": "plain", "gain": 1.0},

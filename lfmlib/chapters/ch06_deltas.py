@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from .. import findings
-from .initialization import where
-from .train import Config, rate
-from .tuned import PRETRAINED, SHORT, by_cause, methods, over, plain, unjudged
+from ..lab.train import Config, rate
+from .ch02_start import where
+from .names import PRETRAINED, SHORT, by_cause, methods, over, plain, unjudged
 
 
 def laws(record: pd.DataFrame) -> pd.DataFrame:

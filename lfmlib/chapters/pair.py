@@ -11,7 +11,7 @@ from .. import findings
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..deltas.comparison import compare, delta, opened
 from ..experiments.finetuning import DECAY, FULL, TASKS, TOY, plan
-from .train import start_of, train
+from ..lab.train import start_of, train
 
 
 def pair(model: str, base: str, revision: str, profile: str, seed: int) -> tuple[Checkpoint, Checkpoint, str]:

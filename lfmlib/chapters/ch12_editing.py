@@ -15,10 +15,10 @@ import pandas as pd
 from .. import findings
 from ..experiments.editing import SCALES
 from ..findings import METHODS, Finding, span
+from ..lab.problems import problem
 from ..merging import methods
 from ..provenance import recorded
-from .optima import NAMES, SHORT
-from .problems import problem
+from .ch10_optimal import NAMES, SHORT
 
 ARMS = {
     "amplified": "outliers, tuned factor",

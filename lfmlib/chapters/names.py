@@ -14,7 +14,7 @@ from .. import findings
 from ..experiments.finetuning import CAUSES, DECAY
 from ..findings import Finding
 from ..provenance import recorded
-from .initialization import where
+from .ch02_start import where
 
 NAMES = {
     "minilm": "all-MiniLM-L6-v2, fine-tuned",

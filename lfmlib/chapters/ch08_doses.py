@@ -10,10 +10,10 @@ import pandas as pd
 
 from .. import findings
 from ..experiments.finetuning import TASKS
-from .initialization import where
-from .problems import Bytes, problem
-from .profiles import mean_rho
-from .tuned import MEASURED, METHODS, SHORT, over, plain
+from ..lab.problems import Bytes, problem
+from .ch02_start import where
+from .ch08_depth import mean_rho
+from .names import MEASURED, METHODS, SHORT, over, plain
 
 
 def samples(record: pd.DataFrame) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from ..experiments.optimal import BITS, KEPT, PRUNED
 from ..findings import Finding
 from ..losses.outliers import RANGES
 from ..provenance import recorded
-from .initialization import where
+from .ch02_start import where
 
 NAMES = {
     "minilm": "minilm",

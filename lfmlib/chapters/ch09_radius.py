@@ -13,8 +13,8 @@ from ..experiments.radius import CLOSED, SCALES
 from ..findings import Finding
 from ..losses.tolerance import KINDS
 from ..provenance import recorded
-from .initialization import where
-from .tuned import NAMES, SHORT
+from .ch02_start import where
+from .names import NAMES, SHORT
 
 WHICH = {"base": "W₀", "tuned": "W", "random": "W₀ + noise"}
 """The models that are shaken, as tables name them."""

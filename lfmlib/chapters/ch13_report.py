@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from . import findings
-from .checkpoints.addresses import meant
-from .checkpoints.checkpoint import Checkpoint, open_checkpoint
-from .checkpoints.locate import HUB_ID
-from .deltas import comparison
-from .distribution import sampled
-from .findings import RULES, Finding, judge
+from .. import findings
+from ..checkpoints.addresses import meant
+from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
+from ..checkpoints.locate import HUB_ID
+from ..deltas import comparison
+from ..distribution import sampled
+from ..findings import RULES, Finding, judge
 
 MATRICES = {"quick": 6, "default": 36, "full": 10_000}
 """How many matrices the arrangement of entries is measured of, by profile, evenly chosen."""

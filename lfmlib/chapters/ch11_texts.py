@@ -17,8 +17,8 @@ from torch import nn
 from ..checkpoints.locate import locate
 from ..experiments.adaptation import HEADS
 from ..experiments.adaptation import RATES as TUNED
-from . import docstrings
-from .docstrings import Split
+from ..lab import docstrings
+from ..lab.docstrings import Split
 
 COLUMNS = ("text", "label")
 LENGTH = 64

@@ -12,8 +12,8 @@ from scipy import stats
 from .. import findings
 from ..deltas.comparison import depth_trend
 from ..findings import Finding
-from .initialization import where
-from .tuned import SHORT, by_cause, methods, over, plain, shuffled
+from .ch02_start import where
+from .names import SHORT, by_cause, methods, over, plain, shuffled
 
 MANY = 3
 """Runs from which on an interval over them is narrow enough for a role to grow by the rule."""
