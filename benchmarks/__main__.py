@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from scipy import stats
 
 import lfmlib
-from lfmlib.scale import SAMPLE
+from lfmlib.book.speed import SAMPLE
 
 from . import FOLDER, cluster, memory, merges, rate, report, save, spectra
 from .memory import SHAPES

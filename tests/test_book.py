@@ -16,7 +16,8 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from lfmlib import book, execute, findings, render, report, stage
+from lfmlib import findings
+from lfmlib.book import build, execute, one_file, render, stage
 from lfmlib.findings import scoreboard
 
 ROOT = Path(__file__).parent.parent
@@ -104,7 +105,7 @@ def surroundings():
 def built(tmp_path_factory, surroundings):
     """One toy book, built from end to end; the tests below look at it."""
     root = make_book(tmp_path_factory.mktemp("toy"))
-    assert book.main(["--seed", "7"], root=root) == 0
+    assert build.main(["--seed", "7"], root=root) == 0
     return root / "_build"
 
 
@@ -194,7 +195,9 @@ def test_report_reads_alone(built):
 @pytest.mark.slow
 def test_report_under_another_name_and_with_an_address(built, tmp_path):
     copy = shutil.copy(built / "executed/01_is_it_so.ipynb", tmp_path / "out.ipynb")
-    text = read(report.write_report(Path(copy), tmp_path / "r.html", root=built.parent, baseurl="https://a.example/b/"))
+    text = read(
+        one_file.write_report(Path(copy), tmp_path / "r.html", root=built.parent, baseurl="https://a.example/b/")
+    )
     assert "Figure 1.1" in text
     assert '<a href="https://a.example/b/book/methods.html">Methods</a>' in text
     assert '<a href="https://a.example/b/book/methods.html#how-it-is-done">how</a>' in text
@@ -203,7 +206,7 @@ def test_report_under_another_name_and_with_an_address(built, tmp_path):
 @pytest.mark.slow
 def test_render_again_with_repository(built, monkeypatch):
     monkeypatch.setenv("BOOK_REPOSITORY", "https://github.com/someone/something")
-    assert book.main(["render"], root=built.parent) == 0
+    assert build.main(["render"], root=built.parent) == 0
     page = read(built / "html/notebooks/01_is_it_so.html")
     assert "https://github.com/someone/something/edit/main/notebooks/01_is_it_so.ipynb" in page
     assert "colab.research.google.com/github/someone/something" in page
@@ -216,7 +219,7 @@ def test_render_again_with_repository(built, monkeypatch):
 def test_failing_chapter_is_named_and_the_others_run(tmp_path, capfd):
     broken = chapter("Does it break?", extra="x = 1\nraise ValueError('on purpose')")
     root = make_book(tmp_path, c01_breaks=broken, c02_works=chapter("Does it work?"))
-    assert book.main(["execute", "--seed", "3"], root=root) == 1
+    assert build.main(["execute", "--seed", "3"], root=root) == 1
     out, err = capfd.readouterr()
     assert re.search(r"^01_breaks +FAILED +\d+\.\d s$", out, flags=re.MULTILINE)
     assert re.search(r"^02_works +ok +\d+\.\d s$", out, flags=re.MULTILINE)
@@ -230,7 +233,7 @@ def test_failing_chapter_is_named_and_the_others_run(tmp_path, capfd):
 def test_warning_is_an_error(tmp_path, capfd):
     root = make_book(tmp_path)
     (root / "book/intro.md").write_text("# A toy book\n\nSee [nowhere](absent.md) and {ref}`nothing`.\n")
-    assert book.main(["render"], root=root) != 0
+    assert build.main(["render"], root=root) != 0
     err = capfd.readouterr().err
     assert "absent.md" in err and "nothing" in err  # keep going: both are named
     assert not (root / "_build/html").exists()
@@ -247,17 +250,17 @@ def test_broken_links_are_found(tmp_path):
 
 
 def test_layout(tmp_path):
-    own = book.Layout.of(tmp_path)
+    own = build.Layout.of(tmp_path)
     assert (own.html, own.results) == (tmp_path / "_build/html", tmp_path / "_build/results")
-    assert book.Layout.of(tmp_path, profile="quick").results == tmp_path / "_build/quick"
-    other = book.Layout.of(tmp_path, model="org/name", base="/data/b v1")
+    assert build.Layout.of(tmp_path, profile="quick").results == tmp_path / "_build/quick"
+    other = build.Layout.of(tmp_path, model="org/name", base="/data/b v1")
     assert other.html == tmp_path / "_build/models/org-name-from-data-b-v1/html"
 
 
 def test_chapters_are_chosen_by_number_or_name(tmp_path, capsys):
     chapters = [tmp_path / f"{stem}.ipynb" for stem in ("01_a", "02_b", "03_c")]
-    assert book._chosen(chapters, "01,03_c") == [chapters[0], chapters[2]]
-    assert book.main(["--chapters", "09"], root=make_book(tmp_path / "toy")) == 2
+    assert build._chosen(chapters, "01,03_c") == [chapters[0], chapters[2]]
+    assert build.main(["--chapters", "09"], root=make_book(tmp_path / "toy")) == 2
     assert "no chapter 09; the chapters are: 01_is_it_so" in capsys.readouterr().err
 
 
@@ -277,12 +280,12 @@ def test_threads_are_shared_out(monkeypatch):
 def test_toc_naming_an_absent_chapter(tmp_path, capsys):
     root = make_book(tmp_path)
     (root / "notebooks/01_is_it_so.ipynb").unlink()
-    assert book.main(["execute"], root=root) == 2
+    assert build.main(["execute"], root=root) == 2
     assert "01_is_it_so.ipynb" in capsys.readouterr().err
 
 
 def test_report_of_nothing(tmp_path, capsys):
-    assert book.main(["report", str(tmp_path / "no.ipynb"), "x.html"], root=tmp_path) == 2
+    assert build.main(["report", str(tmp_path / "no.ipynb"), "x.html"], root=tmp_path) == 2
     assert "execute a chapter first" in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from lfmlib import notebook
+from lfmlib.book import notebook
 from lfmlib.records import Comparison
 
 ROOT = Path(__file__).parent.parent

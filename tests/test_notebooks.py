@@ -18,7 +18,8 @@ from papermill.parameterize import parameterize_notebook
 from safetensors.torch import save_file
 from traitlets.config import Config
 
-from lfmlib import findings, stage
+from lfmlib import findings
+from lfmlib.book import stage
 
 ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))

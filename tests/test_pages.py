@@ -20,7 +20,8 @@ from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import expect, sync_playwright
 
-from lfmlib import book, findings, render, stage
+from lfmlib import findings
+from lfmlib.book import build, render, stage
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("google-chrome", "chromium", "chromium-browser"))), None)
@@ -91,7 +92,7 @@ def html(tmp_path_factory) -> Path:
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns(".*"))
         for name in ("_toc.yml", "_config.yml"):
             shutil.copy(ROOT / name, root)
-        assert book.main(["--profile", "quick"], root=root) == 0
+        assert build.main(["--profile", "quick"], root=root) == 0
     return root / "_build" / "html"
 
 

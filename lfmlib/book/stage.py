@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from . import scale
+from . import speed
 
 __all__ = ["chapter_number", "clean_outputs", "stage", "toc_chapters", "toc_pages"]
 
@@ -44,7 +44,7 @@ def stage(root: Path, folder: Path, *, executed: Path, results: Path) -> list[st
     (folder / "_config.yml").write_text(yaml.safe_dump(_with_addresses(settings), sort_keys=False, allow_unicode=True))
     for name, text in _verdicts(results).items():
         (folder / "book" / name).write_text(text)
-    for name, text in scale.tables(root / "book" / "speed").items():
+    for name, text in speed.tables(root / "book" / "speed").items():
         (folder / "book" / name).write_text(text)
     (folder / "book" / "_calibration.md").write_text(_calibration())
     (folder / "book" / "_runs.md").write_text(_runs(root, executed))
@@ -138,8 +138,8 @@ def _with_addresses(settings: dict) -> dict:
 
 def _verdicts(results: Path) -> dict[str, str]:
     """The scoreboard and its summary, by the file that pages include."""
-    from . import findings
-    from .findings import scoreboard
+    from .. import findings
+    from ..findings import scoreboard
 
     # No folder yet: nothing measured, and the pages say so.
     found = findings.load(results) if results.is_dir() else []
@@ -148,8 +148,8 @@ def _verdicts(results: Path) -> dict[str, str]:
 
 def _calibration() -> str:
     """The tables of the calibration page, read off its record."""
-    from . import records
-    from .experiments import calibration
+    from .. import records
+    from ..experiments import calibration
 
     return calibration.page(records.load("calibration"))
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .provenance import ROOT
+from ..provenance import ROOT
 
 FOLDER = ROOT / "book" / "speed"
 LAPTOP, WHOLE, LARGE = "two-cores", "book-and-tests", "h100"

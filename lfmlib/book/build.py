@@ -23,8 +23,8 @@ from pathlib import Path
 import yaml
 
 from .execute import Run, execute
+from .one_file import write_report
 from .render import broken_links, missing_pages, render
-from .report import write_report
 from .stage import stage, toc_chapters, toc_pages
 
 __all__ = ["Layout", "main", "run_chapters", "write_book"]

@@ -15,9 +15,9 @@ from IPython import get_ipython
 from IPython.display import HTML, Markdown, display
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-from . import findings, plots, records
-from .findings import Finding, scoreboard
-from .provenance import ROOT
+from .. import findings, plots, records
+from ..findings import Finding, scoreboard
+from ..provenance import ROOT
 
 PROFILES = ("quick", "default", "full")
 LINKED = 2_000_000

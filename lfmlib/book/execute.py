@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from .provenance import commit, surroundings
+from ..provenance import commit, surroundings
 
 __all__ = ["Run", "execute", "failure_report"]
 
