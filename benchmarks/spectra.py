@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from lfmlib.structure import made_matrices
+
 from . import FOLDER, report
 from .memory import anonymous, peak
 
@@ -68,11 +70,10 @@ def main(turns: int = 2) -> None:
 
 def large(rows: int = 4096, columns: int = 11008) -> None:
     """Time, memory and agreement of estimated and exact spectrum of a made bfloat16 matrix with ten spikes."""
-    from lfmlib.distribution import made as planted
 
     path = FOLDER / f"spikes-{rows}x{columns}.safetensors"
     if not path.exists():
-        made = planted.matrix("spikes", 10, (rows, columns), np.random.default_rng(0))
+        made = made_matrices.matrix("spikes", 10, (rows, columns), np.random.default_rng(0))
         save_file({"w": torch.tensor(made).bfloat16()}, path)
     print(f"{rows} × {columns} bfloat16, a made matrix with ten directions 5 % beyond the edge")
     for what in ("estimated", "every eigenvalue"):

@@ -6,9 +6,10 @@ Data flows one way: checkpoint → sketch → statistics → table → finding. 
 
 from . import findings
 from .checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
-from .deltas.comparison import compare, depth_trend
+from .deltas.comparison import compare
+from .deltas.trends import depth_trend
 from .distribution.distances import Normality, coding_cells, measure, normality
-from .distribution.law import Law, laws, optimal_law
+from .distribution.law import Law, optimal_law
 from .distribution.shapes import Shape, classify
 from .distribution.sketch import Sketch
 from .losses import outliers, pruning, tolerance
@@ -18,6 +19,7 @@ from .structure.controls import control, rescaled
 from .structure.entries import IID, iid
 from .structure.spectra import Spectrum, spectrum
 from .surveys.arrangements import arrangement
+from .surveys.optimal_laws import laws
 from .surveys.values import noise_twin, survey
 
 __all__ = [

@@ -10,8 +10,8 @@ import torch
 
 import lfmlib
 from lfmlib import findings
-from lfmlib.distribution import made
 from lfmlib.findings import scoreboard
+from lfmlib.structure import made_matrices
 from lfmlib.structure.controls import CONTROLS
 from lfmlib.structure.entries import FIGURES
 
@@ -19,7 +19,7 @@ RNG = np.random.default_rng(0)
 MADE = {
     "layers.0.q.weight": RNG.standard_normal((64, 96)).astype(np.float32),
     "layers.0.up.weight": (RNG.standard_normal((96, 64)) * np.exp(RNG.standard_normal((96, 1)))).astype(np.float32),
-    "layers.1.q.weight": made.matrix("rank three", 0.4, (64, 96), RNG).astype(np.float32),
+    "layers.1.q.weight": made_matrices.matrix("rank three", 0.4, (64, 96), RNG).astype(np.float32),
     "thin": RNG.standard_normal((8, 1024)).astype(np.float32),
     "broken": np.full((64, 64), np.nan, dtype=np.float32),
     "flat": np.ones((64, 64), dtype=np.float32),
@@ -97,7 +97,7 @@ def test_each_leg_fails_what_it_is_about():
 
 
 def test_forty_percent_in_rank_three_fails():
-    w = made.matrix("rank three", 0.4, (384, 384), np.random.default_rng(1))
+    w = made_matrices.matrix("rank three", 0.4, (384, 384), np.random.default_rng(1))
     found = findings.f4(lfmlib.arrangement({"w": w}, controls=CONTROLS, progress=False), "made", {})
     assert found.verdict in ("contradicted", "partly") and found.details["parts"]["spectrum"] == 0.0
     assert found.details["parts"]["independence"] == 0.0 and found.null == 3.0

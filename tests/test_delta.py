@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import lfmlib
 from lfmlib import findings
 from lfmlib.deltas.budget import blocks
-from lfmlib.deltas.comparison import compare, delta, depth_trend, figures
+from lfmlib.deltas.comparison import compare, delta, figures
+from lfmlib.deltas.trends import depth_trend
 
 ROLES = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
 

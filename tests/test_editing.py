@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft.utils import merge_utils
 
-from lfmlib.distribution.symmetry import asymmetry
+from lfmlib.distribution.distances import asymmetry
 from lfmlib.merging import methods
 
 

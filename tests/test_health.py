@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import lfmlib
-from lfmlib.distribution import made
-from lfmlib.health.states import states as health
+from lfmlib.health import states
+from lfmlib.structure import made_matrices
 
 
 def examined(tensors: dict, config: dict | None = None):
@@ -16,12 +16,12 @@ def examined(tensors: dict, config: dict | None = None):
     checkpoint.config.update(config or {})
     table = lfmlib.survey(checkpoint, progress=False)
     arranged = lfmlib.arrangement(checkpoint, controls=["permuted"], progress=False)
-    return health.examine(checkpoint, table, arranged).set_index("tensor")
+    return states.examine(checkpoint, table, arranged).set_index("tensor")
 
 
 def trained(rng, shape=(128, 192), dtype=torch.float32) -> torch.Tensor:
     """A matrix with unlike rows, as training leaves them."""
-    return torch.tensor(0.03 * made.matrix("row scales", 0.4, shape, rng)).to(dtype)
+    return torch.tensor(0.03 * made_matrices.matrix("row scales", 0.4, shape, rng)).to(dtype)
 
 
 def turned(values: torch.Tensor) -> torch.Tensor:
@@ -64,7 +64,7 @@ def test_the_usual_starts_are_called_untrained(law):
 
 def test_entries_that_changed_places_are_told_from_a_start():
     rng = np.random.default_rng(1)
-    values = torch.tensor(made.matrix("row scales", 0.8, (256, 256), rng)).float()
+    values = torch.tensor(made_matrices.matrix("row scales", 0.8, (256, 256), rng)).float()
     shuffled = values.flatten()[torch.randperm(values.numel())].reshape(256, 256)
     found = examined({"a.q_proj.weight": values, "b.q_proj.weight": shuffled})
     assert found["state"].to_dict() == {"b.q_proj.weight": "shuffled"}
@@ -74,7 +74,7 @@ def test_the_real_model_is_healthy_but_for_its_pooler():
     checkpoint = lfmlib.open_checkpoint("minilm", select=r"layer\.[05]\..*dense|pooler|query|word")
     table = lfmlib.survey(checkpoint, progress=False)
     arranged = lfmlib.arrangement(checkpoint.select("dense|query"), controls=["permuted"], progress=False)
-    found = health.examine(checkpoint, table, arranged)
+    found = states.examine(checkpoint, table, arranged)
     assert dict(zip(found["tensor"], found["state"], strict=True)) == {"pooler.dense.weight": "untrained"}
 
 
@@ -84,6 +84,6 @@ def test_noise_is_seldom_called_trained_and_sparse_float32_not_damaged():
     noise = {f"layers.{i}.q_proj.weight": torch.tensor(rng.standard_normal((96, 128))).float() for i in range(20)}
     assert (examined(noise)["state"] == "untrained").sum() >= 17
     values = trained(rng).bfloat16().float()
-    assert health.turned(values.flatten()) == ""
-    assert health.turned(turned(values).flatten()) != ""
-    assert health.turned(torch.zeros(100)) == "" and health.turned(torch.randn(100).to(torch.float8_e4m3fn)) == ""
+    assert states.turned(values.flatten()) == ""
+    assert states.turned(turned(values).flatten()) != ""
+    assert states.turned(torch.zeros(100)) == "" and states.turned(torch.randn(100).to(torch.float8_e4m3fn)) == ""

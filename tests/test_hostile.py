@@ -27,7 +27,7 @@ from safetensors.torch import save, save_file
 
 from lfmlib.checkpoints import addresses, http
 from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
-from lfmlib.checkpoints.pickle_guard import look_through
+from lfmlib.checkpoints.pickled_files import look_through
 from lfmlib.merging import model_folder as folders
 
 QUICK = settings(

@@ -12,7 +12,6 @@ from scipy import stats
 from statsmodels.sandbox.stats.runs import runstest_1samp
 from statsmodels.stats.diagnostic import acorr_ljungbox
 
-from lfmlib.distribution.made import matrix as planted_matrix
 from lfmlib.structure.dependence import (
     LAGS,
     lag_correlations,
@@ -22,6 +21,7 @@ from lfmlib.structure.dependence import (
     runs_z,
 )
 from lfmlib.structure.entries import FIGURES, iid, null
+from lfmlib.structure.made_matrices import matrix as planted_matrix
 
 
 def noise(shape=(96, 192), seed=0):

@@ -16,8 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import lfmlib
 from lfmlib import noise_basis
 from lfmlib.distribution.distances import measure
-from lfmlib.noise_adapter import NoiseConfig
-from lfmlib.noise_basis import LAWS, basis
+from lfmlib.noise_adapter import LAWS, NoiseConfig, basis
 
 IDS = torch.arange(12).view(2, 6)
 

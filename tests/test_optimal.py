@@ -13,12 +13,12 @@ from scipy import stats
 
 import lfmlib
 from lfmlib.distribution import coding, nulls
-from lfmlib.distribution import law as optimal
 from lfmlib.distribution.coding import MOST, VARIANTS, cells
 from lfmlib.distribution.families import FAMILIES, Counts, Fit, fit
 from lfmlib.distribution.pareto import Strays
 from lfmlib.distribution.sketch import Sketch
 from lfmlib.experiments import made_laws
+from lfmlib.surveys import optimal_laws
 
 EDGES = np.arange(0.5, 6, 0.05)
 FITS = {
@@ -270,7 +270,7 @@ def test_laws_of_a_checkpoint():
     assert list(table["name"]) == ["gaussian", "laplace"] and list(table["depth"]) == [0, 1]
     assert "64 values in 1 coding cells" in table.attrs["skipped"]["layers.1.mlp.tiny.weight"]
     assert table[[f"bits_{name}" for name in VARIANTS]].notna().all(axis=None)
-    noise = optimal.noise_laws(lfmlib.survey(made, progress=False), pruned=0.2)
+    noise = optimal_laws.noise_laws(lfmlib.survey(made, progress=False), pruned=0.2)
     assert list(noise["tensor"]) == list(table["tensor"]) and set(noise["name"]) == {"gaussian"}
     assert isinstance(noise, pd.DataFrame) and list(noise) == list(table)
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lfmlib.health.states.order import layer_order, profiles
 
 import lfmlib
-from lfmlib.health.states import planted
+from lfmlib.chapters import ch13_report
+from lfmlib.health.order import layer_order, profiles
 
 
 def model(layers: int, width: int, rng: np.random.Generator, drift: float = 0.4) -> dict[str, torch.Tensor]:
@@ -132,7 +132,7 @@ def test_and_exchanged_layers_are_still_named():
 
 def test_exchanges_are_tried_on_a_model_put_in_order():
     tensors = exchanged(model(12, 256, np.random.default_rng(3)), 2, 9)
-    words = planted.exchange_test(
+    words = ch13_report.exchange_test(
         lfmlib.open_checkpoint(tensors), pd.DataFrame(columns=["role", "depth", "state"]), 0, 0, most=4
     )
     assert "put in order before" in words and " 0 wrongly" in words

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import lfmlib
 from lfmlib import outliers
+from lfmlib.structure import outlier_places
 
 
 def matrix(seed: int = 0, shape=(60, 80)) -> torch.Tensor:
@@ -22,7 +23,7 @@ def matrix(seed: int = 0, shape=(60, 80)) -> torch.Tensor:
 @given(st.integers(0, 200))
 def test_random_sets_have_the_number_or_the_norm_and_no_outlier(seed):
     w, rng = matrix(seed), np.random.default_rng(seed)
-    mask = outliers.beyond(w, 10.0)
+    mask = outlier_places.beyond(w, 10.0)
     many, large = outliers.as_many(w, mask, rng), outliers.as_large(w, mask, rng)
     assert int(mask.sum()) == int(many.sum()) == 2
     assert not (mask & (many | large)).any()
@@ -33,7 +34,7 @@ def test_random_sets_have_the_number_or_the_norm_and_no_outlier(seed):
 
 def test_a_set_too_large_to_be_matched_is_all_the_others():
     w = matrix()
-    mask = outliers.beyond(w, 0.5)
+    mask = outlier_places.beyond(w, 0.5)
     assert torch.equal(outliers.as_large(w, mask, np.random.default_rng(0)), ~mask)
 
 
@@ -44,7 +45,7 @@ def test_damage_is_that_of_the_entries_changed_and_weights_come_back():
     def loss() -> float:
         return sum((one - before[name]).double().square().sum().item() for name, one in w.items())
 
-    masks, cuts = {name: outliers.beyond(one, 10.0) for name, one in w.items()}, {"a": 10.0, "b": 12.0}
+    masks, cuts = {name: outlier_places.beyond(one, 10.0) for name, one in w.items()}, {"a": 10.0, "b": 12.0}
     assert outliers.damage(loss, w, masks, "zeroed") == pytest.approx(2 * (400 + 225))
     assert outliers.damage(loss, w, masks, "amplified") == pytest.approx(2 * (100 + 56.25))
     assert outliers.damage(loss, w, masks, "clipped", cuts=cuts) == pytest.approx(100 + 25 + 64 + 9)
@@ -57,7 +58,7 @@ def test_damage_is_that_of_the_entries_changed_and_weights_come_back():
 
 def test_the_largest_entries_are_named_in_std_of_their_own_matrix():
     checkpoint = lfmlib.open_checkpoint({"small": 1e-3 * matrix(0), "large": torch.randn(60, 80)})
-    found = outliers.largest(checkpoint, ["small", "large"], 3)
+    found = outlier_places.largest(checkpoint, ["small", "large"], 3)
     first = found.iloc[0]
     assert (first["tensor"], first["row"], first["column"]) == ("small", 3, 5)
     assert first["value"] == pytest.approx(0.02) and found.iloc[1]["size"] == pytest.approx(-14, abs=1)
@@ -77,19 +78,19 @@ def planted(columns: list[int]) -> tuple[lfmlib.Checkpoint, pd.DataFrame]:
 
 
 def test_planted_places_are_found():
-    found = outliers.places(*planted([5, 5, 5, 5])).set_index("role")
+    found = outlier_places.places(*planted([5, 5, 5, 5])).set_index("role")
     assert (found.loc["q", "columns"] > 0.6).all() and (found["columns_noise"] < 0.2).all()
     assert found.loc["o", "rows"] > 0.6 > 0.2 > found.loc["o", "columns"]
     assert (found["largest"] > 5).all()
 
 
 def test_outliers_that_line_up_are_told_from_those_that_do_not():
-    together, apart = (outliers.line_up(*planted(columns)) for columns in ([5, 5, 5, 5], [5, 50, 100, 150]))
+    together, apart = (outlier_places.line_up(*planted(columns)) for columns in ([5, 5, 5, 5], [5, 50, 100, 150]))
     assert (together["there"] > 0.6).all() and (together["chance"] == 0.01).all() and len(together) == 5
     assert (
         apart["there"].mean() < 0.25
     )  # 150 and the like never, but o and q of layer 0 are not held against each other
-    assert outliers.line_up(*planted([5])).empty
+    assert outlier_places.line_up(*planted([5])).empty
 
 
 @given(st.integers(0, 100), st.integers(2, 8))

@@ -17,9 +17,9 @@ from safetensors.torch import save, save_file
 import lfmlib
 from lfmlib import findings
 from lfmlib.chapters import ch13_report
-from lfmlib.distribution import made
 from lfmlib.findings import scoreboard
-from lfmlib.health.states import planted
+from lfmlib.health import planted
+from lfmlib.structure import made_matrices
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,7 +30,7 @@ def layers(count: int = 6, width: int = 128, dtype=torch.bfloat16) -> dict[str, 
     tensors = {}
     for i in range(count):
         for role, kind in (("self_attn.q_proj", "row scales"), ("mlp.up_proj", "Laplace"), ("mlp.down_proj", "noise")):
-            values = 0.02 * made.matrix(kind, 0.4, (width, width), rng)
+            values = 0.02 * made_matrices.matrix(kind, 0.4, (width, width), rng)
             tensors[f"model.layers.{i}.{role}.weight"] = torch.tensor(values).to(dtype)
     return tensors
 

@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 
 import lfmlib
 from lfmlib import Sketch
+from lfmlib.checkpoints import places
 from lfmlib.checkpoints.safetensors_files import read_safetensors
 from lfmlib.checkpoints.slices import Part
 from lfmlib.checkpoints.stored import Held
-from lfmlib.distribution import made as planted
 from lfmlib.distribution import sampled as sampling
+from lfmlib.structure import made_matrices
 from lfmlib.surveys.values import SAMPLED, _distances
 
 
@@ -38,7 +39,7 @@ def test_every_value_has_the_same_chance(pieces, length):
     size, draws = 100_000, 400
     times = np.zeros(size)
     for seed in range(draws):
-        found = sampling.ranges(size, 32 * 1024, 32, pieces, np.random.default_rng(seed))
+        found = places.ranges(size, 32 * 1024, 32, pieces, np.random.default_rng(seed))
         assert len(found) == 32
         for start, stop in np.concatenate(found):
             assert stop - start <= length
@@ -64,7 +65,7 @@ def test_pieces_of_a_part_are_its_own_values(shape, place, dtype, tmp_path):
     save_file({"odd": torch.ones(3).to(dtype), "w": whole}, tmp_path / "model.safetensors")
     part = Part("w", "w", (), **place)
     values = part.unordered(whole).reshape(-1)
-    found = np.concatenate(sampling.ranges(len(values), 300, 32, 64, np.random.default_rng(0)))
+    found = np.concatenate(places.ranges(len(values), 300, 32, 64, np.random.default_rng(0)))
     expected = torch.cat([values[start:stop] for start, stop in found])
     for entry in (Held(whole), read_safetensors(tmp_path / "model.safetensors")[0]["w"]):
         assert torch.equal(part.pieces(entry, found).float(), expected.float())
@@ -114,7 +115,7 @@ def made(i: int) -> torch.Tensor:
     """A matrix of a kind that models have: noise, unlike rows, heavy tails, both, in two types."""
     rng = np.random.default_rng(i)
     kind = ("noise", "row scales", "Laplace", "column scales")[i % 4]
-    values = planted.matrix(kind, 0.3, (512, 768), rng)
+    values = made_matrices.matrix(kind, 0.3, (512, 768), rng)
     return torch.tensor(0.02 * values).to(torch.bfloat16 if i // 4 % 2 else torch.float32)
 
 

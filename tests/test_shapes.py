@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import lfmlib
-from lfmlib.distribution import made as planted
-from lfmlib.distribution import shapes
+from lfmlib.distribution import made_shapes, shapes
 from lfmlib.distribution.shapes import LABELS, MARGIN, SHAPES, classify
 
 
 @pytest.mark.slow
 def test_confusion_matrix_on_a_thousand_made_tensors():
-    trials = planted.confusion(1024, 1_000_000, seed=5)
+    trials = made_shapes.confusion(1024, 1_000_000, seed=5)
     right = trials["planted"] == trials["label"]
     assert set(trials["dtype"]) == {"float32", "bfloat16"} and set(trials["outliers"]) == {True, False}
     assert trials["count"].min() < 6_000 and trials["count"].max() > 500_000
@@ -40,8 +39,8 @@ def test_noise_has_no_other_name(dtype, count):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
 def test_outliers_and_scale_and_format_do_not_change_a_name(name, dtype):
     rng = np.random.default_rng(3)
-    values = planted.shape(name, 50_000, rng)
-    for made in (values, -values, 3 * values, planted.with_outliers(values, rng)):
+    values = made_shapes.shape(name, 50_000, rng)
+    for made in (values, -values, 3 * values, made_shapes.with_outliers(values, rng)):
         assert classify(torch.tensor(made).to(getattr(torch, dtype))).label == name
 
 
@@ -126,12 +125,12 @@ def test_values_too_near_one_another_for_the_grid_have_no_shape():
 
 def test_unknown_planted_shape():
     with pytest.raises(ValueError, match="expected one of gaussian, sharp"):
-        planted.shape("round", 10, np.random.default_rng(0))
+        made_shapes.shape("round", 10, np.random.default_rng(0))
 
 
 def test_outliers_are_where_they_were_asked_for():
     rng = np.random.default_rng(0)
-    values = planted.with_outliers(rng.standard_normal(100_000), rng)
+    values = made_shapes.with_outliers(rng.standard_normal(100_000), rng)
     assert (np.abs(values) > 20).sum() == 10
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 import lfmlib
 from lfmlib.distribution import nulls
-from lfmlib.distribution.symmetry import asymmetry
+from lfmlib.distribution.distances import asymmetry
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -5,7 +5,7 @@
     render     stage what has been executed and build the HTML
     report     one executed notebook as one HTML file to send around
 
-The steps live in `execute`, `stage`, `render` and `report`; this module decides what goes where and in which order.
+The steps live in `execute`, `stage`, `render` and `one_file`; this module decides what goes where and in which order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import yaml
 
+from ..provenance import ROOT
 from .execute import Run, execute
 from .one_file import write_report
 from .render import broken_links, missing_pages, render
@@ -29,7 +29,6 @@ from .stage import stage, toc_chapters, toc_pages
 
 __all__ = ["Layout", "main", "run_chapters", "write_book"]
 
-ROOT = Path(__file__).resolve().parent.parent
 PROFILES = ("quick", "default", "full")
 _COMMANDS = ("build", "execute", "render", "report")
 
@@ -203,8 +202,3 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("notebook", type=Path, metavar="IN.ipynb")
     report.add_argument("html", type=Path, metavar="OUT.html")
     return parser
-
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill also stops the children
-    sys.exit(main())

@@ -149,7 +149,7 @@ def _verdicts(results: Path) -> dict[str, str]:
 def _calibration() -> str:
     """The tables of the calibration page, read off its record."""
     from .. import records
-    from ..experiments import calibration
+    from ..chapters import calibration
 
     return calibration.page(records.load("calibration"))
 

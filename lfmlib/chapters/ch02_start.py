@@ -20,8 +20,9 @@ from ..experiments import drift
 from ..findings import bracketed, over_runs, shares_by_start, span
 from ..lab import models, text
 from ..lab.problems import problem
-from ..lab.starts import STARTS, UNLIKE
+from ..lab.starts import STARTS, UNLIKE_STARTS
 from ..lab.train import Config, rate
+from .names import LAB, where
 
 REGIMES = {
     "wide start": {"part": "plain", "gain": 1.0},
@@ -29,15 +30,6 @@ REGIMES = {
     "strong decay": {"part": "decay"},
 }
 """The ways of training that the verdict is given on, as settings."""
-NAMES = {"decoder": "lab decoder", "vit": "lab ViT", "clip": "lab CLIP"}
-"""The models by modality: language, vision, both."""
-
-
-def where(rows: pd.DataFrame, **settings) -> pd.DataFrame:
-    """The rows that have these settings."""
-    for name, value in settings.items():
-        rows = rows[rows[name] == value]
-    return rows
 
 
 def last(rows: pd.DataFrame) -> pd.DataFrame:
@@ -48,8 +40,8 @@ def last(rows: pd.DataFrame) -> pd.DataFrame:
 def verdict_runs(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows each verdict rests on, by a name such as "lab ViT, wide start"; ways that were not run are left out."""
     found = {
-        f"{NAMES[model]}, {regime}": where(rows, model=model, **settings)
-        for model in NAMES
+        f"{LAB[model]}, {regime}": where(rows, model=model, **settings)
+        for model in LAB
         for regime, settings in REGIMES.items()
     }
     return {name: some for name, some in found.items() if len(some)}
@@ -59,9 +51,9 @@ def optimizer_runs(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of the other optimizers, by a name such as "lab ViT, SGD"; empty where none were run."""
     names = {"adagrad": "Adagrad", "sgd": "SGD"}
     found = {
-        f"{NAMES[model]}, {words}": where(rows, part="optimizer", model=model, optimizer=optimizer)
+        f"{LAB[model]}, {words}": where(rows, part="optimizer", model=model, optimizer=optimizer)
         for optimizer, words in names.items()
-        for model in NAMES
+        for model in LAB
     }
     return {name: some for name, some in found.items() if len(some)}
 
@@ -95,7 +87,7 @@ def shares(rows: pd.DataFrame) -> pd.DataFrame:
     several = rows["optimizer"].nunique() > 1
     for (model, optimizer), some in rows.groupby(["model", "optimizer"], sort=False):
         found = shares_by_start(some)
-        table[f"{NAMES[model]}, {optimizer}" if several else NAMES[model]] = {
+        table[f"{LAB[model]}, {optimizer}" if several else LAB[model]] = {
             start: f"{100 * row.before:.0f} → {bracketed(100 * row.after, 100 * row.low, 100 * row.high, 0)}"
             for start, row in found.iterrows()
         }
@@ -161,7 +153,7 @@ def with_prediction(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with ``ratio``, RMS(D)/RMS(a W₀), and the `kl_bits` ``predicted`` from it for an unlike start."""
     rows = rows.assign(ratio=drift.ratio(rows["memory"]))
     predicted = pd.Series(np.nan, index=rows.index)
-    for start, some in rows[rows["start"].isin(UNLIKE)].groupby("start"):
+    for start, some in rows[rows["start"].isin(UNLIKE_STARTS)].groupby("start"):
         predicted[some.index] = drift.foretold(start, some["ratio"])
     return rows.assign(predicted=predicted)
 
@@ -223,7 +215,7 @@ def crossings(rows: pd.DataFrame, bound: float) -> pd.DataFrame:
         80 %, RMS(ΔW)/RMS(W₀) there (``moved``), and RMS(D)/RMS(a W₀) there beside the ``foretold`` one.
     """
     found = {}
-    for start in UNLIKE:
+    for start in UNLIKE_STARTS:
         runs = [run.sort_values("step") for _, run in where(with_prediction(rows), start=start).groupby("cell")]
         there = pd.DataFrame([place for run in runs if (place := _crossing(run, bound)) is not None])
         ends = pd.DataFrame([run.iloc[-1] for run in runs])
@@ -266,7 +258,7 @@ def exponents(rows: pd.DataFrame) -> pd.DataFrame:
         )
         slope, low, high = over_runs(slopes["moved"].groupby("seed").mean())
         straight = slopes["rate_sum"].mean()
-        found[NAMES[model]] = {"slope": slope, "low": low, "high": high, "straight": straight}
+        found[LAB[model]] = {"slope": slope, "low": low, "high": high, "straight": straight}
     return pd.DataFrame.from_dict(found, orient="index")
 
 
@@ -288,7 +280,7 @@ def forecasts(rows: pd.DataFrame) -> pd.DataFrame:
     for name, some in verdict_runs(last(rows)).items():
         at = drift.ratio(where(some, start="gaussian")["memory"].mean())
         measured = some.groupby("start")["kl_bits"].mean()
-        found[name] = {start: f"{float(drift.foretold(start, at)):.3f} → {measured[start]:.3f}" for start in UNLIKE}
+        found[name] = {start: f"{float(drift.foretold(start, at)):.3f} → {measured[start]:.3f}" for start in UNLIKE_STARTS}
     return pd.DataFrame.from_dict(found, orient="index")
 
 

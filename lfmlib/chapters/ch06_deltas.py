@@ -11,8 +11,7 @@ import pandas as pd
 
 from .. import findings
 from ..lab.train import Config, rate
-from .ch02_start import where
-from .names import PRETRAINED, SHORT, by_cause, methods, over, plain, unjudged
+from .names import PRETRAINED, SHORT, by_cause, methods, over, plain, unjudged, where
 
 
 def laws(record: pd.DataFrame) -> pd.DataFrame:

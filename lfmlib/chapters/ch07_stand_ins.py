@@ -20,8 +20,7 @@ from ..findings import Finding
 from ..lab.adapters import NOISE_BUILT
 from ..provenance import recorded
 from ..structure.spectra import top_ratio
-from .ch02_start import where
-from .names import NAMES, SHORT
+from .names import NAMES, SHORT, where
 
 ARMS = {"lora": "LoRA", "noise-gaussian": "Gaussian", "noise-uniform": "uniform", "noise-signs": "±1"}
 """Adapters of the record, as tables name them; the last three by the law of their frozen noise."""

@@ -13,8 +13,7 @@ from ..experiments.radius import CLOSED, SCALES
 from ..findings import Finding
 from ..losses.tolerance import KINDS
 from ..provenance import recorded
-from .ch02_start import where
-from .names import NAMES, SHORT
+from .names import NAMES, SHORT, where
 
 WHICH = {"base": "W₀", "tuned": "W", "random": "W₀ + noise"}
 """The models that are shaken, as tables name them."""

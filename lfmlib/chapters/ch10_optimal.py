@@ -16,7 +16,7 @@ from ..experiments.optimal import BITS, KEPT, PRUNED
 from ..findings import Finding
 from ..losses.outliers import RANGES
 from ..provenance import recorded
-from .ch02_start import where
+from .names import where
 
 NAMES = {
     "minilm": "minilm",
@@ -208,7 +208,7 @@ def by_role(places: pd.DataFrame) -> pd.DataFrame:
     """How unevenly outliers lie, by role: medians over the matrices that have any.
 
     Args:
-        places: from `lfmlib.outliers.places`.
+        places: from `lfmlib.structure.outlier_places.places`.
     """
     columns = {
         "share": "outliers",
@@ -247,7 +247,11 @@ def begins(places: pd.DataFrame) -> str:
 
 
 def lined_up(table: pd.DataFrame) -> str:
-    """Whether outliers of different layers lie at the same places, in a sentence; from `lfmlib.outliers.line_up`."""
+    """Whether outliers of different layers lie at the same places, in a sentence.
+
+    Args:
+        table: from `lfmlib.structure.outlier_places.line_up`.
+    """
     if table.empty:
         return "Nothing can be said of places that several layers share: too few layers have outliers."
     there, chance = np.average(table[["there", "chance"]], axis=0, weights=table["outliers"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ import pandas as pd
 from scipy import stats
 
 from .. import findings
+from ..checkpoints import places
 from ..checkpoints.addresses import meant
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.locate import HUB_ID
 from ..deltas import comparison
 from ..distribution import sampled
 from ..findings import RULES, Finding, judge
+from ..health import order
 
 MATRICES = {"quick": 6, "default": 36, "full": 10_000}
 """How many matrices the arrangement of entries is measured of, by profile, evenly chosen."""
@@ -71,9 +74,9 @@ def identity(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
 def _pieces(checkpoint: Checkpoint) -> str:
     """In how many pieces a sample of each tensor was read, in words."""
     if checkpoint.traffic is not None:
-        return f"{sampled.GROUPS} pieces of each tensor, since each is a request: a few heavy rows may be missed"
-    coded = f" ({sampled.COMPUTED} of quantized ones)" if any(info.quantized for info in checkpoint.tensors) else ""
-    return f"up to {sampled.SCATTERED:,} pieces of each tensor{coded}"
+        return f"{places.GROUPS} pieces of each tensor, since each is a request: a few heavy rows may be missed"
+    coded = f" ({places.COMPUTED} of quantized ones)" if any(info.quantized for info in checkpoint.tensors) else ""
+    return f"up to {places.SCATTERED:,} pieces of each tensor{coded}"
 
 
 def by_role(body: pd.DataFrame) -> pd.DataFrame:
@@ -237,3 +240,72 @@ def _heard(found: Finding) -> Finding:
         return found
     reason = f"So little was read of each matrix that noise passes in only {found.null:.0%}: take a larger sample."
     return Finding.of(found.id, found.metric, found.model, found.provenance, {"reason": reason})
+
+
+def layers(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int) -> str:
+    """Whether the layers stand in their order, those without a state of `lfmlib.health.states.examine`, in a
+    sentence."""
+    hurt = sorted(_hurt(states))
+    out = f" Left out: layer{'s' if len(hurt) > 1 else ''} {', '.join(map(str, hurt))}." if hurt else ""
+    found = order.profiles(checkpoint, _rows(checkpoint, sample), hurt)
+    try:
+        result = order.layer_order(found, seed=seed)
+    except ValueError as error:
+        return f"Whether layers stand in their order cannot be told: {error}.{out}"
+    alike = (
+        f"column norms of neighbouring layers correlate by {result.neighbours:.2f} in the mean, those of distant ones "
+        f"by {result.distant:.2f}"
+    )
+    if not result.judged:
+        return f"Whether layers stand in their order cannot be told: {alike}.{out}"
+    if result.exchanged.empty:
+        return f"**No two layers look exchanged**: {alike}, and no exchange makes neighbours more alike.{out}"
+    best = result.exchanged.iloc[0]
+    return (
+        f"**Layers {best['first']:.0f} and {best['second']:.0f} look exchanged**: {alike}, and putting them back "
+        f"raises the sum over neighbours by {best['gain']:.2f} (z = {best['z']:.1f}).{out}"
+    )
+
+
+def exchange_test(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int, most: int = 12) -> str:
+    """Pairs of layers exchanged in thought, and how many are named rightly, in a sentence.
+
+    Where the model's own layers look exchanged, they are put back before.
+    """
+    found = order.profiles(checkpoint, _rows(checkpoint, sample), _hurt(states))
+    depths = next(iter(found.values())).index if found else []
+    count = len(depths)
+    if count < 4:
+        return "With fewer than four layers of a kind, no exchange can be seen."
+    back = np.arange(count)
+    own = order.layer_order(found, seed=seed).exchanged
+    if len(own):
+        i, j = (int(depths.get_loc(own.iloc[0][end])) for end in ("first", "second"))
+        back[[i, j]] = j, i
+    pairs = list(combinations(range(count), 2))
+    tried = [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:most]]
+    right = wrong = 0
+    for i, j in tried:
+        place = back.copy()
+        place[[i, j]] = place[[j, i]]
+        moved = {role: one.iloc[place].set_axis(depths) for role, one in found.items()}
+        named = order.layer_order(moved, seed=seed).exchanged
+        hit = len(named) and (named.iloc[0]["first"], named.iloc[0]["second"]) == (depths[i], depths[j])
+        right, wrong = right + bool(hit), wrong + bool(len(named) and not hit)
+    before = ", put in order before" if len(own) else ""
+    return (
+        f"Of {len(tried)} exchanges of two layers of this model{before}, **{right} are named rightly**, "
+        f"{wrong} wrongly, and {len(tried) - right - wrong} are not seen."
+    )
+
+
+def _hurt(states: pd.DataFrame) -> set[int]:
+    """Depths of layers with a matrix that is looked at for their order and says nothing of it; pruned ones still do."""
+    hurt = states["role"].isin(order.READERS) & (states["state"] != "pruned")
+    return set(states.loc[hurt, "depth"].dropna().astype(int))
+
+
+def _rows(checkpoint: Checkpoint, sample: int) -> int:
+    """Rows of a matrix to look at for the order of layers: few where only a sample is wanted, and they must travel."""
+    widest = max((info.shape[1] for info in checkpoint.tensors if info.role in order.READERS), default=1)
+    return max(16, min(512, sample // (4 * widest))) if sample and checkpoint.traffic is not None else 512

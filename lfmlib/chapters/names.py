@@ -14,8 +14,9 @@ from .. import findings
 from ..experiments.finetuning import CAUSES, DECAY
 from ..findings import Finding
 from ..provenance import recorded
-from .ch02_start import where
 
+LAB = {"decoder": "lab decoder", "vit": "lab ViT", "clip": "lab CLIP"}
+"""The models by modality: language, vision, both."""
 NAMES = {
     "minilm": "all-MiniLM-L6-v2, fine-tuned",
     "deep-decoder": "lab 12-layer decoder",
@@ -33,6 +34,13 @@ LEARNS = {
 }
 MEASURED = {"minilm": "accuracy", "deep-decoder": "loss", "vit": "accuracy"}
 """What a held-out score is; the loss in nats per byte."""
+
+
+def where(rows: pd.DataFrame, **settings) -> pd.DataFrame:
+    """The rows that have these settings."""
+    for name, value in settings.items():
+        rows = rows[rows[name] == value]
+    return rows
 
 
 def plain(record: pd.DataFrame, model: str) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 `locate_remote` finds the weight files behind it and reads nothing but listings, config.json and an index. Of a folder's
 files the same ones are taken as of a local folder (see `lfmlib.checkpoints.locate`). Over HTTP a folder cannot be
 listed: there the index and model.safetensors are tried, in the folder itself and where a hub's page of a model keeps
-    its files.
+its files.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from ..distribution import sampled
+from . import places
 from .addresses import is_address, locate_remote, meant
 from .chunks import CHUNK_BYTES, aligned, between, flat, lazily
 from .http import Traffic
@@ -129,12 +129,12 @@ class Checkpoint:
         # A generator of its own, so that a wrong name is reported by the call and not by the first value.
         return (aligned(piece) for piece in flat(values, max(1, bytes // values.element_size())))
 
-    def sample(self, name: str, bytes: int, groups: int = sampled.GROUPS, seed: int = 0) -> list[torch.Tensor]:
+    def sample(self, name: str, bytes: int, groups: int = places.GROUPS, seed: int = 0) -> list[torch.Tensor]:
         """Values from evenly spread places of a tensor, about `bytes` together; of the rest nothing is read.
 
-        They come in groups, each a flat tensor of pieces spread over the whole (`lfmlib.distribution.sampled.ranges`),
+        They come in groups, each a flat tensor of pieces spread over the whole (`lfmlib.checkpoints.places.ranges`),
         at places drawn from `seed` and the tensor's name. How many pieces there are depends on what one costs: here
-        `lfmlib.distribution.sampled.SCATTERED`, fewer of a quantized tensor, and from afar one for each group. A tensor
+        `lfmlib.checkpoints.places.SCATTERED`, fewer of a quantized tensor, and from afar one for each group. A tensor
         that is not larger than `bytes` comes whole; one with fewer values than groups in fewer groups.
 
         Raises as `read` does, and ValueError for `bytes` or `groups` below 1.
@@ -143,10 +143,10 @@ class Checkpoint:
             raise ValueError(f"bytes={bytes} and groups={groups}: expected at least 1 of both.")
         part = self._part(name)
         entry = self._stored[part.stored].near()
-        pieces = groups if entry.remote else sampled.COMPUTED if entry.lazy else sampled.SCATTERED
+        pieces = groups if entry.remote else places.COMPUTED if entry.lazy else places.SCATTERED
         rng = np.random.default_rng([seed, *name.encode()])
         most = bytes // getattr(torch, entry.dtype).itemsize
-        found = sampled.ranges(math.prod(part.shape), most, groups, pieces, rng)
+        found = places.ranges(math.prod(part.shape), most, groups, pieces, rng)
         calls = (partial(part.pieces, entry, one) for one in found)
         return [aligned(piece) for piece in (ahead(calls, 8) if entry.remote else (call() for call in calls))]
 

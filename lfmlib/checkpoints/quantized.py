@@ -30,8 +30,8 @@ import math
 import re
 from collections.abc import Mapping
 
+from .names import Names
 from .packings import Awq, Gptq, Mxfp4, Nibbles, Packed, Scaled
-from .stored import Names
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 FLOATS = ("float16", "bfloat16", "float32", "float64")

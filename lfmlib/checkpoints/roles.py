@@ -38,8 +38,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from .names import Names
 from .slices import Part
-from .stored import Names
 
 MOST_EXPERTS = 4096  # a stack of more is one of something else, and would be as many tensors
 

@@ -5,11 +5,9 @@ reader returns two dictionaries: what is there (name → a `Stored` tensor), and
 order is the file's own: by offset in safetensors, by insertion in the others.
 """
 
-import functools
 import json
 import math
 import warnings
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -113,20 +111,6 @@ def _once(pairs: list[tuple[str, object]]) -> dict:
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the name {name!r} stands there twice")
     return found
-
-
-class Names(dict):
-    """A dictionary whose names that begin alike are found without looking at all: a model may have 100,000."""
-
-    @functools.cached_property
-    def _sorted(self) -> list[str]:
-        return sorted(self)
-
-    def under(self, prefix: str) -> list[str]:
-        """The names that begin with `prefix`."""
-        first = bisect_left(self._sorted, prefix)
-        last = bisect_left(self._sorted, prefix + chr(0x10FFFF))
-        return self._sorted[first:last]
 
 
 def read_mapping(tensors: Mapping) -> tuple[dict, dict]:

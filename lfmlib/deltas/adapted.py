@@ -18,8 +18,8 @@ from torch import nn
 
 from .. import noise_adapter  # registers itself with peft
 from ..checkpoints.checkpoint import Checkpoint, CheckpointError
+from ..checkpoints.names import prefixes
 from ..checkpoints.stored import Stored
-from .pairs import prefixes
 
 _WRAPPED = "base_model.model."
 _MOVE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from ..checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo
+from ..checkpoints.names import prefixes
 from ..surveys.run import matrices
 
-SHARED = 2
-"""Parts of a name, counted from its end, that two names must share before their prefixes are compared."""
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Types whose values can be added; smaller ones are quantized."""
 CONSTANT = re.compile(r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$")
 """Names of what is stored beside weights, such as masks, by some versions of a library and not by others; a bias with
 one axis is a weight."""
-MOST = 512
-"""Partners that one name may have by its end; where there are more, the end is too common to tell."""
 
 
 @dataclass(frozen=True)
@@ -137,39 +133,6 @@ def _same_kind(name: str, place, theirs, base: Checkpoint, model: Checkpoint) ->
                 f"{name} of {of.name} is stored as {one.kind or one.dtype}, which is quantized: expected "
                 f"{', '.join(FLOATS)}. Dequantize it first"
             )
-
-
-def prefixes(known: Iterable[str], wanted: Iterable[str]) -> tuple[str, str]:
-    """Prefixes of two checkpoints' names that, taken off, join most ``wanted`` names without a namesake.
-
-    Every name votes for the partners it shares most with, counted in parts from its end; of prefixes with equally many
-    votes, those that leave the longest names win.
-    """
-    known = dict.fromkeys(known)
-    by_end: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
-    for name in known:
-        parts = tuple(name.split("."))
-        for start in range(len(parts) - SHARED + 1):
-            by_end.setdefault(parts[start:], []).append(parts)
-    votes: Counter[tuple[str, str]] = Counter()
-    lengths: Counter[tuple[str, str]] = Counter()
-    for name in wanted:
-        if name in known:
-            continue
-        parts = tuple(name.split("."))
-        shared = next((k for k in range(len(parts), SHARED - 1, -1) if parts[-k:] in by_end), 0)
-        partners = by_end[parts[-shared:]] if shared else []
-        if len(partners) > MOST:  # an end that everything has says nothing
-            continue
-        for other in partners:
-            pair = _dotted(other[: len(other) - shared]), _dotted(parts[: len(parts) - shared])
-            votes[pair] += 1
-            lengths[pair] += shared
-    return max(votes, key=lambda pair: (votes[pair], lengths[pair])) if votes else ("", "")
-
-
-def _dotted(parts: tuple[str, ...]) -> str:
-    return "".join(f"{part}." for part in parts)
 
 
 def _fit(old: TensorInfo, new: TensorInfo) -> Pair | str:

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from .counting import count_patterns, count_patterns_torch, count_words, count_words_torch, key_to_float
-from .formats import Grid, grid
-from .words import stored_words
+from .formats import Grid, grid, stored_words
 
 _CHUNK = 1 << 26  # words per call of a counting loop: far below where a sum of squares could overflow
 _MOST = 1 << 46

@@ -149,15 +149,15 @@ def _cells() -> Iterator[dict]:
     for optimizer, models in OTHERS.items():
         for model, settings in models.items():
             common = {"optimizer": optimizer, "gain": GAINS[1], "weight_decay": 0.0, **settings}
-            yield from grid("optimizer", models=(model,), starts=("gaussian", *inits.UNLIKE), **common)
+            yield from grid("optimizer", models=(model,), starts=("gaussian", *inits.UNLIKE_STARTS), **common)
     for lr in (3e-4, 1e-3, 3e-3, 1e-2):
         for decay in (0.0, 0.7, 2.0, 7.0):
             common = {"lr": lr, "weight_decay": decay, "first": 10}
             yield from grid("sweep", starts=("uniform", "sparse-90"), models=("vit",), seeds=1, **common)
             if decay in (0.0, 2.0):
                 yield from grid("sweep", starts=("uniform",), models=("decoder", "clip"), seeds=1, **common)
-    yield from grid("long", models=("vit",), starts=inits.UNLIKE, seeds=1, steps=1000)
-    yield from grid("shuffled", models=("vit",), starts=inits.UNLIKE, gain=0.25, task="shuffled")
+    yield from grid("long", models=("vit",), starts=inits.UNLIKE_STARTS, seeds=1, steps=1000)
+    yield from grid("shuffled", models=("vit",), starts=inits.UNLIKE_STARTS, gain=0.25, task="shuffled")
 
 
 def grid(part: str, *, models=tuple(PLAIN), starts=inits.STARTS, seeds=3, first=0, **changed):
@@ -172,5 +172,5 @@ def grid(part: str, *, models=tuple(PLAIN), starts=inits.STARTS, seeds=3, first=
 def _toy_cells() -> Iterator[dict]:
     """Ten steps on few examples: enough to see every column move."""
     for model in PLAIN:
-        for cell in grid("plain", models=(model,), gain=0.25, starts=inits.UNLIKE, seeds=2):
+        for cell in grid("plain", models=(model,), gain=0.25, starts=inits.UNLIKE_STARTS, seeds=2):
             yield cell | {"steps": 10, "batch": 8 if model != "decoder" else 2}

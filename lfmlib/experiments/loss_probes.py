@@ -15,6 +15,7 @@ from ..lab import models
 from ..lab.problems import problem
 from ..losses import outliers, pruning
 from ..records.experiment import brief
+from ..structure import outlier_places
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Of weights that are pruned."""
@@ -82,7 +83,7 @@ def layers(asked: Asked, weights: dict[str, torch.Tensor], checkpoint: Checkpoin
     rows, own = [], asked()
     for depth, names in depths.groupby(depths).groups.items():
         some = {name: weights[name] for name in names}
-        with pruning.restored(some) as before:
+        with weights.restored(some) as before:
             pruning.prune(some, before, HALF, "magnitude")
             rows.append({"what": "layer", "depth": int(depth), "share": HALF, "rise": brief(asked() - own)})
     return rows
@@ -90,7 +91,7 @@ def layers(asked: Asked, weights: dict[str, torch.Tensor], checkpoint: Checkpoin
 
 def damage(asked: Asked, weights: dict[str, torch.Tensor], cuts: dict[str, float], seed: int) -> list[dict]:
     """Rows about outliers that are changed, beside random sets; and about weights that are rounded."""
-    masks = {name: outliers.beyond(w, cuts[name]) for name, w in weights.items()}
+    masks = {name: outlier_places.beyond(w, cuts[name]) for name, w in weights.items()}
     total, own = sum(w.numel() for w in weights.values()), asked()
 
     def row(entries: str, change: str, chosen: dict[str, torch.Tensor], draw: int = 0) -> dict:
@@ -108,7 +109,7 @@ def damage(asked: Asked, weights: dict[str, torch.Tensor], cuts: dict[str, float
             }
             rows += [row(entries, change, chosen, draw) for change in ("zeroed", "amplified")]
     for range_of in outliers.RANGES:
-        with pruning.restored(weights) as before, torch.no_grad():
+        with weights.restored(weights) as before, torch.no_grad():
             for name, w in weights.items():
                 w.copy_(outliers.quantized(before[name], BITS, range_of, cuts[name]))
             rows.append({"what": "quantized", "range_of": range_of, "rise": brief(asked() - own)})
@@ -124,7 +125,7 @@ def singles(asked: Asked, weights: dict[str, torch.Tensor], cell: dict) -> list[
     norm, are zeroed instead.
     """
     checkpoint = open_checkpoint(asked.model).only(list(weights))
-    chosen = outliers.largest(checkpoint, list(weights), CANDIDATES).assign(found="size")
+    chosen = outlier_places.largest(checkpoint, list(weights), CANDIDATES).assign(found="size")
     pulled = _pulled(asked, weights, cell).assign(found="gradient")
     chosen = pd.concat([chosen, pulled]).drop_duplicates(["tensor", "row", "column"])
     rows, own = [], asked()

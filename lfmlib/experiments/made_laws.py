@@ -11,9 +11,9 @@ import torch
 from scipy import stats
 
 from ..distribution import nulls
+from ..distribution.distances import asymmetry
 from ..distribution.law import optimal_law
 from ..distribution.sketch import Sketch
-from ..distribution.symmetry import asymmetry
 from ..findings import CLAIMED, KEPT, METHODS
 from ..merging import methods
 

@@ -23,7 +23,6 @@ from .. import findings
 from ..checkpoints.checkpoint import open_checkpoint
 from ..checkpoints.locate import MINILM_SHA256
 from ..distribution.coding import VARIANTS
-from ..distribution.law import laws, noise_laws
 from ..findings import KEPT
 from ..lab import models
 from ..lab.problems import problem
@@ -31,6 +30,7 @@ from ..lab.train import Config, start_of, train
 from ..lab.tuning import body
 from ..records import Experiment
 from ..records.experiment import brief
+from ..surveys.optimal_laws import laws, noise_laws
 from ..surveys.values import noise_twin, survey
 from . import finetuning
 from .loss_probes import Asked, curves, damage, layers, singles

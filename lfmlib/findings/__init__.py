@@ -15,6 +15,8 @@ from .f12_law import CLAIMED, KEPT, NEAR, damage_ratio, f12, f12_over_runs
 from .f13_adaptation import FLOORS, MARGIN, OWN, UNLIKE, accuracy, advantage, f13, f13_over_runs
 from .f14_editing import NAMES as METHODS
 from .f14_editing import f14, f14_over_runs, improvement, kept_score
+from .finding import Finding, load, write
+from .rules import CHAPTERS, RULES, STATEMENTS, UNLIKE_STARTS, VERDICTS, Rule, judge
 from .shares import (
     ENOUGH,
     KL_BOUND,
@@ -34,6 +36,7 @@ from .shares import (
 
 __all__ = [
     "BUILT",
+    "CHAPTERS",
     "CLAIMED",
     "ENOUGH",
     "FLOORS",
@@ -50,7 +53,13 @@ __all__ = [
     "OWN",
     "QQ_BOUND",
     "RISE",
+    "RULES",
+    "STATEMENTS",
     "UNLIKE",
+    "UNLIKE_STARTS",
+    "VERDICTS",
+    "Finding",
+    "Rule",
     "accuracy",
     "advantage",
     "agreement",
@@ -91,12 +100,14 @@ __all__ = [
     "holm",
     "improvement",
     "inside_noise",
+    "judge",
     "judged",
     "kept_score",
     "kept_share",
     "left_out",
     "leg_shares",
     "legs",
+    "load",
     "log_ratios",
     "over_runs",
     "paired_p",
@@ -112,5 +123,6 @@ __all__ = [
     "trends",
     "widening",
     "widening_over_runs",
+    "write",
     "zero_mean",
 ]

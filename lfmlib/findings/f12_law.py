@@ -98,7 +98,7 @@ def f12(table: pd.DataFrame, model: str, provenance: dict, whole: pd.DataFrame |
     """Finding F12 of a checkpoint alone: not judged, since damage is said by a loss; its laws are told.
 
     Args:
-        table: from `lfmlib.distribution.law.laws`, with `KEPT` pruned.
+        table: from `lfmlib.surveys.optimal_laws.laws`, with `KEPT` pruned.
         model: its name.
         provenance: of the model.
         whole: a survey of all matrices, where the table is of some; None: it is of all.

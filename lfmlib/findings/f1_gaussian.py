@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from .finding import RULES, STATEMENTS, Finding, judge
+from .finding import Finding
+from .rules import RULES, STATEMENTS, judge
 from .shares import TOO_SMALL, eligible, gaussian, sampled, share
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..lab.starts import UNLIKE
-from .finding import RULES, STATEMENTS, Finding, judge
+from .finding import Finding
+from .rules import RULES, STATEMENTS, UNLIKE_STARTS, judge
 from .shares import ENOUGH, over_runs
 
 
@@ -47,9 +47,9 @@ def f2(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         ValueError: an unlike start is missing, or was run only once.
     """
     shares = shares_by_start(rows)
-    if missing := [start for start in UNLIKE if start not in shares.index or shares.loc[start, "runs"] < 2]:
+    if missing := [start for start in UNLIKE_STARTS if start not in shares.index or shares.loc[start, "runs"] < 2]:
         raise ValueError(f"F2 needs at least two runs from every unlike start; {model} lacks {', '.join(missing)}")
-    unlike, controls = shares.loc[list(UNLIKE)], shares.drop(list(UNLIKE))
+    unlike, controls = shares.loc[list(UNLIKE_STARTS)], shares.drop(list(UNLIKE_STARTS))
     value, low, high, null = (float((unlike[name] >= ENOUGH).sum()) for name in ("after", "low", "high", "before"))
     last = rows[rows["step"] == rows["steps"]]
     return Finding(

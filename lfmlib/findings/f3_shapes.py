@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from .finding import RULES, STATEMENTS, Finding, judge
+from .finding import Finding
+from .rules import RULES, STATEMENTS, judge
 from .shares import TOO_SMALL, eligible
 
 

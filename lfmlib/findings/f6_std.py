@@ -8,7 +8,8 @@ from functools import partial
 
 import pandas as pd
 
-from .finding import RULES, Finding, judge
+from .finding import Finding
+from .rules import RULES, judge
 from .shares import TOO_SMALL, eligible, over_runs, share
 
 QQ_BOUND = 0.99

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..deltas.comparison import depth_trend
+from ..deltas.trends import depth_trend
 from .finding import Finding
 from .shares import eligible, over_runs
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .finding import CHAPTERS, RULES, STATEMENTS, VERDICTS, Finding
+from .finding import Finding
+from .rules import CHAPTERS, RULES, STATEMENTS, VERDICTS
 
 GROUPS = {
     "holds": "Holds on every model it was tested on",

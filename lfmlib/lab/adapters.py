@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ..checkpoints.checkpoint import open_checkpoint
-from ..noise_basis import LAWS
+from ..noise_adapter import LAWS
 
 LOW_RANK = ("lora", "dora")
 """Low-rank adapters: LoRA (Hu et al. 2021, arXiv 2106.09685), and DoRA, which learns the length of every row beside it

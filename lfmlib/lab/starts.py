@@ -10,9 +10,10 @@ import math
 import torch
 from torch import nn
 
+from ..findings.rules import UNLIKE_STARTS
+
 CONTROLS = ("gaussian", "orthogonal")
-UNLIKE = ("uniform", "signs", "laplace", "student-t3", "sparse-90")
-STARTS = (*CONTROLS, *UNLIKE)
+STARTS = (*CONTROLS, *UNLIKE_STARTS)
 """The laws: two Gaussian controls (the entries of a random orthogonal matrix are nearly Gaussian), and five unlike."""
 
 

@@ -10,8 +10,7 @@ take away.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,9 +18,10 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from .weights import Weights, restored
+
 METHODS = ("magnitude", "random", "wanda", "noise")
 WITHIN = ("row", "matrix", "all")
-Weights = Mapping[str, torch.Tensor]
 
 
 def curve(
@@ -197,18 +197,6 @@ def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object
     if missed := [name for name in names if name not in squares]:
         raise ValueError(f"no input reached {missed[0]}: show the model data that uses every layer")
     return {name: square.sqrt().float() for name, square in squares.items()}
-
-
-@contextmanager
-def restored(weights: Weights) -> Iterator[dict[str, torch.Tensor]]:
-    """Gives copies of the weights; on leaving the weights are these again, to the bit."""
-    before = {name: w.detach().clone() for name, w in weights.items()}
-    try:
-        yield before
-    finally:
-        with torch.no_grad():
-            for name, w in weights.items():
-                w.copy_(before[name])
 
 
 def _masks(score: Weights, share: float, within: str) -> dict[str, torch.Tensor]:

@@ -148,7 +148,7 @@ POWER = {
     "outliers": ("model", "-", "outliers"),
     "mp_ks": ("model", ":", "mp_ks"),
 }
-"""Column of `lfmlib.experiments.calibration.power` → its colour, dashes and name; the first is drawn thick and pale,
+"""Column of `lfmlib.chapters.calibration.power` → its colour, dashes and name; the first is drawn thick and pale,
 behind."""
 
 
@@ -157,7 +157,7 @@ def power(axes: np.ndarray, table: pd.DataFrame) -> None:
 
     Args:
         axes: one for each departure.
-        table: from `lfmlib.experiments.calibration.power`, departures only.
+        table: from `lfmlib.chapters.calibration.power`, departures only.
     """
     for ax, (departure, some) in zip(axes.flat, table.groupby(level="departure", sort=False), strict=True):
         sizes = some.index.get_level_values("size")

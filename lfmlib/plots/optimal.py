@@ -97,7 +97,7 @@ def by_law(ax: Axes, tables: Mapping[str, pd.DataFrame], variants: Sequence[str]
 
     Args:
         ax: where to draw.
-        tables: what was coded, such as weights and noise → rows of `lfmlib.distribution.law.laws`.
+        tables: what was coded, such as weights and noise → rows of `lfmlib.surveys.optimal_laws.laws`.
         variants: the laws, from above.
         margin: bits to mark.
     """

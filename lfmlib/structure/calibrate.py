@@ -76,5 +76,5 @@ def tabulate_spectra(path, draws: int = 20_000) -> None:
 
 
 if __name__ == "__main__":
-    tabulate_spectra(resources.files(__package__) / "nulls_spectrum.csv")
-    tabulate(resources.files(__package__) / "nulls.csv")
+    tabulate_spectra(resources.files("lfmlib.structure") / "nulls_spectrum.csv")
+    tabulate(resources.files("lfmlib.distribution") / "nulls.csv")

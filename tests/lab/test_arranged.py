@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from lfmlib import findings, records
+from lfmlib.chapters import ch04_arrangement
 from lfmlib.experiments import arrangement
 
 
@@ -13,8 +14,8 @@ def record() -> pd.DataFrame:
 
 
 def test_the_record_is_whole(record):
-    assert not record.attrs["notice"] and len(arrangement.runs(record)) == 6
-    for name, rows in arrangement.runs(record).items():
+    assert not record.attrs["notice"] and len(ch04_arrangement.runs(record)) == 6
+    for name, rows in ch04_arrangement.runs(record).items():
         assert rows["seed"].nunique() >= 5, name
         assert rows.groupby("seed")["control"].agg(list).map(len).eq(2 + len(arrangement.CONTROLS)).all()
 
@@ -27,7 +28,7 @@ def test_starts_and_fresh_noise_pass(record):
 
 
 def test_f4_follows_from_the_record(record):
-    for finding in arrangement.found(record, seed=0, profile="default"):
+    for finding in ch04_arrangement.found(record, seed=0, profile="default"):
         assert finding.null == 3.0 and finding.details["runs"] >= 5
         assert finding.interval[0] <= finding.value <= finding.interval[1]
         assert set(finding.details["parts"]) == set(findings.LEGS)
@@ -39,7 +40,7 @@ def test_before_and_after_in_words():
         for seed in range(2)
         for step, share in ((0, 1.0), (9, 0.25))
     ]
-    table = arrangement.before_after(pd.DataFrame(rows), {"spectrum": "spectrum"}, percent=True)
+    table = ch04_arrangement.before_after(pd.DataFrame(rows), {"spectrum": "spectrum"}, percent=True)
     assert table.loc["lab ViT, wide start", "spectrum"] == "100 → 25 [25, 25]"
-    table = arrangement.before_after(pd.DataFrame(rows), {"spectrum": "spectrum"})
+    table = ch04_arrangement.before_after(pd.DataFrame(rows), {"spectrum": "spectrum"})
     assert table.loc["lab ViT, wide start", "spectrum"] == "1.00 → 0.25 [0.25, 0.25]"

@@ -5,15 +5,16 @@ import pytest
 from scipy import stats
 
 from lfmlib import records
-from lfmlib.distribution import made as planted
-from lfmlib.experiments import calibration
+from lfmlib.chapters import calibration
+from lfmlib.experiments.calibration import COUNTS
+from lfmlib.structure import made_matrices
 
 SHAPE = (384, 512)
 EDGE = np.sqrt(384) + np.sqrt(512)
 
 
 def made(departure: str, size: float, seed: int = 0) -> np.ndarray:
-    return planted.matrix(departure, size, SHAPE, np.random.default_rng(seed))
+    return made_matrices.matrix(departure, size, SHAPE, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("size", [0.02, 0.2])
@@ -84,5 +85,5 @@ def test_every_departure_is_seen_by_its_test():
 
 def test_the_page_shows_every_test_and_departure():
     page = calibration.page(records.load("calibration"))
-    assert all(f"| `{name}` |" in page for name in calibration.COUNTS)
-    assert all(f"### {name.capitalize()}" in page for name in planted.DEPARTURES)
+    assert all(f"| `{name}` |" in page for name in COUNTS)
+    assert all(f"### {name.capitalize()}" in page for name in made_matrices.DEPARTURES)

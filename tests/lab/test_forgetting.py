@@ -28,7 +28,7 @@ def test_the_ends_of_the_law():
         drift.predicted("cauchy", 0.5)
 
 
-@pytest.mark.parametrize("start", starts.UNLIKE)
+@pytest.mark.parametrize("start", starts.UNLIKE_STARTS)
 def test_a_start_is_forgotten_where_the_law_crosses_the_bound(start):
     ratio = drift.forgotten_at(start, 0.02)
     assert drift.predicted(start, 1 / math.sqrt(1 + ratio**2)) == pytest.approx(0.02, abs=2e-4)

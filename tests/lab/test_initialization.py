@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lfmlib import findings, records
-from lfmlib.chapters import ch02_start, published
+from lfmlib.chapters import ch02_start, names, published
 from lfmlib.experiments import drift as forgetting
 from lfmlib.experiments import initialization as experiments
 from lfmlib.findings import over_runs, scoreboard
@@ -47,7 +47,7 @@ def planted(memory: dict[str, float], seeds=5, scatter=0.0, model="vit", **setti
     return pd.DataFrame(rows)
 
 
-ALL = dict.fromkeys(starts.UNLIKE, 0.2)
+ALL = dict.fromkeys(starts.UNLIKE_STARTS, 0.2)
 
 
 def test_an_interval_over_runs_is_students():
@@ -62,11 +62,11 @@ def test_an_interval_over_runs_is_students():
     [(5, "supported"), (4, "partly"), (3, "partly"), (2, "contradicted"), (0, "contradicted")],
 )
 def test_f2_counts_the_starts_that_were_forgotten(forgotten, verdict):
-    rows = planted(dict.fromkeys(starts.UNLIKE[:forgotten], 0.2))
+    rows = planted(dict.fromkeys(starts.UNLIKE_STARTS[:forgotten], 0.2))
     finding = findings.f2(rows, "made", {})
     assert (finding.value, finding.interval, finding.null) == (forgotten, (forgotten, forgotten), 0)
     assert finding.verdict == verdict
-    assert set(finding.details["shares"]) == set(starts.UNLIKE)
+    assert set(finding.details["shares"]) == set(starts.UNLIKE_STARTS)
     assert finding.details["controls"]["gaussian"][0] == 1.0
     assert scoreboard.measured(finding) == f"{forgotten} [{forgotten}, {forgotten}]\u00a0of 5"
 
@@ -96,7 +96,7 @@ def test_f2_refuses_what_it_cannot_judge():
 
 def test_every_unlike_start_begins_unlike_and_every_control_gaussian():
     table = ch02_start.shares(planted({}))
-    assert all(text.startswith("0 →") for text in table.loc[list(starts.UNLIKE), "lab ViT"])
+    assert all(text.startswith("0 →") for text in table.loc[list(starts.UNLIKE_STARTS), "lab ViT"])
     assert all(text.startswith("100 →") for text in table.loc[list(starts.CONTROLS), "lab ViT"])
 
 
@@ -167,7 +167,7 @@ def test_published_recipes_leave_what_their_papers_say():
 def test_the_experiment_is_what_the_chapter_says():
     cells = pd.DataFrame(experiments.initialization().cells)
     for regime, settings in ch02_start.REGIMES.items():
-        seeds = ch02_start.where(cells, **settings).groupby(["model", "start"])["seed"].nunique()
+        seeds = names.where(cells, **settings).groupby(["model", "start"])["seed"].nunique()
         assert len(seeds) == 3 * 7 and (seeds >= 5).all(), regime
     assert set(cells["optimizer"]) == {"adamw", "sgd", "adagrad"}
     assert cells["gain"].nunique() >= 2

@@ -95,10 +95,8 @@ def test_random_sets_are_as_large_and_as_many(toy):
 
 
 def test_every_table_of_the_chapter_has_its_models(toy):
-    tables = (ch10_optimal.asked, ch10_optimal.free, ch10_optimal.scores, ch10_optimal.wins, ch10_optimal.claimed, ch10_optimal.damage, ch10_optimal.changed,
-              ch10_optimal.quantized)  # fmt: skip
-    for make in tables:
-        assert list(make(toy).index) == ["ViT"], make
+    for name in ("asked", "free", "scores", "wins", "claimed", "damage", "changed", "quantized"):
+        assert list(getattr(ch10_optimal, name)(toy).index) == ["ViT"], name
     assert set(ch10_optimal.curves(toy)["ViT"]["arm"]) == set(loss_probes.ARMS)
     assert len(ch10_optimal.largest(toy, "vit")) == len(ch10_optimal.singles(toy, "vit")) == 5
     assert ch10_optimal.singles(toy).empty  # MiniLM is not among the toys

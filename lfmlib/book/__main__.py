@@ -1,0 +1,10 @@
+"""``python -m lfmlib.book``: see `lfmlib.book.build`."""
+
+import signal
+import sys
+
+from .build import main
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill also stops the children
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Rules fixed before the results: what each finding claims, the bounds on its number, the verdict they give."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+VERDICTS = ("supported", "partly", "contradicted", "undecided")
+UNLIKE_STARTS = ("uniform", "signs", "laplace", "student-t3", "sparse-90")
+"""Starts that F2 is about: laws of initial weights that are not Gaussian (see `lfmlib.lab.starts`)."""
+
+
+STATEMENTS = {
+    "F1": "weights predominantly follow a Gaussian distribution",
+    "F2": "weights become Gaussian regardless of the initialization",
+    "F3": "there are occasional sharp, inverted-T-shaped or linear patterns",
+    "F4": "weights share the i.i.d. properties of Gaussian noise",
+    "F5": "transformation weights can be derived from Gaussian noise",
+    "F6": "transformation weights mainly increase the standard deviation",
+    "F7": "the standard deviation of transformation weights grows with layer depth",
+    "F8": "transformation weights broaden the acceptable deviation from the optimal weights",
+    "F9": "optimal weights are zero-mean",
+    "F10": "optimal weights are symmetric",
+    "F11": "optimal weights are sparse",
+    "F12": "their sparse values are a truncated Gaussian and a few outliers",
+    "F13": "these insights help adaptation",
+    "F14": "these insights help editing",
+}
+"""What the paper claims, shortened; the keys order the scoreboard."""
+
+
+CHAPTERS = {
+    "F1": "01_are_the_weights_gaussian",
+    "F2": "02_does_the_start_matter",
+    "F3": "03_which_shapes_occur",
+    "F4": "04_are_the_weights_independent",
+    "F5": "07_can_it_be_made_from_noise",
+    "F6": "06_what_does_fine_tuning_add",
+    "F7": "08_depth_data_and_rank",
+    "F8": "09_how_far_may_weights_stray",
+    **dict.fromkeys(("F9", "F10", "F11", "F12"), "10_what_is_an_optimal_weight"),
+    "F13": "11_does_it_help_adaptation",
+    "F14": "12_does_it_help_editing",
+}
+"""The chapter that measures each finding."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Bounds on one number, larger being better for the claim.
+
+    Attributes:
+        text: the rule in words, as printed.
+        supported: the claim is supported from here on.
+        partly: … and partly supported from here on; below, contradicted.
+        unit: "%" for shares; or what follows the number, as in "of 5".
+        control: where the control was measured, in words.
+    """
+
+    text: str
+    supported: float
+    partly: float
+    unit: str = ""
+    control: str = "on Gaussian noise"
+
+
+RULES = {
+    "F1": Rule(
+        "share of parameters in matrices with kl_bits ≤ 0.02: at least 80 % supported, at least 50 % partly",
+        supported=0.8,
+        partly=0.5,
+        unit="%",
+    ),
+    "F2": Rule(
+        "number of five non-Gaussian starts from which training ends with at least 80 % of the parameters in matrices "
+        "with kl_bits ≤ 0.02: all five supported, at least three partly",
+        supported=5,
+        partly=3,
+        unit="of 5",
+        control="before training",
+    ),
+    "F3": Rule(
+        "sharp, inverted T and linear, each in at least 2 matrices, in at least 2 models or seeds and not at step 0: "
+        "all three found supported, one or two partly",
+        supported=3,
+        partly=1,
+        unit="of 3",
+    ),
+    "F4": Rule(
+        "independence (correlation of neighbours at most 0.05; squared correlation between rows, and between columns, "
+        "at most 1.25 times that of noise), identity (rows and columns explain at most 5 % of the log-variance beyond "
+        "noise) and spectrum (at most 1 % of the variance beyond the edge of noise), each for at least 80 % of the "
+        "parameters: all three, for the same matrices, supported; one or two partly",
+        supported=3,
+        partly=1,
+        unit="of 3",
+    ),
+    "F5": Rule(
+        "(a) the Q–Q plot of ΔW against a Gaussian has an R² of at least 0.99 in matrices with at least 80 % of the "
+        "parameters; (b) a ΔW built from frozen Gaussian noise and learned scales, with no more trained parameters "
+        "than LoRA, reaches at least 95 % of LoRA’s gain: both supported, one of them partly",
+        supported=2,
+        partly=1,
+        unit="of 2",
+        control="with Gaussian noise of ΔW’s size",
+    ),
+    "F6": Rule(
+        "share of parameters in matrices whose standard deviation rises: at least 80 % supported, provided that the "
+        "median of g = (Var W − Var W₀) / Var ΔW is at least 0.5 and its mean above 0 beyond the interval over runs; "
+        "at least 50 % partly; without weight decay and with the default one, the worse of the two counting",
+        supported=0.8,
+        partly=0.5,
+        unit="%",
+        control="with norm-matched noise",
+    ),
+    "F7": Rule(
+        "share of roles in which std(ΔW) grows with depth, that is, with a Spearman correlation of at least 0.5 in the "
+        "mean of the runs and an interval over them above 0 (for a single pair: a permutation p, corrected for the "
+        "number of roles, of at most 0.05): at least 80 % supported, at least 50 % partly",
+        supported=0.8,
+        partly=0.5,
+        unit="%",
+        control="by random walks",
+    ),
+    "F8": Rule(
+        "radius: the noise, in standard deviations of each matrix, that closes 10 % of the gap between a model’s own "
+        "loss and that of the class frequencies, with a head fitted in the same way to base and fine-tune and the same "
+        "draws of the noise for both: larger for the fine-tune, with an interval over runs above 1, supported; larger, "
+        "partly",
+        supported=1,
+        partly=1,
+        unit="times",
+        control="with noise in place of ΔW",
+    ),
+    "F9": Rule(
+        "share of parameters in matrices with abs(mean) / std ≤ 0.05: at least 80 % supported, at least 50 % partly",
+        supported=0.8,
+        partly=0.5,
+        unit="%",
+    ),
+    "F10": Rule(
+        "share of parameters in matrices whose Kolmogorov–Smirnov distance from their mirror image about the mean is "
+        "at most 0.02 more than that of noise: at least 80 % supported, at least 50 % partly",
+        supported=0.8,
+        partly=0.5,
+        unit="%",
+    ),
+    "F11": Rule(
+        "share of the weights that magnitude pruning can set to zero, in every matrix alike and without any training "
+        "after it, while the held-out loss rises by at most 1 %: at least 30 % supported, at least 10 % partly",
+        supported=0.3,
+        partly=0.1,
+        unit="%",
+        control="with noise of that size instead",
+    ),
+    "F12": Rule(
+        "law: of what is left when 30 % are pruned, a truncated Gaussian + outliers (at most 1 %) has the shortest "
+        "held-out code, parameters charged, in matrices with at least 80 % of the parameters; damage: zeroing these "
+        "outliers raises the loss at least 3 times as much as zeroing random sets of equal squared norm, with a lower "
+        "limit above 1: both supported, one of them partly",
+        supported=2,
+        partly=1,
+        unit="of 2",
+        control="on pruned noise",
+    ),
+    "F13": Rule(
+        "test accuracy of an adapter built from Gaussian noise less that of LoRA, at equal trained parameters, rates "
+        "tuned in the same way, over at least five seeds: an interval of the paired difference above 0 supported, its "
+        "lower limit at least minus one point partly",
+        supported=0,
+        partly=-1,
+        unit="points",
+        control="without an adapter",
+    ),
+    "F14": Rule(
+        "methods of merging (average, task arithmetic, TIES, DARE, DARE-TIES, NAN) that keep more of the fine-tunes’ "
+        "test scores with the outliers of the merged ΔW amplified than without, that is, with an interval of the "
+        "paired difference over runs above 0, the scale of ΔW being chosen on the same grid for both: at least four of "
+        "the six supported, at least one partly; undecided while intervals that reach above 0 leave it open",
+        supported=4,
+        partly=1,
+        unit="of 6",
+        control="with a random set amplified",
+    ),
+}
+
+
+def judge(rule: Rule, value: float, interval: tuple[float, float] | None = None) -> str:
+    """The verdict of a rule on a value: by the point estimate, unless the interval straddles the bound next to it.
+
+    Raises:
+        ValueError: the value is not a number; nothing was measured, so there is nothing to judge.
+    """
+    if math.isnan(value):
+        raise ValueError("nothing was measured: the value is NaN, so no verdict can be given")
+    if interval is not None:
+        low, high = interval
+        if any(low < bound <= high for bound in (rule.supported, rule.partly)):
+            return "undecided"
+    if value >= rule.supported:
+        return "supported"
+    return "partly" if value >= rule.partly else "contradicted"

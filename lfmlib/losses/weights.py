@@ -1,0 +1,22 @@
+"""Weights that a loss depends on, changed in place and restored to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+Weights = Mapping[str, torch.Tensor]
+
+
+@contextmanager
+def restored(weights: Weights) -> Iterator[dict[str, torch.Tensor]]:
+    """Gives copies of the weights; on leaving the weights are these again, to the bit."""
+    before = {name: w.detach().clone() for name, w in weights.items()}
+    try:
+        yield before
+    finally:
+        with torch.no_grad():
+            for name, w in weights.items():
+                w.copy_(before[name])
