@@ -69,8 +69,8 @@ format: $(STAMP)  ## put code and notebooks into shape
 	@$(if $(NOTEBOOKS),$(BIN)/nbstripout $(STRIP) $(NOTEBOOKS))
 
 bench: $(STAMP)  ## measure speed, memory, book and tests against the limits
-	@$(BIN)/python -m benchmarks
-	@$(BIN)/python -m benchmarks.whole
+	@$(BIN)/python -m tests.benchmarks
+	@$(BIN)/python -m tests.benchmarks.whole
 
 clean:  ## remove everything generated except .venv
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis

@@ -20,8 +20,8 @@ from traitlets.config import Config
 
 from lfmlib import findings
 from lfmlib.book import stage
+from lfmlib.provenance import ROOT
 
-ROOT = Path(__file__).parent.parent
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SHARED = {"model", "base", "revision", "select", "seed", "profile", "results"}  # of chapters that take a model
 DRAWS = re.compile(r"\b(plots|plt|sns)\.(?!style\b)")

@@ -280,7 +280,9 @@ def forecasts(rows: pd.DataFrame) -> pd.DataFrame:
     for name, some in verdict_runs(last(rows)).items():
         at = drift.ratio(where(some, start="gaussian")["memory"].mean())
         measured = some.groupby("start")["kl_bits"].mean()
-        found[name] = {start: f"{float(drift.foretold(start, at)):.3f} → {measured[start]:.3f}" for start in UNLIKE_STARTS}
+        found[name] = {
+            start: f"{float(drift.foretold(start, at)):.3f} → {measured[start]:.3f}" for start in UNLIKE_STARTS
+        }
     return pd.DataFrame.from_dict(found, orient="index")
 
 

@@ -6,9 +6,9 @@ theme, and that colour-blind readers can tell apart. They are drawn narrow, so t
 
 from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
 from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_gradient
+from .house_style import COLOURS, INK, WIDTH, figure, style
 from .noise import added, closing, shares, transport
 from .optimal import anatomy, by_law, pruning
-from .style import COLOURS, INK, WIDTH, figure, style
 from .training import STARTS, by_parameters, collapse, curves, growth, panels, starts_legend, sweep_map
 from .weights import SHAPES, depth_role_map, gaussian, histogram, label_map, map_height, ranges, score_plane, strip
 

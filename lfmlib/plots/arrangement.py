@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from ..structure.dependence import lag_correlations
 from ..structure.random_matrices import mp_pdf
 from ..structure.spectra import singular_values
-from .style import COLOURS, INK
+from .house_style import COLOURS, INK
 
 CONTROLS = {
     "none": ("weights", "data"),

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from .style import COLOURS, INK
+from .house_style import COLOURS, INK
 
 PANELS = {"q": "Q", "k": "K", "v": "V", "o": "O", "up": "Up", "down": "Down", "gate": "Gate"}
 """Role → title of its panel."""

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from .depth import LINES
-from .style import COLOURS, INK
+from .house_style import COLOURS, INK
 
 
 def shares(ax: Axes, table: pd.DataFrame, rows: str, lines: str, bound: float | None = None) -> Axes:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from ..distribution.families import FAMILIES
 from ..distribution.law import Law
 from .depth import LINES
-from .style import COLOURS, INK
+from .house_style import COLOURS, INK
 
 ARMS = {"magnitude": 1, "magnitude, all together": 2, "Wanda": 3, "random": 4}
 """Arms of pruning that are drawn, and their place among the line styles."""

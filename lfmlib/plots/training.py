@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 
 from .depth import LINES
-from .style import COLOURS, INK
+from .house_style import COLOURS, INK
 from .weights import outlined
 
 #: start of a training → colour, dashes and marker: light tails blue, heavy tails purple, controls green

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from ..distribution.distances import coding_cells
 from ..distribution.sketch import Sketch
-from .style import COLOURS, INK
+from .house_style import COLOURS, INK
 
 #: shape label → colour and marker
 SHAPES = {

@@ -46,8 +46,8 @@ from .kept import once, toy_rows
 from .workers import each
 
 __all__ = [
-    *("BUDGET", "EXPERIMENTS", "FOLDER", "Comparison", "Experiment", "check", "check_all", "experiment", "load"),
-    *("notice", "provenance", "remeasure", "run", "stale", "table"),
+    *("BUDGET", "EXPERIMENTS", "FOLDER", "Comparison", "Experiment", "check", "check_all", "load"),
+    *("notice", "provenance", "registered", "remeasure", "run", "stale", "table"),
 ]
 
 EXPERIMENTS: dict[str, str] = {
@@ -69,7 +69,7 @@ BUDGET = 40.0
 """Core-seconds that a chapter or a test may spend on measuring a cell again; every record holds such a cell."""
 
 
-def experiment(name: str) -> Experiment:
+def registered(name: str) -> Experiment:
     """The experiment registered under a name. Raises ValueError if there is none."""
     if name not in EXPERIMENTS:
         raise ValueError(f"unknown experiment {name!r}; there are: {', '.join(EXPERIMENTS) or 'none yet'}")
@@ -141,7 +141,7 @@ def table(name: str, profile: str = "default", *, folder: Path | None = None, jo
     Raises:
         ValueError: unknown profile; or ``quick`` where the experiment has no toy cells.
     """
-    current = experiment(name)
+    current = registered(name)
     if profile == "default":
         return load(name, folder=folder)
     if not {"quick": current.quick, "full": current.cells}.get(profile):
@@ -227,7 +227,7 @@ def run(name: str, *, jobs: int = 2, only: Mapping[str, str] | None = None, fold
         ValueError: no cell matches ``only``; or the complete record cannot be checked, because it has no cheap cell or
             its same-seed reruns disagree. What was measured is kept.
     """
-    current, folder = experiment(name), folder or FOLDER
+    current, folder = registered(name), folder or FOLDER
     chosen = [cell for cell in current.cells if all(_has(cell, *setting) for setting in (only or {}).items())]
     if not chosen:
         raise ValueError(f"no cell of {name} has {dict(only)}; its settings are: {', '.join(current.cells[0])}")
@@ -310,7 +310,7 @@ def _spread(current: Experiment, record: dict, jobs: int, place: str) -> dict:
 
 
 def _open(name: str, folder: Path | None) -> tuple[Experiment, dict, dict[str, list[dict]]]:
-    return experiment(name), *files.read(name, folder or FOLDER)
+    return registered(name), *files.read(name, folder or FOLDER)
 
 
 def _each(current: Experiment, cells: Sequence[dict], jobs: int) -> Iterator[tuple[dict, dict | Exception]]:

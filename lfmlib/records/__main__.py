@@ -44,7 +44,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     for name in options.names or records.EXPERIMENTS:
-        experiment = records.experiment(name)
+        experiment = records.registered(name)
         try:
             cells = records.provenance(name)["cells"]
             minutes = sum(entry["core_seconds"] for entry in cells.values()) / 60

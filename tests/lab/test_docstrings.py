@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from lfmlib.lab import docstrings
 from lfmlib.lab.docstrings import SPLITS, TASKS, clean
 from lfmlib.lab.text import split_of
+from lfmlib.provenance import ROOT
 
 NAMES = re.compile(r"\b(numba|numpy|pandas|scipy|sklearn|scikit|torch|pytorch|np|pd|ndarrays?|tensors?|dataframes?)\b")
 
@@ -119,15 +119,14 @@ def test_labels_come_from_the_source(tmp_path):
 
 def test_another_process_gives_the_same_and_imports_none_of_the_packages(tmp_path):
     code = """
-import sys
+from sys import modules
 from lfmlib.lab import docstrings
-before = set(sys.modules)
+before = set(modules)
 print(*(docstrings.load(name).sha256 for name in docstrings.TASKS))
-print([name for name in set(sys.modules) - before if name.split(".")[0] in docstrings.LIBRARIES])
+print([name for name in set(modules) - before if name.split(".")[0] in docstrings.LIBRARIES])
 """
     environment = {**os.environ, "PYTHONHASHSEED": "7", "LFMLIB_CACHE": str(tmp_path)}
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=root, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     hashes, imported = done.stdout.splitlines()
     assert hashes.split() == [docstrings.load(name).sha256 for name in TASKS]

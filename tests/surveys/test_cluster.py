@@ -169,7 +169,10 @@ def until(true, seconds: float = 60) -> None:
 @pytest.mark.parametrize(
     ("hidden", "words"),
     [
-        ("sys.modules['lfmlib'] = None", r"has no lfmlib, or an old one \(.*install it on every worker"),
+        (
+            "from sys import modules; modules['lfmlib'] = None",
+            r"has no lfmlib, or an old one \(.*install it on every worker",
+        ),
         (
             "import lfmlib.provenance as p; p.sources = lambda: 64 * '0'",
             "has another lfmlib .*hash to 0{12}, those here",
@@ -177,7 +180,7 @@ def until(true, seconds: float = 60) -> None:
     ],
 )
 def test_workers_without_this_library_are_an_error_and_not_an_endless_wait(models, tmp_path, hidden, words):
-    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, preload=[f"import sys; {hidden}"])
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, preload=[hidden])
     with cluster, Client(cluster) as connected, connected.get_executor(retries=3) as executor:
         with pytest.raises(RuntimeError, match=words):
             lfmlib.survey(models["one"], executor=executor, progress=False)
@@ -188,12 +191,12 @@ def test_workers_without_this_library_are_an_error_and_not_an_endless_wait(model
 
 def test_a_worker_that_was_mended_is_asked_again(models):
     """Dask keeps the answers to equal questions."""
-    hide = ["import sys; sys.modules['lfmlib'] = None"]
+    hide = ["from sys import modules; modules['lfmlib'] = None"]
     cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, preload=hide)
     with cluster, Client(cluster) as connected, connected.get_executor(retries=3) as executor:
         with pytest.raises(RuntimeError, match="has no lfmlib"):
             lfmlib.survey(models["one"], select="embed", executor=executor, progress=False)
-        connected.run(exec, "import sys; del sys.modules['lfmlib']")
+        connected.run(exec, "from sys import modules; del modules['lfmlib']")
         assert len(lfmlib.survey(models["one"], select="embed", executor=executor, progress=False)) == 1
 
 

@@ -19,9 +19,8 @@ from lfmlib import findings
 from lfmlib.chapters import ch13_report
 from lfmlib.findings import scoreboard
 from lfmlib.health import planted
+from lfmlib.provenance import ROOT
 from lfmlib.structure import made_matrices
-
-ROOT = Path(__file__).parent.parent
 
 
 def layers(count: int = 6, width: int = 128, dtype=torch.bfloat16) -> dict[str, torch.Tensor]:

@@ -1,6 +1,6 @@
 """Merges beside mergekit's: two made models of 1 GB, tuned from one, averaged and merged by TIES.
 
-    python -m benchmarks.merges
+    python -m tests.benchmarks.merges
 
 mergekit 0.1.5 is installed from PyPI into an environment of its own, below `_build/bench`, the first time. Both read
 and write the same files, each in a fresh process with the threads it chooses, taking turns; the best counts. The

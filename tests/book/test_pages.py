@@ -22,8 +22,8 @@ from playwright.sync_api import expect, sync_playwright
 
 from lfmlib import findings
 from lfmlib.book import build, render, stage
+from lfmlib.provenance import ROOT
 
-ROOT = Path(__file__).parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("google-chrome", "chromium", "chromium-browser"))), None)
 # The last argument is the missing network: no name but the test server's address is ever found.
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

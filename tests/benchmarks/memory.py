@@ -1,6 +1,6 @@
 """Peak anonymous memory of a survey, of a comparison and of a merge, above the bare interpreter's.
 
-    python -m benchmarks.memory
+    python -m tests.benchmarks.memory
 
 Each is measured in a process of its own, sampled from the inside every five milliseconds. Nothing heavy is imported
 here until the baseline is taken.
@@ -64,7 +64,7 @@ def inside(code: str) -> None:
 
 def measured(code: str) -> tuple[float, float, float]:
     """MiB above the interpreter, MiB of importing, and seconds of some code in a process of its own."""
-    command = [sys.executable, "-c", f"from benchmarks.memory import inside; inside({code!r})"]
+    command = [sys.executable, "-c", f"from tests.benchmarks.memory import inside; inside({code!r})"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     highest, imported, seconds = map(float, run.stdout.split())
     return highest / 2**20, imported / 2**20, seconds

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 
 import lfmlib
-
-ROOT = Path(__file__).parents[1]
+from lfmlib.provenance import ROOT
+from lfmlib.surveys import values
 
 
 def save(path: Path, seed: int, count: int = 6, rows: int = 64) -> Path:
@@ -47,14 +47,13 @@ def shards(tmp_path) -> Path:
 @pytest.fixture
 def measured(monkeypatch) -> list[int]:
     """How many values each tensor has that is measured from here on."""
-    surveys = sys.modules["lfmlib.survey"]  # the name in `lfmlib` is the function
-    counts, measure = [], surveys._figures
+    counts, measure = [], values._figures
 
     def counted(sketch):
         counts.append(sketch.count)
         return measure(sketch)
 
-    monkeypatch.setattr(surveys, "_figures", counted)
+    monkeypatch.setattr(values, "_figures", counted)
     return counts
 
 

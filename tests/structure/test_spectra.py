@@ -1,7 +1,6 @@
 """Spectra: parity with numpy and scipy, planted spikes found, noise left alone, estimates within their error bars."""
 
 import math
-import sys
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +16,6 @@ from lfmlib.structure.random_matrices import TRACY_WIDOM, ks_distance, mp_cdf, m
 from lfmlib.structure.random_matrices import null as lfmlib_null
 from lfmlib.structure.spectra import Spectrum, kurtosis_null, singular_values, spectrum, vectors
 
-module = sys.modules["lfmlib.spectrum"]  # the package's attribute of that name is the function
 NULLED = ("ks", "top_ratio", "stable_rank", "effective_rank")
 SHAPES = [(200, 200), (100, 200), (300, 30)]
 
@@ -228,12 +226,12 @@ def test_estimates_of_a_matrix_of_low_rank(dtype):
 def test_too_many_outliers_are_computed_after_all(monkeypatch):
     w = planted(100, 100, [30] * 12)
     assert spectrum(w, exact=False).exact is False
-    monkeypatch.setattr(module, "_MOST", 8)
+    monkeypatch.setattr("lfmlib.structure.spectra._MOST", 8)
     assert spectrum(w, exact=False) == spectrum(w, exact=True)
 
 
 def test_large_matrices_are_estimated_by_default(monkeypatch):
-    monkeypatch.setattr(module, "EXACT", 50)
+    monkeypatch.setattr("lfmlib.structure.spectra.EXACT", 50)
     assert spectrum(noise(50, 60)).exact and not spectrum(noise(60, 60)).exact
 
 

@@ -1,6 +1,6 @@
 """Minutes that ``make book`` takes, first and with the lab's cache, and both runs of the tests.
 
-    python -m benchmarks.whole [RESULTS.json]
+    python -m tests.benchmarks.whole [RESULTS.json]
 
 The caches of the lab and of compiled loops are new ones, and each run of tests has its own, as after an installation.
 """

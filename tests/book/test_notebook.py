@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
 from lfmlib.book import notebook
+from lfmlib.provenance import ROOT
 from lfmlib.records import Comparison
 
-ROOT = Path(__file__).parent.parent
 DECLARED = 'model: str = ""  # a model\nseed: int = 0\nprofile: str = "default"\nresults: str = ""\n'
 
 

@@ -1,6 +1,6 @@
 """What an accelerator and many cores give: counting where the tensor is, spectra, threads and workers of a survey.
 
-python -m benchmarks.device
+python -m tests.benchmarks.device
 """
 
 from __future__ import annotations

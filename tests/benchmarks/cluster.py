@@ -1,6 +1,6 @@
 """A survey on a Dask cluster of this machine: one worker, more, and the most of them of which one is killed.
 
-    python -m benchmarks.cluster [WORKERS …]
+    python -m tests.benchmarks.cluster [WORKERS …]
 
 The work is a made matrix of 8 GB, whose parts are spread over the workers, and a made checkpoint of 4 GB; the tables
 are compared by the hash of their CSV. Workers have one thread each. Scheduler and client run in this process: on few

@@ -19,8 +19,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from lfmlib import findings
 from lfmlib.book import build, execute, one_file, render, stage
 from lfmlib.findings import scoreboard
+from lfmlib.provenance import ROOT
 
-ROOT = Path(__file__).parent.parent
 INTRO = "# A toy book\n\nRead {doc}`../notebooks/01_is_it_so`, {ref}`fig-hero` and {cite}`toy2025`.\n"
 FINDINGS = "# What was found\n\n```{include} _scoreboard.md\n```\n"
 METHODS = "# Methods\n\n## How it is done\n\n$$y = x^2$$\n\n```{include} _runs.md\n```\n"

@@ -416,7 +416,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(register, tmp_path, monkeypatch,
     program, gate, folder = tmp_path / "program.py", tmp_path / "gate", records.FOLDER
     program.write_text(PROGRAM)
     monkeypatch.setenv("TOY_GATE", str(gate))
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(toyexperiments.__file__).parent))
     monkeypatch.setitem(records.EXPERIMENTS, "toy", "toyexperiments:from_environment")
     command = [sys.executable, str(program), str(folder)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -9,12 +9,12 @@ import sys
 import time
 import urllib.request
 import uuid
-from pathlib import Path
 
 import pytest
 import websocket
 
-ROOT = Path(__file__).resolve().parents[1]
+from lfmlib.provenance import ROOT
+
 CHAPTER = "notebooks/01_are_the_weights_gaussian.ipynb"
 TOKEN = uuid.uuid4().hex
 

@@ -1,6 +1,6 @@
 """Spectra beside WeightWatcher's: `spectrum` with both controls, `analyze(randomize=True)`; and of a large matrix.
 
-    python -m benchmarks.spectra
+    python -m tests.benchmarks.spectra
 
 WeightWatcher 0.7.7 is installed from PyPI into an environment of its own, below `_build/bench`, the first time. Both
 measure the same matrices of MiniLM, each in a fresh process with the threads it chooses, taking turns; the best counts.
@@ -77,7 +77,7 @@ def large(rows: int = 4096, columns: int = 11008) -> None:
         save_file({"w": torch.tensor(made).bfloat16()}, path)
     print(f"{rows} × {columns} bfloat16, a made matrix with ten directions 5 % beyond the edge")
     for what in ("estimated", "every eigenvalue"):
-        code = f"from benchmarks.spectra import one; one({str(path)!r}, {what == 'every eigenvalue'})"
+        code = f"from tests.benchmarks.spectra import one; one({str(path)!r}, {what == 'every eigenvalue'})"
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         print(f"  {what}: {run.stdout.strip()}")
     _agreement(load_file(path)["w"])

@@ -1,0 +1,1 @@
+"""Its folder holds what tests of several packages import: servers, hostile files, toy experiments."""
