@@ -24,7 +24,7 @@ PACKAGES = (
 def commit(root: Path = ROOT, *, apart: Sequence[str] = ()) -> str:
     """The commit of a source tree, with a “+” if files changed (``apart`` from these).
 
-    “unknown” outside of git, and of an installed library: the commit of a project that it is installed in is not its own.
+    “unknown” outside of git, and of an installed library, even where it is installed inside a project that has commits.
     """
 
     def git(*arguments: str) -> str:

@@ -22,7 +22,7 @@ FLOORS = (
     ("health", "deltas"),
     ("merging",),
     ("findings",),
-    ("plots", "public"),
+    ("plots", "public", "cli_tables"),
     ("lab",),
     ("records",),
     ("experiments",),

@@ -6,6 +6,8 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from .locate import MINILM_COMMIT, MINILM_PACKAGE, MINILM_REPO
 
 
@@ -47,3 +49,15 @@ MODELS = (
     NamedModel("minilm", MINILM_REPO, MINILM_COMMIT, "model.safetensors", MINILM_PACKAGE, "Apache-2.0", 90_868_376),
 )
 """All of them. `lfmlib.checkpoints.locate` opens them."""
+
+
+def at_hand() -> pd.DataFrame:
+    """What they are and where they lie, one row per model; nothing is downloaded."""
+    rows = []
+    for one in MODELS:
+        place = one.place()
+        rows.append({
+            "name": one.name, "source": one.repository, "revision": one.revision, "licence": one.licence,
+            "megabytes": one.bytes / 1e6, "here": place is not None, "place": str(place or ""),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
