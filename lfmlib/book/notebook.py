@@ -191,9 +191,7 @@ def download(tables: dict[str, pd.DataFrame], folder: Path) -> None:
         links.append(f"{link if len(text) < LINKED else f'{name}.csv'} ({size})")
     where = f"They lie, also as Parquet, in <code>{html.escape(str(folder))}</code>."
     if any(part.startswith(TEMPORARY) for part in folder.parts):
-        where = (
-            "<code>lfmlib report</code> keeps them as files, also as Parquet, where it is given <code>--results</code>."
-        )
+        where = "<code>lfmlib report --results FOLDER</code> keeps them as files, also as Parquet."
     display(HTML(f"<p>{'; '.join(links)}. {where}</p>"))
 
 

@@ -62,7 +62,7 @@ window.MathJax = {
 """
 
 
-STYLES = Path(__file__).with_name("_static")
+STYLES = Path(__file__).parents[1] / "_static"
 """The style sheets where the library is installed without its repository: package data of the wheel."""
 
 
