@@ -1,7 +1,8 @@
 """A table as a file: CSV, Parquet or JSON, all columns and all digits.
 
-A shape is a list of integers in Parquet and JSON, and its JSON in CSV. Missing values (and in JSON, which has none,
-infinite ones) are empty fields or null. Parquet also keeps the table's ``attrs``.
+A shape is a list of integers in Parquet and JSON, and its JSON in CSV. Missing values are empty fields in CSV and null
+in JSON, which has no infinite numbers either: those, such as the end of an open interval, are the strings "Infinity"
+and "-Infinity". Parquet also keeps the table's ``attrs``.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ def _plain(value):
     """What JSON has for a value of a table."""
     if isinstance(value, tuple):
         return list(value)
-    if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)):
+    if value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return None
+    if isinstance(value, float) and math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
     return value.item() if hasattr(value, "item") else value
