@@ -60,8 +60,8 @@ def imported(source: str, package: list[str]) -> set[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_package_imports_only_packages_below_it(path):
     place = path.relative_to(ROOT).with_suffix("").parts
-    if place == ("lfmlib", "__init__"):
-        return  # the face of the library, which hands out names of many floors
+    if place in (("lfmlib", "__init__"), ("lfmlib", "__main__")):
+        return  # the face of the library, which hands out names of many floors, and the roof, which calls the topmost
     own = place[1]
     for name in imported(path.read_text(encoding="utf-8"), list(place[:-1])):
         other = name.split(".")[1]
@@ -76,6 +76,15 @@ def test_every_module_has_a_floor():
 def test_the_order_can_fail():
     assert imported("from ..book import build", ["lfmlib", "lab"]) == {"lfmlib.book", "lfmlib.book.build"}
     assert imported("import lfmlib.book.build", ["lfmlib"]) == {"lfmlib.book.build"}
+
+
+def test_every_public_name_is_there_and_comes_when_it_is_asked_for():
+    names = {name for name in vars(importlib.import_module("lfmlib.public")) if not name.startswith("_")}
+    packages = {path.parent.name for path in SOURCES}
+    assert names - packages == set(lfmlib.__all__) - packages
+    assert all(getattr(lfmlib, name) is not None and name in dir(lfmlib) for name in lfmlib.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = lfmlib.nothing
 
 
 def test_no_module_bears_the_name_of_a_public_function():

@@ -12,10 +12,11 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from lfmlib.book import stage
+from lfmlib.book import model_report, stage
 from lfmlib.provenance import ROOT
 
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETTINGS["project"]
 MAKEFILE = (ROOT / "Makefile").read_text()
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
@@ -54,6 +55,18 @@ def test_environment_installs_the_project_under_the_pins():
 def test_version_is_the_same_everywhere():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert str(citation["version"]) == PROJECT["version"]
+
+
+def test_the_wheel_holds_every_package_and_what_a_report_needs():
+    settings = SETTINGS["tool"]["setuptools"]
+    found = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "lfmlib").rglob("__init__.py")}
+    assert set(settings["packages"]) - set(settings["package-dir"]) == {one.replace("/", ".") for one in found}
+    data = settings["package-data"]
+    missing = [
+        f"{place}/{name}" for package, place in settings["package-dir"].items() for name in data[package]
+        if not (ROOT / place / name).is_file()
+    ]  # fmt: skip
+    assert not missing and model_report.chapter().name in data["lfmlib.notebooks"]
 
 
 def test_chapters_are_read_in_the_order_of_their_names():

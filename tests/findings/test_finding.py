@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 import lfmlib
 from lfmlib import findings
 from lfmlib.findings import RULES, Rule, judge, scoreboard
-from lfmlib.provenance import provenance
+from lfmlib.provenance import commit, provenance
 
 RULE = Rule("share", supported=0.8, partly=0.5, unit="%")
 
@@ -168,6 +169,16 @@ def test_the_summary_says_what_became_of_a_statement(verdicts, name):
 
 def test_the_summary_of_nothing():
     assert "Nothing has been measured" in scoreboard.summary([])
+
+
+def test_an_installed_library_does_not_bear_the_commit_of_the_project_around_it(tmp_path):
+    site = tmp_path / ".venv" / "site-packages"
+    site.mkdir(parents=True)
+    (tmp_path / ".gitignore").write_text(".venv/\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "theirs"]):
+        subprocess.run([*git, *arguments], check=True)
+    assert commit(site) == "unknown" and len(commit(tmp_path)) == 12
 
 
 def test_provenance_names_code_and_data():
