@@ -21,7 +21,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
-from ..checkpoints.remote import ahead
+from ..checkpoints.remote import prefetched
 from ..checkpoints.stored import Stored
 from ..deltas.comparison import KIN
 from ..deltas.pairs import FLOATS, partners
@@ -221,7 +221,7 @@ class _Task:
         """What calls return, in order, several at once; not of those that draw, for all of torch has one generator."""
         if self.threads == 1 or self.method in methods.RANDOM:
             return (call() for call in calls)
-        return ahead(iter(calls), self.threads)
+        return prefetched(iter(calls), self.threads)
 
 
 def _values(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.remote import RemoteFile
-from ..checkpoints.stored import Held
+from ..checkpoints.stored import InMemory
 from ..provenance import sources
 
 SMALL = 1 << 20  # bytes of a tensor in memory, such as a quantizer's table, that are part of a key
@@ -91,7 +91,7 @@ def _facts(value):
         if not value.version:
             raise _Nameless
         return [value.url, value.size, value.version]
-    if isinstance(value, Held):
+    if isinstance(value, InMemory):
         if value.tensor.nbytes > SMALL:
             raise _Nameless
         return hashlib.sha256(value.__reduce__()[1][0].tobytes()).hexdigest()
