@@ -37,9 +37,9 @@ def opened(model: str, revision: str, select: str, sample: int, base: str = "") 
     Raises ValueError for a sample that says nothing, and for a base that is none, before anything is measured; and
     whatever `open_checkpoint` raises.
     """
-    if not isinstance(sample, int) or 0 < sample < sampled.LEAST or sample < 0:
+    if not isinstance(sample, int) or 0 < sample < sampled.MIN_SAMPLE_BYTES or sample < 0:
         raise ValueError(
-            f"sample is {sample!r}: expected bytes to read of each tensor, {sampled.LEAST:,} or more, or 0 "
+            f"sample is {sample!r}: expected bytes to read of each tensor, {sampled.MIN_SAMPLE_BYTES:,} or more, or 0 "
             "for all"
         )
     model = normalized_source(model)
