@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..structure.controls import control, named
+from ..structure.controls import checked_names, control
 from ..structure.entries import FIGURES, iid
 from ..structure.spectra import spectrum
 from .run import Rows, tabulate
@@ -53,7 +53,7 @@ def arrangement(
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; an unknown control.
     """
-    measure = partial(_measure_batch, controls=named(controls), seed=seed)
+    measure = partial(_measure_batch, controls=checked_names(controls), seed=seed)
     return tabulate(source, select, measure, _columns(), executor, progress)
 
 
