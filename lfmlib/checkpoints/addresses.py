@@ -160,9 +160,8 @@ def _select_files(
     chosen = choose_files(names)
     index = {}
     if chosen and chosen[0] in INDEX_FILES:
-        index = weight_map(
-            _read_json(url(chosen[0]), traffic, MAX_INDEX_BYTES, unique=True), without_query(url(chosen[0]))
-        )
+        address = url(chosen[0])
+        index = weight_map(_read_json(address, traffic, MAX_INDEX_BYTES, unique=True), without_query(address))
         chosen = sorted(set(index.values()))
     if not chosen:
         raise FileNotFoundError(
@@ -212,9 +211,8 @@ def list_remote(url: str, traffic: Traffic) -> tuple[dict, dict]:
     with _sparse_copy(file, start[: 8 + length]) as path:  # safetensors checks headers only of files
         check_safetensors(path, str(file))
     header = json_object(start[8 : 8 + length], str(file), unique=True)
-    return list_header(
-        header, str(file), lambda offset, shape, dtype: RemoteTensor(file, 8 + length + offset, shape, dtype)
-    )
+    begin = 8 + length
+    return list_header(header, str(file), lambda offset, *more: RemoteTensor(file, begin + offset, *more))
 
 
 def _list_gguf(file: RemoteFile, start: bytes) -> tuple[dict, dict]:

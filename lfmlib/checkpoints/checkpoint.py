@@ -288,9 +288,8 @@ def open_checkpoint(
         why = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
         raise CheckpointError(f"{located.name} holds no tensors{f' ({why})' if why else ''}; expected at least one.")
 
-    logical = {
-        part.name: part for part in logical_parts({name: entry.shape for name, entry in stored.items()}, located.config)
-    }
+    shapes = {name: entry.shape for name, entry in stored.items()}
+    logical = {part.name: part for part in logical_parts(shapes, located.config)}
     tensors = [_info(part, stored[part.stored]) for part in logical.values()]
     checkpoint = Checkpoint(
         located.name,

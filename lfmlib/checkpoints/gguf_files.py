@@ -105,9 +105,8 @@ def stored_tensors(found: dict[str, GgufTensor], make: Callable[[int, tuple, str
             left_out[name] = f"quantized, and not read: the gguf package does not know the values of {one.format}"
         else:
             _, block, size = _format(one.format)
-            stored[name] = GgufBlocks(
-                make(one.offset, (math.prod(one.shape) // block * size,), "uint8"), one.shape, one.format
-            )
+            blocks = make(one.offset, (math.prod(one.shape) // block * size,), "uint8")
+            stored[name] = GgufBlocks(blocks, one.shape, one.format)
     return stored, left_out
 
 

@@ -177,9 +177,8 @@ def _locate_folder(folder: Path) -> Located:
     if chosen[0] in INDEX_FILES:
         return _locate_shards(folder / chosen[0])
     _check_numbering(folder, chosen)
-    return Located(
-        folder.resolve().name, tuple(folder / name for name in chosen), _read_config(folder, folder / chosen[0])
-    )
+    config = _read_config(folder, folder / chosen[0])
+    return Located(folder.resolve().name, tuple(folder / name for name in chosen), config)
 
 
 def _locate_shards(index_file: Path) -> Located:
@@ -280,10 +279,8 @@ def _repository(repo: str, revision: str | None) -> Located:
         chosen = choose_files(names)
         if chosen and chosen[0] in INDEX_FILES:
             index = _fetch(repo, commit, chosen, offline) / chosen[0]
-            chosen = [
-                *chosen,
-                *sorted(set(weight_map(_read_json(index, MAX_INDEX_BYTES, unique=True), index).values())),
-            ]
+            shards = weight_map(_read_json(index, MAX_INDEX_BYTES, unique=True), index).values()
+            chosen = [*chosen, *sorted(set(shards))]
         if not chosen:
             raise FileNotFoundError(
                 f"{at} holds no weight files this library reads: found {', '.join(sorted(names)[:12]) or 'nothing'}; "

@@ -93,9 +93,7 @@ _MATRIX_RULES = [
 _SWIGLU = {"w1": "gate", "w2": "down", "w3": "up"}  # Mixtral's and the first Llama's names
 _NORM = re.compile(r"norm|^ln(?:_|\d|$)|_ln$|^bn\d*$", re.IGNORECASE)  # on the last word of the name
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blk|blocks?|resblocks)\.(\d+)(?=\.)")
-_NESTED_STAGES = re.compile(
-    r"(?:layers|stages)\.\d+\.(?:blocks|layers)\.\d+\."
-)  # Swin, ConvNeXt: no single index is the depth
+_STAGED = re.compile(r"(?:layers|stages)\.\d+\.(?:blocks|layers)\.\d+\.")  # Swin, ConvNeXt: two indices, no depth
 _TOWERS = {
     "text_model": "text",
     "language_model": "text",
@@ -149,10 +147,7 @@ def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
     if path.endswith("mlp.gate"):  # a router if there are experts beside it; some MLPs name their gate like this
         near = shapes if isinstance(shapes, PrefixDict) else PrefixDict(shapes)
         return "router" if near.with_prefix(f"{path[:-4]}experts.") else "other"
-    if name in (
-        "output.weight",
-        "proj_out.weight",
-    ):  # heads of the first Llama and of Whisper; inside a module the names are used for anything
+    if name in ("output.weight", "proj_out.weight"):  # heads of the first Llama and of Whisper; not inside a module
         return "head"
     role = next((role for rule, role in _MATRIX_RULES if rule.search(path)), "other")
     return "other" if role == "head" and _LAYER.search(name) else role
@@ -163,7 +158,7 @@ def depth_and_tower(name: str) -> tuple[int | None, str]:
     layer = _LAYER.search(name)
     before = name[: layer.start()] if layer else name
     tower = next((_TOWERS[word] for word in before.split(".") if word in _TOWERS), "")
-    return (int(layer[1]) if layer and not _NESTED_STAGES.search(name) else None), tower
+    return (int(layer[1]) if layer and not _STAGED.search(name) else None), tower
 
 
 def _unsplit(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Part:
@@ -208,10 +203,7 @@ def _split(part: Part, shapes: Mapping[str, tuple[int, ...]], config: Mapping) -
 def _split_attention(part: Part, config: Mapping) -> list[Part]:
     rows, columns = part.shape
     leaf = re.sub(r"\.weight$", "", part.stored).rsplit(".", 1)[-1]
-    kind, heads = (
-        config.get("model_type"),
-        _positive_int(config, "num_attention_heads") or _positive_int(config, "n_head"),
-    )
+    kind, heads = config.get("model_type"), _count(config, "num_attention_heads") or _count(config, "n_head")
     thirds = {"q": 1, "k": 1, "v": 1}
     if rows == 3 * columns and (
         (leaf == "c_attn" and (part.transposed or kind == "qwen"))
@@ -221,13 +213,13 @@ def _split_attention(part: Part, config: Mapping) -> list[Part]:
         return _split_rows(part, thirds, columns)
     if not heads:
         return [part]
-    size = _positive_int(config, "head_dim") or columns // heads
-    kv_heads = _positive_int(config, "num_key_value_heads") or heads
+    size = _count(config, "head_dim") or columns // heads
+    kv_heads = _count(config, "num_key_value_heads") or heads
     if leaf == "query_key_value" and kind in _HEADWISE_TYPES:
         return _split_rows(part, thirds, size, groups=heads)
     if leaf == "query_key_value" and kind == "falcon":
         if config.get("new_decoder_architecture"):
-            kv_heads = _positive_int(config, "num_kv_heads") or heads
+            kv_heads = _count(config, "num_kv_heads") or heads
             return _split_rows(part, {"q": heads // kv_heads, "k": 1, "v": 1}, size, groups=kv_heads)
         if config.get("multi_query"):
             return _split_rows(part, {"q": heads, "k": 1, "v": 1}, size)
@@ -241,7 +233,7 @@ def _split_attention(part: Part, config: Mapping) -> list[Part]:
     return [part]
 
 
-def _positive_int(config: Mapping, name: str) -> int:
+def _count(config: Mapping, name: str) -> int:
     """An entry of config.json that should be a positive integer; 0 if it is missing or anything else."""
     found = config.get(name)
     return found if is_positive_int(found) else 0

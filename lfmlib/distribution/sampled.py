@@ -68,10 +68,8 @@ def intervals(
         low, high = found[name] - times * error - scatter.get(name, 0.0), found[name] + times * error
         if name == "skewness":
             low, high = -math.inf, math.inf
-        result[name] = (
-            max(low, 0.0) if name in RAISED_BY_SAMPLING else low,
-            math.inf if name in UNBOUNDED_ABOVE else high,
-        )
+        low = max(low, 0.0) if name in RAISED_BY_SAMPLING else low
+        result[name] = low, math.inf if name in UNBOUNDED_ABOVE else high
     return result
 
 

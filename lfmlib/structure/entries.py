@@ -190,9 +190,8 @@ def _intervals(w: np.ndarray, found: Mapping[str, float]) -> dict[str, tuple[flo
     for axis, length in enumerate(w.shape):
         parts = np.array_split(np.arange(length), JACKKNIFE_GROUPS)
         without = pd.DataFrame([_figures(np.delete(w, part, axis=axis)) for part in parts])
-        errors.append(
-            math.sqrt((JACKKNIFE_GROUPS - 1) ** 2 / JACKKNIFE_GROUPS) * without.std()
-        )  # √((g - 1) / g · sum of squares)
+        # the square root of (g - 1) / g times the sum of squares, for g groups
+        errors.append(math.sqrt((JACKKNIFE_GROUPS - 1) ** 2 / JACKKNIFE_GROUPS) * without.std())
     half = stats.t.ppf(0.975, JACKKNIFE_GROUPS - 1) * np.maximum(*errors)
     return {name: (value - float(half[name]), value + float(half[name])) for name, value in found.items()}
 

@@ -95,9 +95,7 @@ class Matrix:
             return self.gram_times(torch.as_tensor(v, device=self.work.device)).cpu().numpy()
 
         operator = sparse.linalg.LinearOperator((self.p, self.p), matvec=times, dtype=np.float64)
-        tolerance = (
-            1e-10 if self.work.dtype == torch.float64 else 1e-6
-        )  # a tolerance below the rounding of the products would never be reached
+        tolerance = 1e-10 if self.work.dtype == torch.float64 else 1e-6  # above the rounding of the products
         start = rng.standard_normal(self.p)
         values, found = sparse.linalg.eigsh(operator, k=count, which="LA", v0=start, tol=tolerance)
         return values[::-1], found[:, ::-1].copy()
