@@ -131,6 +131,15 @@ def test_a_name_that_is_not_there_is_seen():
         resolved("lfmlib.checkpoints.nothing")
 
 
+def test_the_page_on_the_house_has_every_floor_and_every_file_it_names():
+    page = (ROOT / "book" / "house.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+)\|", page, re.MULTILINE)
+    told = {name: int(floor) for floor, names in rows for name in re.findall(r"`(\w+)`", names)}
+    assert {name: floor for name, floor in told.items() if name in FLOOR} == FLOOR
+    for name in re.findall(r"`((?:\w+/)+\w+\.\w+)`", page + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
+        assert (ROOT / name).exists() or (ROOT / "lfmlib" / name).exists(), name
+
+
 def test_tests_stand_where_their_modules_do():
     packages = {path.parent.name for path in SOURCES} - {"lfmlib", "plots"}
     assert packages <= {path.name for path in (ROOT / "tests").iterdir()}
