@@ -328,7 +328,7 @@ def test_tasks_hold_what_is_worth_one_but_there_are_some_for_everyone(matrices, 
     info = lfmlib.open_checkpoint({"w": torch.zeros(1, 1).bfloat16()}).tensors[0]
     wanted = [replace(info, name=f"{i}", shape=(4096, 4096), numel=1 << 24) for i in range(matrices)]
     wanted[:0] = [replace(info, name=f"huge {i}", shape=(1 << 15, 1 << 15), numel=1 << 30) for i in range(huge)]
-    batches = list(executors._batches(wanted, worth, huge=executors.SPREAD))
+    batches = list(executors._batches(wanted, worth, huge=executors.PART_VALUES))
     assert [one for batch in batches for one in batch] == wanted
     assert len(batches) == pytest.approx(tasks + huge, abs=1)
 
