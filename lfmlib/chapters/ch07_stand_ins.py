@@ -20,7 +20,7 @@ from ..findings import Finding
 from ..lab.adapters import NOISE_BUILT
 from ..provenance import recorded
 from ..structure.spectra import top_ratio
-from .names import NAMES, SHORT, where
+from .names import MEASURED, NAMES, SHORT, where
 
 ARMS = {"lora": "LoRA", "noise-gaussian": "Gaussian", "noise-uniform": "uniform", "noise-signs": "±1"}
 """Adapters of the record, as tables name them; the last three by the law of their frozen noise."""
@@ -33,7 +33,8 @@ def f5_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     for model, name in NAMES.items():
         built, replaced = (where(record, part=part, model=model) for part in ("built", "stand-in"))
         if len(built) and len(replaced):
-            found.append(findings.f5_over_runs(built, replaced, name, origin | {"source": name}))
+            about = origin | {"source": name}
+            found.append(findings.f5_over_runs(built, replaced, name, about, score=MEASURED[model]))
     return found
 
 
@@ -48,7 +49,7 @@ def kept(record: pd.DataFrame) -> pd.DataFrame:
     for model, name in SHORT.items():
         some = where(record, part="stand-in", model=model)
         for kind in KEPT if len(some) else ():
-            if not len(found := findings.kept_share(some, kind)):
+            if not len(found := findings.kept_share(some, kind, score=MEASURED[model])):
                 continue
             share, low, high = findings.over_runs(found)
             loss = some.loc[some["kind"] == kind, "loss"].mean()
@@ -128,7 +129,7 @@ def built(record: pd.DataFrame) -> pd.DataFrame:
         for rank, same in some[some["rank"] > 0].groupby("rank"):
             scores = {words: _within(same.loc[same["adapter"] == arm, "score"]) for arm, words in ARMS.items()}
             found[f"{name}, {int(rank)}"] = {
-                "score": "loss" if np.allclose(same["score"], same["loss"]) else "accuracy",
+                "score": MEASURED[model],
                 "trained": f"{int(same['parameters'].iloc[0] - floor['parameters'].iloc[0]):,}",
                 "floor": _within(floor["score"]),
                 **scores,
@@ -148,7 +149,7 @@ def shares(record: pd.DataFrame) -> pd.DataFrame:
         some = where(record, part="built", model=model)
         for budget in sorted(set(some["rank"]) - {0}):
             for arm in NOISE_BUILT:
-                found = findings.built_share(some, arm, budget)
+                found = findings.built_share(some, arm, budget, score=MEASURED[model])
                 if len(found):
                     rows.append((name, int(budget), ARMS[arm], *findings.over_runs(found)))
     return pd.DataFrame(rows, columns=["model", "bases", "law", "share", "low", "high"])
@@ -164,11 +165,11 @@ def rivals(record: pd.DataFrame) -> pd.DataFrame:
     for model, name in SHORT.items():
         some = where(record, part="built", model=model)
         for budget in sorted(set(some["rank"]) - {0}):
-            own = findings.built_share(some, "noise-gaussian", budget)
+            own = findings.built_share(some, "noise-gaussian", budget, score=MEASURED[model])
             other = {
                 f"− {ARMS[arm]}": own - rival
                 for arm in NOISE_BUILT[1:]
-                if len(rival := findings.built_share(some, arm, budget))
+                if len(rival := findings.built_share(some, arm, budget, score=MEASURED[model]))
             }
             if other:
                 found[f"{name}, {int(budget)}"] = {
@@ -184,9 +185,9 @@ def differ(record: pd.DataFrame) -> str:
     for model in SHORT:
         some = where(record, part="built", model=model)
         for budget in sorted(set(some["rank"]) - {0}):
-            own = findings.built_share(some, "noise-gaussian", budget)
+            own = findings.built_share(some, "noise-gaussian", budget, score=MEASURED[model])
             for arm in NOISE_BUILT[1:]:
-                if len(rival := findings.built_share(some, arm, budget)) > 1:
+                if len(rival := findings.built_share(some, arm, budget, score=MEASURED[model])) > 1:
                     _, low, high = findings.over_runs(own - rival)
                     count, better, worse = count + 1, better + (low > 0), worse + (high < 0)
                     widest = max(widest, (high - low) / 2)
