@@ -20,7 +20,7 @@ from ..checkpoints import places
 from ..checkpoints.addresses import meant
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.locate import HUB_ID
-from ..deltas import comparison
+from ..deltas.pairs import akin
 from ..distribution import sampled
 from ..findings import RULES, Finding, judge
 from ..health import order
@@ -43,9 +43,9 @@ def opened(model: str, revision: str, select: str, sample: int, base: str = "") 
         )
     model = meant(model)
     afar = sample and HUB_ID.match(model) and model != "minilm" and not Path(model).expanduser().exists()
-    checkpoint = open_checkpoint(f"hf://{model}" if afar else model, revision, select)
+    checkpoint = open_checkpoint(f"hf://{model}" if afar else model, revision=revision, select=select)
     if base:
-        comparison.akin(base, checkpoint)
+        akin(base, checkpoint)
     return checkpoint
 
 

@@ -245,6 +245,7 @@ class Checkpoint:
 
 def open_checkpoint(
     source: "str | Path | torch.nn.Module | Mapping | Checkpoint",
+    *,
     revision: str | None = None,
     select: str | None = None,
 ) -> Checkpoint:
@@ -255,7 +256,7 @@ def open_checkpoint(
             .bin, .pt, .pth); a hub id such as `"gpt2"` (weight files and config.json are downloaded; with
             HF_HUB_OFFLINE=1 only the cache is used); an address, of which only what is asked for is read and nothing
             is kept: `"hf://org/name"`, a file or folder at `"https://…"`, `"s3://…"`, `"gs://…"` and others that
-            fsspec knows; a `torch.nn.Module`; a mapping from names to tensors or arrays.
+            fsspec knows; a `torch.nn.Module`; a mapping from names to tensors or arrays; a `Checkpoint`, as it is.
         revision: branch, tag or commit of a hub id; the commit it meant is kept in `.revision`.
         select: regular expression searched in tensor names; others are left out.
 
@@ -267,6 +268,10 @@ def open_checkpoint(
         TypeError: `source` is of another kind.
     """
     revision, select = revision or None, select or None  # papermill passes "" as readily as None
+    if isinstance(source, Checkpoint):
+        if revision not in (None, source.revision):
+            raise ValueError(f"revision={revision!r} was given for {source.name}, which is open already. Leave it out.")
+        return source if select is None else source.select(select)
     if isinstance(source, str | Path):
         source = meant(source)
         located = locate_remote(source, revision) if is_address(str(source)) else locate(source, revision)

@@ -54,12 +54,13 @@ class Adapted(Stored):
         return merged.T if self.transposed else merged
 
 
-def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
+def adapted(base: Checkpoint, source: str | Path, *, whole: bool = False) -> Checkpoint:
     """The base with an adapter on it, as a checkpoint of the tensors that the adapter changes.
 
     Args:
         base: what the adapter was trained on, or the same model under other prefixes.
         source: a folder with adapter_config.json and adapter_model.safetensors (or .bin), as peft saves them.
+        whole: hold the tensors that the adapter leaves alone as well.
 
     Returns:
         A `Checkpoint`; its ``skipped`` says of everything that is not in it why: tensors without an adapter, adapted
@@ -103,6 +104,16 @@ def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
         for info in matrices.values()
         if base._parts[info.name].stored in laid
     ]
+    if whole:
+        return replace(
+            base,
+            name=folder.resolve().name,
+            source=f"{folder.resolve()} on {base.source}",
+            revision=None,
+            files=[],
+            skipped=base.skipped | odd,
+            _stored={**base.stored, **laid},
+        )
     changed = {info.name for info in tensors}
     untouched = {info.name: "no adapter on it" for info in base.tensors if info.name not in changed}
     return replace(

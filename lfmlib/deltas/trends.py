@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 
-def depth_trend(table: pd.DataFrame, column: str = "std_delta", resamples: int = 9999) -> pd.DataFrame:
+def depth_trend(table: pd.DataFrame, column: str = "std_delta", *, resamples: int = 9999) -> pd.DataFrame:
     """Does a figure grow with depth? Spearman's correlation, role by role.
 
     Args:

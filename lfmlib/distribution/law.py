@@ -76,7 +76,7 @@ class Law:
         return self.gaussian.begins
 
 
-def optimal_law(x, *, pruned: float = 0.0, families: Sequence[str] = tuple(FAMILIES), seed: int = 0) -> Law:
+def optimal_law(x, *, seed: int = 0, pruned: float = 0.0, families: Sequence[str] = tuple(FAMILIES)) -> Law:
     """The law of the values that magnitude pruning keeps.
 
     Args:

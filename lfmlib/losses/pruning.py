@@ -29,12 +29,12 @@ def curve(
     weights: Weights,
     shares: Sequence[float],
     *,
+    progress: bool = False,
+    seed: int = 0,
     method: str = "magnitude",
     within: str = "matrix",
     inputs: Weights | None = None,
     draws: int = 1,
-    seed: int = 0,
-    progress: bool = False,
 ) -> pd.DataFrame:
     """The rise of a loss with the share of weights that are set to zero.
 

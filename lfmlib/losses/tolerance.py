@@ -31,11 +31,11 @@ def radius(
     weights: Mapping[str, torch.Tensor],
     rise: float,
     *,
+    progress: bool = False,
+    seed: int = 0,
     kind: str = "matrix",
     depth: Mapping[str, float] | None = None,
     draws: int = 16,
-    seed: int = 0,
-    progress: bool = False,
 ) -> pd.DataFrame:
     """The scale of noise at which a loss has risen by ``rise``, for each of several draws of the noise.
 
@@ -89,10 +89,10 @@ def curve(
     weights: Mapping[str, torch.Tensor],
     scales: Sequence[float],
     *,
+    seed: int = 0,
     kind: str = "matrix",
     depth: Mapping[str, float] | None = None,
     draws: int = 4,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """The rise of a loss at given scales of noise.
 

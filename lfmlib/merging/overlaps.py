@@ -12,10 +12,8 @@ import torch
 from torch.nn.functional import cosine_similarity
 from tqdm.auto import tqdm
 
-from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
-from ..deltas.pairs import FLOATS, partners
+from ..deltas.pairs import FLOATS, opened, partners
 from . import methods
-from .run import listed
 
 LEAST = 4096
 """Matrices with fewer entries are left out."""
@@ -31,7 +29,7 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
     All ΔW of one tensor are held as float32 at a time, and two as float64.
 
     Args:
-        base, tuned: anything `open_checkpoint` takes, and a list of these.
+        base, tuned: anything `open_checkpoint` takes, and a list of these, or of folders with adapters of that base.
         select: regular expression; only tensors of the base whose name it finds.
         progress: show a bar.
 
@@ -45,16 +43,14 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
         (`lfmlib.merging.methods.cut`), and energy, their share of its squared norm;
         reach_single and reach, how far out outliers lie (`lfmlib.merging.methods.reach`), in the mean of the single ΔW
         and in their average, NaN without outliers; factor, what would give back what the average took from them.
-        What is said of pairs is NaN of a single model. ``attrs["source"]`` and ``attrs["base"]`` name the models.
+        What is said of pairs is NaN of a single model. ``attrs["source"]`` and ``attrs["base"]`` name the models,
+        ``attrs["skipped"]`` says of matrices that are not there why.
 
     Raises:
         ValueError: no model; models that do not fit the base; or no matrix that is large enough.
         FileNotFoundError, CheckpointError: from `open_checkpoint`; or what is stored is quantized.
     """
-    tuned = listed(tuned)
-    if not tuned:
-        raise ValueError("there is nothing to look at: expected at least one tuned model")
-    base, *models = (one if isinstance(one, Checkpoint) else open_checkpoint(one) for one in (base, *tuned))
+    base, models = opened(base, tuned, whole=True)
     theirs = [partners(base, one) for one in models]
     chosen = base.select(select) if select else base
     about = {info.name: (info.role, info.depth) for info in chosen.tensors}
@@ -65,21 +61,28 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
     ]
     if not names:
         raise ValueError(f"{base.name} has no matrix of {LEAST:,} or more entries that is looked at")
-    rows = []
+    rows, skipped = [], {}
     for name in tqdm(names, "ΔW", disable=not progress, leave=False, delay=1):
-        start = base.stored[name].load().cpu().float()
-        deltas = [one[name]().cpu().float() - start for one in theirs]
+        if all(one[name] == base.stored[name].load for one in theirs):
+            skipped[name] = "no adapter on it"
+            continue
+        try:
+            start = base.stored[name].load().cpu().float()
+            deltas = [one[name]().cpu().float() - start for one in theirs]
+        except (ValueError, OSError) as error:
+            skipped[name] = str(error)
+            continue
         role, depth = about.get(name, ("fused", None))  # several matrices stored as one
         said = {"tensor": name, "role": role, "depth": depth, "numel": start.numel()}
         rows.append(said | {"size": _size(deltas, start)} | _pairs(deltas) | _outliers(deltas))
     table = pd.DataFrame(rows, columns=_COLUMNS)
-    if not (table["size"] > 0).any():
+    if len(table) and not (table["size"] > 0).any():
         raise ValueError(
             f"ΔW is exactly zero in all {len(table)} matrices: {', '.join(one.name for one in models)} and the base "
             f"{base.name} hold the same weights. Name the models that were tuned, and their base"
         )
     table["depth"] = table["depth"].astype("Int64")
-    table.attrs.update(source=[one.name for one in models], base=base.name)
+    table.attrs.update(source=[one.name for one in models], base=base.name, skipped=skipped)
     return table
 
 

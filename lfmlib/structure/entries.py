@@ -128,7 +128,7 @@ FIGURES = tuple(one.name for one in fields(IID) if one.type == "float")
 """Names of the figures of `IID`."""
 
 
-def iid(matrix, *, controls: str | Iterable[str] = (), seed: int = 0, intervals: bool = False) -> IID:
+def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals: bool = False) -> IID:
     """Measure how far the entries of ``matrix`` are from independent and identically distributed.
 
     Time is a few dozen passes over the entries and two Gram matrices of the smaller side; memory some five float64

@@ -64,7 +64,7 @@ class Spectrum:
     controls: Mapping[str, Spectrum] = field(default_factory=dict, repr=False)
 
 
-def spectrum(matrix, *, controls: str | Iterable[str] = (), seed: int = 0, exact: bool | None = None) -> Spectrum:
+def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact: bool | None = None) -> Spectrum:
     """Compare the singular values of a matrix with those of noise.
 
     Eigenvalues of the p x p Gram matrix, accumulated in float64 in blocks: time n p² + p³, memory some 24 p² bytes

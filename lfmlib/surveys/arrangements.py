@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import asdict
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..structure.controls import control, named
 from ..structure.entries import FIGURES, iid
 from ..structure.spectra import spectrum
-from .run import Rows, tabulate
+from .run import about, tabulate
 
 DERIVED = ("lag_one", "row_alike", "col_alike", "unequal")
 """Properties of `IID` that the rule of finding F4 is about."""
@@ -27,11 +26,12 @@ SPECTRAL = {"ks": "mp_ks"} | {
 
 def arrangement(
     source,
+    *,
     select: str | None = None,
-    controls: str | Iterable[str] | None = (),
-    seed: int = 0,
     executor: Executor | None = None,
     progress: bool = True,
+    seed: int = 0,
+    controls: str | Iterable[str] | None = (),
 ) -> pd.DataFrame:
     """Measure the arrangement of every floating-point matrix of a checkpoint that has 40 rows and columns.
 
@@ -40,10 +40,10 @@ def arrangement(
     Args:
         source: anything `open_checkpoint` takes, or a `Checkpoint`.
         select: regular expression; only tensors whose name it finds.
-        controls: names of `lfmlib.structure.controls.CONTROLS` to measure in the same way.
-        seed: of the controls; each tensor's stream also depends on its name.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.
+        seed: of the controls; each tensor's stream also depends on its name.
+        controls: names of `lfmlib.structure.controls.CONTROLS` to measure in the same way.
 
     Returns:
         For each matrix one row for itself (``control`` is "none") and one for each control, in checkpoint order: its
@@ -53,26 +53,18 @@ def arrangement(
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; an unknown control.
     """
-    measure = partial(_measure_batch, controls=named(controls), seed=seed)
-    return tabulate(source, select, measure, _columns(), executor, progress)
+    measure = partial(_measured, controls=named(controls), seed=seed)
+    return tabulate(source, measure, _columns(), select=select, executor=executor, progress=progress)
 
 
-def _measure_batch(checkpoint: Checkpoint, controls: tuple[str, ...], seed: int) -> Rows:
-    results: Rows = []
-    for info in checkpoint.tensors:
-        about = asdict(info)
-        about["tensor"] = about.pop("name")
-        stream = int(np.random.SeedSequence([seed, *info.name.encode()]).generate_state(1, np.uint64)[0] >> 1)
-        try:
-            matrix = checkpoint.read(info.name)
-            rows = [about | {"control": "none"} | figures(matrix)]
-            for name in controls:
-                rows.append(about | {"control": name} | figures(control(matrix, name, seed=stream)))
-        except ValueError as error:
-            results.append((info.name, str(error)))
-            continue
-        results.append((info.name, rows))
-    return results
+def _measured(checkpoint: Checkpoint, info: TensorInfo, controls: tuple[str, ...], seed: int) -> list[dict]:
+    """The row of a matrix, and those of its controls."""
+    stream = int(np.random.SeedSequence([seed, *info.name.encode()]).generate_state(1, np.uint64)[0] >> 1)
+    matrix = checkpoint.read(info.name)
+    rows = [about(info) | {"control": "none"} | figures(matrix)]
+    for name in controls:
+        rows.append(about(info) | {"control": name} | figures(control(matrix, name, seed=stream)))
+    return rows
 
 
 def figures(matrix) -> dict[str, float]:

@@ -73,7 +73,7 @@ class Journal:
         """What the rows of a tensor depend on, hashed; None for what is only in memory."""
         try:
             facts = [_facts(value) for value in checkpoint.origin(name)]
-        except _Nameless:
+        except (_Nameless, OSError):  # a file that is not there any more is told where it is read
             return None
         return hashlib.sha256(repr([sources(), self.measured, name, *facts]).encode()).hexdigest()
 

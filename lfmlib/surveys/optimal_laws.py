@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from dataclasses import asdict
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..distribution import nulls
 from ..distribution.coding import VARIANTS
 from ..distribution.law import Law, optimal_law
-from .run import Rows, tabulate
+from .run import about, tabulate
 
 
 def laws(
-    source, *, pruned: float = 0.0, select: str | None = None, executor: Executor | None = None, progress: bool = True
+    source, *, select: str | None = None, executor: Executor | None = None, progress: bool = True, pruned: float = 0.0
 ) -> pd.DataFrame:
     """`optimal_law` of every floating-point matrix of a checkpoint.
 
@@ -32,10 +31,13 @@ def laws(
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
     """
-    return tabulate(source, select, partial(_laws, pruned=pruned), [*_INFO, *_FIELDS, *_BITS], executor, progress)
+    columns = [*_INFO, *_FIELDS, *_BITS]
+    return tabulate(
+        source, partial(_measured, pruned=pruned), columns, select=select, executor=executor, progress=progress
+    )
 
 
-def noise_laws(table: pd.DataFrame, *, pruned: float = 0.0, seed: int = 0) -> pd.DataFrame:
+def noise_laws(table: pd.DataFrame, *, seed: int = 0, pruned: float = 0.0) -> pd.DataFrame:
     """The same of Gaussian noise in the place of each matrix, of its size, type, mean and standard deviation.
 
     Args:
@@ -57,18 +59,8 @@ def noise_laws(table: pd.DataFrame, *, pruned: float = 0.0, seed: int = 0) -> pd
     return pd.DataFrame(rows, columns=[*_INFO, *_FIELDS, *_BITS])
 
 
-def _laws(checkpoint: Checkpoint, pruned: float) -> Rows:
-    results: Rows = []
-    for info in checkpoint.tensors:
-        try:
-            law = optimal_law(checkpoint.chunks(info.name), pruned=pruned)
-        except ValueError as error:
-            results.append((info.name, str(error)))
-            continue
-        row = asdict(info)
-        row["tensor"] = row.pop("name")
-        results.append((info.name, [row | _figures(law)]))
-    return results
+def _measured(checkpoint: Checkpoint, info: TensorInfo, pruned: float) -> list[dict]:
+    return [about(info) | _figures(optimal_law(checkpoint.chunks(info.name), pruned=pruned))]
 
 
 def _figures(law: Law) -> dict:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import asdict
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
@@ -22,11 +21,12 @@ from ..distribution import nulls, sampled
 from ..distribution.distances import measure
 from ..distribution.shapes import SHAPES, classify, standings
 from ..distribution.sketch import Sketch
-from .run import Rows, Spread, tabulate
+from .run import Spread, about, tabulate
 
 
 def survey(
     source,
+    *,
     select: str | None = None,
     executor: Executor | None = None,
     progress: bool = True,
@@ -69,12 +69,20 @@ def survey(
             stacklevel=2,
         )
     ends = [*(f"{name}_{end}" for name in SAMPLED for end in ("low", "high")), "label_possible"] if sample else []
-    measure = partial(_measure_batch, sample=sample)
     spread = None if sample else Spread(_sketch_part, _row, worth=1 << 26)
-    return tabulate(source, select, measure, [*_columns(), *ends], executor, progress, keep, spread)
+    return tabulate(
+        source,
+        partial(_measured, sample=sample),
+        [*_columns(), *ends],
+        select=select,
+        executor=executor,
+        progress=progress,
+        keep=keep,
+        spread=spread,
+    )
 
 
-def noise_twin(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def noise_twin(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """The same table for Gaussian noise: each tensor replaced by draws of its size, type, mean and std.
 
     Args:
@@ -95,18 +103,11 @@ def noise_twin(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return noise
 
 
-def _measure_batch(checkpoint: Checkpoint, sample: int | None) -> Rows:
-    """Rows of every tensor of a (picklable) checkpoint, or for a tensor that cannot be measured the reason."""
-    results: Rows = []
-    for info in checkpoint.tensors:
-        try:
-            if sample:
-                results.append((info.name, [_about(info) | _sampled(checkpoint, info, sample)]))
-            else:
-                results += _row(info, Sketch.of(checkpoint.chunks(info.name)))
-        except (ValueError, OSError) as error:
-            results.append((info.name, str(error)))
-    return results
+def _measured(checkpoint: Checkpoint, info: TensorInfo, sample: int | None) -> list[dict]:
+    """The row of a tensor, from all of its values or from a sample of so many bytes."""
+    if sample:
+        return [about(info) | _sampled(checkpoint, info, sample)]
+    return _row(info, Sketch.of(checkpoint.chunks(info.name)))
 
 
 def _sketch_part(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Sketch | str:
@@ -117,14 +118,9 @@ def _sketch_part(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Sk
         return str(error)
 
 
-def _row(info: TensorInfo, sketch: Sketch) -> Rows:
+def _row(info: TensorInfo, sketch: Sketch) -> list[dict]:
     """The row of a tensor whose values were sketched."""
-    return [(info.name, [_about(info) | _figures(sketch)])]
-
-
-def _about(info: TensorInfo) -> dict:
-    row = asdict(info)
-    return {"tensor": row.pop("name")} | row
+    return [about(info) | _figures(sketch)]
 
 
 def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str, float]:

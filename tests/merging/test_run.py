@@ -115,7 +115,7 @@ def test_amplifying_by_one_is_nothing_and_by_more_is_outliers(models, tmp_path):
     start, *others = ({key: weights(models / one)[key] for key in kept} for one in ("base", "t0", "t1"))
 
     def made(folder: str, **options) -> dict[str, torch.Tensor]:
-        return weights(lfmlib.merge(start, others, "average", out=tmp_path / model_folder, progress=False, **options))
+        return weights(lfmlib.merge(start, others, "average", out=tmp_path / folder, progress=False, **options))
 
     plain, one, more, auto = (
         made("plain"),
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(models, tmp_pat
     cases = [
         (start, grown, ValueError, r"model.embed_tokens.weight is \(260, 64\) in .*: their vocabularies differ"),
         (start, short, ValueError, r"lacks 9 of the 21 tensors of mapping, such as model.layers.1"),
-        (models / "base", stranger, ValueError, r"was hardly tuned from base: the correlation .* is -?0.0"),
+        (models / "base", stranger, ValueError, r"is no fine-tune of the base .*correlate by -?0.0"),
         (start, small, lfmlib.CheckpointError, r"stored as float8_e4m3fn, which is quantized"),
         ({"w": torch.ones(3, 3)}, {"w": torch.ones(3, 4)}, ValueError, "not of one kind"),
         ({"w": torch.ones(3, 3)}, {"w": torch.ones(3, 3).int()}, ValueError, "expected both to be of floating point"),
@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(models, tmp_pat
     ):
         with pytest.raises(ValueError, match=message):
             lfmlib.merge(start, [start], out=tmp_path / "x", progress=False, **options)
-    with pytest.raises(ValueError, match="expected at least one tuned model"):
+    with pytest.raises(ValueError, match="expected at least one, beside the base"):
         lfmlib.merge(start, [], out=tmp_path / "x", progress=False)
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "note").touch()
@@ -348,7 +348,7 @@ def test_a_stray_value_neither_hides_a_stranger_nor_overflows(tmp_path):
     start = {"w": torch.randn(80, 80)}
     stranger = {"w": torch.randn(80, 80)}
     stranger["w"][3, 3] = math.nan
-    with pytest.raises(ValueError, match="was hardly tuned from mapping"):
+    with pytest.raises(ValueError, match="is no fine-tune of the base"):
         lfmlib.merge(start, stranger, out=tmp_path / "x", progress=False)
     large = {"w": start["w"].clone()}
     large["w"][0, 0] = 1e5
