@@ -14,7 +14,7 @@ import pandas as pd
 from .. import findings
 from ..checkpoints.checkpoint import Checkpoint
 from ..deltas.comparison import delta
-from ..deltas.stand_ins import KEPT, stand_in
+from ..deltas.stand_ins import STAND_INS, stand_in
 from ..distribution.distances import qq_r2
 from ..findings import Finding
 from ..lab.adapters import NOISE_BUILT
@@ -48,12 +48,12 @@ def kept(record: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for model, name in SHORT.items():
         some = where(record, part="stand-in", model=model)
-        for kind in KEPT if len(some) else ():
+        for kind in STAND_INS if len(some) else ():
             if not len(found := findings.kept_share(some, kind, score=MEASURED[model])):
                 continue
             share, low, high = findings.over_runs(found)
             loss = some.loc[some["kind"] == kind, "loss"].mean()
-            rows.append((kind, KEPT[kind], name, share, low, high, loss))
+            rows.append((kind, STAND_INS[kind], name, share, low, high, loss))
     return pd.DataFrame(rows, columns=["kind", "keeps", "model", "share", "low", "high", "loss"])
 
 
@@ -61,7 +61,7 @@ def kept_in_words(shares: pd.DataFrame) -> pd.DataFrame:
     """`kept` as a table: a row per stand-in, for every model the share of the gain and, in brackets, the loss."""
     words = [f"{round(100 * row.share)} % ({row.loss:.2f})" for row in shares.itertuples()]
     wide = shares.assign(words=words).pivot(index=["kind", "keeps"], columns="model", values="words")
-    wide = wide.loc[list(KEPT.items()), [name for name in SHORT.values() if name in wide]]
+    wide = wide.loc[list(STAND_INS.items()), [name for name in SHORT.values() if name in wide]]
     return wide.reset_index().rename(columns={"kind": "in ΔW’s place"}).rename_axis(columns=None)
 
 
@@ -97,7 +97,7 @@ def in_disorder(base: Checkpoint, tuned: Checkpoint, rows: pd.DataFrame, most: i
         Index: stand-in. Columns: R² of the Q–Q plot; correlation of the entries with those of ΔW; largest singular
         value over the edge of noise; how unlike the rows are: std over rows of their root mean square, over its mean.
     """
-    found = {kind: [] for kind in KEPT if kind not in ("none", "reversed")}
+    found = {kind: [] for kind in STAND_INS if kind not in ("none", "reversed")}
     for name in rows.iloc[:: -(-len(rows) // most)]["tensor"]:
         moved = delta(base, tuned, name).float()
         for kind in found:

@@ -53,7 +53,7 @@ def kept_share(rows: pd.DataFrame, kind: str, *, score: str) -> pd.Series:
 
     Args:
         rows: part "stand-in" of the record `derived`, of one model.
-        kind: one of `lfmlib.deltas.stand_ins.KEPT`.
+        kind: one of `lfmlib.deltas.stand_ins.STAND_INS`.
         score: "accuracy" or "loss".
 
     Returns:
