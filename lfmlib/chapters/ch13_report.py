@@ -97,9 +97,9 @@ def by_role(body: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(table: pd.DataFrame) -> tuple[float, float, float]:
-    """Share of the weights in matrices within `evidence.KL_BOUND` of a Gaussian; at least; at most."""
+    """Share of the weights in matrices within `lfmlib.findings.KL_BOUND` of a Gaussian; at least; at most."""
     value = findings.share(table, findings.gaussian(table))
-    return value, *(findings.shares.sampled(table, findings.gaussian) or (value, value))
+    return value, *(findings.shares.interval_over_samples(table, findings.gaussian) or (value, value))
 
 
 def unlike(body: pd.DataFrame, most: int = 10) -> pd.DataFrame:
@@ -120,9 +120,9 @@ def _why(row: dict) -> str:
         said.append(f"a flatter top (gg_shape {row['gg_shape']:.2f})")
     if row["tail_bits"] > max(0.01, row["tail_bits_null_high"]) or row["excess_kurtosis"] > 20:
         said.append(f"far tails (excess kurtosis {row['excess_kurtosis']:.3g})")
-    if row["asymmetry_excess"] > findings.MIRROR:
+    if row["asymmetry_excess"] > findings.MAX_ASYMMETRY_EXCESS:
         said.append("lopsided")
-    if row["mean_ratio"] > findings.MEAN:
+    if row["mean_ratio"] > findings.MAX_MEAN_RATIO:
         said.append(f"off centre ({row['mean_ratio']:.2f} std)")
     return "; ".join(said) or "a little of everything"
 
@@ -145,7 +145,7 @@ def chosen(checkpoint: Checkpoint, profile: str) -> Checkpoint:
     names = [
         info.name
         for info in findings.judged(checkpoint).tensors
-        if len(info.shape) == 2 and min(info.shape) >= findings.shares.SIDE
+        if len(info.shape) == 2 and min(info.shape) >= findings.shares.MIN_MATRIX_SIDE
     ]
     places = np.linspace(0, len(names) - 1, min(len(names), MATRICES[profile])).round().astype(int)
     return checkpoint.cut([names[i] for i in places], BLOCK)
@@ -239,7 +239,7 @@ def _heard(found: Finding) -> Finding:
     if found.id not in ("F1", "F9", "F10") or found.null is None or judge(RULES[found.id], found.null) == "supported":
         return found
     reason = f"So little was read of each matrix that noise passes in only {found.null:.0%}: take a larger sample."
-    return Finding.of(found.id, found.metric, found.model, found.provenance, {"reason": reason})
+    return Finding.of(found.id, found.model, found.provenance, {"reason": reason})
 
 
 def layers(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""Does a figure of ΔW grow with depth? Role by role, with permutation tests."""
+"""Whether a figure of ΔW grows with depth: Spearman's correlation role by role, with permutation tests."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from scipy import stats
 
 
 def depth_trend(table: pd.DataFrame, column: str = "std_delta", *, resamples: int = 9999) -> pd.DataFrame:
-    """Does a figure grow with depth? Spearman's correlation, role by role.
+    """Whether a figure grows with depth: Spearman's correlation of both, role by role.
 
     Args:
-        table: from `compare`; roles with fewer than four layers are left out, and rows of controls.
+        table: from `compare`; rows of controls, and roles with fewer than four layers, are left out.
         column: the figure.
-        resamples: permutations drawn where there are too many (more than seven layers) to go through all; 0 for no p.
+        resamples: number of permutations drawn of roles with more than seven layers; of fewer layers all permutations
+            are used. 0: no p.
 
     Returns:
-        One row per role: role, layers, rho, p (one-sided for growth, by permutation), and rho_interior, p_interior of
-        all layers but the first and the last (NaN where fewer than four are left). Where a role has several matrices at
-        one depth, their median counts; towers are told apart as "vision.q".
+        One row per role: role; layers, their number; rho; p, one-sided for growth, by permutation; rho_interior and
+        p_interior, of all layers but the first and the last (NaN where fewer than four are left). Where a role has
+        several matrices at one depth, their median counts; roles of several towers are named as "vision.q".
     """
     rows = []
     for role, layers in profiles(table, column).items():
@@ -34,7 +35,11 @@ def depth_trend(table: pd.DataFrame, column: str = "std_delta", *, resamples: in
 
 
 def profiles(table: pd.DataFrame, column: str = "std_delta") -> dict[str, pd.Series]:
-    """A figure over depth, by role (see `depth_trend`): index depth, ascending."""
+    """A figure over depth, by role; arguments as for `depth_trend`.
+
+    Returns:
+        Role → series whose index is the depth, ascending.
+    """
     known = table.dropna(subset=["depth", column])
     if "control" in known:
         known = known[known["control"] == "none"]
@@ -49,7 +54,7 @@ def profiles(table: pd.DataFrame, column: str = "std_delta") -> dict[str, pd.Ser
 
 
 def _growth(layers: pd.Series, role: str, resamples: int) -> tuple[float, float]:
-    """Spearman's correlation of depth and value, and its one-sided permutation p; exact up to seven layers."""
+    """Spearman's correlation of depth and figure, and its one-sided p by permutation; NaN without ``resamples``."""
     depth, values = stats.rankdata(layers.index.to_numpy(float)), stats.rankdata(layers.to_numpy(float))
     if np.ptp(values) == 0:
         return 0.0, 1.0

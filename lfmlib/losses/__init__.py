@@ -1,1 +1,1 @@
-"""What a loss says of weights: pruned, moved by noise, their outliers changed."""
+"""What weights are worth, told by a loss: when they are pruned, moved by noise, or their outliers changed."""

@@ -1,4 +1,4 @@
-"""How the ΔW of several fine-tunes of one base lie to one another: what merging has to reconcile, matrix by matrix."""
+"""How alike the ΔW of several fine-tunes of one base are, matrix by matrix: what merging has to reconcile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from ..deltas.pairs import FLOATS, opened, partners
 from . import methods
 
-LEAST = 4096
+MIN_MATRIX_VALUES = 4096
 """Matrices with fewer entries are left out."""
 _COLUMNS = (
     "tensor", "role", "depth", "numel", "size", "alike", "conflict", "outliers", "energy", "reach_single", "reach",
@@ -34,17 +34,18 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
         progress: show a bar.
 
     Returns:
-        One row per matrix of at least `LEAST` entries: tensor, role, depth, numel;
+        One row per matrix of at least `MIN_MATRIX_VALUES` entries: tensor, role, depth, numel;
         size, RMS(ΔW) / RMS(W₀), the mean over the models;
-        alike, the mean cosine of two ΔW (of unlike ones 0 ± 1/√numel);
-        conflict, the share of entries in which the ΔW that are not zero have both signs (of unlike ones
+        alike, the mean cosine of two ΔW (of independent ones 0 ± 1/√numel);
+        conflict, the share of entries in which some ΔW are positive and others negative (of independent ones
         1 - 2^(1 - models));
         outliers, the share of the entries of the averaged ΔW that are outliers of its Gaussian core
         (`lfmlib.merging.methods.cut`), and energy, their share of its squared norm;
         reach_single and reach, how far out outliers lie (`lfmlib.merging.methods.reach`), in the mean of the single ΔW
-        and in their average, NaN without outliers; factor, what would give back what the average took from them.
-        What is said of pairs is NaN of a single model. ``attrs["source"]`` and ``attrs["base"]`` name the models,
-        ``attrs["skipped"]`` says of matrices that are not there why.
+        and in their average, NaN without outliers; factor, by which the outliers of the average would lie as far out as
+        those of the single ΔW (`lfmlib.merging.methods.restoring`).
+        alike and conflict are NaN of a single model. ``attrs["source"]`` and ``attrs["base"]`` name the models,
+        ``attrs["skipped"]`` says of each matrix that has no row why.
 
     Raises:
         ValueError: no model; models that do not fit the base; or no matrix that is large enough.
@@ -57,10 +58,10 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
     names = [
         name
         for name, one in chosen.stored.items()
-        if len(one.shape) == 2 and math.prod(one.shape) >= LEAST and one.dtype in FLOATS
+        if len(one.shape) == 2 and math.prod(one.shape) >= MIN_MATRIX_VALUES and one.dtype in FLOATS
     ]
     if not names:
-        raise ValueError(f"{base.name} has no matrix of {LEAST:,} or more entries that is looked at")
+        raise ValueError(f"{base.name} has no matrix of {MIN_MATRIX_VALUES:,} or more entries that is looked at")
     rows, skipped = [], {}
     for name in tqdm(names, "ΔW", disable=not progress, leave=False, delay=1):
         if all(one[name] == base.stored[name].load for one in theirs):

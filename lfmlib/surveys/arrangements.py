@@ -16,12 +16,12 @@ from ..structure.spectra import spectrum
 from .run import about, tabulate
 
 DERIVED = ("lag_one", "row_alike", "col_alike", "unequal")
-"""Properties of `IID` that the rule of finding F4 is about."""
+"""Properties of `IID` that sum up several figures; the rule of finding F4 is about these."""
 SPECTRAL = {"ks": "mp_ks"} | {
     name: name
     for name in ("top_ratio", "outliers", "outlier_share", "outlier_variance", "stable_rank", "effective_rank")
 }
-"""Figures of `Spectrum` and their columns; ``mp_ks`` is the distance to Marchenko and Pastur's law."""
+"""Figures of `Spectrum` → their columns; ``mp_ks`` is the distance from the law of Marchenko and Pastur."""
 
 
 def arrangement(
@@ -33,9 +33,9 @@ def arrangement(
     seed: int = 0,
     controls: str | Iterable[str] | None = (),
 ) -> pd.DataFrame:
-    """Measure the arrangement of every floating-point matrix of a checkpoint that has 40 rows and columns.
+    """Measure how the entries of every floating-point matrix with at least 40 rows and columns are arranged.
 
-    Each matrix is held as some five float64 copies while it is measured, one matrix per worker.
+    While a matrix is measured, memory holds about five float64 copies of it; each worker measures one at a time.
 
     Args:
         source: anything `open_checkpoint` takes, or a `Checkpoint`.
@@ -68,7 +68,11 @@ def _measured(checkpoint: Checkpoint, info: TensorInfo, controls: tuple[str, ...
 
 
 def figures(matrix) -> dict[str, float]:
-    """Every figure of a matrix, with its null: what a row says of it."""
+    """The figures of a row of `arrangement`: those of a matrix, and their nulls.
+
+    Args:
+        matrix: as for `lfmlib.iid`.
+    """
     entries, values = iid(matrix), spectrum(matrix)
     row = {name: getattr(entries, name) for name in (*FIGURES, *DERIVED)}
     row |= {column: getattr(values, name) for name, column in SPECTRAL.items()}

@@ -1,4 +1,4 @@
-"""The law of what pruning keeps, for every matrix of a checkpoint, and for noise in its place."""
+"""`lfmlib.optimal_law` of every matrix of a checkpoint, and of Gaussian noise like it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def laws(
 
     Args:
         source, select, executor, progress: as `lfmlib.survey`.
-        pruned: share of each matrix's values to leave out.
+        pruned: share of the values of each matrix, those of smallest magnitude, to leave out.
 
     Returns:
         One row per matrix: its `TensorInfo` (the name in column ``tensor``) and the fields of its `Law`, the code
-        lengths as ``bits_…``. ``table.attrs["skipped"]`` says of every other tensor why it is not there.
+        lengths as ``bits_…``. ``table.attrs["skipped"]`` says of every other tensor why it has no row.
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
@@ -38,15 +38,15 @@ def laws(
 
 
 def noise_laws(table: pd.DataFrame, *, seed: int = 0, pruned: float = 0.0) -> pd.DataFrame:
-    """The same of Gaussian noise in the place of each matrix, of its size, type, mean and standard deviation.
+    """`laws` of Gaussian noise of the size, type, mean and standard deviation of each matrix.
 
     Args:
-        table: rows of `lfmlib.survey`; those without a standard deviation, and too small ones, are left out.
-        pruned: share of the noise to leave out.
-        seed: of the noise, with the tensors' names.
+        table: rows of `lfmlib.survey`; matrices that are constant or too small for a law are left out.
+        seed: of the noise; that of each matrix also depends on its name.
+        pruned: as for `laws`.
 
     Returns:
-        As `laws`.
+        As from `laws`.
     """
     rows = []
     for row in table[table["std"] > 0].to_dict("records"):
@@ -64,7 +64,7 @@ def _measured(checkpoint: Checkpoint, info: TensorInfo, pruned: float) -> list[d
 
 
 def _figures(law: Law) -> dict:
-    """What a row says of a law."""
+    """The columns of a law in a row."""
     bits = {f"bits_{name}": bits for name, bits in law.code_lengths.items()}
     return {name: getattr(law, name) for name in _FIELDS} | bits
 

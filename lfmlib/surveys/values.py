@@ -1,7 +1,7 @@
-"""Run the measurements over a whole checkpoint: one row per matrix.
+"""Measure the distribution of every matrix of a checkpoint: one row for each.
 
-Tensors are independent, so they are handed to any `concurrent.futures.Executor`: threads by default (the counting
-loop releases the GIL), a process pool, or a Dask cluster's. Sketches are exact, so every executor gives the same table.
+Tensors are measured on any `concurrent.futures.Executor`: threads (the default; the counting loop releases the GIL), a
+pool of processes, or that of a Dask cluster. Sketches are exact, so that every executor gives the same table.
 """
 
 from __future__ import annotations
@@ -83,14 +83,14 @@ def survey(
 
 
 def noise_twin(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
-    """The same table for Gaussian noise: each tensor replaced by draws of its size, type, mean and std.
+    """The survey of Gaussian noise like a checkpoint: of the size, type, mean and standard deviation of each tensor.
 
     Args:
         table: from `survey`.
-        seed: of the noise; each tensor's stream also depends on its name, so a selection changes no other row.
+        seed: of the noise; that of each tensor also depends on its name, so that it is the same in any selection.
 
     Returns:
-        A table with the same rows and columns (tensors without a defined std are left out).
+        A table with the same rows and columns; tensors that are constant or have no finite value are left out.
     """
     rows = []
     for row in table[table["std"] > 0].to_dict("records"):
@@ -104,7 +104,7 @@ def noise_twin(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
 
 def _measured(checkpoint: Checkpoint, info: TensorInfo, sample: int | None) -> list[dict]:
-    """The row of a tensor, from all of its values or from a sample of so many bytes."""
+    """The row of a tensor, from all of its values or from a sample of ``sample`` bytes."""
     if sample:
         return [about(info) | _sampled(checkpoint, info, sample)]
     return _row(info, Sketch.of(checkpoint.chunks(info.name)))
@@ -134,15 +134,18 @@ def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str,
 
 
 def _possible(parts: list[Sketch], whole: int) -> str:
-    """The labels that the whole tensor may have, ", " between them: classifying costs most, so groups are joined."""
-    joined = [reduce(add, parts[i::JOINED]) for i in range(min(JOINED, len(parts)))]
+    """The labels that the whole tensor may have, with ", " between them.
+
+    The pieces of the sample are joined to a few groups, because classifying is the slowest step of a row.
+    """
+    joined = [reduce(add, parts[i::LABEL_GROUPS]) for i in range(min(LABEL_GROUPS, len(parts)))]
     found = sampled.intervals(joined, whole, lambda sketch: standings(classify(sketch).scores), SHAPES)
     names = [name for name in SHAPES if found[name][1] > 0]
     return ", ".join(names if any(low > 0 for low, _ in found.values()) else [*names, "other"])
 
 
 def _figures(sketch: Sketch) -> dict[str, float]:
-    """Everything a row says of a tensor's values."""
+    """The columns of a row that are about a tensor's values."""
     row = {name: getattr(sketch, name) for name in _SKETCH} | _distances(sketch)
     row["asymmetry_excess"] = row["asymmetry"] - nulls.typical(sketch.dtype, sketch.count).get("asymmetry", np.nan)
     shape = classify(sketch)
@@ -154,7 +157,7 @@ def _figures(sketch: Sketch) -> dict[str, float]:
 
 
 def _distances(sketch: Sketch) -> dict[str, float]:
-    """The figures that a sample estimates."""
+    """The figures that have an interval where a tensor is sampled."""
     row = {"mean": sketch.mean, "std": sketch.std}
     return row | {"mean_ratio": abs(sketch.mean) / sketch.std if sketch.std else np.nan} | measure(sketch)
 
@@ -172,9 +175,9 @@ SAMPLED = (
     "mean", "std", "mean_ratio", "skewness", "excess_kurtosis", "ks", "kl_bits", "tail_bits", "wasserstein", "gg_shape",
     "weibull_k", "exponent_entropy", "asymmetry",
 )  # fmt: skip
-"""Figures that have an interval where a tensor was sampled."""
-JOINED = 8
-"""Groups of a sample that labels are judged by."""
+"""Figures that have an interval where a tensor is sampled."""
+LABEL_GROUPS = 8
+"""Number of groups of pieces of a sample whose labels are compared."""
 
 
 def _columns() -> Iterator[str]:

@@ -297,7 +297,7 @@ def test_a_large_delta_is_streamed_and_says_the_same(monkeypatch):
     tuned = moved(base, lambda w, noise, layer: 0.1 * noise)
     whole = compare(base, tuned, progress=False, controls=["noise"])
     monkeypatch.setattr("lfmlib.deltas.comparison.HELD", 100)
-    monkeypatch.setattr("lfmlib.deltas.budget.BLOCK", 500)
+    monkeypatch.setattr("lfmlib.deltas.budget.BLOCK_VALUES", 500)
     streamed = compare(base, tuned, progress=False, controls=["noise", "permuted"])
     assert streamed["control"].tolist() == whole["control"].tolist() and streamed["top_ratio"].isna().all()
     for name in ("std_delta", "gain", "corr", "ks", "kl_bits", "qq_r2", "zeros"):

@@ -254,7 +254,7 @@ def test_a_killed_merge_goes_on(models, tmp_path):
     code = (
         "import sys, lfmlib, lfmlib.merging.shard_writer as s; write = s.ShardWriter.write; import time\n"
         "def slow(self, pieces):\n    write(self, pieces); time.sleep(0.05)\n"
-        "s.ShardWriter.write = slow; s.SYNCED = 1\n"
+        "s.ShardWriter.write = slow; s.SYNC_BYTES = 1\n"
         "base, one, two, out = sys.argv[1:]\n"
         "lfmlib.merge(base, [one, two], 'dare', density=0.5, out=out, progress=False)"
     )
@@ -409,7 +409,7 @@ def test_a_shard_takes_no_wrong_pieces(tmp_path):
             writer.write([torch.ones(6).double()])
         with pytest.raises(ValueError, match="w: 20 bytes were given, expected 24"):
             writer.write([torch.ones(5)])
-    assert not (tmp_path / "a").exists() and shard_writer.SYNCED > 0
+    assert not (tmp_path / "a").exists() and shard_writer.SYNC_BYTES > 0
 
 
 def test_what_the_disk_refused_once_is_not_taken_for_written(tmp_path, monkeypatch):
@@ -424,7 +424,7 @@ def test_what_the_disk_refused_once_is_not_taken_for_written(tmp_path, monkeypat
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         sync(file)
 
-    monkeypatch.setattr(shard_writer, "SYNCED", 1)
+    monkeypatch.setattr(shard_writer, "SYNC_BYTES", 1)
     monkeypatch.setattr(shard_writer.os, "fsync", refusing)
     with pytest.raises(OSError, match=r"Input/output"), ShardWriter(tmp_path / "w", entries) as writer:
         for value in values:
