@@ -4,23 +4,12 @@ Data flows one way: checkpoint → sketch → statistics → table → finding. 
 (`lfmlib.book.notebook`) and the book's build (`lfmlib.book`) are imported by name where they are wanted.
 """
 
-from . import findings
-from .checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
-from .deltas.comparison import compare
-from .deltas.trends import depth_trend
-from .distribution.distances import Normality, coding_cells, measure, normality
-from .distribution.law import Law, optimal_law
-from .distribution.shapes import Shape, classify
-from .distribution.sketch import Sketch
-from .losses import outliers, pruning, tolerance
-from .merging.overlaps import overlap
-from .merging.run import merge
-from .structure.controls import control, rescaled
-from .structure.entries import IID, iid
-from .structure.spectra import Spectrum, spectrum
-from .surveys.arrangements import arrangement
-from .surveys.optimal_laws import laws
-from .surveys.values import noise_twin, survey
+# ruff: noqa: F403, F405
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .public import *
 
 __all__ = [
     "IID",
@@ -55,3 +44,17 @@ __all__ = [
     "survey",
     "tolerance",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public names when one is asked for: torch takes seconds, which ``lfmlib --help`` need not wait for."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import public
+
+    globals().update({each: getattr(public, each) for each in __all__})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,13 +22,18 @@ PACKAGES = (
 
 
 def commit(root: Path = ROOT, *, apart: Sequence[str] = ()) -> str:
-    """The commit of a source tree, with a “+” if files changed (``apart`` from these); “unknown” outside of git."""
+    """The commit of a source tree, with a “+” if files changed (``apart`` from these).
+
+    “unknown” outside of git, and of an installed library, even where it is installed inside a project that has commits.
+    """
 
     def git(*arguments: str) -> str:
         run = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
         return run.stdout.strip()
 
     try:
+        if not git("ls-files", "--", "."):
+            return "unknown"
         changed = git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in apart))
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):

@@ -22,12 +22,13 @@ FLOORS = (
     ("health", "deltas"),
     ("merging",),
     ("findings",),
-    ("plots",),
+    ("plots", "public", "cli_tables"),
     ("lab",),
     ("records",),
     ("experiments",),
     ("chapters",),
     ("book",),
+    ("cli",),
 )
 """The packages and single modules of the library, from the ground up; those of one floor do not import each other."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
