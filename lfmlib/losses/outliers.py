@@ -47,6 +47,14 @@ def damage(
 
     Raises:
         ValueError: unknown change, or one that needs the cuts.
+
+    Examples:
+        >>> weights = {"w": torch.tensor([[0.1, -0.2, 0.3, -2.0]])}
+        >>> wanted = weights["w"].clone()
+        >>> loss = lambda: float((weights["w"] - wanted).square().sum())
+        >>> masks = {"w": weights["w"].abs() > 1}
+        >>> lfmlib.outliers.damage(loss, weights, masks, "zeroed")
+        4.0
     """
     if change not in CHANGES or (change == "clipped" and cuts is None):
         raise ValueError(f"cannot make entries {change!r}: expected one of {', '.join(CHANGES)}; to clip, pass cuts=")
@@ -66,6 +74,11 @@ def quantized(w: torch.Tensor, bits: int, range_of: str, cut: float) -> torch.Te
         bits: at least 2.
         range_of: one of `RANGES`, what the largest level is.
         cut: magnitude beyond which an entry is an outlier; math.inf: there are none.
+
+    Examples:
+        >>> w = torch.tensor([[0.1, 0.2, 2.0, -3.0]])
+        >>> [round(value, 1) for value in lfmlib.outliers.quantized(w, 2, "all", 1.0).flatten().tolist()]
+        [0.0, 0.0, 3.0, -3.0]
     """
     if range_of not in RANGES:
         raise ValueError(f"unknown range {range_of!r}: expected one of {', '.join(RANGES)}")
@@ -79,14 +92,28 @@ def quantized(w: torch.Tensor, bits: int, range_of: str, cut: float) -> torch.Te
 
 
 def as_many(w: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """A random set of as many entries outside of ``mask``, as a boolean matrix."""
+    """A random set of as many entries outside of ``mask``, as a boolean matrix.
+
+    Examples:
+        >>> w = torch.tensor([[0.1, -0.2, 0.3, -2.0]])
+        >>> random = lfmlib.outliers.as_many(w, w.abs() > 1, np.random.default_rng(0))
+        >>> int(random.sum()), bool(random[0, 3])
+        (1, False)
+    """
     others = torch.nonzero(~mask.flatten()).flatten().cpu().numpy()
     return _mask(w, rng.choice(others, min(int(mask.sum()), len(others)), replace=False))
 
 
 def as_large(w: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """A random set of entries outside of ``mask`` whose squared norm is as close to that of the ``mask`` as the order
-    of the draw allows: all of them, if that is not enough; as a boolean matrix."""
+    of the draw allows: all of them, if that is not enough; as a boolean matrix.
+
+    Examples:
+        >>> w = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0, -2.0]])
+        >>> random = lfmlib.outliers.as_large(w, w.abs() > 1, np.random.default_rng(0))
+        >>> int(random.sum()), float(w[random].square().sum())
+        (4, 4.0)
+    """
     square = w.detach().flatten().double().cpu().square().numpy()
     inside = mask.flatten().cpu().numpy()
     order = rng.permutation(np.flatnonzero(~inside))

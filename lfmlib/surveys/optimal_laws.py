@@ -31,6 +31,12 @@ def laws(
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
+
+    Examples:
+        >>> table = lfmlib.laws("minilm", select="pooler", progress=False)
+        >>> table[["role", "name", "sigma"]].round(3)
+             role      name  sigma
+        0  pooler  gaussian  0.009
     """
     return tabulate(source, select, partial(_laws, pruned=pruned), [*_INFO, *_FIELDS, *_BITS], executor, progress)
 
