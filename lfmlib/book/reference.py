@@ -120,7 +120,10 @@ def _types(found: object) -> dict[str, str]:
     for one in reversed(inspect.getmro(found)) if inspect.isclass(found) else [inspect.unwrap(found)]:
         if one.__class__.__module__ != "builtins" or inspect.isfunction(one) or inspect.isclass(one):
             known |= getattr(one, "__annotations__", {})
-    return {name: kind if isinstance(kind, str) else stringify_annotation(kind, "smart") for name, kind in known.items()}
+    words = {
+        name: kind if isinstance(kind, str) else stringify_annotation(kind, "smart") for name, kind in known.items()
+    }
+    return {name: re.sub(r"~[\w.]*\.", "", kind) for name, kind in words.items()}
 
 
 def _undress(app, what, name, found, options, signature, returns):

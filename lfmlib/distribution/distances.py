@@ -102,6 +102,9 @@ def normality(x) -> Normality:
 def measure(x) -> dict[str, float]:
     """The figures of `normality` as a plain dictionary, without their null.
 
+    Args:
+        x: a `Sketch`, or anything `Sketch.of` takes.
+
     Examples:
         >>> figures = lfmlib.measure(np.random.default_rng(0).uniform(size=65536))
         >>> round(figures["kl_bits"], 2), round(figures["excess_kurtosis"], 1)

@@ -86,6 +86,9 @@ def f4(table: pd.DataFrame, model: str, provenance: dict, whole: pd.DataFrame | 
         model: its name.
         provenance: of the model.
         whole: a survey of all matrices, where the table is of some; None: it is of all.
+
+    Raises:
+        ValueError: the table lacks one of these controls.
     """
     if missing := {"none", "fresh", "permuted"} - set(table["control"]) if len(table) else set():
         raise ValueError(

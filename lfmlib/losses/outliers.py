@@ -75,6 +75,9 @@ def quantized(w: torch.Tensor, bits: int, range_of: str, cut: float) -> torch.Te
         range_of: one of `RANGES`, what the largest level is.
         cut: magnitude beyond which an entry is an outlier; math.inf: there are none.
 
+    Raises:
+        ValueError: an unknown range, or fewer than 2 bits.
+
     Examples:
         >>> w = torch.tensor([[0.1, 0.2, 2.0, -3.0]])
         >>> [round(value, 1) for value in lfmlib.outliers.quantized(w, 2, "all", 1.0).flatten().tolist()]
@@ -94,6 +97,11 @@ def quantized(w: torch.Tensor, bits: int, range_of: str, cut: float) -> torch.Te
 def as_many(w: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """A random set of as many entries outside of ``mask``, as a boolean matrix.
 
+    Args:
+        w: any matrix.
+        mask: boolean, of its shape: the set that the random one stands beside.
+        rng: source of the draw.
+
     Examples:
         >>> w = torch.tensor([[0.1, -0.2, 0.3, -2.0]])
         >>> random = lfmlib.outliers.as_many(w, w.abs() > 1, np.random.default_rng(0))
@@ -107,6 +115,11 @@ def as_many(w: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> to
 def as_large(w: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """A random set of entries outside of ``mask`` whose squared norm is as close to that of the ``mask`` as the order
     of the draw allows: all of them, if that is not enough; as a boolean matrix.
+
+    Args:
+        w: any matrix.
+        mask: boolean, of its shape: the set that the random one stands beside.
+        rng: source of the draw.
 
     Examples:
         >>> w = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0, -2.0]])
