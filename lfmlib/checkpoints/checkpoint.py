@@ -34,6 +34,11 @@ class TensorInfo:
     `shape` is the logical one, (out, in) for matrices; `dtype` a name such as "bfloat16"; `role`, `depth` and `tower`
     are those of `lfmlib.checkpoints.roles`; `numel` counts values. `quantized` says what the codes are of a tensor
     whose values are computed from codes and scales (see `lfmlib.checkpoints.quantized`); it is empty for all others.
+
+    Examples:
+        >>> info = lfmlib.open_checkpoint("minilm").tensors[5]
+        >>> info.name, info.shape, info.dtype, info.role
+        ('embeddings.word_embeddings.weight', (30522, 384), 'float32', 'embed')
     """
 
     name: str
@@ -62,6 +67,10 @@ class Checkpoint:
         config: content of config.json, or {}.
         files: the weight files; addresses, where they are elsewhere.
         traffic: what was read from elsewhere so far, None for what is here.
+
+    Examples:
+        >>> lfmlib.open_checkpoint("minilm")
+        <Checkpoint minilm @ 1110a243: 104 tensors, 22,713,728 values (float32, int64), 6 layers, 1 files, 0 skipped>
     """
 
     name: str
@@ -85,6 +94,11 @@ class Checkpoint:
         Raises:
             ValueError: there is no such tensor; the message suggests near names.
             CheckpointError: the file changed since it was opened.
+
+        Examples:
+            >>> checkpoint = lfmlib.open_checkpoint("minilm")
+            >>> checkpoint.read("pooler.dense.weight").shape
+            torch.Size([384, 384])
         """
         part = self._part(name)
         return aligned(part.take(self._stored[part.stored]))
@@ -112,6 +126,11 @@ class Checkpoint:
         With `start` and `stop` only the values between these places are read: a huge tensor can be shared out.
 
         Raises as `read` does, and ValueError for `bytes` below 1, or places that are not in the tensor.
+
+        Examples:
+            >>> checkpoint = lfmlib.open_checkpoint("minilm")
+            >>> [chunk.numel() for chunk in checkpoint.chunks("pooler.dense.weight", bytes=1 << 18)]
+            [65536, 65536, 16384]
         """
         if bytes < 1:
             raise ValueError(f"bytes={bytes}: a chunk needs at least 1 byte. Leave it out for {CHUNK_BYTES}.")
@@ -181,6 +200,11 @@ class Checkpoint:
         """The same checkpoint with only the tensors in whose names the regular expression `pattern` is found.
 
         Raises ValueError where it is no regular expression or matches nothing.
+
+        Examples:
+            >>> checkpoint = lfmlib.open_checkpoint("minilm").select("layer.0.*query.weight")
+            >>> [info.name for info in checkpoint.tensors]
+            ['encoder.layer.0.attention.self.query.weight']
         """
         try:
             found = re.compile(pattern).search
@@ -266,6 +290,13 @@ def open_checkpoint(
         ValueError: `source` is blank; `select` is no regular expression or matches nothing; a revision of something
             that has none.
         TypeError: `source` is of another kind.
+
+    Examples:
+        >>> weights = {"layers.0.q_proj.weight": np.zeros((8, 4)), "layers.0.norm.weight": np.ones(4)}
+        >>> for info in lfmlib.open_checkpoint(weights).tensors:
+        ...     print(info.name, info.shape, info.role, info.depth)
+        layers.0.q_proj.weight (8, 4) q 0
+        layers.0.norm.weight (4,) norm 0
     """
     revision, select = revision or None, select or None  # papermill passes "" as readily as None
     if isinstance(source, Checkpoint):

@@ -4,9 +4,9 @@ A quantized matrix is stored as codes and scales under several names. `resolve` 
 that gives float32 values of the matrix, (out, in), a few rows at a time (`lfmlib.checkpoints.packings`); what it cannot
 be sure of it refuses, with the reason. The layouts and who writes them:
 
-=================  ===================================================  ==========================================
+================== ===================================================  ==========================================
 names              codes and scales                                     value
-=================  ===================================================  ==========================================
+================== ===================================================  ==========================================
 ``weight`` and     float8 (out, in); one scale, one a row, or one a     code × scale (DeepSeek's ``_inv`` is the
 ``…_scale_inv``,   block, of `weight_block_size` or by even division    scale itself; uint8 and e8m0 are powers of 2)
 ``…_scale``,
@@ -18,7 +18,7 @@ names              codes and scales                                     value
 ``SCB``            bitsandbytes: int8 (out, in), one scale a row        code × scale / 127
 ``…_blocks``       MXFP4: (…, groups, 16) bytes, low code first         E2M1[code] × 2^(scale − 127)
 ``weight_packed``  compressed-tensors: int32 (out, in · bits / 32)      (code − 2^(bits − 1)) × scale
-=================  ===================================================  ==========================================
+================== ===================================================  ==========================================
 
 The values have the law of the quantizer: 16 levels a group for 4 bits. What is said of their marginal is said of that.
 """

@@ -17,7 +17,14 @@ import torch
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be trusted or understood; the message says what was found, expected, and to do."""
+    """A checkpoint that cannot be trusted or understood; the message says what was found, expected, and to do.
+
+    Examples:
+        >>> lfmlib.open_checkpoint({})
+        Traceback (most recent call last):
+            ...
+        lfmlib.checkpoints.stored.CheckpointError: mapping holds no tensors; expected at least one.
+    """
 
 
 def dtype_name(dtype: torch.dtype) -> str:

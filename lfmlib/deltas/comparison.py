@@ -94,6 +94,18 @@ def compare(
             unknown control.
         FileNotFoundError, CheckpointError: from `open_checkpoint`.
         RuntimeError: the executor's workers have no lfmlib, or another.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> base = {f"layers.{k}.q_proj.weight": 0.02 * rng.standard_normal((64, 64)) for k in range(4)}
+        >>> tuned = {name: w + 0.002 * rng.standard_normal((64, 64)) for name, w in base.items()}
+        >>> table = lfmlib.compare(base, tuned, progress=False)
+        >>> table[["role", "depth", "std_base", "std_delta"]].round(3)
+          role  depth  std_base  std_delta
+        0    q      0      0.02      0.002
+        1    q      1      0.02      0.002
+        2    q      2      0.02      0.002
+        3    q      3      0.02      0.002
     """
     if unknown := set(controls) - set(CONTROLS):
         raise ValueError(f"unknown control {', '.join(map(repr, sorted(unknown)))}: expected some of {CONTROLS}")
@@ -125,6 +137,13 @@ def delta(base, tuned, name: str) -> torch.Tensor:
 
     Raises:
         ValueError: there is no such pair; the reason is given.
+
+    Examples:
+        >>> from lfmlib.deltas.comparison import delta
+        >>> w = np.random.default_rng(0).standard_normal((64, 64))
+        >>> change = delta({"q_proj.weight": w}, {"q_proj.weight": 1.01 * w}, "q_proj.weight")
+        >>> change.shape, bool(np.allclose(change, 0.01 * w, atol=1e-6))
+        (torch.Size([64, 64]), True)
     """
     base, (tuned,) = opened(base, tuned)
     pairs, skipped = pair(base, tuned)

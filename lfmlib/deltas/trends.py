@@ -22,6 +22,12 @@ def depth_trend(table: pd.DataFrame, column: str = "std_delta", *, resamples: in
         One row per role: role; layers, their number; rho; p, one-sided for growth, by permutation; rho_interior and
         p_interior, of all layers but the first and the last (NaN where fewer than four are left). Where a role has
         several matrices at one depth, their median counts; roles of several towers are named as "vision.q".
+
+    Examples:
+        >>> table = pd.DataFrame({"role": "q", "depth": range(6), "std_delta": [1, 3, 2, 4, 5, 6]})
+        >>> lfmlib.depth_trend(table)[["role", "layers", "rho", "p"]].round(3)
+          role  layers    rho      p
+        0    q       6  0.943  0.008
     """
     rows = []
     for role, layers in profiles(table, column).items():

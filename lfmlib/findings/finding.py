@@ -31,6 +31,11 @@ class Finding:
         verdict: one of `lfmlib.findings.VERDICTS`.
         provenance: where it comes from: checkpoint, revision, versions, commit, parameters.
         details: further figures that stand beside the value.
+
+    Examples:
+        >>> from lfmlib.findings import Finding
+        >>> Finding.of("F1", "share of the parameters within 0.02 bits", "toy", {}, {}, value=0.6).verdict
+        'partly'
     """
 
     id: str
@@ -105,6 +110,15 @@ def load(folder: str | Path = "_build/results") -> list[Finding]:
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: a file is no finding.
+
+    Examples:
+        >>> import tempfile
+        >>> from lfmlib.findings import Finding, load, write
+        >>> finding = Finding.of("F1", "share of the parameters within 0.02 bits", "toy", {}, {}, value=0.9)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write(finding, folder)
+        ...     print(path.name, load(folder)[0].verdict)
+        F1-toy.json supported
     """
     folder = Path(folder)
     if not folder.is_dir():

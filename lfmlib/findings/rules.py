@@ -213,6 +213,11 @@ def judge(rule: Rule, value: float, interval: tuple[float, float] | None = None)
 
     Raises:
         ValueError: the value is NaN: nothing was measured.
+
+    Examples:
+        >>> from lfmlib.findings import RULES, judge
+        >>> judge(RULES["F1"], 0.85), judge(RULES["F1"], 0.85, (0.7, 0.95))
+        ('supported', 'undecided')
     """
     if math.isnan(value):
         raise ValueError("nothing was measured: the value is NaN, so no verdict can be given")

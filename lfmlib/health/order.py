@@ -91,6 +91,12 @@ def layer_order(found: Mapping[str, pd.DataFrame], draws: int = 200, seed: int =
 
     Raises:
         ValueError: fewer than four layers.
+
+    Examples:
+        >>> from lfmlib.health.order import layer_order, profiles
+        >>> order = layer_order(profiles(lfmlib.open_checkpoint("minilm"), rows=64), draws=50)
+        >>> order.judged, len(order.exchanged)
+        (True, 0)
     """
     depths = np.array(next(iter(found.values())).index) if found else np.empty(0, dtype=int)
     layers = len(depths)

@@ -55,6 +55,18 @@ def examine(checkpoint: Checkpoint, table: pd.DataFrame, arranged: pd.DataFrame,
     Returns:
         One row for each such matrix, in the order of ``table``: tensor, role, depth, state (see the module's table),
         why.
+
+    Examples:
+        >>> from lfmlib.health.states import examine
+        >>> rng = np.random.default_rng(0)
+        >>> weights = {"q_proj.weight": rng.standard_normal((64, 64)), "k_proj.weight": np.zeros((64, 64))}
+        >>> model = lfmlib.open_checkpoint(weights)
+        >>> table = lfmlib.survey(model, progress=False)
+        >>> arranged = lfmlib.arrangement(model, select="q_proj", controls="permuted", progress=False)
+        >>> examine(model, table, arranged)[["role", "state"]]
+          role      state
+        0    q  untrained
+        1    k     zeroed
     """
     looked, permuted = (arranged[arranged["control"] == kind].set_index("tensor") for kind in ("none", "permuted"))
     # Heavy tails alone push the largest singular value beyond the edge of Gaussian noise, also in the permuted matrix.

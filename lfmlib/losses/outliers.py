@@ -50,6 +50,14 @@ def damage(
 
     Raises:
         ValueError: unknown change, or "clipped" without the cuts.
+
+    Examples:
+        >>> weights = {"w": torch.tensor([[0.1, -0.2, 0.3, -2.0]])}
+        >>> wanted = weights["w"].clone()
+        >>> loss = lambda: float((weights["w"] - wanted).square().sum())
+        >>> masks = {"w": weights["w"].abs() > 1}
+        >>> lfmlib.outliers.damage(loss, weights, masks, "zeroed")
+        4.0
     """
     if change not in CHANGES or (change == "clipped" and cuts is None):
         raise ValueError(f"cannot make entries {change!r}: expected one of {', '.join(CHANGES)}; to clip, pass cuts=")
@@ -72,6 +80,11 @@ def quantized(w: torch.Tensor, bits: int, range_of: str, cut: float) -> torch.Te
 
     Raises:
         ValueError: unknown range, or fewer than 2 bits.
+
+    Examples:
+        >>> w = torch.tensor([[0.1, 0.2, 2.0, -3.0]])
+        >>> [round(value, 1) for value in lfmlib.outliers.quantized(w, 2, "all", 1.0).flatten().tolist()]
+        [0.0, 0.0, 3.0, -3.0]
     """
     if range_of not in RANGES:
         raise ValueError(f"unknown range {range_of!r}: expected one of {', '.join(RANGES)}")
@@ -94,6 +107,12 @@ def as_many(w: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> to
 
     Returns:
         A boolean matrix of the same shape.
+
+    Examples:
+        >>> w = torch.tensor([[0.1, -0.2, 0.3, -2.0]])
+        >>> random = lfmlib.outliers.as_many(w, w.abs() > 1, np.random.default_rng(0))
+        >>> int(random.sum()), bool(random[0, 3])
+        (1, False)
     """
     others = torch.nonzero(~mask.flatten()).flatten().cpu().numpy()
     return _mask(w, rng.choice(others, min(int(mask.sum()), len(others)), replace=False))
@@ -110,6 +129,12 @@ def as_large(w: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> t
 
     Returns:
         A boolean matrix of the same shape.
+
+    Examples:
+        >>> w = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0, -2.0]])
+        >>> random = lfmlib.outliers.as_large(w, w.abs() > 1, np.random.default_rng(0))
+        >>> int(random.sum()), float(w[random].square().sum())
+        (4, 4.0)
     """
     square = w.detach().flatten().double().cpu().square().numpy()
     inside = mask.flatten().cpu().numpy()

@@ -58,6 +58,16 @@ def curve(
     Raises:
         ValueError: an unknown ``method`` or ``within``, a share outside [0, 1], no weights, inputs that Wanda lacks, or
             a loss that is not finite before anything is pruned.
+
+    Examples:
+        >>> weights = {"w": torch.tensor([[0.1, -0.2, 0.3, -2.0]])}
+        >>> wanted = weights["w"].clone()
+        >>> loss = lambda: float((weights["w"] - wanted).square().sum())
+        >>> lfmlib.pruning.curve(loss, weights, [0.25, 0.5, 1.0])[["share", "rise"]].round(2)
+           share  rise
+        0   0.25  0.01
+        1   0.50  0.05
+        2   1.00  4.14
     """
     if wrong := [share for share in shares if not 0 <= share <= 1]:
         raise ValueError(f"{wrong[0]} is no share of the weights: expected numbers between 0 and 1")
@@ -91,6 +101,11 @@ def largest_share(found: pd.DataFrame, bound: float) -> float:
     Returns:
         Between 0 and 1, interpolated linearly between the shares that were measured and (0, no rise); the largest share
         where the bound is never exceeded.
+
+    Examples:
+        >>> found = pd.DataFrame({"share": [0.2, 0.4], "rise": [0.0, 0.1]})
+        >>> round(lfmlib.pruning.largest_share(found, 0.05), 2)
+        0.3
     """
     mean = found.groupby("share")["rise"].agg(lambda rises: rises.mean(skipna=False))
     shares = np.concatenate([[0.0], mean.index[mean.index > 0].to_numpy(float)])

@@ -66,6 +66,13 @@ def radius(
     Raises:
         ValueError: ``rise`` is not above 0, the kind is unknown or needs a depth, there are no weights, or the loss is
             not finite without noise.
+
+    Examples:
+        >>> weights = {"w": torch.from_numpy(np.random.default_rng(0).standard_normal((64, 64)))}
+        >>> wanted = weights["w"].clone()
+        >>> loss = lambda: float((weights["w"] - wanted).square().mean())
+        >>> lfmlib.tolerance.radius(loss, weights, rise=0.25, draws=2)["radius"].round(1).tolist()
+        [0.5, 0.5]
     """
     if not rise > 0:
         raise ValueError(f"rise is {rise}: expected by how much the loss is to rise, above 0")
@@ -111,6 +118,13 @@ def curve(
 
     Raises:
         ValueError: as `radius`.
+
+    Examples:
+        >>> weights = {"w": torch.from_numpy(np.random.default_rng(0).standard_normal((64, 64)))}
+        >>> wanted = weights["w"].clone()
+        >>> loss = lambda: float((weights["w"] - wanted).square().mean())
+        >>> lfmlib.tolerance.curve(loss, weights, [0.1, 0.2], draws=1)["rise"].round(2).tolist()
+        [0.01, 0.04]
     """
     own, rows = _noiseless_loss(loss, weights, kind, depth), []
     for draw in range(draws):

@@ -57,6 +57,12 @@ def combine(
 
     Raises:
         ValueError: unknown method, a density outside [0, 1], or not one weight for each ΔW.
+
+    Examples:
+        >>> from lfmlib.merging.methods import combine
+        >>> deltas = [torch.tensor([1.0, -1.0, 0.5]), torch.tensor([2.0, 1.0, 0.5])]
+        >>> combine(deltas, "task_arithmetic", [0.5, 0.5])
+        tensor([1.5000, 0.0000, 0.5000])
     """
     check(method, len(deltas), weights, density)
     density = DENSITY.get(method, 1.0) if density is None else density

@@ -50,6 +50,14 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
     Raises:
         ValueError: no model; models that do not fit the base; or no matrix that is large enough.
         FileNotFoundError, CheckpointError: from `open_checkpoint`; or what is stored is quantized.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> base = {"q_proj.weight": 0.02 * rng.standard_normal((64, 64))}
+        >>> tuned = [{"q_proj.weight": base["q_proj.weight"] + 0.002 * rng.standard_normal((64, 64))} for _ in range(2)]
+        >>> lfmlib.overlap(base, tuned, progress=False)[["size", "conflict"]].round(1)
+           size  conflict
+        0   0.1       0.5
     """
     base, models = opened(base, tuned, whole=True)
     theirs = [partners(base, one) for one in models]

@@ -86,6 +86,15 @@ def merge(
         RuntimeError: workers of the executor died, and the same call goes on; or they have no lfmlib, or another.
         FileNotFoundError, CheckpointError: from `open_checkpoint`; or what is stored cannot be merged, such as
             quantized weights.
+
+    Examples:
+        >>> import tempfile
+        >>> base = {"q_proj.weight": np.zeros((64, 64), np.float32)}
+        >>> tuned = [{"q_proj.weight": np.full((64, 64), value, np.float32)} for value in (1, 3)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     out = lfmlib.merge(base, tuned, "average", out=f"{folder}/merged", progress=False)
+        ...     print(float(lfmlib.open_checkpoint(out).read("q_proj.weight").mean()))
+        2.0
     """
     base, models = opened(base, tuned, whole=True)
     density = methods.DENSITY.get(method, 1.0) if density is None else density

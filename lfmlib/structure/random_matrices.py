@@ -39,6 +39,11 @@ def threshold(rows: int, columns: int, quantile: float = 0.99, *, known: bool = 
         rows, columns: the shape.
         quantile: one of `TRACY_WIDOM`.
         known: the standard deviation is known, not measured.
+
+    Examples:
+        >>> from lfmlib.structure.random_matrices import threshold
+        >>> round(threshold(256, 512) / (256**0.5 + 512**0.5), 3)
+        1.011
     """
     centre, scale = edge_law(rows, columns)
     left = 1.0 if known else 1 - 2 / (rows * columns) * (centre / scale) ** 2 / _TW_VAR
@@ -51,6 +56,12 @@ def mp_cdf(x, ratio: float) -> np.ndarray:
     Args:
         x: eigenvalues in units of n sigma², any shape.
         ratio: p / n, above 0 and at most 1.
+
+    Examples:
+        >>> from lfmlib.structure.random_matrices import mp_cdf, support
+        >>> low, high = support(0.5)
+        >>> [round(float(share), 2) for share in mp_cdf([low, 1, high], 0.5)]
+        [0.0, 0.58, 1.0]
     """
     low, high = support(ratio)
     x = np.clip(x, low, high)

@@ -48,6 +48,11 @@ class Spectrum:
         controls: the same of each control that was asked for, by its name.
         null: for each figure that noise leaves any room for, the central 95 % on Gaussian noise of the same shape, as
             ``(low, high)``. Pointwise: one noise matrix in twenty lies outside for each figure.
+
+    Examples:
+        >>> found = lfmlib.spectrum(np.random.default_rng(0).standard_normal((256, 512)))
+        >>> found.outliers, round(found.top_ratio, 2), round(found.edge / (16 + 512**0.5), 2)
+        (0, 0.98, 1.0)
     """
 
     edge: float
@@ -85,6 +90,12 @@ def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact
 
     Raises:
         ValueError: not a matrix, too small, not floating, constant, or with non-finite entries; an unknown control.
+
+    Examples:
+        >>> noise = np.random.default_rng(0).standard_normal((256, 512))
+        >>> found = lfmlib.spectrum(noise + np.outer(np.sin(range(256)), np.cos(range(512))))
+        >>> found.outliers, round(found.top_ratio, 2), round(found.outlier_variance, 2)
+        (1, 4.25, 0.21)
     """
     m = Matrix(matrix)
     shape, top = (m.p, m.n), threshold(m.p, m.n)

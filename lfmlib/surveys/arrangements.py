@@ -52,6 +52,13 @@ def arrangement(
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; an unknown control.
+
+    Examples:
+        >>> table = lfmlib.arrangement("minilm", select="layer.0.*query", controls="permuted", progress=False)
+        >>> table[["role", "control", "row_share"]].round(2)
+          role   control  row_share
+        0    q      none       0.03
+        1    q  permuted       0.00
     """
     measure = partial(_measured, controls=named(controls), seed=seed)
     return tabulate(source, measure, _columns(), select=select, executor=executor, progress=progress)

@@ -30,6 +30,12 @@ def laws(
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
+
+    Examples:
+        >>> table = lfmlib.laws("minilm", select="pooler", progress=False)
+        >>> table[["role", "name", "sigma"]].round(3)
+             role      name  sigma
+        0  pooler  gaussian  0.009
     """
     columns = [*_INFO, *_FIELDS, *_BITS]
     return tabulate(

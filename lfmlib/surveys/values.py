@@ -59,6 +59,15 @@ def survey(
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; ValueError for ``sample`` below 1;
         OSError where ``keep`` cannot be written; RuntimeError where the executor's workers have no lfmlib, or another.
+
+    Examples:
+        >>> table = lfmlib.survey("minilm", select="layer.0.attention", progress=False)
+        >>> table[["role", "depth", "std", "kl_bits", "label"]].round(3)
+          role  depth    std  kl_bits     label
+        0    o      0  0.043    0.008  gaussian
+        1    k      0  0.092    0.017  gaussian
+        2    q      0  0.095    0.014  gaussian
+        3    v      0  0.044    0.004  gaussian
     """
     if sample is not None and sample < 1:
         raise ValueError(f"sample={sample!r}: expected a number of bytes from each tensor, or None to read all")
@@ -91,6 +100,12 @@ def noise_twin(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
 
     Returns:
         A table with the same rows and columns; tensors that are constant or have no finite value are left out.
+
+    Examples:
+        >>> table = lfmlib.survey("minilm", select="layer.0.attention", progress=False)
+        >>> twin = lfmlib.noise_twin(table)
+        >>> bool((twin["kl_bits"] < 0.0005).all()), bool((table["kl_bits"] > 0.002).all())
+        (True, True)
     """
     rows = []
     for row in table[table["std"] > 0].to_dict("records"):
