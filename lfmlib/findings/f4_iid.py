@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from .finding import Finding
 from .shares import ENOUGH, TOO_SMALL, among, eligible, looked_at, over_runs, share, shown
@@ -28,7 +28,7 @@ def legs(table: pd.DataFrame) -> pd.DataFrame:
         Same index; a boolean column for each of `LEGS`, and "all".
     """
     r, c = (table["shape"].str[place].astype(float) for place in (0, 1))
-    lag = stats.norm.ppf((1 + 0.975 ** (1 / 3)) / 2) / np.sqrt(table["numel"])  # the largest of three correlations
+    lag = special.ndtri((1 + 0.975 ** (1 / 3)) / 2) / np.sqrt(table["numel"])  # the largest of three correlations
     independence = table["lag_one"] <= lag.clip(lower=LAG)
     for side, length in (("row", c), ("col", r)):
         noise = table[f"{side}_corr_null_high"] * (length - 1)

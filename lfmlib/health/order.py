@@ -20,7 +20,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from ..checkpoints.checkpoint import Checkpoint
 
@@ -29,7 +29,7 @@ READERS = ("q", "k", "v", "qkv", "gate", "up", "gate_up")
 LEVEL = 0.01
 """Of the whole search: a model in order has no pair named in 99 of 100 cases, as far as its neighbours are the most
 alike."""
-OWN = float(stats.norm.isf(LEVEL))
+OWN = float(-special.ndtri(LEVEL))
 """Standard errors by which a layer must be more alike to its neighbours in a new place, by that alone."""
 
 NEARLY = 0.9
@@ -115,7 +115,7 @@ def layer_order(found: Mapping[str, pd.DataFrame], draws: int = 200, seed: int =
         pair = {"first": depths[i], "second": depths[j]}
         rows.append(pair | {"gain": float(gain), "z": float(gain / max(scatter, 1e-12)), "fits": fits})
     table = pd.DataFrame(rows)
-    beyond = stats.norm.isf(LEVEL / len(table))
+    beyond = -special.ndtri(LEVEL / len(table))
     named = table[(table["z"] > beyond)].sort_values("gain", ascending=False) if judged else table.iloc[:0]
     # What fits less well than the best, which does not, is what is left of it: of a layer that is unlike all others.
     named = named[named["fits"] & named["fits"].head(1).all()].drop(columns="fits")
