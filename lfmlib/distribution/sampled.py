@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from scipy import stats
+from scipy import special
 
 from . import nulls
 from .sketch import Sketch
@@ -57,7 +57,7 @@ def intervals(
         return {name: (found[name], found[name]) for name in names}
     left_out = [figures(total.without(part)) for part in parts]
     unseen = 1 - read / whole  # of a tensor nearly all of which was read, the figure is nearly known
-    times = stats.t.ppf((1 + CONFIDENCE) / 2, len(parts) - 1)
+    times = special.stdtrit(len(parts) - 1, (1 + CONFIDENCE) / 2)
     scatter = _scatter(total, whole)
     result = {}
     for name in names:

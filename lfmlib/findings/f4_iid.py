@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from .finding import Finding
 from .shares import SUPPORTED_SHARE, TOO_SMALL, eligible, interval_over_matrices, looked_at, over_runs, share, shown
@@ -33,7 +33,7 @@ def legs(table: pd.DataFrame) -> pd.DataFrame:
     """
     r, c = (table["shape"].str[place].astype(float) for place in (0, 1))
     # lag_one is the largest of three correlations, each of std 1 / √numel on noise: the 97.5 % point of that largest
-    lag = stats.norm.ppf((1 + 0.975 ** (1 / 3)) / 2) / np.sqrt(table["numel"])
+    lag = special.ndtri((1 + 0.975 ** (1 / 3)) / 2) / np.sqrt(table["numel"])
     independence = table["lag_one"] <= lag.clip(lower=MAX_LAG)
     for side, length in (("row", c), ("col", r)):
         noise = table[f"{side}_corr_null_high"] * (length - 1)

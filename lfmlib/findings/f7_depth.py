@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from ..deltas.trends import depth_trend
 from .finding import Finding
@@ -78,7 +78,7 @@ def by_chance(layers: int, runs: int = 1, level: float | None = None, draws: int
     rho = _rho(rng.standard_normal((draws, layers)).cumsum(axis=1))
     if runs > 1:
         each = rho[: draws // runs * runs].reshape(-1, runs)
-        half = stats.t.ppf(0.975, runs - 1) * each.std(axis=1, ddof=1) / np.sqrt(runs)
+        half = special.stdtrit(runs - 1, 0.975) * each.std(axis=1, ddof=1) / np.sqrt(runs)
         return float(((each.mean(axis=1) >= MIN_RHO) & (each.mean(axis=1) - half > 0)).mean())
     if level is None:
         return float((rho >= MIN_RHO).mean())

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # scipy.stats loads at its first use: importing it takes half as long as torch
+from scipy import special
 
 from ..checkpoints.checkpoint import Checkpoint
 
@@ -154,7 +155,7 @@ def interval_over_matrices(
         return None
     p, weight = share(table, passes(table)), table["numel"] / table["numel"].sum()
     n = 1 / float((weight**2).sum()) / (1 - len(table) / of)
-    z = float(stats.norm.ppf(0.975))
+    z = float(special.ndtri(0.975))
     middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
     half /= 1 + z * z / n
     return max(middle - half, 0.0), min(middle + half, 1.0)
@@ -203,7 +204,7 @@ def over_runs(values: Sequence[float], level: float = 0.95) -> tuple[float, floa
     mean = values.mean()
     if len(values) < 2:
         return mean, math.nan, math.nan
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    half = special.stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / math.sqrt(len(values))
     return mean, mean - half, mean + half
 
 
@@ -248,7 +249,7 @@ def paired_p(differences: Sequence[float]) -> float:
         return math.nan
     if values.std() == 0:  # all are equal: t is not defined
         return 0.0 if values[0] else 1.0
-    return float(stats.ttest_1samp(values, 0.0).pvalue)
+    return float(scipy.stats.ttest_1samp(values, 0.0).pvalue)
 
 
 def ratios(own: pd.Series, whole: pd.Series) -> pd.Series:

@@ -20,7 +20,7 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from ..checkpoints.checkpoint import Checkpoint
 
@@ -28,7 +28,7 @@ READERS = ("q", "k", "v", "qkv", "gate", "up", "gate_up")
 """Roles whose inputs are the residual stream."""
 FALSE_ALARMS = 0.01
 """Share of models in order in which the whole search names a pair, if no exchange makes their neighbours more alike."""
-MIN_FIT_Z = float(stats.norm.isf(FALSE_ALARMS))
+MIN_FIT_Z = float(-special.ndtri(FALSE_ALARMS))
 """Standard errors by which a layer must be more alike to its new neighbours than to its present ones."""
 MIN_FIT_SHARE = 0.9
 """Or its similarity to its new neighbours, as a share of the least similarity of other neighbours. For a layer unlike
@@ -120,7 +120,7 @@ def layer_order(found: Mapping[str, pd.DataFrame], draws: int = 200, seed: int =
         pair = {"first": depths[i], "second": depths[j]}
         rows.append(pair | {"gain": float(gain), "z": float(gain / max(scatter, 1e-12)), "fits": fits})
     table = pd.DataFrame(rows)
-    beyond = stats.norm.isf(FALSE_ALARMS / len(table))  # corrected for the number of pairs (Bonferroni)
+    beyond = -special.ndtri(FALSE_ALARMS / len(table))  # corrected for the number of pairs (Bonferroni)
     named = table[(table["z"] > beyond)].sort_values("gain", ascending=False) if judged else table.iloc[:0]
     # Where the pair with the largest gain does not fit, a layer is unlike all others, and causes the other gains too.
     named = named[named["fits"] & named["fits"].head(1).all()].drop(columns="fits")

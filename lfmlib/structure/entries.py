@@ -18,8 +18,9 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+import scipy  # scipy.stats loads at its first use: importing it takes half as long as torch
 import torch
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from .controls import measured
 from .dependence import (
@@ -207,7 +208,7 @@ def _intervals(w: np.ndarray, found: Mapping[str, float]) -> dict[str, tuple[flo
         parts = np.array_split(np.arange(length), GROUPS)
         without = pd.DataFrame([_figures(np.delete(w, part, axis=axis)) for part in parts])
         errors.append(math.sqrt((GROUPS - 1) ** 2 / GROUPS) * without.std())  # (g - 1) / g times the sum of squares
-    half = stats.t.ppf(0.975, GROUPS - 1) * np.maximum(*errors)
+    half = special.stdtrit(GROUPS - 1, 0.975) * np.maximum(*errors)
     return {name: (value - float(half[name]), value + float(half[name])) for name, value in found.items()}
 
 
@@ -221,20 +222,20 @@ def _laws(r: int, c: int) -> dict:
     """The law of every figure on r × c independent Gaussian entries, as a frozen distribution."""
     n, classes = r * c, (BINS - 1) ** 2
     return {
-        "lag_row": stats.norm(0, 1 / math.sqrt(r * (c - 1))),
-        "lag_col": stats.norm(0, 1 / math.sqrt((r - 1) * c)),
-        "lag_diagonal": stats.norm(0, 1 / math.sqrt((r - 1) * (c - 1))),
+        "lag_row": scipy.stats.norm(0, 1 / math.sqrt(r * (c - 1))),
+        "lag_col": scipy.stats.norm(0, 1 / math.sqrt((r - 1) * c)),
+        "lag_diagonal": scipy.stats.norm(0, 1 / math.sqrt((r - 1) * (c - 1))),
         "lag_max": _LargestLag(r, c),
-        "ljung_box": stats.chi(LAGS, scale=1 / math.sqrt(n * LAGS)),
-        "runs_z": stats.norm(),
-        "mutual_information": stats.chi2(classes, *(np.array([-classes, 1]) / (2 * r * (c - 1) * math.log(2)))),
+        "ljung_box": scipy.stats.chi(LAGS, scale=1 / math.sqrt(n * LAGS)),
+        "runs_z": scipy.stats.norm(),
+        "mutual_information": scipy.stats.chi2(classes, *(np.array([-classes, 1]) / (2 * r * (c - 1) * math.log(2)))),
         "row_corr": _correlation_law(r, c),
         "col_corr": _correlation_law(c, r),
         "row_share": _share_law(r - 1, n),
         "col_share": _share_law(c - 1, n),
         "block_share": _share_law((BLOCKS - 1) ** 2, n - r - c + 2),
-        "row_drift": stats.norm(0, 1 / math.sqrt(r - 1)),
-        "col_drift": stats.norm(0, 1 / math.sqrt(c - 1)),
+        "row_drift": scipy.stats.norm(0, 1 / math.sqrt(r - 1)),
+        "col_drift": scipy.stats.norm(0, 1 / math.sqrt(c - 1)),
     }
 
 
@@ -258,7 +259,7 @@ class _LargestLag:
 def _correlation_law(r: int, c: int):
     """Squared correlations of independent rows are Beta(1/2, (c - 2)/2), and pairwise independent."""
     variance = 2 * (c - 2) / ((c - 1) ** 2 * (c + 1))
-    return stats.norm(1 / (c - 1), math.sqrt(variance / (r * (r - 1) / 2)))
+    return scipy.stats.norm(1 / (c - 1), math.sqrt(variance / (r * (r - 1) / 2)))
 
 
 def _share_law(freedom: int, n: int):
@@ -267,7 +268,7 @@ def _share_law(freedom: int, n: int):
     That of Gaussian values, although the log of a square is far from Gaussian: with the total given, its kurtosis
     cancels from the variance where all groups are of one size.
     """
-    return stats.beta(freedom / 2, (n - 1 - freedom) / 2)
+    return scipy.stats.beta(freedom / 2, (n - 1 - freedom) / 2)
 
 
 def _identity(w: np.ndarray) -> tuple[float, float, float, float, float]:
@@ -296,7 +297,7 @@ def _identity(w: np.ndarray) -> tuple[float, float, float, float, float]:
 
 def _drift(means: np.ndarray, numbers: np.ndarray) -> float:
     """Rank correlation; 0 where there is nothing to order."""
-    return float(stats.spearmanr(means, numbers).statistic) if len(means) > 1 and np.ptp(means) > 0 else 0.0
+    return float(scipy.stats.spearmanr(means, numbers).statistic) if len(means) > 1 and np.ptp(means) > 0 else 0.0
 
 
 def _checked(matrix) -> np.ndarray:
