@@ -4,23 +4,14 @@ Data flows one way: checkpoint → sketch → statistics → table → finding. 
 (`lfmlib.book.notebook`) and the book's build (`lfmlib.book`) are imported by name where they are wanted.
 """
 
-from . import findings
-from .checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
-from .deltas.comparison import compare
-from .deltas.trends import depth_trend
-from .distribution.distances import Normality, coding_cells, measure, normality
-from .distribution.law import Law, optimal_law
-from .distribution.shapes import Shape, classify
-from .distribution.sketch import Sketch
-from .losses import outliers, pruning, tolerance
-from .merging.overlaps import overlap
-from .merging.run import merge
-from .structure.controls import control, rescaled
-from .structure.entries import IID, iid
-from .structure.spectra import Spectrum, spectrum
-from .surveys.arrangements import arrangement
-from .surveys.optimal_laws import laws
-from .surveys.values import noise_twin, survey
+from importlib.metadata import version
+
+import lazy_loader
+
+# What each name is and where it comes from stands in `__init__.pyi`. Nothing is imported before it is used, so that
+# opening a checkpoint needs no statistics, and measuring one no peft; type checkers read the same file.
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = version(__name__)
 
 __all__ = [
     "IID",

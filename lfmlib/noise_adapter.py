@@ -56,6 +56,12 @@ def basis(shape: tuple[int, int], law: str, seed: int, name: str, number: int = 
     Raises:
         ValueError: unknown law.
         RuntimeError: this machine computes other quantiles than those that adapters are stored with.
+
+    Examples:
+        >>> from lfmlib.noise_adapter import basis
+        >>> noise = basis((64, 128), "gaussian", seed=0, name="layers.0.q_proj")
+        >>> noise.shape, round(float(noise.std()), 1)
+        (torch.Size([64, 128]), 1.0)
     """
     stream = np.random.Philox(key=[seed, zlib.crc32(name.encode()) + (number << 32)])
     count = shape[0] * shape[1]
@@ -96,6 +102,14 @@ class NoiseConfig(PeftConfig):
         target_modules: names of linear layers, or a regular expression, as for LoRA.
         exclude_modules, modules_to_save, layers_to_transform, layers_pattern: as for LoRA.
         stream: version of the random numbers.
+
+    Examples:
+        >>> from peft import get_peft_model
+        >>> from lfmlib.noise_adapter import NoiseConfig
+        >>> model = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+        >>> adapted = get_peft_model(model, NoiseConfig(target_modules=["0"], bases=2))
+        >>> sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+        192
     """
 
     law: str = "gaussian"

@@ -32,6 +32,8 @@ def commit(root: Path = ROOT, *, apart: Sequence[str] = ()) -> str:
         return run.stdout.strip()
 
     try:
+        if not git("ls-files", "--", "."):
+            return "unknown"
         changed = git("status", "--porcelain", "--", ".", *(f":(exclude){path}" for path in apart))
         return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):

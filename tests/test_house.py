@@ -22,12 +22,13 @@ FLOORS = (
     ("health", "deltas"),
     ("merging",),
     ("findings",),
-    ("plots",),
+    ("plots", "public", "cli_tables"),
     ("lab",),
     ("records",),
     ("experiments",),
     ("chapters",),
     ("book",),
+    ("cli",),
 )
 """The packages and single modules of the library, from the ground up; those of one floor do not import each other."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
@@ -84,6 +85,22 @@ def test_no_module_bears_the_name_of_a_public_function():
     assert inspect.isfunction(lfmlib.survey) and inspect.ismodule(importlib.import_module("lfmlib.surveys"))
 
 
+OPTIONS = ("select", "executor", "progress", "seed")
+"""Options that many functions have, in the order in which they stand before all others."""
+SUBJECT = {"depth_trend": ("column",), "merge": ("method", "weights")}
+"""What has a default and may be given by place: it says what is asked, not how it is measured."""
+
+
+@pytest.mark.parametrize("name", [name for name in lfmlib.__all__ if inspect.isfunction(getattr(lfmlib, name))])
+def test_options_are_keywords_in_one_order(name):
+    parameters = inspect.signature(getattr(lfmlib, name)).parameters.values()
+    by_place = [one.name for one in parameters if one.kind != one.KEYWORD_ONLY and one.default is not one.empty]
+    assert set(by_place) <= {*SUBJECT.get(name, ()), "width"}
+    keywords = [one.name for one in parameters if one.kind == one.KEYWORD_ONLY]
+    shared = [one for one in OPTIONS if one in keywords]
+    assert keywords[: len(shared)] == shared or name == "open_checkpoint"
+
+
 @pytest.mark.parametrize("name", modules())
 def test_no_name_of_a_package_hides_a_module(name):
     module = importlib.import_module(name)
@@ -113,6 +130,15 @@ def test_every_dotted_name_in_words_and_strings_exists(path):
 def test_a_name_that_is_not_there_is_seen():
     with pytest.raises(ImportError):
         resolved("lfmlib.checkpoints.nothing")
+
+
+def test_the_page_on_the_house_has_every_floor_and_every_file_it_names():
+    page = (ROOT / "book" / "house.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+)\|", page, re.MULTILINE)
+    told = {name: int(floor) for floor, names in rows for name in re.findall(r"`(\w+)`", names)}
+    assert {name: floor for name, floor in told.items() if name in FLOOR} == FLOOR
+    for name in re.findall(r"`((?:\w+/)+\w+\.\w+)`", page + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
+        assert (ROOT / name).exists() or (ROOT / "lfmlib" / name).exists(), name
 
 
 def test_tests_stand_where_their_modules_do():

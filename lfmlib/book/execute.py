@@ -45,8 +45,11 @@ def execute(
     parameters: Mapping[str, object],
     jobs: int = 2,
     say=print,
+    cwd: Path | None = None,
 ) -> list[Run]:
-    """Execute `chapters` into the folder `out`, `jobs` at a time, in `root` as working directory; return their runs.
+    """Execute `chapters` into the folder `out`, `jobs` at a time, and return their runs; `root` is the repository.
+
+    They run in the folder `cwd`, by default in `root`.
 
     A chapter receives those of `parameters` that its parameters cell declares: not every chapter takes a model. The
     others keep running when one fails. On Ctrl-C all children are stopped before the interrupt goes on.
@@ -61,7 +64,7 @@ def execute(
             while waiting and len(running) < jobs:
                 source = waiting.pop(0)
                 say(f"{source.stem:<{width}}  started", flush=True)
-                running.append(_Child(source, out / source.name, root, parameters, environment))
+                running.append(_Child(source, out / source.name, cwd or root, parameters, environment))
             for child in [child for child in running if child.process.poll() is not None]:
                 running.remove(child)
                 run = child.finish(stamp)
@@ -76,19 +79,19 @@ def execute(
 class _Child:
     """One papermill process. Its messages go to a log beside the notebook, shown only if no cell explains a failure."""
 
-    def __init__(self, source: Path, target: Path, root: Path, parameters: Mapping, environment: Mapping):
+    def __init__(self, source: Path, target: Path, cwd: Path, parameters: Mapping, environment: Mapping):
         self.source, self.target, self.started = source, target, time.monotonic()
         self.log = target.with_suffix(".log")
         target.unlink(missing_ok=True)  # an older run must not pass for this one
         declared = _declared(source)
         given = {key: value for key, value in parameters.items() if value is not None and key in declared}
-        command = [sys.executable, "-m", "papermill", str(source), str(target), "--cwd", str(root), "-k", "python3"]
+        command = [sys.executable, "-m", "papermill", str(source), str(target), "--cwd", str(cwd), "-k", "python3"]
         command += ["--no-progress-bar", "--log-level", "ERROR", "-y", yaml.safe_dump(given)]
         with self.log.open("wb") as log:
             # Its own session: the terminal's Ctrl-C reaches this program only, which then stops each child once.
             self.process = subprocess.Popen(
                 command,
-                cwd=root,
+                cwd=cwd,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -18,6 +18,7 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 from .. import findings, plots, records
 from ..findings import Finding, scoreboard
 from ..provenance import ROOT
+from . import TEMPORARY
 
 PROFILES = ("quick", "default", "full")
 LINKED = 2_000_000
@@ -188,8 +189,10 @@ def download(tables: dict[str, pd.DataFrame], folder: Path) -> None:
         size = f"{len(plain):,} rows, {len(text) / 1000:,.0f} kB"
         link = f'<a download="{name}.csv" href="data:text/csv;base64,{data}">{name}.csv</a>'
         links.append(f"{link if len(text) < LINKED else f'{name}.csv'} ({size})")
-    where = html.escape(str(folder))
-    display(HTML(f"<p>{'; '.join(links)}. They lie, also as Parquet, in <code>{where}</code>.</p>"))
+    where = f"They lie, also as Parquet, in <code>{html.escape(str(folder))}</code>."
+    if any(part.startswith(TEMPORARY) for part in folder.parts):
+        where = "<code>lfmlib report --results FOLDER</code> keeps them as files, also as Parquet."
+    display(HTML(f"<p>{'; '.join(links)}. {where}</p>"))
 
 
 def record(name: str, profile: str, cells: str = "trainings", again: bool = True) -> pd.DataFrame:

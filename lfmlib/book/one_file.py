@@ -19,6 +19,7 @@ from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
+from ..provenance import ROOT
 from .stage import chapter_number, clean_outputs
 
 __all__ = ["write_report"]
@@ -61,21 +62,27 @@ window.MathJax = {
 """
 
 
-def write_report(notebook: Path, target: Path, *, root: Path, baseurl: str = "") -> Path:
+STYLES = Path(__file__).parents[1] / "_static"
+"""The style sheets where the library is installed without its repository: package data of the wheel."""
+
+
+def write_report(notebook: Path, target: Path, *, root: Path = ROOT, baseurl: str = "") -> Path:
     """Write the executed `notebook` as the single file `target`.
 
-    `root` is the repository: its table of contents numbers the figures and its style sheets dress the page. Links to
-    other pages of the book become absolute below `baseurl`, or plain text where no address is known.
+    `root` is the repository: its table of contents numbers the figures and its style sheets dress the page. Without
+    one the notebook's name begins with the chapter's number, and the style sheets are the wheel's. Links to other pages
+    of the book become absolute below `baseurl`, or plain text where no address is known.
     """
     content = copy.deepcopy(nbformat.read(notebook, as_version=4))
     _obey_tags(content)
     clean_outputs(content)
     numbers = _caption_figures(content, _chapter(notebook, content, root))
     title = _title(content, notebook)
+    styles = STYLES if STYLES.is_dir() else root / "book" / "_static"
     body = _finish_html(_render(content, notebook.parent), numbers, baseurl)
     page = _PAGE.substitute(
         title=html.escape(title),
-        css="\n".join((root / "book" / "_static" / name).read_text() for name in ("lfm.css", "report.css")),
+        css="\n".join((styles / name).read_text(encoding="utf-8") for name in ("lfm.css", "report.css")),
         script=_mathjax() if _MATH.search(body) else "",
         body=body,
         footer=_footer(content),
@@ -101,7 +108,7 @@ def _obey_tags(notebook: nbformat.NotebookNode) -> None:
 def _chapter(path: Path, notebook: nbformat.NotebookNode, root: Path) -> int | None:
     """The chapter's number, also for an output of papermill under another name."""
     source = Path(notebook.metadata.get("papermill", {}).get("input_path") or path)
-    if number := chapter_number(root, source.stem):
+    if (root / "_toc.yml").is_file() and (number := chapter_number(root, source.stem)):
         return number
     prefix = re.match(r"\d\d(?=_)", source.stem)
     return int(prefix[0]) if prefix else None
@@ -207,8 +214,11 @@ def _footer(notebook: nbformat.NotebookNode) -> str:
     parts += [f"{name} <code>{html.escape(str(given[name]))}</code>" for name in ("model", "base") if given.get(name)]
     if run.get("start_time"):
         parts.append(f"measured {str(run['start_time'])[:10]}")
-    if commit := notebook.metadata.get("lfm", {}).get("commit"):
+    stamp = notebook.metadata.get("lfm", {})
+    if (commit := stamp.get("commit", "unknown")) != "unknown":
         parts.append(f"commit <code>{html.escape(commit)}</code>")
+    elif version := stamp.get("surroundings", {}).get("lfmlib"):
+        parts.append(f"lfmlib {html.escape(version)}")
     return " · ".join(parts)
 
 

@@ -20,7 +20,7 @@ from ..checkpoints import places
 from ..checkpoints.addresses import normalized_source
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.locate import HUB_ID
-from ..deltas import comparison
+from ..deltas.pairs import akin
 from ..distribution import sampled
 from ..findings import RULES, Finding, judge
 from ..health import order
@@ -44,9 +44,9 @@ def opened(model: str, revision: str, select: str, sample: int, base: str = "") 
         )
     model = normalized_source(model)
     afar = sample and HUB_ID.match(model) and model != "minilm" and not Path(model).expanduser().exists()
-    checkpoint = open_checkpoint(f"hf://{model}" if afar else model, revision, select)
+    checkpoint = open_checkpoint(f"hf://{model}" if afar else model, revision=revision, select=select)
     if base:
-        comparison.akin(base, checkpoint)
+        akin(base, checkpoint)
     return checkpoint
 
 
@@ -100,9 +100,9 @@ def by_role(body: pd.DataFrame) -> pd.DataFrame:
 
 
 def shares(table: pd.DataFrame) -> tuple[float, float, float]:
-    """Share of the weights in matrices within `evidence.KL_BOUND` of a Gaussian; at least; at most."""
+    """Share of the weights in matrices within `lfmlib.findings.KL_BOUND` of a Gaussian; at least; at most."""
     value = findings.share(table, findings.gaussian(table))
-    return value, *(findings.shared.sampled(table, findings.gaussian) or (value, value))
+    return value, *(findings.shares.interval_over_samples(table, findings.gaussian) or (value, value))
 
 
 def unlike(body: pd.DataFrame, most: int = 10) -> pd.DataFrame:
@@ -123,9 +123,9 @@ def _why(row: dict) -> str:
         said.append(f"a flatter top (gg_shape {row['gg_shape']:.2f})")
     if row["tail_bits"] > max(0.01, row["tail_bits_null_high"]) or row["excess_kurtosis"] > 20:
         said.append(f"far tails (excess kurtosis {row['excess_kurtosis']:.3g})")
-    if row["asymmetry_excess"] > findings.MIRROR:
+    if row["asymmetry_excess"] > findings.MAX_ASYMMETRY_EXCESS:
         said.append("lopsided")
-    if row["mean_ratio"] > findings.MEAN:
+    if row["mean_ratio"] > findings.MAX_MEAN_RATIO:
         said.append(f"off centre ({row['mean_ratio']:.2f} std)")
     return "; ".join(said) or "a little of everything"
 
@@ -148,7 +148,7 @@ def chosen(checkpoint: Checkpoint, profile: str) -> Checkpoint:
     names = [
         info.name
         for info in findings.judged(checkpoint).tensors
-        if len(info.shape) == 2 and min(info.shape) >= findings.shared.SIDE
+        if len(info.shape) == 2 and min(info.shape) >= findings.shares.MIN_MATRIX_SIDE
     ]
     places = np.linspace(0, len(names) - 1, min(len(names), MATRICES[profile])).round().astype(int)
     return checkpoint.cut([names[i] for i in places], BLOCK)
@@ -242,7 +242,7 @@ def _heard(found: Finding) -> Finding:
     if found.id not in ("F1", "F9", "F10") or found.null is None or judge(RULES[found.id], found.null) == "supported":
         return found
     reason = f"So little was read of each matrix that noise passes in only {found.null:.0%}: take a larger sample."
-    return Finding.of(found.id, found.metric, found.model, found.provenance, {"reason": reason})
+    return Finding.of(found.id, found.model, found.provenance, {"reason": reason})
 
 
 def layers(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int) -> str:

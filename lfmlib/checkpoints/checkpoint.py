@@ -39,6 +39,11 @@ class TensorInfo:
         numel: number of values.
         quantized: the quantization in words where values are computed from codes and scales (see
             `lfmlib.checkpoints.quantized`); empty for all other tensors.
+
+    Examples:
+        >>> info = lfmlib.open_checkpoint("minilm").tensors[5]
+        >>> info.name, info.shape, info.dtype, info.role
+        ('embeddings.word_embeddings.weight', (30522, 384), 'float32', 'embed')
     """
 
     name: str
@@ -67,6 +72,10 @@ class Checkpoint:
         config: content of config.json, or {}.
         files: paths of the weight files; addresses of remote ones.
         traffic: counts what this process reads from remote files; None for local checkpoints.
+
+    Examples:
+        >>> lfmlib.open_checkpoint("minilm")
+        <Checkpoint minilm @ 1110a243: 104 tensors, 22,713,728 values (float32, int64), 6 layers, 1 files, 0 skipped>
     """
 
     name: str
@@ -89,6 +98,11 @@ class Checkpoint:
         Raises:
             ValueError: there is no such tensor; the message suggests near names.
             CheckpointError: the file was changed since it was opened.
+
+        Examples:
+            >>> checkpoint = lfmlib.open_checkpoint("minilm")
+            >>> checkpoint.read("pooler.dense.weight").shape
+            torch.Size([384, 384])
         """
         part = self._part(name)
         return aligned(part.load(self._stored[part.stored]))
@@ -116,6 +130,11 @@ class Checkpoint:
         count values in that order and limit what is read, so that workers can share a huge tensor.
 
         Raises as `read` does, and ValueError for `bytes` below 1, or `start` and `stop` outside the tensor.
+
+        Examples:
+            >>> checkpoint = lfmlib.open_checkpoint("minilm")
+            >>> [chunk.numel() for chunk in checkpoint.chunks("pooler.dense.weight", bytes=1 << 18)]
+            [65536, 65536, 16384]
         """
         if bytes < 1:
             raise ValueError(f"bytes={bytes}: a chunk needs at least 1 byte. Leave it out for {CHUNK_BYTES}.")
@@ -186,6 +205,11 @@ class Checkpoint:
         """The same checkpoint with only the tensors in whose names the regular expression `pattern` is found.
 
         Raises ValueError if it is not a regular expression or matches nothing.
+
+        Examples:
+            >>> checkpoint = lfmlib.open_checkpoint("minilm").select("layer.0.*query.weight")
+            >>> [info.name for info in checkpoint.tensors]
+            ['encoder.layer.0.attention.self.query.weight']
         """
         try:
             found = re.compile(pattern).search
@@ -250,6 +274,7 @@ class Checkpoint:
 
 def open_checkpoint(
     source: "str | Path | torch.nn.Module | Mapping | Checkpoint",
+    *,
     revision: str | None = None,
     select: str | None = None,
 ) -> Checkpoint:
@@ -260,7 +285,7 @@ def open_checkpoint(
             .bin, .pt, .pth); a hub id such as `"gpt2"` (weight files and config.json are downloaded; with
             HF_HUB_OFFLINE=1 only the cache is used); an address, of which only what is asked for is read and nothing
             is kept: `"hf://org/name"`, a file or folder at `"https://…"`, `"s3://…"`, `"gs://…"` and others that
-            fsspec knows; a `torch.nn.Module`; a mapping from names to tensors or arrays.
+            fsspec knows; a `torch.nn.Module`; a mapping from names to tensors or arrays; a `Checkpoint`, as it is.
         revision: branch, tag or commit of a hub id; the commit it meant is kept in `.revision`.
         select: regular expression searched in tensor names; others are left out.
 
@@ -270,8 +295,19 @@ def open_checkpoint(
         ValueError: `source` is blank; `select` is no regular expression or matches nothing; a revision of something
             that has none.
         TypeError: `source` is of another kind.
+
+    Examples:
+        >>> weights = {"layers.0.q_proj.weight": np.zeros((8, 4)), "layers.0.norm.weight": np.ones(4)}
+        >>> for info in lfmlib.open_checkpoint(weights).tensors:
+        ...     print(info.name, info.shape, info.role, info.depth)
+        layers.0.q_proj.weight (8, 4) q 0
+        layers.0.norm.weight (4,) norm 0
     """
     revision, select = revision or None, select or None  # papermill passes "" as readily as None
+    if isinstance(source, Checkpoint):
+        if revision not in (None, source.revision):
+            raise ValueError(f"revision={revision!r} was given for {source.name}, which is open already. Leave it out.")
+        return source if select is None else source.select(select)
     if isinstance(source, str | Path):
         source = normalized_source(source)
         located = locate_remote(source, revision) if is_address(str(source)) else locate(source, revision)

@@ -4,9 +4,9 @@ A quantized matrix is stored as several tensors: codes, scales and more. `resolv
 `Stored` entry that computes float32 values of the matrix, (out, in), a few rows at a time
 (`lfmlib.checkpoints.packings`). A group whose layout is not certain is skipped with the reason. The layouts:
 
-=================  ===================================================  ==========================================
+================== ===================================================  ==========================================
 names              codes and scales                                     value
-=================  ===================================================  ==========================================
+================== ===================================================  ==========================================
 ``weight`` and     float8 (out, in); one scale, one a row, or one a     code × scale (DeepSeek's ``_inv`` is the
 ``…_scale_inv``,   block, of `weight_block_size` or by even division    scale itself; uint8 and e8m0 are powers of 2)
 ``…_scale``,
@@ -18,7 +18,7 @@ names              codes and scales                                     value
 ``SCB``            bitsandbytes: int8 (out, in), one scale a row        code × scale / 127
 ``…_blocks``       MXFP4: (…, groups, 16) bytes, low code first         E2M1[code] × 2^(scale − 127)
 ``weight_packed``  compressed-tensors: int32 (out, in · bits / 32)      (code − 2^(bits − 1)) × scale
-=================  ===================================================  ==========================================
+================== ===================================================  ==========================================
 
 The values follow the quantizer's distribution, with 4 bits 16 levels a group, and so does every statistic of them.
 """

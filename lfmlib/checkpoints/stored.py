@@ -17,7 +17,14 @@ import torch
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is incomplete, damaged, unsafe or not understood; the message says what to do."""
+    """A checkpoint is incomplete, damaged, unsafe or not understood; the message says what to do.
+
+    Examples:
+        >>> lfmlib.open_checkpoint({})
+        Traceback (most recent call last):
+            ...
+        lfmlib.checkpoints.stored.CheckpointError: mapping holds no tensors; expected at least one.
+    """
 
 
 def dtype_name(dtype: torch.dtype) -> str:

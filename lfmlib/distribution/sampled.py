@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from scipy import stats
+from scipy import special
 
 from . import nulls
 from .sketch import Sketch
@@ -56,7 +56,7 @@ def intervals(
         return {name: (found[name], found[name]) for name in names}
     left_out = [figures(total.without(part)) for part in parts]
     unseen = 1 - read / whole  # finite-population correction
-    times = stats.t.ppf((1 + CONFIDENCE) / 2, len(parts) - 1)
+    times = special.stdtrit(len(parts) - 1, (1 + CONFIDENCE) / 2)
     scatter = _noise_excess(total, whole)
     result = {}
     for name in names:

@@ -56,6 +56,14 @@ class Sketch:
     Attributes:
         dtype: storage type of the values.
         sums: the integers counted, see `__init__`.
+
+    Examples:
+        >>> values = np.random.default_rng(0).standard_normal(65536)
+        >>> sketch = lfmlib.Sketch.of(values)
+        >>> sketch
+        Sketch(65,536 float64 values, mean 0.002437, std 0.9994)
+        >>> sketch == lfmlib.Sketch.of(values[:1000]) + lfmlib.Sketch.of(values[1000:])
+        True
     """
 
     def __init__(self, dtype: str, sums: np.ndarray, span: tuple[int, int] | None = None):
@@ -84,6 +92,13 @@ class Sketch:
         Raises:
             ValueError: integers, booleans or complex numbers; chunks of different types; no chunk at all; a finite
                 float64 outside float32's range.
+
+        Examples:
+            >>> half = torch.tensor([0.5, -0.25, 0.5, 0.0], dtype=torch.bfloat16)
+            >>> lfmlib.Sketch.of(half).zeros
+            1
+            >>> lfmlib.Sketch.of(np.full(100, value) for value in (0.5, 1.5)).mean
+            1.0
         """
         if isinstance(values, Sketch):
             return values
@@ -319,6 +334,11 @@ class Sketch:
 
         Exact for 8- and 16-bit types. For float32 exact at cell edges; inside a cell the values are taken to be spread
         evenly, so it is off by at most the cell's own share (below 0.004 for a Gaussian). NaN without values.
+
+        Examples:
+            >>> half = lfmlib.Sketch.of(torch.tensor([0.5, -0.25, 0.5, 0.0], dtype=torch.bfloat16))
+            >>> float(half.cdf(0)), float(half.cdf(0.5))
+            (0.5, 1.0)
         """
         x = np.asarray(x, dtype=np.float64)
         if not self.count:
@@ -333,6 +353,11 @@ class Sketch:
 
         Raises:
             ValueError: a share outside [0, 1].
+
+        Examples:
+            >>> half = lfmlib.Sketch.of(torch.tensor([0.5, -0.25, 0.5, 0.0], dtype=torch.bfloat16))
+            >>> half.quantile([0, 0.5, 1]).tolist()
+            [-0.25, 0.25, 0.5]
         """
         q = np.asarray(q, dtype=np.float64)
         if ((q < 0) | (q > 1)).any():

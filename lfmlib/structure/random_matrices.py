@@ -38,6 +38,11 @@ def threshold(rows: int, columns: int, quantile: float = 0.99, *, known: bool = 
         rows, columns: shape of the matrix.
         quantile: a key of `TRACY_WIDOM`.
         known: the standard deviation is known, not estimated.
+
+    Examples:
+        >>> from lfmlib.structure.random_matrices import threshold
+        >>> round(threshold(256, 512) / (256**0.5 + 512**0.5), 3)
+        1.011
     """
     centre, scale = edge_law(rows, columns)
     left = 1.0 if known else 1 - 2 / (rows * columns) * (centre / scale) ** 2 / _TW_VAR
@@ -53,6 +58,12 @@ def mp_cdf(x, ratio: float) -> np.ndarray:
 
     Returns:
         float64 of the shape of x.
+
+    Examples:
+        >>> from lfmlib.structure.random_matrices import mp_cdf, support
+        >>> low, high = support(0.5)
+        >>> [round(float(share), 2) for share in mp_cdf([low, 1, high], 0.5)]
+        [0.0, 0.58, 1.0]
     """
     low, high = support(ratio)
     x = np.clip(x, low, high)

@@ -48,6 +48,11 @@ class Spectrum:
         controls: name of the control → its `Spectrum`, for each control asked for.
         null: figure → its central 95 % on Gaussian noise of the same shape, ``(low, high)``. Of each figure alone: for
             every figure one noise matrix in twenty lies outside.
+
+    Examples:
+        >>> found = lfmlib.spectrum(np.random.default_rng(0).standard_normal((256, 512)))
+        >>> found.outliers, round(found.top_ratio, 2), round(found.edge / (16 + 512**0.5), 2)
+        (0, 0.98, 1.0)
     """
 
     edge: float
@@ -64,7 +69,7 @@ class Spectrum:
     controls: Mapping[str, Spectrum] = field(default_factory=dict, repr=False)
 
 
-def spectrum(matrix, *, controls: str | Iterable[str] = (), seed: int = 0, exact: bool | None = None) -> Spectrum:
+def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact: bool | None = None) -> Spectrum:
     """Compare the singular values of a matrix with those of noise.
 
     Computes the eigenvalues of the p × p Gram matrix, accumulated in float64 in blocks: time n p² + p³, memory some
@@ -85,6 +90,12 @@ def spectrum(matrix, *, controls: str | Iterable[str] = (), seed: int = 0, exact
 
     Raises:
         ValueError: not a matrix, too small, not floating, constant, or not finite; a control is unknown.
+
+    Examples:
+        >>> noise = np.random.default_rng(0).standard_normal((256, 512))
+        >>> found = lfmlib.spectrum(noise + np.outer(np.sin(range(256)), np.cos(range(512))))
+        >>> found.outliers, round(found.top_ratio, 2), round(found.outlier_variance, 2)
+        (1, 4.25, 0.21)
     """
     m = Matrix(matrix)
     shape, top = (m.p, m.n), threshold(m.p, m.n)
