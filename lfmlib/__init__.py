@@ -4,12 +4,14 @@ Data flows one way: checkpoint → sketch → statistics → table → finding. 
 (`lfmlib.book.notebook`) and the book's build (`lfmlib.book`) are imported by name where they are wanted.
 """
 
-# ruff: noqa: F403, F405
+from importlib.metadata import version
 
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from .public import *
+# What each name is and where it comes from stands in `__init__.pyi`. Nothing is imported before it is used, so that
+# opening a checkpoint needs no statistics, and measuring one no peft; type checkers read the same file.
+__getattr__, __dir__, _ = lazy_loader.attach_stub(__name__, __file__)
+__version__ = version(__name__)
 
 __all__ = [
     "IID",
@@ -44,17 +46,3 @@ __all__ = [
     "survey",
     "tolerance",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import the public names when one is asked for: torch takes seconds, which ``lfmlib --help`` need not wait for."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import public
-
-    globals().update({each: getattr(public, each) for each in __all__})
-    return globals()[name]
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

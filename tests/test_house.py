@@ -22,7 +22,7 @@ FLOORS = (
     ("health", "deltas"),
     ("merging",),
     ("findings",),
-    ("plots", "public", "cli_tables"),
+    ("plots",),
     ("lab",),
     ("records",),
     ("experiments",),
@@ -60,8 +60,8 @@ def imported(source: str, package: list[str]) -> set[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_package_imports_only_packages_below_it(path):
     place = path.relative_to(ROOT).with_suffix("").parts
-    if place in (("lfmlib", "__init__"), ("lfmlib", "__main__")):
-        return  # the face of the library, which hands out names of many floors, and the roof, which calls the topmost
+    if place[1] in ("__init__", "__main__"):
+        return  # the faces of the library, which hand out names of many floors
     own = place[1]
     for name in imported(path.read_text(encoding="utf-8"), list(place[:-1])):
         other = name.split(".")[1]
@@ -78,20 +78,27 @@ def test_the_order_can_fail():
     assert imported("import lfmlib.book.build", ["lfmlib"]) == {"lfmlib.book.build"}
 
 
-def test_every_public_name_is_there_and_comes_when_it_is_asked_for():
-    names = {name for name in vars(importlib.import_module("lfmlib.public")) if not name.startswith("_")}
-    packages = {path.parent.name for path in SOURCES}
-    assert names - packages == set(lfmlib.__all__) - packages
-    assert all(getattr(lfmlib, name) is not None and name in dir(lfmlib) for name in lfmlib.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = lfmlib.nothing
-
-
 def test_no_module_bears_the_name_of_a_public_function():
     functions = {name for name in lfmlib.__all__ if not inspect.ismodule(getattr(lfmlib, name))}
     own = ("plots", "experiments", "chapters", "book")  # parts of the book are named after what they are about
     assert not {name for name in modules() if name.rpartition(".")[2] in functions and name.split(".")[1] not in own}
     assert inspect.isfunction(lfmlib.survey) and inspect.ismodule(importlib.import_module("lfmlib.surveys"))
+
+
+OPTIONS = ("select", "executor", "progress", "seed")
+"""Options that many functions have, in the order in which they stand before all others."""
+SUBJECT = {"depth_trend": ("column",), "merge": ("method", "weights")}
+"""What has a default and may be given by place: it says what is asked, not how it is measured."""
+
+
+@pytest.mark.parametrize("name", [name for name in lfmlib.__all__ if inspect.isfunction(getattr(lfmlib, name))])
+def test_options_are_keywords_in_one_order(name):
+    parameters = inspect.signature(getattr(lfmlib, name)).parameters.values()
+    by_place = [one.name for one in parameters if one.kind != one.KEYWORD_ONLY and one.default is not one.empty]
+    assert set(by_place) <= {*SUBJECT.get(name, ()), "width"}
+    keywords = [one.name for one in parameters if one.kind == one.KEYWORD_ONLY]
+    shared = [one for one in OPTIONS if one in keywords]
+    assert keywords[: len(shared)] == shared or name == "open_checkpoint"
 
 
 @pytest.mark.parametrize("name", modules())
@@ -123,6 +130,15 @@ def test_every_dotted_name_in_words_and_strings_exists(path):
 def test_a_name_that_is_not_there_is_seen():
     with pytest.raises(ImportError):
         resolved("lfmlib.checkpoints.nothing")
+
+
+def test_the_page_on_the_house_has_every_floor_and_every_file_it_names():
+    page = (ROOT / "book" / "house.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d+) \| ([^|]+)\|", page, re.MULTILINE)
+    told = {name: int(floor) for floor, names in rows for name in re.findall(r"`(\w+)`", names)}
+    assert {name: floor for name, floor in told.items() if name in FLOOR} == FLOOR
+    for name in re.findall(r"`((?:\w+/)+\w+\.\w+)`", page + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")):
+        assert (ROOT / name).exists() or (ROOT / "lfmlib" / name).exists(), name
 
 
 def test_tests_stand_where_their_modules_do():

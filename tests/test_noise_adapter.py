@@ -14,7 +14,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import lfmlib
-from lfmlib import noise_basis
+from lfmlib import noise_adapter
 from lfmlib.distribution.distances import measure
 from lfmlib.noise_adapter import LAWS, NoiseConfig, basis
 
@@ -169,11 +169,11 @@ def test_other_layers_are_refused():
 
 
 def test_another_machine_with_other_quantiles_is_told(monkeypatch):
-    monkeypatch.setitem(noise_basis._CHECKSUMS, "gaussian", "0" * 16)
-    noise_basis._quantiles.cache_clear()
+    monkeypatch.setitem(noise_adapter._CHECKSUMS, "gaussian", "0" * 16)
+    noise_adapter._quantiles.cache_clear()
     with pytest.raises(RuntimeError, match=r"an adapter would come out as another one"):
         basis((2, 2), "gaussian", 0, "a")
-    noise_basis._quantiles.cache_clear()
+    noise_adapter._quantiles.cache_clear()
 
 
 @pytest.mark.parametrize("settings", [{}, {"law": "uniform", "bases": 2, "seed": 4}])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 
 import pytest
 import yaml
@@ -42,6 +45,24 @@ def test_every_requirement_is_pinned_inside_its_range(requirement):
     assert pin, f"constraints.txt has no pin for {requirement.name}"
     assert requirement.specifier, f"pyproject.toml gives {requirement.name} no range"
     assert requirement.specifier.contains(pin, prereleases=True), f"{requirement} does not allow the pinned {pin}"
+
+
+def test_every_package_that_the_library_imports_is_required():
+    base, book = (
+        {canonicalize_name(Requirement(text).name) for text in texts}
+        for texts in (PROJECT["dependencies"], PROJECT["optional-dependencies"]["book"])
+    )
+    with_kernel = {"ipython", "matplotlib-inline"}  # what runs notebooks brings them
+    found = packages_distributions()
+    for path in (ROOT / "lfmlib").rglob("*.py"):
+        of_the_book = path.relative_to(ROOT).parts[1] in ("book", "chapters", "experiments", "plots")
+        required = base | book | with_kernel if of_the_book else base
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"lfmlib"}:
+                packages = {canonicalize_name(one) for one in found.get(name, [name])}
+                assert packages & required, f"{path.relative_to(ROOT)} imports {name}: pyproject.toml does not name it"
 
 
 def test_environment_installs_the_project_under_the_pins():

@@ -48,8 +48,8 @@ def of_laws(record: pd.DataFrame) -> str:
             if way == "full":
                 shares = [findings.share(run, run["qq_r2"] >= findings.QQ_BOUND) for _, run in rows.groupby("seed")]
                 mean, low, high = findings.over_runs(shares)
-                outcome = "missed" if mean < findings.ENOUGH else "met"
-                outcome = "**not settled**" if low < findings.ENOUGH <= high else outcome
+                outcome = "missed" if mean < findings.SUPPORTED_SHARE else "met"
+                outcome = "**not settled**" if low < findings.SUPPORTED_SHARE <= high else outcome
                 full.append(f"{name} {outcome}{'' if len(shares) > 1 else ' (one run)'}")
             else:
                 ratio = rows["kl_bits"].median() / rows["rank_kl_bits"].median()
@@ -86,7 +86,7 @@ def not_passing(record: pd.DataFrame) -> str:
         for way, rows in unjudged(record, model):
             own = findings.widening_over_runs(rows)
             rises, g = own.loc["rises", "mean"], own.loc["gain_median", "mean"]
-            if rises < findings.ENOUGH or g < findings.GAIN_BOUND or own.loc["gain_mean", "low"] <= 0:
+            if rises < findings.SUPPORTED_SHARE or g < findings.GAIN_BOUND or own.loc["gain_mean", "low"] <= 0:
                 words.append(f"{name}, {way} ({rises:.0%} rise, median g {g:.2f})")
         if len(rows := plain(record, model)):
             noise.append(findings.widening_over_runs(rows, "noise_").loc["rises", "mean"])

@@ -14,13 +14,13 @@ import pandas as pd
 from .. import findings
 from ..checkpoints.checkpoint import Checkpoint
 from ..deltas.comparison import delta
-from ..deltas.stand_ins import KEPT, stand_in
+from ..deltas.stand_ins import STAND_INS, stand_in
 from ..distribution.distances import qq_r2
 from ..findings import Finding
 from ..lab.adapters import NOISE_BUILT
 from ..provenance import recorded
 from ..structure.spectra import top_ratio
-from .names import NAMES, SHORT, where
+from .names import MEASURED, NAMES, SHORT, where
 
 ARMS = {"lora": "LoRA", "noise-gaussian": "Gaussian", "noise-uniform": "uniform", "noise-signs": "±1"}
 """Adapters of the record, as tables name them; the last three by the law of their frozen noise."""
@@ -33,7 +33,8 @@ def f5_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     for model, name in NAMES.items():
         built, replaced = (where(record, part=part, model=model) for part in ("built", "stand-in"))
         if len(built) and len(replaced):
-            found.append(findings.f5_over_runs(built, replaced, name, origin | {"source": name}))
+            about = origin | {"source": name}
+            found.append(findings.f5_over_runs(built, replaced, name, about, score=MEASURED[model]))
     return found
 
 
@@ -47,12 +48,12 @@ def kept(record: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for model, name in SHORT.items():
         some = where(record, part="stand-in", model=model)
-        for kind in KEPT if len(some) else ():
-            if not len(found := findings.kept_share(some, kind)):
+        for kind in STAND_INS if len(some) else ():
+            if not len(found := findings.kept_share(some, kind, score=MEASURED[model])):
                 continue
             share, low, high = findings.over_runs(found)
             loss = some.loc[some["kind"] == kind, "loss"].mean()
-            rows.append((kind, KEPT[kind], name, share, low, high, loss))
+            rows.append((kind, STAND_INS[kind], name, share, low, high, loss))
     return pd.DataFrame(rows, columns=["kind", "keeps", "model", "share", "low", "high", "loss"])
 
 
@@ -60,7 +61,7 @@ def kept_in_words(shares: pd.DataFrame) -> pd.DataFrame:
     """`kept` as a table: a row per stand-in, for every model the share of the gain and, in brackets, the loss."""
     words = [f"{round(100 * row.share)} % ({row.loss:.2f})" for row in shares.itertuples()]
     wide = shares.assign(words=words).pivot(index=["kind", "keeps"], columns="model", values="words")
-    wide = wide.loc[list(KEPT.items()), [name for name in SHORT.values() if name in wide]]
+    wide = wide.loc[list(STAND_INS.items()), [name for name in SHORT.values() if name in wide]]
     return wide.reset_index().rename(columns={"kind": "in ΔW’s place"}).rename_axis(columns=None)
 
 
@@ -96,7 +97,7 @@ def in_disorder(base: Checkpoint, tuned: Checkpoint, rows: pd.DataFrame, most: i
         Index: stand-in. Columns: R² of the Q–Q plot; correlation of the entries with those of ΔW; largest singular
         value over the edge of noise; how unlike the rows are: std over rows of their root mean square, over its mean.
     """
-    found = {kind: [] for kind in KEPT if kind not in ("none", "reversed")}
+    found = {kind: [] for kind in STAND_INS if kind not in ("none", "reversed")}
     for name in rows.iloc[:: -(-len(rows) // most)]["tensor"]:
         moved = delta(base, tuned, name).float()
         for kind in found:
@@ -128,7 +129,7 @@ def built(record: pd.DataFrame) -> pd.DataFrame:
         for rank, same in some[some["rank"] > 0].groupby("rank"):
             scores = {words: _within(same.loc[same["adapter"] == arm, "score"]) for arm, words in ARMS.items()}
             found[f"{name}, {int(rank)}"] = {
-                "score": "loss" if np.allclose(same["score"], same["loss"]) else "accuracy",
+                "score": MEASURED[model],
                 "trained": f"{int(same['parameters'].iloc[0] - floor['parameters'].iloc[0]):,}",
                 "floor": _within(floor["score"]),
                 **scores,
@@ -148,7 +149,7 @@ def shares(record: pd.DataFrame) -> pd.DataFrame:
         some = where(record, part="built", model=model)
         for budget in sorted(set(some["rank"]) - {0}):
             for arm in NOISE_BUILT:
-                found = findings.built_share(some, arm, budget)
+                found = findings.built_share(some, arm, budget, score=MEASURED[model])
                 if len(found):
                     rows.append((name, int(budget), ARMS[arm], *findings.over_runs(found)))
     return pd.DataFrame(rows, columns=["model", "bases", "law", "share", "low", "high"])
@@ -164,11 +165,11 @@ def rivals(record: pd.DataFrame) -> pd.DataFrame:
     for model, name in SHORT.items():
         some = where(record, part="built", model=model)
         for budget in sorted(set(some["rank"]) - {0}):
-            own = findings.built_share(some, "noise-gaussian", budget)
+            own = findings.built_share(some, "noise-gaussian", budget, score=MEASURED[model])
             other = {
                 f"− {ARMS[arm]}": own - rival
                 for arm in NOISE_BUILT[1:]
-                if len(rival := findings.built_share(some, arm, budget))
+                if len(rival := findings.built_share(some, arm, budget, score=MEASURED[model]))
             }
             if other:
                 found[f"{name}, {int(budget)}"] = {
@@ -184,9 +185,9 @@ def differ(record: pd.DataFrame) -> str:
     for model in SHORT:
         some = where(record, part="built", model=model)
         for budget in sorted(set(some["rank"]) - {0}):
-            own = findings.built_share(some, "noise-gaussian", budget)
+            own = findings.built_share(some, "noise-gaussian", budget, score=MEASURED[model])
             for arm in NOISE_BUILT[1:]:
-                if len(rival := findings.built_share(some, arm, budget)) > 1:
+                if len(rival := findings.built_share(some, arm, budget, score=MEASURED[model])) > 1:
                     _, low, high = findings.over_runs(own - rival)
                     count, better, worse = count + 1, better + (low > 0), worse + (high < 0)
                     widest = max(widest, (high - low) / 2)

@@ -13,7 +13,7 @@ from ..experiments.radius import CLOSED, SCALES
 from ..findings import Finding
 from ..losses.tolerance import KINDS
 from ..provenance import recorded
-from .names import NAMES, SHORT, where
+from .names import MEASURED, NAMES, SHORT, where
 
 WHICH = {"base": "W₀", "tuned": "W", "random": "W₀ + noise"}
 """The models that are shaken, as tables name them."""
@@ -160,7 +160,7 @@ def helps(record: pd.DataFrame) -> pd.DataFrame:
         plain = plain[plain["judged_on"] == plain["task"]].set_index("seed")["trained"]
         noisier = where(record, part="noisier", model=model)
         for jitter, rows in noisier.groupby("jitter"):
-            sign = -1 if (rows["trivial"] > 1).all() else 1  # a loss in nats
+            sign = findings.SCORE_SIGNS[MEASURED[model]]
             change = sign * (rows.set_index("seed")["score"] - plain)
             _, low, high = findings.over_runs(change.dropna())
             found[f"{name}, {jitter:g}"] = {
@@ -257,4 +257,4 @@ def span(logs: pd.Series) -> str:
     """Geometric mean and interval over runs of logarithms, in words; nothing of fewer than two, or where one lacks."""
     if len(logs) < 2 or logs.isna().any():  # those that are left would be a selection
         return "–"
-    return findings.bracketed(*findings.times(logs), 2)
+    return findings.bracketed(*findings.geometric_mean(logs), 2)

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from .. import findings
-from ..distribution.coding import MOST, VARIANTS
+from ..distribution.coding import MAX_OUTLIER_SHARE, VARIANTS
 from ..distribution.law import Law
 from ..experiments.loss_probes import ARMS
-from ..experiments.optimal import BITS, KEPT, PRUNED
+from ..experiments.optimal import BITS, PRUNED, PRUNED_SHARE
 from ..findings import Finding
 from ..losses.outliers import RANGES
 from ..provenance import recorded
@@ -146,7 +146,7 @@ def fragile(record: pd.DataFrame) -> str:
     return f"Half of one layer’s weights, by magnitude, cost most in: {'; '.join(words)}."
 
 
-def wins(record: pd.DataFrame, pruned: float = KEPT, column: str = "wins") -> pd.DataFrame:
+def wins(record: pd.DataFrame, pruned: float = PRUNED_SHARE, column: str = "wins") -> pd.DataFrame:
     """Share of the parameters in matrices where a law has the shortest code, means over runs.
 
     Args:
@@ -197,7 +197,7 @@ def claimed(record: pd.DataFrame) -> pd.DataFrame:
     for _, name, rows in _by_model(record):
         table[name] = {}
         for pruned in PRUNED:
-            some = where(rows, what="law", variant=findings.CLAIMED, pruned=pruned)
+            some = where(rows, what="law", variant=findings.CLAIMED_LAW, pruned=pruned)
             if len(some):
                 wins, near, bits = some[["wins", "near", "bits"]].mean()
                 table[name][f"{pruned:.0%} pruned"] = f"{wins:.0%}, {near:.0%}, {bits:.4f}"
@@ -237,7 +237,7 @@ def begins(places: pd.DataFrame) -> str:
     if places.empty:
         return "No matrix has outliers."
     middle = places[["begins", "share", "gaussian"]].median()
-    capped = (places["share"] >= NEARLY * MOST * (1 - KEPT)).sum()
+    capped = (places["share"] >= NEARLY * MAX_OUTLIER_SHARE * (1 - PRUNED_SHARE)).sum()
     return (
         f"In the median of {len(places)} matrices they begin at **{middle['begins']:.1f} standard deviations**, and "
         f"are {middle['share']:.2%} of the entries; a Gaussian of that standard deviation has {middle['gaussian']:.2%} "

@@ -123,9 +123,9 @@ def in_short(record: pd.DataFrame) -> str:
     words = []
     for method, name in METHODS.items():
         rows = {task: _plain(record, task) for task in _tasks(record) if _has(_plain(record, task), method)}
-        if method in (findings.OWN, "none") or not rows:
+        if method in (findings.NOISE_ADAPTER, "none") or not rows:
             continue
-        each = [findings.advantage(some, findings.OWN, method) for some in rows.values()]
+        each = [findings.advantage(some, findings.NOISE_ADAPTER, method) for some in rows.values()]
         means = [one.mean() for one in each if _known(one)]
         size = f", from {min(means):+.1f} to {max(means):+.1f} points" if means else ""
         words.append(f"- {name}: {_beyond(each)} tasks{size}")
@@ -135,7 +135,7 @@ def in_short(record: pd.DataFrame) -> str:
 def insight(record: pd.DataFrame) -> str:
     """Whether it is Gaussian noise, depth or a raised σ that helps, by the variants, in sentences."""
     each = {name: _varied(record, name) for name in OTHERS}
-    law = [one for name in findings.UNLIKE for one in each[name]]
+    law = [one for name in findings.OTHER_NOISE for one in each[name]]
     rest = [one for name in (DEEPER, "noise-gaussian, σ raised") for one in each[name]]
     if not law or not rest or not all(map(_known, law)):
         return "Not every variant is recorded, with two runs or more that did not diverge: nothing is concluded."
@@ -165,7 +165,7 @@ def _beyond(each: Sequence[pd.Series]) -> str:
 
 def _varied(record: pd.DataFrame, variant: str) -> list[pd.Series]:
     """What a variant adds to the method that it varies, in points by run, for every task that it was tried on."""
-    plain = "lora" if VARIANTS[variant]["adapter"] == "lora" else findings.OWN
+    plain = "lora" if VARIANTS[variant]["adapter"] == "lora" else findings.NOISE_ADAPTER
     tried = [record[(record["task"] == task) & (record["budget"] == 1)] for task in _tasks(record)]
     return [findings.advantage(both, variant, plain) for both in tried if _has(both, variant)]
 

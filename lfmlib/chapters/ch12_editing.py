@@ -14,7 +14,8 @@ import pandas as pd
 
 from .. import findings
 from ..experiments.editing import SCALES
-from ..findings import METHODS, Finding, span
+from ..findings import METHOD_NAMES as METHODS
+from ..findings import Finding, span
 from ..lab.problems import problem
 from ..merging import methods
 from ..provenance import recorded

@@ -17,10 +17,10 @@ from scipy import stats
 
 from .. import findings
 from ..checkpoints import places
-from ..checkpoints.addresses import meant
+from ..checkpoints.addresses import normalized_source
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.locate import HUB_ID
-from ..deltas import comparison
+from ..deltas.pairs import akin
 from ..distribution import sampled
 from ..findings import RULES, Finding, judge
 from ..health import order
@@ -37,15 +37,16 @@ def opened(model: str, revision: str, select: str, sample: int, base: str = "") 
     Raises ValueError for a sample that says nothing, and for a base that is none, before anything is measured; and
     whatever `open_checkpoint` raises.
     """
-    if not isinstance(sample, int) or 0 < sample < sampled.LEAST or sample < 0:
+    if not isinstance(sample, int) or 0 < sample < sampled.MIN_SAMPLE_BYTES or sample < 0:
         raise ValueError(
-            f"sample is {sample!r}: expected bytes to read of each tensor, {sampled.LEAST:,} or more, or 0 for all"
+            f"sample is {sample!r}: expected bytes to read of each tensor, {sampled.MIN_SAMPLE_BYTES:,} or more, or 0 "
+            "for all"
         )
-    model = meant(model)
+    model = normalized_source(model)
     afar = sample and HUB_ID.match(model) and model != "minilm" and not Path(model).expanduser().exists()
-    checkpoint = open_checkpoint(f"hf://{model}" if afar else model, revision, select)
+    checkpoint = open_checkpoint(f"hf://{model}" if afar else model, revision=revision, select=select)
     if base:
-        comparison.akin(base, checkpoint)
+        akin(base, checkpoint)
     return checkpoint
 
 
@@ -74,9 +75,11 @@ def identity(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
 def _pieces(checkpoint: Checkpoint) -> str:
     """In how many pieces a sample of each tensor was read, in words."""
     if checkpoint.traffic is not None:
-        return f"{places.GROUPS} pieces of each tensor, since each is a request: a few heavy rows may be missed"
-    coded = f" ({places.COMPUTED} of quantized ones)" if any(info.quantized for info in checkpoint.tensors) else ""
-    return f"up to {places.SCATTERED:,} pieces of each tensor{coded}"
+        return f"{places.SAMPLE_GROUPS} pieces of each tensor, since each is a request: a few heavy rows may be missed"
+    coded = (
+        f" ({places.COMPUTED_PIECES} of quantized ones)" if any(info.quantized for info in checkpoint.tensors) else ""
+    )
+    return f"up to {places.MAPPED_PIECES:,} pieces of each tensor{coded}"
 
 
 def by_role(body: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +102,7 @@ def by_role(body: pd.DataFrame) -> pd.DataFrame:
 def shares(table: pd.DataFrame) -> tuple[float, float, float]:
     """Share of the weights in matrices within `lfmlib.findings.KL_BOUND` of a Gaussian; at least; at most."""
     value = findings.share(table, findings.gaussian(table))
-    return value, *(findings.shares.sampled(table, findings.gaussian) or (value, value))
+    return value, *(findings.shares.interval_over_samples(table, findings.gaussian) or (value, value))
 
 
 def unlike(body: pd.DataFrame, most: int = 10) -> pd.DataFrame:
@@ -120,9 +123,9 @@ def _why(row: dict) -> str:
         said.append(f"a flatter top (gg_shape {row['gg_shape']:.2f})")
     if row["tail_bits"] > max(0.01, row["tail_bits_null_high"]) or row["excess_kurtosis"] > 20:
         said.append(f"far tails (excess kurtosis {row['excess_kurtosis']:.3g})")
-    if row["asymmetry_excess"] > findings.MIRROR:
+    if row["asymmetry_excess"] > findings.MAX_ASYMMETRY_EXCESS:
         said.append("lopsided")
-    if row["mean_ratio"] > findings.MEAN:
+    if row["mean_ratio"] > findings.MAX_MEAN_RATIO:
         said.append(f"off centre ({row['mean_ratio']:.2f} std)")
     return "; ".join(said) or "a little of everything"
 
@@ -145,7 +148,7 @@ def chosen(checkpoint: Checkpoint, profile: str) -> Checkpoint:
     names = [
         info.name
         for info in findings.judged(checkpoint).tensors
-        if len(info.shape) == 2 and min(info.shape) >= findings.shares.SIDE
+        if len(info.shape) == 2 and min(info.shape) >= findings.shares.MIN_MATRIX_SIDE
     ]
     places = np.linspace(0, len(names) - 1, min(len(names), MATRICES[profile])).round().astype(int)
     return checkpoint.cut([names[i] for i in places], BLOCK)
@@ -239,7 +242,7 @@ def _heard(found: Finding) -> Finding:
     if found.id not in ("F1", "F9", "F10") or found.null is None or judge(RULES[found.id], found.null) == "supported":
         return found
     reason = f"So little was read of each matrix that noise passes in only {found.null:.0%}: take a larger sample."
-    return Finding.of(found.id, found.metric, found.model, found.provenance, {"reason": reason})
+    return Finding.of(found.id, found.model, found.provenance, {"reason": reason})
 
 
 def layers(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int) -> str:

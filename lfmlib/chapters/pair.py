@@ -9,7 +9,8 @@ import pandas as pd
 
 from .. import findings
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
-from ..deltas.comparison import compare, delta, opened
+from ..deltas.comparison import compare, delta
+from ..deltas.pairs import opened
 from ..experiments.finetuning import DECAY, FULL, TASKS, TOY, plan
 from ..lab.train import start_of, train
 
@@ -22,7 +23,7 @@ def pair(model: str, base: str, revision: str, profile: str, seed: int) -> tuple
         profile, seed: of the chapter.
     """
     if model and base:
-        before, after = opened(base, model, revision or None)
+        before, (after,) = opened(base, model, revision=revision or None)
         return before, after, f"The pair: **{after.name}**, tuned from **{before.name}**."
     before, after = example(profile, seed)
     words = f"The pair: **{after.name}**, trained here or fetched from the lab’s cache."

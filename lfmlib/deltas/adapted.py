@@ -1,7 +1,7 @@
-"""Adapters laid over their base: LoRA, DoRA and noise adapters as checkpoints, merged matrix by matrix when read.
+"""A base with an adapter (LoRA, DoRA or noise) as a checkpoint whose matrices are merged when they are read.
 
-Nothing is merged on disk, and at most one matrix in memory. The arithmetic is peft's own: each matrix is put into a
-linear layer, the adapter around it, and the two are merged.
+Nothing is merged on disk, and one matrix at a time in memory. The arithmetic is that of peft: each matrix is put into a
+linear layer, the layer is given its adapter, and the two are merged.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ from ..checkpoints.names import prefixes
 from ..checkpoints.stored import Stored
 
 _WRAPPED = "base_model.model."
-_MOVE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Ways to begin A and B that also change the base: such an adapter does not lie on the base as it is stored."""
+"""What peft puts before the names of the base's modules."""
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Initializations of A and B that also change the base: the adapter does not belong to the base as it is stored."""
 
 
 @dataclass(frozen=True)
 class Adapted(Stored):
-    """A stored tensor with an adapter on it; loaded, it is W₀ + ΔW.
+    """A stored matrix with an adapter; loaded, it is W₀ + ΔW.
 
     Attributes:
-        under: the stored tensor without it.
+        under: the stored matrix W₀.
         path: name of the adapted module, as the adapter spells it.
-        state: the adapter's tensors for it.
-        config: the adapter's.
-        transposed: the tensor is stored (in, out).
-        shape, dtype: of the tensor; an adapter on a 16-bit tensor is not rounded back to 16 bits, so float32.
+        state: the adapter's tensors for this module.
+        config: of the adapter.
+        transposed: whether the matrix is stored as ``(in, out)``.
+        shape: of the stored matrix.
+        dtype: of W₀ + ΔW: float32 or float64, since the sum is not rounded to the 16 bits of W₀.
     """
 
     under: object
@@ -48,26 +50,27 @@ class Adapted(Stored):
     dtype: str
 
     def load(self) -> torch.Tensor:
-        """The merged tensor, in the layout of the stored one."""
+        """W₀ + ΔW, in the layout of the stored matrix."""
         old = self.under.load().to(getattr(torch, self.dtype))
         merged = _merge(old.T if self.transposed else old, self.path, self.state, self.config)
         return merged.T if self.transposed else merged
 
 
-def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
-    """The base with an adapter on it, as a checkpoint of the tensors that the adapter changes.
+def adapted(base: Checkpoint, source: str | Path, *, whole: bool = False) -> Checkpoint:
+    """A base with an adapter, as a checkpoint of the matrices that the adapter changes.
 
     Args:
         base: what the adapter was trained on, or the same model under other prefixes.
         source: a folder with adapter_config.json and adapter_model.safetensors (or .bin), as peft saves them.
+        whole: keep the tensors that the adapter does not change as well.
 
     Returns:
-        A `Checkpoint`; its ``skipped`` says of everything that is not in it why: tensors without an adapter, adapted
-        embeddings, and what was saved whole beside the adapter.
+        A `Checkpoint`; its ``skipped`` says of each tensor that is not in it why: it has no adapter, is an adapted
+        embedding, or was saved whole beside the adapter.
 
     Raises:
-        CheckpointError: the adapter is of another kind than LoRA, DoRA and noise, began with a changed base (PiSSA,
-            OLoRA and others), is damaged, or for other modules or shapes than the base has.
+        CheckpointError: the adapter is of another kind than LoRA, DoRA and noise, was initialized by changing the base
+            (PiSSA, OLoRA and others), is damaged, or is for other modules or shapes than those of the base.
     """
     folder = Path(source).expanduser()
     try:
@@ -76,7 +79,7 @@ def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
     except Exception as error:
         raise CheckpointError(f"{folder} is no adapter that peft can read ({error}): save it again") from error
     _refuse_other_kinds(config, folder)
-    modules, odd = _by_module(state, _mark(config))
+    modules, odd = _by_module(state, _prefix(config))
     matrices = {info.name: info for info in base.tensors if len(info.shape) == 2}
     stored = dict.fromkeys(base._parts[name].stored for name in matrices)
     before, after = prefixes(stored, [f"{path}.weight" for path in modules])
@@ -103,6 +106,16 @@ def adapted(base: Checkpoint, source: str | Path) -> Checkpoint:
         for info in matrices.values()
         if base._parts[info.name].stored in laid
     ]
+    if whole:
+        return replace(
+            base,
+            name=folder.resolve().name,
+            source=f"{folder.resolve()} on {base.source}",
+            revision=None,
+            files=[],
+            skipped=base.skipped | odd,
+            _stored={**base.stored, **laid},
+        )
     changed = {info.name for info in tensors}
     untouched = {info.name: "no adapter on it" for info in base.tensors if info.name not in changed}
     return replace(
@@ -127,7 +140,7 @@ def _refuse_other_kinds(config: PeftConfig, folder: Path) -> None:
             f"{folder} holds an adapter of type {kind}; expected LORA, with or without DoRA, or {noise_adapter.TYPE}. "
             "Merge it into its base with peft, and give the merged model"
         )
-    if str(config.init_lora_weights).lower().startswith(_MOVE_THE_BASE) or getattr(config, "layer_replication", None):
+    if str(config.init_lora_weights).lower().startswith(_CHANGE_THE_BASE) or getattr(config, "layer_replication", None):
         how = "layer replication" if getattr(config, "layer_replication", None) else config.init_lora_weights
         raise CheckpointError(
             f"{folder} holds an adapter made with {how}, which changed its base as well; expected one that lies on the "
@@ -136,20 +149,20 @@ def _refuse_other_kinds(config: PeftConfig, folder: Path) -> None:
         )
 
 
-def _mark(config: PeftConfig) -> str:
-    """What the names of an adapter's parameters begin with."""
+def _prefix(config: PeftConfig) -> str:
+    """What the names of an adapter's parameters begin with, after the name of their module."""
     return noise_adapter.NoiseModel.prefix if isinstance(config, noise_adapter.NoiseConfig) else "lora_"
 
 
 def _by_module(state: dict[str, torch.Tensor], prefix: str) -> tuple[dict[str, dict], dict[str, str]]:
-    """The adapter's tensors by module, for those on a matrix; and reasons for the others."""
+    """The adapter's tensors on matrices, by module; and of its other tensors, why they are left out."""
     found: dict[str, dict] = {}
     odd = {}
     for key, value in state.items():
         name = key.removeprefix(_WRAPPED)
         path, mark, _ = name.partition(f".{prefix}")
         if ".base_layer." in name:
-            continue  # the base's own, which peft saves along with a changed embedding
+            continue  # the base's own tensor, which peft saves beside a changed embedding
         if not mark:
             odd[name] = "saved whole beside the adapter, and not measured"
         elif ".lora_embedding_" in name:
@@ -164,7 +177,7 @@ def _lay(base: Checkpoint, part, path: str, modules: dict, config: PeftConfig, f
     shape = tuple(entry.shape)[::-1] if part.transposed else tuple(entry.shape)
     state = modules[path]
     shapes = {
-        name.rpartition(f".{_mark(config)}")[2].split(".")[0]: tuple(value.shape) for name, value in state.items()
+        name.rpartition(f".{_prefix(config)}")[2].split(".")[0]: tuple(value.shape) for name, value in state.items()
     }
     if isinstance(config, noise_adapter.NoiseConfig):
         found = [shapes.get(name) for name in ("rows", "columns")]
@@ -185,7 +198,7 @@ def _lay(base: Checkpoint, part, path: str, modules: dict, config: PeftConfig, f
 
 @torch.no_grad()
 def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], config: PeftConfig) -> torch.Tensor:
-    """W₀ + ΔW by peft: a model of this one layer, under the layer's own name, so that patterns of ranks find it."""
+    """W₀ + ΔW by peft, from a model of this one layer; under its own name, by which peft looks up ranks and scales."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
     model = nn.Module()
@@ -196,7 +209,7 @@ def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], conf
         place = place.get_submodule(name)
     place.add_module(leaf, linear)
     one = copy.copy(config)
-    # What chose the layers has done so, and how A and B began no longer matters.
+    # The layer is chosen already, and the initialization of A and B is overwritten by their trained values.
     one.target_modules = {path}
     if isinstance(config, LoraConfig):
         one.fan_in_fan_out, one.init_lora_weights, one.lora_bias, one.target_parameters = False, True, False, None

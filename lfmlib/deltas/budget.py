@@ -1,7 +1,8 @@
-"""The budget Var W = Var W₀ + Var ΔW + 2 Cov(W₀, ΔW) of one matrix, in one pass over some rows at a time.
+"""The budget Var W = Var W₀ + Var ΔW + 2 Cov(W₀, ΔW) of one matrix, in one pass over blocks of rows.
 
-Of every few rows, means are taken first and squares about them then, all in float64; those of more rows follow from
-those of fewer (Chan, Golub & LeVeque 1983), so that it adds up to float64's rounding. The loops release the GIL.
+In each block means are taken first and squares about these means then, in float64; the sums of blocks are combined by
+the update of Chan, Golub & LeVeque (1983), so that the budget adds up to the rounding of float64. The loops release the
+GIL.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import torch
 
 from ..distribution.sketch import Sketch
 
-BLOCK, SKETCHED = 1 << 16, 1 << 21
-"""Entries that are held as float64 at a time, so that they stay in a core's cache; and at least those that are sketched
-at a time, where ΔW is not held."""
+BLOCK_VALUES = 1 << 16
+"""Values that are held as float64 at a time: few enough to stay in a core's cache."""
+SKETCH_VALUES = 1 << 21
+"""Least number of values of ΔW that are sketched at a time, where ΔW is not returned."""
 #: storage type → bits of its fraction, least exponent of a normal number
 _FORMATS = {
     "float64": (52, -1022),
@@ -36,9 +38,9 @@ class Budget:
     """What `budget` found.
 
     Attributes:
-        figures: the columns `lfmlib.deltas.comparison.BUDGET` of a table.
+        figures: by name, those of `lfmlib.deltas.comparison.BUDGET`.
         sketch: of ΔW as float32.
-        held: ΔW, float32, or None.
+        held: ΔW as float32; None where it was not asked for.
     """
 
     figures: dict[str, float]
@@ -47,29 +49,31 @@ class Budget:
 
 
 def blocks(matrix: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """The matrix, some rows at a time."""
-    return matrix.split(max(1, BLOCK // max(1, matrix.shape[1])))
+    """The matrix in blocks of whole rows, of about `BLOCK_VALUES` values each."""
+    return matrix.split(max(1, BLOCK_VALUES // max(1, matrix.shape[1])))
 
 
 def budget(new: Iterable[torch.Tensor], old: torch.Tensor, dtype: str, hold: bool) -> Budget:
     """Variances and covariance of W and W₀, and the sketch of ΔW.
 
     Args:
-        new: the `blocks` of W; one after another is asked for, so that W need not exist as a whole.
+        new: the `blocks` of W, used one after another, so that W need not exist as a whole.
         old: W₀, ``(rows, columns)``.
         dtype: the type that W is stored in.
-        hold: whether ΔW is to be returned.
+        hold: whether to return ΔW.
 
     Raises:
-        ValueError: values that are not finite; no values; blocks of another shape.
+        ValueError: values that are not finite, no values, or blocks of other shapes than those of W₀.
     """
     if not old.numel():
         raise ValueError(f"a matrix of shape {tuple(old.shape)} has no values to compare")
     held = torch.empty(old.shape) if hold else None
-    delta = held.view(-1).numpy() if hold else np.empty(SKETCHED + max(BLOCK, old.shape[1]), dtype=np.float32)
+    delta = (
+        held.view(-1).numpy() if hold else np.empty(SKETCH_VALUES + max(BLOCK_VALUES, old.shape[1]), dtype=np.float32)
+    )
     place, sketch, spacing = 0, None, _spacing(dtype)
     n, means, squares, counts = 0, np.zeros(2), np.zeros(4), np.zeros(5)
-    first = ()  # ΔW and W₀: all means are about these, so that they are exact where they are large beside the std
+    first = ()  # of ΔW and W₀; means are of differences to these, which keeps them exact where they are large
     for rows, rows0 in zip(new, blocks(old), strict=True):
         if rows.shape != rows0.shape:
             raise ValueError(f"{tuple(rows.shape)} of W lie beside {tuple(rows0.shape)} of W₀: expected `blocks` alike")
@@ -92,9 +96,9 @@ def budget(new: Iterable[torch.Tensor], old: torch.Tensor, dtype: str, hold: boo
             squares, means = their_squares, their_means
         n += w.size
         place += w.size
-        if not hold and place >= SKETCHED:
-            sketch, place = _more(sketch, delta[:place]), 0
-    sketch = _more(sketch, delta[:place])
+        if not hold and place >= SKETCH_VALUES:
+            sketch, place = _with(sketch, delta[:place]), 0
+    sketch = _with(sketch, delta[:place])
     mean, mean0 = means + first
     zeros, *_, ulps = (counts / n).tolist()
     var, var0, cov, whole = (squares / n).tolist()
@@ -114,15 +118,19 @@ def budget(new: Iterable[torch.Tensor], old: torch.Tensor, dtype: str, hold: boo
     return Budget(figures, sketch, held)
 
 
-def _more(sketch: Sketch | None, values: np.ndarray) -> Sketch:
+def _with(sketch: Sketch | None, values: np.ndarray) -> Sketch:
     return Sketch.of(values) if sketch is None else sketch + Sketch.of(values)
 
 
 @numba.njit(nogil=True, cache=True)
 def _moments(w, bits, w0, first, first0, spacing, out):
-    """Of ΔW (which is written to ``out``) and W₀: the means, about ``first`` and ``first0``; the sums of their squares
-    about the means, of their product and of the square of their sum; and how many of ΔW are zero, of W, W₀ and ``out``
-    not finite, and the sum of the squared spacing of numbers around W, by the exponent in its bits."""
+    """Sums over one block; ΔW is written to ``out``.
+
+    Returns three arrays: the means of ΔW - ``first`` and W₀ - ``first0``; the sums of squares of ΔW and of W₀ about
+    their means, of the product of both, and of the square of their sum; the number of values of ΔW that are zero, of W,
+    W₀ and ``out`` that are not finite, and the sum of the squared spacing of numbers around W, which ``spacing`` gives
+    by the exponent in the ``bits`` of W.
+    """
     total, total0, zeros, bad, bad0, far, ulps = 0.0, 0.0, 0, 0, 0, 0, 0.0
     for i in range(w.size):
         d = w[i] - w0[i]

@@ -11,23 +11,21 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from ..checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..distribution import nulls
 from ..distribution.distances import measure, qq_r2
 from ..distribution.shapes import classify
 from ..structure.random_matrices import null
 from ..structure.spectra import top_ratio
-from ..surveys.run import Rows, light, over
+from ..surveys.run import Rows, about, each, light, over
 from .budget import blocks, budget
-from .pairs import Pair, pair
+from .pairs import MIN_KINSHIP, Pair, kinship, opened, pair, read_pair, refuse_strangers
 from .stand_ins import adding
 
 HELD, BESIDES = 60_000_000, 1 << 22
@@ -36,8 +34,6 @@ neither top_ratio nor a permuted control. And as how many more what a thread nee
 PERMUTED = 7
 """As how many entries held one entry of a permuted control is reckoned, of types of up to four bytes; that of a large
 matrix takes more than there is room for, and is then alone. Noise is made as it is read, and takes no room."""
-KIN = 0.2
-"""Median correlation of W and W₀ below which two checkpoints are no fine-tune of one another."""
 BUDGET = (
     "std_base", "std_tuned", "std_delta", "std_gain", "gain", "corr", "cov", "moved", "zeros", "rounding_std",
 )  # fmt: skip
@@ -62,12 +58,12 @@ NORMALITY = (
 def compare(
     base,
     tuned,
+    *,
     select: str | None = None,
     executor: Executor | None = None,
     progress: bool = True,
-    *,
-    controls: Sequence[str] = (),
     seed: int = 0,
+    controls: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Compare a model with the one it was fine-tuned from, matrix by matrix.
 
@@ -77,9 +73,9 @@ def compare(
         select: regular expression; only tensors of ``tuned`` whose name it finds.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.
+        seed: of the controls; each tensor's stream also depends on its name.
         controls: some of `CONTROLS`, to be measured in the same way; of a large matrix "permuted" takes up to 37
             bytes an entry, and beyond `HELD` entries it is left out.
-        seed: of the controls; each tensor's stream also depends on its name.
 
     Returns:
         One row per pair of matrices, in the order of ``tuned``, and one for each of its controls (column ``control``,
@@ -98,52 +94,38 @@ def compare(
             unknown control.
         FileNotFoundError, CheckpointError: from `open_checkpoint`.
         RuntimeError: the executor's workers have no lfmlib, or another.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> base = {f"layers.{k}.q_proj.weight": 0.02 * rng.standard_normal((64, 64)) for k in range(4)}
+        >>> tuned = {name: w + 0.002 * rng.standard_normal((64, 64)) for name, w in base.items()}
+        >>> table = lfmlib.compare(base, tuned, progress=False)
+        >>> table[["role", "depth", "std_base", "std_delta"]].round(3)
+          role  depth  std_base  std_delta
+        0    q      0      0.02      0.002
+        1    q      1      0.02      0.002
+        2    q      2      0.02      0.002
+        3    q      3      0.02      0.002
     """
     if unknown := set(controls) - set(CONTROLS):
         raise ValueError(f"unknown control {', '.join(map(repr, sorted(unknown)))}: expected some of {CONTROLS}")
-    base, tuned = opened(base, tuned)
+    base, (tuned,) = opened(base, tuned)
     pairs, skipped = pair(base, tuned.select(select) if select else tuned)
     if select:  # what was not asked for is not missing
         found = re.compile(select).search
         skipped = {name: reason for name, reason in skipped.items() if found(name)}
-    _refuse_strangers(pairs, tuned, base)
+    refuse_strangers(base, tuned, [partial(read_pair, one, tuned, base) for one in pairs])
     by_name = {one.tuned: one for one in pairs}
     wanted = [info for info in tuned.tensors if info.name in by_name]
 
-    def task(names: list[str]) -> Callable[[], Rows]:
+    def call(names: list[str]) -> Callable[[], Rows]:
         some = {name: by_name[name] for name in names}
         theirs = light(base, {one.base for one in some.values()})
-        return partial(_measure_batch, light(tuned, names), theirs, some, tuple(controls), seed)
+        measure = partial(_measured, base=theirs, pairs=some, controls=tuple(controls), seed=seed)
+        return partial(each, light(tuned, names), measure)
 
-    rows, failed, interrupted = over(tuned, wanted, task, executor, progress)
-    table = pd.DataFrame([row for info in wanted for row in rows.get(info.name, ())], columns=_columns())
-    table["depth"] = table["depth"].astype("Int64")
-    table.attrs.update(source=tuned.name, base=base.name, skipped=skipped | failed, interrupted=interrupted)
-    return table
-
-
-def opened(base, tuned, revision: str | None = None) -> tuple[Checkpoint, Checkpoint]:
-    """The two checkpoints that `compare` takes, opened; an adapter is laid over the base.
-
-    Args:
-        base, tuned: as there.
-        revision: of ``tuned``, if it is a hub id.
-    """
-    base = base if isinstance(base, Checkpoint) else open_checkpoint(base)
-    if isinstance(tuned, Checkpoint):
-        return base, tuned
-    if isinstance(tuned, str | Path) and (Path(tuned).expanduser() / "adapter_config.json").is_file():
-        from . import adapted  # here, because importing peft takes seconds
-
-        return base, adapted.adapted(base, tuned)
-    tuned = open_checkpoint(tuned, revision)
-    for checkpoint, side in ((base, "base"), (tuned, "tuned model")):
-        if any(".lora_" in info.name for info in checkpoint.tensors):
-            raise ValueError(
-                f"the {side} ({checkpoint.name}) holds factors of an adapter, such as {checkpoint.tensors[0].name}: "
-                "expected a model as the base, and as the tuned model the adapter's folder, with adapter_config.json"
-            )
-    return base, tuned
+    outcome = over(tuned, wanted, call, executor=executor, progress=progress)
+    return outcome.table(_columns(), skipped, source=tuned.name, base=base.name)
 
 
 def delta(base, tuned, name: str) -> torch.Tensor:
@@ -155,74 +137,43 @@ def delta(base, tuned, name: str) -> torch.Tensor:
 
     Raises:
         ValueError: there is no such pair; the reason is given.
+
+    Examples:
+        >>> from lfmlib.deltas.comparison import delta
+        >>> w = np.random.default_rng(0).standard_normal((64, 64))
+        >>> change = delta({"q_proj.weight": w}, {"q_proj.weight": 1.01 * w}, "q_proj.weight")
+        >>> change.shape, bool(np.allclose(change, 0.01 * w, atol=1e-6))
+        (torch.Size([64, 64]), True)
     """
-    base, tuned = opened(base, tuned)
+    base, (tuned,) = opened(base, tuned)
     pairs, skipped = pair(base, tuned)
     one = next((one for one in pairs if one.tuned == name), None)
     if one is None:
         raise ValueError(f"no pair for {name!r}: {skipped.get(name, f'{tuned.name} has no such matrix')}")
-    new, old = _read(one, tuned, base)
+    new, old = read_pair(one, tuned, base)
     return new.float() - old.float() if new.dtype != torch.float64 else (new - old.double()).float()
 
 
-def akin(base, tuned) -> None:
-    """Look whether one checkpoint can be the base of another, before anything is measured: their names and shapes, and
-    some rows, where these are at hand.
-
-    Args:
-        base, tuned: as for `compare`.
-
-    Raises as `compare` does.
-    """
-    base, tuned = opened(base, tuned)
-    pairs, _ = pair(base, tuned)
-    if base.traffic is None and tuned.traffic is None:
-        _refuse_strangers(pairs, tuned, base)
-
-
-def _refuse_strangers(pairs: list[Pair], tuned: Checkpoint, base: Checkpoint, most: int = 16) -> None:
-    """Look at some rows of some pairs before all are measured."""
-    kinship = float(np.median([_alike(*_read(one, tuned, base)) for one in pairs[:: -(-len(pairs) // most)]]))
-    if kinship < KIN:
-        raise ValueError(
-            f"the tuned model ({tuned.name}) is no fine-tune of the base ({base.name}): their matrices correlate by "
-            f"{kinship:.3f} in the median, as unrelated models do; expected at least {KIN}. Name the model it was "
-            "fine-tuned from"
-        )
-
-
-def _measure_batch(
-    checkpoint: Checkpoint, base: Checkpoint, pairs: dict[str, Pair], controls: tuple[str, ...], seed: int
-) -> Rows:
-    results: Rows = []
-    for info in checkpoint.tensors:
-        try:
-            results.append((info.name, _rows(info, pairs[info.name], checkpoint, base, controls, seed)))
-        except ValueError as error:
-            results.append((info.name, str(error)))
-    return results
-
-
-def _rows(
-    info: TensorInfo, one: Pair, checkpoint: Checkpoint, base: Checkpoint, controls: tuple[str, ...], seed: int
+def _measured(
+    tuned: Checkpoint, info: TensorInfo, base: Checkpoint, pairs: dict[str, Pair], controls: tuple[str, ...], seed: int
 ) -> list[dict]:
     """The row of a pair, and those of its controls."""
+    one = pairs[info.name]
     held = info.numel <= HELD
     controls = controls if held else tuple(kind for kind in controls if kind == "noise")
     with _room.of(info.numel * (PERMUTED if "permuted" in controls else 1) if held else 0):
-        new, old = _read(one, checkpoint, base)
-        if one.rows is not None and _alike(new, old) < KIN:
+        new, old = read_pair(one, tuned, base)
+        if one.rows is not None and kinship(new, old) < MIN_KINSHIP:
             raise ValueError(f"its first {one.rows} rows are unlike those of {one.base}: other rows, not more of them")
-        about = asdict(info) | {"base_tensor": one.base, "shape": tuple(new.shape), "numel": new.numel()}
-        about["tensor"] = about.pop("name")
-        rows = [about | {"control": "none"} | figures(blocks(new), old, info.dtype)]
+        said = about(info) | {"base_tensor": one.base, "shape": tuple(new.shape), "numel": new.numel()}
+        rows = [said | {"control": "none"} | figures(blocks(new), old, info.dtype)]
         for kind in controls:
             rng = np.random.default_rng([seed, *info.name.encode()])
             if kind == "noise":
                 other = adding(blocks(old), rows[0]["std_delta"], rng, new.dtype)
             else:
                 other = blocks(_permuted(new, old, rng))
-            rows.append(about | {"control": kind} | figures(other, old, info.dtype))
+            rows.append(said | {"control": kind} | figures(other, old, info.dtype))
     return rows
 
 
@@ -231,23 +182,6 @@ def _permuted(new: torch.Tensor, old: torch.Tensor, rng: np.random.Generator) ->
     order = torch.from_numpy(rng.permutation(new.numel()))
     moved = (new.double() - old).flatten()[order].view_as(new)
     return moved.add_(old).to(new.dtype)
-
-
-def _read(one: Pair, tuned: Checkpoint, base: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
-    """W and W₀ of a pair, laid over each other; of square ones the values tell whether one is stored transposed."""
-    new, old = tuned.read(one.tuned), base.read(one.base)
-    square = old.shape[0] == old.shape[1]
-    if one.transposed or (square and _alike(new, old) < KIN <= _alike(new, old.T)):
-        old = old.T
-    return (new, old) if one.rows is None else (new[: one.rows], old[: one.rows])
-
-
-def _alike(new: torch.Tensor, old: torch.Tensor) -> float:
-    """Correlation of some rows of W and W₀."""
-    a, b = (w[:: max(1, w.shape[0] // 64)].double().flatten() for w in (new, old))
-    a, b = a - a.mean(), b - b.mean()
-    norm = a.norm() * b.norm()
-    return float(a @ b / norm) if norm > 0 else 1.0
 
 
 def figures(new: Iterable[torch.Tensor], old: torch.Tensor, dtype: str) -> dict[str, float]:

@@ -1,15 +1,22 @@
-"""Which tensor of one checkpoint belongs to which of another: by name, through other prefixes, in another layout."""
+"""A base and its fine-tunes: opening them, whether they are kin, and which tensor of one belongs to which of another.
+
+Tensors are paired by name, through other prefixes, and in another layout.
+"""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import torch
 
-from ..checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo
+from ..checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
 from ..checkpoints.names import prefixes
 from ..surveys.run import matrices
 
@@ -18,6 +25,11 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 CONSTANT = re.compile(r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$")
 """Names of what is stored beside weights, such as masks, by some versions of a library and not by others; a bias with
 one axis is a weight."""
+
+MIN_KINSHIP = 0.2
+"""Median correlation of W and W₀ below which two checkpoints are no fine-tune of one another."""
+KINSHIP_MATRICES, KINSHIP_ROWS = 16, 64
+"""Matrices, and rows of each, in which W and W₀ are correlated before anything is measured or written."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,90 @@ class Pair:
     tuned: str
     transposed: bool = False
     rows: int | None = None
+
+
+def opened(
+    base, tuned: object | Sequence, *, revision: str | None = None, whole: bool = False
+) -> tuple[Checkpoint, list[Checkpoint]]:
+    """A base and the models that were tuned from it, opened; an adapter is laid over the base.
+
+    Args:
+        base: anything `open_checkpoint` takes.
+        tuned: such a model or the folder of an adapter that peft saved (LoRA, DoRA, noise), or a list of these.
+        revision: of ``tuned``, if it is a hub id.
+        whole: an adapter's model holds what the adapter leaves alone as well, as it is in the base.
+
+    Raises:
+        ValueError: no tuned model, or one side holds factors of an adapter, not a model.
+        FileNotFoundError, CheckpointError: from `open_checkpoint`, and from `lfmlib.deltas.adapted.adapted`.
+    """
+    one = isinstance(tuned, str | Path | Checkpoint | Mapping | torch.nn.Module)
+    sources = [tuned] if one else list(tuned)
+    if not sources:
+        raise ValueError("no tuned model was given: expected at least one, beside the base")
+    base = open_checkpoint(base)
+    _refuse_factors(base, "base")
+    models = []
+    for source in sources:
+        if isinstance(source, str | Path) and (Path(source).expanduser() / "adapter_config.json").is_file():
+            from . import adapted  # imports peft, which takes seconds
+
+            models.append(adapted.adapted(base, source, whole=whole))
+            continue
+        models.append(open_checkpoint(source, revision=revision))
+        _refuse_factors(models[-1], "tuned model")
+    return base, models
+
+
+def _refuse_factors(checkpoint: Checkpoint, side: str) -> None:
+    if any(".lora_" in info.name for info in checkpoint.tensors):
+        raise ValueError(
+            f"the {side} ({checkpoint.name}) holds factors of an adapter, such as {checkpoint.tensors[0].name}: "
+            "expected a model as the base, and as the tuned model the adapter's folder, with adapter_config.json"
+        )
+
+
+def akin(base, tuned) -> None:
+    """Raise ValueError where the tuned model is no fine-tune of the base, by names, shapes and some rows.
+
+    Args:
+        base, tuned: as for `lfmlib.compare`. Rows are looked at where these are at hand.
+    """
+    base, (tuned,) = opened(base, tuned)
+    pairs, _ = pair(base, tuned)
+    if base.traffic is None and tuned.traffic is None:
+        refuse_strangers(base, tuned, [partial(read_pair, one, tuned, base) for one in pairs])
+
+
+def refuse_strangers(
+    base: Checkpoint, tuned: Checkpoint, pairs: Sequence[Callable[[], tuple[torch.Tensor, torch.Tensor]]]
+) -> None:
+    """Raise ValueError where W and W₀ correlate no more than those of unrelated models do.
+
+    Args:
+        base, tuned: for their names.
+        pairs: each loads a W and its W₀, laid over each other; some of them are looked at. What cannot be read is left
+            to whoever measures it.
+    """
+    found = []
+    for load in pairs[:: max(1, -(-len(pairs) // KINSHIP_MATRICES))]:
+        with suppress(OSError, CheckpointError):
+            found.append(kinship(*load()))
+    if found and (middle := float(np.median(found))) < MIN_KINSHIP:
+        raise ValueError(
+            f"the tuned model ({tuned.name}) is no fine-tune of the base ({base.name}): their matrices correlate by "
+            f"{middle:.3f} in the median, as unrelated models do; expected at least {MIN_KINSHIP}. Name the model it "
+            "was fine-tuned from"
+        )
+
+
+def kinship(new: torch.Tensor, old: torch.Tensor) -> float:
+    """Correlation of some rows of W and W₀, of values that are finite in both; 1 where one side is constant."""
+    a, b = (w[:: max(1, len(w) // KINSHIP_ROWS)].double().flatten() for w in (new, old))
+    finite = a.isfinite() & b.isfinite()
+    a, b = a[finite] - a[finite].mean(), b[finite] - b[finite].mean()
+    norm = float(a.norm() * b.norm())
+    return float(a @ b) / norm if norm > 0 else 1.0
 
 
 def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str]]:
@@ -71,6 +167,15 @@ def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str
             f"and {some[0]} …; expected a model and the one it was fine-tuned from"
         )
     return found, left | skipped_old | skipped_new  # what a checkpoint says of its own tensor comes first
+
+
+def read_pair(one: Pair, tuned: Checkpoint, base: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
+    """W and W₀ of a pair, laid over each other; of square ones the values tell whether one is stored transposed."""
+    new, old = tuned.read(one.tuned), base.read(one.base)
+    square = old.shape[0] == old.shape[1]
+    if one.transposed or (square and kinship(new, old) < MIN_KINSHIP <= kinship(new, old.T)):
+        old = old.T
+    return (new, old) if one.rows is None else (new[: one.rows], old[: one.rows])
 
 
 def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torch.Tensor]]:

@@ -1,15 +1,15 @@
-"""Transformation weights made of Gaussian noise, or of themselves in disorder, to stand beside those of a training.
+"""Stand-ins for the ΔW of a training: made of Gaussian noise, or of ΔW itself with some property destroyed.
 
-Each stand-in keeps something of ΔW and destroys the rest, so that what a task needs of it can be told:
+What a stand-in keeps of ΔW, and what a task still gains by it, tells which property of ΔW the task needs:
 
     gaussianized  the order of the entries kept, their values replaced by Gaussian ones of the same rank
     flattened     every entry's sign kept, all of one size
     signs-drawn   every entry's size kept, its sign drawn
-    resampled     every entry drawn from all entries: nothing kept but their distribution
-    permuted      the same entries in a random order: likewise
-    noise-scaled  Gaussian noise with the root mean square of every row and column: these kept
-    noise         Gaussian noise of ΔW's mean and standard deviation: nothing kept but these
-    reversed      -ΔW: all kept but the direction
+    resampled     every entry drawn from all entries: only their distribution kept
+    permuted      the same entries in a random order: only their distribution kept
+    noise-scaled  Gaussian noise with the root mean square of every row and column: only these kept
+    noise         Gaussian noise of ΔW's mean and standard deviation: only these kept
+    reversed      -ΔW: everything kept but the direction
     none          zero
 """
 
@@ -26,7 +26,7 @@ from ..distribution.distances import qq_r2
 from ..distribution.sketch import Sketch
 from .budget import blocks
 
-KEPT: Mapping[str, str] = {
+STAND_INS: Mapping[str, str] = {
     "trained": "everything",
     "gaussianized": "which entry is larger",
     "flattened": "the signs",
@@ -38,25 +38,31 @@ KEPT: Mapping[str, str] = {
     "reversed": "all but the direction",
     "none": "nothing",
 }
-"""What a stand-in keeps of ΔW, in words; "trained" is ΔW itself."""
+"""Name of each stand-in → what it keeps of ΔW, in words; "trained" is ΔW itself."""
 
 
 def stand_in(delta: torch.Tensor, kind: str, rng: np.random.Generator) -> torch.Tensor:
-    """What is put in the place of ΔW.
+    """A stand-in for ΔW.
 
     Args:
         delta: ΔW, ``(out, in)``.
-        kind: one of `KEPT`.
+        kind: a key of `STAND_INS`.
         rng: source of order and draws.
 
     Returns:
-        float32, of the shape of ΔW. Its root mean square is that of ΔW, if need be in expectation.
+        float32, of the shape of ΔW. Its root mean square is that of ΔW, exactly or in expectation ("none": 0).
 
     Raises:
         ValueError: unknown kind.
+
+    Examples:
+        >>> from lfmlib.deltas.stand_ins import stand_in
+        >>> delta = torch.tensor([[0.1, -0.4, 0.2, -0.3]])
+        >>> stand_in(delta, "reversed", np.random.default_rng(0))
+        tensor([[-0.1000,  0.4000, -0.2000,  0.3000]])
     """
-    if kind not in KEPT:
-        raise ValueError(f"unknown stand-in {kind!r}: expected one of {', '.join(KEPT)}")
+    if kind not in STAND_INS:
+        raise ValueError(f"unknown stand-in {kind!r}: expected one of {', '.join(STAND_INS)}")
     values = delta.detach().cpu().double().numpy()
     size = np.sqrt(np.mean(values**2))
     if kind == "gaussianized":
@@ -82,20 +88,26 @@ def stand_in(delta: torch.Tensor, kind: str, rng: np.random.Generator) -> torch.
 
 
 def transport(delta, points: int = 199) -> pd.DataFrame:
-    """The map that makes Gaussian noise into ΔW: T(z) = F⁻¹(Φ(z)), of all maps the one that moves least.
+    """The optimal transport from Gaussian noise to the distribution of ΔW: T(z) = F⁻¹(Φ(z)).
 
-    If ΔW is Gaussian, it is a straight line; how far it is from one is `qq_r2`.
+    The map is a straight line if ΔW is Gaussian; how close it is to one says `qq_r2`.
 
     Args:
         delta: a `Sketch` of ΔW, or anything `Sketch.of` takes.
-        points: places on the map, equally spaced in z as far as there are values.
+        points: number of points of the map, equally spaced in z over the range of as many normal values.
 
     Returns:
-        Columns: z, standard normal; value, what it becomes, in standard deviations of ΔW from its mean; line, what it
-        would become if ΔW were Gaussian (z itself). ``attrs["r2"]`` is `qq_r2`.
+        Columns: z, a standard normal value; value, what it becomes, in standard deviations of ΔW from its mean; line,
+        what it would become if ΔW were Gaussian (z itself). ``attrs["r2"]`` is `qq_r2`.
 
     Raises:
-        ValueError: there are not two different values.
+        ValueError: ΔW has not two different values.
+
+    Examples:
+        >>> from lfmlib.deltas.stand_ins import transport
+        >>> noise = 0.001 * np.random.default_rng(0).standard_normal(65536)
+        >>> round(transport(noise).attrs["r2"], 3)
+        1.0
     """
     sketch = Sketch.of(delta)
     if not sketch.count or sketch.std == 0:
@@ -110,13 +122,13 @@ def transport(delta, points: int = 199) -> pd.DataFrame:
 
 @torch.no_grad()
 def added(base: torch.Tensor, std: float, rng: np.random.Generator, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """W₀ + noise, rounded once: what a fine-tune would be if its ΔW were Gaussian noise.
+    """W₀ + Gaussian noise, rounded once to the stored type: a fine-tune whose ΔW is noise.
 
     Args:
-        base: W₀, ``(out, in)``, on the processor.
-        std: standard deviation of the noise, in weight units.
+        base: W₀, ``(out, in)``, on the CPU.
+        std: standard deviation of the noise, in the unit of W₀.
         rng: source of the noise.
-        dtype: type it is rounded to; by default that of W₀.
+        dtype: type of the result; None: that of W₀.
     """
     made = torch.empty(base.shape, dtype=dtype or base.dtype)
     for there, some in zip(blocks(made), adding(blocks(base), std, rng, dtype), strict=True):
@@ -127,11 +139,11 @@ def added(base: torch.Tensor, std: float, rng: np.random.Generator, dtype: torch
 def adding(
     base: Iterable[torch.Tensor], std: float, rng: np.random.Generator, dtype: torch.dtype | None = None
 ) -> Iterator[torch.Tensor]:
-    """W₀ + noise as of `added`, some rows at a time: the same, whatever rows come together.
+    """The blocks of `added`, which do not depend on how W₀ is divided into blocks.
 
     Args:
-        base: rows of W₀, ``(rows, in)`` each, in order.
-        std, rng, dtype: as there.
+        base: blocks of rows of W₀, ``(rows, in)`` each, in order.
+        std, rng, dtype: as for `added`.
     """
     for some in base:
         kind = dtype or some.dtype
@@ -141,9 +153,9 @@ def adding(
 
 
 def low_rank(shape: tuple[int, int], rank: int, std: float, rng: np.random.Generator) -> torch.Tensor:
-    """BA of Gaussian factors, float32 ``shape``: what a low-rank adapter would add if its factors were noise.
+    """The product BA of Gaussian factors, float32: what a low-rank adapter would add if its factors were noise.
 
-    Its entries are not Gaussian: given a row of B, they are, but the length of that row varies.
+    Its entries are not Gaussian: those of one row are, given that row of B, but the norms of the rows of B differ.
 
     Args:
         shape: ``(out, in)``.

@@ -1,4 +1,4 @@
-"""Does a figure of ΔW grow with depth? Role by role, with permutation tests."""
+"""Whether a figure of ΔW grows with depth: Spearman's correlation role by role, with permutation tests."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ import zlib
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # scipy.stats loads at its first use: importing it takes half as long as torch
 
 
-def depth_trend(table: pd.DataFrame, column: str = "std_delta", resamples: int = 9999) -> pd.DataFrame:
-    """Does a figure grow with depth? Spearman's correlation, role by role.
+def depth_trend(table: pd.DataFrame, column: str = "std_delta", *, resamples: int = 9999) -> pd.DataFrame:
+    """Whether a figure grows with depth: Spearman's correlation of both, role by role.
 
     Args:
-        table: from `compare`; roles with fewer than four layers are left out, and rows of controls.
+        table: from `compare`; rows of controls, and roles with fewer than four layers, are left out.
         column: the figure.
-        resamples: permutations drawn where there are too many (more than seven layers) to go through all; 0 for no p.
+        resamples: number of permutations drawn of roles with more than seven layers; of fewer layers all permutations
+            are used. 0: no p.
 
     Returns:
-        One row per role: role, layers, rho, p (one-sided for growth, by permutation), and rho_interior, p_interior of
-        all layers but the first and the last (NaN where fewer than four are left). Where a role has several matrices at
-        one depth, their median counts; towers are told apart as "vision.q".
+        One row per role: role; layers, their number; rho; p, one-sided for growth, by permutation; rho_interior and
+        p_interior, of all layers but the first and the last (NaN where fewer than four are left). Where a role has
+        several matrices at one depth, their median counts; roles of several towers are named as "vision.q".
+
+    Examples:
+        >>> table = pd.DataFrame({"role": "q", "depth": range(6), "std_delta": [1, 3, 2, 4, 5, 6]})
+        >>> lfmlib.depth_trend(table)[["role", "layers", "rho", "p"]].round(3)
+          role  layers    rho      p
+        0    q       6  0.943  0.008
     """
     rows = []
     for role, layers in profiles(table, column).items():
@@ -34,7 +41,11 @@ def depth_trend(table: pd.DataFrame, column: str = "std_delta", resamples: int =
 
 
 def profiles(table: pd.DataFrame, column: str = "std_delta") -> dict[str, pd.Series]:
-    """A figure over depth, by role (see `depth_trend`): index depth, ascending."""
+    """A figure over depth, by role; arguments as for `depth_trend`.
+
+    Returns:
+        Role → series whose index is the depth, ascending.
+    """
     known = table.dropna(subset=["depth", column])
     if "control" in known:
         known = known[known["control"] == "none"]
@@ -49,8 +60,8 @@ def profiles(table: pd.DataFrame, column: str = "std_delta") -> dict[str, pd.Ser
 
 
 def _growth(layers: pd.Series, role: str, resamples: int) -> tuple[float, float]:
-    """Spearman's correlation of depth and value, and its one-sided permutation p; exact up to seven layers."""
-    depth, values = stats.rankdata(layers.index.to_numpy(float)), stats.rankdata(layers.to_numpy(float))
+    """Spearman's correlation of depth and figure, and its one-sided p by permutation; NaN without ``resamples``."""
+    depth, values = scipy.stats.rankdata(layers.index.to_numpy(float)), scipy.stats.rankdata(layers.to_numpy(float))
     if np.ptp(values) == 0:
         return 0.0, 1.0
 
@@ -62,7 +73,7 @@ def _growth(layers: pd.Series, role: str, resamples: int) -> tuple[float, float]
         return (x * (depth - depth.mean())).sum(axis)
 
     exact = len(layers) <= 7
-    found = stats.permutation_test(
+    found = scipy.stats.permutation_test(
         (values,), statistic, permutation_type="pairings", alternative="greater", vectorized=True,
         n_resamples=np.inf if exact else resamples, rng=zlib.crc32(role.encode()),
     )  # fmt: skip

@@ -14,7 +14,7 @@ from ..distribution import nulls
 from ..distribution.distances import asymmetry
 from ..distribution.law import optimal_law
 from ..distribution.sketch import Sketch
-from ..findings import CLAIMED, KEPT, METHODS
+from ..findings import CLAIMED_LAW, METHOD_NAMES, PRUNED_SHARE
 from ..merging import methods
 
 PLANTED = {
@@ -30,19 +30,19 @@ SKEWNESS = 0.5
 """Of the skewed tensors, made by a gamma law."""
 OTHERS: dict[str, tuple[float, Callable[[np.random.Generator, int], np.ndarray]]] = {
     "Gaussian noise": (0.0, lambda rng, n: rng.standard_normal(n)),
-    "Gaussian noise, pruned": (KEPT, lambda rng, n: rng.standard_normal(n)),
+    "Gaussian noise, pruned": (PRUNED_SHARE, lambda rng, n: rng.standard_normal(n)),
     "Gaussian, its tails cut": (0.0, lambda rng, n: stats.truncnorm.rvs(-2, 2, size=n, random_state=rng)),
     "logistic": (0.0, lambda rng, n: rng.logistic(size=n)),
-    "logistic, pruned": (KEPT, lambda rng, n: rng.logistic(size=n)),
-    "Laplace, pruned": (KEPT, lambda rng, n: rng.laplace(size=n)),
-    "Student t₅, pruned": (KEPT, lambda rng, n: rng.standard_t(5, size=n)),
+    "logistic, pruned": (PRUNED_SHARE, lambda rng, n: rng.logistic(size=n)),
+    "Laplace, pruned": (PRUNED_SHARE, lambda rng, n: rng.laplace(size=n)),
+    "Student t₅, pruned": (PRUNED_SHARE, lambda rng, n: rng.standard_t(5, size=n)),
     "Gaussian noise, one value at 12 σ": (0.0, lambda rng, n: strewn(rng, n, 1)),
     "Gaussian noise, 0.5 % from 4 to 12 σ": (0.0, lambda rng, n: strewn(rng, n, n // 200)),
     "Gaussian noise, 1 % of four times its σ": (
         0.0,
         lambda rng, n: np.where(rng.random(n) < 0.01, 4, 1) * rng.standard_normal(n),
     ),
-    "skewed (0.5), pruned": (KEPT, lambda rng, n: rng.gamma((2 / SKEWNESS) ** 2, size=n) - (2 / SKEWNESS) ** 2),
+    "skewed (0.5), pruned": (PRUNED_SHARE, lambda rng, n: rng.gamma((2 / SKEWNESS) ** 2, size=n) - (2 / SKEWNESS) ** 2),
     "uniform": (0.0, lambda rng, n: rng.uniform(-1, 1, n)),
 }
 """Laws that are not the claimed one: name → share that is pruned, and how draws are made."""
@@ -98,7 +98,7 @@ def merged_noise(numbers: Sequence[int], size: int, seed: int) -> pd.DataFrame:
         seed: of the draws.
     """
     table = {}
-    for method, name in METHODS.items():
+    for method, name in METHOD_NAMES.items():
         table[name] = {}
         for count in numbers:
             rng = np.random.default_rng([seed, count])
@@ -138,7 +138,9 @@ def recovered(draws: int, kept: int, seed: int) -> pd.DataFrame:
         law = optimal_law(planted(rng, kept))
         shape = (2 / SKEWNESS) ** 2  # of a gamma law with that skewness
         skew = Sketch.of((rng.gamma(shape, size=kept) - shape).astype(np.float32)).skewness
-        found.append({name: getattr(law, name) for name in PLANTED} | {"skewness": skew, "called": law.name == CLAIMED})
+        found.append(
+            {name: getattr(law, name) for name in PLANTED} | {"skewness": skew, "called": law.name == CLAIMED_LAW}
+        )
     each, truth = pd.DataFrame(found), PLANTED | {"skewness": SKEWNESS}
     table = pd.DataFrame({"planted": truth, "found": each.mean(), "spread": each.std()}).loc[list(truth)].astype(float)
     table.insert(2, "bias", table["found"] - table["planted"])
@@ -156,7 +158,7 @@ def cut_further_out(draws: int, kept: int, seed: int) -> pd.DataFrame:
     rng, rows = np.random.default_rng([seed, 10]), {}
     for cut in CUTS:
         laws = [optimal_law(planted(rng, kept, nearest=6, upper=cut)) for _ in range(draws)]
-        seen = [law.upper for law in laws if law.name == CLAIMED]
+        seen = [law.upper for law in laws if law.name == CLAIMED_LAW]
         p = stats.norm(PLANTED["mean"], PLANTED["sigma"])
         beyond = (p.sf(cut) + p.cdf(-cut)) / (p.sf(PLANTED["lower"]) + p.cdf(-PLANTED["lower"]))
         rows[f"cut at {cut} σ"] = {
@@ -198,7 +200,7 @@ def rejected(draws: int, size: int, seed: int) -> pd.DataFrame:
         variants = pd.Series([law.variant for law in laws])
         rows[name] = {
             "called": variants.mode()[0],
-            "times": int((variants == CLAIMED).sum()),
+            "times": int((variants == CLAIMED_LAW).sum()),
             "misfit": float(np.median([law.misfit for law in laws])),
         }
     return pd.DataFrame.from_dict(rows, orient="index")

@@ -23,7 +23,7 @@ from .. import findings
 from ..checkpoints.checkpoint import open_checkpoint
 from ..checkpoints.locate import MINILM_SHA256
 from ..distribution.coding import VARIANTS
-from ..findings import KEPT
+from ..findings import PRUNED_SHARE
 from ..lab import models
 from ..lab.problems import problem
 from ..lab.train import Config, start_of, train
@@ -38,7 +38,7 @@ from .loss_probes import Asked, curves, damage, layers, singles
 SEEDS = 5
 TASKS = {"minilm": {"task": "halves"}} | finetuning.BASES | finetuning.OTHERS
 """How the models were trained; MiniLM as it comes."""
-PRUNED = (0.0, KEPT, 0.6)
+PRUNED = (0.0, PRUNED_SHARE, 0.6)
 """Shares left out before a law is fitted to the rest. The second, which F11 asks for, is judged; the others stand
 beside it, for the first seed alone."""
 TOY = {"matrices": 4, "items": 128}
@@ -145,11 +145,13 @@ def run(cell: dict) -> list[dict]:
     surveyed = findings.eligible(survey(checkpoint, progress=False))
     rows = [_whole(asked, surveyed, seed)]
     fixed = cell["model"] in models.PRETRAINED and seed  # its matrices are those of seed 0
-    found = {pruned: laws(checkpoint, pruned=pruned, progress=False) for pruned in ((KEPT,) if seed else PRUNED)}
+    found = {
+        pruned: laws(checkpoint, pruned=pruned, progress=False) for pruned in ((PRUNED_SHARE,) if seed else PRUNED)
+    }
     rows += [] if fixed else _laws(found, surveyed, seed)
     rows += curves(asked, model, weights, cell)
     rows += layers(asked, weights, checkpoint)
-    return rows + damage(asked, weights, found[KEPT].set_index("tensor")["outlier_cut"].to_dict(), seed)
+    return rows + damage(asked, weights, found[PRUNED_SHARE].set_index("tensor")["outlier_cut"].to_dict(), seed)
 
 
 def _whole(asked: Asked, table: pd.DataFrame, seed: int) -> dict:
@@ -173,16 +175,16 @@ def _laws(found: dict[float, pd.DataFrame], surveyed: pd.DataFrame, seed: int) -
     for pruned, table in found.items():
         bits = table[list(BITS)]
         bits = bits.sub(bits.min(axis=1), axis=0)
-        if pruned == KEPT:
+        if pruned == PRUNED_SHARE:
             rows += [
                 {"what": "matrix", "tensor": name} | {law: brief(value) for law, value in one.items()}
                 for name, one in zip(table["tensor"], bits.to_dict("records"), strict=True)
             ]
-        noise = noise_laws(surveyed, pruned=KEPT, seed=seed) if pruned == KEPT else None
+        noise = noise_laws(surveyed, pruned=PRUNED_SHARE, seed=seed) if pruned == PRUNED_SHARE else None
         for name in VARIANTS:
             row = {"what": "law", "pruned": pruned, "variant": name}
             row["wins"] = brief(findings.share(table, table["variant"] == name))
-            row["near"] = brief(findings.share(table, bits[f"bits_{name}"] <= findings.NEAR))
+            row["near"] = brief(findings.share(table, bits[f"bits_{name}"] <= findings.NEAR_BITS))
             row["bits"] = brief(bits[f"bits_{name}"].median())
             if noise is not None:
                 row["noise_wins"] = brief(findings.share(noise, noise["variant"] == name))

@@ -4,7 +4,7 @@ Its parts, from the bases of `lfmlib.experiments.finetuning`:
 
     built     adapters whose ΔW is frozen noise with learned scales (Gaussian, uniform, signs), and LoRA with as many
               trained parameters; the floor is the head alone, or for the decoder, which has none, the base as it is
-    stand-in  full fine-tuning, and then ΔW replaced by what keeps some of it (`lfmlib.deltas.stand_ins.KEPT`); all
+    stand-in  full fine-tuning, and then ΔW replaced by what keeps some of it (`lfmlib.deltas.stand_ins.STAND_INS`); all
               else, the head with it, stays as it was trained
 """
 
@@ -18,7 +18,7 @@ import torch
 
 from .. import findings
 from ..checkpoints.locate import MINILM_SHA256
-from ..deltas.stand_ins import KEPT, stand_in
+from ..deltas.stand_ins import STAND_INS, stand_in
 from ..distribution.distances import qq_r2
 from ..lab import models
 from ..lab.adapters import NOISE_BUILT
@@ -126,7 +126,7 @@ def _replaced(config: Config, task, model: torch.nn.Module) -> Iterator[dict]:
     tuned, rows = dict(model.named_parameters()), body(model)
     base = {name: start[name] for name in rows["name"]}
     moved = {name: tuned[name] - base[name] for name in base}
-    for kind in KEPT:
+    for kind in STAND_INS:
         r2, sizes = [], []
         for name in base:
             made = stand_in(moved[name], kind, np.random.default_rng([config.seed, *name.encode()]))

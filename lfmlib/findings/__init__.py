@@ -1,26 +1,31 @@
-"""From measurements to findings: the number each rule is applied to, and what stands beside it."""
+"""From measurements to findings: the number that each rule judges, and what stands beside it."""
 
 from .f1_gaussian import agreement, f1
 from .f2_start import f2, shares_by_start
 from .f3_shapes import f3, shapes_found
 from .f4_iid import LEGS, by_control, f4, f4_over_runs, inside_noise, leg_shares, legs
-from .f5_noise import BUILT, built_share, f5, f5_over_runs, gains, kept_share
+from .f5_noise import MIN_GAIN_SHARE, built_share, f5, f5_over_runs, kept_share
 from .f6_std import GAIN_BOUND, QQ_BOUND, f6, f6_over_runs, qq_share, widening, widening_over_runs
 from .f7_depth import by_chance, f7, f7_over_runs, holm, trends
-from .f8_radius import f8, f8_over_runs, log_ratios, times
-from .f8_radius import judged as f8_judged
-from .f9_f10_centre import MEAN, MIRROR, f9, f9_f10_over_runs, f10, symmetric, zero_mean
-from .f11_sparse import RISE, f11, f11_over_runs, free_share
-from .f12_law import CLAIMED, KEPT, NEAR, damage_ratio, f12, f12_over_runs
-from .f13_adaptation import FLOORS, MARGIN, OWN, UNLIKE, accuracy, advantage, f13, f13_over_runs
-from .f14_editing import NAMES as METHODS
-from .f14_editing import f14, f14_over_runs, improvement, kept_score
+from .f8_radius import f8, f8_judged, f8_over_runs, geometric_mean, log_ratios
+from .f9_f10_centre import MAX_ASYMMETRY_EXCESS, MAX_MEAN_RATIO, f9, f9_f10_over_runs, f10, symmetric, zero_mean
+from .f11_sparse import MAX_LOSS_RISE, f11, f11_over_runs, free_share
+from .f12_law import CLAIMED_LAW, NEAR_BITS, PRUNED_SHARE, damage_ratio, f12, f12_over_runs
+from .f13_adaptation import (
+    NOISE_ADAPTER,
+    OTHER_NOISE,
+    accuracy,
+    advantage,
+    f13,
+    f13_over_runs,
+)
+from .f14_editing import METHOD_NAMES, f14, f14_over_runs, improvement, kept_score
 from .finding import Finding, load, write
-from .rules import CHAPTERS, RULES, STATEMENTS, UNLIKE_STARTS, VERDICTS, Rule, judge
+from .rules import CHAPTERS, RULES, SCORE_SIGNS, STATEMENTS, UNLIKE_STARTS, VERDICTS, Rule, judge
 from .shares import (
-    ENOUGH,
     KL_BOUND,
-    LEAST,
+    MIN_MATRIX_VALUES,
+    SUPPORTED_SHARE,
     bracketed,
     eligible,
     gaussian,
@@ -35,27 +40,26 @@ from .shares import (
 )
 
 __all__ = [
-    "BUILT",
     "CHAPTERS",
-    "CLAIMED",
-    "ENOUGH",
-    "FLOORS",
+    "CLAIMED_LAW",
     "GAIN_BOUND",
-    "KEPT",
     "KL_BOUND",
-    "LEAST",
     "LEGS",
-    "MARGIN",
-    "MEAN",
-    "METHODS",
-    "MIRROR",
-    "NEAR",
-    "OWN",
+    "MAX_ASYMMETRY_EXCESS",
+    "MAX_LOSS_RISE",
+    "MAX_MEAN_RATIO",
+    "METHOD_NAMES",
+    "MIN_GAIN_SHARE",
+    "MIN_MATRIX_VALUES",
+    "NEAR_BITS",
+    "NOISE_ADAPTER",
+    "OTHER_NOISE",
+    "PRUNED_SHARE",
     "QQ_BOUND",
-    "RISE",
     "RULES",
+    "SCORE_SIGNS",
     "STATEMENTS",
-    "UNLIKE",
+    "SUPPORTED_SHARE",
     "UNLIKE_STARTS",
     "VERDICTS",
     "Finding",
@@ -95,8 +99,8 @@ __all__ = [
     "f14",
     "f14_over_runs",
     "free_share",
-    "gains",
     "gaussian",
+    "geometric_mean",
     "holm",
     "improvement",
     "inside_noise",
@@ -119,7 +123,6 @@ __all__ = [
     "shown",
     "span",
     "symmetric",
-    "times",
     "trends",
     "widening",
     "widening_over_runs",

@@ -1,36 +1,45 @@
-"""F12: the values that pruning keeps are a truncated Gaussian and a few outliers: by their law, and by what it costs to
-lose the outliers."""
+"""F12: the values that pruning keeps are a truncated Gaussian and a few outliers.
+
+Two legs: the law that codes these values shortest, and how much the loss rises when the outliers are set to zero.
+"""
 
 from __future__ import annotations
-
-from functools import partial
 
 import pandas as pd
 
 from .finding import Finding
-from .shares import ENOUGH, TOO_SMALL, among, eligible, looked_at, over_runs, ratios, share
+from .shares import (
+    SUPPORTED_SHARE,
+    TOO_SMALL,
+    eligible,
+    interval_over_matrices,
+    looked_at,
+    over_runs,
+    ratios,
+    share,
+)
 
-CLAIMED = "truncated-gaussian+outliers"
-"""The variant that the claim names (see `lfmlib.distribution.law.VARIANTS`)."""
-STRAYS = (CLAIMED, "gaussian+outliers")
-"""The same with the other reading of “truncated”: by pruning alone, the core being open above."""
-NEAR = 0.01
-"""Bits per weight within which a law is called near the shortest; no verdict rests on it."""
-DAMAGE = 3.0
-"""F12: least ratio of the damage of outliers to that of random sets of equal squared norm."""
-KEPT = 0.3
-"""Share of the weights that is pruned before the law of the rest is judged: what F11 asks for."""
+CLAIMED_LAW = "truncated-gaussian+outliers"
+"""The law that the claim names: one of `lfmlib.distribution.coding.VARIANTS`."""
+OUTLIER_LAWS = (CLAIMED_LAW, "gaussian+outliers")
+"""Both readings of “truncated”: a core that ends where the outliers begin, and one that only pruning has cut."""
+NEAR_BITS = 0.01
+"""Bits per weight within which a law counts as near the shortest; no verdict rests on it."""
+MIN_DAMAGE_RATIO = 3.0
+"""Least ratio of the damage of outliers to that of random sets of equal squared norm."""
+PRUNED_SHARE = 0.3
+"""Share of the weights that is pruned before the law of the rest is judged: that which F11 asks for."""
 
 
 def damage_ratio(rows: pd.DataFrame) -> pd.Series:
-    """Rise of the loss when outliers are zeroed, over its mean over random sets of equal squared norm, by run.
+    """Rise of the loss when the outliers are zeroed, over its rise when random sets of equal squared norm are, by run.
 
     Args:
         rows: of the record `optimal`, of one model.
 
     Returns:
-        Index: seed (see `ratios`). Empty where a run has no outliers, or where what random sets do is not above 0
-        beyond its interval over runs: then there is nothing to divide by.
+        Index: seed (see `lfmlib.findings.ratios`). Empty where a run has no outliers, or where the rise by random sets
+        is not above 0 beyond its interval over runs, so that there is nothing to divide by.
     """
     own, random = _damages(rows)
     if len(own) < max(2, rows["seed"].nunique()) or not over_runs(random)[1] > 0:
@@ -39,22 +48,23 @@ def damage_ratio(rows: pd.DataFrame) -> pd.Series:
 
 
 def _damages(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Rise of the loss when outliers are zeroed, and when random sets as large are; runs without outliers left out."""
+    """By run, the rise of the loss when the outliers are zeroed, and its mean when random sets of equal squared norm
+    are; runs without outliers are left out."""
     some = rows[(rows["what"] == "damage") & (rows["change"] == "zeroed")]
     own = some[(some["entries"] == "outliers") & (some["sets"] > 0)].set_index("seed")["rise"]
     return own, some[some["entries"] == "as large"].groupby("seed")["rise"].mean().reindex(own.index)
 
 
 def _damage_leg(rows: pd.DataFrame) -> tuple[tuple[bool, bool, bool], str]:
-    """Whether the leg of damage holds, by its value, its lower and its upper limit; and the damage in words."""
+    """Whether the leg of damage holds, by its value, by its lower and by its upper limit; and the damage in words."""
     each, (own, _) = damage_ratio(rows), _damages(rows)
     if len(each):
         value, low, high = over_runs(each)
-        holds = value >= DAMAGE and low > 1, low >= DAMAGE, high >= DAMAGE
+        holds = value >= MIN_DAMAGE_RATIO and low > 1, low >= MIN_DAMAGE_RATIO, high >= MIN_DAMAGE_RATIO
         return holds, f"{value:.1f} [{low:.1f}, {high:.1f}] ×"
     if own.empty:
         return (False, False, False), "no outliers"
-    if len(own) == rows["seed"].nunique() and over_runs(own)[1] > 0:  # more than any multiple of nothing
+    if len(own) == rows["seed"].nunique() and over_runs(own)[1] > 0:  # outliers do damage, random sets none
         return (True, True, True), "∞ ×"
     return (False, False, True), "too little to compare"
 
@@ -62,10 +72,11 @@ def _damage_leg(rows: pd.DataFrame) -> tuple[tuple[bool, bool, bool], str]:
 def f12_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F12 of a model.
 
-    The number judged is how many of the two legs hold; its bracket counts those whose lower limit does, and those whose
-    upper limit does. Where random sets do no damage beyond its interval, that of outliers need only be above 0 beyond
-    its own; where neither is, or some run has no outliers, the leg is open. The law of a checkpoint that is not trained
-    here is a census. The null asks for the law of pruned noise.
+    The value counts the legs that hold; its interval counts those that hold by their lower limit, and those that do by
+    their upper limit. Where the damage of random sets is not above 0 beyond its interval over runs, that of outliers
+    need only be above 0 beyond its own; where neither is, or only some runs have outliers, the leg is open; where no
+    run has any, it does not hold. A checkpoint that is not trained here has one law for all runs, and so no interval of
+    it. The null is whether the law of pruned noise is the claimed one.
 
     Args:
         rows: of the record `optimal`, of one model.
@@ -75,15 +86,17 @@ def f12_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     Raises:
         ValueError: fewer than two runs.
     """
-    laws = rows[(rows["what"] == "law") & (rows["pruned"] == KEPT)]
-    law = laws[laws["variant"] == CLAIMED]
+    laws = rows[(rows["what"] == "law") & (rows["pruned"] == PRUNED_SHARE)]
+    law = laws[laws["variant"] == CLAIMED_LAW]
     if rows["seed"].nunique() < 2:
         raise ValueError(f"F12 of {model} needs at least two runs: measure the record")
     shares = over_runs(law["wins"]) if len(law) > 1 else (float(law["wins"].iloc[0]),) * 3
     damaging, words = _damage_leg(rows)
-    value, low, high = (float(int(one >= ENOUGH) + int(holds)) for one, holds in zip(shares, damaging, strict=True))
+    value, low, high = (
+        float(int(one >= SUPPORTED_SHARE) + int(holds)) for one, holds in zip(shares, damaging, strict=True)
+    )
     noise = float(law["noise_wins"].mean())
-    either = laws[laws["variant"].isin(STRAYS)]["wins"].sum() / len(law)
+    either = laws[laws["variant"].isin(OUTLIER_LAWS)]["wins"].sum() / len(law)
     parts = {
         "law": f"{shares[0]:.0%}",
         "with a core cut or open above": f"{either:.0%}",
@@ -91,32 +104,28 @@ def f12_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         "damage": words,
     }
     details = {"parts": parts, "null_parts": {"law": noise}, "runs": int(rows["seed"].nunique())}
-    return _finding(model, provenance, details, value, (low, high), float(noise >= ENOUGH))
+    return Finding.of("F12", model, provenance, details, value, (low, high), float(noise >= SUPPORTED_SHARE))
 
 
 def f12(table: pd.DataFrame, model: str, provenance: dict, whole: pd.DataFrame | None = None) -> Finding:
-    """Finding F12 of a checkpoint alone: not judged, since damage is said by a loss; its laws are told.
+    """Finding F12 of a checkpoint alone: not judged, since damage is told by a loss; the reason says how the law is.
 
     Args:
-        table: from `lfmlib.surveys.optimal_laws.laws`, with `KEPT` pruned.
+        table: from `lfmlib.laws`, with `PRUNED_SHARE` pruned.
         model: its name.
         provenance: of the model.
         whole: a survey of all matrices, where the table is of some; None: it is of all.
     """
     body = eligible(table)
     if body.empty:
-        return _finding(model, provenance, {"reason": TOO_SMALL})
-    found, most = share(body, body["variant"] == CLAIMED), body["variant"].mode()[0]
-    limits, rest = among(body, lambda rows: rows["variant"] == CLAIMED, whole), looked_at(body, whole)
+        return Finding.of("F12", model, provenance, {"reason": TOO_SMALL})
+    found, most = share(body, body["variant"] == CLAIMED_LAW), body["variant"].mode()[0]
+    limits = interval_over_matrices(body, lambda rows: rows["variant"] == CLAIMED_LAW, whole)
+    rest = looked_at(body, whole)
     between = f" [{limits[0]:.0%}, {limits[1]:.0%}]" if limits else ""
     reason = (
         f"A truncated Gaussian + outliers has the shortest code in matrices with {found:.0%}{between} of the "
         f"parameters (most often it is {most}{f'; {rest}' if rest else ''}); what outliers are worth is said by a "
         "loss, which takes the model’s task."
     )
-    return _finding(model, provenance, {"reason": reason, "law_share": found, "law_limits": limits})
-
-
-_finding = partial(
-    Finding.of, "F12", "legs that hold: the law of what pruning keeps, and the damage of losing the outliers"
-)
+    return Finding.of("F12", model, provenance, {"reason": reason, "law_share": found, "law_limits": limits})

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pandas as pd
 
 from ..merging.methods import METHODS
 from .finding import Finding
 from .shares import over_runs
 
+METHOD_NAMES = {
+    "average": "average",
+    "task_arithmetic": "task arithmetic",
+    "ties": "TIES",
+    "dare": "DARE",
+    "dare_ties": "DARE-TIES",
+    "nan": "NAN",
+}
+"""Methods of merging, as they are printed."""
+
 
 def kept_score(rows: pd.DataFrame, method: str, arm: str) -> pd.Series:
-    """Normalized test score of a merge, by run: the mean over the tasks of a set, and then over the sets.
+    """Normalized test score of a merge, by run: the mean over the tasks of a set, and then over the sets of tasks.
 
     Args:
         rows: part "merged" of the record `editing`, of one model.
@@ -27,17 +35,23 @@ def kept_score(rows: pd.DataFrame, method: str, arm: str) -> pd.Series:
 
 
 def improvement(rows: pd.DataFrame, method: str, arm: str = "amplified", against: str = "plain") -> pd.Series:
-    """Paired difference of `kept_score` between two arms, by run: what makes runs differ is the same in both."""
+    """`kept_score` of one arm less that of another, by run; both arms of a run merge the same fine-tunes.
+
+    Args:
+        rows, method, arm: as for `kept_score`.
+        against: the other arm.
+    """
     return kept_score(rows, method, arm) - kept_score(rows, method, against)
 
 
 def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F14 of a model that was fine-tuned for several tasks, several times.
 
-    The number judged is how many methods are better with their outliers amplified, the interval over runs of the paired
-    difference being above 0; its bracket ends with the number of those whose interval reaches above 0, however little:
-    so a small or no effect is undecided, and contradicted is what hurts. How much can be gained at most is said beside
-    it. The null asks the same of a random set of entries of equal squared norm in the outliers’ place, tuned alike.
+    The value counts the methods that are better with their outliers amplified: those whose interval over runs of the
+    paired difference lies above 0. Its interval ends with the number of those whose interval reaches above 0, however
+    little, so that a small effect, or none, is undecided, and only one that hurts is contradicted. The largest gain
+    that the intervals leave open stands beside it. The null is the same count where a random set of entries of equal
+    squared norm is amplified in place of the outliers, its scale chosen in the same way.
 
     Args:
         rows: part "merged" of the record `editing`, of one model.
@@ -51,45 +65,24 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         raise ValueError(f"F14 of {model} needs at least two runs: measure the record")
     methods = [method for method in METHODS if method in set(rows["method"])]
     both = {method: [improvement(rows, method), improvement(rows, method, "random")] for method in methods}
-    if failed := [NAMES[method] for method, each in both.items() if any(one.isna().any() for one in each)]:
-        return _finding(model, provenance, {"reason": f"Some runs of {', '.join(failed)} have no score."})
-    spans = {method: over_runs(100 * both[method][0]) for method in methods}
-    random = [over_runs(100 * both[method][1]) for method in methods]
-    better, perhaps, chance = (
-        float(sum(bound > 0 for bound in bounds))
-        for bounds in (
-            [low for _, low, _ in spans.values()],
-            [high for *_, high in spans.values()],
-            [low for _, low, _ in random],
-        )
-    )
+    if failed := [METHOD_NAMES[method] for method, each in both.items() if any(one.isna().any() for one in each)]:
+        reason = f"Some runs of {', '.join(failed)} have no score."
+        return Finding.of("F14", model, provenance, {"reason": reason})
+    spans, random = ({method: over_runs(100 * both[method][i]) for method in methods} for i in (0, 1))
+    better, chance = (float(sum(low > 0 for _, low, _ in some.values())) for some in (spans, random))
+    perhaps = float(sum(high > 0 for *_, high in spans.values()))
     parts = {"largest gain left open": f"{max(high for *_, high in spans.values()):+.2f}"}
-    parts |= {NAMES[method]: f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" for method, (mean, low, high) in spans.items()}
+    parts |= {
+        METHOD_NAMES[method]: f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" for method, (mean, low, high) in spans.items()
+    }
     details = {"parts": parts, "runs": int(runs), "sets": int(rows["tasks"].nunique())}
-    return _finding(model, provenance, details, better, (better, perhaps), chance)
+    return Finding.of("F14", model, provenance, details, better, (better, perhaps), chance)
 
 
 def f14(model: str, provenance: dict) -> Finding:
-    """Finding F14 of a reader’s own models: not judged, since how good a merge is takes their tasks."""
+    """Finding F14 of a reader’s own models: not judged, since how good a merge is, only their tasks tell."""
     reason = (
         "How good a merge is takes the tasks of the models, held-out data, and fine-tunes of five seeds. "
         "`lfmlib.merge` makes both merges to compare."
     )
-    return _finding(model, provenance, {"reason": reason})
-
-
-NAMES = {
-    "average": "average",
-    "task_arithmetic": "task arithmetic",
-    "ties": "TIES",
-    "dare": "DARE",
-    "dare_ties": "DARE-TIES",
-    "nan": "NAN",
-}
-"""Methods, as they are printed."""
-_finding = partial(
-    Finding.of,
-    "F14",
-    "methods of merging that are better with outliers amplified, of six; beside it by how much, in points of the "
-    "normalized score",
-)
+    return Finding.of("F14", model, provenance, {"reason": reason})

@@ -5,12 +5,18 @@ from __future__ import annotations
 import pandas as pd
 
 from .finding import Finding
-from .rules import RULES, STATEMENTS, judge
-from .shares import TOO_SMALL, eligible, gaussian, sampled, share
+from .shares import TOO_SMALL, eligible, gaussian, interval_over_samples, share
 
 
 def agreement(table: pd.DataFrame) -> pd.Series:
-    """Spearman correlation of `kl_bits` with other distances from the Gaussian, over the rows of a survey."""
+    """Spearman correlation of `kl_bits` with other distances from the Gaussian, over the rows of a survey.
+
+    Args:
+        table: from `lfmlib.survey`.
+
+    Returns:
+        Index: the other distances.
+    """
     others = pd.DataFrame(
         {
             "ks": table["ks"],
@@ -23,29 +29,19 @@ def agreement(table: pd.DataFrame) -> pd.Series:
 
 
 def f1(table: pd.DataFrame, noise: pd.DataFrame, model: str, provenance: dict) -> Finding:
-    """Finding F1 from a survey and its noise twin; not judged where no matrix is eligible."""
+    """Finding F1 of a checkpoint; not judged where no matrix is eligible.
+
+    Args:
+        table: from `lfmlib.survey`.
+        noise: its `lfmlib.noise_twin`.
+        model: its name.
+        provenance: of the model.
+    """
     body = eligible(table)
-    control = noise[noise["tensor"].isin(body["tensor"])]
-    hits, rule = gaussian(body), RULES["F1"]
-    value, interval = share(body, hits), sampled(body, gaussian)  # none where every weight was read
-    details = {"reason": TOO_SMALL} if body.empty else _f1_details(body, hits, control)
-    return Finding(
-        id="F1",
-        model=model,
-        statement=STATEMENTS["F1"],
-        metric="share of parameters in matrices with kl_bits ≤ 0.02",
-        value=None if body.empty else value,
-        interval=None if body.empty else interval,
-        null=None if body.empty else share(control, gaussian(control)),
-        rule=rule.text,
-        verdict="undecided" if body.empty else judge(rule, value, interval),
-        provenance=provenance,
-        details=details,
-    )
-
-
-def _f1_details(body: pd.DataFrame, hits: pd.Series, control: pd.DataFrame) -> dict:
-    return {
+    if body.empty:
+        return Finding.of("F1", model, provenance, {"reason": TOO_SMALL})
+    control, hits = noise[noise["tensor"].isin(body["tensor"])], gaussian(body)
+    details = {
         "matrices": len(body),
         "parameters": int(body["numel"].sum()),
         "share_of_matrices": float(hits.mean()),
@@ -56,3 +52,5 @@ def _f1_details(body: pd.DataFrame, hits: pd.Series, control: pd.DataFrame) -> d
         "tail_bits_max": float(body["tail_bits"].max()),
         "noise_kl_bits_max": float(control["kl_bits"].max()),
     }
+    interval, null = interval_over_samples(body, gaussian), share(control, gaussian(control))
+    return Finding.of("F1", model, provenance, details, share(body, hits), interval, null)

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 
 from .finding import Finding
-from .rules import RULES, STATEMENTS, UNLIKE_STARTS, judge
-from .shares import ENOUGH, over_runs
+from .rules import UNLIKE_STARTS
+from .shares import SUPPORTED_SHARE, over_runs
 
 
 def shares_by_start(rows: pd.DataFrame) -> pd.DataFrame:
-    """The share of Gaussian parameters before and after training, for every start.
+    """The share of parameters in Gaussian matrices before and after training, for every start.
 
     Args:
         rows: of one model trained in one way, from the record `initialization`; all its seeds.
@@ -20,7 +20,7 @@ def shares_by_start(rows: pd.DataFrame) -> pd.DataFrame:
         Index: start. Columns: before, after (means over seeds), low, high (95 % limits of after, within 0 and 1), runs.
 
     Raises:
-        ValueError: a training has no end, or a share is NaN, or a seed is there twice.
+        ValueError: the last step of a training is missing, or a share is NaN, or a seed is there twice.
     """
     found = {}
     for start, some in rows.groupby("start", sort=False):
@@ -38,37 +38,32 @@ def shares_by_start(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def f2(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
-    """Finding F2 from the trainings of one model in one way (see `shares_by_start`).
+    """Finding F2 of one model trained in one way.
 
-    The value counts the unlike starts whose mean share is at least `ENOUGH`; its interval counts those whose lower
-    limit is, and those whose upper limit is. The null is the same count before the first step.
+    The value counts the non-Gaussian starts whose mean share is at least `SUPPORTED_SHARE`; its interval counts those
+    whose lower limit is, and those whose upper limit is. The null is the same count before the first step.
+
+    Args:
+        rows: as for `shares_by_start`.
+        model: its name, with the way of training.
+        provenance: of the record.
 
     Raises:
-        ValueError: an unlike start is missing, or was run only once.
+        ValueError: a non-Gaussian start is missing, or was run only once.
     """
     shares = shares_by_start(rows)
     if missing := [start for start in UNLIKE_STARTS if start not in shares.index or shares.loc[start, "runs"] < 2]:
         raise ValueError(f"F2 needs at least two runs from every unlike start; {model} lacks {', '.join(missing)}")
     unlike, controls = shares.loc[list(UNLIKE_STARTS)], shares.drop(list(UNLIKE_STARTS))
-    value, low, high, null = (float((unlike[name] >= ENOUGH).sum()) for name in ("after", "low", "high", "before"))
+    counts = (float((unlike[name] >= SUPPORTED_SHARE).sum()) for name in ("after", "low", "high", "before"))
+    value, low, high, null = counts
     last = rows[rows["step"] == rows["steps"]]
-    return Finding(
-        id="F2",
-        model=model,
-        statement=STATEMENTS["F2"],
-        metric="non-Gaussian starts from which ≥ 80 % of the parameters became Gaussian",
-        value=value,
-        interval=(low, high),
-        null=null,
-        rule=RULES["F2"].text,
-        verdict=judge(RULES["F2"], value, (low, high)),
-        provenance=provenance,
-        details={
-            "shares": {start: [row.after, row.low, row.high] for start, row in unlike.iterrows()},
-            "controls": {start: [row.after, row.low, row.high] for start, row in controls.iterrows()},
-            "runs_each": int(shares["runs"].min()),
-            "moved": {start: float(some["moved"].mean()) for start, some in last.groupby("start", sort=False)},
-            "score": float(last["score"].mean()),
-            "trivial_score": float(last["trivial"].mean()),
-        },
-    )
+    details = {
+        "shares": {start: [row.after, row.low, row.high] for start, row in unlike.iterrows()},
+        "controls": {start: [row.after, row.low, row.high] for start, row in controls.iterrows()},
+        "runs_each": int(shares["runs"].min()),
+        "moved": {start: float(some["moved"].mean()) for start, some in last.groupby("start", sort=False)},
+        "score": float(last["score"].mean()),
+        "trivial_score": float(last["trivial"].mean()),
+    }
+    return Finding.of("F2", model, provenance, details, value, (low, high), null)

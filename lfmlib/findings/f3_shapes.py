@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pandas as pd
 
 from .finding import Finding
-from .rules import RULES, STATEMENTS, judge
 from .shares import TOO_SMALL, eligible
 
 
@@ -19,15 +18,16 @@ def f3(
     grown: Sequence[str],
     provenance: dict,
 ) -> Finding:
-    """Finding F3 from a survey and its noise twin.
+    """Finding F3 of a checkpoint; not judged where no matrix is eligible.
 
     A shape found in this model counts for certain once another model has it too: until then the interval reaches from
     the number of shapes that others confirm to the number seen here, and the verdict may stay undecided. Where a survey
-    read samples, a shape counts for certain only in matrices that it is certain of, and at most in those that may have
-    it.
+    read samples, the lower end counts only shapes of matrices whose sample leaves no other shape open, and the upper
+    end every shape that two matrices may have.
 
     Args:
-        table, noise: of the model.
+        table: from `lfmlib.survey`.
+        noise: its `lfmlib.noise_twin`.
         model: its name.
         others: the findings F3 of other models.
         grown: the shapes that lab models grew in training (see `lfmlib.chapters.ch02_start.shapes_grown`).
@@ -37,49 +37,37 @@ def f3(
     control = noise[noise["tensor"].isin(body["tensor"])]
     seen = shapes_found(body)
     elsewhere = {name for other in others if other.model != model for name in other.details.get("found", [])} | {*grown}
-    sure, likely = _on_a_sample(body) if "label_possible" in body else (seen, seen)
+    sure, likely = _certain_and_possible(body) if "label_possible" in body else (seen, seen)
     confirmed = [name for name in seen if name in elsewhere]
-    counts = body["label"].value_counts()
-    rule, interval = RULES["F3"], (float(len({*confirmed} & {*sure})), float(len(likely)))
-    return Finding(
-        id="F3",
-        model=model,
-        statement=STATEMENTS["F3"],
-        metric="named shapes in at least two matrices (in brackets: confirmed by other models so far, and at most)",
-        value=None if body.empty else float(len(seen)),
-        interval=None if body.empty else interval,
-        null=None if body.empty else float(len(shapes_found(control))),
-        rule=rule.text,
-        verdict="undecided" if body.empty else judge(rule, len(seen), interval),
-        provenance=provenance,
-        details={
-            "found": seen,
-            "confirmed_elsewhere": confirmed,
-            "grown_in_the_lab": list(grown),
-            "labels": {name: int(count) for name, count in counts.items()},
-            "noise_labels": {name: int(count) for name, count in control["label"].value_counts().items()},
-        }
-        | ({"caveat": _unsure(body)} if "label_possible" in body else {})
-        | ({"reason": TOO_SMALL} if body.empty else {}),
-    )
+    details = {
+        "found": seen,
+        "confirmed_elsewhere": confirmed,
+        "grown_in_the_lab": list(grown),
+        "labels": {name: int(count) for name, count in body["label"].value_counts().items()},
+        "noise_labels": {name: int(count) for name, count in control["label"].value_counts().items()},
+    }
+    if "label_possible" in body:
+        several = int(body["label_possible"].str.contains(", ").sum())
+        details["caveat"] = (
+            f"of samples: {several} of {len(body)} matrices may have another shape than that of their sample"
+        )
+    if body.empty:
+        return Finding.of("F3", model, provenance, details | {"reason": TOO_SMALL})
+    interval = float(len({*confirmed} & {*sure})), float(len(likely))
+    return Finding.of("F3", model, provenance, details, float(len(seen)), interval, float(len(shapes_found(control))))
 
 
 def shapes_found(body: pd.DataFrame) -> list[str]:
-    """The named shapes other than the Gaussian that at least two of the rows have."""
-    return _twice(body["label"])
+    """The named shapes other than the Gaussian that at least two rows of a survey have."""
+    return _repeated(body["label"])
 
 
-def _twice(labels: pd.Series) -> list[str]:
+def _repeated(labels: pd.Series) -> list[str]:
     counts = labels.value_counts()
     return [name for name in ("sharp", "inverted-t", "linear") if counts.get(name, 0) >= 2]
 
 
-def _on_a_sample(body: pd.DataFrame) -> tuple[list[str], list[str]]:
+def _certain_and_possible(body: pd.DataFrame) -> tuple[list[str], list[str]]:
     """The shapes that at least two sampled matrices have for certain, and those that at least two may have."""
     may = body["label_possible"].str.split(", ")
-    return _twice(body["label"][may.str.len() == 1]), _twice(may.explode())
-
-
-def _unsure(body: pd.DataFrame) -> str:
-    several = int(body["label_possible"].str.contains(", ").sum())
-    return f"of samples: {several} of {len(body)} matrices may have another shape than that of their sample"
+    return _repeated(body["label"][may.str.len() == 1]), _repeated(may.explode())

@@ -1,25 +1,29 @@
-"""F4: weights share the i.i.d. properties of Gaussian noise, asked as three questions, the legs of the finding."""
+"""F4: weights share the i.i.d. properties of Gaussian noise; judged by three properties, the legs of the finding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from .finding import Finding
-from .shares import ENOUGH, TOO_SMALL, among, eligible, looked_at, over_runs, share, shown
+from .shares import SUPPORTED_SHARE, TOO_SMALL, eligible, interval_over_matrices, looked_at, over_runs, share, shown
 
 LEGS = ("independence", "identity", "spectrum")
-LAG, ALIKE, UNEQUAL, BEYOND = 0.05, 1.25, 0.05, 0.01
-"""Bounds of the legs: correlation of neighbours; squared correlation between rows or columns over that of noise; share
-of log-variance that rows and columns explain, beyond that of noise; share of variance beyond the edge of noise."""
+MAX_LAG = 0.05
+"""Independence: largest absolute correlation of neighbouring entries."""
+MAX_ALIKE = 1.25
+"""Independence: mean squared correlation between rows, and between columns, as a multiple of that of noise."""
+MAX_UNEQUAL = 0.05
+"""Identity: share of the log-variance that rows and columns explain, beyond that of noise."""
+MAX_BEYOND_EDGE = 0.01
+"""Spectrum: share of the variance beyond the edge of noise."""
 
 
 def legs(table: pd.DataFrame) -> pd.DataFrame:
-    """Which matrices pass each leg; a bound below the 97.5 % point of noise is replaced by it.
+    """Which matrices pass each leg; a bound below the 97.5 % point of noise is replaced by that point.
 
     Args:
         table: rows of `lfmlib.arrangement`.
@@ -28,40 +32,48 @@ def legs(table: pd.DataFrame) -> pd.DataFrame:
         Same index; a boolean column for each of `LEGS`, and "all".
     """
     r, c = (table["shape"].str[place].astype(float) for place in (0, 1))
-    lag = stats.norm.ppf((1 + 0.975 ** (1 / 3)) / 2) / np.sqrt(table["numel"])  # the largest of three correlations
-    independence = table["lag_one"] <= lag.clip(lower=LAG)
+    # lag_one is the largest of three correlations, each of std 1 / √numel on noise: the 97.5 % point of that largest
+    lag = special.ndtri((1 + 0.975 ** (1 / 3)) / 2) / np.sqrt(table["numel"])
+    independence = table["lag_one"] <= lag.clip(lower=MAX_LAG)
     for side, length in (("row", c), ("col", r)):
         noise = table[f"{side}_corr_null_high"] * (length - 1)
-        independence &= table[f"{side}_alike"] <= noise.clip(lower=ALIKE)
+        independence &= table[f"{side}_alike"] <= noise.clip(lower=MAX_ALIKE)
     over = [table[f"{side}_share_null_high"] - (count - 1) / (r * c - 1) for side, count in (("row", r), ("col", c))]
     passed = {
         "independence": independence,
-        "identity": table["unequal"] <= np.hypot(*over).clip(lower=UNEQUAL),
-        "spectrum": table["outlier_variance"] <= table["outlier_variance_null_high"].clip(lower=BEYOND),
+        "identity": table["unequal"] <= np.hypot(*over).clip(lower=MAX_UNEQUAL),
+        "spectrum": table["outlier_variance"] <= table["outlier_variance_null_high"].clip(lower=MAX_BEYOND_EDGE),
     }
     return pd.DataFrame(passed).assign(all=pd.DataFrame(passed).all(axis=1))
 
 
 def leg_shares(table: pd.DataFrame) -> dict[str, float]:
-    """Share of the parameters of eligible matrices that pass each leg, and all of them; NaN where there are none."""
+    """Share of the parameters of eligible matrices that pass each leg, and "all" legs; NaN where there are none.
+
+    Args:
+        table: rows of `lfmlib.arrangement`.
+    """
     body = eligible(table)
     passed = legs(body)
     return {name: share(body, passed[name]) for name in (*LEGS, "all")}
 
 
 def inside_noise(table: pd.DataFrame, figures: Sequence[str]) -> pd.Series:
-    """Which matrices have all of these figures inside the central 95 % of noise."""
+    """Which rows of `lfmlib.arrangement` have all of these figures inside the central 95 % of noise."""
     each = [table[name].between(table[f"{name}_null_low"], table[f"{name}_null_high"]) for name in figures]
     return pd.concat(each, axis=1).all(axis=1)
 
 
 def by_control(table: pd.DataFrame, columns: Sequence[str], legs: Sequence[str] = LEGS) -> pd.DataFrame:
-    """Medians over the judged matrices, for the weights and each control, and the share of parameters that pass legs.
+    """Medians of figures over the judged matrices, and the share of parameters that passes each leg.
 
     Args:
         table: from `lfmlib.arrangement`, with controls.
         columns: figures to take medians of.
         legs: some of `LEGS`; their shares stand in words.
+
+    Returns:
+        Index: "weights", and each control. Columns: ``columns`` and ``legs``.
     """
     medians = shown(table).groupby("control", sort=False)[list(columns)].median()
     for leg in legs:
@@ -70,58 +82,62 @@ def by_control(table: pd.DataFrame, columns: Sequence[str], legs: Sequence[str] 
 
 
 def legs_held(shares: dict[str, float]) -> float:
-    """Legs that hold for at least `ENOUGH` of the parameters; three only where the same matrices pass all of them."""
-    held = sum(shares[leg] >= ENOUGH for leg in LEGS)
-    return float(min(held, 3 if shares["all"] >= ENOUGH else 2))
+    """Number of legs that hold for at least `SUPPORTED_SHARE` of the parameters; three only where "all" does as well.
+
+    Args:
+        shares: as from `leg_shares`.
+    """
+    held = sum(shares[leg] >= SUPPORTED_SHARE for leg in LEGS)
+    return float(min(held, 3 if shares["all"] >= SUPPORTED_SHARE else 2))
 
 
 def f4(table: pd.DataFrame, model: str, provenance: dict, whole: pd.DataFrame | None = None) -> Finding:
-    """Finding F4 of a checkpoint.
+    """Finding F4 of a checkpoint; not judged where no matrix is eligible.
 
-    Where only some matrices were looked at, the interval counts the legs whose lower limit is at least `ENOUGH`, and
-    those whose upper limit is (see `among`).
+    Where only some matrices were looked at, the interval counts the legs whose lower limit is at least
+    `SUPPORTED_SHARE`, and those whose upper limit is (see `lfmlib.findings.shares.interval_over_matrices`).
 
     Args:
         table: from `lfmlib.arrangement`, with the controls "fresh" and "permuted".
         model: its name.
         provenance: of the model.
         whole: a survey of all matrices, where the table is of some; None: it is of all.
+
+    Raises:
+        ValueError: a control is missing.
     """
     if missing := {"none", "fresh", "permuted"} - set(table["control"]) if len(table) else set():
         raise ValueError(
             f"the table lacks {', '.join(sorted(missing))}: make it with "
             'lfmlib.arrangement(…, controls=["permuted", "fresh"])'
         )
-    shares = {name: leg_shares(rows) for name, rows in table.groupby("control")}
     own = eligible(table[table["control"] == "none"]) if len(table) else table
     if own.empty:
-        shares = {}
-    limits = {name: among(own, lambda rows, name=name: legs(rows)[name], whole) for name in (*LEGS, "all")}
-    ends = [legs_held({name: both[end] for name, both in limits.items() if both}) for end in (0, 1) if limits["all"]]
-    return _finding(
-        model,
-        provenance,
-        value=legs_held(shares["none"]) if shares else None,
-        null=legs_held(shares["fresh"]) if shares else None,
-        interval=tuple(ends) or None,
-        details={
-            "parts": {leg: shares["none"][leg] for leg in LEGS},
-            "null_parts": {leg: shares["fresh"][leg] for leg in LEGS},
-            "permuted": shares["permuted"],
-            "rescaled": shares.get("rescaled"),
-            "matrices": len(own),
-            "caveat": looked_at(own, whole),
-        }
-        if shares
-        else {"reason": TOO_SMALL},
-    )
+        return Finding.of("F4", model, provenance, {"reason": TOO_SMALL})
+    shares = {name: leg_shares(rows) for name, rows in table.groupby("control")}
+    limits = {
+        name: interval_over_matrices(own, lambda rows, name=name: legs(rows)[name], whole) for name in (*LEGS, "all")
+    }
+    interval = None
+    if limits["all"]:
+        interval = tuple(legs_held({name: both[end] for name, both in limits.items()}) for end in (0, 1))
+    details = {
+        "parts": {leg: shares["none"][leg] for leg in LEGS},
+        "null_parts": {leg: shares["fresh"][leg] for leg in LEGS},
+        "permuted": shares["permuted"],
+        "rescaled": shares.get("rescaled"),
+        "matrices": len(own),
+        "caveat": looked_at(own, whole),
+    }
+    value, null = legs_held(shares["none"]), legs_held(shares["fresh"])
+    return Finding.of("F4", model, provenance, details, value, interval, null)
 
 
 def f4_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F4 of a model trained several times, from starts of Gaussian noise.
 
-    The value counts the legs whose mean share is at least `ENOUGH`; its interval counts those whose lower limit is, and
-    those whose upper limit is. The null is the count before the first step.
+    The value counts the legs whose mean share is at least `SUPPORTED_SHARE`; its interval counts those whose lower
+    limit is, and those whose upper limit is. The null is the count before the first step.
 
     Args:
         rows: of the record `arrangement`, of one model trained in one way.
@@ -138,23 +154,12 @@ def f4_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     limits = pd.DataFrame({name: over_runs(last[name]) for name in names}, index=["mean", "low", "high"]).clip(0, 1)
     value, low, high = (legs_held(limits.loc[which].to_dict()) for which in ("mean", "low", "high"))
     permuted, rescaled = (rows.loc[rows["control"] == kind, names].mean() for kind in ("permuted", "rescaled"))
-    return _finding(
-        model,
-        provenance,
-        value=value,
-        null=legs_held(first.mean().to_dict()),
-        interval=(low, high),
-        details={
-            "parts": limits.loc["mean", list(LEGS)].to_dict(),
-            "null_parts": first[list(LEGS)].mean().to_dict(),
-            "limits": {name: limits.loc[["low", "high"], name].tolist() for name in limits},
-            "permuted": permuted.to_dict(),
-            "rescaled": rescaled.dropna().to_dict(),
-            "runs": len(last),
-        },
-    )
-
-
-_finding = partial(
-    Finding.of, "F4", "legs (independence, identity, spectrum) that hold for at least 80 % of the parameters"
-)
+    details = {
+        "parts": limits.loc["mean", list(LEGS)].to_dict(),
+        "null_parts": first[list(LEGS)].mean().to_dict(),
+        "limits": {name: limits.loc[["low", "high"], name].tolist() for name in limits},
+        "permuted": permuted.to_dict(),
+        "rescaled": rescaled.dropna().to_dict(),
+        "runs": len(last),
+    }
+    return Finding.of("F4", model, provenance, details, value, (low, high), legs_held(first.mean().to_dict()))

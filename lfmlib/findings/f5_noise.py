@@ -1,76 +1,81 @@
-"""F5: transformation weights can be derived from Gaussian noise: in their law, and in what can be built from noise."""
+"""F5: transformation weights can be derived from Gaussian noise: (a) by their histogram, (b) built from frozen noise.
+
+The held-out ``score`` is named by a key of `lfmlib.findings.SCORE_SIGNS`, which says whether higher or lower is better.
+"""
 
 from __future__ import annotations
 
 import math
-from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from .f6_std import qq_share
 from .finding import Finding
-from .shares import ENOUGH, TOO_SMALL, eligible, over_runs, ratios
+from .rules import SCORE_SIGNS
+from .shares import SUPPORTED_SHARE, TOO_SMALL, eligible, over_runs, ratios
 
-BUILT = 0.95
-"""F5 (b): least share of LoRA's gain that a ΔW built from frozen noise must reach."""
+MIN_GAIN_SHARE = 0.95
+"""F5 (b): share of LoRA's gain that a ΔW built from frozen noise must reach."""
 
 
-def gains(rows: pd.DataFrame, floor: pd.Series) -> pd.Series:
-    """Improvement of the held-out score over a floor, by seed; a loss counts downwards.
+def gains(rows: pd.DataFrame, floor: pd.Series, *, score: str) -> pd.Series:
+    """How much better the held-out score is than a floor, in the score's unit, by seed.
 
     Args:
-        rows: one per seed, with ``score``, ``trivial`` and ``loss`` as in the record `derived`.
+        rows: of the record `derived`, one for each seed.
         floor: score by seed.
+        score: "accuracy" or "loss".
     """
-    sign = -1.0 if np.allclose(rows["score"], rows["loss"]) else 1.0
     by_seed = rows.set_index("seed")["score"]
-    return sign * (by_seed - floor.reindex(by_seed.index))
+    return SCORE_SIGNS[score] * (by_seed - floor.reindex(by_seed.index))
 
 
-def built_share(rows: pd.DataFrame, adapter: str, budget: int) -> pd.Series:
-    """Gain of an adapter as a share of LoRA's, both over the head alone, by seed (see `ratios`).
+def built_share(rows: pd.DataFrame, adapter: str, budget: int, *, score: str) -> pd.Series:
+    """Gain of an adapter as a share of LoRA's, both counted from what is reached without an adapter.
 
     Args:
         rows: part "built" of the record `derived`, of one model.
-        adapter: its name there.
+        adapter: its name in the record.
         budget: rank of LoRA, and number of random matrices.
+        score: "accuracy" or "loss".
 
     Returns:
-        Index: seed. Empty where LoRA gains nothing: there is no share of it.
+        Index: seed (see `lfmlib.findings.ratios`). Empty where LoRA gains nothing, so that there is no share of it.
     """
     same = rows[rows["rank"] == budget]
     floor = rows[rows["rank"] == 0].set_index("seed")["score"]
-    own, lora = (gains(same[same["adapter"] == name], floor) for name in (adapter, "lora"))
+    own, lora = (gains(same[same["adapter"] == name], floor, score=score) for name in (adapter, "lora"))
     return ratios(own, lora)
 
 
-def kept_share(rows: pd.DataFrame, kind: str) -> pd.Series:
-    """Share of ΔW's gain that a stand-in for it keeps, by seed, counted from no ΔW at all (see `ratios`).
+def kept_share(rows: pd.DataFrame, kind: str, *, score: str) -> pd.Series:
+    """Share of ΔW's gain that a stand-in for it keeps, both counted from no ΔW at all.
 
     Args:
         rows: part "stand-in" of the record `derived`, of one model.
-        kind: one of `lfmlib.deltas.stand_ins.KEPT`.
+        kind: one of `lfmlib.deltas.stand_ins.STAND_INS`.
+        score: "accuracy" or "loss".
 
     Returns:
-        Index: seed. Empty where ΔW gains nothing.
+        Index: seed (see `lfmlib.findings.ratios`). Empty where ΔW gains nothing.
     """
     floor = rows[rows["kind"] == "none"].set_index("seed")["score"]
-    own, whole = (gains(rows[rows["kind"] == name], floor) for name in (kind, "trained"))
+    own, whole = (gains(rows[rows["kind"] == name], floor, score=score) for name in (kind, "trained"))
     return ratios(own, whole)
 
 
-def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, provenance: dict) -> Finding:
+def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, provenance: dict, *, score: str) -> Finding:
     """Finding F5 of a model trained several times.
 
-    The number judged is how many of the two legs hold; its bracket counts those whose lower limit does, and those whose
-    upper limit does. (b) is judged at the smallest number of trained parameters. The null asks the same of Gaussian
-    noise of the size of ΔW.
+    The value counts the legs, (a) and (b), that hold; its interval counts those that hold by their lower limit, and
+    those that do by their upper limit. (b) is judged at the smallest number of trained parameters. The null is the same
+    count for Gaussian noise of the size of ΔW.
 
     Args:
         built, replaced: parts "built" and "stand-in" of the record `derived`, of one model.
         model: its name.
         provenance: of the record.
+        score: "accuracy" or "loss".
 
     Raises:
         ValueError: fewer than two seeds.
@@ -78,35 +83,30 @@ def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, proven
     if (runs := min(built["seed"].nunique(), replaced["seed"].nunique())) < 2:
         raise ValueError(f"F5 of {model} needs at least two runs of every kind: measure the record")
     budget = int(built.loc[built["rank"] > 0, "rank"].min())
-    if built_share(built, "lora", budget).empty or kept_share(replaced, "trained").empty:
-        return _finding(model, provenance, {"reason": "LoRA, or ΔW itself, gains nothing over the head alone."})
+    if built_share(built, "lora", budget, score=score).empty or kept_share(replaced, "trained", score=score).empty:
+        return Finding.of("F5", model, provenance, {"reason": "LoRA, or ΔW itself, gains nothing over the head alone."})
     normal = {kind: over_runs(replaced.loc[replaced["kind"] == kind, "normal_share"]) for kind in ("trained", "noise")}
-    shares = {law: over_runs(built_share(built, f"noise-{law}", budget)) for law in ("gaussian", "uniform", "signs")}
-    value, low, high = map(_legs, normal["trained"], shares["gaussian"])
-    noise = (normal["noise"][0], float(kept_share(replaced, "noise").mean()))
-    return _finding(
-        model,
-        provenance,
-        {
-            "parts": {
-                "(a) R² ≥ 0.99": _span(normal["trained"], most=1.0),
-                "(b) of LoRA’s gain": _span(shares["gaussian"]),
-                "of uniform noise, of ±1": " and ".join(f"{shares[law][0]:.0%}" for law in ("uniform", "signs")),
-            },
-            "null_parts": {"(a)": noise[0], "(b)": noise[1]},
-            "shares": {name: list(map(float, span)) for name, span in shares.items()},
-            "normal": list(map(float, normal["trained"])),
-            "budget": budget,
-            "runs": int(runs),
+    laws = ("gaussian", "uniform", "signs")
+    shares = {law: over_runs(built_share(built, f"noise-{law}", budget, score=score)) for law in laws}
+    value, low, high = map(_legs_held, normal["trained"], shares["gaussian"])
+    noise = (normal["noise"][0], float(kept_share(replaced, "noise", score=score).mean()))
+    details = {
+        "parts": {
+            "(a) R² ≥ 0.99": _percent(normal["trained"], most=1.0),
+            "(b) of LoRA’s gain": _percent(shares["gaussian"]),
+            "of uniform noise, of ±1": " and ".join(f"{shares[law][0]:.0%}" for law in laws[1:]),
         },
-        value,
-        (low, high),
-        _legs(*noise),
-    )
+        "null_parts": {"(a)": noise[0], "(b)": noise[1]},
+        "shares": {name: list(map(float, span)) for name, span in shares.items()},
+        "normal": list(map(float, normal["trained"])),
+        "budget": budget,
+        "runs": int(runs),
+    }
+    return Finding.of("F5", model, provenance, details, value, (low, high), _legs_held(*noise))
 
 
 def f5(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
-    """Finding F5 of one pair: not judged, since what can be built from noise takes training; (a) is told.
+    """Finding F5 of one pair: not judged, since (b) takes trainings; the reason says how (a) comes out.
 
     Args:
         table: from `lfmlib.compare`.
@@ -115,28 +115,21 @@ def f5(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """
     body = eligible(table)
     if body.empty:
-        return _finding(model, provenance, {"reason": TOO_SMALL})
+        return Finding.of("F5", model, provenance, {"reason": TOO_SMALL})
     found = qq_share(body[body["control"] == "none"])
     reason = (
         f"(a) R² of the Q–Q plot is at least 0.99 in matrices with {found:.0%} of the parameters; (b), what can be "
         "built from noise, takes trainings on the model’s own task."
     )
-    return _finding(model, provenance, {"reason": reason, "normal_share": found})
+    return Finding.of("F5", model, provenance, {"reason": reason, "normal_share": found})
 
 
-def _legs(normal: float, built: float) -> float:
-    """How many of the two legs hold."""
-    return float(int(normal >= ENOUGH) + int(built >= BUILT))
+def _legs_held(normal: float, built: float) -> float:
+    """How many legs hold at a share of normal ΔW and at a share of LoRA's gain."""
+    return float(int(normal >= SUPPORTED_SHARE) + int(built >= MIN_GAIN_SHARE))
 
 
-def _span(found: tuple[float, float, float], most: float = math.inf) -> str:
-    """Mean and interval in per cent, in words, cut where the figure ends."""
+def _percent(found: tuple[float, float, float], most: float = math.inf) -> str:
+    """A mean and its interval, shares of at most ``most``, in per cent: "97 [95, 99] %"."""
     mean, low, high = (100 * min(one, most) for one in found)
     return f"{mean:.0f} [{low:.0f}, {high:.0f}] %"
-
-
-_finding = partial(
-    Finding.of,
-    "F5",
-    "senses in which ΔW can be derived from Gaussian noise: (a) its histogram, (b) built from frozen noise",
-)

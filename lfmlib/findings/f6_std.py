@@ -1,10 +1,9 @@
-"""F6: transformation weights mainly increase the standard deviation. And the first half of F5: their law."""
+"""F6: transformation weights mainly increase the standard deviation. And F5 (a): is their histogram Gaussian?"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import pandas as pd
 
@@ -13,15 +12,19 @@ from .rules import RULES, judge
 from .shares import TOO_SMALL, eligible, over_runs, share
 
 QQ_BOUND = 0.99
-"""F5 (a): a ΔW with at least this R² of its Q–Q plot counts as derivable from Gaussian noise."""
+"""F5 (a): R² of the Q–Q plot from which on ΔW counts as derivable from Gaussian noise."""
 GAIN_BOUND = 0.5
-"""F6: median of g = (Var W - Var W₀) / Var ΔW at least; independent noise gives 1."""
+"""F6: least median of g = (Var W - Var W₀) / Var ΔW, for which independent noise gives 1."""
 
 
 def qq_share(table: pd.DataFrame) -> float:
-    """F5 (a): share of the parameters of eligible matrices whose ΔW has `qq_r2` of at least `QQ_BOUND`."""
+    """F5 (a): share of the parameters of eligible matrices whose ΔW has a `qq_r2` of at least `QQ_BOUND`.
+
+    Args:
+        table: from `lfmlib.compare`, or rows of the record `finetuning`. A ΔW that is zero is left out: it has no law.
+    """
     body = eligible(table)
-    body = body[body["std_delta"] > 0] if "std_delta" in body else body  # a ΔW of zero has no law
+    body = body[body["std_delta"] > 0] if "std_delta" in body else body
     return share(body, body["qq_r2"] >= QQ_BOUND)
 
 
@@ -33,7 +36,8 @@ def widening(rows: pd.DataFrame, prefix: str = "") -> dict[str, float]:
         prefix: "noise_" for the figures of norm-matched noise.
 
     Returns:
-        rises, the share of parameters in matrices whose std rises; gain_median and gain_mean, of g over the matrices.
+        rises, the share of parameters in matrices whose std rises; gain_median and gain_mean, the median and mean of g
+        over the matrices.
     """
     gain = rows[f"{prefix}gain"]
     return {
@@ -44,7 +48,15 @@ def widening(rows: pd.DataFrame, prefix: str = "") -> dict[str, float]:
 
 
 def widening_over_runs(rows: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
-    """`widening` of every training: index figure; columns mean, low, high (95 % over seeds), runs."""
+    """`widening` of several trainings.
+
+    Args:
+        rows: of the record `finetuning`, of one model trained in one way.
+        prefix: as for `widening`.
+
+    Returns:
+        Index: the figures of `widening`. Columns: mean, low, high (95 % limits over seeds), runs.
+    """
     each = pd.DataFrame([widening(some, prefix) for _, some in rows.groupby("seed")])
     found = pd.DataFrame({name: over_runs(each[name]) for name in each}, index=["mean", "low", "high"]).T
     found.loc["rises"] = found.loc["rises"].clip(0, 1)
@@ -52,7 +64,7 @@ def widening_over_runs(rows: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
 
 
 def f6(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
-    """Finding F6 of one pair; a census, which says nothing of other fine-tunes of the same model.
+    """Finding F6 of one pair. It has no interval: all matrices count, and other fine-tunes of the model are not known.
 
     Args:
         table: from `lfmlib.compare`, with the control "noise".
@@ -61,12 +73,13 @@ def f6(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """
     body = eligible(table)
     if body.empty:
-        return _finding(model, provenance, {"reason": TOO_SMALL})
+        return Finding.of("F6", model, provenance, {"reason": TOO_SMALL})
     own, noise = (widening(body[body["control"] == kind]) for kind in ("none", "noise"))
     wide = own["gain_median"] >= GAIN_BOUND and own["gain_mean"] > 0
     parts = {"median g": f"{own['gain_median']:.2f}"}
     details = own | {"parts": parts, "noise": noise, "matrices": int((body["control"] == "none").sum())}
-    return _finding(model, provenance, details, own["rises"], null=noise["rises"], verdict=_judged(own["rises"], wide))
+    verdict = _verdict(own["rises"], wide)
+    return Finding.of("F6", model, provenance, details, own["rises"], null=noise["rises"], verdict=verdict)
 
 
 def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
@@ -90,7 +103,7 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     for name, one in found.items():
         wide = one.loc["gain_median", "mean"] >= GAIN_BOUND and one.loc["gain_mean", "low"] > 0
         rises = one.loc["rises"]
-        verdicts[name] = _judged(rises["mean"], wide, (rises["low"], rises["high"]))
+        verdicts[name] = _verdict(rises["mean"], wide, (rises["low"], rises["high"]))
     order = ("supported", "partly", "undecided", "contradicted")
     worst = max(found, key=lambda name: (order.index(verdicts[name]), -found[name].loc["rises", "mean"]))
     rises = found[worst].loc["rises"]
@@ -104,14 +117,11 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     }
     noise = float(widening_over_runs(rows, "noise_").loc["rises", "mean"])
     interval = (float(rises["low"]), float(rises["high"]))
-    found = _finding(model, provenance, details, float(rises["mean"]), interval, noise, verdicts[worst])
+    found = Finding.of("F6", model, provenance, details, float(rises["mean"]), interval, noise, verdicts[worst])
     return replace(found, metric=f"{found.metric}, under full fine-tuning")
 
 
-def _judged(rises: float, wide: bool, interval: tuple[float, float] | None = None) -> str:
-    """The verdict on a share; where g falls short, "supported" is out of reach."""
+def _verdict(rises: float, wide: bool, interval: tuple[float, float] | None = None) -> str:
+    """The verdict on a share; where g is too small (not ``wide``), "supported" is out of reach."""
     rule = RULES["F6"] if wide else replace(RULES["F6"], supported=math.inf)
     return judge(rule, rises, interval)
-
-
-_finding = partial(Finding.of, "F6", "share of parameters in matrices whose standard deviation rises")

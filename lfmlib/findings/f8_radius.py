@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pandas as pd
 
@@ -12,13 +10,13 @@ from .shares import over_runs
 
 
 def log_ratios(rows: pd.DataFrame, which: str = "tuned", kind: str = "matrix", head: str | None = None) -> pd.Series:
-    """Logarithm of the noise radius over that of the base, by seed: means over the draws that both share.
+    """Logarithm of a model's noise radius over that of its base, by seed: means over the draws that both share.
 
     Args:
         rows: part "radius" of the record `radius`, of one model and one task.
-        which: "tuned" or "random".
-        kind: of noise.
-        head: that was fitted; None: the one that verdicts rest on (not "timid").
+        which: the model: "tuned", or "random", the base plus noise of the size of ΔW.
+        kind: of the noise that is added: one of `lfmlib.tolerance.KINDS`.
+        head: the head that the radii were measured with; None: the one that verdicts rest on (any but "timid").
 
     Returns:
         Index: seed. Draws in which either radius is zero or infinite are left out.
@@ -32,14 +30,22 @@ def log_ratios(rows: pd.DataFrame, which: str = "tuned", kind: str = "matrix", h
     return logs[np.isfinite(logs)].groupby("seed").mean()
 
 
-def times(logs: pd.Series) -> tuple[float, float, float]:
-    """Geometric mean over independent runs and its interval, of logarithms."""
+def geometric_mean(logs: pd.Series) -> tuple[float, float, float]:
+    """Geometric mean over independent runs, and its 95 % limits.
+
+    Args:
+        logs: natural logarithms, one for each run.
+    """
     return tuple(float(one) for one in np.exp(over_runs(logs)))
 
 
-def judged(logs: pd.Series) -> str:
-    """The verdict of F8 on logarithms of ratios, one for each run."""
-    value, low, high = times(logs)
+def f8_judged(logs: pd.Series) -> str:
+    """The verdict of F8 on logarithms of ratios, one for each run.
+
+    "supported" where the ratio is above 1 beyond its interval, "partly" where it is above 1; where it is not,
+    "undecided" as long as the interval reaches above 1, and "contradicted" otherwise.
+    """
+    value, low, high = geometric_mean(logs)
     if low > 1:
         return "supported"
     if value > 1:
@@ -50,9 +56,7 @@ def judged(logs: pd.Series) -> str:
 def f8_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F8 of a model fine-tuned several times, on the task it was tuned for.
 
-    Supported where W's radius is larger than W₀'s beyond the interval over runs, partly where it is larger,
-    contradicted where it is not; undecided where it is not larger, but the interval reaches beyond 1, and where a run
-    has no radius to compare.
+    The verdict is that of `f8_judged`; "undecided" where a run has no radius to compare.
 
     Args:
         rows: part "radius" of the record `radius`, of one model.
@@ -67,8 +71,9 @@ def f8_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         raise ValueError(f"F8 of {model} needs at least two runs: measure the record")
     logs = log_ratios(own)
     if len(logs) < 2:
-        return _finding(model, provenance, {"reason": "Base or fine-tune is no better than the class frequencies."})
-    value, low, high = times(logs)
+        reason = "Base or fine-tune is no better than the class frequencies."
+        return Finding.of("F8", model, provenance, {"reason": reason})
+    value, low, high = geometric_mean(logs)
     counted = own[(own["kind"] == "matrix") & (own["head"] != "timid")].dropna(subset=["radius"])
     sizes = counted.groupby("which")["radius"].median()
     parts = {"radius of W₀": f"{sizes['base']:.2f}", "radius of W": f"{sizes['tuned']:.2f}"}
@@ -80,23 +85,20 @@ def f8_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         parts["on the old task"] = _span(original) if len(original := log_ratios(old)) else "forgotten"
     details = {"parts": parts, "runs": len(logs), "draws": int(counted.groupby(["which", "seed"]).size().min())}
     random = log_ratios(own, "random")
-    noise = times(random)[0] if len(random) else None
-    whole = len(logs) == own["seed"].nunique()  # a run without a radius cannot be left out
-    return _finding(model, provenance, details, value, (low, high), noise, judged(logs) if whole else "undecided")
+    noise = geometric_mean(random)[0] if len(random) else None
+    verdict = f8_judged(logs) if len(logs) == own["seed"].nunique() else "undecided"
+    return Finding.of("F8", model, provenance, details, value, (low, high), noise, verdict)
 
 
 def _span(logs: pd.Series) -> str:
-    value, low, high = times(logs)
+    value, low, high = geometric_mean(logs)
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def f8(model: str, provenance: dict) -> Finding:
-    """Finding F8 of one pair: not judged, since a radius takes the task that the model was tuned for."""
+    """Finding F8 of one pair: not judged, since a radius takes the loss of the task that the model was tuned for."""
     reason = (
         "The noise radius is about a loss: it takes the task that the model was tuned for, and fine-tunes of five "
         "seeds. `lfmlib.tolerance.radius` measures it for any loss."
     )
-    return _finding(model, provenance, {"reason": reason})
-
-
-_finding = partial(Finding.of, "F8", "noise radius of the fine-tuned weights over that of the base")
+    return Finding.of("F8", model, provenance, {"reason": reason})

@@ -2,60 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pandas as pd
 
 from .finding import Finding
-from .shares import TOO_SMALL, eligible, over_runs, sampled, share
+from .shares import TOO_SMALL, eligible, interval_over_samples, over_runs, share
 
-MEAN, MIRROR = 0.05, 0.02
-"""Bounds: abs(mean) / std; Kolmogorov–Smirnov distance from the mirror image, beyond what noise has."""
+MAX_MEAN_RATIO = 0.05
+"""F9: largest abs(mean) / std of a matrix that counts as zero-mean."""
+MAX_ASYMMETRY_EXCESS = 0.02
+"""F10: largest Kolmogorov–Smirnov distance from the mirror image, beyond that of noise, of one that is symmetric."""
 
 
 def zero_mean(table: pd.DataFrame) -> pd.Series:
-    """F9: which matrices of a survey have a mean of at most `MEAN` standard deviations, or of what noise has."""
-    return table["mean_ratio"] <= table["mean_ratio_null_high"].clip(lower=MEAN)
+    """F9: which matrices of a survey have an abs(mean) / std of at most `MAX_MEAN_RATIO`, or of what 97.5 % of noise
+    stay below where that is more."""
+    return table["mean_ratio"] <= table["mean_ratio_null_high"].clip(lower=MAX_MEAN_RATIO)
 
 
 def symmetric(table: pd.DataFrame) -> pd.Series:
-    """F10: which matrices of a survey are at most `MIRROR` farther from their mirror image than noise, or no farther
-    than 97.5 % of noise."""
+    """F10: which matrices of a survey are at most `MAX_ASYMMETRY_EXCESS` farther from their mirror image than typical
+    noise, or no farther than 97.5 % of noise are where that is more."""
     typical = table["asymmetry"] - table["asymmetry_excess"]
-    return table["asymmetry_excess"] <= (table["asymmetry_null_high"] - typical).clip(lower=MIRROR)
+    return table["asymmetry_excess"] <= (table["asymmetry_null_high"] - typical).clip(lower=MAX_ASYMMETRY_EXCESS)
 
 
-_ASKED: dict[str, tuple[Callable[[pd.DataFrame], pd.Series], str, str, str]] = {
-    "F9": (zero_mean, "mean_ratio", "zero_mean", "share of parameters in matrices with abs(mean) / std ≤ 0.05"),
-    "F10": (
-        symmetric,
-        "asymmetry_excess",
-        "symmetric",
-        "share of parameters in matrices whose distance from their mirror image is ≤ 0.02 beyond that of noise",
-    ),
-}
+_PASSES = {"F9": (zero_mean, "mean_ratio"), "F10": (symmetric, "asymmetry_excess")}
+"""Which rows of a survey pass, and the column that says by how much."""
+_RECORDED = {"F9": ("zero_mean", "mean_ratio", "noise_mean"), "F10": ("symmetric", "asymmetry", "noise_symmetric")}
+"""Columns of the record `optimal`: the share that passes, the median figure, the share of noise that passes."""
 
 
 def f9(table: pd.DataFrame, noise: pd.DataFrame, model: str, provenance: dict) -> Finding:
-    """Finding F9 from a survey and its noise twin; not judged where no matrix is eligible."""
+    """Finding F9 of a checkpoint; not judged where no matrix is eligible.
+
+    Args:
+        table: from `lfmlib.survey`.
+        noise: its `lfmlib.noise_twin`.
+        model: its name.
+        provenance: of the model.
+    """
     return _census("F9", table, noise, model, provenance)
 
 
 def f10(table: pd.DataFrame, noise: pd.DataFrame, model: str, provenance: dict) -> Finding:
-    """Finding F10 from a survey and its noise twin; not judged where no matrix is eligible."""
+    """Finding F10 of a checkpoint; arguments as for `f9`."""
     return _census("F10", table, noise, model, provenance)
 
 
 def _census(id_: str, table: pd.DataFrame, noise: pd.DataFrame, model: str, provenance: dict) -> Finding:
-    passes, column, _, metric = _ASKED[id_]
+    passes, column = _PASSES[id_]
     body = eligible(table)
     if body.empty:
-        return Finding.of(id_, metric, model, provenance, {"reason": TOO_SMALL})
+        return Finding.of(id_, model, provenance, {"reason": TOO_SMALL})
     control = noise[noise["tensor"].isin(body["tensor"])]
     parts = {"median": f"{body[column].median():.4f}", "largest": f"{body[column].max():.4f}"}
     details = {"parts": parts, "matrices": len(body), "share_of_matrices": float(passes(body).mean())}
     value, null = share(body, passes(body)), share(control, passes(control))
-    return Finding.of(id_, metric, model, provenance, details, value, sampled(body, passes), null)
+    return Finding.of(id_, model, provenance, details, value, interval_over_samples(body, passes), null)
 
 
 def f9_f10_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> list[Finding]:
@@ -72,11 +75,9 @@ def f9_f10_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> list[F
     if len(rows) < 2:
         raise ValueError(f"F9 and F10 of {model} need at least two runs: measure the record")
     found = []
-    for id_, (_, _, column, metric) in _ASKED.items():
-        value, low, high = over_runs(rows[column])
-        median = rows["mean_ratio" if id_ == "F9" else "asymmetry"].mean()
-        null = float(rows["noise_mean" if id_ == "F9" else "noise_symmetric"].mean())
-        details = {"parts": {"median": f"{median:.4f}"}, "runs": len(rows)}
-        interval = (max(low, 0.0), min(high, 1.0))
-        found.append(Finding.of(id_, metric, model, provenance, details, value, interval, null))
+    for id_, (passing, figure, noise) in _RECORDED.items():
+        value, low, high = over_runs(rows[passing])
+        details = {"parts": {"median": f"{rows[figure].mean():.4f}"}, "runs": len(rows)}
+        interval, null = (max(low, 0.0), min(high, 1.0)), float(rows[noise].mean())
+        found.append(Finding.of(id_, model, provenance, details, value, interval, null))
     return found

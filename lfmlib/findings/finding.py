@@ -1,7 +1,7 @@
-"""A finding: a claim on one model, as measured and judged; kept as JSON.
+"""A finding: one claim on one model, as measured and judged; kept as JSON.
 
 A chapter measures, a module of this package makes a `Finding` of it under its rule (`lfmlib.findings.rules`), `write`
-keeps it, and the scoreboard page is written from those files. Nothing else decides a verdict.
+keeps it as a file, and the scoreboard page is written from these files. Nothing else decides a verdict.
 """
 
 from __future__ import annotations
@@ -24,13 +24,18 @@ class Finding:
         model: the model's name.
         statement: the claim.
         metric: what ``value`` is, in words.
-        value: the point estimate the verdict rests on; None where there was nothing to measure (``details`` says why).
-        interval: its 95 % interval, or None where the value is a census and has none.
-        null: the same metric on the noise control.
+        value: what the verdict rests on; None where there was nothing to measure (``details["reason"]`` says why).
+        interval: the 95 % limits of ``value``; None where the value is a census and has none.
+        null: the same metric on the noise control; None where there is no control.
         rule: the rule in words.
-        verdict: one of `VERDICTS`.
+        verdict: one of `lfmlib.findings.VERDICTS`.
         provenance: where it comes from: checkpoint, revision, versions, commit, parameters.
         details: further figures that stand beside the value.
+
+    Examples:
+        >>> from lfmlib.findings import Finding
+        >>> Finding.of("F1", "share of the parameters within 0.02 bits", "toy", {}, {}, value=0.6).verdict
+        'partly'
     """
 
     id: str
@@ -49,7 +54,6 @@ class Finding:
     def of(
         cls,
         id_: str,
-        metric: str,
         model: str,
         provenance: dict,
         details: dict,
@@ -58,29 +62,34 @@ class Finding:
         null: float | None = None,
         verdict: str | None = None,
     ) -> Finding:
-        """A finding under its rule, judged by it unless the verdict is given; undecided without a value."""
+        """A finding with the statement, the metric and the words of its rule.
+
+        Args:
+            id_: a key of `lfmlib.findings.RULES`.
+            model, provenance, details, value, interval, null: as the attributes.
+            verdict: None: as the rule judges the value, and "undecided" without a value.
+        """
+        rule = RULES[id_]
         if verdict is None:
-            verdict = "undecided" if value is None else judge(RULES[id_], value, interval)
+            verdict = "undecided" if value is None else judge(rule, value, interval)
         return cls(
-            id=id_,
-            model=model,
-            statement=STATEMENTS[id_],
-            metric=metric,
-            value=value,
-            interval=interval,
-            null=null,
-            rule=RULES[id_].text,
-            verdict=verdict,
-            provenance=provenance,
-            details=details,
+            id_, model, STATEMENTS[id_], rule.metric, value, interval, null, rule.text, verdict, provenance, details
         )
 
 
 def write(finding: Finding, folder: str | Path = "_build/results") -> Path:
-    """Write a finding as ``<id>-<model>.json`` and return the path; one model has one file for a finding."""
+    """Write a finding as ``<id>-<model>.json``; an earlier one of the same claim and model is replaced.
+
+    Args:
+        finding: any.
+        folder: where to write; made if it is not there.
+
+    Returns:
+        The path of the file.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # two checkpoints in folders of one name are two models
+    # two checkpoints whose folders have the same name are two models: a hash of the source tells their files apart
     source = finding.provenance.get("source", finding.model)
     mark = "" if source == finding.model else f"-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
     path = folder / f"{finding.id}-{re.sub(r'[^A-Za-z0-9._-]+', '-', finding.model)}{mark}.json"
@@ -95,9 +104,21 @@ def write(finding: Finding, folder: str | Path = "_build/results") -> Path:
 def load(folder: str | Path = "_build/results") -> list[Finding]:
     """All findings in a folder, in the order of the paper's claims, then by model, those trained in the lab last.
 
+    Args:
+        folder: where `write` put them.
+
     Raises:
         FileNotFoundError: there is no such folder.
         ValueError: a file is no finding.
+
+    Examples:
+        >>> import tempfile
+        >>> from lfmlib.findings import Finding, load, write
+        >>> finding = Finding.of("F1", "share of the parameters within 0.02 bits", "toy", {}, {}, value=0.9)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = write(finding, folder)
+        ...     print(path.name, load(folder)[0].verdict)
+        F1-toy.json supported
     """
     folder = Path(folder)
     if not folder.is_dir():

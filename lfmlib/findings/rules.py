@@ -1,4 +1,4 @@
-"""Rules fixed before the results: what each finding claims, the bounds on its number, the verdict they give."""
+"""The rules, fixed before the results: what each finding claims, the number it measures, and the bounds on that."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 VERDICTS = ("supported", "partly", "contradicted", "undecided")
 UNLIKE_STARTS = ("uniform", "signs", "laplace", "student-t3", "sparse-90")
 """Starts that F2 is about: laws of initial weights that are not Gaussian (see `lfmlib.lab.starts`)."""
-
-
+SCORE_SIGNS = {"accuracy": 1, "loss": -1}
+"""Held-out scores of the records: 1 where a higher score is better, -1 where a lower one is."""
 STATEMENTS = {
     "F1": "weights predominantly follow a Gaussian distribution",
     "F2": "weights become Gaussian regardless of the initialization",
@@ -27,8 +27,6 @@ STATEMENTS = {
     "F14": "these insights help editing",
 }
 """What the paper claims, shortened; the keys order the scoreboard."""
-
-
 CHAPTERS = {
     "F1": "01_are_the_weights_gaussian",
     "F2": "02_does_the_start_matter",
@@ -47,14 +45,15 @@ CHAPTERS = {
 
 @dataclass(frozen=True)
 class Rule:
-    """Bounds on one number, larger being better for the claim.
+    """The number that a finding measures, and the bounds on it; a larger number is better for the claim.
 
     Attributes:
         text: the rule in words, as printed.
-        supported: the claim is supported from here on.
-        partly: … and partly supported from here on; below, contradicted.
-        unit: "%" for shares; or what follows the number, as in "of 5".
+        supported: from this number on the claim is supported.
+        partly: from this number on it is partly supported; below, contradicted.
+        unit: "%" for a share; otherwise what is printed behind the number, such as "of 5".
         control: where the control was measured, in words.
+        metric: what the number is, in words.
     """
 
     text: str
@@ -62,6 +61,7 @@ class Rule:
     partly: float
     unit: str = ""
     control: str = "on Gaussian noise"
+    metric: str = ""
 
 
 RULES = {
@@ -70,6 +70,7 @@ RULES = {
         supported=0.8,
         partly=0.5,
         unit="%",
+        metric="share of parameters in matrices with kl_bits ≤ 0.02",
     ),
     "F2": Rule(
         "number of five non-Gaussian starts from which training ends with at least 80 % of the parameters in matrices "
@@ -78,6 +79,7 @@ RULES = {
         partly=3,
         unit="of 5",
         control="before training",
+        metric="non-Gaussian starts from which ≥ 80 % of the parameters became Gaussian",
     ),
     "F3": Rule(
         "sharp, inverted T and linear, each in at least 2 matrices, in at least 2 models or seeds and not at step 0: "
@@ -85,6 +87,7 @@ RULES = {
         supported=3,
         partly=1,
         unit="of 3",
+        metric="named shapes in at least two matrices (in brackets: confirmed by other models so far, and at most)",
     ),
     "F4": Rule(
         "independence (correlation of neighbours at most 0.05; squared correlation between rows, and between columns, "
@@ -94,6 +97,7 @@ RULES = {
         supported=3,
         partly=1,
         unit="of 3",
+        metric="legs (independence, identity, spectrum) that hold for at least 80 % of the parameters",
     ),
     "F5": Rule(
         "(a) the Q–Q plot of ΔW against a Gaussian has an R² of at least 0.99 in matrices with at least 80 % of the "
@@ -103,6 +107,7 @@ RULES = {
         partly=1,
         unit="of 2",
         control="with Gaussian noise of ΔW’s size",
+        metric="senses in which ΔW can be derived from Gaussian noise: (a) its histogram, (b) built from frozen noise",
     ),
     "F6": Rule(
         "share of parameters in matrices whose standard deviation rises: at least 80 % supported, provided that the "
@@ -112,6 +117,7 @@ RULES = {
         partly=0.5,
         unit="%",
         control="with norm-matched noise",
+        metric="share of parameters in matrices whose standard deviation rises",
     ),
     "F7": Rule(
         "share of roles in which std(ΔW) grows with depth, that is, with a Spearman correlation of at least 0.5 in the "
@@ -121,6 +127,7 @@ RULES = {
         partly=0.5,
         unit="%",
         control="by random walks",
+        metric="share of roles in which std(ΔW) grows with depth",
     ),
     "F8": Rule(
         "radius: the noise, in standard deviations of each matrix, that closes 10 % of the gap between a model’s own "
@@ -131,12 +138,14 @@ RULES = {
         partly=1,
         unit="times",
         control="with noise in place of ΔW",
+        metric="noise radius of the fine-tuned weights over that of the base",
     ),
     "F9": Rule(
         "share of parameters in matrices with abs(mean) / std ≤ 0.05: at least 80 % supported, at least 50 % partly",
         supported=0.8,
         partly=0.5,
         unit="%",
+        metric="share of parameters in matrices with abs(mean) / std ≤ 0.05",
     ),
     "F10": Rule(
         "share of parameters in matrices whose Kolmogorov–Smirnov distance from their mirror image about the mean is "
@@ -144,6 +153,7 @@ RULES = {
         supported=0.8,
         partly=0.5,
         unit="%",
+        metric="share of parameters in matrices whose distance from their mirror image is ≤ 0.02 beyond that of noise",
     ),
     "F11": Rule(
         "share of the weights that magnitude pruning can set to zero, in every matrix alike and without any training "
@@ -152,6 +162,7 @@ RULES = {
         partly=0.1,
         unit="%",
         control="with noise of that size instead",
+        metric="share of weights that go by magnitude for a rise of the held-out loss of at most 1 %",
     ),
     "F12": Rule(
         "law: of what is left when 30 % are pruned, a truncated Gaussian + outliers (at most 1 %) has the shortest "
@@ -162,6 +173,7 @@ RULES = {
         partly=1,
         unit="of 2",
         control="on pruned noise",
+        metric="legs that hold: the law of what pruning keeps, and the damage of losing the outliers",
     ),
     "F13": Rule(
         "test accuracy of an adapter built from Gaussian noise less that of LoRA, at equal trained parameters, rates "
@@ -171,6 +183,7 @@ RULES = {
         partly=-1,
         unit="points",
         control="without an adapter",
+        metric="test accuracy of an adapter built from Gaussian noise, less that of LoRA, in points, paired by run",
     ),
     "F14": Rule(
         "methods of merging (average, task arithmetic, TIES, DARE, DARE-TIES, NAN) that keep more of the fine-tunes’ "
@@ -181,15 +194,30 @@ RULES = {
         partly=1,
         unit="of 6",
         control="with a random set amplified",
+        metric="methods of merging that are better with outliers amplified, of six; beside it by how much, in points "
+        "of the normalized score",
     ),
 }
 
 
 def judge(rule: Rule, value: float, interval: tuple[float, float] | None = None) -> str:
-    """The verdict of a rule on a value: by the point estimate, unless the interval straddles the bound next to it.
+    """The verdict of a rule on a value: by the value itself, unless its interval straddles a bound.
+
+    Args:
+        rule: one of `RULES`.
+        value: what was measured, in the rule's unit.
+        interval: its lower and upper limit with 95 %; None where the value is a census and has none.
+
+    Returns:
+        One of `VERDICTS`; "undecided" where a bound lies above the lower limit and not above the upper one.
 
     Raises:
-        ValueError: the value is not a number; nothing was measured, so there is nothing to judge.
+        ValueError: the value is NaN: nothing was measured.
+
+    Examples:
+        >>> from lfmlib.findings import RULES, judge
+        >>> judge(RULES["F1"], 0.85), judge(RULES["F1"], 0.85, (0.7, 0.95))
+        ('supported', 'undecided')
     """
     if math.isnan(value):
         raise ValueError("nothing was measured: the value is NaN, so no verdict can be given")

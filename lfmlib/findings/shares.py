@@ -1,4 +1,4 @@
-"""What the findings share: which matrices count, and the shares and intervals that verdicts rest on."""
+"""What the findings share: which matrices count, and the shares, means and intervals that verdicts rest on."""
 
 from __future__ import annotations
 
@@ -7,55 +7,65 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+import scipy  # scipy.stats loads at its first use: importing it takes half as long as torch
+from scipy import special
 
 from ..checkpoints.checkpoint import Checkpoint
 
 KL_BOUND = 0.02
 """F1: a matrix with at most so many `kl_bits` counts as Gaussian (just under a logistic distribution's 0.0206)."""
-ENOUGH = 0.8
+SUPPORTED_SHARE = 0.8
 """Share of a model's parameters that must pass for a claim to hold of the model."""
-LEAST = 4096
-"""Matrices with fewer elements are left out: noise itself scatters too far there."""
+MIN_MATRIX_VALUES = 4096
+"""Matrices with fewer values are left out: the figures of noise itself scatter too far there."""
+MIN_MATRIX_SIDE = 40
+"""Rows, and columns, that a matrix needs for the arrangement of its entries to be measured."""
 TOO_SMALL = (
-    f"No matrix with {LEAST:,} or more elements and a distribution to measure is neither embedding, head nor pooler."
+    f"No matrix with {MIN_MATRIX_VALUES:,} or more elements and a distribution to measure is neither embedding, head "
+    "nor pooler."
 )
-SIDE = 40
-"""Rows and columns that a matrix needs to be looked at for the arrangement of its entries."""
-PIECES = "codes and scales of quantized matrices, which are measured"
-APART = ("embed", "head", "pooler")
-"""Roles reported apart: the paper's claim is about the matrices between them."""
+"""Why a finding on shares is not judged, where no matrix is `eligible`."""
+QUANTIZED_PARTS = "codes and scales of quantized matrices, which are measured"
+"""How `left_out` names the tensors that quantized matrices are put together from."""
+ROLES_APART = ("embed", "head", "pooler")
+"""Roles that are reported apart: the paper's claim is about the matrices between them."""
 
 
 def eligible(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a survey (or arrangement, or comparison) that findings on shares are about: enough elements, neither
-    embedding nor head; in a survey, with a distribution to measure. A ΔW that is zero counts: it was measured."""
+    """The rows that findings on shares are about: of large enough matrices, neither embedding, head nor pooler.
+
+    Args:
+        table: from `lfmlib.survey`, `lfmlib.arrangement`, `lfmlib.laws` or `lfmlib.compare`. In a survey a matrix must
+            also have a distribution to measure; in a comparison a ΔW that is zero counts, since that is a measurement.
+    """
     known = table["kl_bits"].notna() if "kl_bits" in table and "std_delta" not in table else True
-    return table[(table["numel"] >= LEAST) & ~table["role"].isin(APART) & known]
+    return table[(table["numel"] >= MIN_MATRIX_VALUES) & ~table["role"].isin(ROLES_APART) & known]
 
 
 def judged(checkpoint: Checkpoint, most: int | None = None) -> Checkpoint:
-    """The part of a checkpoint that findings on shares are about, and its poolers, which stand beside as controls; of a
-    model too small to have any, all of it.
+    """The part of a checkpoint that findings on shares are about, with its poolers, which serve as controls.
 
     Args:
-        checkpoint: any.
-        most: take at most so many tensors, evenly chosen.
+        checkpoint: any; of one that has no such matrix all tensors are kept.
+        most: largest number of tensors to keep, evenly chosen; None: all.
     """
     names = [
         info.name
         for info in checkpoint.tensors
-        if len(info.shape) == 2 and info.numel >= LEAST and info.role not in set(APART) - {"pooler"}
+        if len(info.shape) == 2 and info.numel >= MIN_MATRIX_VALUES and info.role not in set(ROLES_APART) - {"pooler"}
     ]
     names = names or [info.name for info in checkpoint.tensors]
     return checkpoint.only(names if most is None else names[:: math.ceil(len(names) / most)])
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """What a chapter's figures show: the eligible matrices; in a model too small to have any, every measurable one.
+    """The rows that a chapter's figures show: those of the eligible matrices; where there is none, all measurable ones.
+
+    Args:
+        table: as for `eligible`.
 
     Raises:
-        ValueError: there is nothing to show: no matrix has a distribution at all, or none has the size it takes.
+        ValueError: there is nothing to show: no matrix could be measured, or ΔW is zero in all.
     """
     rows = eligible(table) if len(eligible(table)) else table
     rows = rows[rows["kl_bits"].notna()] if "kl_bits" in rows else rows
@@ -76,8 +86,9 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def left_out(table: pd.DataFrame) -> str:
-    """What a survey did not measure, in a sentence: tensors by reason, and values that are no numbers."""
-    given = [PIECES if one.startswith("a piece of") else one for one in table.attrs.get("skipped", {}).values()]
+    """What a survey did not measure, in a sentence: tensors by reason, and the number of infinite and NaN values."""
+    skipped = table.attrs.get("skipped", {}).values()
+    given = [QUANTIZED_PARTS if one.startswith("a piece of") else one for one in skipped]
     reasons = pd.Series(given, dtype=object).value_counts()
     tensors = "; ".join(f"{count} × {reason}" for reason, count in reasons.head(8).items()) or "nothing"
     if len(reasons) > 8:
@@ -89,54 +100,77 @@ def left_out(table: pd.DataFrame) -> str:
 
 
 def gaussian(table: pd.DataFrame, bound: float = KL_BOUND) -> pd.Series:
-    """Which tensors are within ``bound`` bits of a Gaussian, or within the 97.5 % point of noise where that is more."""
+    """Which rows of a survey are within ``bound`` bits of a Gaussian, or as near as 97.5 % of noise is."""
     return table["kl_bits"] <= table["kl_bits_null_high"].clip(lower=bound)
 
 
 def share(table: pd.DataFrame, hit: pd.Series, weight: str = "numel") -> float:
-    """Share of the parameters of ``table`` that lie in the tensors where ``hit`` is true; NaN of an empty table."""
+    """Share of the parameters of ``table`` that lie in the rows where ``hit`` is true; NaN of an empty table.
+
+    Args:
+        table: one row for each matrix.
+        hit: boolean, with the index of the table.
+        weight: column with the number of parameters of a row.
+    """
     total = table[weight].sum() if len(table) else 0
     return float(table.loc[hit, weight].sum() / total) if total else math.nan
 
 
-def sampled(table: pd.DataFrame, passes: Callable[[pd.DataFrame], pd.Series]) -> tuple[float, float] | None:
-    """Between which values the share of those that pass lies, where a survey read samples: with every matrix at the
-    worse end of its interval, and at the better. None where all was read."""
+def interval_over_samples(
+    table: pd.DataFrame, passes: Callable[[pd.DataFrame], pd.Series]
+) -> tuple[float, float] | None:
+    """Limits of the share of parameters in matrices that pass, where a survey read only a sample of each matrix.
+
+    Args:
+        table: eligible rows of a survey.
+        passes: which rows pass.
+
+    Returns:
+        The share with every figure at the worse end of its interval, and at the better end; None where all was read.
+    """
     if "kl_bits_low" not in table:
         return None
     worse, better = (share(table, passes(_at(table, end))) for end in ("high", "low"))
     return worse, better
 
 
-def among(
+def interval_over_matrices(
     table: pd.DataFrame, passes: Callable[[pd.DataFrame], pd.Series], whole: pd.DataFrame | None
 ) -> tuple[float, float] | None:
-    """Between which values the share of those that pass lies, with 95 %, where some matrices were looked at for all.
+    """95 % limits of the share of parameters in matrices that pass, where only some matrices were measured.
 
-    Wilson's interval with the number of matrices that count equally (Kish 1965), and with the share of them that was
-    looked at allowed for. None where all were.
+    Wilson's interval (1927) of the share, for the effective number of matrices of unlike size (Kish 1965), divided by
+    the share of matrices that were not measured (finite population correction).
 
     Args:
-        table: eligible rows of what was looked at, evenly chosen.
-        passes: which of them pass.
-        whole: a survey of all matrices; None: those are all.
+        table: eligible rows of the matrices that were measured, evenly chosen.
+        passes: which rows pass.
+        whole: a survey of all matrices; None: the table has all.
+
+    Returns:
+        None where all matrices were measured, or none.
     """
-    of = 0 if whole is None else _choosable(whole)
+    of = 0 if whole is None else _count_choosable(whole)
     if len(table) == 0 or len(table) >= of:
         return None
     p, weight = share(table, passes(table)), table["numel"] / table["numel"].sum()
     n = 1 / float((weight**2).sum()) / (1 - len(table) / of)
-    z = float(stats.norm.ppf(0.975))
+    z = float(special.ndtri(0.975))
     middle, half = (p + z * z / (2 * n)) / (1 + z * z / n), z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
     half /= 1 + z * z / n
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
 def looked_at(table: pd.DataFrame, whole: pd.DataFrame | None) -> str:
-    """What a verdict rests on where some matrices, or some rows of them, stand for all, in words; else empty."""
+    """How many matrices a verdict rests on, in words; empty where all were measured whole.
+
+    Args:
+        table: eligible rows of the matrices that were measured.
+        whole: a survey of all matrices; None: the table has all.
+    """
     if whole is None or table.empty:
         return ""
-    of, sizes = _choosable(whole), whole.set_index("tensor")["numel"]
+    of, sizes = _count_choosable(whole), whole.set_index("tensor")["numel"]
     cut = int((table["numel"] < sizes.reindex(table["tensor"]).to_numpy()).sum())
     words = [f"looked at: {len(table)} of {of} matrices, evenly chosen"] if len(table) < of else []
     if cut:
@@ -144,29 +178,33 @@ def looked_at(table: pd.DataFrame, whole: pd.DataFrame | None) -> str:
     return "; ".join(words)
 
 
-def _choosable(whole: pd.DataFrame) -> int:
-    """How many rows of a survey are eligible, and large enough for an arrangement (see
-    `lfmlib.chapters.ch13_report.chosen`)."""
-    return int((eligible(whole)["shape"].map(min) >= SIDE).sum())
+def _count_choosable(whole: pd.DataFrame) -> int:
+    """How many matrices of a survey `lfmlib.chapters.ch13_report.chosen` may choose for an arrangement."""
+    return int((eligible(whole)["shape"].map(min) >= MIN_MATRIX_SIDE).sum())
 
 
 def _at(table: pd.DataFrame, end: str) -> pd.DataFrame:
-    """A survey's rows with the figures that findings judge at one end of their intervals."""
+    """The rows of a survey of samples, with the figures that findings judge at one end of their intervals."""
     ends = {name: table[f"{name}_{end}"] for name in ("kl_bits", "mean_ratio", "asymmetry")}
     typical = table["asymmetry"] - table["asymmetry_excess"]
     return table.assign(**ends, asymmetry_excess=ends["asymmetry"] - typical)
 
 
 def over_runs(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of independent runs and its Student-t interval; NaN as limits where there are fewer than two.
+    """Mean of independent runs and its Student-t interval.
 
-    Values that are all equal have an interval of no width: that is what the runs say, not that there is no doubt.
+    Args:
+        values: one for each run. Runs that are all equal have an interval of no width.
+        level: coverage of the interval.
+
+    Returns:
+        Mean, lower and upper limit; the limits are NaN where there are fewer than two runs.
     """
     values = np.asarray(values, dtype=float)
     mean = values.mean()
     if len(values) < 2:
         return mean, math.nan, math.nan
-    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    half = special.stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / math.sqrt(len(values))
     return mean, mean - half, mean + half
 
 
@@ -179,8 +217,15 @@ def span(
     least: float = -math.inf,
     most: float = math.inf,
 ) -> str:
-    """The same in words (see `bracketed`), within the range that the figure can have. One run has no interval, and runs
-    of which some have no number, such as trainings that diverged, no mean."""
+    """Mean of independent runs and its 95 % interval in words, as by `bracketed`.
+
+    Args:
+        values: one for each run; where one is NaN, as of a training that diverged, the words say so instead.
+        digits: decimals.
+        sign: "+" writes the sign of numbers above 0.
+        unit: what is written behind the numbers.
+        least, most: range of the figure, to which mean and limits are clipped.
+    """
     missing = int(np.isnan(np.asarray(values, dtype=float)).sum())
     if missing or not len(values):
         return f"no number in {missing} of {len(values)}" if missing else "–"
@@ -189,30 +234,35 @@ def span(
 
 
 def bracketed(mean: float, low: float, high: float, digits: int, sign: str = "", unit: str = "") -> str:
-    """A mean over runs and its interval in words: "1.2 [0.9, 1.5] %"; ``sign`` "+" gives numbers above 0 theirs. One
-    run has no interval."""
+    """A mean over runs and its interval in words: "1.2 [0.9, 1.5] %", or "1.2 % (one run)" where the limits are NaN."""
     mean, *ends = (f"{one:{sign}.{digits}f}" if not math.isnan(one) else "" for one in (mean, low, high))
     return f"{mean} [{', '.join(ends)}]{unit}" if all(ends) else f"{mean}{unit} (one run)"
 
 
 def paired_p(differences: Sequence[float]) -> float:
-    """Two-sided p of a paired t-test: that the mean of independent differences is 0; 1 where none differs.
+    """Two-sided p of a paired t-test of independent differences against a mean of 0; 1 where all of them are 0.
 
-    NaN where there is no test: fewer than two differences, or one that is no number.
+    NaN where there is no test: fewer than two differences, or one that is infinite or NaN.
     """
     values = np.asarray(differences, dtype=float)
     if len(values) < 2 or not np.isfinite(values).all():
         return math.nan
-    if values.std() == 0:  # also where rounding is all there is
+    if values.std() == 0:  # all are equal: t is not defined
         return 0.0 if values[0] else 1.0
-    return float(stats.ttest_1samp(values, 0.0).pvalue)
+    return float(scipy.stats.ttest_1samp(values, 0.0).pvalue)
 
 
 def ratios(own: pd.Series, whole: pd.Series) -> pd.Series:
-    """Ratio R of two means over runs, spread over the runs: R + (own - R whole) / mean of whole.
+    """Ratio R of the means of two figures, as one value for each run: R + (own - R whole) / mean(whole).
 
-    Their mean is R, and their interval that of the delta method, paired by run, in which no small value of a single run
-    is divided by. Empty where the mean of ``whole`` is not above 0: there is no share of it.
+    The mean of these values is R, and their interval over runs is that of the delta method, paired by run. Unlike the
+    ratio of each run it divides by no single value of ``whole``, which may be near 0.
+
+    Args:
+        own, whole: the two figures by run; runs that lack either are left out.
+
+    Returns:
+        By run; empty where the mean of ``whole`` is not above 0, so that there is no share of it.
     """
     both = pd.DataFrame({"own": own, "whole": whole}).dropna()
     if both.empty or not both["whole"].mean() > 0:

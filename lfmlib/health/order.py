@@ -1,15 +1,15 @@
-"""Whether the layers of a checkpoint stand in their order: neighbours are more alike than distant layers.
+"""Whether the layers of a checkpoint stand in their order, told by the similarity of neighbouring layers.
 
-Every matrix that reads the residual stream (q, k, v, gate, up) weighs its dimensions in its own way, and the logarithm
-of its column norms says how. In a trained transformer these profiles change slowly with depth. Layers that were
-exchanged stand out: putting them back raises the similarity of neighbours. How much is chance is judged by drawing the
-dimensions of the stream again (bootstrap). Layers that were hurt otherwise are left out, and the others compared over
-the gap.
+The profile of a layer is the logarithm of the column norms of a matrix that reads the residual stream (q, k, v, gate,
+up): how much weight the matrix gives to each dimension of the stream. In a trained transformer profiles change slowly
+with depth. Two layers that were exchanged are found because exchanging them back raises the similarity, the correlation
+of profiles, of neighbours. How large a rise is by chance is estimated by drawing the dimensions of the stream again
+(bootstrap). Layers that are damaged otherwise are left out; those beside them then count as neighbours.
 
-A layer that is unlike all others, near an end, is no exchanged one, although moving it to the end raises the similarity
-of those that it stood between. So either layer of a pair must fit where it is put: more alike to its neighbours there
-than to those it has, beyond chance, or nearly as alike as the least alike neighbours among the other layers. (One that
-is put between two where it had one neighbour has its gain in the sum already.)
+A layer near an end that is unlike all others also raises the similarity of neighbours when it is moved to the end,
+without having been exchanged. So each layer of a pair must fit its new place: it must be more alike to its neighbours
+there than to its present ones, beyond chance, or nearly as alike as the least alike neighbours among the other layers.
+(A layer that has one neighbour, and gets two, needs no such test: its gain is in the sum already.)
 """
 
 from __future__ import annotations
@@ -20,22 +20,20 @@ from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 
 from ..checkpoints.checkpoint import Checkpoint
 
 READERS = ("q", "k", "v", "qkv", "gate", "up", "gate_up")
 """Roles whose inputs are the residual stream."""
-LEVEL = 0.01
-"""Of the whole search: a model in order has no pair named in 99 of 100 cases, as far as its neighbours are the most
-alike."""
-OWN = float(stats.norm.isf(LEVEL))
-"""Standard errors by which a layer must be more alike to its neighbours in a new place, by that alone."""
-
-NEARLY = 0.9
-"""Share of the least similarity of other neighbours at which a layer is at home. One unlike all others has nothing of
-it; the first layer of MiniLM, which is as like to the fourth as to the second, has 1.1. Norms of few rows scatter, and
-then it has 0.8 (128 rows) or 0.65 (42): its exchanges are not seen there."""
+FALSE_ALARMS = 0.01
+"""Share of models in order in which the whole search names a pair, if no exchange makes their neighbours more alike."""
+MIN_FIT_Z = float(-special.ndtri(FALSE_ALARMS))
+"""Standard errors by which a layer must be more alike to its new neighbours than to its present ones."""
+MIN_FIT_SHARE = 0.9
+"""Or its similarity to its new neighbours, as a share of the least similarity of other neighbours. For a layer unlike
+all others this is near 0; for the first layer of MiniLM, as alike to the fourth as to the second, 1.1. Column norms of
+few rows scatter: with 128 rows it is 0.8 for that layer, with 42 rows 0.65, and its exchanges are not seen."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,12 @@ class Order:
     """What `layer_order` found.
 
     Attributes:
-        similarity: mean correlation of the profiles; index and columns are the layers that were compared.
-        neighbours, distant: means of it, of neighbours and of layers at least a third of the depth apart.
+        similarity: mean correlation of the profiles; index and columns are the depths that were compared.
+        neighbours, distant: mean similarity of neighbours, and of layers at least a third of the depth apart.
         judged: whether neighbours are more alike than distant layers, so that an order can be seen at all.
-        exchanged: one row for each pair whose exchange makes neighbours more alike, beyond chance, and that fit where
-            they are put, the best first: first, second, gain (in summed correlation), z. Empty where the best of all
-            does not fit.
+        exchanged: one row for each pair whose exchange makes neighbours more alike, beyond chance, and whose layers fit
+            their new places, the best first. Columns: first, second (depths); gain, in summed correlation; z, the gain
+            in standard errors. Empty where the pair with the largest gain does not fit.
     """
 
     similarity: pd.DataFrame
@@ -63,11 +61,12 @@ def profiles(checkpoint: Checkpoint, rows: int = 512, without: Collection[int] =
 
     Args:
         checkpoint: any.
-        rows: at most so many of each matrix are read.
-        without: depths of layers to leave out, since they were hurt.
+        rows: largest number of rows of each matrix that are read.
+        without: depths of layers to leave out, since they are damaged.
 
     Returns:
-        role → index depth, a column for each dimension; for roles that every layer of the largest tower has once.
+        Role → table with the depths as index and a column for each dimension of the stream; for the roles that every
+        layer of the largest tower has once.
     """
     found: dict[tuple, dict[int, str]] = {}
     for info in checkpoint.tensors:
@@ -83,15 +82,21 @@ def profiles(checkpoint: Checkpoint, rows: int = 512, without: Collection[int] =
 
 
 def layer_order(found: Mapping[str, pd.DataFrame], draws: int = 200, seed: int = 0) -> Order:
-    """Look for two layers that were exchanged.
+    """Look for pairs of layers that were exchanged.
 
     Args:
         found: from `profiles`.
-        draws: bootstrap draws of the dimensions.
-        seed: of these.
+        draws: number of bootstrap draws of the dimensions.
+        seed: of the draws.
 
     Raises:
         ValueError: fewer than four layers.
+
+    Examples:
+        >>> from lfmlib.health.order import layer_order, profiles
+        >>> order = layer_order(profiles(lfmlib.open_checkpoint("minilm"), rows=64), draws=50)
+        >>> order.judged, len(order.exchanged)
+        (True, 0)
     """
     depths = np.array(next(iter(found.values())).index) if found else np.empty(0, dtype=int)
     layers = len(depths)
@@ -115,9 +120,9 @@ def layer_order(found: Mapping[str, pd.DataFrame], draws: int = 200, seed: int =
         pair = {"first": depths[i], "second": depths[j]}
         rows.append(pair | {"gain": float(gain), "z": float(gain / max(scatter, 1e-12)), "fits": fits})
     table = pd.DataFrame(rows)
-    beyond = stats.norm.isf(LEVEL / len(table))
+    beyond = -special.ndtri(FALSE_ALARMS / len(table))  # corrected for the number of pairs (Bonferroni)
     named = table[(table["z"] > beyond)].sort_values("gain", ascending=False) if judged else table.iloc[:0]
-    # What fits less well than the best, which does not, is what is left of it: of a layer that is unlike all others.
+    # Where the pair with the largest gain does not fit, a layer is unlike all others, and causes the other gains too.
     named = named[named["fits"] & named["fits"].head(1).all()].drop(columns="fits")
     alike, unlike = float(similarity[near].mean()), float(similarity[far].mean())
     labelled = pd.DataFrame(similarity, depths, depths)
@@ -125,7 +130,7 @@ def layer_order(found: Mapping[str, pd.DataFrame], draws: int = 200, seed: int =
 
 
 def _similarity(found: Mapping[str, pd.DataFrame], rng: np.random.Generator | None) -> np.ndarray:
-    """Mean over the roles of the correlations between layers; with a generator, of dimensions drawn anew."""
+    """Mean over the roles of the correlation between layers; with a generator, of one bootstrap draw of dimensions."""
     each = []
     for profile in (one.to_numpy() for one in found.values()):
         width = profile.shape[1]
@@ -134,18 +139,18 @@ def _similarity(found: Mapping[str, pd.DataFrame], rng: np.random.Generator | No
 
 
 def _neighbours(similarity: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Summed similarity of neighbours in an order."""
+    """Sum of the similarities ``(…, layers, layers)`` of neighbours in an order."""
     return similarity[..., order[:-1], order[1:]].sum(-1)
 
 
 def _fits(similarity: np.ndarray, drawn: np.ndarray, old: np.ndarray, new: np.ndarray, layer: int) -> bool:
-    """Whether a layer is at home in a new order (see the module).
+    """Whether a layer fits its place in a new order (see the module).
 
     Args:
         similarity: ``(layers, layers)``.
-        drawn: the same for each draw, ``(draws, layers, layers)``.
+        drawn: the same for each bootstrap draw, ``(draws, layers, layers)``.
         old, new: orders of the layers.
-        layer: the one asked about.
+        layer: index of the layer in the similarity.
     """
     here, there = (_beside(order, layer) for order in (old, new))
     if len(there) > len(here):
@@ -154,9 +159,8 @@ def _fits(similarity: np.ndarray, drawn: np.ndarray, old: np.ndarray, new: np.nd
     alike = similarity[layer, there].mean()
     others = [similarity[a, b] for a, b in pairwise(new) if layer not in (a, b)]
     own = (alike - similarity[layer, here].mean()) / max(gains.std(), 1e-12)
-    return bool(own > OWN or alike >= NEARLY * min(others))
+    return bool(own > MIN_FIT_Z or alike >= MIN_FIT_SHARE * min(others))
 
 
 def _beside(order: np.ndarray, layer: int) -> list[int]:
-    """The neighbours of a layer in an order."""
     return [b if a == layer else a for a, b in pairwise(order) if layer in (a, b)]

@@ -8,15 +8,18 @@ import torch
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..surveys.arrangements import arrangement
 from ..surveys.values import survey
-from .states import examine
+from .states import bytes_reversed, examine
 
 
 def self_test(part: Checkpoint, seed: int) -> pd.DataFrame:
-    """Damage planted into copies of this model's own matrices, and what it is called.
+    """Plant damage into copies of a model's own matrices, and say which state `examine` calls it.
 
     Args:
-        part: from `lfmlib.chapters.ch13_report.chosen`.
+        part: a checkpoint whose first matrices are copied, such as from `lfmlib.chapters.ch13_report.chosen`.
         seed: of noise and of the order of entries.
+
+    Returns:
+        One row for each kind of damage in `PLANTED`: tensor, planted, called ("nothing" where it was not noticed).
     """
     generator = torch.Generator().manual_seed(seed)
     rows, tensors = [], {}
@@ -33,30 +36,10 @@ def self_test(part: Checkpoint, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(called=[called.get(row["tensor"], "nothing") for row in rows])
 
 
-def _turned(w: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return (
-        w.contiguous()
-        .view(torch.uint8)
-        .reshape(-1, w.element_size())
-        .flip(1)
-        .contiguous()
-        .view(w.dtype)
-        .reshape(w.shape)
-    )
-
-
-def _fresh(w: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return (w.float().std() * torch.randn(w.shape, generator=generator)).to(w.dtype)
-
-
-def _mixed(w: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    return w.flatten()[torch.randperm(w.numel(), generator=generator)].reshape(w.shape)
-
-
 PLANTED = {
     "zeroed": lambda w, generator: torch.zeros_like(w),
-    "swapped": _turned,
-    "untrained": _fresh,
-    "shuffled": _mixed,
+    "swapped": lambda w, generator: bytes_reversed(w),
+    "untrained": lambda w, generator: (w.float().std() * torch.randn(w.shape, generator=generator)).to(w.dtype),
+    "shuffled": lambda w, generator: w.flatten()[torch.randperm(w.numel(), generator=generator)].reshape(w.shape),
 }
-"""Damage that the self-test plants."""
+"""State → the damage that the self-test plants: a function of a matrix and a generator."""

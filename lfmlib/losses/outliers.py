@@ -1,4 +1,4 @@
-"""Outliers of weight matrices: where they are, and what it costs to change them, beside random entries.
+"""What it costs to change the outliers of weight matrices, and as many or as large random entries.
 
 An outlier is an entry whose magnitude is beyond a cut, such as `lfmlib.distribution.law.Law.outlier_cut`.
 """
@@ -13,17 +13,17 @@ import torch
 from ..structure.outlier_places import beyond
 from .weights import Weights, restored
 
-AMPLIFIED = 1.5
-"""What outliers are multiplied with where they are amplified."""
+AMPLIFICATION = 1.5
+"""Factor of the outliers where they are amplified."""
 CHANGES: Mapping[str, Callable[[torch.Tensor, float], torch.Tensor]] = {
     "zeroed": lambda entries, cut: torch.zeros_like(entries),
     "clipped": lambda entries, cut: entries.clamp(-cut, cut),
-    "amplified": lambda entries, cut: AMPLIFIED * entries,
+    "amplified": lambda entries, cut: AMPLIFICATION * entries,
 }
-"""What can be done to entries: function of them and of the cut beyond which an entry is an outlier."""
+"""Name of a change → function of the entries and of the cut, the magnitude beyond which an entry is an outlier."""
 RANGES = ("all", "core, outliers clipped", "core, outliers kept")
-"""What the range of a quantizer is taken from: the largest entry, or the cut; outliers are then clipped, or kept as
-they are."""
+"""How the range of a quantizer is chosen: up to the largest entry; or up to the cut, outliers being clipped to it or
+kept unquantized."""
 
 
 def damage(
@@ -38,15 +38,26 @@ def damage(
     """The rise of a loss when some entries of all weights are changed at once.
 
     Args:
-        loss: what the weights, as they are at the moment, lose on fixed data.
+        loss: of the weights as they are when it is called, on fixed data.
         weights: name → matrix, changed in place, and restored to the bit whatever happens.
         masks: name → boolean matrix: the entries to change.
-        change: one of `CHANGES`.
-        cuts: name → cut, for "clipped".
-        own: the loss before, if it is known.
+        change: a key of `CHANGES`.
+        cuts: name → magnitude to which "clipped" clips.
+        own: the loss before the change; None: it is measured.
+
+    Returns:
+        In the unit of the loss.
 
     Raises:
-        ValueError: unknown change, or one that needs the cuts.
+        ValueError: unknown change, or "clipped" without the cuts.
+
+    Examples:
+        >>> weights = {"w": torch.tensor([[0.1, -0.2, 0.3, -2.0]])}
+        >>> wanted = weights["w"].clone()
+        >>> loss = lambda: float((weights["w"] - wanted).square().sum())
+        >>> masks = {"w": weights["w"].abs() > 1}
+        >>> lfmlib.outliers.damage(loss, weights, masks, "zeroed")
+        4.0
     """
     if change not in CHANGES or (change == "clipped" and cuts is None):
         raise ValueError(f"cannot make entries {change!r}: expected one of {', '.join(CHANGES)}; to clip, pass cuts=")
@@ -63,9 +74,17 @@ def quantized(w: torch.Tensor, bits: int, range_of: str, cut: float) -> torch.Te
 
     Args:
         w: any matrix.
-        bits: at least 2.
-        range_of: one of `RANGES`, what the largest level is.
+        bits: of a level, at least 2.
+        range_of: how the largest level is chosen, one of `RANGES`.
         cut: magnitude beyond which an entry is an outlier; math.inf: there are none.
+
+    Raises:
+        ValueError: unknown range, or fewer than 2 bits.
+
+    Examples:
+        >>> w = torch.tensor([[0.1, 0.2, 2.0, -3.0]])
+        >>> [round(value, 1) for value in lfmlib.outliers.quantized(w, 2, "all", 1.0).flatten().tolist()]
+        [0.0, 0.0, 3.0, -3.0]
     """
     if range_of not in RANGES:
         raise ValueError(f"unknown range {range_of!r}: expected one of {', '.join(RANGES)}")
@@ -79,14 +98,44 @@ def quantized(w: torch.Tensor, bits: int, range_of: str, cut: float) -> torch.Te
 
 
 def as_many(w: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """A random set of as many entries outside of ``mask``, as a boolean matrix."""
+    """A random set of entries outside of ``mask``, as many as it has (fewer where there are not so many).
+
+    Args:
+        w: ``(out, in)``.
+        mask: boolean, of the same shape.
+        rng: source of the draw.
+
+    Returns:
+        A boolean matrix of the same shape.
+
+    Examples:
+        >>> w = torch.tensor([[0.1, -0.2, 0.3, -2.0]])
+        >>> random = lfmlib.outliers.as_many(w, w.abs() > 1, np.random.default_rng(0))
+        >>> int(random.sum()), bool(random[0, 3])
+        (1, False)
+    """
     others = torch.nonzero(~mask.flatten()).flatten().cpu().numpy()
     return _mask(w, rng.choice(others, min(int(mask.sum()), len(others)), replace=False))
 
 
 def as_large(w: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """A random set of entries outside of ``mask`` whose squared norm is as close to that of the ``mask`` as the order
-    of the draw allows: all of them, if that is not enough; as a boolean matrix."""
+    """A random set of entries outside of ``mask`` with the squared norm of those inside it.
+
+    Entries are drawn one after another up to where the sum of their squares comes closest; all others are taken where
+    even these are too small.
+
+    Args:
+        w, mask, rng: as for `as_many`.
+
+    Returns:
+        A boolean matrix of the same shape.
+
+    Examples:
+        >>> w = torch.tensor([[1.0, -1.0, 1.0, -1.0, 1.0, -2.0]])
+        >>> random = lfmlib.outliers.as_large(w, w.abs() > 1, np.random.default_rng(0))
+        >>> int(random.sum()), float(w[random].square().sum())
+        (4, 4.0)
+    """
     square = w.detach().flatten().double().cpu().square().numpy()
     inside = mask.flatten().cpu().numpy()
     order = rng.permutation(np.flatnonzero(~inside))

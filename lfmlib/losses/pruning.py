@@ -1,10 +1,10 @@
-"""Pruning: which weights can be set to zero, and what a loss says to it.
+"""Pruning: how much a loss rises when a share of the weights is set to zero.
 
-Scores say how much a weight matters, and the smallest go first: by ``magnitude`` (Han et al. 2015, arXiv 1506.02626),
-at ``random``, or by ``wanda``, magnitude times the norm of the input that the weight is multiplied with (Sun et al.
-2023, arXiv 2306.11695). Weights compete ``within`` a row, as Wanda has it, within their matrix, or all together. The
-control ``noise`` zeroes nothing: it adds, matrix by matrix, Gaussian noise as large as what magnitude pruning would
-take away.
+The weights with the smallest scores are pruned first. A score is the ``magnitude`` (Han et al. 2015, arXiv 1506.02626),
+``random``, or that of ``wanda``: the magnitude times the norm of the input that the weight is multiplied with (Sun et
+al. 2023, arXiv 2306.11695). Scores are compared ``within`` a row, as Wanda does it, within a matrix, or among all
+weights. The control ``noise`` sets nothing to zero: it adds to each matrix Gaussian noise whose squared norm is, in
+expectation, that of the weights that pruning by magnitude would take away.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .weights import Weights, restored
 
 METHODS = ("magnitude", "random", "wanda", "noise")
 WITHIN = ("row", "matrix", "all")
+"""Among which weights scores are compared."""
 
 
 def curve(
@@ -29,33 +30,44 @@ def curve(
     weights: Weights,
     shares: Sequence[float],
     *,
+    progress: bool = False,
+    seed: int = 0,
     method: str = "magnitude",
     within: str = "matrix",
     inputs: Weights | None = None,
     draws: int = 1,
-    seed: int = 0,
-    progress: bool = False,
 ) -> pd.DataFrame:
     """The rise of a loss with the share of weights that are set to zero.
 
     Args:
-        loss: what the weights, as they are at the moment, lose on fixed data.
+        loss: of the weights as they are when it is called, on fixed data.
         weights: name → matrix ``(out, in)``, changed in place, and restored to the bit whatever happens.
         shares: of the weights to set to zero, each at least 0 and at most 1.
         method: one of `METHODS`.
-        within: where weights compete, one of `WITHIN`.
+        within: among which weights scores are compared, one of `WITHIN`.
         inputs: name → norms ``(in,)`` of the inputs, for Wanda (see `input_norms`).
-        draws: of what is random; more than one makes sense only there.
-        seed: of the draws, with the names.
+        draws: number of draws of "random" or "noise"; the other methods draw nothing.
+        seed: of the draws; each also depends on the name of the matrix.
         progress: show a bar.
 
     Returns:
-        Columns: draw, share, zeroed (the share that is zero then; for noise what it stands for), rise.
-        ``attrs["loss"]`` is the loss before. Ctrl-C returns what is done, if there is anything.
+        Columns: draw; share; zeroed, the share of the weights that is zero after pruning (of "noise" the share itself);
+        rise, in the unit of the loss. ``attrs["loss"]`` is the loss before. Ctrl-C returns the rows that are done, if
+        there are any.
 
     Raises:
-        ValueError: an unknown method or place, a share outside [0, 1], no weights, inputs that Wanda lacks, or a loss
-            that is not finite before anything is pruned.
+        ValueError: an unknown ``method`` or ``within``, a share outside [0, 1], no weights, inputs that Wanda lacks, or
+            a loss that is not finite before anything is pruned.
+
+    Examples:
+        >>> weights = {"w": torch.tensor([[0.1, -0.2, 0.3, -2.0]])}
+        >>> wanted = weights["w"].clone()
+        >>> loss = lambda: float((weights["w"] - wanted).square().sum())
+        >>> lfmlib.pruning.curve(loss, weights, [0.25, 0.5, 1.0])[["share", "rise"]].round(2)
+           share  rise
+        0   0.25  0.01
+        1   0.50  0.05
+        2   1.00  4.14
     """
     if wrong := [share for share in shares if not 0 <= share <= 1]:
         raise ValueError(f"{wrong[0]} is no share of the weights: expected numbers between 0 and 1")
@@ -80,20 +92,25 @@ def curve(
 
 
 def largest_share(found: pd.DataFrame, bound: float) -> float:
-    """The share up to which a loss rises by no more than ``bound``: where its curve first crosses.
+    """The share of pruned weights at which the rise of the loss first exceeds ``bound``.
 
     Args:
-        found: rows of `curve`, of one draw or several, which are averaged.
-        bound: in the units of the loss.
+        found: rows of `curve`; several draws are averaged.
+        bound: in the unit of the loss.
 
     Returns:
-        Between 0 and 1, linear between the shares that were measured, from no rise at none; the last of these where
-        the bound is never crossed.
+        Between 0 and 1, interpolated linearly between the shares that were measured and (0, no rise); the largest share
+        where the bound is never exceeded.
+
+    Examples:
+        >>> found = pd.DataFrame({"share": [0.2, 0.4], "rise": [0.0, 0.1]})
+        >>> round(lfmlib.pruning.largest_share(found, 0.05), 2)
+        0.3
     """
     mean = found.groupby("share")["rise"].agg(lambda rises: rises.mean(skipna=False))
     shares = np.concatenate([[0.0], mean.index[mean.index > 0].to_numpy(float)])
     rises = np.concatenate([[0.0], mean[mean.index > 0].to_numpy(float)])
-    over = np.flatnonzero(~(rises <= bound))  # what is not finite has crossed
+    over = np.flatnonzero(~(rises <= bound))  # a rise that is infinite or NaN exceeds any bound
     if not len(over):
         return float(shares[-1])
     i = int(over[0])
@@ -112,7 +129,15 @@ def prune(
     inputs: Weights | None = None,
     seed: tuple[int, int] = (0, 0),
 ) -> float:
-    """Set the weights to what pruning makes of ``before``; the share that is zero of them (see `curve`)."""
+    """Set the weights to what pruning makes of ``before``, and return the share of them that is zero.
+
+    Args:
+        weights: name → matrix, changed in place.
+        before: name → the same matrix as it was.
+        share: of the weights to set to zero.
+        method, within, inputs: as for `curve`.
+        seed: two numbers, of the draw.
+    """
     _check(method, within, weights, inputs)
     if method == "noise":
         taken = _masks({name: w.abs() for name, w in before.items()}, share, within)
@@ -130,11 +155,14 @@ def prune(
 def scores(
     weights: Weights, method: str, inputs: Weights | None = None, seed: tuple[int, int] = (0, 0)
 ) -> dict[str, torch.Tensor]:
-    """How much each weight is taken to matter: the smallest are pruned first.
+    """The score of each weight; the smallest are pruned first.
 
     Args:
-        weights, method, inputs: as in `curve`, without "noise".
+        weights, method, inputs: as for `curve`, without "noise".
         seed: two numbers, of the draw.
+
+    Returns:
+        Name → scores, of the shape of the matrix.
     """
     if method == "random":
         return {
@@ -148,13 +176,13 @@ def scores(
 def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object]) -> dict[str, torch.Tensor]:
     """The norm of every input of linear layers over all tokens of some data, as Wanda needs it.
 
-    Padding is left out where a model is told of it as the models of transformers are: by a named ``attention_mask`` of
+    Padding is left out where modules are given it as those of transformers are: by keyword, as an ``attention_mask`` of
     two dimensions, ``(sequences, tokens)``.
 
     Args:
-        model: whose layers are looked at.
+        model: the model.
         names: of weights, such as "layers.0.mlp.fc1.weight", each of an `nn.Linear`.
-        run: shows the model the data.
+        run: calls the model on the data.
 
     Returns:
         name → float32 ``(in,)``, √Σ x² over the tokens.
@@ -163,7 +191,7 @@ def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object
         ValueError: a name is not that of a linear layer's weight, or the data did not reach its layer.
     """
     squares: dict[str, torch.Tensor] = {}
-    masks: list[torch.Tensor | None] = [None]  # one for each module that is running, the innermost last
+    masks: list[torch.Tensor | None] = [None]  # of each module whose forward is running, innermost last
 
     def enter(module, given, named) -> None:
         mask = named.get("attention_mask")
@@ -200,7 +228,7 @@ def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object
 
 
 def _masks(score: Weights, share: float, within: str) -> dict[str, torch.Tensor]:
-    """True where a weight is among the share with the smallest scores; of equal scores the first ones."""
+    """True where a weight is among the share with the smallest scores; of equal scores the first are taken."""
     if within == "all":
         together = torch.cat([one.flatten() for one in score.values()])
         mask = _smallest(together[None], share)[0]
@@ -212,7 +240,7 @@ def _masks(score: Weights, share: float, within: str) -> dict[str, torch.Tensor]
 
 
 def _smallest(rows: torch.Tensor, share: float) -> torch.Tensor:
-    """True at the smallest entries of each row, so many as the share says, rounded."""
+    """True at the smallest entries of each row, as many as the share comes to when rounded."""
     count = round(share * rows.shape[1])
     mask = torch.zeros_like(rows, dtype=torch.bool)
     return mask.scatter_(1, rows.argsort(dim=1, stable=True)[:, :count], True) if count else mask
@@ -223,7 +251,7 @@ def _rng(seed: tuple[int, int], name: str) -> np.random.Generator:
 
 
 def _check(method: str, within: str, weights: Weights, inputs: Weights | None) -> None:
-    for what, known, given in (("method", METHODS, method), ("place to compete", WITHIN, within)):
+    for what, known, given in (("method", METHODS, method), ("place to compare scores", WITHIN, within)):
         if given not in known:
             raise ValueError(f"unknown {what} {given!r}: expected one of {', '.join(known)}")
     if method == "wanda" and (missing := [name for name in weights if name not in (inputs or {})]):

@@ -8,11 +8,16 @@ from contextlib import contextmanager
 import torch
 
 Weights = Mapping[str, torch.Tensor]
+"""Name → tensor."""
 
 
 @contextmanager
 def restored(weights: Weights) -> Iterator[dict[str, torch.Tensor]]:
-    """Gives copies of the weights; on leaving the weights are these again, to the bit."""
+    """A context that gives copies of the weights; on leaving it the weights have these values again, to the bit.
+
+    Args:
+        weights: name → tensor, which may be changed in place meanwhile.
+    """
     before = {name: w.detach().clone() for name, w in weights.items()}
     try:
         yield before

@@ -1,12 +1,12 @@
-"""Merging what several fine-tunes added to one base, tensor by tensor: the methods in use, and outlier amplification.
+"""Methods of merging the ΔW of several fine-tunes of one base, tensor by tensor, and the amplification of outliers.
 
-The methods are what peft’s functions (`peft.utils.merge_utils`) make of float32, to the bit: the weighted sum (task
+The results are those of peft’s functions (`peft.utils.merge_utils`) on float32, to the bit: the weighted sum (task
 arithmetic, Ilharco et al. 2022, arXiv 2212.04089), TIES (Yadav et al. 2023, arXiv 2306.01708), DARE and DARE-TIES (Yu
-et al. 2023, arXiv 2311.03099). The average is task arithmetic with equal shares; NAN (Si et al. 2025, arXiv 2505.16148)
-with shares in inverse proportion to the norms.
+et al. 2023, arXiv 2311.03099). The average is task arithmetic with equal coefficients; NAN (Si et al. 2025, arXiv
+2505.16148) with coefficients in inverse proportion to the norms of the ΔW.
 
-Outlier amplification splits a merged ΔW into the Gaussian core and the outliers of `lfmlib.optimal_law`, and scales
-the outliers alone. Shrinking the core is the same up to the scale of ΔW, in matrices that have outliers.
+Outlier amplification splits a merged ΔW into the Gaussian core and the outliers of `lfmlib.optimal_law`, and multiplies
+the outliers alone. In matrices that have outliers it equals shrinking the core, up to the scale of ΔW.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -24,13 +24,14 @@ METHODS = ("average", "task_arithmetic", "ties", "dare", "dare_ties", "nan")
 THINNING = ("ties", "dare", "dare_ties")
 """Methods that set a share 1 - density of every ΔW to zero."""
 RANDOM = ("dare", "dare_ties")
-"""Methods that choose these at random."""
+"""Methods that choose at random which entries these are."""
 WHOLE = ("ties",)
-"""Methods that must see a tensor whole: which entries are kept depends on all of it."""
+"""Methods that need a tensor whole, because which entries are kept depends on all of them."""
 PROJECTIONS = ("zero-mean", "symmetric")
-_drawing = threading.Lock()  # peft draws from the one generator that all of torch has
+"""What `projected` can make a tensor."""
 DENSITY = {"ties": 0.2, "dare": 0.5, "dare_ties": 0.5}
-"""Share that is kept where nothing else is said: of TIES, as its authors have it."""
+"""Default share of the entries of each ΔW that is kept; for TIES that of its authors."""
+_drawing = threading.Lock()  # peft draws from the global generator of torch, which all threads share
 
 
 def combine(
@@ -46,22 +47,31 @@ def combine(
     Args:
         deltas: of the same shape, float32 or float64.
         method: one of `METHODS`.
-        weights: what each is multiplied with; for "nan" from `shares`.
-        density: of the methods in `THINNING`: the share of each ΔW that is kept, from 0 (nothing) to 1 (all); None: as
-            in `DENSITY`.
-        seed: of what is random; equal strings give equal masks.
+        weights: the coefficient of each; for "nan" from `shares`.
+        density: share of the entries of each ΔW that is kept, from 0 (none) to 1 (all), by the methods in `THINNING`;
+            None: as in `DENSITY`.
+        seed: of the methods in `RANDOM`; equal strings give equal masks.
+
+    Returns:
+        Of the shape and type of each.
 
     Raises:
         ValueError: unknown method, a density outside [0, 1], or not one weight for each ΔW.
+
+    Examples:
+        >>> from lfmlib.merging.methods import combine
+        >>> deltas = [torch.tensor([1.0, -1.0, 0.5]), torch.tensor([2.0, 1.0, 0.5])]
+        >>> combine(deltas, "task_arithmetic", [0.5, 0.5])
+        tensor([1.5000, 0.0000, 0.5000])
     """
     check(method, len(deltas), weights, density)
     density = DENSITY.get(method, 1.0) if density is None else density
     shares = [float(one) / (len(deltas) if method == "average" else 1) for one in weights]
-    if method in THINNING and density == 0:  # nothing is kept: what would be divided by it is not there
+    if method in THINNING and density == 0:  # nothing is kept, and DARE would divide by it
         return torch.zeros_like(deltas[0])
     if method not in THINNING or (density == 1 and method == "dare"):
         return _sum(deltas, shares)
-    if method == "ties" or density == 1:  # all is kept, and signs are elected all the same
+    if method == "ties" or density == 1:  # DARE-TIES that keeps all entries still elects signs
         return _elected([trimmed(one, density) for one in deltas], shares)
     from peft.utils import merge_utils  # here, because importing it takes seconds
 
@@ -72,9 +82,11 @@ def combine(
 
 
 def trimmed(delta: torch.Tensor, density: float) -> torch.Tensor:
-    """The first step of TIES: the largest magnitudes of a whole ΔW, and zeros. What follows goes entry by entry.
+    """The first step of TIES: all but the largest magnitudes of a whole ΔW set to zero. The other steps are entrywise.
 
-    As in peft, of a tensor too small for one entry to be kept nothing is.
+    Args:
+        delta: one ΔW.
+        density: share of the entries that is kept, rounded down as in peft: of a very small tensor it may be none.
     """
     if density == 1:
         return delta
@@ -84,7 +96,7 @@ def trimmed(delta: torch.Tensor, density: float) -> torch.Tensor:
 
 
 def _elected(kept: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
-    """The other steps of TIES: the sign of the sum is elected, and those that agree with it are averaged."""
+    """The other steps of TIES: in each entry, the mean of the values whose sign is that of their sum."""
     from peft.utils import merge_utils
 
     stacked = torch.stack(list(kept))
@@ -94,9 +106,9 @@ def _elected(kept: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Ten
 
 
 def _sum(deltas: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
-    """peft’s `task_arithmetic`, to the bit, without importing it."""
+    """peft’s `task_arithmetic`, to the bit, without importing peft."""
     weighted = (delta * torch.tensor(share, dtype=delta.dtype) for delta, share in zip(deltas, shares, strict=True))
-    if len(deltas) > 4:  # PyTorch sums more in another order
+    if len(deltas) > 4:  # above four terms torch.sum adds in another order than one after the other
         return torch.stack(list(weighted)).sum(0)
     total = next(weighted)
     for one in weighted:
@@ -105,7 +117,7 @@ def _sum(deltas: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tenso
 
 
 def check(method: str, count: int, weights: Sequence[float], density: float | None) -> None:
-    """Raise what `combine` raises, before anything is read."""
+    """Raise what `combine` raises for these arguments, before anything is read; ``count`` is the number of ΔW."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
     if density is not None and not 0 <= density <= 1:
@@ -117,9 +129,10 @@ def check(method: str, count: int, weights: Sequence[float], density: float | No
 
 
 def shares(norms: Sequence[float]) -> list[float]:
-    """The coefficients of NAN: in inverse proportion to the norms of the ΔW, and 1 in all.
+    """The coefficients of NAN: in inverse proportion to the norms of the ΔW, with a sum of 1.
 
-    A ΔW of zero has no norm to divide by: it adds nothing, and gets no share.
+    Args:
+        norms: of each ΔW; one that is zero gets the coefficient 0.
 
     Raises:
         ValueError: a norm is infinite or NaN.
@@ -134,7 +147,10 @@ def cut(delta: torch.Tensor | Iterable[torch.Tensor]) -> float:
     """Magnitude beyond which an entry of ΔW is an outlier of its Gaussian core; math.inf where there are none.
 
     Args:
-        delta: the tensor, or pieces of it. Of one too small or too even for a law nothing is an outlier.
+        delta: ΔW, or pieces of it.
+
+    Returns:
+        math.inf also where `optimal_law` refuses ΔW, for too few values or too few different ones.
     """
     try:
         return optimal_law(delta, families=("gaussian",)).outlier_cut
@@ -143,14 +159,16 @@ def cut(delta: torch.Tensor | Iterable[torch.Tensor]) -> float:
 
 
 def amplified(delta: torch.Tensor, factor: float, beyond: float) -> torch.Tensor:
-    """ΔW with its outliers, the entries of a magnitude ``beyond``, multiplied by a factor."""
+    """ΔW with its outliers, the entries whose magnitude is above ``beyond``, multiplied by a factor."""
     return torch.where(delta.abs() > beyond, factor * delta, delta)
 
 
 def reach(delta: torch.Tensor, beyond: float) -> float:
-    """How far out outliers lie: their root mean square over that of the rest; NaN where there are none.
+    """How far out the outliers lie: their root mean square over that of the other entries; NaN where there are none.
 
-    Zeros count among the rest: of what TIES or DARE have thinned out it is no measure that single ΔW compare with.
+    Args:
+        delta: ΔW. Zeros count among the other entries, so that ΔW thinned by TIES or DARE are not comparable to others.
+        beyond: magnitude above which an entry is an outlier.
     """
     far = delta.abs() > beyond
     outer, inner = (part.double().square().mean().sqrt().item() for part in (delta[far], delta[~far]))
@@ -158,13 +176,14 @@ def reach(delta: torch.Tensor, beyond: float) -> float:
 
 
 def restoring(before: Sequence[float], after: float) -> float:
-    """A factor that needs no data: outliers are to lie as far out as those of the single ΔW do, in the mean.
+    """The factor by which the outliers of a merged ΔW lie as far out as those of the single ΔW did, in the mean.
 
-    Where ΔW are unlike, an average makes their core smaller by the root of their number, and an outlier, which only one
-    of them has, by their number.
+    It needs no data. An average of n uncorrelated ΔW divides their core by √n, but an outlier that only one of them has
+    by n.
 
     Args:
-        before, after: `reach` of every ΔW, and of what they were merged to.
+        before: `reach` of each ΔW.
+        after: `reach` of the merged ΔW.
 
     Returns:
         Never below 1; 1 where either has no outliers.
@@ -176,25 +195,17 @@ def restoring(before: Sequence[float], after: float) -> float:
 def projected(w: torch.Tensor, how: str) -> torch.Tensor:
     """A tensor made zero-mean, or symmetric, as the paper says that optimal weights are.
 
-    "symmetric" is the nearest symmetric distribution in the sense that ranks are kept: the value at rank i of n becomes
-    half its difference to the value at rank n - 1 - i. It is zero-mean as well.
+    Args:
+        w: any tensor.
+        how: "zero-mean"; or "symmetric", which changes each value and keeps the order of all: the value at rank i of n
+            becomes half its difference to that at rank n - 1 - i. The mean is zero then as well.
 
     Raises:
         ValueError: another projection.
     """
-    return _PROJECTED[how](w) if how in _PROJECTED else _refuse(how)
-
-
-def _symmetric(w: torch.Tensor) -> torch.Tensor:
-    values, order = w.flatten().sort(stable=True)
-    return torch.empty_like(values).scatter_(0, order, (values - values.flip(0)) / 2).view_as(w)
-
-
-def _refuse(how: str) -> torch.Tensor:
+    if how == "zero-mean":
+        return w - w.double().mean().to(w.dtype)
+    if how == "symmetric":
+        values, order = w.flatten().sort(stable=True)
+        return torch.empty_like(values).scatter_(0, order, (values - values.flip(0)) / 2).view_as(w)
     raise ValueError(f"unknown projection {how!r}: expected one of {', '.join(PROJECTIONS)}")
-
-
-_PROJECTED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "zero-mean": lambda w: w - w.double().mean().to(w.dtype),
-    "symmetric": _symmetric,
-}

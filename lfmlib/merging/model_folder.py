@@ -1,7 +1,7 @@
-"""A model as a folder of safetensors files, written whole or not at all.
+"""Write a model as a folder of safetensors files, which appears only when it is complete.
 
-While it is written it is called ``OUT.partial``: no library takes that for a model, for its weights have other names
-and its configuration comes last. A process that was stopped goes on from what is there.
+While it is written the folder is called ``OUT.partial``. No library takes that for a model: its files of weights have
+other names, and its configuration is written last. A run that was stopped goes on from what is there.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from ..surveys.run import died
 from ..surveys.threads import one_thread
 from .shard_writer import Entry, ShardWriter
 
-COPIED = (".json", ".txt", ".model", ".jinja", ".py", ".spm", ".vocab")
-"""Endings of what is copied beside the weights: configuration, tokenizer, code."""
-OURS = "merge.json"
-"""Says what a folder was made of."""
+COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".py", ".spm", ".vocab")
+"""Suffixes of the files that are copied beside the weights: configuration, tokenizer, code."""
+ABOUT_FILE = "merge.json"
+"""The file that says what a folder was made of."""
 Pieces = Callable[[str], Iterable[torch.Tensor]]
+"""A function of a tensor's name that gives its values, in flat pieces."""
 
 
 def write(
@@ -42,24 +43,23 @@ def write(
     executor: Executor | None = None,
     progress: bool = True,
 ) -> None:
-    """Write a model, or go on with it.
+    """Write a model, or go on writing it where an earlier run stopped.
 
     Args:
-        out: folder that is not there, or empty.
-        about: what is made, of JSON's types; an earlier run is taken up only if it said the same.
-        like: in whose shards tensors are laid out, and whose configuration and tokenizer are copied.
-        entries: all tensors of ``like``, as they are to be.
-        make: from the names of some tensors to a function (picklable, if there is an executor) of a name that gives
-            its values, in flat pieces.
-        dtype: to be named in the configuration, if it is another.
-        resume: whether what an earlier run wrote may be kept.
-        executor: where shards are written, a task each; default here, one after the other.
+        out: a folder that does not exist, or is empty.
+        about: what the model is made of, in JSON's types; an earlier run is continued only if it said the same.
+        like: the checkpoint whose division into files is kept, and whose configuration and tokenizer are copied.
+        entries: all tensors of ``like``, with the types that they are to have.
+        make: function from the names of some tensors to their `Pieces` (picklable, if there is an executor).
+        dtype: type to be named in the configuration; None: as in that of ``like``.
+        resume: continue an earlier run; False: begin again.
+        executor: where the files are written, one task each; None: in this process, one after the other.
         progress: show a bar.
 
     Raises:
-        FileExistsError: ``out`` holds something.
-        ValueError: ``OUT.partial`` holds a part of something else, or another process writes it.
-        OSError: there is no room on the disk.
+        FileExistsError: ``out`` is not empty.
+        ValueError: ``OUT.partial`` belongs to another model, or another process is writing it.
+        OSError: the disk is full.
         RuntimeError: workers of the executor died.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -88,7 +88,7 @@ def write(
 
 
 def layout(like: Checkpoint, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Shard → what it holds: as many as ``like`` has files, by the names that transformers gives them."""
+    """Name of each file → the tensors it holds, divided as in the files of ``like``, with the names of transformers."""
     files: dict[Path | None, list[Entry]] = {}
     for entry in entries:
         files.setdefault(getattr(like.stored[entry.name], "path", None), []).append(entry)
@@ -99,10 +99,12 @@ def layout(like: Checkpoint, entries: Sequence[Entry]) -> dict[str, list[Entry]]
 
 
 def _claim(folder: Path, about: Mapping, resume: bool) -> None:
-    """Take a folder, or take it up again."""
-    path, text = folder / OURS, json.dumps(about, indent=2, sort_keys=True) + "\n"
+    """Make the folder that of this model, or refuse it as another's."""
+    path, text = folder / ABOUT_FILE, json.dumps(about, indent=2, sort_keys=True) + "\n"
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{folder} holds a part of something else (see its {OURS}): remove it, or name another folder")
+        raise ValueError(
+            f"{folder} holds a part of something else (see its {ABOUT_FILE}): remove it, or name another folder"
+        )
     if not resume:
         for one in folder.glob("*.safetensors*"):
             one.unlink()
@@ -119,7 +121,7 @@ def _weights(
     executor: Executor | None,
     progress: bool,
 ) -> None:
-    """All shards, from where an earlier run stopped, and their index."""
+    """Write all files of weights, from where an earlier run stopped, and their index."""
     total = sum(one.bytes for entries in shards.values() for one in entries)
     left = total - _size(folder)
     if left > (free := shutil.disk_usage(folder).free):
@@ -152,7 +154,7 @@ def _weights(
 
 
 def _finished(future: Future, folder: Path) -> None:
-    """Raises what the task of a shard raised."""
+    """Raise what the task of a file raised."""
     try:
         future.result()
     except Exception as error:
@@ -165,7 +167,7 @@ def _finished(future: Future, folder: Path) -> None:
 
 
 def _shard(path: Path, entries: list[Entry], pieces: Pieces, told: Callable[[int], object] | None = None) -> None:
-    """Write one shard, or go on with it. A lock keeps out a worker that was given up for dead and is not."""
+    """Write one file, or go on with it. The lock keeps out an earlier worker that was wrongly taken for dead."""
     with one_thread(), FileLock(path.with_name(path.name + ".lock")), ShardWriter(path, entries) as writer:
         if told:
             told(sum(one.bytes for one in entries[: writer.done]))
@@ -176,18 +178,17 @@ def _shard(path: Path, entries: list[Entry], pieces: Pieces, told: Callable[[int
 
 
 def _size(folder: Path) -> int:
-    """Bytes of weights that are there."""
+    """Bytes of weights that are written."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors*"))
 
 
 def _copy(like: Checkpoint, folder: Path, dtype: str | None) -> None:
-    """Tokenizer and the like, from the folder of a model, and the further modules that sentence-transformers names; the
-    configuration last."""
+    """Copy the tokenizer and other small files, the modules of sentence-transformers, and last the configuration."""
     home = like.files[0].parent if like.files else None
     if home and (home / "config.json").exists():
         for path in sorted(home.iterdir()):
-            made = path.name.endswith(".index.json") or path.name in ("config.json", OURS)
-            if path.is_file() and path.suffix in COPIED and not path.name.startswith(".") and not made:
+            made = path.name.endswith(".index.json") or path.name in ("config.json", ABOUT_FILE)
+            if path.is_file() and path.suffix in COPIED_SUFFIXES and not path.name.startswith(".") and not made:
                 shutil.copyfile(path, folder / path.name)
         for inner in _modules(home):
             shutil.copytree(home / inner, folder / inner, dirs_exist_ok=True, ignore=_links)
@@ -198,11 +199,11 @@ def _copy(like: Checkpoint, folder: Path, dtype: str | None) -> None:
 
 
 def _modules(home: Path) -> list[str]:
-    """Folders in this one that modules.json of sentence-transformers names, such as "1_Pooling"."""
+    """The folders in this one that the modules.json of sentence-transformers names, such as "1_Pooling"."""
     path = home / "modules.json"
     try:
         listed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    except (ValueError, RecursionError):  # it is not needed for the weights
+    except (ValueError, RecursionError):  # the weights do not need it
         listed = []
     named = [one.get("path") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
     names = [name for name in named if isinstance(name, str) and Path(name).name == name and name not in ("", "..")]
@@ -210,5 +211,6 @@ def _modules(home: Path) -> list[str]:
 
 
 def _links(folder: str, names: list[str]) -> list[str]:
-    """Links to folders, which may lead anywhere, also back; those to files are how the hub's cache is made."""
+    """Links to folders, which may lead anywhere, even back here. Links to files are kept: the hub's cache consists of
+    them."""
     return [name for name in names if (path := Path(folder, name)).is_symlink() and not path.is_file()]

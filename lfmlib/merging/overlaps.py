@@ -1,4 +1,4 @@
-"""How the ΔW of several fine-tunes of one base lie to one another: what merging has to reconcile, matrix by matrix."""
+"""How alike the ΔW of several fine-tunes of one base are, matrix by matrix: what merging has to reconcile."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ import torch
 from torch.nn.functional import cosine_similarity
 from tqdm.auto import tqdm
 
-from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
-from ..deltas.pairs import FLOATS, partners
+from ..deltas.pairs import FLOATS, opened, partners
 from . import methods
-from .run import listed
 
-LEAST = 4096
+MIN_MATRIX_VALUES = 4096
 """Matrices with fewer entries are left out."""
 _COLUMNS = (
     "tensor", "role", "depth", "numel", "size", "alike", "conflict", "outliers", "energy", "reach_single", "reach",
@@ -31,55 +29,69 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
     All ΔW of one tensor are held as float32 at a time, and two as float64.
 
     Args:
-        base, tuned: anything `open_checkpoint` takes, and a list of these.
+        base, tuned: anything `open_checkpoint` takes, and a list of these, or of folders with adapters of that base.
         select: regular expression; only tensors of the base whose name it finds.
         progress: show a bar.
 
     Returns:
-        One row per matrix of at least `LEAST` entries: tensor, role, depth, numel;
+        One row per matrix of at least `MIN_MATRIX_VALUES` entries: tensor, role, depth, numel;
         size, RMS(ΔW) / RMS(W₀), the mean over the models;
-        alike, the mean cosine of two ΔW (of unlike ones 0 ± 1/√numel);
-        conflict, the share of entries in which the ΔW that are not zero have both signs (of unlike ones
+        alike, the mean cosine of two ΔW (of independent ones 0 ± 1/√numel);
+        conflict, the share of entries in which some ΔW are positive and others negative (of independent ones
         1 - 2^(1 - models));
         outliers, the share of the entries of the averaged ΔW that are outliers of its Gaussian core
         (`lfmlib.merging.methods.cut`), and energy, their share of its squared norm;
         reach_single and reach, how far out outliers lie (`lfmlib.merging.methods.reach`), in the mean of the single ΔW
-        and in their average, NaN without outliers; factor, what would give back what the average took from them.
-        What is said of pairs is NaN of a single model. ``attrs["source"]`` and ``attrs["base"]`` name the models.
+        and in their average, NaN without outliers; factor, by which the outliers of the average would lie as far out as
+        those of the single ΔW (`lfmlib.merging.methods.restoring`).
+        alike and conflict are NaN of a single model. ``attrs["source"]`` and ``attrs["base"]`` name the models,
+        ``attrs["skipped"]`` says of each matrix that has no row why.
 
     Raises:
         ValueError: no model; models that do not fit the base; or no matrix that is large enough.
         FileNotFoundError, CheckpointError: from `open_checkpoint`; or what is stored is quantized.
+
+    Examples:
+        >>> rng = np.random.default_rng(0)
+        >>> base = {"q_proj.weight": 0.02 * rng.standard_normal((64, 64))}
+        >>> tuned = [{"q_proj.weight": base["q_proj.weight"] + 0.002 * rng.standard_normal((64, 64))} for _ in range(2)]
+        >>> lfmlib.overlap(base, tuned, progress=False)[["size", "conflict"]].round(1)
+           size  conflict
+        0   0.1       0.5
     """
-    tuned = listed(tuned)
-    if not tuned:
-        raise ValueError("there is nothing to look at: expected at least one tuned model")
-    base, *models = (one if isinstance(one, Checkpoint) else open_checkpoint(one) for one in (base, *tuned))
+    base, models = opened(base, tuned, whole=True)
     theirs = [partners(base, one) for one in models]
     chosen = base.select(select) if select else base
     about = {info.name: (info.role, info.depth) for info in chosen.tensors}
     names = [
         name
         for name, one in chosen.stored.items()
-        if len(one.shape) == 2 and math.prod(one.shape) >= LEAST and one.dtype in FLOATS
+        if len(one.shape) == 2 and math.prod(one.shape) >= MIN_MATRIX_VALUES and one.dtype in FLOATS
     ]
     if not names:
-        raise ValueError(f"{base.name} has no matrix of {LEAST:,} or more entries that is looked at")
-    rows = []
+        raise ValueError(f"{base.name} has no matrix of {MIN_MATRIX_VALUES:,} or more entries that is looked at")
+    rows, skipped = [], {}
     for name in tqdm(names, "ΔW", disable=not progress, leave=False, delay=1):
-        start = base.stored[name].load().cpu().float()
-        deltas = [one[name]().cpu().float() - start for one in theirs]
+        if all(one[name] == base.stored[name].load for one in theirs):
+            skipped[name] = "no adapter on it"
+            continue
+        try:
+            start = base.stored[name].load().cpu().float()
+            deltas = [one[name]().cpu().float() - start for one in theirs]
+        except (ValueError, OSError) as error:
+            skipped[name] = str(error)
+            continue
         role, depth = about.get(name, ("fused", None))  # several matrices stored as one
         said = {"tensor": name, "role": role, "depth": depth, "numel": start.numel()}
         rows.append(said | {"size": _size(deltas, start)} | _pairs(deltas) | _outliers(deltas))
     table = pd.DataFrame(rows, columns=_COLUMNS)
-    if not (table["size"] > 0).any():
+    if len(table) and not (table["size"] > 0).any():
         raise ValueError(
             f"ΔW is exactly zero in all {len(table)} matrices: {', '.join(one.name for one in models)} and the base "
             f"{base.name} hold the same weights. Name the models that were tuned, and their base"
         )
     table["depth"] = table["depth"].astype("Int64")
-    table.attrs.update(source=[one.name for one in models], base=base.name)
+    table.attrs.update(source=[one.name for one in models], base=base.name, skipped=skipped)
     return table
 
 

@@ -16,15 +16,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
-from ..checkpoints.remote import ahead
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.remote import prefetched
 from ..checkpoints.stored import Stored
-from ..deltas.comparison import KIN
-from ..deltas.pairs import FLOATS, partners
+from ..deltas.pairs import FLOATS, opened, partners, refuse_strangers
 from ..surveys.run import same_library
 from ..surveys.threads import one_thread
 from . import methods, model_folder
@@ -35,10 +33,8 @@ PIECE = 1 << 22
 BLOCK = 1 << 17
 """Values that are computed at a time where nothing is drawn, so that what is between reading and writing stays in a
 core's cache. (Of more than four models the last digit may depend on it, as PyTorch's order of adding does.)"""
-MOST = 8
+MAX_THREADS = 8
 """Threads, at most: each has a piece under way, and one waits to be written."""
-LOOKED_AT, SEEN = 8, 1 << 18
-"""Matrices in which a model is compared with its base before anything is written, and how many values of each."""
 
 
 def merge(
@@ -47,22 +43,27 @@ def merge(
     method: str = "ties",
     weights: Sequence[float] | None = None,
     *,
+    executor: Executor | None = None,
+    progress: bool = True,
+    seed: int = 0,
     density: float | None = None,
     amplify: float | str | None = None,
     project: str | None = None,
     dtype: str | None = None,
-    seed: int = 0,
     out: str | Path,
-    executor: Executor | None = None,
-    progress: bool = True,
 ) -> Path:
     """Merge models that were tuned from one base, and write the result as a folder like that of the base.
 
     Args:
-        base, tuned: anything `open_checkpoint` takes, and a list of these.
+        base, tuned: anything `open_checkpoint` takes, and a list of these, or of folders with adapters of that base
+            (LoRA, DoRA and noise, as peft saves them).
         method: one of `lfmlib.merging.methods.METHODS`: "average", "task_arithmetic" (the sum), "ties", "dare",
             "dare_ties", "nan" (shares in inverse proportion to the norm of all of ΔW).
         weights: what each ΔW is multiplied with; None: 1 each.
+        executor: where to run, shard by shard: a `ProcessPoolExecutor`, or ``client.get_executor(retries=3)`` of a Dask
+            cluster whose machines see the same files. It is not shut down. Default: here, with a thread per core.
+        progress: show a bar.
+        seed: of the methods that draw at random, with the tensors' names.
         density: share of each ΔW that "ties", "dare" and "dare_ties" keep; None: as in
             `lfmlib.merging.methods.DENSITY`.
         amplify: factor for the outliers of the merged ΔW of every matrix (or stack of matrices, of experts); "auto"
@@ -71,11 +72,7 @@ def merge(
         project: None, or one of `lfmlib.merging.methods.PROJECTIONS`, what the merged matrices are made.
         dtype: to store floating-point tensors in; None: what each has in the base. Sums are taken in float32 (float64
             if there is any).
-        seed: of the methods that draw at random, with the tensors' names.
         out: folder that is not there yet.
-        executor: where to run, shard by shard: a `ProcessPoolExecutor`, or ``client.get_executor(retries=3)`` of a Dask
-            cluster whose machines see the same files. It is not shut down. Default: here, with a thread per core.
-        progress: show a bar.
 
     Returns:
         ``out``, with shards named as in the base, its configuration and tokenizer, and ``merge.json``, which says what
@@ -89,17 +86,25 @@ def merge(
         RuntimeError: workers of the executor died, and the same call goes on; or they have no lfmlib, or another.
         FileNotFoundError, CheckpointError: from `open_checkpoint`; or what is stored cannot be merged, such as
             quantized weights.
+
+    Examples:
+        >>> import tempfile
+        >>> base = {"q_proj.weight": np.zeros((64, 64), np.float32)}
+        >>> tuned = [{"q_proj.weight": np.full((64, 64), value, np.float32)} for value in (1, 3)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     out = lfmlib.merge(base, tuned, "average", out=f"{folder}/merged", progress=False)
+        ...     print(float(lfmlib.open_checkpoint(out).read("q_proj.weight").mean()))
+        2.0
     """
-    tuned = listed(tuned)
+    base, models = opened(base, tuned, whole=True)
     density = methods.DENSITY.get(method, 1.0) if density is None else density
-    weights = [1.0] * len(tuned) if weights is None else [float(one) for one in weights]
+    weights = [1.0] * len(models) if weights is None else [float(one) for one in weights]
     factor = _factor(amplify)
-    methods.check(method, len(tuned), weights, density)
+    methods.check(method, len(models), weights, density)
     if project not in (None, *methods.PROJECTIONS):
         raise ValueError(f"unknown projection {project!r}: expected one of {', '.join(methods.PROJECTIONS)}, or None")
     if dtype not in (None, *FLOATS):
         raise ValueError(f"dtype is {dtype!r}: expected one of {', '.join(FLOATS)}, or None")
-    base, *models = (one if isinstance(one, Checkpoint) else open_checkpoint(one) for one in (base, *tuned))
     if distant := next((one for one in (base, *models) if one.traffic is not None), None):
         raise ValueError(
             f"{distant.name} is elsewhere, and a merge reads every byte of it, some more than once. Download it, and "
@@ -109,32 +114,28 @@ def merge(
     if executor is not None:
         same_library(executor)
     with one_thread():
-        _related(base, models, models_of)
+        for model, theirs in zip(models, models_of, strict=True):
+            refuse_strangers(base, model, _matrices(base, theirs))
         _constants(base, models_of)
         factors = _coefficients(method, weights, base, models_of, executor, progress)
-    threads = min(os.cpu_count() or 1, MOST) if executor is None else 1
-    task = _Task(dict(base.stored), models_of, method, factors, density, factor, project, dtype, seed, threads)
+    threads = min(os.cpu_count() or 1, MAX_THREADS) if executor is None else 1
+    plan = _Plan(dict(base.stored), models_of, method, factors, density, factor, project, dtype, seed, threads)
     about = {
         "method": method, "weights": weights, "density": density if method in methods.THINNING else None,
         "amplify": factor, "project": project, "dtype": dtype, "seed": seed if method in methods.RANDOM else None,
         "base": _identity(base), "tuned": [_identity(model) for model in models],
     }  # fmt: skip
     out = Path(out).expanduser().resolve()
-    entries = [task.entry(name) for name in base.stored]
+    entries = [plan.entry(name) for name in base.stored]
     on_disk = all(one.files for one in (base, *models))  # what lies in memory may change between two runs
     model_folder.write(
-        out, about, base, entries, task.only, dtype=dtype, resume=on_disk, executor=executor, progress=progress
+        out, about, base, entries, plan.only, dtype=dtype, resume=on_disk, executor=executor, progress=progress
     )
     return out
 
 
-def listed(tuned) -> list:
-    """Models as a list, where a single one was given as well."""
-    return [tuned] if isinstance(tuned, str | Path | Checkpoint | Mapping | torch.nn.Module) else list(tuned)
-
-
 @dataclass
-class _Task:
+class _Plan:
     """What is merged, and how; it can be pickled."""
 
     base: dict[str, Stored]
@@ -161,67 +162,85 @@ class _Task:
 
     def pieces(self, name: str) -> Iterator[torch.Tensor]:
         """The merged tensor, flat, in the dtype it is written in."""
-        entry, (start, models) = self.entry(name), _values(name, self.base, self.tuned)
+        start, models = _values(name, self.base, self.tuned)
         if not start.is_floating_point():
-            yield start
-            return
-        size = len(start)
-        wide = torch.float64 if any(one.dtype == torch.float64 for one in (start, *models)) else torch.float32
-        matrix = len(entry.shape) in (2, 3) and min(entry.shape) > 1  # or a stack of them, of experts
-        amplify, project = matrix and self.factor != 1 and size > 0, matrix and self.project
-        whole = self.method in methods.WHOLE
-        block = PIECE if self.method in methods.RANDOM else BLOCK
-
-        def delta(model: torch.Tensor, part: slice = slice(None)) -> torch.Tensor:
-            return model[part].to(wide) - start[part].to(wide)
-
-        # One after the other: each takes several times its own memory.
-        kept = [methods.trimmed(delta(one), self.density) for one in models] if whole else []
-
-        def merged(first: int) -> torch.Tensor:
-            part = slice(first, first + block)
-            some = [one[part] for one in kept] or [delta(one, part) for one in models]
-            density, seed = 1.0 if whole else self.density, f"{self.seed}/{name}/{first}"
-            return methods.combine(some, self.method, self.coefficients, density=density, seed=seed)
-
-        blocks: Callable[[int], torch.Tensor] = merged
-        if (project or self.factor == "auto" or (amplify and whole)) and size:  # it must be seen whole, or again
-            held = torch.cat([merged(first) for first in range(0, size, block)])
-            blocks = lambda first: held[first : first + block]  # noqa: E731
-        factor, beyond = self.factor, math.inf
-        if amplify:
-            beyond = methods.cut(blocks(first) for first in range(0, size, block))
-            if factor == "auto":
-                given = [one for one, weight in zip(models, self.coefficients, strict=True) if weight]
-                single = [methods.reach(one, methods.cut(one)) for one in map(delta, given)]
-                factor = methods.restoring(single, methods.reach(held, beyond))
-
-        def added(first: int) -> torch.Tensor:
-            part = blocks(first)
-            new = start[first : first + len(part)].to(wide)
-            return new + (part if math.isinf(beyond) else methods.amplified(part, factor, beyond))
-
-        if project and size:
-            yield _stored(
-                methods.projected(torch.cat([added(first) for first in range(0, size, block)]), project), entry
-            )
-            return
-
-        def piece(first: int) -> torch.Tensor:
-            stop = min(first + PIECE, size)
-            found = torch.empty(stop - first, dtype=getattr(torch, entry.dtype))
-            for at in range(first, stop, block):
-                part = added(at)[: stop - at]
-                found[at - first : at - first + len(part)] = _stored(part, entry)
-            return found
-
-        yield from self._together(partial(piece, first) for first in range(0, size, PIECE))
-
-    def _together(self, calls: Iterable[Callable[[], torch.Tensor]]) -> Iterator[torch.Tensor]:
-        """What calls return, in order, several at once; not of those that draw, for all of torch has one generator."""
+            return iter([start])
+        calls = _Merged(self, name, start, models).pieces()
+        # Not of those that draw: all of torch has one generator.
         if self.threads == 1 or self.method in methods.RANDOM:
             return (call() for call in calls)
-        return ahead(iter(calls), self.threads)
+        return prefetched(calls, self.threads)
+
+
+class _Merged:
+    """One tensor of a merge: base and models as flat values, and what becomes of them, block by block."""
+
+    def __init__(self, plan: _Plan, name: str, start: torch.Tensor, models: list[torch.Tensor]):
+        self.plan, self.entry, self.start, self.models = plan, plan.entry(name), start, models
+        self.size = len(start)
+        self.wide = torch.float64 if any(one.dtype == torch.float64 for one in (start, *models)) else torch.float32
+        self.block = PIECE if plan.method in methods.RANDOM else BLOCK
+        whole = plan.method in methods.WHOLE
+        # One after the other: each takes several times its own memory.
+        self.trimmed = [methods.trimmed(self._delta(one), plan.density) for one in models] if whole else []
+        shape = self.entry.shape
+        matrix = len(shape) in (2, 3) and min(shape) > 1 and self.size > 0  # or a stack of them, of experts
+        self.project = plan.project if matrix else None
+        amplify = matrix and plan.factor != 1
+        self.held = None
+        if self.size and (self.project or plan.factor == "auto" or (amplify and whole)):  # seen whole, or again
+            self.held = torch.cat([self._combined(first) for first in self._firsts()])
+        self.factor, self.cut = self._amplification() if amplify else (1.0, math.inf)
+
+    def pieces(self) -> Iterator[Callable[[], torch.Tensor]]:
+        """Calls that each give the next values to write."""
+        if self.project:
+            yield self._projected
+            return
+        for first in range(0, self.size, PIECE):
+            yield partial(self._piece, first, min(first + PIECE, self.size))
+
+    def _firsts(self) -> range:
+        return range(0, self.size, self.block)
+
+    def _delta(self, model: torch.Tensor, part: slice = slice(None)) -> torch.Tensor:
+        return model[part].to(self.wide) - self.start[part].to(self.wide)
+
+    def _combined(self, first: int) -> torch.Tensor:
+        """The merged ΔW of the block that begins with value ``first``, before anything is amplified."""
+        if self.held is not None:
+            return self.held[first : first + self.block]
+        part, plan = slice(first, first + self.block), self.plan
+        some = [one[part] for one in self.trimmed] or [self._delta(one, part) for one in self.models]
+        density = 1.0 if self.trimmed else plan.density
+        seed = f"{plan.seed}/{self.entry.name}/{first}"
+        return methods.combine(some, plan.method, plan.coefficients, density=density, seed=seed)
+
+    def _amplification(self) -> tuple[float, float]:
+        """The factor of the outliers of the merged ΔW, and the magnitude beyond which they lie."""
+        cut = methods.cut(self._combined(first) for first in self._firsts())
+        if self.plan.factor != "auto":
+            return self.plan.factor, cut
+        given = [one for one, weight in zip(self.models, self.plan.coefficients, strict=True) if weight]
+        single = [methods.reach(one, methods.cut(one)) for one in map(self._delta, given)]
+        return methods.restoring(single, methods.reach(self.held, cut)), cut
+
+    def _new(self, first: int) -> torch.Tensor:
+        """The new weights of a block, in the type they are computed in."""
+        part = self._combined(first)
+        old = self.start[first : first + len(part)].to(self.wide)
+        return old + (part if math.isinf(self.cut) else methods.amplified(part, self.factor, self.cut))
+
+    def _piece(self, start: int, stop: int) -> torch.Tensor:
+        found = torch.empty(stop - start, dtype=getattr(torch, self.entry.dtype))
+        for at in range(start, stop, self.block):
+            part = self._new(at)[: stop - at]
+            found[at - start : at - start + len(part)] = _stored(part, self.entry)
+        return found
+
+    def _projected(self) -> torch.Tensor:
+        whole = torch.cat([self._new(first) for first in self._firsts()])
+        return _stored(methods.projected(whole, self.project), self.entry)
 
 
 def _values(
@@ -251,23 +270,14 @@ def _factor(amplify: float | str | None) -> float | str:
     return factor
 
 
-def _related(base: Checkpoint, models: list[Checkpoint], tuned: list[dict[str, Callable]]) -> None:
-    """Raises ValueError where a model was hardly tuned from that base: their weights are unlike."""
-    names = [name for name, one in base.stored.items() if len(one.shape) == 2 and math.prod(one.shape) >= 4096]
-    found: list[list[float]] = [[] for _ in models]
-    for name in names[:: max(1, len(names) // LOOKED_AT)]:
-        start, others = _values(name, base.stored, tuned)
-        for each, other in zip(found, others, strict=True):
-            step = max(1, len(start) // SEEN)
-            pair = torch.stack([start[::step].double(), other[::step].double()])
-            each.append(float(torch.corrcoef(pair[:, pair.isfinite().all(0)])[0, 1]))
-    for each, model in zip(found, models, strict=True):
-        known = [one for one in each if math.isfinite(one)]
-        if known and np.median(known) < KIN:
-            raise ValueError(
-                f"{model.name} was hardly tuned from {base.name}: the correlation of their weights is "
-                f"{np.median(known):.2f} in the median of {len(known)} matrices, expected {KIN} or more. Name its base"
-            )
+def _matrices(base: Checkpoint, theirs: Mapping[str, Callable]) -> list[Callable]:
+    """Calls that load a model's matrix and that of the base, of those that tell whether the two are kin."""
+    large = [name for name, one in base.stored.items() if len(one.shape) == 2 and math.prod(one.shape) >= 4096]
+    return [partial(_loaded, theirs[name], base.stored[name].load) for name in large]
+
+
+def _loaded(*loads: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+    return [load().cpu() for load in loads]
 
 
 def _constants(base: Checkpoint, tuned: list[dict[str, Callable]]) -> None:

@@ -1,7 +1,8 @@
 """Write a safetensors file from front to back, a piece at a time, and go on where a killed process stopped.
 
-The bytes are those of one uninterrupted run: the header, from what is to come, then each tensor in order. While a file
-is being written it is called ``NAME.part``, and ``NAME.part.safe`` says how many of its bytes are on the disk for sure.
+The bytes are those of an uninterrupted run: the header, which needs only the names, shapes and types of the tensors,
+then each tensor in order. While a file is written it is called ``NAME.part``, and ``NAME.part.safe`` holds the number
+of its bytes that are known to have reached the disk.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import torch
 from ..checkpoints.safetensors_files import TORCH_DTYPES
 from ..checkpoints.stored import dtype_name
 
-SYNCED = 1 << 26
-"""Bytes after which what was written is brought to the disk, while more is made."""
+SYNC_BYTES = 1 << 26
+"""Bytes after which a thread flushes what was written to the disk, while the next tensors are made."""
 _NAMES = {dtype_name(dtype): short for short, dtype in TORCH_DTYPES.items()}
 
 
@@ -35,12 +36,12 @@ class Entry:
 
     @property
     def bytes(self) -> int:
-        """Its size."""
+        """Size in the file."""
         return math.prod(self.shape) * getattr(torch, self.dtype).itemsize
 
 
 def header(entries: Sequence[Entry]) -> bytes:
-    """What a safetensors file begins with: its length, and JSON that says where each tensor is."""
+    """The beginning of a safetensors file: the length of the header, and JSON that says where each tensor is."""
     fields: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     end = 0
     for one in entries:
@@ -52,14 +53,14 @@ def header(entries: Sequence[Entry]) -> bytes:
 
 
 class ShardWriter:
-    """One file; a context manager, which leaves an unfinished file behind to go on with.
+    """One file that is being written; a context manager. What is unfinished on leaving, the next one goes on with.
 
     Args:
-        path: where the file will be.
+        path: of the file.
         entries: all its tensors, in order.
 
     Attributes:
-        done: how many of them are written already, of an earlier run.
+        done: how many tensors are written; of an earlier run at first.
     """
 
     def __init__(self, path: Path, entries: Sequence[Entry]):
@@ -72,12 +73,12 @@ class ShardWriter:
         self._ends = [len(self._header) + size for size in sizes]
         self.finished = path.exists()
         self.done = len(self.entries) if self.finished else 0
-        self._behind: tuple[Future, int] | None = None  # up to where bytes are on their way to the disk
-        self._refused = False  # the disk has said no
+        self._flushing: tuple[Future, int] | None = None  # the flush that is running, and up to which byte
+        self._refused = False  # whether a flush has failed
 
     def __enter__(self) -> ShardWriter:
         if self.finished:
-            self._safe.unlink(missing_ok=True)  # of a process that was killed just before
+            self._safe.unlink(missing_ok=True)  # left by a process that was killed before it could remove this
             return self
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sync")
         safe = int(self._safe.read_text()) if self._safe.exists() and self._part.exists() else 0
@@ -87,7 +88,7 @@ class ShardWriter:
                 self.done = self._ends.index(safe)
                 self._file.truncate(safe)
                 self._file.seek(safe)
-                self._asked = safe
+                self._flushed_to = safe
                 return self
             self._file.close()
         self._file = self._part.open("wb", buffering=0)
@@ -96,11 +97,14 @@ class ShardWriter:
         return self
 
     def write(self, pieces: Iterable[torch.Tensor]) -> None:
-        """The next tensor: flat pieces of its dtype, in order, that make it up together.
+        """Write the next tensor.
+
+        Args:
+            pieces: its values in order, in flat pieces of its type.
 
         Raises:
-            ValueError: they are of another dtype, or of more or fewer values than the tensor has.
-            OSError: the disk is full; what was written before stays good.
+            ValueError: the pieces are of another type, or have more or fewer values than the tensor.
+            OSError: the disk is full; the tensors written before are kept.
         """
         entry = self.entries[self.done]
         for piece in pieces:
@@ -112,10 +116,10 @@ class ShardWriter:
             size = self._file.tell() - self._ends[self.done]
             raise ValueError(f"{entry.name}: {size} bytes were given, expected {entry.bytes}")
         self.done += 1
-        if self._file.tell() - self._asked >= SYNCED:
-            self._arrived()
-            self._asked = self._file.tell()
-            self._behind = self._thread.submit(self._bring), self._asked
+        if self._file.tell() - self._flushed_to >= SYNC_BYTES:
+            self._finish_flush()
+            self._flushed_to = self._file.tell()
+            self._flushing = self._thread.submit(self._flush), self._flushed_to
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.finished:
@@ -125,7 +129,7 @@ class ShardWriter:
             if whole:
                 self._sync()
             else:
-                self._leave()
+                self._keep_whole()
         finally:
             self._thread.shutdown()
             self._file.close()
@@ -133,10 +137,10 @@ class ShardWriter:
             self._part.replace(self.path)
             self._safe.unlink()
 
-    def _leave(self) -> None:
-        """Keep what is whole, if the disk lets. What it refused once may look well the second time, and be lost."""
+    def _keep_whole(self) -> None:
+        """Keep the tensors that are whole, unless a flush failed: the next may then succeed although data are lost."""
         try:
-            self._arrived()
+            self._finish_flush()
             if self._refused:
                 return
             self._file.truncate(self._ends[self.done])
@@ -151,27 +155,27 @@ class ShardWriter:
             left = left[self._file.write(left) :]
 
     def _sync(self) -> None:
-        """Bring all to the disk, and say so: only whole tensors count."""
-        self._arrived()
-        self._bring()
-        self._asked = self._file.tell()
-        self._say(self._asked)
+        """Flush everything to the disk and note it; called only between whole tensors."""
+        self._finish_flush()
+        self._flush()
+        self._flushed_to = self._file.tell()
+        self._note(self._flushed_to)
 
-    def _bring(self) -> None:
+    def _flush(self) -> None:
         try:
             os.fsync(self._file.fileno())
         except OSError:
             self._refused = True
             raise
 
-    def _arrived(self) -> None:
-        """Wait until what is on its way is on the disk, and say so. Raises what the disk does."""
-        if self._behind:
-            (future, place), self._behind = self._behind, None
+    def _finish_flush(self) -> None:
+        """Wait for the flush that is running, and note it; raises what that raised."""
+        if self._flushing:
+            (future, place), self._flushing = self._flushing, None
             future.result()
-            self._say(place)
+            self._note(place)
 
-    def _say(self, place: int) -> None:
+    def _note(self, place: int) -> None:
         written = self._safe.with_name(self._safe.name + ".new")
         written.write_text(str(place))
         written.replace(self._safe)

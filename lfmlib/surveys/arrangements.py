@@ -4,46 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import asdict
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
-from ..checkpoints.checkpoint import Checkpoint
-from ..structure.controls import control, named
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo
+from ..structure.controls import checked_names, control
 from ..structure.entries import FIGURES, iid
 from ..structure.spectra import spectrum
-from .run import Rows, tabulate
+from .run import about, tabulate
 
 DERIVED = ("lag_one", "row_alike", "col_alike", "unequal")
-"""Properties of `IID` that the rule of finding F4 is about."""
+"""Properties of `IID` that sum up several figures; the rule of finding F4 is about these."""
 SPECTRAL = {"ks": "mp_ks"} | {
     name: name
     for name in ("top_ratio", "outliers", "outlier_share", "outlier_variance", "stable_rank", "effective_rank")
 }
-"""Figures of `Spectrum` and their columns; ``mp_ks`` is the distance to Marchenko and Pastur's law."""
+"""Figures of `Spectrum` → their columns; ``mp_ks`` is the distance from the law of Marchenko and Pastur."""
 
 
 def arrangement(
     source,
+    *,
     select: str | None = None,
-    controls: str | Iterable[str] | None = (),
-    seed: int = 0,
     executor: Executor | None = None,
     progress: bool = True,
+    seed: int = 0,
+    controls: str | Iterable[str] | None = (),
 ) -> pd.DataFrame:
-    """Measure the arrangement of every floating-point matrix of a checkpoint that has 40 rows and columns.
+    """Measure how the entries of every floating-point matrix with at least 40 rows and columns are arranged.
 
-    Each matrix is held as some five float64 copies while it is measured, one matrix per worker.
+    While a matrix is measured, memory holds about five float64 copies of it; each worker measures one at a time.
 
     Args:
         source: anything `open_checkpoint` takes, or a `Checkpoint`.
         select: regular expression; only tensors whose name it finds.
-        controls: names of `lfmlib.structure.controls.CONTROLS` to measure in the same way.
-        seed: of the controls; each tensor's stream also depends on its name.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.
+        seed: of the controls; each tensor's stream also depends on its name.
+        controls: names of `lfmlib.structure.controls.CONTROLS` to measure in the same way.
 
     Returns:
         For each matrix one row for itself (``control`` is "none") and one for each control, in checkpoint order: its
@@ -52,31 +52,34 @@ def arrangement(
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; an unknown control.
+
+    Examples:
+        >>> table = lfmlib.arrangement("minilm", select="layer.0.*query", controls="permuted", progress=False)
+        >>> table[["role", "control", "row_share"]].round(2)
+          role   control  row_share
+        0    q      none       0.03
+        1    q  permuted       0.00
     """
-    measure = partial(_measure_batch, controls=named(controls), seed=seed)
-    return tabulate(source, select, measure, _columns(), executor, progress)
+    measure = partial(_measured, controls=checked_names(controls), seed=seed)
+    return tabulate(source, measure, _columns(), select=select, executor=executor, progress=progress)
 
 
-def _measure_batch(checkpoint: Checkpoint, controls: tuple[str, ...], seed: int) -> Rows:
-    results: Rows = []
-    for info in checkpoint.tensors:
-        about = asdict(info)
-        about["tensor"] = about.pop("name")
-        stream = int(np.random.SeedSequence([seed, *info.name.encode()]).generate_state(1, np.uint64)[0] >> 1)
-        try:
-            matrix = checkpoint.read(info.name)
-            rows = [about | {"control": "none"} | figures(matrix)]
-            for name in controls:
-                rows.append(about | {"control": name} | figures(control(matrix, name, seed=stream)))
-        except ValueError as error:
-            results.append((info.name, str(error)))
-            continue
-        results.append((info.name, rows))
-    return results
+def _measured(checkpoint: Checkpoint, info: TensorInfo, controls: tuple[str, ...], seed: int) -> list[dict]:
+    """The row of a matrix, and those of its controls."""
+    stream = int(np.random.SeedSequence([seed, *info.name.encode()]).generate_state(1, np.uint64)[0] >> 1)
+    matrix = checkpoint.read(info.name)
+    rows = [about(info) | {"control": "none"} | figures(matrix)]
+    for name in controls:
+        rows.append(about(info) | {"control": name} | figures(control(matrix, name, seed=stream)))
+    return rows
 
 
 def figures(matrix) -> dict[str, float]:
-    """Every figure of a matrix, with its null: what a row says of it."""
+    """The figures of a row of `arrangement`: those of a matrix, and their nulls.
+
+    Args:
+        matrix: as for `lfmlib.iid`.
+    """
     entries, values = iid(matrix), spectrum(matrix)
     row = {name: getattr(entries, name) for name in (*FIGURES, *DERIVED)}
     row |= {column: getattr(values, name) for name, column in SPECTRAL.items()}

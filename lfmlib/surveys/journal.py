@@ -1,8 +1,8 @@
-"""Rows that were finished, kept on disk as they come, so that a long survey that was stopped goes on.
+"""A journal of finished rows on disk, from which a survey that was stopped goes on.
 
-A row is known by all that it depends on: the file that its tensor lies in (path, size and time of change; elsewhere
-address, size and version), the place in it, what was measured, and the library's source code. A shard that changed, or
-another sample, is measured anew; a line that was cut short by a crash does not count.
+The key of a row is a hash of all that the row depends on: the file that its tensor is stored in (path, size and time of
+change; of a remote file address, size and version), the place in it, what was measured, and the library's source code.
+So a file that changed, or a sample of another size, is measured anew. A line that a crash cut short is ignored.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from pathlib import Path
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.remote import RemoteFile
-from ..checkpoints.stored import Held
+from ..checkpoints.stored import InMemory
 from ..provenance import sources
 
-SMALL = 1 << 20  # bytes of a tensor in memory, such as a quantizer's table, that are part of a key
+MAX_HASHED_BYTES = 1 << 20  # size of a tensor in memory, such as a quantizer's table, that is hashed into a key
 
 
 class Journal:
-    """The rows of one measurement in a folder; a folder may hold those of many.
+    """The rows of one measurement in a folder, which may hold the rows of several.
 
     Args:
-        folder: where; made if it is not there.
-        measure: what was measured: a function of a module, or a partial of one.
+        folder: where to keep them; made if it is not there.
+        measure: what is measured: a function of a module, or a partial of one.
 
-    Raises OSError where the folder cannot be written.
+    Raises:
+        OSError: the folder cannot be written.
     """
 
     def __init__(self, folder: str | Path, measure):
@@ -42,7 +43,7 @@ class Journal:
         self._keys: dict[str, str | None] = {}
 
     def known(self, checkpoint: Checkpoint, names: list[str]) -> dict[str, list[dict]]:
-        """The rows that are there, of these tensors of a checkpoint."""
+        """Rows by tensor, of those of the named tensors of a checkpoint that are in the journal."""
         self._keys = {name: self._key(checkpoint, name) for name in names}
         kept = {}
         with self.path.open("a+b") as file:
@@ -51,14 +52,14 @@ class Journal:
                 try:
                     found = json.loads(line)
                     kept[found["of"]] = found["rows"]
-                except (ValueError, KeyError, TypeError):  # cut short, or not ours
+                except (ValueError, KeyError, TypeError):  # cut short, or written by something else
                     continue
             if file.tell() and not line.endswith(b"\n"):
                 file.write(b"\n")
         return {name: [_row(row) for row in kept[key]] for name, key in self._keys.items() if key in kept}
 
     def keep(self, rows: Mapping[str, list[dict]]) -> None:
-        """Write down the rows of tensors that `known` was asked for. They are on the disk when this returns."""
+        """Add the rows of tensors that `known` was asked for. They are on the disk when this returns."""
         lines = [
             json.dumps({"of": key, "tensor": name, "rows": some}, default=lambda number: number.item())
             for name, some in rows.items()
@@ -70,30 +71,30 @@ class Journal:
             os.fsync(file.fileno())
 
     def _key(self, checkpoint: Checkpoint, name: str) -> str | None:
-        """What the rows of a tensor depend on, hashed; None for what is only in memory."""
+        """Hash of what the rows of a tensor depend on; None of a tensor that is only in memory."""
         try:
             facts = [_facts(value) for value in checkpoint.origin(name)]
-        except _Nameless:
+        except (_NotOnFile, OSError):  # a file that is not there any more is told where it is read
             return None
         return hashlib.sha256(repr([sources(), self.measured, name, *facts]).encode()).hexdigest()
 
 
-class _Nameless(Exception):
-    """Values that no file holds."""
+class _NotOnFile(Exception):
+    """The values are in no file of known version, so that nothing tells them from others."""
 
 
 def _facts(value):
-    """All that tells a stored tensor from another one: its fields, with the state of their files."""
+    """What tells a stored tensor from any other: the values of its fields, with the state of the files they name."""
     if isinstance(value, Path):
         state = value.stat()
         return [str(value.resolve()), state.st_size, state.st_mtime_ns]
     if isinstance(value, RemoteFile):
         if not value.version:
-            raise _Nameless
+            raise _NotOnFile
         return [value.url, value.size, value.version]
-    if isinstance(value, Held):
-        if value.tensor.nbytes > SMALL:
-            raise _Nameless
+    if isinstance(value, InMemory):
+        if value.tensor.nbytes > MAX_HASHED_BYTES:
+            raise _NotOnFile
         return hashlib.sha256(value.__reduce__()[1][0].tobytes()).hexdigest()
     if is_dataclass(value):
         return [type(value).__name__, *(_facts(getattr(value, field.name)) for field in fields(value))]

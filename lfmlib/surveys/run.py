@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,12 @@ from .journal import Journal
 
 Rows = list[tuple[str, list[dict] | str]]
 """For each tensor its name and its rows, or why it could not be measured."""
-LEAST, MOST, TASKS = 1 << 22, 1 << 27, 2048
+MIN_TASK_VALUES, MAX_TASK_VALUES, MAX_TASKS = 1 << 22, 1 << 27, 2048
 """A task measures tensors of so many values together, so that small ones do not cost one each: between these bounds
 what makes about so many tasks. On other processes a `Spread` may ask for larger ones."""
-FEW = 32
-"""About how many tasks there are to be at least before they are made larger than `LEAST`."""
-SPREAD = 1 << 27
+MIN_TASKS = 32
+"""About how many tasks there are to be before they are made larger than `MIN_TASK_VALUES`."""
+PART_VALUES = 1 << 27
 """Values of a huge tensor that are one task."""
 
 
@@ -50,15 +51,16 @@ class Spread:
     """
 
     part: Callable[[Checkpoint, str, int, int], Any]
-    rows: Callable[[TensorInfo, Any], Rows]
+    rows: Callable[[TensorInfo, Any], list[dict]]
     worth: int
 
 
 def tabulate(
     source,
+    measure: Callable[[Checkpoint, TensorInfo], list[dict]],
+    columns: Iterable[str],
+    *,
     select: str | None,
-    measure: Callable[[Checkpoint], Rows],
-    columns: Sequence[str],
     executor: Executor | None,
     progress: bool,
     keep: str | Path | None = None,
@@ -68,29 +70,42 @@ def tabulate(
 
     Args:
         source, select, executor, progress: as for `lfmlib.survey`.
-        measure: picklable; gets a checkpoint with a few of the tensors.
+        measure: picklable; the rows of one tensor of a checkpoint. Where it raises ValueError or OSError, the message
+            becomes the reason why that tensor has no row.
         columns: of the table.
         keep: folder where rows are kept, and taken from if they lie there already (see `lfmlib.surveys.journal`).
         spread: how huge tensors are measured in parts; default as all others.
 
-    ``attrs`` holds source, revision, skipped (why each other tensor is not there) and interrupted.
+    Returns:
+        The table. ``attrs`` holds source, revision, skipped (why each other tensor is not there) and interrupted.
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
         RuntimeError: the executor's workers have no lfmlib, or another.
     """
-    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    if select is not None:
-        checkpoint = checkpoint.select(select)
+    checkpoint = open_checkpoint(source, select=select)
     wanted, skipped = matrices(checkpoint)
     journal = Journal(keep, measure) if keep is not None else None
-    task = lambda names: partial(measure, light(checkpoint, names))  # noqa: E731
-    rows, failed, interrupted = over(checkpoint, wanted, task, executor, progress, journal, spread)
-    table = pd.DataFrame([row for info in wanted for row in rows.get(info.name, ())], columns=list(columns))
-    table["depth"] = table["depth"].astype("Int64")
-    about = {"source": checkpoint.name, "revision": checkpoint.revision}
-    table.attrs.update(about, skipped=skipped | failed, interrupted=interrupted)
-    return table
+    call = lambda names: partial(each, light(checkpoint, names), measure)  # noqa: E731
+    outcome = over(checkpoint, wanted, call, executor=executor, progress=progress, journal=journal, spread=spread)
+    return outcome.table(columns, skipped, source=checkpoint.name, revision=checkpoint.revision)
+
+
+def each(checkpoint: Checkpoint, measure: Callable[[Checkpoint, TensorInfo], list[dict]]) -> Rows:
+    """The rows of every tensor of a checkpoint, or why there are none: the one loop over tensors of all tables."""
+    results: Rows = []
+    for info in checkpoint.tensors:
+        try:
+            results.append((info.name, measure(checkpoint, info)))
+        except (ValueError, OSError) as error:
+            results.append((info.name, str(error)))
+    return results
+
+
+def about(info: TensorInfo) -> dict:
+    """What a row says of its tensor: the fields of its `TensorInfo`, the name in "tensor"."""
+    fields = asdict(info)
+    return {"tensor": fields.pop("name")} | fields
 
 
 def matrices(checkpoint: Checkpoint) -> tuple[list[TensorInfo], dict[str, str]]:
@@ -104,98 +119,165 @@ def matrices(checkpoint: Checkpoint) -> tuple[list[TensorInfo], dict[str, str]]:
     return wanted, skipped
 
 
-def light(checkpoint: Checkpoint, names: Sequence[str]) -> Checkpoint:
-    """These tensors of a checkpoint and nothing else that would have to travel."""
+def light(checkpoint: Checkpoint, names: Iterable[str]) -> Checkpoint:
+    """These tensors of a checkpoint and nothing else that would have to travel to a worker."""
     return replace(checkpoint.only(names), skipped={}, config={}, files=[])
 
 
 def over(
     checkpoint: Checkpoint,
     wanted: list[TensorInfo],
-    task: Callable[[list[str]], Callable[[], Rows]],
+    call: Callable[[list[str]], Callable[[], Rows]],
+    *,
     executor: Executor | None,
     progress: bool,
     journal: Journal | None = None,
     spread: Spread | None = None,
-) -> tuple[dict[str, list[dict]], dict[str, str], bool]:
+) -> Outcome:
     """Measure tensors on an executor.
 
     Args:
         checkpoint: holds them.
         wanted: the tensors to measure.
-        task: from the names of some of them to the picklable call that measures these.
+        call: from the names of some of them to the picklable call that measures these.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.
         journal: keeps finished rows; those that it has already are not measured.
         spread: how huge tensors are measured in parts.
 
     Returns:
-        Rows by tensor name; reasons by name of tensors that could not be measured; whether Ctrl-C came, which
-        warns and keeps what was finished.
+        What came of it. Ctrl-C gives a warning and keeps what was finished.
 
     Raises:
         RuntimeError: from `same_library`.
     """
-    cores = os.cpu_count() or 1
-    own = ThreadPoolExecutor(max_workers=cores) if executor is None else None
-    workers = own or executor
-    bar = tqdm(
-        total=sum(info.numel for info in wanted), unit="w", unit_scale=True, disable=not progress, leave=False, delay=1
-    )
-    rows = journal.known(checkpoint, [info.name for info in wanted]) if journal else {}
-    todo = [info for info in wanted if info.name not in rows]
-    bar.update(sum(info.numel for info in wanted if info.name in rows))
-    if spread and not checkpoint.files and not isinstance(workers, ThreadPoolExecutor):
-        spread = None  # what is in memory would travel whole with each part
-    failed, interrupted = {}, False
-    sums: dict[str, _Sum] = {}
-    running: dict[Future, tuple[list[TensorInfo], int]] = {}
-    near = isinstance(workers, ThreadPoolExecutor)
-    worth = spread.worth if spread and not near and checkpoint.traffic is None else LEAST
-    batches = list(_batches(todo, worth, huge=SPREAD if spread else None))
-    threads = torch.get_num_threads()
-    if own:  # tasks that work side by side, each with several threads, wait for one another
-        torch.set_num_threads(min(threads, max(1, cores // max(1, len(batches)))))
+    outcome = Outcome(wanted, journal, spread)
+    if journal:
+        outcome.rows |= journal.known(checkpoint, [info.name for info in wanted])
+    plan = _Plan(checkpoint, [info for info in wanted if info.name not in outcome.rows], call, spread, executor)
+    values = sum(info.numel for info in wanted)
+    kept = sum(info.numel for info in wanted if info.name in outcome.rows)
+    running: dict[Future, _Task] = {}
+    with (
+        _workers(executor, len(plan.batches)) as workers,
+        tqdm(total=values, initial=kept, unit="w", unit_scale=True, disable=not progress, leave=False, delay=1) as bar,
+    ):
+        try:
+            if plan.batches:
+                same_library(workers)
+            for task in plan.tasks():
+                running[_submit(workers, task.call)] = task
+            for future in as_completed(running):
+                task = running.pop(future)  # what it returned is not kept any longer than needed
+                outcome.take(task, _result(future, task.tensors))
+                del future
+                bar.update(task.values)
+        except KeyboardInterrupt:
+            outcome.interrupted = True
+        finally:
+            for future in running:  # after Ctrl-C or an error
+                future.cancel()
+    outcome.warn()
+    return outcome
+
+
+@contextmanager
+def _workers(executor: Executor | None, batches: int) -> Iterator[Executor]:
+    """The executor that was given, or a thread per core, which is shut down at the end."""
+    if executor is not None:
+        yield executor
+        return
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    # Tasks that work side by side, each with several threads of torch, wait for one another.
+    torch.set_num_threads(min(threads, max(1, cores // max(1, batches))))
+    own = ThreadPoolExecutor(max_workers=cores)
     try:
-        if batches:
-            same_library(workers)
-        for batch in batches:
-            if spread and batch[0].numel > SPREAD:
-                info, alone = batch[0], light(checkpoint, [batch[0].name])
-                cuts = _cuts(info)
-                sums[info.name] = _Sum(len(cuts))
-                calls = [(partial(spread.part, alone, info.name, *cut), cut[1] - cut[0]) for cut in cuts]
-            else:
-                calls = [(task([info.name for info in batch]), sum(info.numel for info in batch))]
-            for call, values in calls:
-                running[_submit(workers, call)] = (batch, values)
-        for future in as_completed(running):
-            batch, values = running.pop(future)  # what it returned is not kept any longer than needed
-            found = _result(future, batch)
-            del future
-            if batch[0].name in sums:
-                found = sums[batch[0].name].add(found, batch[0], spread)
-            finished = {name: result for name, result in found if not isinstance(result, str)}
-            rows |= finished
-            failed |= {name: result for name, result in found if name not in finished}
-            if journal and finished:
-                journal.keep(finished)
-            bar.update(values)
-    except KeyboardInterrupt:
-        interrupted = True
-        warnings.warn(f"interrupted: {len(rows)} of {len(wanted)} tensors measured", stacklevel=3)
-        failed = {info.name: "interrupted before it was measured" for info in wanted if info.name not in rows} | failed
+        yield own
     finally:
-        for future in running:  # after Ctrl-C or an error
-            future.cancel()
-        bar.close()
-        if own:
-            own.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)
-    if lost := sum(reason.startswith(LOST) for reason in failed.values()):
-        text = f"{lost} of {len(wanted)} tensors were not measured: their workers died. Call again for these"
-        warnings.warn(text, stacklevel=3)
-    return rows, failed, interrupted
+        own.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A picklable call, the tensors that it measures (or measures a part of), and how many values it reads."""
+
+    call: Callable[[], Any]
+    tensors: list[TensorInfo]
+    values: int
+    parts: int = 0  # of the one tensor, where this is one of them
+
+
+class _Plan:
+    """Which calls measure the tensors: small ones together, and a huge one in parts where it can be shared out."""
+
+    def __init__(self, checkpoint: Checkpoint, todo: list[TensorInfo], call, spread: Spread | None, executor):
+        near = executor is None or isinstance(executor, ThreadPoolExecutor)
+        if not near and not checkpoint.files:
+            spread = None  # what is in memory would travel whole with each part
+        worth = spread.worth if spread and not near and checkpoint.traffic is None else MIN_TASK_VALUES
+        self.checkpoint, self.call, self.spread = checkpoint, call, spread
+        self.batches = list(_batches(todo, worth, huge=PART_VALUES if spread else None))
+
+    def tasks(self) -> Iterator[_Task]:
+        """The tasks of all batches, in checkpoint order."""
+        for batch in self.batches:
+            if self.spread and batch[0].numel > PART_VALUES:
+                yield from self._parts(batch[0], self.spread)
+            else:
+                yield _Task(self.call([info.name for info in batch]), batch, sum(info.numel for info in batch))
+
+    def _parts(self, info: TensorInfo, spread: Spread) -> Iterator[_Task]:
+        alone, cuts = light(self.checkpoint, [info.name]), _cuts(info)
+        for start, stop in cuts:
+            yield _Task(partial(spread.part, alone, info.name, start, stop), [info], stop - start, len(cuts))
+
+
+class Outcome:
+    """What has come of measuring tensors, so far.
+
+    Attributes:
+        rows: of each measured tensor, by name.
+        failed: why each other has none, by name.
+        interrupted: whether Ctrl-C came.
+    """
+
+    def __init__(self, wanted: list[TensorInfo], journal: Journal | None = None, spread: Spread | None = None):
+        self.wanted, self.journal, self.spread = wanted, journal, spread
+        self.rows: dict[str, list[dict]] = {}
+        self.failed: dict[str, str] = {}
+        self.interrupted = False
+        self._sums: dict[str, _Sum] = {}
+
+    def take(self, task: _Task, found: Any) -> None:
+        """Add what a task returned; of a part of a tensor, nothing is known before the last one."""
+        if task.parts:
+            info = task.tensors[0]
+            found = self._sums.setdefault(info.name, _Sum(task.parts)).add(found, info, self.spread)
+        finished = {name: result for name, result in found if not isinstance(result, str)}
+        self.rows |= finished
+        self.failed |= {name: result for name, result in found if name not in finished}
+        if self.journal and finished:
+            self.journal.keep(finished)
+
+    def warn(self) -> None:
+        """Say whether it was interrupted, and how many tensors were lost with their workers."""
+        if self.interrupted:
+            text = f"interrupted: {len(self.rows)} of {len(self.wanted)} tensors measured"
+            warnings.warn(text, stacklevel=4)
+            missing = [info.name for info in self.wanted if info.name not in self.rows]
+            self.failed = dict.fromkeys(missing, "interrupted before it was measured") | self.failed
+        if lost := sum(reason.startswith(LOST) for reason in self.failed.values()):
+            text = f"{lost} of {len(self.wanted)} tensors were not measured: their workers died. Call again for these"
+            warnings.warn(text, stacklevel=4)
+
+    def table(self, columns: Iterable[str], skipped: Mapping[str, str], **attrs) -> pd.DataFrame:
+        """The rows as a table, in checkpoint order; ``skipped`` and what failed stand in its ``attrs``."""
+        rows = [row for info in self.wanted for row in self.rows.get(info.name, ())]
+        table = pd.DataFrame(rows, columns=list(columns))
+        table["depth"] = table["depth"].astype("Int64")
+        table.attrs.update(attrs, skipped={**skipped, **self.failed}, interrupted=self.interrupted)
+        return table
 
 
 LOST = "the worker that measured it died"
@@ -273,7 +355,7 @@ class _Sum:
             self.total = part if self.total is None else self.total + part
         if self.left:
             return []
-        return [(info.name, self.total)] if isinstance(self.total, str) else spread.rows(info, self.total)
+        return [(info.name, self.total if isinstance(self.total, str) else spread.rows(info, self.total))]
 
 
 def _why_not(info: TensorInfo) -> str:
@@ -291,7 +373,7 @@ def _batches(wanted: list[TensorInfo], worth: int, huge: int | None = None) -> I
     Enough is what is ``worth`` a task, but in a small checkpoint less, so that there are some for everyone.
     """
     values = sum(info.numel for info in wanted if not huge or info.numel <= huge)
-    least = min(max(values // TASKS, min(worth, values // FEW), LEAST), MOST)
+    least = min(max(values // MAX_TASKS, min(worth, values // MIN_TASKS), MIN_TASK_VALUES), MAX_TASK_VALUES)
     batch: list[TensorInfo] = []
     gone = 0
     for info in wanted:
@@ -310,5 +392,5 @@ def _batches(wanted: list[TensorInfo], worth: int, huge: int | None = None) -> I
 def _cuts(info: TensorInfo) -> list[tuple[int, int]]:
     """First and last but one of the values of each part of a huge tensor: whole rows, if they are not huge too."""
     width = info.shape[1]
-    step = max(1, SPREAD // width) * width if width <= SPREAD else SPREAD
+    step = max(1, PART_VALUES // width) * width if width <= PART_VALUES else PART_VALUES
     return [(start, min(start + step, info.numel)) for start in range(0, info.numel, step)]

@@ -1,4 +1,4 @@
-"""How many threads torch takes for one operation, where many operations run side by side."""
+"""Let torch use one thread for each operation, where several operations run at the same time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class _OneThread:
-    """How many are inside of `one_thread`, and how many threads torch had before."""
+    """How many threads are inside of `one_thread`, and how many torch used for an operation before."""
 
     def __init__(self):
         self.users, self.before, self.lock = 0, 1, threading.Lock()
@@ -21,7 +21,7 @@ _inside = _OneThread()
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch with one thread for each operation, until the last thread that asked for it has left."""
+    """A context in which torch uses one thread for each operation; ends when the last thread inside leaves it."""
     with _inside.lock:
         if not _inside.users:
             _inside.before = torch.get_num_threads()

@@ -1,7 +1,7 @@
-"""Run the measurements over a whole checkpoint: one row per matrix.
+"""Measure the distribution of every matrix of a checkpoint: one row for each.
 
-Tensors are independent, so they are handed to any `concurrent.futures.Executor`: threads by default (the counting
-loop releases the GIL), a process pool, or a Dask cluster's. Sketches are exact, so every executor gives the same table.
+Tensors are measured on any `concurrent.futures.Executor`: threads (the default; the counting loop releases the GIL), a
+pool of processes, or that of a Dask cluster. Sketches are exact, so that every executor gives the same table.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from dataclasses import asdict
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
@@ -22,11 +21,12 @@ from ..distribution import nulls, sampled
 from ..distribution.distances import measure
 from ..distribution.shapes import SHAPES, classify, standings
 from ..distribution.sketch import Sketch
-from .run import Rows, Spread, tabulate
+from .run import Spread, about, tabulate
 
 
 def survey(
     source,
+    *,
     select: str | None = None,
     executor: Executor | None = None,
     progress: bool = True,
@@ -44,7 +44,7 @@ def survey(
         sample: bytes to read of each tensor, in evenly spread pieces; default all of them. Figures are then those of
             the sample, ``count`` is the number of values read, the ``…_low`` and ``…_high`` of each figure say where
             that of the whole tensor lies, with 95 %, and ``label_possible`` which labels it may have (see
-            `lfmlib.distribution.sampled`). Below `lfmlib.distribution.sampled.LEAST` a warning is given.
+            `lfmlib.distribution.sampled`). Below `lfmlib.distribution.sampled.MIN_SAMPLE_BYTES` a warning is given.
         keep: a folder where finished rows are kept as they come. A survey that was stopped in any way, even by a power
             cut, goes on from them when it is called again; tensors whose file has changed are measured anew (see
             `lfmlib.surveys.journal`).
@@ -59,30 +59,53 @@ def survey(
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; ValueError for ``sample`` below 1;
         OSError where ``keep`` cannot be written; RuntimeError where the executor's workers have no lfmlib, or another.
+
+    Examples:
+        >>> table = lfmlib.survey("minilm", select="layer.0.attention", progress=False)
+        >>> table[["role", "depth", "std", "kl_bits", "label"]].round(3)
+          role  depth    std  kl_bits     label
+        0    o      0  0.043    0.008  gaussian
+        1    k      0  0.092    0.017  gaussian
+        2    q      0  0.095    0.014  gaussian
+        3    v      0  0.044    0.004  gaussian
     """
     if sample is not None and sample < 1:
         raise ValueError(f"sample={sample!r}: expected a number of bytes from each tensor, or None to read all")
-    if sample is not None and sample < sampled.LEAST:
+    if sample is not None and sample < sampled.MIN_SAMPLE_BYTES:
         warnings.warn(
             f"sample={sample}: of so few bytes of each tensor little can be said, and noise may not pass for noise; "
-            f"expected {sampled.LEAST:,} or more",
+            f"expected {sampled.MIN_SAMPLE_BYTES:,} or more",
             stacklevel=2,
         )
     ends = [*(f"{name}_{end}" for name in SAMPLED for end in ("low", "high")), "label_possible"] if sample else []
-    measure = partial(_measure_batch, sample=sample)
     spread = None if sample else Spread(_sketch_part, _row, worth=1 << 26)
-    return tabulate(source, select, measure, [*_columns(), *ends], executor, progress, keep, spread)
+    return tabulate(
+        source,
+        partial(_measured, sample=sample),
+        [*_columns(), *ends],
+        select=select,
+        executor=executor,
+        progress=progress,
+        keep=keep,
+        spread=spread,
+    )
 
 
-def noise_twin(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """The same table for Gaussian noise: each tensor replaced by draws of its size, type, mean and std.
+def noise_twin(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """The survey of Gaussian noise like a checkpoint: of the size, type, mean and standard deviation of each tensor.
 
     Args:
         table: from `survey`.
-        seed: of the noise; each tensor's stream also depends on its name, so a selection changes no other row.
+        seed: of the noise; that of each tensor also depends on its name, so that it is the same in any selection.
 
     Returns:
-        A table with the same rows and columns (tensors without a defined std are left out).
+        A table with the same rows and columns; tensors that are constant or have no finite value are left out.
+
+    Examples:
+        >>> table = lfmlib.survey("minilm", select="layer.0.attention", progress=False)
+        >>> twin = lfmlib.noise_twin(table)
+        >>> bool((twin["kl_bits"] < 0.0005).all()), bool((table["kl_bits"] > 0.002).all())
+        (True, True)
     """
     rows = []
     for row in table[table["std"] > 0].to_dict("records"):
@@ -95,18 +118,11 @@ def noise_twin(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return noise
 
 
-def _measure_batch(checkpoint: Checkpoint, sample: int | None) -> Rows:
-    """Rows of every tensor of a (picklable) checkpoint, or for a tensor that cannot be measured the reason."""
-    results: Rows = []
-    for info in checkpoint.tensors:
-        try:
-            if sample:
-                results.append((info.name, [_about(info) | _sampled(checkpoint, info, sample)]))
-            else:
-                results += _row(info, Sketch.of(checkpoint.chunks(info.name)))
-        except (ValueError, OSError) as error:
-            results.append((info.name, str(error)))
-    return results
+def _measured(checkpoint: Checkpoint, info: TensorInfo, sample: int | None) -> list[dict]:
+    """The row of a tensor, from all of its values or from a sample of ``sample`` bytes."""
+    if sample:
+        return [about(info) | _sampled(checkpoint, info, sample)]
+    return _row(info, Sketch.of(checkpoint.chunks(info.name)))
 
 
 def _sketch_part(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Sketch | str:
@@ -117,14 +133,9 @@ def _sketch_part(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Sk
         return str(error)
 
 
-def _row(info: TensorInfo, sketch: Sketch) -> Rows:
+def _row(info: TensorInfo, sketch: Sketch) -> list[dict]:
     """The row of a tensor whose values were sketched."""
-    return [(info.name, [_about(info) | _figures(sketch)])]
-
-
-def _about(info: TensorInfo) -> dict:
-    row = asdict(info)
-    return {"tensor": row.pop("name")} | row
+    return [about(info) | _figures(sketch)]
 
 
 def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str, float]:
@@ -138,15 +149,18 @@ def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str,
 
 
 def _possible(parts: list[Sketch], whole: int) -> str:
-    """The labels that the whole tensor may have, ", " between them: classifying costs most, so groups are joined."""
-    joined = [reduce(add, parts[i::JOINED]) for i in range(min(JOINED, len(parts)))]
+    """The labels that the whole tensor may have, with ", " between them.
+
+    The pieces of the sample are joined to a few groups, because classifying is the slowest step of a row.
+    """
+    joined = [reduce(add, parts[i::LABEL_GROUPS]) for i in range(min(LABEL_GROUPS, len(parts)))]
     found = sampled.intervals(joined, whole, lambda sketch: standings(classify(sketch).scores), SHAPES)
     names = [name for name in SHAPES if found[name][1] > 0]
     return ", ".join(names if any(low > 0 for low, _ in found.values()) else [*names, "other"])
 
 
 def _figures(sketch: Sketch) -> dict[str, float]:
-    """Everything a row says of a tensor's values."""
+    """The columns of a row that are about a tensor's values."""
     row = {name: getattr(sketch, name) for name in _SKETCH} | _distances(sketch)
     row["asymmetry_excess"] = row["asymmetry"] - nulls.typical(sketch.dtype, sketch.count).get("asymmetry", np.nan)
     shape = classify(sketch)
@@ -158,7 +172,7 @@ def _figures(sketch: Sketch) -> dict[str, float]:
 
 
 def _distances(sketch: Sketch) -> dict[str, float]:
-    """The figures that a sample estimates."""
+    """The figures that have an interval where a tensor is sampled."""
     row = {"mean": sketch.mean, "std": sketch.std}
     return row | {"mean_ratio": abs(sketch.mean) / sketch.std if sketch.std else np.nan} | measure(sketch)
 
@@ -176,9 +190,9 @@ SAMPLED = (
     "mean", "std", "mean_ratio", "skewness", "excess_kurtosis", "ks", "kl_bits", "tail_bits", "wasserstein", "gg_shape",
     "weibull_k", "exponent_entropy", "asymmetry",
 )  # fmt: skip
-"""Figures that have an interval where a tensor was sampled."""
-JOINED = 8
-"""Groups of a sample that labels are judged by."""
+"""Figures that have an interval where a tensor is sampled."""
+LABEL_GROUPS = 8
+"""Number of groups of pieces of a sample whose labels are compared."""
 
 
 def _columns() -> Iterator[str]:

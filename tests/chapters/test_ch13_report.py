@@ -91,19 +91,19 @@ def test_quantized_matrices_are_marked_and_their_pieces_counted_together():
     scales = {f"{name}_scale_inv": torch.rand(1, 1) for name in codes}
     table = lfmlib.survey(codes | scales, progress=False)
     assert "**9 of 9 matrices are quantized** (float8_e4m3fn, a scale for 64 × 64)" in ch13_report.coded(table)
-    assert f"9 × {findings.shares.PIECES}" in findings.left_out(table)
+    assert f"9 × {findings.shares.QUANTIZED_PARTS}" in findings.left_out(table)
 
 
 def test_layers_are_judged_in_words():
     checkpoint = lfmlib.open_checkpoint("minilm")
     sound = pd.DataFrame({"role": ["q"], "depth": [pd.NA], "state": ["zeroed"]})
-    assert "No two layers look exchanged" in planted.layers(checkpoint, sound, 0, 0)
-    assert "named rightly" in planted.exchange_test(checkpoint, sound, 0, 0, most=2)
+    assert "No two layers look exchanged" in ch13_report.layers(checkpoint, sound, 0, 0)
+    assert "named rightly" in ch13_report.exchange_test(checkpoint, sound, 0, 0, most=2)
     few = lfmlib.open_checkpoint(layers(4))
     hurt = pd.DataFrame({"role": "q", "depth": [1, 1, 3], "state": "zeroed"})
-    assert "cannot be told: 2 layers" in (words := planted.layers(few, hurt, 0, 0))
+    assert "cannot be told: 2 layers" in (words := ch13_report.layers(few, hurt, 0, 0))
     assert words.endswith("Left out: layers 1, 3.")
-    assert "fewer than four" in planted.exchange_test(few, hurt, 0, 0)
+    assert "fewer than four" in ch13_report.exchange_test(few, hurt, 0, 0)
 
 
 def report(folder: Path, *parameters: str) -> subprocess.CompletedProcess:
@@ -150,7 +150,7 @@ def test_verdicts_on_a_sample_know_its_error_and_noise_must_pass():
     rng = np.random.default_rng(0)
     noise = {f"layers.{i}.q_proj.weight": torch.tensor(rng.standard_normal((256, 256))).float() for i in range(4)}
     part, empty = lfmlib.open_checkpoint(noise), pd.DataFrame()
-    laws = lfmlib.laws(part, pruned=findings.KEPT)
+    laws = lfmlib.laws(part, pruned=findings.PRUNED_SHARE)
     for sample, judged in ((1 << 16, True), (8, False)):
         table = lfmlib.survey(part, progress=False, sample=sample)
         found = ch13_report.verdicts(table, lfmlib.noise_twin(table), empty, laws, None, [], "made", {"source": "made"})
@@ -167,7 +167,7 @@ def test_verdicts_on_some_matrices_or_rows_know_it(model, sample):
     part = checkpoint.only([info.name for info in checkpoint.tensors[:: 3 if sample else 1]])
     table = lfmlib.survey(checkpoint, progress=False, sample=sample)
     arranged = lfmlib.arrangement(part, controls=["permuted", "fresh"], progress=False)
-    laws = lfmlib.laws(part, pruned=findings.KEPT, progress=False)
+    laws = lfmlib.laws(part, pruned=findings.PRUNED_SHARE, progress=False)
     found = ch13_report.verdicts(table, lfmlib.noise_twin(table), arranged, laws, None, [], "made", {"source": "made"})
     f3, f4, f12 = (next(one for one in found if one.id == name) for name in ("F3", "F4", "F12"))
     said = [scoreboard.measured(one) for one in (f3, f4, f12)]
@@ -190,10 +190,10 @@ def test_the_share_of_some_matrices_holds_that_of_all():
         whole = pd.DataFrame({"numel": rng.choice([1e5, 4e5], 36), "role": "q", "kl_bits": 0.0})
         whole = whole.assign(shape=[(100, 1000)] * 36, hit=rng.random(36) < rng.uniform(0.1, 0.95))
         some = whole.iloc[rng.permutation(36)[:12]]
-        low, high = findings.shares.among(some, lambda rows: rows["hit"], whole)
+        low, high = findings.shares.interval_over_matrices(some, lambda rows: rows["hit"], whole)
         held.append(low <= findings.share(whole, whole["hit"]) <= high)
     assert np.mean(held) >= 0.92
-    assert findings.shares.among(whole, lambda rows: rows["hit"], whole) is None
+    assert findings.shares.interval_over_matrices(whole, lambda rows: rows["hit"], whole) is None
 
 
 def test_samples_that_say_nothing_are_refused():

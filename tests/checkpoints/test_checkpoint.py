@@ -84,6 +84,16 @@ def anywhere(request, tmp_path):
     return {name.replace(".", "_"): tensor for name, tensor in tensors.items()}, open_checkpoint(module)
 
 
+def test_an_open_checkpoint_is_passed_through():
+    checkpoint = open_checkpoint({"a.weight": torch.ones(2, 2), "b.weight": torch.ones(2, 2)})
+    assert (
+        open_checkpoint(checkpoint) is checkpoint and open_checkpoint(checkpoint, revision="", select="") is checkpoint
+    )
+    assert [info.name for info in open_checkpoint(checkpoint, select="^b").tensors] == ["b.weight"]
+    with pytest.raises(ValueError, match="was given for mapping, which is open already"):
+        open_checkpoint(checkpoint, revision="main")
+
+
 def test_names_shapes_dtypes_values(anywhere):
     expected, ckpt = anywhere
     assert {info.name for info in ckpt.tensors} == set(expected)

@@ -2,13 +2,16 @@
 
 import json
 
+import pandas as pd
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import lfmlib
+from lfmlib import CheckpointError
 from lfmlib.deltas import adapted
 from lfmlib.deltas.comparison import BUDGET, delta
 
@@ -152,3 +155,28 @@ def test_the_adapter_of_one_layer_lies_on_its_layer(tmp_path):
     name = "model.layers.1.self_attn.q_proj.weight"
     expected = (merged.state_dict()[name] - llama().state_dict()[name]).double().std(correction=0).item()
     assert table.iloc[0]["std_delta"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_adapters_are_merged_and_laid_beside_one_another_as_the_models_they_make(tmp_path):
+    base = {name: w.clone() for name, w in llama().state_dict().items()}
+    folders = [tmp_path / "one", tmp_path / "two"]
+    targets = (["q_proj", "v_proj"], ["q_proj", "up_proj"])
+    tuned = [adapt(llama(), folder, target_modules=some) for folder, some in zip(folders, targets, strict=True)]
+    whole = [{name: w.clone() for name, w in model.state_dict().items()} for model in tuned]
+
+    def merged(models: list, method: str, name: str) -> dict[str, torch.Tensor]:
+        return load_file(
+            lfmlib.merge(base, models, method, out=tmp_path / name / method, progress=False) / "model.safetensors"
+        )
+
+    for method in ("average", "ties"):
+        found, expected = merged(folders, method, "adapters"), merged(whole, method, "models")
+        assert found.keys() == expected.keys()
+        assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in found)
+    found, expected = (lfmlib.overlap(base, models, progress=False) for models in (folders, whole))
+    expected = expected[expected["size"] > 0].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-3)
+    assert set(found.attrs["skipped"].values()) == {"no adapter on it"}
+    with pytest.raises(CheckpointError, match=r"cannot be added: saved whole beside the adapter"):
+        adapt(llama(), tmp_path / "head", target_modules=["q_proj"], modules_to_save=["lm_head"])
+        lfmlib.merge(base, tmp_path / "head", out=tmp_path / "x", progress=False)

@@ -25,7 +25,7 @@ def expected(new: torch.Tensor, old: torch.Tensor) -> dict[str, float]:
 @pytest.mark.parametrize("shift", [0.0, 1e3, 1e8])
 @pytest.mark.parametrize("layout", ["rows", "transposed", "one column", "one row", "first rows alike"])
 def test_figures_are_those_of_longer_floats(shift, layout, monkeypatch):
-    monkeypatch.setattr("lfmlib.deltas.budget.BLOCK", 500)
+    monkeypatch.setattr("lfmlib.deltas.budget.BLOCK_VALUES", 500)
     generator = torch.Generator().manual_seed(0)
     shape = {"one column": (9000, 1), "one row": (1, 9000)}.get(layout, (90, 100))
     old, delta = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))

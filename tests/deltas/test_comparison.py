@@ -1,11 +1,14 @@
 """ΔW: the budget adds up and equals numpy's, planted truths come out, pairs are found or refused with a reason."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import lfmlib
 from lfmlib import findings
@@ -294,8 +297,36 @@ def test_a_large_delta_is_streamed_and_says_the_same(monkeypatch):
     tuned = moved(base, lambda w, noise, layer: 0.1 * noise)
     whole = compare(base, tuned, progress=False, controls=["noise"])
     monkeypatch.setattr("lfmlib.deltas.comparison.HELD", 100)
-    monkeypatch.setattr("lfmlib.deltas.budget.BLOCK", 500)
+    monkeypatch.setattr("lfmlib.deltas.budget.BLOCK_VALUES", 500)
     streamed = compare(base, tuned, progress=False, controls=["noise", "permuted"])
     assert streamed["control"].tolist() == whole["control"].tolist() and streamed["top_ratio"].isna().all()
     for name in ("std_delta", "gain", "corr", "ks", "kl_bits", "qq_r2", "zeros"):
         assert streamed[name].to_numpy() == pytest.approx(whole[name].to_numpy(), rel=1e-10), name
+
+
+def test_with_one_shard_gone_every_table_has_its_other_rows_and_says_why(tmp_path):
+    torch.manual_seed(0)
+    for model, moved in (("base", 0.0), ("tuned", 0.01)):
+        (tmp_path / model).mkdir()
+        weight_map = {}
+        for i in range(3):
+            shard, name = f"model-{i + 1:05}-of-00003.safetensors", f"layers.{i}.q_proj.weight"
+            w = torch.randn(64, 96, generator=torch.Generator().manual_seed(i))
+            save_file({name: w + moved * torch.randn(64, 96)}, tmp_path / model / shard)
+            weight_map[name] = shard
+        (tmp_path / model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    base, tuned = (lfmlib.open_checkpoint(tmp_path / model) for model in ("base", "tuned"))
+    (tmp_path / "tuned" / "model-00002-of-00003.safetensors").unlink()
+    tables = (
+        lfmlib.survey(tuned, progress=False),
+        lfmlib.survey(tuned, progress=False, keep=tmp_path / "kept"),
+        lfmlib.survey(tuned, progress=False, sample=16_384),
+        lfmlib.arrangement(tuned, progress=False),
+        lfmlib.laws(tuned, progress=False),
+        lfmlib.compare(base, tuned, progress=False),
+        lfmlib.compare(tuned, base, progress=False),
+        lfmlib.overlap(base, tuned, progress=False),
+    )
+    for table in tables:
+        assert table["tensor"].tolist() == ["layers.0.q_proj.weight", "layers.2.q_proj.weight"]
+        assert "model-00002-of-00003.safetensors" in table.attrs["skipped"]["layers.1.q_proj.weight"]

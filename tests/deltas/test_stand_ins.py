@@ -41,7 +41,7 @@ def test_products_of_gaussian_factors_have_their_own_law():
 DELTA = torch.from_numpy(np.random.default_rng(5).laplace(0.001, 0.02, (120, 90)).astype(np.float32))
 
 
-@pytest.mark.parametrize("kind", stand_ins.KEPT)
+@pytest.mark.parametrize("kind", stand_ins.STAND_INS)
 def test_a_stand_in_has_the_size_of_delta_and_repeats(kind):
     made = stand_ins.stand_in(DELTA, kind, rng())
     assert made.shape == DELTA.shape and made.dtype == torch.float32
@@ -51,7 +51,7 @@ def test_a_stand_in_has_the_size_of_delta_and_repeats(kind):
 
 
 def test_stand_ins_keep_what_they_say():
-    made = {kind: stand_ins.stand_in(DELTA, kind, rng()).double().numpy() for kind in stand_ins.KEPT}
+    made = {kind: stand_ins.stand_in(DELTA, kind, rng()).double().numpy() for kind in stand_ins.STAND_INS}
     own = DELTA.double().numpy()
     assert np.array_equal(made["trained"], own) and np.array_equal(made["reversed"], -own) and not made["none"].any()
     assert np.array_equal(made["gaussianized"].ravel().argsort(), own.ravel().argsort())
@@ -81,7 +81,7 @@ def test_an_unknown_stand_in_is_refused():
 
 @given(npst.arrays(np.float32, (7, 5), elements=st.floats(-1e3, 1e3, width=32)))
 def test_stand_ins_of_any_matrix_are_finite(values):
-    for kind in stand_ins.KEPT:
+    for kind in stand_ins.STAND_INS:
         assert torch.isfinite(stand_ins.stand_in(torch.from_numpy(values), kind, rng())).all()
 
 
@@ -103,7 +103,7 @@ def test_there_is_no_map_to_a_constant():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_noise_is_added_in_blocks_and_is_the_same_as_at_once(dtype, monkeypatch):
-    monkeypatch.setattr("lfmlib.deltas.budget.BLOCK", 1000)
+    monkeypatch.setattr("lfmlib.deltas.budget.BLOCK_VALUES", 1000)
     base = torch.randn(301, 97, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype).T
     made = stand_ins.added(base, 0.1, np.random.default_rng(1))
     draws = torch.from_numpy(np.random.default_rng(1).standard_normal(tuple(base.shape), dtype=np.float32))

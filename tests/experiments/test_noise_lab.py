@@ -9,7 +9,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from lfmlib.chapters import ch07_stand_ins, ch09_radius
-from lfmlib.deltas.stand_ins import KEPT
+from lfmlib.deltas.stand_ins import STAND_INS
 from lfmlib.experiments import radius, stand_ins
 from lfmlib.lab import adapters, tuning
 from lfmlib.lab.problems import problem
@@ -121,7 +121,7 @@ def test_a_toy_of_each_part_has_the_columns_that_are_promised():
         return cells[0] | {"steps": 8, "batch": 2} | ({"draws": 2} if part == "radius" else {})
 
     rows = pd.DataFrame(measure(stand_ins.experiment(), toy(stand_ins.experiment(), "stand-in"))["rows"])
-    assert rows["kind"].tolist() == list(KEPT) and rows["whole"].notna().sum() == 1
+    assert rows["kind"].tolist() == list(STAND_INS) and rows["whole"].notna().sum() == 1
     assert rows.set_index("kind").loc["noise", "normal_share"] == 1
     rows = pd.DataFrame(measure(radius.experiment(), toy(radius.experiment(), "radius"))["rows"])
     assert set(rows["which"]) == {"base", "tuned", "random"} and set(rows["head"]) == {"fitted", "timid"}
@@ -199,11 +199,11 @@ def test_what_stand_ins_say_of_places_and_values():
             "whole": 0.9, "score": 0.3 + 0.6 * share + 0.001 * seed,
         }
         for seed in range(5)
-        for kind, share in {**dict.fromkeys(KEPT, 0.1), "trained": 1, "flattened": 0.9, "none": 0}.items()
+        for kind, share in {**dict.fromkeys(STAND_INS, 0.1), "trained": 1, "flattened": 0.9, "none": 0}.items()
     ]  # fmt: skip
     kept = ch07_stand_ins.kept(pd.DataFrame(rows)).set_index("kind")
     assert kept.loc["flattened", "share"] == pytest.approx(0.9) and kept.loc["noise", "share"] == pytest.approx(0.1)
     said = ch07_stand_ins.what_it_takes(kept.reset_index())
     assert "keep the signs alone: 90% to 90%" in said and "worth nothing" not in said  # a tenth of the gain is left
     table = ch07_stand_ins.kept_in_words(kept.reset_index())
-    assert table["in ΔW’s place"].tolist() == list(KEPT) and table["ViT"].iloc[0] == "100 % (1.00)"
+    assert table["in ΔW’s place"].tolist() == list(STAND_INS) and table["ViT"].iloc[0] == "100 % (1.00)"

@@ -84,7 +84,7 @@ def test_what_has_no_interval_is_not_printed_as_one():
 def test_other_noise_stands_beside_the_verdict():
     rows = recorded(0.03)
     own = rows[rows["method"] == "noise-gaussian"]
-    rows = pd.concat([rows, *(own.assign(method=method) for method in findings.UNLIKE)])
+    rows = pd.concat([rows, *(own.assign(method=method) for method in findings.OTHER_NOISE)])
     parts = findings.f13_over_runs(rows, "m", {}).details["parts"]
     assert parts["of uniform noise, of ±1"] == f"{parts['noise-built']} and {parts['noise-built']}"
 

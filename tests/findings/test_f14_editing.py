@@ -39,7 +39,7 @@ def recorded(gain: dict[str, float], scatter: float = 0.002, random: float = 0.0
 def test_planted_gains_come_out(gain, value, verdict):
     found = findings.f14_over_runs(recorded(gain), "m", {})
     assert (found.id, found.value, found.verdict) == ("F14", value, verdict)
-    assert found.null == 0 and list(found.details["parts"])[1:] == list(findings.METHODS.values())
+    assert found.null == 0 and list(found.details["parts"])[1:] == list(findings.METHOD_NAMES.values())
 
 
 def test_noise_leaves_it_undecided():

@@ -25,12 +25,13 @@ def built(noise: float, scatter: float = 0.005, loss: bool = False) -> pd.DataFr
     return pd.DataFrame(rows)
 
 
-def replaced(normal: float, kept: float = 0.0) -> pd.DataFrame:
+def replaced(normal: float, kept: float = 0.0, loss: bool = False) -> pd.DataFrame:
     """Five runs: a share of normal ΔW, and norm-matched noise that keeps a share of the gain."""
     rows = []
     for seed in range(5):
         for kind, gain, share in (("trained", 0.3, normal), ("noise", 0.3 * kept, 1.0), ("none", 0.0, 0.0)):
             score = 0.4 + 0.01 * seed + gain
+            score = 3 - score if loss else score
             rows.append({"seed": seed, "kind": kind, "score": score, "loss": 9.0, "normal_share": share})
     return pd.DataFrame(rows)
 
@@ -41,24 +42,26 @@ def replaced(normal: float, kept: float = 0.0) -> pd.DataFrame:
     [(1.1, 1.0, "supported", 2), (0.6, 1.0, "partly", 1), (1.1, 0.3, "partly", 1), (0.6, 0.3, "contradicted", 0)],
 )
 def test_f5_counts_its_two_legs(noise, normal, verdict, value, loss):
-    found = findings.f5_over_runs(built(noise, loss=loss), replaced(normal), "m", {})
+    found = findings.f5_over_runs(
+        built(noise, loss=loss), replaced(normal, loss=loss), "m", {}, score="loss" if loss else "accuracy"
+    )
     assert (found.verdict, found.value) == (verdict, value)
     assert found.null == 1  # noise has the histogram, and learns nothing
     assert found.details["shares"]["gaussian"][0] == pytest.approx(noise, abs=0.06)
 
 
 def test_f5_is_undecided_where_the_share_of_the_gain_straddles_its_bound():
-    found = findings.f5_over_runs(built(0.95, scatter=0.02), replaced(1.0), "m", {})
+    found = findings.f5_over_runs(built(0.95, scatter=0.02), replaced(1.0), "m", {}, score="accuracy")
     assert found.verdict == "undecided" and found.interval == (1, 2)
 
 
 def test_f5_noise_that_keeps_the_gain_would_be_seen():
-    assert findings.f5_over_runs(built(1.0), replaced(1.0, kept=1.0), "m", {}).null == 2
+    assert findings.f5_over_runs(built(1.0), replaced(1.0, kept=1.0), "m", {}, score="accuracy").null == 2
 
 
 def test_f5_of_one_run_is_refused():
     with pytest.raises(ValueError, match=r"F5 of m needs at least two runs"):
-        findings.f5_over_runs(built(1.0).query("seed == 0"), replaced(1.0), "m", {})
+        findings.f5_over_runs(built(1.0).query("seed == 0"), replaced(1.0), "m", {}, score="accuracy")
 
 
 def radii(ratio: float, scatter: float = 0.05, seeds: int = 5, **more) -> pd.DataFrame:
@@ -105,8 +108,8 @@ def test_shares_of_gains_are_paired():
         for seed, whole in enumerate((0.1, 0.3, 0.5, 0.2))
         for kind, share in (("trained", 1.0), ("flattened", 0.9), ("none", 0.0))
     ]
-    kept = findings.kept_share(pd.DataFrame(rows), "flattened")
-    assert kept.to_numpy() == pytest.approx(0.9) and findings.kept_share(pd.DataFrame(rows), "trained").std() < 1e-12
+    kept = {kind: findings.kept_share(pd.DataFrame(rows), kind, score="accuracy") for kind in ("flattened", "trained")}
+    assert kept["flattened"].to_numpy() == pytest.approx(0.9) and kept["trained"].std() < 1e-12
 
 
 def test_f8_pairs_the_draws_and_keeps_other_heads_and_tasks_apart():

@@ -72,7 +72,9 @@ def recorded(
                     {"what": "curve", "seed": seed, "arm": arm, "draw": 0, "share": share, "rise": 0.02 * share / point}
                 )
         won = {"wins": law, "near": 1.0, "noise_wins": 0.0}
-        rows.append({"what": "law", "seed": seed, "pruned": findings.KEPT, "variant": findings.CLAIMED, **won})
+        rows.append(
+            {"what": "law", "seed": seed, "pruned": findings.PRUNED_SHARE, "variant": findings.CLAIMED_LAW, **won}
+        )
         for entries, rise in (
             ("outliers", damage * random if random else damage),
             ("as large", random),
@@ -153,7 +155,7 @@ def test_one_run_is_refused_and_a_checkpoint_alone_is_not_judged():
     assert alone.value is None and "takes the model’s task" in alone.details["reason"]
     rng = np.random.default_rng(0)
     made = {"layers.0.mlp.up_proj.weight": torch.tensor(rng.laplace(size=(90, 80))).float()}
-    told = findings.f12(lfmlib.laws(made, pruned=findings.KEPT, progress=False), "m", {})
+    told = findings.f12(lfmlib.laws(made, pruned=findings.PRUNED_SHARE, progress=False), "m", {})
     assert told.value is None and told.details["law_share"] == 0 and "laplace" in told.details["reason"]
 
 

@@ -84,6 +84,6 @@ def test_noise_is_seldom_called_trained_and_sparse_float32_not_damaged():
     noise = {f"layers.{i}.q_proj.weight": torch.tensor(rng.standard_normal((96, 128))).float() for i in range(20)}
     assert (examined(noise)["state"] == "untrained").sum() >= 17
     values = trained(rng).bfloat16().float()
-    assert states.turned(values.flatten()) == ""
-    assert states.turned(turned(values).flatten()) != ""
-    assert states.turned(torch.zeros(100)) == "" and states.turned(torch.randn(100).to(torch.float8_e4m3fn)) == ""
+    assert states.swapped(values.flatten()) == ""
+    assert states.swapped(turned(values).flatten()) != ""
+    assert states.swapped(torch.zeros(100)) == "" and states.swapped(torch.randn(100).to(torch.float8_e4m3fn)) == ""

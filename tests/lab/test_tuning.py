@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 import lfmlib
 from lfmlib import findings
-from lfmlib.chapters import ch06_deltas, ch08_depth, ch08_doses, names
+from lfmlib.chapters import ch06_deltas, ch08_depth, names
 from lfmlib.experiments import finetuning
 from lfmlib.lab import adapters, models, tuning
 from lfmlib.lab.problems import problem
@@ -358,16 +358,16 @@ def test_tables_say_what_was_planted():
     width = ch06_deltas.causes_of_width(record)
     assert float(width.loc["rate × 3", "std(ΔW) ×"]) == pytest.approx(3 / 1.35, rel=0.05)
     assert causes.loc["unchanged", "with gradient"] == "1.00 (1.00)"
-    few = ch08_doses.samples(record).set_index(["mode", "share"])
+    few = ch08_depth.samples(record).set_index(["mode", "share"])
     assert few.loc[("equal steps", 0.125), "ratio"] == pytest.approx(0.5, rel=0.02)
-    assert "-50 [-51, -49] %" in ch08_doses.of_samples(ch08_doses.samples(record))
-    slopes = ch08_doses.rank_slopes(record)
+    assert "-50 [-51, -49] %" in ch08_depth.of_samples(ch08_depth.samples(record))
+    slopes = ch08_depth.rank_slopes(record)
     assert float(slopes.loc["decoder, LoRA", "slope"]) == pytest.approx(0.5, abs=0.02)
     assert ch08_depth.course(rows).loc["q", "peak"] == "layer 7 of 7"
     assert ch08_depth.of_course(ch08_depth.course(rows), "full").startswith("full: of V, Up, Down, none fall")
     rho, words, grows = ch08_depth.trend_grid(record)
     assert grows["decoder, full"].all() and (rho["decoder, full"] > 0.9).all() and words.shape == (6, 2)
-    answer = ch08_depth.answers(names.f7_found(record), ch08_doses.samples(record), slopes)
+    answer = ch08_depth.answers(names.f7_found(record), ch08_depth.samples(record), slopes)
     assert "**supported** for lab 12-layer decoder" in answer and answer.count("\n") == 2
     grown = ch08_depth.by_method(record)
     assert grown.loc["decoder, LoRA 4", "roles that grow"] == "–"

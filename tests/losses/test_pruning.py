@@ -128,7 +128,7 @@ def test_a_draw_that_overflows_has_crossed_whatever_the_others_did():
     [
         ({"shares": [1.5]}, r"1.5 is no share of the weights"),
         ({"method": "best"}, r"unknown method 'best': expected one of magnitude, random, wanda, noise"),
-        ({"within": "layer"}, r"unknown place to compete 'layer': expected one of row, matrix, all"),
+        ({"within": "layer"}, r"unknown place to compare scores 'layer': expected one of row, matrix, all"),
         ({"method": "wanda"}, r"Wanda needs the norms of the inputs of a: pass inputs="),
         ({"weights": {}}, r"there are no weights to prune"),
         ({"loss": lambda: math.nan}, r"the loss is nan before anything is pruned"),

@@ -90,8 +90,8 @@ def test_draws_are_shared_between_models_and_depend_on_the_name():
     made = []
     for names in (("a", "b"), ("b", "c")):
         now = {name: torch.eye(70) for name in names}
-        with tolerance.shaken(now, "matrix", None, 3, 1) as shake:
-            shake(1.0)
+        with tolerance.perturbed(now, "matrix", None, 3, 1) as perturb:
+            perturb(1.0)
             made.append({name: w.clone() for name, w in now.items()})
     assert torch.equal(made[0]["b"], made[1]["b"])
     assert not torch.equal(made[0]["a"], made[0]["b"])
@@ -102,8 +102,8 @@ def test_kinds_have_the_same_size_and_another_place():
     before = {name: w.clone() for name, w in now.items()}
     sizes = {}
     for kind in tolerance.KINDS:
-        with tolerance.shaken(now, kind, {name: float(name) for name in now}, 0, 0) as shake:
-            shake(0.1)
+        with tolerance.perturbed(now, kind, {name: float(name) for name in now}, 0, 0) as perturb:
+            perturb(0.1)
             moved = {name: (now[name] - before[name]) / before[name].std(correction=0) for name in now}
         sizes[kind] = np.array([w.square().mean().sqrt().item() for w in moved.values()])
         assert np.sqrt((sizes[kind] ** 2).mean()) == pytest.approx(0.1, rel=0.02)
@@ -134,7 +134,7 @@ def test_the_curve_is_the_rise_at_every_scale():
         ({"rise": 0.0}, r"rise is 0.0: expected by how much the loss is to rise, above 0"),
         ({"kind": "rose"}, r"unknown kind of noise 'rose': expected one of matrix, rows, growing, falling"),
         ({"kind": "growing"}, r"needs the depth of every matrix: pass depth="),
-        ({"weights": {}}, r"there are no weights to shake"),
+        ({"weights": {}}, r"there are no weights to add noise to"),
         ({"loss": lambda: math.nan}, r"the loss is nan without any noise"),
     ],
 )
@@ -151,6 +151,6 @@ def test_a_radius_does_not_depend_on_the_draws_before_it():
 
 def test_rows_that_are_constant_are_left_alone():
     now = {"a": torch.arange(60.0)[:, None].expand(60, 80).clone()}
-    with tolerance.shaken(now, "rows", None, 0, 0) as shake:
-        shake(0.1)
+    with tolerance.perturbed(now, "rows", None, 0, 0) as perturb:
+        perturb(0.1)
         assert torch.isfinite(now["a"]).all()

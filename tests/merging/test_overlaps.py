@@ -51,7 +51,7 @@ def test_a_single_model_has_no_pairs():
 
 def test_what_cannot_be_looked_at_says_so():
     base = {NAME: noise(0)}
-    with pytest.raises(ValueError, match="expected at least one tuned model"):
+    with pytest.raises(ValueError, match="expected at least one, beside the base"):
         lfmlib.overlap(base, [])
     with pytest.raises(ValueError, match="lacks 1 of the 1 tensors"):
         lfmlib.overlap(base, [{"other.weight": noise(0)}])

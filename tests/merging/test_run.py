@@ -115,7 +115,7 @@ def test_amplifying_by_one_is_nothing_and_by_more_is_outliers(models, tmp_path):
     start, *others = ({key: weights(models / one)[key] for key in kept} for one in ("base", "t0", "t1"))
 
     def made(folder: str, **options) -> dict[str, torch.Tensor]:
-        return weights(lfmlib.merge(start, others, "average", out=tmp_path / model_folder, progress=False, **options))
+        return weights(lfmlib.merge(start, others, "average", out=tmp_path / folder, progress=False, **options))
 
     plain, one, more, auto = (
         made("plain"),
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(models, tmp_pat
     cases = [
         (start, grown, ValueError, r"model.embed_tokens.weight is \(260, 64\) in .*: their vocabularies differ"),
         (start, short, ValueError, r"lacks 9 of the 21 tensors of mapping, such as model.layers.1"),
-        (models / "base", stranger, ValueError, r"was hardly tuned from base: the correlation .* is -?0.0"),
+        (models / "base", stranger, ValueError, r"is no fine-tune of the base .*correlate by -?0.0"),
         (start, small, lfmlib.CheckpointError, r"stored as float8_e4m3fn, which is quantized"),
         ({"w": torch.ones(3, 3)}, {"w": torch.ones(3, 4)}, ValueError, "not of one kind"),
         ({"w": torch.ones(3, 3)}, {"w": torch.ones(3, 3).int()}, ValueError, "expected both to be of floating point"),
@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(models, tmp_pat
     ):
         with pytest.raises(ValueError, match=message):
             lfmlib.merge(start, [start], out=tmp_path / "x", progress=False, **options)
-    with pytest.raises(ValueError, match="expected at least one tuned model"):
+    with pytest.raises(ValueError, match="expected at least one, beside the base"):
         lfmlib.merge(start, [], out=tmp_path / "x", progress=False)
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "note").touch()
@@ -254,7 +254,7 @@ def test_a_killed_merge_goes_on(models, tmp_path):
     code = (
         "import sys, lfmlib, lfmlib.merging.shard_writer as s; write = s.ShardWriter.write; import time\n"
         "def slow(self, pieces):\n    write(self, pieces); time.sleep(0.05)\n"
-        "s.ShardWriter.write = slow; s.SYNCED = 1\n"
+        "s.ShardWriter.write = slow; s.SYNC_BYTES = 1\n"
         "base, one, two, out = sys.argv[1:]\n"
         "lfmlib.merge(base, [one, two], 'dare', density=0.5, out=out, progress=False)"
     )
@@ -348,7 +348,7 @@ def test_a_stray_value_neither_hides_a_stranger_nor_overflows(tmp_path):
     start = {"w": torch.randn(80, 80)}
     stranger = {"w": torch.randn(80, 80)}
     stranger["w"][3, 3] = math.nan
-    with pytest.raises(ValueError, match="was hardly tuned from mapping"):
+    with pytest.raises(ValueError, match="is no fine-tune of the base"):
         lfmlib.merge(start, stranger, out=tmp_path / "x", progress=False)
     large = {"w": start["w"].clone()}
     large["w"][0, 0] = 1e5
@@ -409,7 +409,7 @@ def test_a_shard_takes_no_wrong_pieces(tmp_path):
             writer.write([torch.ones(6).double()])
         with pytest.raises(ValueError, match="w: 20 bytes were given, expected 24"):
             writer.write([torch.ones(5)])
-    assert not (tmp_path / "a").exists() and shard_writer.SYNCED > 0
+    assert not (tmp_path / "a").exists() and shard_writer.SYNC_BYTES > 0
 
 
 def test_what_the_disk_refused_once_is_not_taken_for_written(tmp_path, monkeypatch):
@@ -424,7 +424,7 @@ def test_what_the_disk_refused_once_is_not_taken_for_written(tmp_path, monkeypat
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         sync(file)
 
-    monkeypatch.setattr(shard_writer, "SYNCED", 1)
+    monkeypatch.setattr(shard_writer, "SYNC_BYTES", 1)
     monkeypatch.setattr(shard_writer.os, "fsync", refusing)
     with pytest.raises(OSError, match=r"Input/output"), ShardWriter(tmp_path / "w", entries) as writer:
         for value in values:

@@ -70,8 +70,8 @@ def models(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture
 def small_tasks(monkeypatch):
     """Tensors of the size of these models are cut into as many tasks as those of large ones."""
-    monkeypatch.setattr(executors, "SPREAD", 128 * 500)
-    monkeypatch.setattr(executors, "LEAST", 1)
+    monkeypatch.setattr(executors, "PART_VALUES", 128 * 500)
+    monkeypatch.setattr(executors, "MIN_TASK_VALUES", 1)
 
 
 def fingerprint(table: pd.DataFrame) -> str:
@@ -103,7 +103,7 @@ def test_tables_are_the_same_on_one_thread_on_many_and_on_a_cluster(client, mode
 def test_a_huge_tensor_is_shared_out(client, models, monkeypatch):
     whole = alone(lambda **options: lfmlib.survey(models["one"], select="embed", **options))
     sizes = []
-    monkeypatch.setattr(executors, "SPREAD", 30_000)  # no multiple of a row
+    monkeypatch.setattr(executors, "PART_VALUES", 30_000)  # no multiple of a row
     with client.get_executor(retries=3) as cluster:
         submit = executors._submit
         counted = lambda workers, call: sizes.append(call.args[-1] - call.args[-2]) or submit(workers, call)  # noqa: E731
@@ -309,8 +309,8 @@ def test_parts_are_let_go_of_when_they_are_added(monkeypatch):
         def __del__(self):
             alive.discard(id(self))
 
-    monkeypatch.setattr(executors, "SPREAD", 100)
-    spread = executors.Spread(lambda *_: Part(), lambda info, _: [(info.name, [{"tensor": info.name}])], worth=1)
+    monkeypatch.setattr(executors, "PART_VALUES", 100)
+    spread = executors.Spread(lambda *_: Part(), lambda info, _: [{"tensor": info.name}], worth=1)
     checkpoint = lfmlib.open_checkpoint({"w": torch.zeros(200, 100)})
     with ThreadPoolExecutor(1) as one:
         rows, *_ = executors.over(checkpoint, checkpoint.tensors, None, one, False, spread=spread)
@@ -328,7 +328,7 @@ def test_tasks_hold_what_is_worth_one_but_there_are_some_for_everyone(matrices, 
     info = lfmlib.open_checkpoint({"w": torch.zeros(1, 1).bfloat16()}).tensors[0]
     wanted = [replace(info, name=f"{i}", shape=(4096, 4096), numel=1 << 24) for i in range(matrices)]
     wanted[:0] = [replace(info, name=f"huge {i}", shape=(1 << 15, 1 << 15), numel=1 << 30) for i in range(huge)]
-    batches = list(executors._batches(wanted, worth, huge=executors.SPREAD))
+    batches = list(executors._batches(wanted, worth, huge=executors.PART_VALUES))
     assert [one for batch in batches for one in batch] == wanted
     assert len(batches) == pytest.approx(tasks + huge, abs=1)
 
@@ -346,7 +346,7 @@ class _Elsewhere(Executor):
 
 
 def test_only_other_processes_get_large_tasks(tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "LEAST", 100)
+    monkeypatch.setattr(executors, "MIN_TASK_VALUES", 100)
     save_file({f"{i:03}": torch.randn(10, 10) for i in range(320)}, tmp_path / "model.safetensors")
     other = _Elsewhere()
     with ThreadPoolExecutor(1) as threads:

@@ -66,7 +66,7 @@ def test_what_is_kept_is_not_measured_again_and_the_table_is_the_same(shards, me
     pd.testing.assert_frame_equal(first, plain)
     pd.testing.assert_frame_equal(second, plain)
     assert second.attrs == plain.attrs
-    some = lfmlib.survey(shards, "q_proj", progress=False, keep=tmp_path / "kept")
+    some = lfmlib.survey(shards, select="q_proj", progress=False, keep=tmp_path / "kept")
     assert measured == [] and len(some) == 6
 
 

@@ -1,0 +1,124 @@
+"""The library installs: its wheel holds all it needs and works outside the tree, and importing it costs little."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from packaging.version import Version
+from safetensors.torch import save_file
+
+import lfmlib
+from lfmlib.provenance import ROOT, version_of
+
+HEAVY = ("scipy", "pandas", "pyarrow", "numba", "transformers", "peft", "huggingface_hub", "sklearn", "matplotlib")
+"""Packages that reading a checkpoint does not need, and whose import takes a tenth of a second to several."""
+
+
+def python(code: str, *arguments: object, program: object = sys.executable, folder: Path = ROOT, **env: str) -> str:
+    """What a fresh interpreter prints."""
+    command = [str(program), "-c", code, *map(str, arguments)]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | env)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built from a copy, so that the tree stays clean; with this environment's setuptools if it is new enough."""
+    folder = tmp_path_factory.mktemp("wheel")
+    leave = shutil.ignore_patterns(".*", "_build", "build", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, folder / "tree", ignore=leave)
+    found = version_of("setuptools")
+    here = ["--no-build-isolation"] if found != "not installed" and Version(found) >= Version("75") else []
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps", *here]
+    subprocess.run([*pip, "--wheel-dir", str(folder), str(folder / "tree")], check=True)
+    return next(folder.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The interpreter of a fresh environment with the wheel, which finds all else where this one has it."""
+    folder = tmp_path_factory.mktemp("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    program = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(program), "install"]
+    subprocess.run([*pip, "--quiet", "--no-deps", str(wheel)], check=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    # A folder named in a .pth file is searched, but its own .pth files, an editable lfmlib among them, are not read.
+    (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return program
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_module_and_table_and_no_tests(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    sources = [path for kind in ("py", "pyi", "csv", "typed") for path in (ROOT / "lfmlib").rglob(f"*.{kind}")]
+    assert {str(path.relative_to(ROOT)) for path in sources} <= names
+    assert {name.split("/")[0] for name in names} == {"lfmlib", f"lfmlib-{lfmlib.__version__}.dist-info"}
+    assert not [name for name in names if "test" in Path(name).name]
+
+
+@pytest.mark.slow
+def test_the_installed_library_measures_what_the_tree_does(installed, tmp_path):
+    torch.manual_seed(0)
+    save_file(
+        {"a.weight": torch.randn(64, 96), "b.weight": torch.rand(80, 64).bfloat16()}, tmp_path / "made.safetensors"
+    )
+    told = python(
+        "import sys, lfmlib; from lfmlib.distribution import nulls; from lfmlib.structure import random_matrices\n"
+        "print(lfmlib.__version__, lfmlib.__file__, random_matrices.null(64, 96) is not None, sep='\\n')\n"
+        "lfmlib.survey('made.safetensors', progress=False).to_pickle('table.pkl')",
+        program=installed,
+        folder=tmp_path,
+        PYTHONPATH="",
+    )
+    number, file, _ = told.splitlines()
+    assert number == version("lfmlib") == lfmlib.__version__
+    assert Path(file).is_relative_to(installed.parents[1]) and "site-packages" in file
+    here = lfmlib.survey(tmp_path / "made.safetensors", progress=False)
+    pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / "table.pkl"), here)
+
+
+def test_reading_a_checkpoint_imports_nothing_heavy():
+    code = "import sys, lfmlib; lfmlib.open_checkpoint('minilm').tensors; print(*sys.modules)"
+    assert {name.split(".")[0] for name in python(code).split()}.isdisjoint(HEAVY)
+
+
+def test_a_survey_imports_no_training_and_no_scipy_stats():
+    code = "import sys, lfmlib; lfmlib.survey('minilm', select='layer.0.*query', progress=False); print(*sys.modules)"
+    names = set(python(code).split())
+    assert names.isdisjoint({"scipy.stats", "transformers", "peft", "huggingface_hub", "sklearn", "matplotlib"})
+
+
+def test_every_public_name_is_found_and_listed():
+    code = (
+        "import lfmlib; from lfmlib import *; assert set(lfmlib.__all__) <= set(dir(lfmlib)) & set(globals())\n"
+        "print(lfmlib.surveys.__name__, lfmlib.checkpoints.__name__, lfmlib.survey.__module__, lfmlib.pruning.__name__)"
+    )
+    expected = ["lfmlib.surveys", "lfmlib.checkpoints", "lfmlib.surveys.values", "lfmlib.losses.pruning"]
+    assert python(code).split() == expected
+
+
+COST = """
+import resource
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", ["import lfmlib", "import lfmlib; lfmlib.open_checkpoint('minilm').tensors"])
+def test_importing_costs_hardly_more_than_torch(code):
+    runs = [[python(one + COST, OMP_NUM_THREADS="1").split() for one in ("import torch", code)] for _ in range(3)]
+    for place, what in enumerate(("seconds", "memory")):
+        torch_alone, ours = (min(float(run[which][place]) for run in runs) for which in (0, 1))
+        assert ours <= 1.5 * torch_alone, f"{what}: {ours} against {torch_alone} of `import torch`"
