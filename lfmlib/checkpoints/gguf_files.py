@@ -21,7 +21,7 @@ import torch
 
 from .packings import Dequantized
 from .safetensors_files import LONGEST, Mapped
-from .stored import CheckpointError, check_shape
+from .stored import CheckpointError, Stored, check_shape
 
 PLAIN = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
 PLAIN |= {name: f"int{name[1:]}" for name in ("I8", "I16", "I32", "I64")}
@@ -45,7 +45,7 @@ class Found:
 class Blocks(Dequantized):
     """Rows of blocks of one of GGUF's formats; `data` holds their bytes."""
 
-    data: object
+    data: Stored
     shape: tuple[int, ...]
     format: str
 

@@ -18,6 +18,7 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3
 AWQ_COLUMNS = (0, 4, 1, 5, 2, 6, 3, 7)  # where column j of eight lies in its word, in nibbles
 
 
+@dataclass(frozen=True)
 class Dequantized(Stored):
     """A matrix (or a stack of them) whose values are computed from stored pieces, a few rows at a time.
 
@@ -53,18 +54,23 @@ class Dequantized(Stored):
         return any(getattr(getattr(self, one.name), "remote", False) for one in fields(self))
 
 
-def _near(entry: Dequantized) -> Dequantized:
-    """`Stored.near` of codes that are packed along the other axis: their few bytes are loaded once."""
-    pieces = {one.name: getattr(entry, one.name) for one in fields(entry)}
-    return replace(entry, **{name: Held(piece.load()) for name, piece in pieces.items() if hasattr(piece, "span")})
+@dataclass(frozen=True)
+class Turned(Dequantized):
+    """A matrix whose codes are packed along the other axis, so that a few rows need words of all of them."""
+
+    def near(self) -> Turned:
+        """The same, its few bytes loaded once."""
+        pieces = {one.name: getattr(self, one.name) for one in fields(self)}
+        loaded = {name: Held(piece.load()) for name, piece in pieces.items() if isinstance(piece, Stored)}
+        return replace(self, **loaded)
 
 
 @dataclass(frozen=True)
 class Scaled(Dequantized):
     """Codes that are numbers themselves, float8 or int8, times a scale for each block."""
 
-    weight: object
-    scale: object
+    weight: Stored
+    scale: Stored
     block: tuple[int, int]
     kind: str
     factor: float = 1.0
@@ -87,13 +93,13 @@ class Scaled(Dequantized):
 
 
 @dataclass(frozen=True)
-class Gptq(Dequantized):
+class Gptq(Turned):
     """GPTQ: codes packed along the inputs, asymmetric, a group of inputs to a scale."""
 
-    qweight: object
-    qzeros: object
-    scales: object
-    g_idx: object | None
+    qweight: Stored
+    qzeros: Stored
+    scales: Stored
+    g_idx: Stored | None
     bits: int
     less: int
 
@@ -101,8 +107,6 @@ class Gptq(Dequantized):
     def shape(self) -> tuple[int, ...]:
         """(out, in)."""
         return self.qweight.shape[1], self.qweight.shape[0] * 32 // self.bits
-
-    near = _near
 
     @property
     def kind(self) -> str:
@@ -125,19 +129,17 @@ class Gptq(Dequantized):
 
 
 @dataclass(frozen=True)
-class Awq(Dequantized):
+class Awq(Turned):
     """AWQ, its GEMM layout: codes packed along the outputs in an order of its own."""
 
-    qweight: object
-    qzeros: object
-    scales: object
+    qweight: Stored
+    qzeros: Stored
+    scales: Stored
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(out, in)."""
         return self.qweight.shape[1] * 8, self.qweight.shape[0]
-
-    near = _near
 
     @property
     def kind(self) -> str:
@@ -158,10 +160,10 @@ class Awq(Dequantized):
 class Nibbles(Dequantized):
     """bitsandbytes NF4 and FP4: codes of a table, one absolute maximum to a block; that one may be quantized too."""
 
-    weight: object
-    absmax: object
-    table: object
-    nested: tuple | None
+    weight: Stored
+    absmax: Stored
+    table: Stored
+    nested: tuple[Stored, Stored] | None
     state: Mapping
 
     @property
@@ -196,8 +198,8 @@ class Nibbles(Dequantized):
 class Mxfp4(Dequantized):
     """MXFP4 as gpt-oss stores it: 32 codes in 16 bytes, with one power of two."""
 
-    blocks: object
-    scales: object
+    blocks: Stored
+    scales: Stored
     kind: str = "MXFP4, blocks of 32"
 
     @property
@@ -219,8 +221,8 @@ class Mxfp4(Dequantized):
 class Packed(Dequantized):
     """compressed-tensors' pack-quantized: symmetric integers packed along the inputs, a group of inputs to a scale."""
 
-    packed: object
-    scale: object
+    packed: Stored
+    scale: Stored
     shape: tuple[int, ...]
     bits: int
 

@@ -42,8 +42,8 @@ class Pickled(Stored):
     def load(self) -> torch.Tensor:
         """The tensor, mapped where the file is of the zip format (torch ≥ 1.6). Raises CheckpointError."""
         value = _unpickle(self.path).get(self.key)
-        tensor, reason = as_tensor(value)
-        if reason or (tuple(tensor.shape), dtype_name(tensor.dtype)) != (self.shape, self.dtype):
+        tensor, _ = as_tensor(value)
+        if tensor is None or (tuple(tensor.shape), dtype_name(tensor.dtype)) != (self.shape, self.dtype):
             raise CheckpointError(
                 f"{self.path} holds another {self.key!r} than when it was opened: it changed meanwhile. Open it again."
             )
@@ -186,7 +186,7 @@ def _walk(stream: BinaryIO) -> None:
         name, takes = opcode.name, opcode.stack_before
         steps += STEP
         if name == "GLOBAL":
-            stack.append(MAKER if MAKERS.fullmatch(value) else 1)
+            stack.append(MAKER if MAKERS.fullmatch(str(value)) else 1)
             encodes |= value == "_codecs encode"
         elif "PUT" in name or name == "MEMOIZE":
             memo[len(memo) if value is None else value] = stack[-1]

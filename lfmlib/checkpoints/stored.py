@@ -125,7 +125,7 @@ def read_mapping(tensors: Mapping) -> tuple[dict, dict]:
     stored, left_out, kept = {}, {}, {}
     for name, value in tensors.items():
         tensor, reason = as_tensor(value)
-        if reason:
+        if tensor is None:
             left_out[str(name)] = reason
             continue
         identity = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
