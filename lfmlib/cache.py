@@ -1,7 +1,7 @@
-"""Where trained models are kept: the user's cache folder, one folder per artefact, never a wrong one.
+"""Cache of trained models and other artefacts: one folder each in the user's cache folder.
 
-An artefact is keyed by everything it depends on. It is written beside its place and moved there whole, its weights are
-checked against their hash when it is opened, and a damaged one is built again.
+An artefact's key is a hash of everything it depends on. It is built in a folder beside its own and then renamed, its
+files are checked against their hashes whenever it is opened, and a damaged one is built again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 VERSIONED = ("torch", "transformers", "numpy")
-"""Packages whose version is part of every key: another version may train another model."""
+"""Packages whose versions are part of every key, since other versions may train another model."""
 
 
 def folder() -> Path:
@@ -27,7 +27,7 @@ def folder() -> Path:
 
 
 def key(description: dict) -> str:
-    """Key of an artefact: a hash of its description (JSON-able) and of the versions of `VERSIONED`."""
+    """Key of an artefact: 20 hexadecimal digits of a hash of its description (JSON) and the `VERSIONED` versions."""
     whole = {"description": description, "versions": {name: version(name) for name in VERSIONED}}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:20]
 
@@ -39,30 +39,30 @@ def file_hash(path: Path) -> str:
 
 
 def artefact(description: dict, build: Callable[[Path], None], root: str | Path | None = None) -> Path:
-    """The folder of an artefact, built if it is not there or damaged.
+    """The folder of an artefact, which is built if it is missing or damaged.
 
-    Two processes that ask at once get the same one: the second waits for the first.
+    If two processes ask for the same artefact, the second waits for the first.
 
     Args:
-        description: everything the artefact depends on, JSON-able.
-        build: writes the artefact into the (existing, private) folder it is given. What it leaves there when it is
-            killed, it finds there again: long work can resume.
+        description: everything the artefact depends on, as JSON values.
+        build: writes the artefact into the folder it is given. That folder is kept if it is killed, and given again
+            the next time, so that long work can resume.
         root: the folder of all artefacts; default `folder`.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written; nothing incomplete is left in the artefact's place.
+        OSError: the disk is full, or the folder cannot be written; no incomplete artefact is left behind.
     """
     place = Path(root or folder()) / key(description)
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
-        if place.exists() and not _sound(place):
+        if place.exists() and not _is_intact(place):
             shutil.rmtree(place)
         if not place.exists():
-            _make(place, description, build)
+            _build(place, description, build)
     return place
 
 
-def _make(place: Path, description: dict, build: Callable[[Path], None]) -> None:
+def _build(place: Path, description: dict, build: Callable[[Path], None]) -> None:
     partial = place.with_suffix(".part")
     partial.mkdir(exist_ok=True)
     try:
@@ -80,8 +80,8 @@ def _make(place: Path, description: dict, build: Callable[[Path], None]) -> None
     partial.replace(place)
 
 
-def _sound(place: Path) -> bool:
-    """Whether every file of an artefact is there with the hash it was written with."""
+def _is_intact(place: Path) -> bool:
+    """Whether every file of an artefact still has the hash in its manifest."""
     try:
         hashes = json.loads((place / "manifest.json").read_text())["sha256"]
         return all(file_hash(place / name) == expected for name, expected in hashes.items())

@@ -1,17 +1,17 @@
-"""Adapters whose ΔW is built from noise: frozen random matrices, of which only row and column scales are learned.
+"""Adapters whose ΔW is built from noise: frozen random matrices with learned row and column scales.
 
     ΔW = Σ_k diag(r_k) N_k diag(c_k) / √in
 
-with N_k of unit variance, never trained and never stored: it is drawn anew from a seed and the layer's name (`basis`).
-A saved adapter holds the scales r (out) and c (in), and the seed. If ΔW can be derived from Gaussian noise, this must
-be able to do what LoRA does (finding F5).
+with N_k (out, in) of unit variance, never trained and never stored: it is drawn again from a seed and the layer's name
+(`basis`). A saved adapter holds the scales r (out) and c (in), and the seed. If ΔW can be derived from Gaussian noise,
+such adapters must be able to do what LoRA does (finding F5).
 
-The random numbers are the same for ever, on every machine and device: NumPy keeps the stream of its bit generators, but
-not what it makes of them, and torch keeps neither. So 16 bits of Philox (Salmon et al. 2011) choose one of 65,536
-quantiles of the law, and a checksum of these quantiles is verified.
+The random numbers must never change, on any machine, device or version: NumPy guarantees the stream of its bit
+generators but not that of its distributions, and torch guarantees neither. So each 16 bits of Philox (Salmon et al.
+2011) choose one of 65,536 quantiles of the distribution, and a checksum of these quantiles is verified.
 
-It is a tuner of peft, so that `get_peft_model`, saving, loading, merging and disabling work as they do for LoRA. peft
-registers no method from outside, so loading one in a fresh process needs ``import lfmlib.noise_adapter`` first.
+It is a tuner of peft, so `get_peft_model`, saving, loading, merging and disabling work as they do for LoRA. peft cannot
+discover methods of other packages, so loading one in a fresh process needs ``import lfmlib.noise_adapter`` first.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from torch.nn import functional
 
 TYPE = "NOISE"
 LAWS = ("gaussian", "uniform", "signs")
-"""Laws of the frozen entries, all of mean 0 and variance 1."""
+"""Distributions of the frozen entries, all of mean 0 and variance 1."""
 STREAM = "philox-quantiles-1"
-"""Version of the stream of random numbers; stored with every adapter."""
+"""Version of the stream of random numbers, stored with every adapter."""
 _CHECKSUMS = {"gaussian": "c5f5ea2d3eff3897", "uniform": "283ffb1f8f146c26", "signs": "c9e690197cd3e1a0"}
 
 
@@ -49,13 +49,13 @@ def basis(shape: tuple[int, int], law: str, seed: int, name: str, number: int = 
     Args:
         shape: ``(out, in)``.
         law: one of `LAWS`.
-        seed: of the adapter.
-        name: of the layer.
-        number: of the basis, where a layer has several.
+        seed: seed of the adapter.
+        name: name of the layer.
+        number: index of the basis, if a layer has several.
 
     Raises:
         ValueError: unknown law.
-        RuntimeError: this machine computes other quantiles than the ones adapters are stored with.
+        RuntimeError: this machine computes other quantiles than those that adapters are stored with.
 
     Examples:
         >>> from lfmlib.noise_adapter import basis
@@ -71,13 +71,13 @@ def basis(shape: tuple[int, int], law: str, seed: int, name: str, number: int = 
 
 @cache
 def _quantiles(law: str) -> np.ndarray:
-    """65,536 equally likely values of a law, float32, of mean 0 and variance 1."""
+    """65,536 equally likely values of one of `LAWS`, float32, of mean 0 and variance 1."""
     if law not in LAWS:
         raise ValueError(f"unknown law {law!r} of a noise adapter: expected one of {', '.join(LAWS)}")
     middle = (np.arange(1 << 16) + 0.5) / (1 << 16)
     values = {"gaussian": special.ndtri(middle), "uniform": 2 * middle - 1, "signs": np.sign(middle - 0.5)}[law]
     values = values / math.sqrt(np.mean(values**2))
-    # Rounded on a grid that all machines agree on, although their last digits may not.
+    # Machines may differ in the last digits: round to a grid coarse enough that all agree.
     table = (np.round(values * 2**16) / 2**16).astype(np.float32)
     found = hashlib.sha256(table.astype("<f4").tobytes()).hexdigest()[:16]
     if found != _CHECKSUMS[law]:
@@ -90,15 +90,15 @@ def _quantiles(law: str) -> np.ndarray:
 
 @dataclass
 class NoiseConfig(PeftConfig):
-    """What a noise adapter is, for `peft.get_peft_model`.
+    """Configuration of a noise adapter, for `peft.get_peft_model`.
 
     Attributes:
-        law: of the frozen entries, one of `LAWS`.
-        bases: random matrices a layer; each has its own scales.
-        seed: of the random matrices.
+        law: distribution of the frozen entries, one of `LAWS`.
+        bases: number of random matrices for each layer; each has its own scales.
+        seed: seed of the random matrices.
         scale: factor on ΔW.
-        scale_pattern: names of layers, or regular expressions that match the end of one → a scale of their own, as
-            LoRA’s alpha_pattern.
+        scale_pattern: layer name, or regular expression that matches the end of one → scale of these layers, as LoRA’s
+            alpha_pattern.
         target_modules: names of linear layers, or a regular expression, as for LoRA.
         exclude_modules, modules_to_save, layers_to_transform, layers_pattern: as for LoRA.
         stream: version of the random numbers.
@@ -161,20 +161,20 @@ class NoiseLayer(BaseTunerLayer):
         self.noise_columns[adapter_name] = nn.Parameter(torch.ones(count, self.in_features))
         frozen = [basis(shape, config.law, config.seed, name, number) for number in range(count)]
         self.noise_basis[adapter_name] = torch.stack(frozen)
-        own = config.scale_pattern.get(get_pattern_key(config.scale_pattern, name), config.scale)
-        self.noise_scale[adapter_name] = own / math.sqrt(self.in_features)
+        scale = config.scale_pattern.get(get_pattern_key(config.scale_pattern, name), config.scale)
+        self.noise_scale[adapter_name] = scale / math.sqrt(self.in_features)
         self._move_adapter_to_device_of_base_layer(adapter_name)
-        # peft moves to the base's type as well, and 16 bits would make other numbers of these.
+        # peft also converts to the base layer's dtype, in which 16 bits would round the entries: move them again.
         device = self.get_base_layer().weight.device
         self.noise_basis[adapter_name] = torch.stack(frozen).to(device if device.type != "meta" else "cpu")
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def get_delta_weight(self, adapter: str) -> torch.Tensor:
-        """ΔW, ``(out, in)``, in the type of the base layer."""
+        """ΔW ``(out, in)``, in the dtype of the base layer."""
         return self._delta(adapter).to(self.get_base_layer().weight.dtype)
 
     def _delta(self, adapter: str) -> torch.Tensor:
-        """ΔW in the type of its scales, float32 at least; gradients flow into them."""
+        """ΔW in the dtype of its scales, float32 at least; gradients flow into them."""
         rows, columns = self.noise_rows[adapter], self.noise_columns[adapter]
         kind = torch.promote_types(rows.dtype, torch.float32)
         rows, columns, bases = (part.to(kind) for part in (rows, columns, self.noise_basis[adapter].to(rows.device)))
@@ -193,7 +193,7 @@ class NoiseLinear(nn.Module, NoiseLayer):
         self.update_layer(adapter_name, config, name)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the active (or these) adapters to the weight; with ``safe_merge``, refuse values that are not finite."""
+        """Add adapters, by default the active ones, to the weight; ``safe_merge`` refuses NaN and infinities."""
         for adapter in check_adapters_to_merge(self, adapter_names) or ():
             if adapter not in self.noise_rows:
                 continue
@@ -205,7 +205,7 @@ class NoiseLinear(nn.Module, NoiseLayer):
             self.merged_adapters.append(adapter)
 
     def unmerge(self) -> None:
-        """Take merged adapters off again, up to rounding."""
+        """Subtract merged adapters from the weight again, up to rounding."""
         if not self.merged:
             warnings.warn("nothing is merged, so there is nothing to take off", stacklevel=2)
         while self.merged_adapters:
@@ -213,22 +213,22 @@ class NoiseLinear(nn.Module, NoiseLayer):
             self.get_base_layer().weight.data -= self.get_delta_weight(adapter)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The base layer's output, and what the active adapters add to it."""
+        """Output of the base layer plus that of the active adapters."""
         if self.disable_adapters and self.merged:
             self.unmerge()
         active = [adapter for adapter in self.active_adapters if adapter in self.noise_rows]
         if self.disable_adapters or self.merged or not active:
             return self.base_layer(x, *args, **kwargs)
-        # One ΔW for all bases: the cost hardly grows with their number.
+        # The bases are summed to one ΔW first, so the cost hardly grows with their number.
         added, layer = sum(self._delta(adapter) for adapter in active), self.base_layer
         if type(layer) is nn.Linear and layer.weight.dtype == added.dtype and not torch.is_autocast_enabled():
             return functional.linear(x, layer.weight + added, layer.bias)
-        result = layer(x, *args, **kwargs)  # added in the output: a 16-bit weight would round ΔW away
+        result = layer(x, *args, **kwargs)  # added to the output, since a 16-bit weight would round ΔW away
         return result + functional.linear(x.to(added.dtype), added).to(result.dtype)
 
 
 class NoiseModel(BaseTuner):
-    """The tuner: puts a `NoiseLinear` in the place of every linear layer that the configuration names."""
+    """The tuner: replaces every linear layer that the configuration names by a `NoiseLinear`."""
 
     prefix = "noise_"
     tuner_layer_cls = NoiseLayer

@@ -1,4 +1,4 @@
-"""Where a result comes from: the data, the code and the versions that numbers may depend on."""
+"""Record where a result comes from: its data, the commit, and the versions that its numbers may depend on."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The source tree."""
+"""Root of the source tree."""
 
 PACKAGES = (
     *("lfmlib", "numpy", "scipy", "numba", "pandas", "torch", "transformers", "safetensors", "huggingface_hub"),
     *("matplotlib", "seaborn", "papermill", "jupyter-book"),
 )
-"""What a chapter's numbers, figures and layout depend on most."""
+"""Distributions whose versions are printed with a run: a chapter's numbers, figures and layout depend on them."""
 
 
 def commit(root: Path = ROOT, *, apart: Sequence[str] = ()) -> str:
-    """The commit of a source tree, with a “+” if files changed (``apart`` from these).
+    """The commit of a source tree, 12 hexadecimal digits, followed by “+” if files other than ``apart`` are changed.
 
-    “unknown” outside of git, and of an installed library, even where it is installed inside a project that has commits.
+    “unknown” outside of git.
     """
 
     def git(*arguments: str) -> str:
@@ -41,7 +41,7 @@ def commit(root: Path = ROOT, *, apart: Sequence[str] = ()) -> str:
 
 
 def provenance(checkpoint, **parameters) -> dict:
-    """What a finding keeps of its origin: checkpoint, revision, parameters, commit and versions."""
+    """The origin of a finding on a checkpoint: source, revision, parameters, commit and versions."""
     return {
         "source": str(checkpoint.source),
         "revision": checkpoint.revision,
@@ -53,7 +53,13 @@ def provenance(checkpoint, **parameters) -> dict:
 
 
 def recorded(name: str, table, **parameters) -> dict:
-    """The same for a finding that rests on trainings: ``table`` from `records.table`."""
+    """The origin of a finding on an experiment's record.
+
+    Args:
+        name: of the record.
+        table: its cells, from `records.table`.
+        parameters: of the finding.
+    """
     origin = {key: table.attrs[key] for key in ("configuration", "commits", "stale") if key in table.attrs}
     return {
         "record": {"name": name, "cells": int(table["cell"].nunique())} | origin,
@@ -65,7 +71,7 @@ def recorded(name: str, table, **parameters) -> dict:
 
 
 def surroundings() -> dict[str, str]:
-    """What a run ran on: system, Python, cores, memory and the versions of `PACKAGES`; nothing that names a machine."""
+    """System, cores, memory, Python and versions of `PACKAGES` of this process; nothing that identifies the machine."""
     return {
         "System": f"{platform.system()} on {platform.machine()}",
         "Cores": str(os.cpu_count() or "unknown"),
@@ -77,7 +83,7 @@ def surroundings() -> dict[str, str]:
 
 @functools.cache
 def sources(folder: Path = Path(__file__).parent) -> str:
-    """SHA-256 of the names and contents of a library's source files, as they were when it was first asked for."""
+    """SHA-256 of the names and contents of a library's source files, computed once a process."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -85,7 +91,7 @@ def sources(folder: Path = Path(__file__).parent) -> str:
 
 
 def version_of(name: str) -> str:
-    """The version of an installed package."""
+    """The version of a distribution, or “not installed”."""
     try:
         return version(name)
     except PackageNotFoundError:  # the library works without the book's packages
@@ -95,5 +101,5 @@ def version_of(name: str) -> str:
 def _memory() -> str:
     try:
         return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB"
-    except (AttributeError, OSError, ValueError):  # not every system tells
+    except (AttributeError, OSError, ValueError):  # not every system has these names
         return "unknown"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import findings
-from ..distribution.coding import MOST, VARIANTS
+from ..distribution.coding import MAX_OUTLIER_SHARE, VARIANTS
 from ..distribution.law import Law
 from ..experiments.loss_probes import ARMS
 from ..experiments.optimal import BITS, PRUNED, PRUNED_SHARE
@@ -237,7 +237,7 @@ def begins(places: pd.DataFrame) -> str:
     if places.empty:
         return "No matrix has outliers."
     middle = places[["begins", "share", "gaussian"]].median()
-    capped = (places["share"] >= NEARLY * MOST * (1 - PRUNED_SHARE)).sum()
+    capped = (places["share"] >= NEARLY * MAX_OUTLIER_SHARE * (1 - PRUNED_SHARE)).sum()
     return (
         f"In the median of {len(places)} matrices they begin at **{middle['begins']:.1f} standard deviations**, and "
         f"are {middle['share']:.2%} of the entries; a Gaussian of that standard deviation has {middle['gaussian']:.2%} "

@@ -17,7 +17,7 @@ from scipy import stats
 
 from .. import findings
 from ..checkpoints import places
-from ..checkpoints.addresses import meant
+from ..checkpoints.addresses import normalized_source
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.locate import HUB_ID
 from ..deltas.pairs import akin
@@ -37,11 +37,12 @@ def opened(model: str, revision: str, select: str, sample: int, base: str = "") 
     Raises ValueError for a sample that says nothing, and for a base that is none, before anything is measured; and
     whatever `open_checkpoint` raises.
     """
-    if not isinstance(sample, int) or 0 < sample < sampled.LEAST or sample < 0:
+    if not isinstance(sample, int) or 0 < sample < sampled.MIN_SAMPLE_BYTES or sample < 0:
         raise ValueError(
-            f"sample is {sample!r}: expected bytes to read of each tensor, {sampled.LEAST:,} or more, or 0 for all"
+            f"sample is {sample!r}: expected bytes to read of each tensor, {sampled.MIN_SAMPLE_BYTES:,} or more, or 0 "
+            "for all"
         )
-    model = meant(model)
+    model = normalized_source(model)
     afar = sample and HUB_ID.match(model) and model != "minilm" and not Path(model).expanduser().exists()
     checkpoint = open_checkpoint(f"hf://{model}" if afar else model, revision=revision, select=select)
     if base:
@@ -74,9 +75,11 @@ def identity(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
 def _pieces(checkpoint: Checkpoint) -> str:
     """In how many pieces a sample of each tensor was read, in words."""
     if checkpoint.traffic is not None:
-        return f"{places.GROUPS} pieces of each tensor, since each is a request: a few heavy rows may be missed"
-    coded = f" ({places.COMPUTED} of quantized ones)" if any(info.quantized for info in checkpoint.tensors) else ""
-    return f"up to {places.SCATTERED:,} pieces of each tensor{coded}"
+        return f"{places.SAMPLE_GROUPS} pieces of each tensor, since each is a request: a few heavy rows may be missed"
+    coded = (
+        f" ({places.COMPUTED_PIECES} of quantized ones)" if any(info.quantized for info in checkpoint.tensors) else ""
+    )
+    return f"up to {places.MAPPED_PIECES:,} pieces of each tensor{coded}"
 
 
 def by_role(body: pd.DataFrame) -> pd.DataFrame:

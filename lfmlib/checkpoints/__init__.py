@@ -1,1 +1,1 @@
-"""What a checkpoint holds, and reading it: files, names, roles, and values as they are asked for."""
+"""Open a checkpoint from anywhere: find its files, list its tensors and their roles, read values on demand."""

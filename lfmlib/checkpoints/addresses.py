@@ -1,9 +1,8 @@
-"""What an address means: `hf://org/name`, a file or folder at `https://…`, `s3://…`, `gs://…` and the like.
+"""Find and list checkpoints by address: `hf://org/name`, a file or folder at `https://…`, `s3://…`, `gs://…`.
 
-`locate_remote` finds the weight files behind it and reads nothing but listings, config.json and an index. Of a folder's
-files the same ones are taken as of a local folder (see `lfmlib.checkpoints.locate`). Over HTTP a folder cannot be
-listed: there the index and model.safetensors are tried, in the folder itself and where a hub's page of a model keeps
-its files.
+`locate_remote` finds the weight files and reads only listings, config.json and an index. It chooses among a folder's
+files as `lfmlib.checkpoints.locate` does. HTTP cannot list a folder: there model.safetensors.index.json and
+model.safetensors are tried, in the folder itself and in `resolve/main`, where a hub keeps the files of a model's page.
 """
 
 from __future__ import annotations
@@ -15,22 +14,31 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from . import gguf_files
-from .http import Traffic, short
-from .locate import CONFIG, INDEX, INDEXES, WEIGHTS, Located, choose, hub_errors, weight_map
-from .pickled_files import PICKLED
-from .remote import Ranged, RemoteFile, filesystem, open_remote, read_whole
-from .safetensors_files import LONGEST, check_safetensors, listed
+from .http import Traffic, without_query
+from .locate import (
+    INDEX_FILES,
+    MAX_CONFIG_BYTES,
+    MAX_INDEX_BYTES,
+    WEIGHT_SUFFIXES,
+    Located,
+    choose_files,
+    hub_errors,
+    weight_map,
+)
+from .pickled_files import PICKLED_SUFFIXES
+from .remote import RemoteFile, RemoteTensor, filesystem, open_remote, read_small_file
+from .safetensors_files import MAX_HEADER_BYTES, check_safetensors, list_header
 from .stored import CheckpointError, json_object
 
 SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+)://")
-HUB = re.compile(r"^(www\.)?(huggingface\.co|hf\.co)/.", re.IGNORECASE)
-FIRST = 1 << 17  # bytes of a file that are asked for at first: the header of most shards
+HUB_PAGE = re.compile(r"^(www\.)?(huggingface\.co|hf\.co)/.", re.IGNORECASE)
+FIRST_REQUEST_BYTES = 1 << 17  # of a file, asked for first: holds the whole header of most shards
 
 
-def meant(source: str | Path) -> str | Path:
-    """A source as it is meant: its scheme in small letters, and the hub's own pages with theirs where it was left out.
+def normalized_source(source: str | Path) -> str | Path:
+    """A source with its scheme in lower case, and with "https://" before a page of the hub that lacks it.
 
-    Raises ValueError for one that is blank, which a path would take for the folder that one is in.
+    Raises ValueError for a blank source, which `Path` would take for the current folder.
     """
     if not str(source).strip():
         raise ValueError(
@@ -41,11 +49,11 @@ def meant(source: str | Path) -> str | Path:
         return source
     if scheme := SCHEME.match(source):
         return source[: scheme.end()].lower() + source[scheme.end() :]
-    return f"https://{source}" if HUB.match(source) and not Path(source).exists() else source
+    return f"https://{source}" if HUB_PAGE.match(source) and not Path(source).exists() else source
 
 
 def is_address(source: str) -> bool:
-    """Whether `source` is the address of something elsewhere."""
+    """Whether `source` is the address of a remote file or folder."""
     return bool(SCHEME.match(source)) and not source.startswith("file://")
 
 
@@ -53,19 +61,19 @@ def locate_remote(source: str, revision: str | None = None) -> Located:
     """Find the weight files behind an address.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        CheckpointError: it cannot be read from afar; the message says why and what to do.
-        ValueError: a revision of something that has none.
+        FileNotFoundError: the address holds no weights.
+        CheckpointError: the weights cannot be read in parts; the message says why and what to do.
+        ValueError: a revision was given for an address outside the hub, or two different ones.
     """
     scheme = source.split("://", 1)[0]
     if scheme == "hf":
-        return _of_hub(source, revision)
+        return _locate_on_hub(source, revision)
     if revision is not None:
         raise ValueError(f"revision={revision!r} was given for {source}; only hub ids have revisions. Leave it out.")
-    return _of_http(source) if scheme in ("http", "https") else _of_store(source)
+    return _locate_over_http(source) if scheme in ("http", "https") else _locate_in_store(source)
 
 
-def _of_hub(source: str, revision: str | None) -> Located:
+def _locate_on_hub(source: str, revision: str | None) -> Located:
     """`hf://org/name`, `hf://org/name@revision`, and a file in it."""
     from huggingface_hub import HfApi, hf_hub_url
 
@@ -84,10 +92,10 @@ def _of_hub(source: str, revision: str | None) -> Located:
     def url(name: str) -> str:
         return hf_hub_url(repo, name, revision=about.sha)
 
-    return _located(repo, names if not file else [file], url, traffic, about.sha, config="config.json" in names)
+    return _select_files(repo, names if not file else [file], url, traffic, about.sha, config="config.json" in names)
 
 
-def _of_http(source: str) -> Located:
+def _locate_over_http(source: str) -> Located:
     parts = urlsplit(source)
     if not parts.hostname:
         raise FileNotFoundError(f"{source} names no host: expected https://host/folder or https://host/file. Check it.")
@@ -97,35 +105,35 @@ def _of_http(source: str) -> Located:
     def at(path: str) -> str:
         return urlunsplit(parts._replace(path=path))
 
-    if leaf.endswith(WEIGHTS) or leaf in INDEXES:
-        return _located(leaf, [leaf], lambda name: at(f"{base}/{name}"), traffic)
+    if leaf.endswith(WEIGHT_SUFFIXES) or leaf in INDEX_FILES:
+        return _select_files(leaf, [leaf], lambda name: at(f"{base}/{name}"), traffic)
     folder = parts.path.rstrip("/")
     page = re.sub(r"/tree/([^/]+)$", r"/resolve/\1", folder)
     tried = []
     for place in (page, f"{folder}/resolve/main") if page == folder else (page,):
-        for name in (INDEXES[0], "model.safetensors"):
+        for name in (INDEX_FILES[0], "model.safetensors"):
             tried.append(at(f"{place}/{name}"))
             try:
                 open_remote(tried[-1], traffic, 1)
             except FileNotFoundError:
                 continue
             name_of = folder.split("/tree/")[0].strip("/") or parts.netloc
-            return _located(name_of, [name], lambda one, place=place: at(f"{place}/{one}"), traffic)
+            return _select_files(name_of, [name], lambda one, place=place: at(f"{place}/{one}"), traffic)
     raise FileNotFoundError(
-        f"{short(source)} holds no weights that can be found: tried {', '.join(map(short, tried))}. Over "
-        "HTTP a folder cannot be listed: give the address of a .safetensors or .gguf file, or of "
+        f"{without_query(source)} holds no weights that can be found: tried {', '.join(map(without_query, tried))}. "
+        "Over HTTP a folder cannot be listed: give the address of a .safetensors or .gguf file, or of "
         "model.safetensors.index.json."
     )
 
 
-def _of_store(source: str) -> Located:
+def _locate_in_store(source: str) -> Located:
     files, path = filesystem(source)
     scheme = source.split("://", 1)[0]
     traffic = Traffic()
     leaf = path.rstrip("/").rsplit("/", 1)[-1]
-    if leaf.endswith(WEIGHTS) or leaf in INDEXES:
+    if leaf.endswith(WEIGHT_SUFFIXES) or leaf in INDEX_FILES:
         base = source.rstrip("/").rsplit("/", 1)[0]
-        return _located(leaf, [leaf], lambda name: f"{base}/{name}", traffic)
+        return _select_files(leaf, [leaf], lambda name: f"{base}/{name}", traffic)
     try:
         names = [one.rstrip("/").rsplit("/", 1)[-1] for one in files.ls(path, detail=False)]
     except FileNotFoundError:
@@ -133,23 +141,34 @@ def _of_store(source: str) -> Located:
     except PermissionError as error:
         raise CheckpointError(f"{source} refuses ({error}). Check the credentials that this store needs.") from error
     base = source.rstrip("/")
-    return _located(leaf, names, lambda name: f"{base}/{name}", traffic, config="config.json" in names)
+    return _select_files(leaf, names, lambda name: f"{base}/{name}", traffic, config="config.json" in names)
 
 
-def _located(name, names, url, traffic: Traffic, revision: str | None = None, config: bool | None = None) -> Located:
-    """The files that count among `names`; `url` gives the address of each. `config`: whether config.json is there, None
-    where that is not known."""
-    chosen = choose(names)
+def _select_files(
+    name, names, url, traffic: Traffic, revision: str | None = None, config: bool | None = None
+) -> Located:
+    """Choose among the file names of a folder, and read its index and config.json.
+
+    Args:
+        name: of the checkpoint.
+        names: file names in the folder.
+        url: function from a file name to its address.
+        traffic: counts what is read.
+        revision: the hub commit, or None.
+        config: whether there is a config.json; None if that is not known.
+    """
+    chosen = choose_files(names)
     index = {}
-    if chosen and chosen[0] in INDEXES:
-        index = weight_map(_json(url(chosen[0]), traffic, INDEX, once=True), short(url(chosen[0])))
+    if chosen and chosen[0] in INDEX_FILES:
+        address = url(chosen[0])
+        index = weight_map(_read_json(address, traffic, MAX_INDEX_BYTES, unique=True), without_query(address))
         chosen = sorted(set(index.values()))
     if not chosen:
         raise FileNotFoundError(
             f"{name} holds no weight files that this library reads: found {', '.join(sorted(names)[:12]) or 'nothing'}"
             "; expected *.safetensors or one *.gguf."
         )
-    if pickled := [one for one in chosen if one.endswith(PICKLED)]:
+    if pickled := [one for one in chosen if one.endswith(PICKLED_SUFFIXES)]:
         raise CheckpointError(
             f"{name} has its weights in {pickled[0]}, a file of torch.save, which cannot be read in parts. Download it "
             "and open it by its path, or ask for safetensors."
@@ -157,68 +176,69 @@ def _located(name, names, url, traffic: Traffic, revision: str | None = None, co
     settings = {}
     if config is not False:
         try:
-            settings = _json(url("config.json"), traffic, CONFIG)
+            settings = _read_json(url("config.json"), traffic, MAX_CONFIG_BYTES)
         except FileNotFoundError:
             if config:
                 raise
-        except CheckpointError:  # a signed address is one file's alone, and a server may forbid what it does not have
+        except CheckpointError:  # a signed address allows one file only; some servers refuse what does not exist
             if config:
                 raise
     return Located(name, tuple(url(one) for one in chosen), settings, revision, index, traffic)
 
 
-def _json(url: str, traffic: Traffic, most: int, once: bool = False) -> dict:
-    return json_object(read_whole(url, traffic, most), short(url), once)
+def _read_json(url: str, traffic: Traffic, max_bytes: int, unique: bool = False) -> dict:
+    return json_object(read_small_file(url, traffic, max_bytes), without_query(url), unique=unique)
 
 
 def list_remote(url: str, traffic: Traffic) -> tuple[dict, dict]:
-    """List the tensors of one file elsewhere, of which no more than its header is read.
+    """List the tensors of a remote file by reading its header.
 
-    The first request brings `FIRST` bytes; a header that is longer, exactly the rest of it.
+    The first request asks for `FIRST_REQUEST_BYTES`; the rest of a longer safetensors header is then read exactly.
 
     Raises CheckpointError, FileNotFoundError.
     """
-    file, start = open_remote(url, traffic, FIRST)
+    file, start = open_remote(url, traffic, FIRST_REQUEST_BYTES)
     if file.name.endswith(".gguf"):
-        return _gguf(file, start)
+        return _list_gguf(file, start)
     length = int.from_bytes(start[:8], "little")
-    if len(start) < 8 or not 0 < length <= min(LONGEST, file.size - 8):
+    if len(start) < 8 or not 0 < length <= min(MAX_HEADER_BYTES, file.size - 8):
         raise CheckpointError(
             f"{file} is not a sound safetensors file: its first 8 bytes declare a header of {length} bytes, and the "
             f"file has {file.size}. It is cut, damaged or of another kind."
         )
     if len(start) < 8 + length:
         start += bytes(file.read(len(start), 8 + length))
-    with _standin(file, start[: 8 + length]) as path:  # safetensors itself checks the header, against the file's size
+    with _sparse_copy(file, start[: 8 + length]) as path:  # safetensors checks headers only of files
         check_safetensors(path, str(file))
-    header = json_object(start[8 : 8 + length], str(file), once=True)
-    return listed(header, str(file), lambda offset, shape, dtype: Ranged(file, 8 + length + offset, shape, dtype))
+    header = json_object(start[8 : 8 + length], str(file), unique=True)
+    begin = 8 + length
+    return list_header(header, str(file), lambda offset, *more: RemoteTensor(file, begin + offset, *more))
 
 
-def _gguf(file: RemoteFile, start: bytes) -> tuple[dict, dict]:
-    """The same for GGUF, whose header does not say how long it is: more is read until the tensors begin."""
+def _list_gguf(file: RemoteFile, start: bytes) -> tuple[dict, dict]:
+    """List a GGUF file. Its header does not state its own length, so more is read until it can be parsed."""
     try:
         while (found := gguf_files.list_tensors(start, file.size)) is None:
-            start += bytes(file.read(len(start), min(file.size, LONGEST, 4 * len(start))))
+            start += bytes(file.read(len(start), min(file.size, MAX_HEADER_BYTES, 4 * len(start))))
     except CheckpointError:
         raise
     except ValueError as error:
         raise CheckpointError(
             f"{file} is not a sound GGUF file ({error}). It is cut, damaged or of another kind."
         ) from error
-    return gguf_files.entries(found, lambda offset, shape, dtype: Ranged(file, offset, shape, dtype))
+    return gguf_files.stored_tensors(found, lambda offset, shape, dtype: RemoteTensor(file, offset, shape, dtype))
 
 
 @contextmanager
-def _standin(file: RemoteFile, start: bytes):
-    """A local file of the same size that begins with the same bytes, the rest a hole that takes no room."""
+def _sparse_copy(file: RemoteFile, start: bytes):
+    """A temporary file of the remote file's size that begins with `start`; the rest is a hole, which takes no space."""
     with tempfile.TemporaryDirectory(prefix="lfmlib-") as folder:
-        path = Path(folder) / "header"  # and no name that comes from elsewhere
+        path = Path(folder) / "header"  # never a name that a server chose
         try:
             with open(path, "wb") as made:
                 made.write(start)
                 made.truncate(file.size)
-        except (OSError, OverflowError) as error:  # what a server says need not be true
+        except (OSError, OverflowError) as error:  # the size is whatever the server claims
             raise CheckpointError(
                 f"{file} is said to have {file.size} bytes, more than a file here can have ({error}). Check it."
             ) from error

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 
 from . import places
-from .addresses import is_address, locate_remote, meant
-from .chunks import CHUNK_BYTES, aligned, between, flat, lazily
+from .addresses import is_address, locate_remote, normalized_source
+from .chunks import CHUNK_BYTES, aligned, flat_chunks, lazy_chunks, range_chunks
 from .http import Traffic
 from .listing import read_files, read_memory
 from .locate import locate
 from .quantized import resolve
-from .remote import ahead
-from .roles import parts
+from .remote import prefetched
+from .roles import logical_parts
 from .slices import Part
-from .stored import CheckpointError, Held, Stored
+from .stored import CheckpointError, InMemory, Stored
 
 __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "open_checkpoint"]
 
@@ -31,9 +31,14 @@ __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "open_checkpoint"]
 class TensorInfo:
     """What is known of a tensor before its values are read.
 
-    `shape` is the logical one, (out, in) for matrices; `dtype` a name such as "bfloat16"; `role`, `depth` and `tower`
-    are those of `lfmlib.checkpoints.roles`; `numel` counts values. `quantized` says what the codes are of a tensor
-    whose values are computed from codes and scales (see `lfmlib.checkpoints.quantized`); it is empty for all others.
+    Attributes:
+        name: name in the checkpoint, with the part in brackets where a stored tensor was split, as in "c_attn[q]".
+        shape: the logical shape, (out, in) for matrices however they are stored.
+        dtype: of the values, such as "bfloat16".
+        role, depth, tower: see `lfmlib.checkpoints.roles`.
+        numel: number of values.
+        quantized: the quantization in words where values are computed from codes and scales (see
+            `lfmlib.checkpoints.quantized`); empty for all other tensors.
 
     Examples:
         >>> info = lfmlib.open_checkpoint("minilm").tensors[5]
@@ -55,18 +60,18 @@ class TensorInfo:
 class Checkpoint:
     """A checkpoint's tensors, listed; made by `open_checkpoint`.
 
-    It keeps paths and metadata, opens a file only while mapping a tensor, needs no closing, and can be pickled (sent to
-    other processes that see the same files; tensors held in memory travel by value).
+    It keeps paths and metadata, opens a file only while mapping a tensor, and needs no closing. It can be pickled and
+    sent to other processes that see the same files; tensors in memory are pickled by value.
 
     Attributes:
         name: short name for titles.
         source: what was opened, in words.
         revision: the hub commit, or None.
-        tensors: TensorInfo of each tensor, in file order: by place in the file, shards by name.
-        skipped: name → reason, for what is stored or named but not listed in `tensors` (tied duplicates and the like).
+        tensors: TensorInfo of each tensor: shards in the order of their names, in a shard by position in the file.
+        skipped: name → reason, for tensors that are stored or named but not in `tensors` (tied duplicates and so on).
         config: content of config.json, or {}.
-        files: the weight files; addresses, where they are elsewhere.
-        traffic: what was read from elsewhere so far, None for what is here.
+        files: paths of the weight files; addresses of remote ones.
+        traffic: counts what this process reads from remote files; None for local checkpoints.
 
     Examples:
         >>> lfmlib.open_checkpoint("minilm")
@@ -87,13 +92,12 @@ class Checkpoint:
     def read(self, name: str) -> torch.Tensor:
         """The tensor `name`, in its logical shape; for the stored name of a split tensor, the stored tensor.
 
-        Memory is mapped, not filled: values come from the file as they are touched. Two things are copied instead:
-        parts whose rows do not lie in equal steps (head-interleaved q, k, v), and legacy .bin files. The tensor may be
-        written to, without effect on the file.
+        The file is mapped: values are read when they are touched. Only head-interleaved q, k, v (whose rows are not
+        evenly spaced in memory) and legacy .bin files are copied. Writing to the tensor does not change the file.
 
         Raises:
             ValueError: there is no such tensor; the message suggests near names.
-            CheckpointError: the file changed since it was opened.
+            CheckpointError: the file was changed since it was opened.
 
         Examples:
             >>> checkpoint = lfmlib.open_checkpoint("minilm")
@@ -101,18 +105,18 @@ class Checkpoint:
             torch.Size([384, 384])
         """
         part = self._part(name)
-        return aligned(part.take(self._stored[part.stored]))
+        return aligned(part.load(self._stored[part.stored]))
 
     @property
     def stored(self) -> Mapping[str, Stored]:
-        """What lies in the files, by the names there, in their order: ``shape``, ``dtype``, and ``load()``, which maps.
+        """The tensors as the files store them, by stored name: each has ``shape``, ``dtype``, and ``load()``.
 
-        `tensors` are parts of these: one that holds q, k and v is three there.
+        `tensors` are parts of these: a fused q, k, v is one tensor here and three there.
         """
         return MappingProxyType(self._stored)
 
     def origin(self, name: str) -> tuple[Part, Stored]:
-        """Which part of which stored tensor `name` is. Raises ValueError as `read` does."""
+        """The stored tensor that holds `name`, and which part of it `name` is. Raises ValueError as `read` does."""
         part = self._part(name)
         return part, self._stored[part.stored]
 
@@ -121,11 +125,11 @@ class Checkpoint:
     ) -> Iterator[torch.Tensor]:
         """Yield the tensor's values as flat tensors of at most `bytes` each (at least one value).
 
-        Chunks are views on the mapped file, copies of at most `bytes` where values do not lie together. They follow
-        `read(name).flatten()`, except for transposed tensors, which come in stored order. An empty tensor has none.
-        With `start` and `stop` only the values between these places are read: a huge tensor can be shared out.
+        Chunks are views on the mapped file; values that are not contiguous there are copied. They come in the order of
+        `read(name).flatten()`, but transposed tensors in stored order. An empty tensor has no chunk. `start` and `stop`
+        count values in that order and limit what is read, so that workers can share a huge tensor.
 
-        Raises as `read` does, and ValueError for `bytes` below 1, or places that are not in the tensor.
+        Raises as `read` does, and ValueError for `bytes` below 1, or `start` and `stop` outside the tensor.
 
         Examples:
             >>> checkpoint = lfmlib.open_checkpoint("minilm")
@@ -141,50 +145,51 @@ class Checkpoint:
         if not 0 <= start <= stop <= size:
             raise ValueError(f"start={start} and stop={stop}: {name!r} has {size} values. Expected 0 ≤ start ≤ stop.")
         if entry.lazy:
-            return lazily(part, entry, bytes, start, stop)
+            return lazy_chunks(part, entry, bytes, start, stop)
         if not whole:
-            return between(part, entry, bytes, start, stop)
-        values = part.unordered(entry.load())
-        # A generator of its own, so that a wrong name is reported by the call and not by the first value.
-        return (aligned(piece) for piece in flat(values, max(1, bytes // values.element_size())))
+            return range_chunks(part, entry, bytes, start, stop)
+        values = part.in_stored_order(entry.load())
+        # A generator expression, not `yield`, so that a wrong name raises here and not when the first chunk is taken.
+        return (aligned(piece) for piece in flat_chunks(values, max(1, bytes // values.element_size())))
 
-    def sample(self, name: str, bytes: int, groups: int = places.GROUPS, seed: int = 0) -> list[torch.Tensor]:
-        """Values from evenly spread places of a tensor, about `bytes` together; of the rest nothing is read.
+    def sample(self, name: str, bytes: int, groups: int = places.SAMPLE_GROUPS, seed: int = 0) -> list[torch.Tensor]:
+        """Read about `bytes` of a tensor's values, from pieces spread evenly over it; nothing else is read.
 
-        They come in groups, each a flat tensor of pieces spread over the whole (`lfmlib.checkpoints.places.ranges`),
-        at places drawn from `seed` and the tensor's name. How many pieces there are depends on what one costs: here
-        `lfmlib.checkpoints.places.SCATTERED`, fewer of a quantized tensor, and from afar one for each group. A tensor
-        that is not larger than `bytes` comes whole; one with fewer values than groups in fewer groups.
+        Where the pieces lie is drawn from `seed` and the tensor's name (`lfmlib.checkpoints.places.sample_ranges`).
+        There are `lfmlib.checkpoints.places.MAPPED_PIECES` of them in a local file or in memory, fewer in a quantized
+        tensor, which is computed, and one for each group in a remote file, where each costs a request.
+
+        Returns:
+            One flat tensor for each group, its pieces spread over the whole tensor; fewer groups where the tensor has
+            fewer values. All values, where they take no more than `bytes`.
 
         Raises as `read` does, and ValueError for `bytes` or `groups` below 1.
         """
         if bytes < 1 or groups < 1:
             raise ValueError(f"bytes={bytes} and groups={groups}: expected at least 1 of both.")
         part = self._part(name)
-        entry = self._stored[part.stored].near()
-        pieces = groups if entry.remote else places.COMPUTED if entry.lazy else places.SCATTERED
+        entry = self._stored[part.stored].preloaded()
+        pieces = groups if entry.remote else places.COMPUTED_PIECES if entry.lazy else places.MAPPED_PIECES
         rng = np.random.default_rng([seed, *name.encode()])
-        most = bytes // getattr(torch, entry.dtype).itemsize
-        found = places.ranges(math.prod(part.shape), most, groups, pieces, rng)
-        calls = (partial(part.pieces, entry, one) for one in found)
-        return [aligned(piece) for piece in (ahead(calls, 8) if entry.remote else (call() for call in calls))]
+        wanted = bytes // getattr(torch, entry.dtype).itemsize
+        found = places.sample_ranges(math.prod(part.shape), wanted, groups, pieces, rng)
+        calls = (partial(part.load_ranges, entry, one) for one in found)
+        return [aligned(piece) for piece in (prefetched(calls, 8) if entry.remote else (call() for call in calls))]
 
     def rows(self, name: str, most: int) -> torch.Tensor:
-        """The first rows of a matrix, at most so many; where rows lie together no others are read. Raises as `read`."""
+        """The first rows of a matrix, at most `most`; only transposed matrices are read whole. Raises as `read`."""
         part = self._part(name)
         if len(part.shape) != 2:
             raise ValueError(f"{name!r} of {self.name} has the shape {part.shape}: rows are those of a matrix")
         if part.transposed or not math.prod(part.shape):
             return self.read(name)[:most]
         out, width = part.shape
-        entry = self._stored[part.stored].near()
-        return aligned(part.piece(entry, 0, min(most, out) * width)).reshape(-1, width)
+        entry = self._stored[part.stored].preloaded()
+        return aligned(part.load_range(entry, 0, min(most, out) * width)).reshape(-1, width)
 
     def cut(self, names: Iterable[str], most: int) -> "Checkpoint":
-        """A checkpoint in memory with the first rows of these matrices: as many as make about `most` values, at least
-        64.
-
-        Raises as `rows`.
+        """A checkpoint in memory that holds the first rows of each of these matrices: at least 64 rows, and more as
+        long as they have no more than about `most` values. Raises as `rows`.
         """
         known = {info.name: info for info in self.tensors}
         held, tensors, places = {}, [], {}
@@ -192,14 +197,14 @@ class Checkpoint:
             rows = self.rows(name, max(64, most // max(1, self._part(name).shape[-1])))
             info = replace(known[name], shape=tuple(rows.shape), numel=rows.numel())
             tensors.append(info)
-            held[name] = Held(rows)
+            held[name] = InMemory(rows)
             places[name] = Part(name, name, info.shape, info.role, info.depth, info.tower)
         return replace(self, tensors=tensors, skipped={}, files=[], traffic=None, _parts=places, _stored=held)
 
     def select(self, pattern: str) -> "Checkpoint":
         """The same checkpoint with only the tensors in whose names the regular expression `pattern` is found.
 
-        Raises ValueError where it is no regular expression or matches nothing.
+        Raises ValueError if it is not a regular expression or matches nothing.
 
         Examples:
             >>> checkpoint = lfmlib.open_checkpoint("minilm").select("layer.0.*query.weight")
@@ -242,7 +247,7 @@ class Checkpoint:
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        """Where in `tensors` each name is: a model may have 100,000, and be cut into as many tasks."""
+        """Index in `tensors` of each name; computed once, since a survey of 100,000 tensors calls `only` as often."""
         return {info.name: place for place, info in enumerate(self.tensors)}
 
     def _part(self, name: str) -> Part:
@@ -304,7 +309,7 @@ def open_checkpoint(
             raise ValueError(f"revision={revision!r} was given for {source.name}, which is open already. Leave it out.")
         return source if select is None else source.select(select)
     if isinstance(source, str | Path):
-        source = meant(source)
+        source = normalized_source(source)
         located = locate_remote(str(source), revision) if is_address(str(source)) else locate(source, revision)
         stored, skipped = read_files(located)
         words = str(source) if located.traffic is None else str(source).split("?", 1)[0]  # a query may be a secret
@@ -319,7 +324,8 @@ def open_checkpoint(
         why = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
         raise CheckpointError(f"{located.name} holds no tensors{f' ({why})' if why else ''}; expected at least one.")
 
-    logical = {part.name: part for part in parts({name: entry.shape for name, entry in stored.items()}, located.config)}
+    shapes = {name: entry.shape for name, entry in stored.items()}
+    logical = {part.name: part for part in logical_parts(shapes, located.config)}
     tensors = [_info(part, stored[part.stored]) for part in logical.values()]
     checkpoint = Checkpoint(
         located.name,

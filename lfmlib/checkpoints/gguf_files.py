@@ -1,8 +1,8 @@
-"""GGUF files, as llama.cpp writes them: listed, and their block-quantized tensors given as values.
+"""GGUF files of llama.cpp: list their tensors, and compute the values of block-quantized ones.
 
-The `gguf` package knows the formats; here its blocks become entries like those of other files. Tensors of plain numbers
-(F32, F16, BF16) are mapped as they are. The header is read here and not by the package, whose reader believes every
-number: an array of 2^60 elements keeps it busy for ever, and a long one that is there becomes as many Python objects.
+The `gguf` package dequantizes blocks. Tensors of plain numbers (F32, F16, BF16) are mapped. The header is parsed here
+and not by the package, which trusts every length in it: an array said to have 2^60 elements keeps it busy for ever, and
+it makes a Python object of each element of a long array.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ import numpy as np
 import torch
 
 from .packings import Dequantized
-from .safetensors_files import LONGEST, Mapped
+from .safetensors_files import MAX_HEADER_BYTES, Mapped
 from .stored import CheckpointError, Stored, check_shape
 
-PLAIN = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
-PLAIN |= {name: f"int{name[1:]}" for name in ("I8", "I16", "I32", "I64")}
+PLAIN_DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
+PLAIN_DTYPES |= {name: f"int{name[1:]}" for name in ("I8", "I16", "I32", "I64")}
 VERSIONS = (2, 3)
-NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # kinds of values, and their codes in `struct`
-STRING, ARRAY = 8, 9
-DEEPEST = 4  # arrays in arrays
-MOST_AXES = 8  # llama.cpp has at most 4
+NUMBER_FORMATS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # code of a value's type → `struct` format
+STRING_CODE, ARRAY_CODE = 8, 9
+MAX_ARRAY_DEPTH = 4  # of arrays nested in arrays
+MAX_AXES = 8  # llama.cpp has at most 4
 
 
 @dataclass(frozen=True)
-class Found:
-    """A tensor that a header names: its format, its logical shape, and where it begins in the file."""
+class GgufTensor:
+    """A tensor in a GGUF header: name of its format, logical shape, and offset in the file in bytes."""
 
     format: str
     shape: tuple[int, ...]
@@ -42,8 +42,8 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Blocks(Dequantized):
-    """Rows of blocks of one of GGUF's formats; `data` holds their bytes."""
+class GgufBlocks(Dequantized):
+    """A matrix in a block-quantized format of GGUF; `data` is a uint8 `Stored` of its blocks."""
 
     data: Stored
     shape: tuple[int, ...]
@@ -51,7 +51,7 @@ class Blocks(Dequantized):
 
     @property
     def kind(self) -> str:
-        """In words."""
+        """The quantization in words."""
         return f"{self.format} of GGUF, blocks of {_format(self.format)[1]}"
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
@@ -61,7 +61,7 @@ class Blocks(Dequantized):
         return self._values(self.data.span(start * row, stop * row).numpy().reshape(-1, row))
 
     def span(self, start: int, stop: int) -> torch.Tensor:
-        """Values `start` to `stop` of the flattened tensor, by blocks: a row may be as long as the file."""
+        """Values `start` to `stop` of the flattened tensor, from whole blocks and not rows, which may be huge."""
         if start >= stop:
             return torch.empty(0)
         _, block, size = _format(self.format)
@@ -72,57 +72,64 @@ class Blocks(Dequantized):
     def _values(self, data: np.ndarray) -> torch.Tensor:
         from gguf import quants
 
-        with np.errstate(
-            all="ignore"
-        ):  # a damaged scale makes values that are no numbers, and they are counted as such
+        with np.errstate(all="ignore"):  # damaged scales give NaN or infinities, which surveys count
             values = quants.dequantize(data, _format(self.format)[0])
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
 def read_gguf(path: Path) -> tuple[dict, dict]:
-    """List the tensors of a GGUF file, in its order. Raises CheckpointError, FileNotFoundError."""
-    return entries(_read(path)[0], lambda offset, shape, dtype: Mapped(path, offset, shape, dtype))
+    """List the tensors of a GGUF file, in its order: name → `Stored`, and name → reason for those not read.
+
+    Raises CheckpointError, FileNotFoundError.
+    """
+    return stored_tensors(_read(path)[0], lambda offset, shape, dtype: Mapped(path, offset, shape, dtype))
 
 
-def config(path: Path) -> dict:
-    """What the header says of the model, by the names of config.json where it has them. Raises as `read_gguf`."""
+def read_config(path: Path) -> dict:
+    """The settings in a GGUF header, renamed as in config.json if it has them. Raises as `read_gguf`."""
     return _read(path)[1]
 
 
-def entries(found: dict[str, Found], place: Callable[[int, tuple, str], object]) -> tuple[dict, dict]:
-    """Stored tensors, and the reasons for those that are not read; `place` is that of `safetensors_files.listed`."""
+def stored_tensors(found: dict[str, GgufTensor], make: Callable[[int, tuple, str], Stored]) -> tuple[dict, dict]:
+    """Turn the tensors of a header into `Stored` ones; result as of `read_gguf`.
+
+    Args:
+        found: name → tensor.
+        make: from offset in the file in bytes, shape and dtype to a `Stored` of plain numbers.
+    """
     stored, left_out = {}, {}
     for name, one in found.items():
-        if one.format in PLAIN:
-            stored[name] = place(one.offset, one.shape, PLAIN[one.format])
-        elif not _readable(one.format):
+        if one.format in PLAIN_DTYPES:
+            stored[name] = make(one.offset, one.shape, PLAIN_DTYPES[one.format])
+        elif not _is_readable(one.format):
             left_out[name] = f"quantized, and not read: the gguf package does not know the values of {one.format}"
         else:
             _, block, size = _format(one.format)
-            stored[name] = Blocks(
-                place(one.offset, (math.prod(one.shape) // block * size,), "uint8"), one.shape, one.format
-            )
+            blocks = make(one.offset, (math.prod(one.shape) // block * size,), "uint8")
+            stored[name] = GgufBlocks(blocks, one.shape, one.format)
     return stored, left_out
 
 
-def list_tensors(start: bytes, size: int) -> dict[str, Found] | None:
-    """The tensors that a header names, of a file of `size` bytes that begins with `start`; None where the header goes
-    on behind that. Raises ValueError: it is not sound."""
+def list_tensors(start: bytes, size: int) -> dict[str, GgufTensor] | None:
+    """The tensors in a header, given the first bytes of a file of `size` bytes; None if these end before the header.
+
+    Raises ValueError if the header is damaged.
+    """
     try:
         return _parse(io.BytesIO(start), size)[0]
     except EOFError:
         return None
 
 
-def _read(path: Path) -> tuple[dict[str, Found], dict]:
+def _read(path: Path) -> tuple[dict[str, GgufTensor], dict]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there (expected a GGUF file). Check the path.")
     stat = path.stat()
     return _read_once(path, stat.st_size, stat.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=4)  # a large vocabulary takes a second to pass over
-def _read_once(path: Path, size: int, mtime: int) -> tuple[dict[str, Found], dict]:
+@functools.lru_cache(maxsize=4)  # skipping a large vocabulary takes a second
+def _read_once(path: Path, size: int, mtime: int) -> tuple[dict[str, GgufTensor], dict]:
     try:
         with open(path, "rb") as file:
             return _parse(file, size)
@@ -134,20 +141,20 @@ def _read_once(path: Path, size: int, mtime: int) -> tuple[dict[str, Found], dic
 
 
 class _Header:
-    """A header, read from front to back. No number in it is believed beyond what the file can hold."""
+    """Reads a header from front to back, and checks every length in it against the size of the file."""
 
     def __init__(self, stream: BinaryIO, size: int):
-        self.stream, self.at, self.size = stream, 0, min(size, LONGEST)
+        self.stream, self.at, self.size = stream, 0, min(size, MAX_HEADER_BYTES)
 
     def need(self, count: int) -> None:
-        """Raise ValueError where fewer than `count` bytes are left."""
+        """Raise ValueError if fewer than `count` bytes of the file are left."""
         if count > self.size - self.at:
             raise ValueError(
                 f"at byte {self.at} its header asks for {count} more bytes, where {self.size - self.at} are left"
             )
 
     def take(self, count: int) -> bytes:
-        """The next bytes. Raises EOFError where the stream ends before the file."""
+        """The next `count` bytes. Raises EOFError if the stream ends before the file does."""
         self.need(count)
         data = self.stream.read(count)
         if len(data) < count:
@@ -156,42 +163,45 @@ class _Header:
         return data
 
     def skip(self, count: int) -> None:
-        """Pass over bytes."""
+        """Skip `count` bytes."""
         self.need(count)
         self.stream.seek(count, 1)
         self.at += count
 
     def number(self, code: str):
-        """A number, by its code in `struct`."""
+        """The next number, of a `struct` format."""
         return struct.unpack(f"<{code}", self.take(struct.calcsize(code)))[0]
 
     def text(self) -> str:
-        """A string."""
+        """The next string."""
         return self.take(self.number("Q")).decode()
 
     def value(self, kind: int, depth: int = 0):
-        """A value of a kind; None for arrays, which are passed over."""
-        if kind in NUMBERS:
-            return self.number(NUMBERS[kind])
-        if kind == STRING:
+        """The next value, of the type with code `kind`; None for arrays, which are skipped."""
+        if kind in NUMBER_FORMATS:
+            return self.number(NUMBER_FORMATS[kind])
+        if kind == STRING_CODE:
             return self.text()
-        if kind != ARRAY or depth == DEEPEST:
+        if kind != ARRAY_CODE or depth == MAX_ARRAY_DEPTH:
             raise ValueError(f"before byte {self.at} a value of kind {kind}, {depth} arrays deep, cannot be read")
         inner, count = self.number("I"), self.number("Q")
-        if inner in NUMBERS:
-            self.skip(count * struct.calcsize(NUMBERS[inner]))
+        if inner in NUMBER_FORMATS:
+            self.skip(count * struct.calcsize(NUMBER_FORMATS[inner]))
             return None
         self.need(8 * count)  # each begins with a length
         for _ in range(count):
-            if inner == STRING:
+            if inner == STRING_CODE:
                 self.skip(self.number("Q"))
             else:
                 self.value(inner, depth + 1)
         return None
 
 
-def _parse(stream: BinaryIO, size: int) -> tuple[dict[str, Found], dict]:
-    """Tensors and settings. Raises ValueError for what is not sound, EOFError where the stream ends before the file."""
+def _parse(stream: BinaryIO, size: int) -> tuple[dict[str, GgufTensor], dict]:
+    """Name → tensor, and the settings, of a file of `size` bytes.
+
+    Raises ValueError if the header is damaged, EOFError if the stream ends before the header does.
+    """
     header = _Header(stream, size)
     if (magic := header.take(4)) != b"GGUF":
         raise ValueError(f"it begins with {magic!r}, where b'GGUF' was expected")
@@ -201,7 +211,7 @@ def _parse(stream: BinaryIO, size: int) -> tuple[dict[str, Found], dict]:
     if version not in VERSIONS:
         raise ValueError(f"its version is {version}, where one of {VERSIONS} was expected")
     tensors, keys = header.number("Q"), header.number("Q")
-    header.need(24 * tensors + 13 * keys)  # the least that each takes
+    header.need(24 * tensors + 13 * keys)  # the least bytes that each takes
     fields = {}
     for _ in range(keys):
         name = header.text()
@@ -213,20 +223,20 @@ def _parse(stream: BinaryIO, size: int) -> tuple[dict[str, Found], dict]:
         name = header.text()
         if name in found:
             raise ValueError(f"it names the tensor {name!r} twice")
-        if (axes := header.number("I")) > MOST_AXES:
-            raise ValueError(f"{name!r} has {axes} axes, where at most {MOST_AXES} were expected")
+        if (axes := header.number("I")) > MAX_AXES:
+            raise ValueError(f"{name!r} has {axes} axes, where at most {MAX_AXES} were expected")
         shape = tuple(reversed([header.number("Q") for _ in range(axes)]))
-        found[name] = Found(_kind(header.number("I")), shape, header.number("Q"))
+        found[name] = GgufTensor(_format_name(header.number("I")), shape, header.number("Q"))
     alignment = fields.get("general.alignment", 32)
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
         raise ValueError(f"its alignment is {alignment!r}, where a power of two was expected")
     start = -(-header.at // alignment) * alignment
     found = {name: replace(one, offset=start + one.offset) for name, one in found.items()}
-    _check_places(found, size)
-    return found, _settings(fields)
+    _check_offsets(found, size)
+    return found, _to_config(fields)
 
 
-def _kind(number: int) -> str:
+def _format_name(number: int) -> str:
     from gguf import GGMLQuantizationType
 
     try:
@@ -235,8 +245,8 @@ def _kind(number: int) -> str:
         raise ValueError(f"a tensor has the format {number}, which the gguf package does not know") from None
 
 
-def _check_places(found: dict[str, Found], size: int) -> None:
-    """Whether each tensor lies in the file, and no two in the same place."""
+def _check_offsets(found: dict[str, GgufTensor], size: int) -> None:
+    """Raise ValueError if a tensor ends beyond the file, two overlap, or rows are not whole blocks."""
     end, before = 0, ""
     for name, one in sorted(found.items(), key=lambda item: item[1].offset):
         _, block, bytes = _format(one.format)
@@ -252,8 +262,8 @@ def _check_places(found: dict[str, Found], size: int) -> None:
             end, before = stop, name
 
 
-def _settings(fields: dict) -> dict:
-    """The few of the header's fields that decide roles, or tell what model it is."""
+def _to_config(fields: dict) -> dict:
+    """The header's fields as config.json names them (model type and heads), and all but the tokenizer's as "gguf"."""
     kept = {name: value for name, value in fields.items() if value is not None and not name.startswith("tokenizer.")}
     arch = kept.get("general.architecture", "")
     known = {"head_count": "num_attention_heads", "head_count_kv": "num_key_value_heads", "key_length": "head_dim"}
@@ -263,7 +273,7 @@ def _settings(fields: dict) -> dict:
 
 @functools.cache
 def _format(name: str) -> tuple:
-    """The package's member of a format, the values of a block, and its bytes."""
+    """A format's member of the package's enumeration, and the values and the bytes of one of its blocks."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     kind = GGMLQuantizationType[name]
@@ -271,7 +281,7 @@ def _format(name: str) -> tuple:
 
 
 @functools.cache
-def _readable(name: str) -> bool:
+def _is_readable(name: str) -> bool:
     from gguf import quants
 
     kind, _, size = _format(name)

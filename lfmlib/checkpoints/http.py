@@ -1,4 +1,4 @@
-"""Ranges of files over HTTP, from the Hugging Face hub or any server: one request, what it brings and what it means."""
+"""Single HTTP requests for a range of a file, from the Hugging Face hub or any server, and what answers mean."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from contextlib import ExitStack, contextmanager
 
 from .stored import CheckpointError
 
-TIMEOUT = 30.0  # seconds without a byte
-PATIENCE = 300.0  # seconds: the longest wait that a server may ask for
-BUSY = (408, 425, 429, 500, 502, 503, 504)
+TIMEOUT_SECONDS = 30.0  # without a byte received
+MAX_WAIT_SECONDS = 300.0  # that a server may ask for (Retry-After); a longer wait is an error
+RETRY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 
 
 class Transient(OSError):
-    """A failure that may be gone the next time; `wait` is what the server asked for, in seconds."""
+    """A failure that may not recur; `wait` is the pause in seconds that the server asked for."""
 
     def __init__(self, words: str, wait: float = 0.0):
         super().__init__(words)
@@ -25,97 +25,101 @@ class Transient(OSError):
 
 
 class Traffic:
-    """What was read from elsewhere, in this process: `bytes` received, `requests` made, `retries` among them."""
+    """What this process read from remote files: `bytes` received, `requests` made, and `retries` among these."""
 
     def __init__(self):
         self.bytes = self.requests = self.retries = 0
         self._lock = threading.Lock()
 
     def add(self, bytes: int = 0, requests: int = 0, retries: int = 0) -> None:
-        """Count some more."""
+        """Add to the counts."""
         with self._lock:
             self.bytes += bytes
             self.requests += requests
             self.retries += retries
 
     def __str__(self) -> str:
-        """For a progress bar."""
+        """In words, for a progress bar."""
         again = f", {self.retries} of them again" if self.retries else ""
         return f"{self.bytes / 1e6:,.1f} MB in {self.requests:,} requests{again}"
 
     def __reduce__(self):
-        """Another process counts its own."""
+        """Pickle no counts: another process counts its own."""
         return Traffic, ()
 
 
-def short(url: str) -> str:
+def without_query(url: str) -> str:
     """An address without its query, which may hold a secret."""
     return url.split("?", 1)[0]
 
 
-def http(file, start: int, stop: int) -> Iterator[bytes]:
-    """Bytes `start` to `stop` of a `lfmlib.checkpoints.remote.RemoteFile` as they come. Raises Transient,
-    CheckpointError."""
-    with _asked(file.url, start, stop, file.traffic) as response:
+def read_range(file, start: int, stop: int) -> Iterator[bytes]:
+    """Yield bytes `start` to `stop` of a `lfmlib.checkpoints.remote.RemoteFile` as they arrive.
+
+    Raises Transient, CheckpointError, FileNotFoundError.
+    """
+    with _request(file.url, start, stop, file.traffic) as response:
         first, size = _range_of(response, file.url)
         version = response.headers.get("etag", "")
         if size != file.size or (file.version and version and version != file.version):
             raise CheckpointError(f"{file} was changed while it was read. Open it again.")
         if first != start:
             raise CheckpointError(f"{file} answered with bytes from {first}, where those from {start} were asked for.")
-        yield from _received(response, stop - start, file.url, file.traffic)
+        yield from _body(response, stop - start, file.url, file.traffic)
 
 
-def probe(url: str, first: int, traffic: Traffic) -> tuple[int, str, bytes]:
-    """The first request: how large the file is, its ETag, and how it begins. Raises as `http`, FileNotFoundError."""
-    with _asked(url, 0, first, traffic) as response:
+def read_start(url: str, first: int, traffic: Traffic) -> tuple[int, str, bytes]:
+    """Size of a file, its ETag, and its first bytes, at most `first`. Raises as `read_range`."""
+    with _request(url, 0, first, traffic) as response:
         start, size = _range_of(response, url)
         if start:
-            raise CheckpointError(f"{short(url)} answered with bytes from {start}, where those from 0 were asked for.")
-        data = b"".join(_received(response, min(first, size), url, traffic))
+            raise CheckpointError(
+                f"{without_query(url)} answered with bytes from {start}, where those from 0 were asked for."
+            )
+        data = b"".join(_body(response, min(first, size), url, traffic))
     if len(data) < min(first, size):
-        raise Transient(f"{short(url)}: the answer ended early")
+        raise Transient(f"{without_query(url)}: the answer ended early")
     return size, response.headers.get("etag", ""), data
 
 
 @contextmanager
-def _asked(url: str, start: int, stop: int, traffic: Traffic):
-    """The answer to a request for bytes `start` to `stop`, or the error that says why there is none."""
+def _request(url: str, start: int, stop: int, traffic: Traffic):
+    """The response to a request for bytes `start` to `stop`. Raises as `read_range`."""
     from huggingface_hub.utils import get_session
 
     headers = {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity", **_credentials(url)}
     traffic.add(requests=1)
     with ExitStack() as stack:
         try:
-            asked = get_session().stream("GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=True)
+            asked = get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS, follow_redirects=True)
             response = stack.enter_context(asked)
         except network_errors() as error:
-            raise Transient(f"{short(url)} cannot be reached ({type(error).__name__}: {error})") from error
+            raise Transient(f"{without_query(url)} cannot be reached ({type(error).__name__}: {error})") from error
         _check(response, url)
         yield response
 
 
-def _received(response, most: int, url: str, traffic: Traffic) -> Iterator[bytes]:
+def _body(response, max_bytes: int, url: str, traffic: Traffic) -> Iterator[bytes]:
     have = 0
     try:
         for data in response.iter_raw():
             have += len(data)
             traffic.add(bytes=len(data))
-            if have > most:
-                raise CheckpointError(f"{short(url)} sent more than the {most} bytes that were asked for.")
+            if have > max_bytes:
+                raise CheckpointError(f"{without_query(url)} sent more than the {max_bytes} bytes that were asked for.")
             yield data
     except network_errors() as error:
-        raise Transient(f"{short(url)} broke off ({type(error).__name__})") from error
+        raise Transient(f"{without_query(url)} broke off ({type(error).__name__})") from error
 
 
 def _check(response, url: str) -> None:
-    """Raise what an answer other than a range means."""
-    status, at = response.status_code, short(url)
+    """Raise the error that a response's status means; status 206, a range, is none."""
+    status, at = response.status_code, without_query(url)
     if status == 206:
         return
-    if status in BUSY:
+    if status in RETRY_STATUSES:
         wait = _retry_after(response.headers.get("retry-after", ""))
-        if wait > PATIENCE:
+        if wait > MAX_WAIT_SECONDS:
             raise CheckpointError(f"{at} asks to wait {wait:.0f} s (status {status}). Try again then.")
         raise Transient(f"{at} answered with status {status}", wait)
     if status == 200:
@@ -124,7 +128,7 @@ def _check(response, url: str) -> None:
             "it by its path, or use a server that answers range requests (Accept-Ranges: bytes)."
         )
     if response.headers.get("x-error-code") == "GatedRepo":
-        raise gated(at)
+        raise gated_error(at)
     if status in (401, 403):
         raise CheckpointError(
             f"{at} refuses (status {status}): it is private or the address has expired. For the hub run `hf auth "
@@ -137,13 +141,13 @@ def _check(response, url: str) -> None:
     raise CheckpointError(f"{at} answered with status {status}, where a range (206) was expected. Check the address.")
 
 
-def gated(at: str) -> CheckpointError:
+def gated_error(at: str) -> CheckpointError:
     """The error for a repository of the hub whose terms were not accepted; `at` names it."""
     return CheckpointError(f"{at} is gated: accept its terms on the hub's page of the model, then run `hf auth login`.")
 
 
 def _range_of(response, url: str) -> tuple[int, int]:
-    """First byte and size of the file, from Content-Range: "bytes 0-99/1234"."""
+    """Position of the first byte sent, and size of the file, from a header Content-Range: "bytes 0-99/1234"."""
     said = response.headers.get("content-range", "")
     try:
         span, size = said.removeprefix("bytes ").split("/")
@@ -153,12 +157,12 @@ def _range_of(response, url: str) -> tuple[int, int]:
         return first, size
     except ValueError:
         raise CheckpointError(
-            f"{short(url)} answered with the range {said!r}, where bytes FIRST-LAST/SIZE was expected."
+            f"{without_query(url)} answered with the range {said!r}, where bytes FIRST-LAST/SIZE was expected."
         ) from None
 
 
 def _retry_after(said: str) -> float:
-    """Seconds that a Retry-After header asks for, a number or a date."""
+    """Seconds to wait, from the value of a Retry-After header: a number of seconds or a date."""
     if said.strip().isdigit():
         return float(said)
     try:
@@ -168,7 +172,7 @@ def _retry_after(said: str) -> float:
 
 
 def _credentials(url: str) -> dict[str, str]:
-    """The hub's own headers, for the hub alone."""
+    """Headers with the user's token if the address is the hub's; no other server may see it."""
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers
 
@@ -177,7 +181,7 @@ def _credentials(url: str) -> dict[str, str]:
 
 @functools.cache
 def network_errors() -> tuple[type[Exception], ...]:
-    """What the hub's HTTP client raises when a connection fails or breaks, whichever client that is."""
+    """What the hub's HTTP client raises when a connection fails; which client it is depends on the hub's version."""
     from huggingface_hub.utils import get_session
 
     module = __import__(type(get_session()).__module__.split(".")[0])

@@ -1,4 +1,4 @@
-"""What a model holds, file by file or in memory: its stored tensors, and the reasons for what is left out."""
+"""List the stored tensors of a model, from its files or from memory, with reasons for those that are not read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import torch
 from .addresses import list_remote
 from .gguf_files import read_gguf
 from .locate import Located
-from .pickled_files import PICKLED, read_pickled
+from .pickled_files import PICKLED_SUFFIXES, read_pickled
 from .safetensors_files import read_safetensors
 from .stored import CheckpointError, read_mapping
 
 
 def read_files(located: Located) -> tuple[dict, dict]:
-    """Tensors of all weight files, in order; a name that two files claim is an error, as is a broken promise."""
+    """List the tensors of all weight files, in order: name → `Stored`, and name → reason for those not read.
+
+    Raises CheckpointError if two files hold the same name, or a shard lacks a tensor that the index says it holds.
+    """
     stored, skipped, where = {}, {}, {}
     for path, (found, left_out) in zip(located.files, _listings(located), strict=True):
         if twice := next((name for name in found if name in where), None):
@@ -39,7 +42,7 @@ def read_files(located: Located) -> tuple[dict, dict]:
 
 
 def _listings(located: Located) -> Iterable[tuple[dict, dict]]:
-    """What each file holds; headers elsewhere are read side by side."""
+    """The listing of each file; headers of remote files are read concurrently."""
     if (traffic := located.traffic) is None:
         return map(_read_file, map(Path, located.files))
     with ThreadPoolExecutor(8) as pool:
@@ -47,8 +50,8 @@ def _listings(located: Located) -> Iterable[tuple[dict, dict]]:
 
 
 def _read_file(path: Path) -> tuple[dict, dict]:
-    """List the tensors of a file, by the reader of its kind."""
-    readers = {".safetensors": read_safetensors, ".gguf": read_gguf, **dict.fromkeys(PICKLED, read_pickled)}
+    """List the tensors of a local file with the reader for its suffix."""
+    readers = {".safetensors": read_safetensors, ".gguf": read_gguf, **dict.fromkeys(PICKLED_SUFFIXES, read_pickled)}
     if path.suffix not in readers:
         raise CheckpointError(
             f"{path} ends in {path.suffix!r}; this library reads {', '.join(readers)}. "
@@ -58,15 +61,15 @@ def _read_file(path: Path) -> tuple[dict, dict]:
 
 
 def read_memory(source: torch.nn.Module | Mapping) -> tuple[Located, dict, dict]:
-    """Tensors of a module (its state_dict) or a mapping."""
+    """List the tensors of a module (those of its state_dict) or of a mapping, as `read_files` does."""
     if isinstance(source, torch.nn.Module):
         state = source.state_dict()
         stored, skipped = read_mapping(state)
         computed = {
             name: "a buffer not saved with the model" for name, _ in source.named_buffers() if name not in state
         }
-        to_dict: Any = getattr(getattr(source, "config", None), "to_dict", None)
-        config = to_dict() if callable(to_dict) else {}
+        to_dict = getattr(getattr(source, "config", None), "to_dict", None)
+        config: Any = to_dict() if callable(to_dict) else {}
         return Located(type(source).__name__, (), config), stored, computed | skipped
     if isinstance(source, Mapping):
         return Located("mapping", (), {}), *read_mapping(source)

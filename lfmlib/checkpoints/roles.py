@@ -1,4 +1,4 @@
-"""What a tensor is, told from its name: role and depth; and the logical matrices that a fused or stacked tensor holds.
+"""Tell a tensor's role and depth from its name, and split fused and stacked tensors into logical matrices.
 
 Roles are the field's short names:
 
@@ -21,13 +21,13 @@ other       everything else: a name that no rule knows is never guessed
 Depth is the index of the layer inside its tower, None outside layers. Where a model has several towers with layers
 (encoder and decoder of T5, text and vision of CLIP), `tower` tells them apart.
 
-Every part is given as (out, in), as `torch.nn.Linear` stores it. Tensors that store several are split:
+Every logical matrix is (out, in), as `torch.nn.Linear` stores it. Tensors that store several are split:
 
 - `name[q]`, `name[k]`, `name[v]`: fused attention, where model type, head counts or shapes make the layout certain
 - `name[gate]`, `name[up]`: fused MLP
 - `name[3]`, `name[3][gate]`: one expert of a stack
 
-llama.cpp's names (`blk.0.attn_q.weight`) are known too; its conversion reorders the rows of some models' q and k.
+Names of llama.cpp (`blk.0.attn_q.weight`) are known too. Its conversion reorders the rows of q and k of some models.
 
 GPT-2's Conv1D stores (in, out). Its names (c_attn, c_fc, c_proj) are used with Linear too (GPTBigCode, open_clip,
 nanoGPT), so orientation is decided by shapes: a bias is as long as the outputs.
@@ -38,10 +38,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
-from .names import Names
+from .names import PrefixDict
 from .slices import Part
+from .stored import is_positive_int
 
-MOST_EXPERTS = 4096  # a stack of more is one of something else, and would be as many tensors
+MAX_EXPERTS = 4096  # a longer stack holds something else than experts, and would become that many tensors
 
 _ATTENTION = (
     r"(?:attn|attention|self|self_attn|self_attention|encoder_attn|multihead_attn|SelfAttention|EncDecAttention)"
@@ -61,7 +62,7 @@ _MATRIX_RULES = [
         (r"gate_proj|wi_0", "gate"),
         (r"up_proj|wi_1|DenseReluDense\.wi|mlp\.c_fc|dense_h_to_4h|intermediate\.dense|ffn\.lin1", "up"),
         (r"down_proj|DenseReluDense\.wo|mlp\.c_proj|dense_4h_to_h|layer\.\d+\.output\.dense|ffn\.lin2", "down"),
-        (r"(?:layers?|blocks?)\.\d+\.(?:mlp\.|ffn\.)?(?:fc1|linear1)", "up"),  # outside a layer these say nothing
+        (r"(?:layers?|blocks?)\.\d+\.(?:mlp\.|ffn\.)?(?:fc1|linear1)", "up"),  # ambiguous outside a layer
         (r"(?:layers?|blocks?)\.\d+\.(?:mlp\.|ffn\.)?(?:fc2|linear2)", "down"),
         (r"gate_up_proj", "gate_up"),
         (r"block_sparse_moe\.gate|router|router\.classifier", "router"),
@@ -92,7 +93,7 @@ _MATRIX_RULES = [
 _SWIGLU = {"w1": "gate", "w2": "down", "w3": "up"}  # Mixtral's and the first Llama's names
 _NORM = re.compile(r"norm|^ln(?:_|\d|$)|_ln$|^bn\d*$", re.IGNORECASE)  # on the last word of the name
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blk|blocks?|resblocks)\.(\d+)(?=\.)")
-_STAGED = re.compile(r"(?:layers|stages)\.\d+\.(?:blocks|layers)\.\d+\.")  # Swin, ConvNeXt: a depth takes counting
+_STAGED = re.compile(r"(?:layers|stages)\.\d+\.(?:blocks|layers)\.\d+\.")  # Swin, ConvNeXt: two indices, no depth
 _TOWERS = {
     "text_model": "text",
     "language_model": "text",
@@ -104,21 +105,23 @@ _TOWERS = {
     "decoder": "decoder",
 }
 _CONV1D = re.compile(r"^(.*?)((?:attn|mlp)\.(?:c_attn|c_proj|c_fc))\.weight$")
-# Model types whose fused attention rows run head by head (q k v, q k v, …), and whose fused MLP has the gate above up.
-_PER_HEAD = ("gpt_neox", "bloom")
-_GATE_FIRST = ("phi3", "glm", "glm4", "dia")
+# Model types whose fused attention runs head by head (q k v, q k v, …); and those whose fused MLP has gate above up.
+_HEADWISE_TYPES = ("gpt_neox", "bloom")
+_GATE_ABOVE_UP_TYPES = ("phi3", "glm", "glm4", "dia")
 
 
-def parts(shapes: Mapping[str, tuple[int, ...]], config: Mapping | None = None) -> list[Part]:
+def logical_parts(shapes: Mapping[str, tuple[int, ...]], config: Mapping | None = None) -> list[Part]:
     """The logical tensors of a checkpoint, in stored order.
 
-    `shapes` maps stored names to shapes: neighbours matter (a bias tells which axis is output, `w3` that `w1` is a
-    gate). `config` is the content of config.json; without it, layouts that need head counts stay whole.
+    Args:
+        shapes: stored name → shape, of all tensors, since neighbours decide: a bias tells which axis is the output, a
+            `w3` that `w1` is a gate.
+        config: content of config.json; without it, layouts that need the number of heads are left whole.
     """
-    shapes, config = Names(shapes), dict(config or {})
+    shapes, config = PrefixDict(shapes), dict(config or {})
     text = config.get("text_config")
     settings = {**config, **text} if isinstance(text, Mapping) else config
-    found = [part for name in shapes for part in _split(_whole(name, shapes), shapes, settings)]
+    found = [part for name in shapes for part in _split(_unsplit(name, shapes), shapes, settings)]
     # A tower is worth naming only where there are several.
     if len({part.tower for part in found if part.depth is not None}) < 2:
         found = [replace(part, tower="") for part in found]
@@ -126,7 +129,7 @@ def parts(shapes: Mapping[str, tuple[int, ...]], config: Mapping | None = None) 
 
 
 def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Role of the stored tensor `name`, one of the module's table; see `parts` for `shapes`."""
+    """Role of the stored tensor `name`, one of the module's table; `shapes` as in `logical_parts`."""
     shape = shapes[name]
     path = re.sub(r"\.(?:base_layer\.)?weight$", "", name)
     weight, leaf = path != name, path.rsplit(".", 1)[-1]
@@ -141,25 +144,25 @@ def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
     if leaf in _SWIGLU:
         first, down, up = (shapes.get(f"{path[:-2]}{word}.weight", ()) for word in _SWIGLU)
         return _SWIGLU[leaf] if len(first) == 2 and first == up == down[::-1] else "other"
-    if path.endswith("mlp.gate"):  # a router where experts stand beside it; some MLPs call their gate so
-        near = shapes if isinstance(shapes, Names) else Names(shapes)
-        return "router" if near.under(f"{path[:-4]}experts.") else "other"
-    if name in ("output.weight", "proj_out.weight"):  # heads of the first Llama and Whisper; deeper down anything
+    if path.endswith("mlp.gate"):  # a router if there are experts beside it; some MLPs name their gate like this
+        near = shapes if isinstance(shapes, PrefixDict) else PrefixDict(shapes)
+        return "router" if near.with_prefix(f"{path[:-4]}experts.") else "other"
+    if name in ("output.weight", "proj_out.weight"):  # heads of the first Llama and of Whisper; not inside a module
         return "head"
     role = next((role for rule, role in _MATRIX_RULES if rule.search(path)), "other")
     return "other" if role == "head" and _LAYER.search(name) else role
 
 
-def place_of(name: str) -> tuple[int | None, str]:
-    """(depth, tower) of a tensor; (None, tower) outside layers and where layers are nested in stages."""
+def depth_and_tower(name: str) -> tuple[int | None, str]:
+    """Depth and tower of a tensor; the depth is None outside layers, and where layers are nested in stages."""
     layer = _LAYER.search(name)
     before = name[: layer.start()] if layer else name
     tower = next((_TOWERS[word] for word in before.split(".") if word in _TOWERS), "")
     return (int(layer[1]) if layer and not _STAGED.search(name) else None), tower
 
 
-def _whole(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Part:
-    depth, tower = place_of(name)
+def _unsplit(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Part:
+    depth, tower = depth_and_tower(name)
     part = Part(name, name, tuple(shapes[name]), role_of(name, shapes), depth, tower)
     return _transpose(part) if len(part.shape) == 2 and _is_conv1d(name, shapes) else part
 
@@ -169,7 +172,7 @@ def _transpose(part: Part) -> Part:
 
 
 def _is_conv1d(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a c_attn, c_fc or c_proj stores (in, out). Square ones go with the others of their block."""
+    """Whether a c_attn, c_fc or c_proj stores (in, out). Square ones follow the non-square ones of their block."""
     match = _CONV1D.match(name)
     if not match:
         return False
@@ -181,17 +184,17 @@ def _is_conv1d(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 def _split(part: Part, shapes: Mapping[str, tuple[int, ...]], config: Mapping) -> list[Part]:
-    """The part itself, or those it is fused of."""
-    if not math.prod(part.shape):  # nothing to cut, whatever the axes claim
+    """The logical parts of a tensor that is not yet split: itself where it is not fused."""
+    if not math.prod(part.shape):  # no values to split, whatever the shape
         return [part]
     if len(part.shape) == 3 and part.stored.endswith("_exps.weight"):  # llama.cpp's stacks are all (out, in)
-        return _each(part)
+        return _split_stack(part)
     if len(part.shape) == 3 and re.search(r"experts\.(?:gate_up_proj|gate_proj|up_proj|down_proj)$", part.stored):
         return _split_experts(part, shapes, config)
     if len(part.shape) != 2:
         return [part]
-    if part.role == "gate_up" and config.get("model_type") in _GATE_FIRST:
-        return _rows(part, {"gate": 1, "up": 1}, part.shape[0] // 2)
+    if part.role == "gate_up" and config.get("model_type") in _GATE_ABOVE_UP_TYPES:
+        return _split_rows(part, {"gate": 1, "up": 1}, part.shape[0] // 2)
     if part.role == "qkv":
         return _split_attention(part, config)
     return [part]
@@ -207,44 +210,44 @@ def _split_attention(part: Part, config: Mapping) -> list[Part]:
         or (leaf == "qkv" and re.search(r"attn\.qkv\b", part.stored))
         or leaf in ("in_proj_weight", "Wqkv")
     ):
-        return _rows(part, thirds, columns)
+        return _split_rows(part, thirds, columns)
     if not heads:
         return [part]
     size = _count(config, "head_dim") or columns // heads
     kv_heads = _count(config, "num_key_value_heads") or heads
-    if leaf == "query_key_value" and kind in _PER_HEAD:
-        return _rows(part, thirds, size, groups=heads)
+    if leaf == "query_key_value" and kind in _HEADWISE_TYPES:
+        return _split_rows(part, thirds, size, groups=heads)
     if leaf == "query_key_value" and kind == "falcon":
         if config.get("new_decoder_architecture"):
             kv_heads = _count(config, "num_kv_heads") or heads
-            return _rows(part, {"q": heads // kv_heads, "k": 1, "v": 1}, size, groups=kv_heads)
+            return _split_rows(part, {"q": heads // kv_heads, "k": 1, "v": 1}, size, groups=kv_heads)
         if config.get("multi_query"):
-            return _rows(part, {"q": heads, "k": 1, "v": 1}, size)
-        return _rows(part, thirds, size, groups=heads)
+            return _split_rows(part, {"q": heads, "k": 1, "v": 1}, size)
+        return _split_rows(part, thirds, size, groups=heads)
     if leaf == "qkv_proj" and kind == "phi3":
-        return _rows(part, {"q": heads, "k": kv_heads, "v": kv_heads}, size)
+        return _split_rows(part, {"q": heads, "k": kv_heads, "v": kv_heads}, size)
     if leaf == "c_attn" and kind == "gpt_bigcode":
         if config.get("multi_query"):
-            return _rows(part, {"q": heads, "k": 1, "v": 1}, size)
-        return _rows(part, thirds, size, groups=heads)
+            return _split_rows(part, {"q": heads, "k": 1, "v": 1}, size)
+        return _split_rows(part, thirds, size, groups=heads)
     return [part]
 
 
 def _count(config: Mapping, name: str) -> int:
-    """A number of config.json that counts something; 0 where there is none, or something else in its place."""
+    """An entry of config.json that should be a positive integer; 0 if it is missing or anything else."""
     found = config.get(name)
-    return found if type(found) is int and found > 0 else 0  # true is an int, too
+    return found if is_positive_int(found) else 0
 
 
-def _each(part: Part) -> list[Part]:
-    """One part for each matrix of a stack."""
-    if part.shape[0] > MOST_EXPERTS:
+def _split_stack(part: Part) -> list[Part]:
+    """One part for each matrix of a stack ``(experts, …)``."""
+    if part.shape[0] > MAX_EXPERTS:
         return [part]
     return [replace(part, name=f"{part.name}[{i}]", shape=part.shape[1:], expert=i) for i in range(part.shape[0])]
 
 
 def _split_experts(part: Part, shapes: Mapping[str, tuple[int, ...]], config: Mapping) -> list[Part]:
-    """Stacks (experts, out, in), or (experts, in, out) as gate_up and down together show; else left whole."""
+    """Split a stack of experts; shapes of gate_up and down tell (experts, out, in) from (experts, in, out)."""
     prefix = part.stored.rsplit(".", 1)[0]
     up, down = shapes.get(f"{prefix}.gate_up_proj", ()), shapes.get(f"{prefix}.down_proj", ())
     if len(up) != 3 or len(down) != 3:
@@ -252,19 +255,20 @@ def _split_experts(part: Part, shapes: Mapping[str, tuple[int, ...]], config: Ma
     linear = up[1] == 2 * down[2] and up[2] == down[1]
     if not linear and not (up[2] == 2 * down[1] and up[1] == down[2]):
         return [part]
-    each = _each(part)
+    each = _split_stack(part)
     each = each if linear else [_transpose(one) for one in each]
-    # All 62 (out, in) stacks of transformers 5.23 hold the gate above up; gpt_oss alone interleaves, (in, out) in
-    # bfloat16, (out, in) in MXFP4.
+    # All 62 architectures of transformers 5.23 with (out, in) stacks hold gate above up. gpt_oss alone interleaves the
+    # rows of gate and up; it stores (in, out) in bfloat16 and (out, in) in MXFP4.
     if part.role == "gate_up" and config.get("model_type") == "gpt_oss":
-        return [half for one in each for half in _rows(one, {"gate": 1, "up": 1}, 1, groups=one.shape[0] // 2)]
+        return [half for one in each for half in _split_rows(one, {"gate": 1, "up": 1}, 1, groups=one.shape[0] // 2)]
     if part.role == "gate_up" and (linear or str(config.get("model_type")).startswith("llama4")):
-        return [half for one in each for half in _rows(one, {"gate": 1, "up": 1}, one.shape[0] // 2)]
+        return [half for one in each for half in _split_rows(one, {"gate": 1, "up": 1}, one.shape[0] // 2)]
     return each
 
 
-def _rows(part: Part, shares: dict[str, int], unit: int, groups: int = 1) -> list[Part]:
-    """Cut the rows of each group into `shares`, in multiples of `unit` rows; left whole if it does not come out."""
+def _split_rows(part: Part, shares: dict[str, int], unit: int, groups: int = 1) -> list[Part]:
+    """Cut the rows of each of `groups` equal blocks into `shares` (role → multiple of `unit` rows); the part itself if
+    the number of rows does not fit."""
     rows, columns = part.shape
     if rows != groups * unit * sum(shares.values()):
         return [part]

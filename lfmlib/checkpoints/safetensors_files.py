@@ -1,9 +1,9 @@
-"""Safetensors files: their tensors listed without reading a value, each mapped from its place when it is wanted.
+"""Safetensors files: list tensors without reading values, and map each one from the file when it is loaded.
 
-Why values are not taken through `safetensors.safe_open(…, "pt")`: it maps the whole file privately and writable, which
-Linux refuses for a file larger than the machine's memory, and it gives no address to map less. So safetensors checks
-the header (offsets, overlaps, sizes, dtypes, JSON), and each tensor is then mapped on its own. A mapping is private:
-writing into a tensor changes this process's copy of the page, never the file, and reading takes no anonymous memory.
+Values are not read with `safetensors.safe_open(…, "pt")`, because it maps the whole file privately and writable, which
+Linux refuses for a file larger than the machine's memory, and it cannot map less. So safetensors checks the header
+(offsets, overlaps, sizes, dtypes, JSON), and each tensor is then mapped on its own. Mappings are private: writing to a
+tensor changes this process's copy of the page, never the file, and reading takes no anonymous memory.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 
 from .stored import CheckpointError, Stored, check_shape, dtype_name, json_object
 
-LONGEST = 100_000_000  # bytes of a header: safetensors' own limit
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
-# safetensors' short names that torch reads one value per element; others (4- and 6-bit packings) are reported.
+# safetensors' dtypes with one value per element; others (4- and 6-bit packings) are skipped with a reason.
 TORCH_DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
@@ -48,7 +48,7 @@ TORCH_DTYPES = {
 
 @dataclass(frozen=True)
 class Mapped(Stored):
-    """A tensor at a known place of a file: `offset` bytes from its start, row-major, little-endian."""
+    """A tensor that starts `offset` bytes into a file, row-major, little-endian."""
 
     path: Path
     offset: int
@@ -56,11 +56,11 @@ class Mapped(Stored):
     dtype: str
 
     def load(self) -> torch.Tensor:
-        """The tensor, mapped: its values are read when touched. Raises CheckpointError, FileNotFoundError."""
+        """Map the tensor; values are read when touched. Raises CheckpointError, FileNotFoundError."""
         return self._mapped(scattered=False)
 
     def gather(self, places: torch.Tensor) -> torch.Tensor:
-        """See `Stored`; the kernel is told not to read around the places, which can be megabytes for each."""
+        """As `Stored.gather`; the kernel is told not to read ahead, which could be megabytes around each value."""
         return self._mapped(scattered=True).reshape(-1)[places]
 
     def _mapped(self, scattered: bool) -> torch.Tensor:
@@ -71,47 +71,55 @@ class Mapped(Stored):
         start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
         end = self.offset + count * dtype.itemsize
         with open(self.path, "rb") as file:
-            # Touching a page beyond the end of a file kills the process, so look before mapping.
+            # Touching a mapped page beyond the end of the file kills the process, so check the size first.
             size = file.seek(0, 2)
             if size < end:
                 raise CheckpointError(
                     f"{self.path} has {size} bytes, but {end} were there when it was opened: it changed meanwhile. "
                     "Open the checkpoint again."
                 )
-            memory = _map(file.fileno(), end - start, start)
+            memory = _map_privately(file.fileno(), end - start, start)
         if scattered and hasattr(mmap, "MADV_RANDOM"):
             memory.madvise(mmap.MADV_RANDOM)
         return torch.frombuffer(memory, dtype=dtype, count=count, offset=self.offset - start).reshape(self.shape)
 
 
 def read_safetensors(path: Path) -> tuple[dict, dict]:
-    """List the tensors of a safetensors file. Raises CheckpointError, FileNotFoundError."""
+    """List the tensors of a safetensors file: name → `Stored`, and name → reason for those not read.
+
+    Raises CheckpointError, FileNotFoundError.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there (expected a safetensors file). Check the path.")
     check_safetensors(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json_object(file.read(length), str(path), once=True)
-    return listed(header, str(path), lambda offset, shape, dtype: Mapped(path, 8 + length + offset, shape, dtype))
+        header = json_object(file.read(length), str(path), unique=True)
+    return list_header(header, str(path), lambda offset, shape, dtype: Mapped(path, 8 + length + offset, shape, dtype))
 
 
 def check_safetensors(path: Path, name: str = "") -> None:
-    """Have the header of a file checked; `name` is what an error calls it. Raises CheckpointError."""
+    """Let safetensors check a file's header. Raises CheckpointError, which calls the file `name` if given."""
     try:
-        # "np" validates the header like "pt", but maps read-only and so opens files of any size.
+        # "np" checks the header as "pt" does, but maps read-only, which works for files of any size.
         with safe_open(path, "np"):
             pass
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{name or path} is not a sound safetensors file: {_explain(path, error)}") from error
 
 
-def listed(header: dict, name: str, place: Callable[[int, tuple, str], object]) -> tuple[dict, dict]:
-    """The tensors that the JSON of a checked safetensors header names. Raises CheckpointError.
+def list_header(header: dict, name: str, make: Callable[[int, tuple, str], object]) -> tuple[dict, dict]:
+    """List the tensors in the parsed header of a safetensors file that `check_safetensors` accepted.
 
     Args:
-        header: without the 8 bytes of its length.
-        name: what an error calls the file.
-        place: from offset behind the header, shape and dtype to a stored tensor.
+        header: its JSON.
+        name: what error messages call the file.
+        make: from the offset in bytes after the header, the shape and the dtype to a `Stored` tensor.
+
+    Returns:
+        As `read_safetensors`.
+
+    Raises CheckpointError.
     """
     metadata = header.pop("__metadata__", None) or {}
     stored, left_out = {}, {}
@@ -122,16 +130,16 @@ def listed(header: dict, name: str, place: Callable[[int, tuple, str], object]) 
         except ValueError as error:
             raise CheckpointError(f"{name} is not a sound safetensors file: {error}. Save it again.") from None
         if entry["dtype"] in TORCH_DTYPES:
-            stored[tensor] = place(entry["data_offsets"][0], shape, dtype_name(TORCH_DTYPES[entry["dtype"]]))
+            stored[tensor] = make(entry["data_offsets"][0], shape, dtype_name(TORCH_DTYPES[entry["dtype"]]))
         else:
             left_out[tensor] = f"dtype {entry['dtype']} packs several values in a byte and is not read"
-    # safetensors.torch.save_model notes there which names it dropped because another tensor holds their values.
+    # safetensors.torch.save_model records in the metadata which names it dropped because another holds their values.
     ties = {tied: f"tied to {kept}" for tied, kept in metadata.items() if kept in header and tied not in header}
     return stored, left_out | ties
 
 
-def _map(fileno: int, length: int, offset: int) -> mmap.mmap:
-    """A private mapping of part of a file; on Linux it reserves no swap, so its length is not limited by memory."""
+def _map_privately(fileno: int, length: int, offset: int) -> mmap.mmap:
+    """A private mapping of part of a file, on Linux without reserving swap, so that it may be larger than memory."""
     if sys.platform != "linux":
         return mmap.mmap(fileno, length, access=mmap.ACCESS_COPY, offset=offset)
     no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named in Python's mmap since 3.13
@@ -140,12 +148,12 @@ def _map(fileno: int, length: int, offset: int) -> mmap.mmap:
 
 
 def _explain(path: Path, error: Exception) -> str:
-    """Plain words and advice for what safetensors says of a file."""
+    """What is wrong with a file that safetensors refused, and what to do, in words."""
     said, size = str(error), path.stat().st_size
     with open(path, "rb") as file:
         start = file.read(23)
     declared = int.from_bytes(start[:8], "little")
-    key = said.lower().replace(" ", "")  # older versions of safetensors say it in CamelCase
+    key = said.lower().replace(" ", "")  # older versions of safetensors write messages in CamelCase
     if start == b"version https://git-lfs":
         what = "it is a pointer of Git LFS, not the file itself (`git lfs pull` brings that)"
     elif size < 8:

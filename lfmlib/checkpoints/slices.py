@@ -1,4 +1,7 @@
-"""One logical tensor as a part of a stored one: which of its values, and how no others are loaded."""
+"""A logical tensor as a part of a stored one: a projection of a fused q, k, v, or an expert of a stack.
+
+`Part` says which values of the stored tensor these are, and loads them without the others.
+"""
 
 import math
 from dataclasses import dataclass, replace
@@ -6,15 +9,24 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-SHORT = 1 << 15  # values: below this it is cheaper to load what lies between two runs than to ask twice
+MIN_RUN_VALUES = 1 << 15
+"""Values of a contiguous run that are worth a read of their own; for shorter runs the values between them are read
+too."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One logical tensor, and how it is taken from a stored one.
+    """A logical tensor and how it is cut from a stored one.
 
-    From the stored tensor, in this order: `expert` picks along the first axis; `transposed` swaps the two axes left;
-    the rows are seen as `groups` equal blocks, of each of which rows `start` to `stop` belong to this part.
+    In this order: `expert` indexes the first axis of the stored tensor; `transposed` swaps the two remaining axes; the
+    rows are divided into `groups` equal blocks, and rows `start` to `stop` of each block belong to the part (all rows
+    where `stop` is None).
+
+    Attributes:
+        name: of the logical tensor.
+        stored: name of the stored tensor.
+        shape: of the logical tensor.
+        role, depth, tower: see `lfmlib.checkpoints.roles`.
     """
 
     name: str
@@ -29,65 +41,65 @@ class Part:
     start: int = 0
     stop: int | None = None
 
-    def unordered(self, stored: torch.Tensor) -> torch.Tensor:
-        """A view on the stored tensor of exactly this part's values, axes in stored order, so that memory is swept."""
+    def in_stored_order(self, stored: torch.Tensor) -> torch.Tensor:
+        """A view of this part's values with the axes as stored (not transposed), so that memory is read in order."""
         whole = stored if self.expert is None else stored[self.expert]
         if self.stop is None:
             return whole
         axis = 1 if self.transposed else 0
         return whole.unflatten(axis, (self.groups, -1)).narrow(axis + 1, self.start, self.stop - self.start)
 
-    def of(self, stored: torch.Tensor) -> torch.Tensor:
-        """This part as a tensor of `shape`: a view where the rows lie together or in equal steps, else a copy."""
-        values = self.unordered(stored)
+    def from_stored(self, stored: torch.Tensor) -> torch.Tensor:
+        """This part as a tensor of `shape`: a view where its rows are evenly spaced in memory, else a copy."""
+        values = self.in_stored_order(stored)
         if self.stop is not None:
             axis = 1 if self.transposed else 0
             values = values.flatten(axis, axis + 1)
         return values.t() if self.transposed else values
 
-    def take(self, entry) -> torch.Tensor:
-        """This part of a stored entry, of whose stack no more is loaded than the expert's own matrix."""
+    def load(self, entry) -> torch.Tensor:
+        """This part of `entry`, a `Stored`; of a lazy stack only the expert's own matrix is loaded."""
         if self.expert is None or not entry.lazy:
-            return self.of(entry.load())
+            return self.from_stored(entry.load())
         shape = entry.shape[1:]
         size = math.prod(shape)
         whole = entry.span(self.expert * size, (self.expert + 1) * size).reshape(shape)
-        return replace(self, expert=None).of(whole)
+        return replace(self, expert=None).from_stored(whole)
 
-    def piece(self, entry, start: int, stop: int) -> torch.Tensor:
-        """Values `start` to `stop` of `unordered(entry.load())` flattened, of which nothing else is loaded.
+    def load_range(self, entry, start: int, stop: int) -> torch.Tensor:
+        """Values `start` to `stop` of `in_stored_order` flattened, loaded without the rest of the tensor.
 
-        Such a part is a number of runs of one length at equal steps; runs shorter than `SHORT` are loaded with what
-        lies between them.
+        In the stored tensor a part is a sequence of evenly spaced runs of equal length. Runs shorter than
+        `MIN_RUN_VALUES` are loaded together with the values between them.
         """
         base, run, step = self._runs(entry.shape)
         first, last = start // run, (stop - 1) // run
         if first == last:
             begin = base + first * step - first * run
             return entry.span(begin + start, begin + stop)
-        if run < SHORT:
+        if run < MIN_RUN_VALUES:
             whole = entry.span(base + first * step, base + last * step + run)
             runs = [whole.as_strided((last - first + 1, run), (step, 1)).reshape(-1)]
         else:
             runs = [entry.span(base + i * step, base + i * step + run) for i in range(first, last + 1)]
         return torch.cat(runs)[start - first * run : stop - first * run]
 
-    def pieces(self, entry, ranges: np.ndarray) -> torch.Tensor:
-        """Several `piece`s one behind the other; of values that are at hand no others are touched.
+    def load_ranges(self, entry, ranges: np.ndarray) -> torch.Tensor:
+        """Several ranges as of `load_range`, concatenated; of a mapped file only the pages that hold them are read.
 
         Args:
-            entry: as there.
+            entry: the stored tensor, a `Stored`.
             ranges: int ``(pieces, 2)``: start and stop of each.
         """
         if entry.lazy or not len(ranges):
-            return torch.cat([self.piece(entry, int(start), int(stop)) for start, stop in ranges])
+            return torch.cat([self.load_range(entry, int(start), int(stop)) for start, stop in ranges])
         base, run, step = self._runs(entry.shape)
         places = np.concatenate([np.arange(start, stop) for start, stop in ranges])
         return entry.gather(torch.from_numpy(base + places // run * step + places % run))
 
     def _runs(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Of the values of `unordered` in the flattened stored tensor: where they begin, the length of a run of them,
-        and the distance from one run to the next."""
+        """Where this part's runs lie in the flattened stored tensor: begin of the first, length of each, and distance
+        from one begin to the next, in values."""
         inner = shape if self.expert is None else shape[1:]
         size = math.prod(inner)
         base = 0 if self.expert is None else self.expert * size

@@ -1,8 +1,8 @@
-"""Tensors as they are stored: listed without reading a value; what the readers of all kinds of files share.
+"""`Stored`, the interface of a stored tensor, and what the readers of all file formats share.
 
-A tensor lies in a safetensors file, a file pickled by `torch.save`, one of GGUF, afar or, as here, in memory. Each
-reader returns two dictionaries: what is there (name → a `Stored` tensor), and what is left out (name → reason). The
-order is the file's own: by offset in safetensors, by insertion in the others.
+A tensor is stored in a safetensors, pickled (`torch.save`), GGUF or remote file, or in memory (`InMemory`). Each reader
+lists a file without reading values and returns two dictionaries: name → `Stored`, and name → reason for the tensors
+that are not read. The order is the file's own: by offset in safetensors and by insertion elsewhere.
 """
 
 import json
@@ -17,7 +17,7 @@ import torch
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be trusted or understood; the message says what was found, expected, and to do.
+    """A checkpoint is incomplete, damaged, unsafe or not understood; the message says what to do.
 
     Examples:
         >>> lfmlib.open_checkpoint({})
@@ -33,13 +33,14 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 class Stored:
-    """A tensor in its place; `Held` here, others where files of their kind are read.
+    """A tensor where it is stored. Each file format has a subclass.
 
     Attributes:
-        shape, dtype: as stored, the dtype by its name.
-        lazy: loading it costs reading or computing all of it, so a part is asked for by `span`.
-        remote: its bytes are elsewhere.
-        kind: what its codes are in words, where the values are computed.
+        shape: the stored shape.
+        dtype: name of the dtype, such as "bfloat16".
+        lazy: `load` reads or computes every value (that of a mapped tensor does not), so parts are read by `span`.
+        remote: its bytes are in a remote file.
+        kind: the quantization in words, such as "int4 of GPTQ, groups of 128"; "" for plain numbers.
     """
 
     shape: tuple[int, ...]
@@ -56,23 +57,27 @@ class Stored:
         return self.load().reshape(-1)[start:stop]
 
     def gather(self, places: torch.Tensor) -> torch.Tensor:
-        """The values of the flattened tensor at these places, int64."""
+        """The values of the flattened tensor at `places`, int64 indices."""
         return self.load().reshape(-1)[places]
 
-    def near(self) -> "Stored":
-        """The same, with those pieces at hand that its rows do not lie together in."""
+    def preloaded(self) -> "Stored":
+        """This tensor, made ready for reading many spans.
+
+        GPTQ and AWQ store codes with the inputs as rows, so a few outputs need bytes from all over the codes: their
+        codes and scales are loaded into memory once. Every other tensor is returned as it is.
+        """
         return self
 
 
 @dataclass(frozen=True)
-class Held(Stored):
-    """A tensor already in memory (possibly a GPU's)."""
+class InMemory(Stored):
+    """A tensor in memory, of the host or a GPU."""
 
     tensor: torch.Tensor
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Lengths of the axes."""
+        """Shape of the tensor."""
         return tuple(self.tensor.shape)
 
     @property
@@ -85,26 +90,38 @@ class Held(Stored):
         return self.tensor
 
     def __reduce__(self):
-        """Pickle these values alone: torch would send all of a shared storage, and reads no float8 back."""
+        """Pickle the bytes of this tensor alone: torch would pickle a whole shared storage, and cannot read float8."""
         flat = self.tensor.cpu().contiguous().reshape(-1)
-        return _held, (flat.view(torch.uint8).numpy(), self.shape, self.dtype)
+        return _in_memory, (flat.view(torch.uint8).numpy(), self.shape, self.dtype)
 
 
-def _held(flat: np.ndarray, shape: tuple[int, ...], dtype: str) -> Held:
-    return Held(torch.from_numpy(flat).view(getattr(torch, dtype)).reshape(shape))
+def _in_memory(flat: np.ndarray, shape: tuple[int, ...], dtype: str) -> InMemory:
+    return InMemory(torch.from_numpy(flat).view(getattr(torch, dtype)).reshape(shape))
+
+
+def is_positive_int(value) -> bool:
+    """Whether a value read from a file is an integer above 0; JSON's true, an int in Python, is not."""
+    return type(value) is int and value > 0
 
 
 def check_shape(name: str, shape: tuple[int, ...]) -> None:
-    """Raise ValueError for a shape that no tensor can have; without values, a file may claim any."""
+    """Raise ValueError for a shape that no tensor can have; the header of a file without values can claim any."""
     if math.prod(max(length, 1) for length in shape) >= 2**63:
         raise ValueError(f"{name!r} has the shape {shape}, larger than any tensor can be")
 
 
-def json_object(content: bytes, name: str, once: bool = False) -> dict:
-    """The object that JSON text holds; `name` is what an error calls it, `once` refuses a name that stands there twice,
-    of which readers disagree which one counts. Raises CheckpointError."""
+def json_object(content: bytes, name: str, *, unique: bool = False) -> dict:
+    """Parse JSON that must be an object.
+
+    Args:
+        content: the text.
+        name: what error messages call it.
+        unique: refuse an object with a repeated key, since readers disagree about which value counts.
+
+    Raises CheckpointError.
+    """
     try:
-        found = json.loads(content, object_pairs_hook=_once if once else None)
+        found = json.loads(content, object_pairs_hook=_refuse_duplicates if unique else None)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{name} cannot be read as JSON ({error}). Download or save it again.") from error
     if not isinstance(found, dict):
@@ -112,7 +129,7 @@ def json_object(content: bytes, name: str, once: bool = False) -> dict:
     return found
 
 
-def _once(pairs: list[tuple[str, object]]) -> dict:
+def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict:
     found = dict(pairs)
     if len(found) < len(pairs):
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
@@ -121,7 +138,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict:
 
 
 def read_mapping(tensors: Mapping) -> tuple[dict, dict]:
-    """List tensors or arrays in memory; of names that share one storage, the first is kept."""
+    """List tensors or arrays in memory; of names that share the same memory only the first is kept."""
     stored, left_out, kept = {}, {}, {}
     for name, value in tensors.items():
         tensor, reason = as_tensor(value)
@@ -133,17 +150,17 @@ def read_mapping(tensors: Mapping) -> tuple[dict, dict]:
             left_out[str(name)] = f"tied to {kept[identity]}"
             continue
         kept[identity] = name
-        stored[str(name)] = Held(tensor)
+        stored[str(name)] = InMemory(tensor)
     return stored, left_out
 
 
 def is_tensor(value) -> bool:
-    """Whether it is one of torch or an array."""
+    """Whether a value is a torch tensor or a NumPy array."""
     return isinstance(value, torch.Tensor | np.ndarray)
 
 
 def as_tensor(value) -> tuple[torch.Tensor | None, str]:
-    """(tensor sharing the value's memory, "") or (None, why there is none)."""
+    """A value as a tensor that shares its memory, and ""; or None, and why it cannot be one."""
     if isinstance(value, np.ndarray):
         return _from_numpy(value)
     if not isinstance(value, torch.Tensor):
@@ -160,13 +177,13 @@ def _from_numpy(array: np.ndarray) -> tuple[torch.Tensor | None, str]:
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if any(stride < 0 for stride in array.strides):
-        array = array.copy()  # torch knows no negative strides
+        array = array.copy()  # torch has no negative strides
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         try:
             return torch.from_numpy(array), ""
         except TypeError:
-            # ml_dtypes' bfloat16 and float8 go by torch's own names, and through integers of the same width.
+            # torch does not convert ml_dtypes' bfloat16 and float8: pass their bits as integers of the same width.
             dtype = getattr(torch, array.dtype.name, None)
             if not isinstance(dtype, torch.dtype) or dtype.itemsize != array.dtype.itemsize:
                 return None, f"dtype {array.dtype} is not one of torch's"

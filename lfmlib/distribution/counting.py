@@ -1,8 +1,8 @@
-"""Counting bit patterns: the one loop over the weights, at memory speed.
+"""Count bit patterns: the one loop over the weights, at memory speed.
 
-Everything counted is an integer, so counts of parts add up to the count of the whole whatever the parts and their
-order. The loops release the GIL, so that threads of a survey count side by side. The torch versions do the same on
-whatever device holds the tensor; both give the same integers.
+Everything counted is an integer, so the counts of chunks add up to the count of the whole, whatever the chunks and
+their order. The numba loops release the GIL, so that the threads of a survey count in parallel. The torch versions
+count on the device that holds the tensor, and give the same integers.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 CENTRE = 1 << 15
-"""What is taken off the trailing 16 bits of a float32 before summing them, to keep the sums small."""
+"""Subtracted from the trailing 16 bits of a float32 before they are summed, to keep the sums small."""
+LIMB_BITS = 32
+"""A sketch keeps sums of the squares of trailing bits, which outgrow 64 bits, as high * 2**LIMB_BITS + low."""
 
 _INFINITY = 0x7F800000  # the bits of a float32 infinity; anything larger, sign bit aside, is NaN
-_BLOCK = 8192  # values looked at twice (range, then counts) while they are in the first-level cache
+_CACHED_WORDS = 8192  # words that are read twice (for extremes, for counts) while they are in the first-level cache
 
 
 @numba.njit(nogil=True, cache=True)
@@ -27,16 +29,16 @@ def count_patterns(words, counts):
 
 @numba.njit(nogil=True, cache=True)
 def count_words(words, bins, span):
-    """Count float32 words (as uint32) by their leading 16 bits.
+    """Count float32 values, given as uint32 words, by their leading 16 bits.
 
     Args:
         words: uint32 ``(n,)``, at most 2**31 of them, so that a sum of squares stays below 2**62.
-        bins: int64 ``(65536, 4)``, added to: count, sum of the centred trailing bits, sum of their squares, and in
-            ``[0, 3]`` and ``[0x8000, 3]`` the number of exact zeros.
-        span: int64 ``(2,)``, lowered and raised to the finite extremes as monotone keys (see `key_to_float`).
+        bins: int64 ``(65536, 4)``, added to: count, sum of the trailing bits less `CENTRE`, sum of the squares of
+            these, and in ``[0, 3]`` and ``[0x8000, 3]`` the number of zeros of either sign.
+        span: int64 ``(2,)``, updated: smallest and largest finite value as monotone keys (see `key_to_float`).
     """
-    for start in range(0, words.size, _BLOCK):
-        block = words[start : start + _BLOCK]
+    for start in range(0, words.size, _CACHED_WORDS):
+        block = words[start : start + _CACHED_WORDS]
         low, high = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
         for i in range(block.size):
             signed = np.int32(block[i])
@@ -63,32 +65,36 @@ def count_words(words, bins, span):
             bins[lead, 3] += np.int64((word & np.uint32(0x7FFFFFFF)) == 0)
 
 
-LANES = 16
-"""Counters that a device keeps for each of 65,536 bins: what adds to one of them waits for the others that do. Of few
-bins each block of the device has its own anyway."""
+COUNTERS_PER_BIN = 16
+"""Counters of a device for each of 65,536 bins: threads that add to the same counter wait for one another. For 256 bins
+torch.bincount gives each block of threads its own counters anyway."""
 
 
 def count_patterns_torch(tensor: torch.Tensor, patterns: int) -> np.ndarray:
-    """`count_patterns` on the tensor's own device; ``tensor`` is a flat int16 or uint8 view of the words."""
+    """`count_patterns` on the device of ``tensor``, a flat int16 or uint8 view of the words; returns the counts."""
     counts = torch.zeros(patterns, dtype=torch.int64, device=tensor.device)
     for part in tensor.split(1 << 26):
         place = part.to(torch.int32) & (patterns - 1)
-        lanes = LANES if patterns > 256 else 1
+        lanes = COUNTERS_PER_BIN if patterns > 256 else 1
         if lanes > 1:
-            place += _lanes(part) * patterns
+            place += _counter_numbers(part) * patterns
         counts += torch.bincount(place, minlength=lanes * patterns).view(lanes, patterns).sum(0)
     return counts.cpu().numpy()
 
 
 def count_words_torch(tensor: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """`count_words` on the tensor's own device; ``tensor`` is a flat int32 view of at most 2**31 float32 words."""
-    bins = torch.zeros((4, LANES, 1 << 16), dtype=torch.int64, device=tensor.device)
+    """`count_words` on the device of ``tensor``, a flat int32 view of at most 2**31 float32 words.
+
+    Returns:
+        Bins and span as of `count_words`.
+    """
+    bins = torch.zeros((4, COUNTERS_PER_BIN, 1 << 16), dtype=torch.int64, device=tensor.device)
     low, high = (torch.tensor(end, dtype=torch.int32, device=tensor.device) for end in (0x7FFFFFFF, -0x80000000))
     for word in tensor.split(1 << 24):
-        place = ((word >> 16) & 0xFFFF) + _lanes(word) * (1 << 16)
+        place = ((word >> 16) & 0xFFFF) + _counter_numbers(word) * (1 << 16)
         trail = (word & 0xFFFF).long() - CENTRE
         size = word & 0x7FFFFFFF
-        bins[0] += torch.bincount(place, minlength=LANES << 16).view(LANES, -1)
+        bins[0] += torch.bincount(place, minlength=COUNTERS_PER_BIN << 16).view(COUNTERS_PER_BIN, -1)
         for row, values in ((1, trail), (2, trail * trail), (3, (size == 0).long())):
             bins[row].view(-1).index_add_(0, place, values)
         key, finite = word ^ ((word >> 31) & 0x7FFFFFFF), size < _INFINITY
@@ -98,12 +104,12 @@ def count_words_torch(tensor: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     return bins.sum(1).T.contiguous().cpu().numpy(), np.array([int(low), int(high)], dtype=np.int64)
 
 
-def _lanes(words: torch.Tensor) -> torch.Tensor:
-    """Which of a bin's counters each word adds to."""
-    return torch.arange(len(words), dtype=torch.int32, device=words.device) % LANES
+def _counter_numbers(words: torch.Tensor) -> torch.Tensor:
+    """Index of the counter, of those of its bin, that each word adds to."""
+    return torch.arange(len(words), dtype=torch.int32, device=words.device) % COUNTERS_PER_BIN
 
 
 def key_to_float(key: int) -> float:
-    """The float32 value behind a monotone key: integers that sort as the floats do."""
+    """The float32 value of a monotone key (an integer; keys sort as their floats do)."""
     bits = key if key >= 0 else key ^ 0x7FFFFFFF
     return float(np.array(bits, dtype=np.int64).astype(np.int32).view(np.float32))

@@ -1,8 +1,8 @@
-"""How far a distribution is from the Gaussian of its own mean and standard deviation, and what noise would give.
+"""Distances of a distribution from the Gaussian of its own mean and standard deviation, and their nulls.
 
-At ten million weights every test of normality rejects, so what leads is a size, not a p-value: `kl_bits`, the bits per
-weight lost by coding with the fitted Gaussian. Every number comes with its null, the central 95 % of what Gaussian
-noise of the same size and type gives. `asymmetry` is the distance of a distribution from its own mirror image.
+At ten million weights every test of normality rejects, so effect sizes lead and not p-values, first of all `kl_bits`,
+the bits per weight lost by coding with the fitted Gaussian. Every number comes with its null, the central 95 % on
+Gaussian noise of the same size and storage type. `asymmetry` is the distance of a distribution from its mirror image.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from scipy import optimize, special
 from . import nulls
 from .sketch import Sketch
 
-CELL = 0.1
-"""Least width of a coding cell, in standard deviations."""
-REACH = 6.0
-"""Where the open tail cells begin, in standard deviations from the mean."""
-COARSE = 0.3
-"""Where a float32's cell at the mean is wider than this, in standard deviations, distances are not given."""
+MIN_CELL_STD = 0.1
+"""Smallest width of a coding cell, in standard deviations."""
+TAIL_START_STD = 6.0
+"""Distance from the mean, in standard deviations, at which the two open tail cells begin."""
+MAX_CENTRAL_CELL_STD = 0.3
+"""Width of a float32's cell at the mean, in standard deviations, beyond which `kl_bits` is NaN."""
 _LN2 = math.log(2)
 
 
@@ -37,10 +37,9 @@ class Normality:
         ks_lower, ks_upper: certified bounds on the KS distance of the values themselves.
         kl_bits: Kullback–Leibler divergence in bits per weight, over cells at least 0.1 std wide (whole rounding cells
             with their true edges) from -6 to 6 std and two open tail cells, less the bias (occupied - 3) / (2 n ln 2)
-            of the plug-in estimate (Miller 1955). Noise scatters about 0, so it can be slightly negative.
-            NaN where a float32's cells are wider than 0.3 std (abs(mean) above some 40 std): too little is known of
-            the shape then.
-        tail_bits: what coding *inside* the two open tails costs on top; by the chain rule the two add up.
+            of the plug-in estimate (Miller 1955). Noise scatters about 0, so it can be slightly negative. NaN if a
+            float32's cells at the mean are wider than 0.3 std (abs(mean) above some 40 std), too wide to tell a shape.
+        tail_bits: bits per weight lost by coding *inside* the two open tails; by the chain rule the two losses add up.
         wasserstein: Wasserstein-1 distance in units of the standard deviation.
         skewness, excess_kurtosis: population figures, as scipy.
         gg_shape: maximum-likelihood shape of a generalized Gaussian about the mean, exp(-abs(x)^shape): 2 Gaussian,
@@ -84,7 +83,7 @@ def normality(x) -> Normality:
         x: a `Sketch`, or anything `Sketch.of` takes.
 
     Returns:
-        A `Normality`; every distance is NaN where there are no values or all are equal.
+        A `Normality`; every distance is NaN without values, or if all are equal.
 
     Examples:
         >>> noise = lfmlib.normality(np.random.default_rng(0).standard_normal(65536))
@@ -100,10 +99,7 @@ def normality(x) -> Normality:
 
 
 def measure(x) -> dict[str, float]:
-    """The figures of `normality` as a plain dictionary, without their null.
-
-    Args:
-        x: a `Sketch`, or anything `Sketch.of` takes.
+    """The figures of `normality`, name → value, without their nulls.
 
     Examples:
         >>> figures = lfmlib.measure(np.random.default_rng(0).uniform(size=65536))
@@ -121,8 +117,8 @@ def measure(x) -> dict[str, float]:
     if not sketch.count or sketch.std == 0:
         distances = ("ks", "ks_lower", "ks_upper", "kl_bits", "tail_bits", "wasserstein", "gg_shape")
         return figures | dict.fromkeys(distances, math.nan)
-    ks_lower, ks_upper = _ks(sketch)
-    kl_bits, tail_bits = _kl(sketch)
+    ks_lower, ks_upper = _ks_bounds(sketch)
+    kl_bits, tail_bits = _kl_and_tail_bits(sketch)
     return figures | {
         "ks": ks_lower,
         "ks_lower": ks_lower,
@@ -135,17 +131,17 @@ def measure(x) -> dict[str, float]:
 
 
 def qq_r2(x) -> float:
-    """R² of the Q–Q plot against the Gaussian: how much of the variance a rescaled Gaussian accounts for.
+    """R² of the Q–Q plot against the Gaussian: the share of the variance that a rescaled Gaussian accounts for.
 
-    The squared mean product of the sorted values, in standard deviations, with the Gaussian's quantiles, averaged over
-    each value's own share of the distribution; 2 (1 - √R²) is the squared Wasserstein-2 distance. Noise of 4,096 values
-    has 0.999.
+    The squared covariance of the sorted values, in standard deviations, with the Gaussian's quantiles, each averaged
+    over the value's own share of the distribution; 2 (1 - √R²) is the squared Wasserstein-2 distance. Noise of 4,096
+    values has 0.999.
 
     Args:
         x: a `Sketch`, or anything `Sketch.of` takes.
 
     Returns:
-        Between 0 and 1; NaN where there are no values or all are equal.
+        Between 0 and 1; NaN without values, or if all are equal.
 
     Examples:
         >>> from lfmlib.distribution.distances import qq_r2
@@ -163,12 +159,12 @@ def qq_r2(x) -> float:
     return float((scores @ cells.value / sketch.std) ** 2)
 
 
-def coding_cells(sketch: Sketch, width: float = CELL) -> tuple[np.ndarray, np.ndarray]:
+def coding_cells(sketch: Sketch, width: float = MIN_CELL_STD) -> tuple[np.ndarray, np.ndarray]:
     """The histogram that `kl_bits` is computed on, without the open tails.
 
     Args:
         sketch: at least two different values.
-        width: least width of a cell in standard deviations.
+        width: smallest width of a cell in standard deviations.
 
     Returns:
         edges: float64 ``(cells + 1,)``, from about -6 to 6 standard deviations, each an edge of the storage type's
@@ -181,23 +177,23 @@ def coding_cells(sketch: Sketch, width: float = CELL) -> tuple[np.ndarray, np.nd
         >>> len(edges) - len(counts), int(counts.sum())
         (1, 65536)
     """
-    picked = _pick_edges(sketch.grid.edges, sketch.mean, sketch.std, REACH, width)
+    picked = _pick_edges(sketch.grid.edges, sketch.mean, sketch.std, TAIL_START_STD, width)
     return sketch.grid.edges[picked], np.diff(sketch.grid_below[picked])
 
 
 @numba.njit(nogil=True, cache=True)
 def _pick_edges(edges, mean, std, reach, width):
-    """Indices of grid edges from -reach to reach, each at least ``width`` std after the one before."""
+    """Indices of edges from -reach to reach std about the mean, each at least ``width`` std after the one before."""
     picked = [min(np.searchsorted(edges, mean - reach * std), edges.size - 2)]
-    step = width * std * (1 - 1e-9)  # an edge that is due by rounding alone is taken
+    step = width * std * (1 - 1e-9)  # an edge that is too near by rounding alone is taken
     while edges[picked[-1]] < mean + reach * std and picked[-1] < edges.size - 1:
         after = np.searchsorted(edges, edges[picked[-1]] + step)
         picked.append(min(max(after, picked[-1] + 1), edges.size - 1))
     return np.array(picked)
 
 
-def _ks(sketch: Sketch) -> tuple[float, float]:
-    """Certified lower and upper bound on the KS distance; equal where a cell is one value."""
+def _ks_bounds(sketch: Sketch) -> tuple[float, float]:
+    """Certified lower and upper bound on the KS distance; equal if every cell is one value."""
     cells, n = sketch.cells, sketch.count
     upto = np.cumsum(cells.count) / n
     below = upto - cells.count / n
@@ -214,30 +210,31 @@ def _ks(sketch: Sketch) -> tuple[float, float]:
     return float(certain), float(max(certain, possible))
 
 
-def _kl(sketch: Sketch) -> tuple[float, float]:
+def _kl_and_tail_bits(sketch: Sketch) -> tuple[float, float]:
     """`kl_bits` and `tail_bits`."""
     n, cells = sketch.count, sketch.cells
     edges, counts = coding_cells(sketch)
     z = (edges - sketch.mean) / sketch.std
-    # fewer than two edges, or a wide cell around the mean: abs(mean) is many std
-    if sketch.grid.wide and (z.size < 2 or np.diff(z)[np.searchsorted(z[1:-1], 0)] > COARSE):
+    # fewer than two edges, or too wide a cell at the mean: abs(mean) is many std
+    if sketch.grid.wide and (z.size < 2 or np.diff(z)[np.searchsorted(z[1:-1], 0)] > MAX_CENTRAL_CELL_STD):
         return math.nan, math.nan
-    model = np.concatenate([[special.ndtr(z[0])], _interval(z[:-1], z[1:]), [special.ndtr(-z[-1])]])
+    model = np.concatenate([[special.ndtr(z[0])], _gaussian_mass(z[:-1], z[1:]), [special.ndtr(-z[-1])]])
     left, right = (int(cells.count[side].sum()) for side in (cells.upper <= edges[0], cells.lower >= edges[-1]))
     share = np.concatenate([[left], counts, [right]]) / n
     seen = share > 0
     kl = np.sum(share[seen] * np.log2(share[seen] / model[seen]))
     kl -= (seen.sum() - 3) / (2 * n * _LN2)
-    return float(kl), _tail(sketch, z[-1], +1) + _tail(sketch, z[0], -1)
+    return float(kl), _one_tail_bits(sketch, z[-1], +1) + _one_tail_bits(sketch, z[0], -1)
 
 
-def _interval(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Standard Gaussian mass between a and b, taken on the side where it does not cancel."""
+def _gaussian_mass(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Standard Gaussian mass between a and b, computed on the side of zero where the difference does not cancel."""
     return np.where(a > 0, special.ndtr(-a) - special.ndtr(-b), special.ndtr(b) - special.ndtr(a))
 
 
-def _tail(sketch: Sketch, start: float, side: int) -> float:
-    """Bits per weight of coding the values beyond ``start`` (in std) with the Gaussian's own tail there."""
+def _one_tail_bits(sketch: Sketch, start: float, side: int) -> float:
+    """Bits per weight lost by coding the values beyond ``start`` (in std; above it for ``side`` +1, below for -1) with
+    the Gaussian's own tail."""
     cells = sketch.cells
     lower, upper = (cells.lower - sketch.mean) / sketch.std, (cells.upper - sketch.mean) / sketch.std
     if side > 0:
@@ -249,7 +246,7 @@ def _tail(sketch: Sketch, start: float, side: int) -> float:
         inner, outer, count = -upper[beyond][::-1], -lower[beyond][::-1], cells.count[beyond][::-1]
     if not count.size:
         return 0.0
-    inner, outer, count = _group(inner, outer, count, CELL)
+    inner, outer, count = _join_cells(inner, outer, count, MIN_CELL_STD)
     log_outer = special.log_ndtr(-outer)
     log_inner = special.log_ndtr(-inner)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -259,8 +256,8 @@ def _tail(sketch: Sketch, start: float, side: int) -> float:
 
 
 @numba.njit(nogil=True, cache=True)
-def _group(inner, outer, count, width):
-    """Join occupied tail cells, from the inside out, into cells at least ``width`` wide."""
+def _join_cells(inner, outer, count, width):
+    """Join occupied tail cells, outwards from the mean, into cells at least ``width`` wide."""
     joined_inner, joined_outer, joined = np.empty(inner.size), np.empty(inner.size), np.zeros(inner.size, np.int64)
     last = -1
     for i in range(inner.size):
@@ -274,10 +271,10 @@ def _group(inner, outer, count, width):
 
 
 def _wasserstein(sketch: Sketch) -> float:
-    """Area between the empirical and the Gaussian distribution functions, in std (closed form between steps)."""
+    """Area between the empirical and the Gaussian distribution function, in std, in closed form between steps."""
     cells, n = sketch.cells, sketch.count
     upto = np.cumsum(cells.count) / n
-    if sketch.grid.wide:  # inside a cell the empirical function is taken as a line, between cells it is flat
+    if sketch.grid.wide:  # the empirical function is linear inside a cell and flat between cells
         lower = (np.maximum(cells.lower, sketch.min) - sketch.mean) / sketch.std
         upper = (np.minimum(cells.upper, sketch.max) - sketch.mean) / sketch.std
         at_lower = (upto - cells.count / n) - special.ndtr(lower)
@@ -291,19 +288,19 @@ def _wasserstein(sketch: Sketch) -> float:
         lower = upper = (cells.value - sketch.mean) / sketch.std
         inside = 0.0
     a, b, level = upper[:-1], lower[1:], upto[:-1]
-    cross = np.clip(special.ndtri(level), a, b)  # where the Gaussian passes the flat step
-    middle = _ramp(cross)
-    between = np.sum(level * (2 * cross - a - b) + _ramp(a) + _ramp(b) - 2 * middle)
-    return float(inside + between + _ramp(lower[0]) + _ramp(-upper[-1]))
+    cross = np.clip(special.ndtri(level), a, b)  # where the Gaussian's function crosses the flat step
+    middle = _integrated_cdf(cross)
+    between = np.sum(level * (2 * cross - a - b) + _integrated_cdf(a) + _integrated_cdf(b) - 2 * middle)
+    return float(inside + between + _integrated_cdf(lower[0]) + _integrated_cdf(-upper[-1]))
 
 
-def _ramp(z):
-    """Integral of the Gaussian distribution function up to z."""
+def _integrated_cdf(z):
+    """Integral of the standard Gaussian distribution function up to z."""
     return z * special.ndtr(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
 
 
 def _gg_shape(sketch: Sketch) -> float:
-    """Shape that maximizes the likelihood of a generalized Gaussian centred at the mean, scale profiled out."""
+    """Maximum-likelihood shape of a generalized Gaussian centred at the mean, the scale profiled out."""
     cells = sketch.cells
     away = np.abs(cells.value - sketch.mean) / sketch.std
     count = cells.count[away > 0]
@@ -353,17 +350,16 @@ def _exponent_entropy(sketch: Sketch) -> float:
 def asymmetry(x) -> float:
     """Kolmogorov–Smirnov distance between W - μ and μ - W, with μ the mean of W: 0 for a symmetric distribution.
 
-    Exact zeros are left out: where many weights were set to zero, they would be held against their mirror image at 2μ.
-    Exact for 8- and 16-bit types. For float32 it is the largest distance at cell edges and at their mirror images,
-    inside cells the values taken to be spread evenly, as `Sketch.cdf` does: off by at most the share of the largest
-    cell, for a smooth density by far less. Noise has about 0.8 / √n; in bfloat16, what rounding costs, about 0.002, if
-    that is more.
+    Exact zeros are left out: if many weights were pruned to zero, they would be compared with their mirror image at 2μ.
+    Exact for 8- and 16-bit types. For float32 it is the largest distance at cell edges and at their mirror images, with
+    values spread evenly inside cells, as in `Sketch.cdf`: off by at most the share of the largest cell, and by far less
+    for a smooth density. Noise has about 0.8 / √n, or in bfloat16 about 0.002 from rounding if that is more.
 
     Args:
         x: a `Sketch`, or anything `Sketch.of` takes.
 
     Returns:
-        Between 0 and 1; NaN where there are no values but zero, or all are equal.
+        Between 0 and 1; NaN without values other than zero, or if all are equal.
 
     Examples:
         >>> from lfmlib.distribution.distances import asymmetry
@@ -377,13 +373,13 @@ def asymmetry(x) -> float:
     if not sketch.count or sketch.std == 0:
         return math.nan
     cells = sketch.cells
-    kept = (cells.lower > 0) | (cells.upper < 0)  # a cell that touches zero holds nothing else that counts
+    kept = (cells.lower > 0) | (cells.upper < 0)  # a cell that touches zero holds only zeros and subnormals
     count, lower, upper, value = (part[kept] for part in (cells.count, cells.lower, cells.upper, cells.value))
     n, upto = int(count.sum()), np.cumsum(count)
     centre = sketch.mean * (sketch.count / n)
     if not sketch.grid.wide:
-        # The difference of the two functions steps at v - μ and at μ - v: #{w ≤ v} - #{w ≥ 2μ - v} after the first,
-        # and after the second #{w ≤ 2μ - v} - #{w ≥ v}.
+        # With v the values, the difference of the two functions changes only at v - μ and at μ - v. It is
+        # #{w ≤ v} - #{w ≥ 2μ - v} after the former, and #{w ≤ 2μ - v} - #{w ≥ v} after the latter.
         below, mirror = np.concatenate([[0], upto]), 2 * centre - value
         first = upto - (n - below[np.searchsorted(value, mirror, side="left")])
         second = below[np.searchsorted(value, mirror, side="right")] - (n - below[:-1])

@@ -1,8 +1,8 @@
-"""Symmetric families of densities, cut to a range of magnitudes and fitted to counts.
+"""Symmetric families of densities, truncated to a range of magnitudes and fitted to counts.
 
-A family has a centre μ, a scale and, for the generalized Gaussian, a shape. What lies between two magnitudes above zero
-has the mass S(a - μ) - S(b - μ), with S the family's survival function; what lies between them below zero has, the
-family being symmetric, the same with -μ. So only log S is needed, which stays finite far out in the tails.
+A family has a centre μ, a scale and, for the generalized Gaussian, a shape. The mass between two magnitudes a < b is
+S(a - μ) - S(b - μ) above zero, with S the family's survival function, and by symmetry S(a + μ) - S(b + μ) below. So
+only log S is needed, which stays finite far out in the tails.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special
 
-FLOOR = -1e8
-"""In the place of log 0."""
+LOG_ZERO = -1e8
+"""Stands for log 0, so that sums stay finite."""
 _LN2 = math.log(2)
-_STEP = 1e-6  # of slopes
+_SLOPE_STEP = 1e-6  # in the logarithm of the shape, for its numerical derivative
 
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """How many values lie in cells of magnitude.
+    """Numbers of values in cells of magnitude.
 
     Attributes:
-        edges: float64 ``(m + 1,)``, rising magnitudes; the first is where the cells begin.
-        negative, positive: ``(m,)`` numbers of values below and above zero.
-        ends: ``(m,)``, upper bound of the values in each cell: its edge, or less, if that is known.
+        edges: float64 ``(m + 1,)``, ascending magnitudes.
+        negative, positive: ``(m,)``, numbers of values below and above zero.
+        ends: float64 ``(m,)``, an upper bound of the magnitudes in each cell, at most its upper edge.
     """
 
     edges: np.ndarray
@@ -37,27 +37,27 @@ class Counts:
 
     @property
     def both(self) -> np.ndarray:
-        """Numbers of values of either sign."""
+        """Numbers of values of both signs, ``(m,)``."""
         return self.negative + self.positive
 
     def upto(self, stop: int) -> Counts:
-        """The first cells, the last of them cut where its values end."""
+        """The first ``stop`` cells; the last one ends where its values do."""
         edges = np.append(self.edges[:stop], self.ends[stop - 1])
         return Counts(edges, self.negative[:stop], self.positive[:stop], self.ends[:stop])
 
     def bits(self, log_masses: np.ndarray) -> float:
-        """Bits it takes to code all the values.
+        """Code length of all values in bits.
 
         Args:
-            log_masses: ``(2, m)``, natural logarithms of what a law gives to the cells, above zero and below.
+            log_masses: ``(2, m)``, natural logarithms of a law's masses of the cells, above and below zero.
         """
         return -float(self.positive @ log_masses[0] + self.negative @ log_masses[1]) / _LN2
 
     def halves(self, rng: np.random.Generator) -> tuple[Counts, Counts]:
-        """Every value goes to one of two halves by the toss of a coin."""
-        taken = [rng.binomial(side, 0.5) for side in (self.negative, self.positive)]
-        rest = self.negative - taken[0], self.positive - taken[1]
-        return Counts(self.edges, *taken, self.ends), Counts(self.edges, *rest, self.ends)
+        """Assign every value to one of two halves at random."""
+        first = [rng.binomial(side, 0.5) for side in (self.negative, self.positive)]
+        second = self.negative - first[0], self.positive - first[1]
+        return Counts(self.edges, *first, self.ends), Counts(self.edges, *second, self.ends)
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class Fit:
 
     Attributes:
         family: a key of `FAMILIES`.
-        mean: its centre.
-        scale: standard deviation of a Gaussian, mean absolute deviation of a Laplace, and in general the s of
-            exp(-abs((x - mean) / s)^shape), but for a Gaussian, whose s is √2 standard deviations.
+        mean: centre of the density.
+        scale: the standard deviation of a Gaussian; for the others the s of exp(-abs((x - mean) / s)^shape), which is
+            the mean absolute deviation of a Laplace.
         shape: of a generalized Gaussian; 2 for the Gaussian, 1 for Laplace.
     """
 
@@ -79,44 +79,45 @@ class Fit:
 
     @property
     def std(self) -> float:
-        """Standard deviation before any cut."""
+        """Standard deviation of the density before it is truncated."""
         if self.family == "gaussian":
             return self.scale
         return self.scale * math.exp((special.gammaln(3 / self.shape) - special.gammaln(1 / self.shape)) / 2)
 
     def log_masses(self, edges: np.ndarray, upper: float) -> np.ndarray:
-        """What this law, cut to magnitudes between the first edge and ``upper``, gives to cells of magnitude.
+        """Masses of cells under this law, truncated to magnitudes from the first edge to ``upper``.
 
         Args:
-            edges: ``(m + 1,)``, rising.
-            upper: where it is cut, or math.inf.
+            edges: ``(m + 1,)``, ascending magnitudes.
+            upper: magnitude at which it is truncated, or math.inf.
 
         Returns:
-            ``(2, m)``, natural logarithms: of values above zero, and below; -1e8 beyond ``upper``.
+            Natural logarithms ``(2, m)``, above zero and below; `LOG_ZERO` beyond ``upper``.
         """
         cells, whole = self._masses(self._standard(edges, upper))
-        return _given(cells, whole)
+        return _conditional(cells, whole)
 
     def bits(self, counts: Counts, upper: float) -> float:
-        """Bits it takes to code all the values with this law, cut as in `log_masses`; none is beyond ``upper``."""
+        """Code length of all values in bits, truncated as in `log_masses`; no value may lie beyond ``upper``."""
         return counts.bits(self.log_masses(counts.edges, upper))
 
     def bits_and_slopes(self, counts: Counts, upper: float) -> tuple[float, np.ndarray]:
-        """The same bits, and their derivatives ``(2,)`` by the mean and by the logarithm of the scale.
+        """Code length as of `bits`, and its derivatives ``(2,)`` by the mean and by the logarithm of the scale.
 
-        With the density f = -S', a cell's mass changes by f dz at its outer edge less f dz at its inner one.
+        With the density f = -S', moving a cell's edges by dz changes its mass by f dz at the outer minus f dz at the
+        inner edge.
         """
         z = self._standard(counts.edges, upper)
         cells, whole = self._masses(z)
-        bits = counts.bits(_given(cells, whole))
-        if whole <= FLOOR / 2:  # elsewhere, and no step leads from here
+        bits = counts.bits(_conditional(cells, whole))
+        if whole <= LOG_ZERO / 2:  # the law has no mass in this range, and no slope leads back
             return bits, np.zeros(2)
         towards = np.broadcast_to(np.array([[-1.0], [1.0]]) / self.scale, z.shape)
         moved = np.stack([towards, -np.where(np.isinf(z), 0.0, z)])
         log_density = FAMILIES[self.family].log_density(z, self.shape)
         sides = np.stack([counts.positive, counts.negative])
-        seen = np.where(sides > 0, cells, np.inf)  # so that empty cells have no say
-        with np.errstate(over="ignore", invalid="ignore"):  # slopes without bound, where values are out of reach
+        seen = np.where(sides > 0, cells, np.inf)  # so that empty cells contribute nothing
+        with np.errstate(over="ignore", invalid="ignore"):  # values of no mass have infinite slopes
             inner, outer = np.exp(log_density[:, :-2] - seen), np.exp(log_density[:, 1:-1] - seen)
             by_cell = np.sum(sides * (outer * moved[..., 1:-1] - inner * moved[..., :-2]), axis=(1, 2))
             first, last = np.exp(log_density[:, 0] - whole), np.exp(log_density[:, -1] - whole)
@@ -124,13 +125,13 @@ class Fit:
             return bits, (counts.both.sum() * by_whole - by_cell) / _LN2
 
     def _standard(self, edges: np.ndarray, upper: float) -> np.ndarray:
-        """``(2, m + 2)``: edges of cells and the place of the cut in units of this law, above zero and below."""
+        """Standardized edges and cut, z = (x - mean) / scale, ``(2, m + 2)``, above zero and (mirrored) below."""
         upper = max(upper, edges[0])
         edges = np.append(np.minimum(edges, upper), upper)
         return np.stack([edges - self.mean, edges + self.mean]) / self.scale
 
     def _masses(self, z: np.ndarray) -> tuple[np.ndarray, float]:
-        """Logarithms of what the uncut law gives to the cells, and to all that the cut leaves."""
+        """Log masses of the cells ``(2, m)``, and of the whole truncated range, before normalization."""
         survival = FAMILIES[self.family].log_survival(z, self.shape)
         whole = np.logaddexp(*_log_difference(survival[:, 0], survival[:, -1]))
         return _log_difference(survival[:, :-2], survival[:, 1:-1]), float(whole)
@@ -138,7 +139,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Family:
-    """A family: logs of its survival function and density at z = (x - mean) / scale, and how many parameters it has."""
+    """A family: logs of its survival function and density at z = (x - mean) / scale, and its number of parameters."""
 
     log_survival: Callable[[np.ndarray, float], np.ndarray]
     log_density: Callable[[np.ndarray, float], np.ndarray]
@@ -146,17 +147,17 @@ class Family:
 
 
 def fit(family: str, counts: Counts, upper: float, start: Fit | None = None, rough: bool = False) -> Fit:
-    """The member of a family that codes the values shortest, under a given cut.
+    """Fit the member of a family that codes the values shortest.
 
     Args:
         family: a key of `FAMILIES`.
         counts, upper: as in `Fit.bits`; at least one value.
-        start: where to begin, such as the fit under a neighbouring cut.
-        rough: stop where another step saves less than a ten-millionth of the code, instead of a hundred-billionth.
+        start: start of the search, such as the fit under a neighbouring cut.
+        rough: stop when a step saves less than 1e-7 of the code length, instead of 1e-11.
     """
     middle = (counts.edges[:-1] + counts.edges[1:]) / 2
     n = counts.both.sum()
-    unit = math.sqrt(counts.both @ middle**2 / n)  # of the values, so that the search is the same at every scale
+    unit = math.sqrt(counts.both @ middle**2 / n)  # so that the search does not depend on the scale of the values
     fixed = {"gaussian": 2.0, "laplace": 1.0}.get(family)
     begin = [0.0, 0.0] if start is None else [start.mean / unit, math.log(start.scale / unit)]
     bounds = [(-3.0, 3.0), (math.log(0.02), math.log(30.0))]
@@ -170,41 +171,41 @@ def fit(family: str, counts: Counts, upper: float, start: Fit | None = None, rou
     def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
         bits, slopes = member(point).bits_and_slopes(counts, upper)
         slopes[0] *= unit
-        if fixed is None:  # a slope by the shape has no closed form
+        if fixed is None:  # the derivative by the shape has no closed form
             moved = point.copy()
-            moved[2] += _STEP if point[2] + _STEP <= bounds[2][1] else -_STEP
+            moved[2] += _SLOPE_STEP if point[2] + _SLOPE_STEP <= bounds[2][1] else -_SLOPE_STEP
             slopes = np.append(slopes, (member(moved).bits(counts, upper) - bits) / (moved[2] - point[2]))
         known = math.isfinite(bits) and np.isfinite(slopes).all()
         return (bits / n, slopes / n) if known else (1e9, np.zeros(len(point)))
 
-    return member(least(loss, begin, bounds, 1e-7 if rough else 1e-11))
+    return member(minimum_place(loss, begin, bounds, 1e-7 if rough else 1e-11))
 
 
-def least(
+def minimum_place(
     loss: Callable[[np.ndarray], tuple[float, np.ndarray]], begin: Sequence[float], bounds: Sequence, tolerance: float
 ) -> np.ndarray:
-    """Where a smooth function of a few bounded numbers, which returns its slopes too, is smallest, by L-BFGS-B."""
+    """Minimize a smooth function of a few bounded numbers with L-BFGS-B; ``loss`` returns value and gradient."""
     options = {"ftol": tolerance, "gtol": 1e-8}
     start = np.clip(begin, *np.transpose(bounds))
     return optimize.minimize(loss, start, method="L-BFGS-B", jac=True, bounds=bounds, options=options).x
 
 
-def _given(cells: np.ndarray, whole: float) -> np.ndarray:
-    """Logarithms of the cells' masses where the law is cut to what has the mass ``whole``."""
-    return cells - whole if whole > FLOOR / 2 else np.full_like(cells, FLOOR)  # a law that is elsewhere
+def _conditional(cells: np.ndarray, whole: float) -> np.ndarray:
+    """Log masses of the cells under the truncated law, whose range has the log mass ``whole``."""
+    return cells - whole if whole > LOG_ZERO / 2 else np.full_like(cells, LOG_ZERO)  # no mass in the range
 
 
 def _log_difference(inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
-    """log(exp(inner) - exp(outer)), for inner > outer; far below, where they are alike, close to -inf but finite."""
+    """log(exp(inner) - exp(outer)), for inner >= outer; at least `LOG_ZERO`."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.maximum(inner + np.log(-np.expm1(np.minimum(outer - inner, 0.0))), FLOOR)
+        return np.maximum(inner + np.log(-np.expm1(np.minimum(outer - inner, 0.0))), LOG_ZERO)
 
 
-def _gaussian(z: np.ndarray, shape: float) -> np.ndarray:
+def _gaussian_survival(z: np.ndarray, shape: float) -> np.ndarray:
     return special.log_ndtr(-z)
 
 
-def _laplace(z: np.ndarray, shape: float) -> np.ndarray:
+def _laplace_survival(z: np.ndarray, shape: float) -> np.ndarray:
     return np.where(z > 0, -_LN2 - z, np.log1p(-0.5 * np.exp(np.minimum(z, 0.0))))
 
 
@@ -221,8 +222,8 @@ def _generalized_density(z: np.ndarray, shape: float) -> np.ndarray:
         return math.log(shape / 2) - special.gammaln(1 / shape) - np.abs(z) ** shape
 
 
-def _generalized(z: np.ndarray, shape: float) -> np.ndarray:
-    """Half the regularized upper incomplete gamma function of abs(z)^shape, and its asymptote where that underflows."""
+def _generalized_survival(z: np.ndarray, shape: float) -> np.ndarray:
+    """Log of half the regularized upper incomplete gamma function of abs(z)^shape, or its asymptote for large z."""
     a = 1 / shape
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         x = np.abs(z) ** shape
@@ -233,8 +234,8 @@ def _generalized(z: np.ndarray, shape: float) -> np.ndarray:
 
 
 FAMILIES = {
-    "gaussian": Family(_gaussian, _gaussian_density, 2),
-    "laplace": Family(_laplace, _laplace_density, 2),
-    "generalized-gaussian": Family(_generalized, _generalized_density, 3),
+    "gaussian": Family(_gaussian_survival, _gaussian_density, 2),
+    "laplace": Family(_laplace_survival, _laplace_density, 2),
+    "generalized-gaussian": Family(_generalized_survival, _generalized_density, 3),
 }
 """Name → family."""

@@ -1,9 +1,9 @@
-"""The value grid of each floating-point type: which bit pattern means which number, and what each one stands for.
+"""The cells of each floating-point type: the value of every bit pattern, and the interval that it represents.
 
-A stored weight is a rounded number. A 16-bit or 8-bit pattern stands for every real number that rounds to it, from
-midpoint to midpoint. A float32 is counted by its leading 16 bits, and such a bin stands for every float32 that begins
-with them, from truncation edge to truncation edge. Either way the real line is cut into *cells*, and everything this
-library says about a distribution is said over whole cells with their true edges.
+A stored weight is a rounded number. A 16-bit or 8-bit pattern represents every real number that rounds to it, from
+midpoint to midpoint. A float32 is counted by its leading 16 bits, and such a pattern represents every float32 that
+begins with them, from truncation edge to truncation edge. Either way the real line is divided into *cells*, and this
+library computes everything about a distribution over whole cells with their true edges.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 import torch
 
-#: storage type -> (bits counted, mantissa bits among them, unsigned torch integer type of the stored word)
+#: storage type -> (bits counted, mantissa bits among them, torch integer type as wide as the stored value)
 _LAYOUT = {
     "float16": (16, 10, torch.int16),
     "bfloat16": (16, 7, torch.int16),
@@ -35,19 +35,19 @@ class Grid:
     """The cells of one storage type.
 
     Attributes:
-        dtype: name of the storage type, as in ``torch`` without the prefix.
+        dtype: name of the storage type, such as "bfloat16".
         patterns: number of bit patterns counted, 256 or 65,536.
-        mantissa: number of mantissa bits inside a counted pattern.
-        wide: True where a pattern is the leading half of a wider word (float32, float64), so that a cell holds many
-            different values; False where it is one value.
-        finite: bool ``(patterns,)``: the pattern is a number, not an infinity or NaN.
+        mantissa: number of mantissa bits in a counted pattern.
+        wide: True if a pattern is the leading half of a float32 word (float32, float64), so that a cell holds many
+            different values; False if it is one value.
+        finite: bool ``(patterns,)``: whether the pattern is a number, not an infinity or NaN.
         unit: exponent u such that every value is a whole multiple of ``2**u``.
-        order: int ``(cells,)``: the finite patterns by rising value. Where a pattern is one value, minus zero has no
-            cell of its own: its count belongs to zero's.
+        order: int ``(cells,)``: the finite patterns by ascending value. In a narrow grid minus zero has no cell of its
+            own; its values are counted in zero's.
         values: float64 ``(cells,)``: the value of a cell; in a wide grid its centre.
-        edges: float64 ``(cells + 1,)``: cell ``i`` reaches from ``edges[i]`` to ``edges[i + 1]``.
-        log_magnitude: float64 ``(patterns // 2,)``: log of the absolute value of a pattern (of the cell's centre),
-            by rising magnitude; -inf at zero.
+        edges: float64 ``(cells + 1,)``: cell ``i`` extends from ``edges[i]`` to ``edges[i + 1]``.
+        log_magnitude: float64 ``(patterns // 2,)``: log of the absolute value of a pattern (of its cell's centre), by
+            ascending magnitude; -inf at zero.
     """
 
     dtype: str
@@ -63,7 +63,7 @@ class Grid:
 
     @property
     def exponents(self) -> int:
-        """Number of values the exponent field can take."""
+        """Number of values that the exponent field can take."""
         return self.patterns >> (1 + self.mantissa)
 
 
@@ -79,9 +79,9 @@ def grid(dtype: str) -> Grid:
     bits, mantissa, _ = _LAYOUT[dtype]
     half = 1 << (bits - 1)
     wide = dtype in ("float32", "float64")
-    magnitude = _magnitudes(dtype)  # of the patterns without the sign bit; a wide bin's lower end
+    magnitude = _magnitudes(dtype)  # of the patterns without the sign bit; in a wide grid the cell's inner edge
     finite = np.isfinite(magnitude)
-    negative_zero = not dtype.endswith("fnuz")  # those types spend that pattern on NaN
+    negative_zero = not dtype.endswith("fnuz")  # in those types that pattern is NaN
     finite = np.concatenate([finite, finite & (negative_zero | (np.arange(half) > 0))])
 
     positive = np.flatnonzero(finite[:half])
@@ -109,9 +109,9 @@ def grid(dtype: str) -> Grid:
 
 
 def _magnitudes(dtype: str) -> np.ndarray:
-    """Values of the patterns without sign bit, as float64; torch's own conversion says what each pattern means."""
+    """Absolute values of the patterns without the sign bit, float64, as torch converts them."""
     if dtype in ("float32", "float64"):
-        with np.errstate(invalid="ignore"):  # the NaN patterns are named here too
+        with np.errstate(invalid="ignore"):  # some patterns are NaN
             return (np.arange(1 << 15, dtype=np.uint32) << 16).view(np.float32).astype(np.float64)
     bits, _, word = _LAYOUT[dtype]
     patterns = torch.arange(1 << (bits - 1), dtype=torch.int32).to(word)
@@ -122,11 +122,11 @@ def stored_words(values) -> tuple[str, np.ndarray | torch.Tensor]:
     """Storage type and flat stored words of an array or tensor.
 
     Returns:
-        Name of the storage type, and the words: unsigned integers as numpy array where the values are in host memory,
-        else a signed torch tensor on their device. Their order is that of memory, since it does not matter.
+        Name of the storage type, and the words in the order of memory: a numpy array of unsigned integers if the values
+        are in host memory, else a torch tensor of signed integers on their device.
 
     Raises:
-        ValueError: the values are not floating-point, or there are none to be had (meta or sparse tensors).
+        ValueError: the values are not floating-point, or cannot be read (meta or sparse tensors).
     """
     if isinstance(values, torch.Tensor):
         return _words_of_tensor(values.detach())
@@ -139,7 +139,7 @@ def stored_words(values) -> tuple[str, np.ndarray | torch.Tensor]:
         if dtype == "float64":
             array = _to_float32(array)
         word = {1: np.uint8, 2: np.uint16, 4: np.uint32}[array.dtype.itemsize]
-        return dtype, np.ravel(array, order="K").view(word)  # the order of the values does not matter
+        return dtype, np.ravel(array, order="K").view(word)  # in the order of memory, without a copy
     return stored_words(np.asarray(values))
 
 
@@ -162,7 +162,7 @@ def _words_of_tensor(tensor: torch.Tensor) -> tuple[str, np.ndarray | torch.Tens
 
 
 def _to_float32(values):
-    """Round float64 to float32, refusing what would overflow; numpy array or tensor in and out."""
+    """Round float64 to float32, array to array and tensor to tensor. Raises ValueError for values that overflow."""
     if isinstance(values, torch.Tensor):
         rounded = values.float()
         overflow = values[rounded.isinf() & ~values.isinf()]

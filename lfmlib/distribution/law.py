@@ -1,16 +1,16 @@
-"""The law of what pruning keeps: which family codes it shortest, where it is cut, and which values are outliers.
+"""The distribution of the values that pruning keeps: its family, where it is truncated, and which are outliers.
 
-Si et al. (2025) say of optimal weights that they are sparse, and that the sparse values are “a truncated Gaussian
-distribution and a few outliers”. Here pruning takes the smallest magnitudes away, and what it keeps is coded with
-three families, Gaussian, Laplace and generalized Gaussian, each in four ways:
+Si et al. (2025) say that optimal weights are sparse, and that the sparse values are “a truncated Gaussian distribution
+and a few outliers”. Here the smallest magnitudes are pruned, and the kept values are coded with three families,
+Gaussian, Laplace and generalized Gaussian, each in four variants:
 
-    open                whatever is beyond the largest magnitude seen has its mass as well
-    truncated           cut at the largest magnitude
-    +outliers           open, and mixed with a few values that a Pareto law codes
-    truncated+outliers  cut where at most `lfmlib.distribution.coding.MOST` of the kept values are beyond, and these
-                        coded by a Pareto law
+    open                the density extends beyond the largest magnitude seen
+    truncated           the density is cut at the largest magnitude
+    +outliers           open, in a mixture with a few outliers that follow a Pareto law
+    truncated+outliers  cut at a magnitude that at most a share `lfmlib.distribution.coding.MAX_OUTLIER_SHARE` of the
+                        kept values exceed; these follow a Pareto law
 
-The shortest code says which law it is (see `lfmlib.distribution.coding` for how codes are made comparable).
+The variant with the shortest code is the law (see `lfmlib.distribution.coding` for how code lengths are compared).
 """
 
 from __future__ import annotations
@@ -20,35 +20,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .coding import VARIANTS, Candidate, candidates, cells, entropy
+from .coding import VARIANTS, Candidate, candidates, entropy, kept_cells
 from .families import FAMILIES
 from .sketch import Sketch
 
-LEAST = 256
-"""Fewest kept values that a law is fitted to."""
-NAMES = ("gaussian", "truncated-gaussian", "truncated-gaussian+outliers", "laplace", "generalized-gaussian")
-"""Names of laws: the Gaussian, open, with or without outliers; the truncated one in its two ways; the other families in
-any way."""
-_GAUSSIAN = [name for name, variant in VARIANTS.items() if variant.family == "gaussian"]
+MIN_KEPT_VALUES = 256
+"""Kept values needed to fit a law."""
+LAW_NAMES = ("gaussian", "truncated-gaussian", "truncated-gaussian+outliers", "laplace", "generalized-gaussian")
+"""Names of laws: "gaussian" is open, with or without outliers; the other two families are named in any variant."""
+_GAUSSIAN_VARIANTS = [name for name, variant in VARIANTS.items() if variant.family == "gaussian"]
 
 
 @dataclass(frozen=True)
 class Law:
-    """What is known of the values that pruning keeps.
+    """The law of the values that pruning keeps.
 
     Attributes:
-        name: the law with the shortest code, one of `NAMES`.
-        variant: the same in full, one of `VARIANTS`.
+        name: the law with the shortest code, one of `LAW_NAMES`.
+        variant: its variant in full, one of `VARIANTS`.
         code_lengths: variant → held-out bits per kept value, parameters charged, over the coding cells.
-        mean, sigma: centre and standard deviation of its core, before any cut.
-        gg_shape: of its core: 2 Gaussian, 1 Laplace.
-        lower: magnitude at which what is kept begins: the lower edge of the storage cell of the smallest.
-        upper: magnitude at which its core is cut, the upper edge of such a cell; math.inf where it is open.
-        outlier_share: share of the kept values that lie where its outliers begin; 0 without outliers.
-        pruned: share of the values that are zero or were pruned.
-        kept: number of the others.
-        misfit: bits per kept value that the shortest code needs beyond the entropy of the cells (bias taken off).
-        candidates: variant → what was fitted.
+        mean, sigma: centre and standard deviation of the core's density before it is truncated.
+        gg_shape: generalized-Gaussian shape of the core: 2 Gaussian, 1 Laplace.
+        lower: smallest magnitude kept: the lower edge of its storage cell.
+        upper: magnitude at which the core is truncated, the upper edge of a storage cell; math.inf if it is open.
+        outlier_share: share of the kept values beyond the magnitude where outliers begin; 0 without outliers.
+        pruned: share of all values that are zero or pruned.
+        kept: number of values kept.
+        misfit: bits per kept value of the shortest code beyond the cells' entropy (bias-corrected).
+        candidates: variant → its fit.
 
     Examples:
         >>> values = 0.02 * np.random.default_rng(0).standard_normal(65536)
@@ -74,12 +73,12 @@ class Law:
 
     @property
     def gaussian(self) -> Candidate:
-        """The Gaussian with the shortest code, cut or not, with or without outliers, whichever law won."""
-        return min((self.candidates[name] for name in _GAUSSIAN), key=lambda one: one.bits)
+        """The variant of the Gaussian with the shortest code, also where another family has a shorter one."""
+        return min((self.candidates[name] for name in _GAUSSIAN_VARIANTS), key=lambda one: one.bits)
 
     @property
     def outlier_cut(self) -> float:
-        """Magnitude beyond which a value is an outlier of that Gaussian; math.inf where it codes shorter without."""
+        """Magnitude beyond which a value is an outlier of `gaussian`; math.inf if that variant has no outliers."""
         return self.gaussian.begins
 
 
@@ -88,17 +87,16 @@ def optimal_law(x, *, seed: int = 0, pruned: float = 0.0, families: Sequence[str
 
     Args:
         x: a `Sketch`, or anything `Sketch.of` takes. Exact zeros count as pruned.
-        pruned: share of the values to leave out, the smallest magnitudes first; at least the zeros are.
-        families: those that are tried; the Gaussian alone, which is enough for its `Law.outlier_cut`, takes a ninth of
-            the time.
-        seed: of the halves that are coded with each other's fit.
+        pruned: share of the values to leave out, smallest magnitudes first; zeros are always left out.
+        families: keys of `FAMILIES` to try; "gaussian" alone suffices for `Law.outlier_cut` and takes a ninth of the
+            time.
+        seed: decides which half of the values each one is in (each half is coded with the other's fit).
 
     Returns:
         A `Law`. Its cuts lie on edges of the storage type's cells.
 
     Raises:
-        ValueError: the share is outside [0, 1), a family is not known, or too few values are kept, or they have one
-            magnitude.
+        ValueError: the share is outside [0, 1), a family is unknown, or too few values or magnitudes are kept.
 
     Examples:
         >>> values = np.random.default_rng(0).laplace(size=16384)
@@ -111,20 +109,20 @@ def optimal_law(x, *, seed: int = 0, pruned: float = 0.0, families: Sequence[str
     if not families or not set(families) <= set(FAMILIES):
         raise ValueError(f"families are {list(families)}: expected some of {', '.join(FAMILIES)}")
     sketch = Sketch.of(x)
-    counts = cells(sketch, pruned)
+    counts = kept_cells(sketch, pruned)
     n = int(counts.both.sum())
     occupied = int((counts.both > 0).sum())
-    if n < LEAST or occupied < 8:
+    if n < MIN_KEPT_VALUES or occupied < 8:
         raise ValueError(
             f"{n} values in {occupied} coding cells are left of {sketch.count} ({sketch.zeros} are zero): "
-            f"expected at least {LEAST} in 8 or more. Prune less, or leave this tensor out"
+            f"expected at least {MIN_KEPT_VALUES} in 8 or more. Prune less, or leave this tensor out"
         )
     halves = counts.halves(np.random.default_rng([seed, n]))
     found = candidates(counts, halves, families)
     best = min(found, key=lambda name: found[name].bits)
     won = found[best]
     return Law(
-        name=best if best in NAMES else won.fit.family,
+        name=best if best in LAW_NAMES else won.fit.family,
         variant=best,
         code_lengths={name: one.bits for name, one in found.items()},
         mean=won.fit.mean,

@@ -1,4 +1,4 @@
-"""Made tensors whose answer is known: what the measures are tried on before they are believed."""
+"""Synthetic tensors of known shape, on which the classifier is tested."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .shapes import SHAPES, classify
 
 
 def shape(name: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Values of one of the named shapes, its parameters drawn at random too.
+    """Draw values of one of the named shapes, whose parameters are drawn too.
 
     ``gaussian``; ``sharp``, a generalized Gaussian of shape 0.8 to 1.2; ``inverted-t``, a Gaussian spike of 55 to 90 %
     on a floor, Gaussian or flat, 5 to 30 times as wide; ``linear``, a trapezoid from triangular to uniform.
@@ -44,7 +44,7 @@ def shape(name: str, count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def with_outliers(values: np.ndarray, rng: np.random.Generator, share: float = 1e-4, size: float = 30.0) -> np.ndarray:
-    """The values with a share of them (at least one) replaced by plus or minus ``size`` standard deviations."""
+    """The values with a ``share`` of them, at least one, replaced by plus or minus ``size`` standard deviations."""
     values = values.copy()
     where = rng.choice(values.size, max(1, round(share * values.size)), replace=False)
     values[where] = size * values.std() * rng.choice([-1, 1], where.size)
@@ -52,15 +52,15 @@ def with_outliers(values: np.ndarray, rng: np.random.Generator, share: float = 1
 
 
 def confusion(tensors: int, largest: int, seed: int) -> pd.DataFrame:
-    """Classify made tensors of every named shape, in float32 and bfloat16, with and without outliers, in turn.
+    """Classify synthetic tensors of every shape, in float32 and bfloat16, with and without outliers, in turn.
 
     Args:
-        tensors: how many in all; multiples of 16 treat every combination alike.
-        largest: sizes are drawn log-uniformly from 4,096 values to this many.
+        tensors: their number; with a multiple of 16 every combination is equally frequent.
+        largest: sizes are drawn log-uniformly from 4,096 values up to this number.
         seed: of everything drawn.
 
     Returns:
-        One row per tensor: planted (its shape), label (given), count, dtype, outliers.
+        One row per tensor: planted (the true shape), label (of `classify`), count, dtype, outliers (whether it has).
     """
     rng = np.random.default_rng(seed)
     rows = []

@@ -1,8 +1,8 @@
-"""What Gaussian noise gives: the null of every figure of `normality`, tabulated by storage type and size.
+"""Nulls: what the figures of `normality` are on Gaussian noise, tabulated by storage type and size.
 
-A sketch of noise need not be made from noise: the counts of n independent draws over the cells of a type are
-multinomial, so a sketch of a billion draws costs what one of a thousand does (`draw`). The table `nulls.csv` that ships
-with the library was drawn that way by `python -m lfmlib.structure.calibrate`; `band` interpolates it.
+The counts of n independent draws in the cells of a type are multinomial, so a sketch of noise can be drawn without
+drawing the noise, and one of a billion values costs as much as one of a thousand (`draw`). The table `nulls.csv` in
+this package was computed from such sketches by `python -m lfmlib.structure.calibrate`; `band` interpolates it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ FIGURES = (
 )  # fmt: skip
 """Tabulated figures: those of `normality`, and ``mean_ratio`` = abs(mean) / std."""
 
-_ALIAS = {"float64": "float32"}  # sketched alike
+_TABULATED_AS = {"float64": "float32"}  # both have the same sketch
 
 
 def draw(dtype: str, count: int, rng: np.random.Generator, mean: float = 0.0, std: float = 1.0) -> Sketch:
-    """The sketch of ``count`` independent draws of N(mean, std²) rounded to a storage type, without drawing them.
+    """Draw the sketch of ``count`` independent values of N(mean, std²), rounded to a storage type.
 
-    Inside the wide cells of float32, values are set down evenly (which no figure of `normality` can see).
+    Inside the wide cells of float32 the values are spread evenly, which does not affect any figure of `normality`.
 
     Args:
         dtype: storage type, one of `lfmlib.distribution.formats.DTYPES`.
-        count: number of draws, any size.
-        rng: source of randomness; the same state gives the same sketch.
+        count: number of values, however large.
+        rng: source of randomness.
         mean, std: of the Gaussian.
 
     Raises:
@@ -46,7 +46,7 @@ def draw(dtype: str, count: int, rng: np.random.Generator, mean: float = 0.0, st
     first, last = np.searchsorted(z, -12.0, side="right") - 1, np.searchsorted(z, 12.0)
     first, last = max(first, 0), min(last, z.size - 1)
     a, b = z[first:last].copy(), z[first + 1 : last + 1].copy()
-    a[0], b[-1] = -np.inf, np.inf  # what lies beyond the type's range is stored as its extreme
+    a[0], b[-1] = -np.inf, np.inf  # values beyond the type's range are stored as its extremes
     mass = np.where(a > 0, special.ndtr(-a) - special.ndtr(-b), special.ndtr(b) - special.ndtr(a))
     likely = np.flatnonzero(mass > 1e-18)
     counts = rng.multinomial(count, mass[likely] / mass[likely].sum())
@@ -70,25 +70,29 @@ def _key(value: float) -> int:
 
 
 def band(dtype: str, count: int) -> dict[str, tuple[float, float]]:
-    """Central 95 % of each figure for noise of a type and size, interpolated between tabulated sizes.
+    """Central 95 % of each figure for noise of a storage type and size, interpolated between tabulated sizes.
 
-    Bounds shrink about as 1/sqrt(n) until rounding sets a floor, so it is their product with sqrt(n) that is
-    interpolated, linearly in log n. Beyond the largest size its bounds are used.
+    The half-widths fall about as 1/√n until rounding sets a floor, so their products with √n are interpolated, linearly
+    in log n. Beyond the largest size its bounds are used.
+
+    Args:
+        dtype: storage type.
+        count: number of values.
 
     Returns:
-        figure -> (low, high); empty for a type that is not tabulated, and below 64 values.
+        Figure → (low, high); empty for a type that is not tabulated, and below 64 values.
     """
-    return {name: (low, high) for name, (low, _, high) in _spread(dtype, count).items()}
+    return {name: (low, high) for name, (low, _, high) in _interpolated(dtype, count).items()}
 
 
 def typical(dtype: str, count: int) -> dict[str, float]:
-    """Median of each figure for noise of a type and size, interpolated as `band`; empty where that is."""
-    return {name: middle for name, (_, middle, _) in _spread(dtype, count).items()}
+    """Median of each figure for noise of a storage type and size, interpolated as `band`, and empty where it is."""
+    return {name: middle for name, (_, middle, _) in _interpolated(dtype, count).items()}
 
 
-def _spread(dtype: str, count: int) -> dict[str, tuple[float, float, float]]:
-    """figure -> low, median, high."""
-    table = _table().get(_ALIAS.get(dtype, dtype))
+def _interpolated(dtype: str, count: int) -> dict[str, tuple[float, float, float]]:
+    """Figure → low, median and high end of its band."""
+    table = _table().get(_TABULATED_AS.get(dtype, dtype))
     if table is None or count < table[0][0]:
         return {}
     sizes, centre, low, high = table
@@ -106,7 +110,7 @@ def _spread(dtype: str, count: int) -> dict[str, tuple[float, float, float]]:
 
 @cache
 def _table() -> dict[str, tuple[np.ndarray, ...]]:
-    """dtype -> sizes ``(s,)`` and median, low, high ``(s, figures)``."""
+    """Storage type → tabulated sizes ``(s,)``, and median, low and high ends ``(s, figures)``."""
     rows: dict[str, list] = {}
     with (resources.files(__package__) / "nulls.csv").open() as file:
         for row in csv.DictReader(file):

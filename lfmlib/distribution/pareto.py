@@ -1,7 +1,7 @@
-"""The law of outliers: where they begin, how many they are, and Pareto's law of how far out they lie.
+"""Outliers of a distribution as a law: where they begin, their share, and a Pareto law of their magnitudes.
 
-Beside a core that is cut below them, they are all there is. Beside an open core they are the surplus over its tail: the
-two are mixed, and a value beyond may be of either. Signs are alike.
+If the core is truncated where they begin, they are all the values beyond. An open core extends beyond: there the two
+are mixed, and the outliers are the surplus over the core's tail. Both signs are equally likely.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from .families import FLOOR, Counts, least
+from .families import LOG_ZERO, Counts, minimum_place
 
 
 @dataclass(frozen=True)
-class Strays:
-    """Outliers, as a law.
+class ParetoOutliers:
+    """A Pareto law of outliers.
 
     Attributes:
-        begins: magnitude at which they begin: an edge of a coding cell.
-        share: of the values.
-        exponent: of Pareto's law, whose survival function is (begins / magnitude)^exponent.
+        begins: magnitude at which they begin, an edge of a coding cell.
+        share: their share of all values.
+        exponent: of the survival function (begins / magnitude)^exponent.
     """
 
     begins: float
@@ -29,8 +29,8 @@ class Strays:
     exponent: float
 
     @classmethod
-    def alone(cls, counts: Counts, stop: int) -> Strays:
-        """Outliers that are all the values beyond the first ``stop`` cells, the core being cut there."""
+    def above_cut(cls, counts: Counts, stop: int) -> ParetoOutliers:
+        """Fit outliers to all values from cell ``stop`` on, where the core is truncated."""
         beyond = counts.both[stop:]
         begins = float(counts.edges[stop + np.argmax(beyond > 0)])  # the first cell that holds a value
         middle = (counts.edges[stop:-1] + counts.edges[stop + 1 :]) / 2
@@ -39,59 +39,59 @@ class Strays:
         return cls(begins, (beyond.sum() + 0.5) / (counts.both.sum() + 1), float(exponent))
 
     @classmethod
-    def beside(cls, counts: Counts, core: np.ndarray, start: Strays) -> Strays:
-        """The share and exponent that, mixed with a core, code the values shortest.
+    def fit_beside(cls, counts: Counts, core: np.ndarray, start: ParetoOutliers) -> ParetoOutliers:
+        """Fit the share and exponent that, in a mixture with an open core, code the values shortest.
 
-        Half a value is added to those that stray, and to those that do not (Krichevsky and Trofimov 1981), so that a
-        half without outliers can code one.
+        Half a value is added to the outliers and half to the others (Krichevsky and Trofimov 1981), so that a fit to
+        values without outliers can still code one.
 
         Args:
-            counts: the values.
+            counts: all values.
             core: ``(2, m)``, from `Fit.log_masses`.
-            start: where they begin, and where to begin the search.
+            start: says where outliers begin, and where the search starts.
         """
         first = int(np.searchsorted(counts.edges, start.begins * (1 - 1e-12)))
         edges, inside, n = counts.edges[first:], counts.both[:first].sum(), counts.both.sum()
         sides, core = np.stack([counts.positive, counts.negative])[:, first:], core[:, first:]
 
         def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
-            few, most = special.log_expit(point[0]), special.log_expit(-point[0])
+            log_share, log_rest = special.log_expit(point[0]), special.log_expit(-point[0])
             here = cls(start.begins, special.expit(point[0]), np.exp(point[1]))
-            far = few + here.log_masses(edges)
-            cells = np.logaddexp(most + core, far)
-            strayed = sides * np.exp(far - cells)  # of the values in each cell
-            saved = inside * most + np.sum(sides * cells) + (few + most) / 2
-            by_share = strayed.sum() + 0.5 - here.share * (n + 1)
-            return -saved / n, -np.array([by_share, np.sum(strayed * here.log_slopes(edges))]) / n
+            far = log_share + here.log_masses(edges)
+            cells = np.logaddexp(log_rest + core, far)
+            outlying = sides * np.exp(far - cells)  # expected number of outliers in each cell
+            likelihood = inside * log_rest + np.sum(sides * cells) + (log_share + log_rest) / 2
+            by_share = outlying.sum() + 0.5 - here.share * (n + 1)
+            return -likelihood / n, -np.array([by_share, np.sum(outlying * here.log_slopes(edges))]) / n
 
         begin = [special.logit(start.share), np.log(start.exponent)]
         bounds = [special.logit(_BOUNDS[0]), np.log(_BOUNDS[1])]
-        share, exponent = least(loss, begin, bounds, 1e-13)
+        share, exponent = minimum_place(loss, begin, bounds, 1e-13)
         return cls(start.begins, float(special.expit(share)), float(np.exp(exponent)))
 
     def log_masses(self, edges: np.ndarray) -> np.ndarray:
-        """``(m,)``, natural logarithms of what Pareto's law gives to cells on either side of zero."""
+        """Natural logarithms ``(m,)`` of the Pareto law's masses of the cells, on either side of zero."""
         survival = -self.exponent * np.log(np.maximum(edges / self.begins, 1.0))
         with np.errstate(divide="ignore"):
             cells = survival[:-1] + np.log(-np.expm1(survival[1:] - survival[:-1]))
-        return np.maximum(cells - np.log(2), FLOOR)
+        return np.maximum(cells - np.log(2), LOG_ZERO)
 
     def log_slopes(self, edges: np.ndarray) -> np.ndarray:
-        """``(m,)``, derivatives of `log_masses` by the logarithm of the exponent."""
+        """Derivatives ``(m,)`` of `log_masses` by the logarithm of the exponent."""
         far = np.log(np.maximum(edges / self.begins, 1.0))
         kept = np.exp(-self.exponent * np.diff(far))
         with np.errstate(invalid="ignore"):
             slopes = self.exponent * (far[1:] * kept - far[:-1]) / (1 - kept)
-        return np.where(kept < 1, slopes, 0.0)  # cells that lie below all outliers have nothing
+        return np.where(kept < 1, slopes, 0.0)  # cells below ``begins`` have no mass
 
     def mixed(self, core: np.ndarray, edges: np.ndarray) -> np.ndarray:
-        """``(2, m)``, natural logarithms of what a core and these together give to cells."""
+        """Natural logarithms ``(2, m)`` of the mixture's masses of the cells; ``core`` ``(2, m)`` are the core's."""
         return np.logaddexp(np.log1p(-self.share) + core, np.log(self.share) + self.log_masses(edges))
 
-    def removed(self, counts: Counts, core: np.ndarray) -> Counts:
-        """What is left to a core, ``(2, m)`` as in `mixed`: of every cell the share that is its own."""
-        own = np.exp(np.log1p(-self.share) + core - self.mixed(core, counts.edges))
-        return Counts(counts.edges, counts.negative * own[1], counts.positive * own[0], counts.ends)
+    def without_outliers(self, counts: Counts, core: np.ndarray) -> Counts:
+        """The expected counts of the core's values alone; ``core`` as in `mixed`."""
+        shares = np.exp(np.log1p(-self.share) + core - self.mixed(core, counts.edges))
+        return Counts(counts.edges, counts.negative * shares[1], counts.positive * shares[0], counts.ends)
 
 
 _BOUNDS = ((1e-9, 0.5), (0.2, 100.0))  # of the share, and of the exponent

@@ -1,9 +1,9 @@
-"""The exact, mergeable distribution of one tensor, taken in one pass.
+"""`Sketch`, the exact, mergeable distribution of one tensor, taken in one pass.
 
 A bfloat16 or float16 tensor has at most 65,536 distinct values, a float8 tensor 256: counting bit patterns gives the
-whole distribution, and every moment, quantile and distance follows from the counts without another look at the
-tensor. A float32 (or a float64, through its float32 rounding) is counted by its leading 16 bits, and each bin carries
-the integer sums of the trailing bits and of their squares: mean and variance are exact, the empirical distribution
+whole distribution, and every moment, quantile and distance follows from the counts without reading the tensor again. A
+float32 (or a float64, through its float32 rounding) is counted by its leading 16 bits, and each bin also has the
+integer sums of the trailing bits and of their squares: mean and variance are exact, and the empirical distribution
 function is exact at bin edges.
 
 Everything kept is an integer, so adding sketches is exact, associative and commutative: one thread, two workers or a
@@ -12,7 +12,6 @@ cluster give the same bits.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,24 +19,24 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from .counting import count_patterns, count_patterns_torch, count_words, count_words_torch, key_to_float
+from . import moments, quantiles
+from .counting import LIMB_BITS, count_patterns, count_patterns_torch, count_words, count_words_torch, key_to_float
 from .formats import Grid, grid, stored_words
 
-_CHUNK = 1 << 26  # words per call of a counting loop: far below where a sum of squares could overflow
-_MOST = 1 << 46
-_LIMB = 32  # sums of squares are kept as high * 2**32 + low, since they outgrow 64 bits
+_CHUNK_WORDS = 1 << 26  # per call of a counting loop, far below where a sum of squares could overflow
+_MAX_VALUES = 1 << 46  # in a sketch, beyond which its sums could overflow
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The occupied cells of a sketch, by rising value; float64 arrays of one length unless said otherwise.
+    """The occupied cells of a sketch by ascending value; float64 arrays of one length unless said otherwise.
 
     Attributes:
-        index: int64, position in the grid's cells.
+        index: int64, index among the cells of the grid.
         count: int64, number of values in the cell.
         value: mean of the values in the cell.
         lower, upper: the cell's edges.
-        spread: sum of squared deviations of its values from ``value`` (zero unless the grid is wide).
+        spread: sum of squared deviations of the cell's values from ``value``; 0 unless the grid is wide.
     """
 
     index: np.ndarray
@@ -51,8 +50,12 @@ class Cells:
 class Sketch:
     """Exact distribution of a set of floating-point values of one storage type.
 
-    Make one with `Sketch.of`, add two with ``+``. Sketches are immutable; two of the same values are equal (``==``)
-    however the values were cut up or ordered.
+    Make one with `Sketch.of`, and add two with ``+``. Sketches are immutable; two of the same values are equal
+    (``==``), whatever the order and chunks of the values were.
+
+    Attributes:
+        dtype: storage type of the values.
+        sums: the integers counted, see `__init__`.
 
     Examples:
         >>> values = np.random.default_rng(0).standard_normal(65536)
@@ -69,11 +72,11 @@ class Sketch:
         Args:
             dtype: storage type, one of `lfmlib.distribution.formats.DTYPES`.
             sums: int64 ``(1, patterns)`` counts; in a wide grid ``(5, patterns)``: counts, sums of the centred
-                trailing bits, high and low limb of the sums of their squares, exact zeros.
-            span: keys of the smallest and largest finite value (wide grids only).
+                trailing bits, high and low limb of the sums of their squares, zeros of either sign.
+            span: monotone keys of the smallest and largest finite value (wide grids only).
         """
         self.dtype = dtype
-        self._sums = sums
+        self.sums = sums
         self._span = span
         sums.setflags(write=False)
 
@@ -82,9 +85,9 @@ class Sketch:
         """Sketch an array, a tensor or an iterable of them.
 
         Args:
-            values: numpy array or torch tensor (any shape, strides and device; bfloat16 and float8 numpy arrays as
-                ml_dtypes has them), a sequence of floats, or an iterable of arrays or tensors of one type, which is
-                read once, chunk by chunk.
+            values: numpy array or torch tensor (any shape, strides and device; numpy arrays also of ml_dtypes' bfloat16
+                and float8), a sequence of floats, or an iterable of arrays or tensors of one type, which is read once,
+                chunk by chunk.
 
         Raises:
             ValueError: integers, booleans or complex numbers; chunks of different types; no chunk at all; a finite
@@ -126,15 +129,15 @@ class Sketch:
                 count_patterns(words, counts)
             return cls(dtype, counts[None, :])
         total = None
-        for start in range(0, max(len(words), 1), _CHUNK):
-            part = words[start : start + _CHUNK]
+        for start in range(0, max(len(words), 1), _CHUNK_WORDS):
+            part = words[start : start + _CHUNK_WORDS]
             if on_device:
                 bins, span = count_words_torch(part)
             else:
                 bins, span = np.zeros((1 << 16, 4), np.int64), np.array([0x7FFFFFFF, -0x80000000], np.int64)
                 count_words(part, bins, span)
             count, linear, square, zero = bins.T
-            sums = np.stack([count, linear, square >> _LIMB, square & (2**_LIMB - 1), zero])
+            sums = np.stack([count, linear, square >> LIMB_BITS, square & (2**LIMB_BITS - 1), zero])
             sketch = cls(dtype, sums, (int(span[0]), int(span[1])))
             total = sketch if total is None else total + sketch
         return total
@@ -153,36 +156,36 @@ class Sketch:
                 f"cannot add a sketch of {other.dtype} to one of {self.dtype}: their cells differ; "
                 "convert the values to one type before sketching"
             )
-        if self.count + other.count > _MOST:
-            raise OverflowError(f"a sketch holds at most {_MOST:,} values exactly: keep these two apart")
-        sums = self._sums + other._sums
+        if self.count + other.count > _MAX_VALUES:
+            raise OverflowError(f"a sketch holds at most {_MAX_VALUES:,} values exactly: keep these two apart")
+        sums = self.sums + other.sums
         if self._span is None:
             return Sketch(self.dtype, sums)
-        sums[2] += sums[3] >> _LIMB
-        sums[3] &= 2**_LIMB - 1
+        sums[2] += sums[3] >> LIMB_BITS
+        sums[3] &= 2**LIMB_BITS - 1
         span = min(self._span[0], other._span[0]), max(self._span[1], other._span[1])
         return Sketch(self.dtype, sums, span)
 
     def without(self, part: Sketch) -> Sketch:
-        """The sketch of the values that are left when those of ``part``, which must be among them, are taken away.
+        """The sketch of these values without those of ``part``.
 
-        Its ``min`` and ``max`` stay those of all of them.
+        In wide grids ``min`` and ``max`` stay those of all values.
 
         Raises:
-            ValueError: ``part`` holds values that this sketch does not.
+            ValueError: ``part`` has values that are not in this sketch.
         """
-        sums = self._sums - part._sums if self.dtype == part.dtype else None
+        sums = self.sums - part.sums if self.dtype == part.dtype else None
         if sums is None or (sums[0] < 0).any():
             raise ValueError(f"{part!r} is no part of {self!r}")
         if self._span is not None:
-            sums[2] += sums[3] >> _LIMB
-            sums[3] &= 2**_LIMB - 1
+            sums[2] += sums[3] >> LIMB_BITS
+            sums[3] &= 2**LIMB_BITS - 1
         return Sketch(self.dtype, sums, self._span)
 
     def __eq__(self, other) -> bool:
         if not isinstance(other, Sketch):
             return NotImplemented
-        return self.dtype == other.dtype and self._span == other._span and np.array_equal(self._sums, other._sums)
+        return self.dtype == other.dtype and self._span == other._span and np.array_equal(self.sums, other.sums)
 
     __hash__ = None
 
@@ -199,7 +202,7 @@ class Sketch:
     @cached_property
     def patterns(self) -> np.ndarray:
         """Counts of the finite bit patterns, int64 ``(patterns,)``; zero at infinities and NaN."""
-        return np.where(self.grid.finite, self._sums[0], 0)
+        return np.where(self.grid.finite, self.sums[0], 0)
 
     @cached_property
     def count(self) -> int:
@@ -209,13 +212,13 @@ class Sketch:
     @cached_property
     def nonfinite(self) -> int:
         """Number of infinities and NaN, counted apart."""
-        return int(self._sums[0].sum()) - self.count
+        return int(self.sums[0].sum()) - self.count
 
     @cached_property
     def zeros(self) -> int:
         """Number of exact zeros of either sign."""
         if self.grid.wide:
-            return int(self._sums[4].sum())
+            return int(self.sums[4].sum())
         return int(self.patterns[0] + self.patterns[len(self.patterns) // 2])
 
     @cached_property
@@ -225,10 +228,10 @@ class Sketch:
 
     @cached_property
     def grid_counts(self) -> np.ndarray:
-        """Counts of the grid's cells by rising value, int64 ``(cells,)``."""
+        """Counts of the grid's cells by ascending value, int64 ``(cells,)``."""
         shape = self.grid
         counts = self.patterns[shape.order]
-        if not shape.wide:  # there the middle cell is zero's, and minus zero has none
+        if not shape.wide:  # the middle cell is zero's; minus zero has none of its own
             counts[counts.size // 2] += self.patterns[shape.patterns // 2]
         return counts
 
@@ -239,105 +242,55 @@ class Sketch:
 
     @cached_property
     def magnitudes(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The values other than zero by magnitude.
+        """Counts of the values other than zero by magnitude.
 
         Returns:
-            edges: float64 ``(m + 1,)``, rising, of all cells on one side of zero.
+            edges: float64 ``(m + 1,)``, ascending edges of all cells on one side of zero.
             negative, positive: int64 ``(m,)``, numbers of values in these cells below and above zero.
         """
         counts, middle = self.grid_counts, (self.grid.edges.size - 1) // 2
         if not self.grid.wide:  # the middle cell is zero's
             return self.grid.edges[middle + 1 :], counts[:middle][::-1], counts[middle + 1 :]
         negative, positive = counts[:middle][::-1].copy(), counts[middle:].copy()
-        negative[0] -= self._sums[4, self.grid.patterns // 2]
-        positive[0] -= self._sums[4, 0]
+        negative[0] -= self.sums[4, self.grid.patterns // 2]
+        positive[0] -= self.sums[4, 0]
         return self.grid.edges[middle:], negative, positive
 
     @cached_property
     def cells(self) -> Cells:
-        """The occupied cells by rising value."""
+        """The occupied cells by ascending value."""
         shape, counts = self.grid, self.grid_counts
         index = np.flatnonzero(counts)
         count, value = counts[index], shape.values[index]
         spread = np.zeros(index.size)
         if shape.wide:
-            linear, high, low = (self._sums[row][shape.order[index]] for row in (1, 2, 3))
+            linear, high, low = (self.sums[row][shape.order[index]] for row in (1, 2, 3))
             offset = linear / count  # mean of the centred trailing bits
             lower, upper = shape.edges[index], shape.edges[index + 1]
             step = (upper - lower) / 2.0**16  # one unit of the trailing bits
             value = value + np.copysign(step, value) * offset
-            spread = np.maximum(high * 2.0**_LIMB + low - linear * offset, 0.0) * step**2
+            spread = np.maximum(high * 2.0**LIMB_BITS + low - linear * offset, 0.0) * step**2
         return Cells(index, count, value, shape.edges[index], shape.edges[index + 1], spread)
 
     # -- moments -----------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _power_sums(self) -> tuple[int, int]:
-        """Sum of the values and of their squares, as exact integers in units of 2**unit and 2**(2 unit)."""
-        shape = self.grid
-        implicit = 1 << shape.mantissa
-        fraction = np.arange(implicit, dtype=np.int64)
-        count = self.patterns.reshape(2, shape.exponents, implicit)
-        if self.count >= 1 << 40:  # beyond a trillion values 64 bits do not hold the products below
-            count, fraction = count.astype(object), fraction.astype(object)
-        count0, count1, count2 = count.sum(-1), count @ fraction, count @ fraction**2
-        if shape.wide:
-            linear, high, low = (
-                np.where(shape.finite, self._sums[row], 0).reshape(2, shape.exponents, implicit) for row in (1, 2, 3)
-            )
-            linear0, linear1 = linear.sum(-1), linear @ fraction
-            high0, low0 = high.sum(-1), low.sum(-1)
-        total = squares = 0
-        for sign, exponent in zip(*np.nonzero(count0), strict=True):
-            lead = 0 if exponent == 0 else implicit  # subnormals have no leading one
-            shift = max(int(exponent) - 1, 0)
-            n0, n1, n2 = (int(part[sign, exponent]) for part in (count0, count1, count2))
-            first = n0 * lead + n1  # sum over the values of the integer mantissa, and of its square
-            second = n0 * lead * lead + 2 * lead * n1 + n2
-            if shape.wide:
-                # mantissa = 2**16 (lead + fraction) + CENTRE + trail, with `trail` known by its sums
-                l0, l1 = int(linear0[sign, exponent]), int(linear1[sign, exponent])
-                square = (int(high0[sign, exponent]) << _LIMB) + int(low0[sign, exponent])
-                centre = 1 << 15
-                second = (
-                    (second << 32) + 2 * (first << 16) * centre + n0 * centre * centre
-                    + 2 * (((l0 * lead + l1) << 16) + l0 * centre) + square
-                )  # fmt: skip
-                first = (first << 16) + n0 * centre + l0
-            total += (-first if sign else first) << shift
-            squares += second << (2 * shift)
-        return total, squares
+    def _mean_and_std(self) -> tuple[float, float]:
+        return moments.mean_and_std(self)
 
-    @cached_property
+    @property
     def mean(self) -> float:
-        """Mean, exact before one rounding; NaN of nothing."""
-        return _ldexp(self._power_sums[0], self.count, self.grid.unit) if self.count else math.nan
+        """Mean, exact before one rounding; NaN without values."""
+        return self._mean_and_std[0]
 
-    @cached_property
+    @property
     def std(self) -> float:
-        """Population standard deviation; the variance is exact before one rounding."""
-        if not self.count:
-            return math.nan
-        total, squares = self._power_sums
-        return math.sqrt(_ldexp(self.count * squares - total * total, self.count**2, 2 * self.grid.unit))
+        """Population standard deviation; the variance is exact before one rounding. NaN without values."""
+        return self._mean_and_std[1]
 
     @cached_property
     def _third_and_fourth(self) -> tuple[float, float, float, float]:
-        """Skewness, excess kurtosis and how far each may be off, by what is unknown inside wide cells."""
-        if not self.count or self.std == 0:
-            return math.nan, math.nan, math.nan, math.nan
-        cells = self.cells
-        away = (cells.value - self.mean) / self.std
-        spread = cells.spread / self.std**2
-        reach = np.maximum(cells.value - cells.lower, cells.upper - cells.value) / self.std
-        square = away * away
-        third = np.sum(away * (cells.count * square + 3 * spread))
-        # a cell's own fourth moment: 9/5 of its squared variance, as for values spread evenly
-        fourth = np.sum(square * (cells.count * square + 6 * spread) + 1.8 * spread * spread / cells.count)
-        third_error = np.sum(spread * reach)
-        fourth_error = np.sum(4 * np.abs(away) * spread * reach + spread * reach**2)
-        n = self.count
-        return float(third / n), float(fourth / n - 3), float(third_error / n), float(fourth_error / n)
+        return moments.third_and_fourth(self)
 
     @property
     def skewness(self) -> float:
@@ -351,36 +304,36 @@ class Sketch:
 
     @property
     def skewness_error(self) -> float:
-        """Certified bound on the error of `skewness`: zero for 8- and 16-bit types; large where abs(mean) >> std."""
+        """Certified bound on the error of `skewness`: 0 for 8- and 16-bit types; large if abs(mean) >> std."""
         return self._third_and_fourth[2]
 
     @property
     def excess_kurtosis_error(self) -> float:
-        """Certified bound on the error of `excess_kurtosis`: zero for 8- and 16-bit types."""
+        """Certified bound on the error of `excess_kurtosis`: 0 for 8- and 16-bit types; large if abs(mean) >> std."""
         return self._third_and_fourth[3]
 
     # -- order -------------------------------------------------------------------------------------------------------
 
     @cached_property
     def min(self) -> float:
-        """Smallest finite value (float64: its float32 rounding); NaN of nothing."""
+        """Smallest finite value (of float64 its float32 rounding); NaN without values."""
         return self._extreme(0)
 
     @cached_property
     def max(self) -> float:
-        """Largest finite value; NaN of nothing."""
+        """Largest finite value (of float64 its float32 rounding); NaN without values."""
         return self._extreme(-1)
 
     def _extreme(self, end: int) -> float:
         if not self.count:
-            return math.nan
+            return np.nan
         return key_to_float(self._span[end]) if self.grid.wide else float(self.cells.value[end])
 
     def cdf(self, x):
         """Share of the values that are at most ``x``; scalar or array.
 
-        Exact for 8- and 16-bit types. For float32 exact at cell edges; inside a cell the values are taken to be
-        spread evenly, so it is off by at most the cell's own share (below 0.004 for a Gaussian).
+        Exact for 8- and 16-bit types. For float32 exact at cell edges; inside a cell the values are taken to be spread
+        evenly, so it is off by at most the cell's own share (below 0.004 for a Gaussian). NaN without values.
 
         Examples:
             >>> half = lfmlib.Sketch.of(torch.tensor([0.5, -0.25, 0.5, 0.0], dtype=torch.bfloat16))
@@ -390,25 +343,13 @@ class Sketch:
         x = np.asarray(x, dtype=np.float64)
         if not self.count:
             return np.full(x.shape, np.nan)[()]
-        cells = self.cells
-        below = np.concatenate([[0], np.cumsum(cells.count)])
-        if not self.grid.wide:
-            share = below[np.searchsorted(cells.value, x, side="right")] / self.count
-        else:
-            i = np.minimum(np.searchsorted(cells.upper, x, side="left"), cells.count.size - 1)
-            lower, upper = np.maximum(cells.lower[i], self.min), np.minimum(cells.upper[i], self.max)
-            width = upper - lower
-            with np.errstate(invalid="ignore", divide="ignore"):
-                inside = np.where(width > 0, np.clip((x - lower) / width, 0, 1), x >= upper)
-            share = (below[i] + inside * cells.count[i]) / self.count
-            upto_zero = self.patterns[self.grid.patterns // 2 :].sum() + self._sums[4, 0]
-            share = np.where(x == 0, upto_zero / self.count, share)  # a sparse tensor's zeros are one value
-        return np.where(np.isnan(x), np.nan, share)[()]
+        return np.where(np.isnan(x), np.nan, quantiles.share_up_to(self, x))[()]
 
     def quantile(self, q):
-        """Quantile by numpy's default (linear) definition; scalar or array of shares in [0, 1].
+        """Quantile by NumPy's default (linear) definition; ``q`` is a scalar or array of shares in [0, 1].
 
-        Exact for 8- and 16-bit types; for float32 within the width of one cell (under 0.8 % of the value).
+        Exact for 8- and 16-bit types; for float32 within the width of one cell (under 0.8 % of the value). NaN without
+        values.
 
         Raises:
             ValueError: a share outside [0, 1].
@@ -425,27 +366,6 @@ class Sketch:
             return np.full(q.shape, np.nan)[()]
         position = q * (self.count - 1)
         whole = np.floor(position).astype(np.int64)
-        left = self._ranked(whole)
-        right = self._ranked(np.minimum(whole + 1, self.count - 1))
+        left = quantiles.ranked(self, whole)
+        right = quantiles.ranked(self, np.minimum(whole + 1, self.count - 1))
         return (left + (right - left) * (position - whole))[()]
-
-    def _ranked(self, rank: np.ndarray) -> np.ndarray:
-        """The value of each rank, 0 the smallest."""
-        cells = self.cells
-        below = np.cumsum(cells.count)
-        i = np.searchsorted(below, rank, side="right")
-        if not self.grid.wide:
-            return cells.value[i]
-        inside = (rank - (below[i] - cells.count[i]) + 0.5) / cells.count[i]
-        values = np.clip(cells.lower[i] + inside * (cells.upper[i] - cells.lower[i]), self.min, self.max)
-        half = self.grid.patterns // 2
-        negative = self.patterns[half:].sum() - self._sums[4, half]
-        values = np.where((rank >= negative) & (rank < negative + self.zeros), 0.0, values)  # zeros are one value
-        return np.where(rank == 0, self.min, np.where(rank == self.count - 1, self.max, values))
-
-
-def _ldexp(numerator: int, denominator: int, exponent: int) -> float:
-    """``numerator / denominator * 2**exponent`` with one rounding: Python divides integers exactly."""
-    if exponent >= 0:
-        return (numerator << exponent) / denominator
-    return numerator / (denominator << -exponent)

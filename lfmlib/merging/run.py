@@ -20,7 +20,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..checkpoints.remote import ahead
+from ..checkpoints.remote import prefetched
 from ..checkpoints.stored import Stored
 from ..deltas.pairs import FLOATS, opened, partners, refuse_strangers
 from ..surveys.run import same_library
@@ -169,7 +169,7 @@ class _Plan:
         # Not of those that draw: all of torch has one generator.
         if self.threads == 1 or self.method in methods.RANDOM:
             return (call() for call in calls)
-        return ahead(calls, self.threads)
+        return prefetched(calls, self.threads)
 
 
 class _Merged:

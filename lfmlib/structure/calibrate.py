@@ -1,4 +1,4 @@
-"""Draw the nulls anew: what Gaussian noise gives, for every storage type and size.
+"""Compute the tables of nulls again: the figures of Gaussian noise for every storage type and size, and its spectra.
 
 `python -m lfmlib.structure.calibrate` writes the tables that `lfmlib.distribution.nulls` and
 `lfmlib.structure.random_matrices` read, in about twenty minutes.
@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from ..distribution.distances import measure
 from ..distribution.nulls import FIGURES, draw
-from .random_matrices import SIMULATED, simulate
+from .random_matrices import MAX_SIMULATED_SIDE, simulate
 
 SIZES = tuple(2**power for power in range(6, 35))
 """Tabulated numbers of values, 64 to 17 billion."""
-#: tabulated type -> standard deviation of the noise: a usual weight's, or for float8, which is stored scaled, mid-range
+#: storage type -> standard deviation of the noise: a typical weight's; for float8, which is stored scaled, mid-range
 STD = {
     "bfloat16": 0.02,
     "float16": 0.02,
@@ -34,13 +34,13 @@ SEED = 20260101
 
 
 def sample(dtype: str, count: int, draws: int = DRAWS, seed: int = SEED, mean: float = 0.0, std: float | None = None):
-    """Figures of ``draws`` sketches of noise.
+    """Figures of ``draws`` sketches of ``count`` values of noise.
 
-    Where ``std`` is not given it is drawn log-uniformly over one octave: where a standard deviation lies between two
+    Without ``std`` each draw's is log-uniform over one octave, from `STD` to twice that, since its position between two
     powers of two decides how coarse the rounding is.
 
     Returns:
-        dict of figure -> float64 ``(draws,)``.
+        Figure → float64 ``(draws,)``.
     """
     rng = np.random.default_rng([seed, *dtype.encode(), count])
     rows = []
@@ -52,7 +52,7 @@ def sample(dtype: str, count: int, draws: int = DRAWS, seed: int = SEED, mean: f
 
 
 def tabulate(path) -> None:
-    """Write the central 95 % and the median of every figure, for every type and size, to ``path``."""
+    """Write the central 95 % and the median of every figure, for every storage type and size, to ``path``."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["dtype", "count", "figure", "low", "median", "high"])
@@ -65,14 +65,14 @@ def tabulate(path) -> None:
 
 
 def tabulate_spectra(path, draws: int = 20_000) -> None:
-    """Write the central 95 % of figures of spectra of noise of smaller side 128, by ratio of the sides, to ``path``."""
+    """Write the central 95 % of `simulate` for p = `MAX_SIMULATED_SIDE` and 28 ratios p / n, to ``path``."""
     with open(path, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["ratio", "ks_low", "ks_high", "rank_low", "rank_high"])
         for ratio in tqdm(np.geomspace(1 / 512, 1, 28), desc="spectra"):
-            longer = round(SIMULATED / ratio)
-            ks, rank, _ = np.quantile(simulate(SIMULATED, longer, draws), [0.025, 0.975], axis=0).T
-            writer.writerow([f"{value:.6g}" for value in (SIMULATED / longer, *ks, *rank)])
+            longer = round(MAX_SIMULATED_SIDE / ratio)
+            ks, rank, _ = np.quantile(simulate(MAX_SIMULATED_SIDE, longer, draws), [0.025, 0.975], axis=0).T
+            writer.writerow([f"{value:.6g}" for value in (MAX_SIMULATED_SIDE / longer, *ks, *rank)])
 
 
 if __name__ == "__main__":

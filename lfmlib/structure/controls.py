@@ -1,10 +1,10 @@
-"""Matrices to measure beside a matrix: what is left of it, or what noise has in its place.
+"""Control matrices: altered copies of a matrix, or noise in its place, to measure in the same way.
 
-Each control keeps something and destroys the rest, so that a departure from noise can be told by what removes it:
+Each control destroys some properties of the matrix, which tells what a departure from noise comes from:
 
-    rescaled        the scales of rows and columns divided out (see `rescaled`): keeps every tie, and all else
-    rows-permuted   each row's entries in a random order: keeps the scale of every row, but no tie
-    permuted        all entries in a random order: keeps their distribution, and nothing else
+    rescaled        the scales of rows and columns divided out (see `rescaled`); dependence stays
+    rows-permuted   each row's entries in a random order: the scale of every row stays, dependence goes
+    permuted        all entries in a random order: only their distribution stays
     fresh           new Gaussian draws of the matrix's shape, type, mean and standard deviation
 """
 
@@ -26,13 +26,13 @@ def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
     Args:
         matrix: ``(r, c)``, torch tensor or numpy array of any floating type.
         kind: one of `CONTROLS`.
-        seed: of the order or the draws.
+        seed: of the random order or draws.
 
     Returns:
         ``(r, c)``, of the matrix's type (rescaled: float64), on its device.
 
     Raises:
-        ValueError: unknown kind; or the matrix is not one (see `lfmlib.spectrum`).
+        ValueError: unknown kind; or not a matrix that `lfmlib.spectrum` takes.
 
     Examples:
         >>> matrix = np.random.default_rng(0).standard_normal((256, 512)) * np.linspace(0.5, 2, 256)[:, None]
@@ -40,17 +40,17 @@ def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
         >>> bool(permuted.max() == matrix.max()), round(lfmlib.iid(permuted).row_share, 2)
         (True, 0.0)
     """
-    (kind,) = named(kind)
+    (kind,) = checked_names(kind)
     if kind == "rescaled":
         return rescaled(matrix)
     w = tensor_of(matrix)
-    generator = torch.Generator().manual_seed(seed)  # on the host: the same draws on every device
+    generator = torch.Generator().manual_seed(seed)  # on the host, for the same draws on every device
     if kind == "permuted":
         order = torch.randperm(w.numel(), generator=generator).to(w.device)
         return w.reshape(-1)[order].reshape(w.shape)
     if kind == "rows-permuted":
         order = torch.rand(w.shape, generator=generator).argsort(dim=1).to(w.device)
-        if w.element_size() == 1:  # torch gathers no float8
+        if w.element_size() == 1:  # torch cannot gather float8
             return w.contiguous().view(torch.uint8).gather(1, order).view(w.dtype)
         return w.gather(1, order)
     m = Matrix(w)
@@ -58,7 +58,7 @@ def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
     return (m.mean + m.std * draws.double()).to(w.dtype)
 
 
-def named(controls: str | Iterable[str] | None) -> tuple[str, ...]:
+def checked_names(controls: str | Iterable[str] | None) -> tuple[str, ...]:
     """Names of controls, each once.
 
     Raises:
@@ -70,21 +70,21 @@ def named(controls: str | Iterable[str] | None) -> tuple[str, ...]:
     return names
 
 
-def measured(matrix, controls: str | Iterable[str], measure: Callable, *, seed: int = 0) -> dict[str, object]:
-    """What ``measure`` says of each of the ``controls`` (one name, or several) of a matrix, by name."""
-    return {name: measure(control(matrix, name, seed=seed)) for name in named(controls)}
+def measure_controls(matrix, controls: str | Iterable[str], measure: Callable, *, seed: int = 0) -> dict[str, object]:
+    """Name → result of ``measure`` for each of the ``controls`` (one name, or several) of a matrix."""
+    return {name: measure(control(matrix, name, seed=seed)) for name in checked_names(controls)}
 
 
 def rescaled(matrix, *, tolerance: float = 1e-6, most: int = 200) -> torch.Tensor:
     """Divide out the scales of rows and columns, so that every row and column has root mean square 1.
 
-    Alternating normalisation (Sinkhorn and Knopp 1967, on the squared entries), a few rounds unless zeros are many.
-    What a spectrum shows beyond noise and loses here came from unequal scales; what stays is correlation.
+    Alternating normalization (Sinkhorn and Knopp 1967, on the squared entries); a few rounds do unless many entries are
+    zero. Outliers of a spectrum that disappear here came from unequal scales; those that stay, from correlation.
 
     Args:
-        matrix: as in `spectrum`, with its errors. The mean is left in; rows and columns of zeros are passed over.
+        matrix: as in `spectrum`, with its errors. The mean is not subtracted; rows and columns of zeros stay.
         tolerance: stop when no scale changes by more than this share.
-        most: stop after so many rounds; some patterns of zeros have no solution, and come out partly scaled.
+        most: largest number of rounds; some patterns of zeros have no solution, and end up partly scaled.
 
     Returns:
         float64 ``(r, c)``, on the matrix's device.
@@ -96,7 +96,7 @@ def rescaled(matrix, *, tolerance: float = 1e-6, most: int = 200) -> torch.Tenso
         (1.0, 1.0)
     """
     m = Matrix(matrix)
-    values = m.given.to(torch.float64)  # a copy unless it is float64, so never changed in place
+    values = m.given.to(torch.float64)  # the caller's own tensor if it is float64, so never changed in place
     filled = [values.any(dim=axis).sum() for axis in (0, 1)]  # columns and rows that are not all zero
     for _ in range(most):
         change = 0.0
@@ -111,10 +111,10 @@ def rescaled(matrix, *, tolerance: float = 1e-6, most: int = 200) -> torch.Tenso
 
 
 def scale_gain(matrix) -> float:
-    """Bits per entry that a Gaussian code saves by knowing the scale of every row and column, instead of one for all.
+    """Bits per entry that a Gaussian code saves with a scale for every row and column, instead of one for the matrix.
 
-    Half the mean log2 of the ratio of overall and local variance (the coding gain of Jayant and Noll 1984, for scales
-    that multiply); what the scales themselves cost to store is not charged. Entries equal to zero are left out.
+    Half the mean log2 of overall over local variance (the coding gain of Jayant and Noll 1984, for scales of rows and
+    columns that multiply). Storing the scales is not charged. Entries equal to zero are left out.
 
     Args:
         matrix: as in `rescaled`, with its errors.

@@ -1,4 +1,4 @@
-"""How much the entries of a matrix tell of one another: neighbours in it, and whole rows and columns."""
+"""Dependence between the entries of a matrix: between neighbours, and between whole rows and columns."""
 
 from __future__ import annotations
 
@@ -7,27 +7,30 @@ import math
 import numpy as np
 
 LAGS = 20
-"""Lags along rows, columns and diagonals, and of the Ljung–Box statistic."""
+"""Number of lags along rows, columns and diagonals, and in the Ljung–Box statistic."""
 BINS = 16
-"""Equally filled classes of the mutual information."""
+"""Equally filled classes of each variable, for mutual information."""
 
 
 def lag_correlations(w: np.ndarray, along: str, lags: int = LAGS) -> np.ndarray:
-    """Pearson correlation of the entries of ``w`` (r, c) with those 1 to ``lags`` places further.
+    """Pearson correlation of entries with those 1 to ``lags`` positions further on.
 
     Args:
-        w: float64.
-        along: "row" (neighbours in a row), "column" or "diagonal" (one down, one right).
-        lags: how many, fewer than places.
+        w: float64 ``(r, c)``.
+        along: "row" (neighbours in a row), "column" or "diagonal" (one down and one right).
+        lags: number of lags, below r and c.
+
+    Returns:
+        float64 ``(lags,)``.
     """
     down, right = {"row": (0, 1), "column": (1, 0), "diagonal": (1, 1)}[along]
     r, c = w.shape
-    padded = np.zeros((r, c + lags))  # read as one series, entries k apart never wrap around into the next row
+    padded = np.zeros((r, c + lags))  # zeros keep pairs from wrapping around into the next row
     padded[:, :c] = w - w.mean()
     x, flat = padded[:, :c], padded.ravel()
     steps = np.arange(1, lags + 1) * (down * (c + lags) + right)
     products = np.array([np.dot(flat[:-step], flat[step:]) for step in steps])
-    moments = []  # mean and variance of what is paired: all but the last, all but the first k rows and columns
+    moments = []  # sums and sums of squares of both partners: without the last, and the first, k rows or columns
     squared = np.square(x)
     for side in (1, -1):
         for values in (x, squared):
@@ -39,14 +42,14 @@ def lag_correlations(w: np.ndarray, along: str, lags: int = LAGS) -> np.ndarray:
 
 
 def _sums_without(values: np.ndarray, down: int, right: int, lags: int) -> np.ndarray:
-    """Sums of ``values`` without their last k rows (if ``down``) and k columns (if ``right``), for k = 1 to lags."""
+    """Sums of ``values`` without the last k rows (if ``down``) and the last k columns (if ``right``), k = 1 to lags."""
     rows, columns = values[::-1].sum(1)[:lags].cumsum(), values[:, ::-1].sum(0)[:lags].cumsum()
     corner = values[::-1, ::-1][:lags, :lags].cumsum(0).cumsum(1).diagonal()
     return values.sum() - down * rows - right * columns + down * right * corner
 
 
 def ljung_box(x: np.ndarray, lags: int = LAGS) -> float:
-    """Ljung and Box's statistic Q of a series; χ² with ``lags`` degrees of freedom on independent values."""
+    """Ljung and Box's (1978) statistic Q of a series; χ² with ``lags`` degrees of freedom on independent values."""
     x = x - x.mean()
     n, total = len(x), np.dot(x, x)
     correlations = np.array([np.dot(x[:-k], x[k:]) for k in range(1, lags + 1)]) / total
@@ -54,7 +57,7 @@ def ljung_box(x: np.ndarray, lags: int = LAGS) -> float:
 
 
 def runs_z(x: np.ndarray) -> float:
-    """Wald and Wolfowitz's runs above and below the median, standardized; values at the median are left out."""
+    """Number of Wald–Wolfowitz runs above and below the median, standardized; values at the median are left out."""
     middle = np.median(x)
     above = x[x != middle] > middle
     n, ups = len(above), int(above.sum())
@@ -67,9 +70,10 @@ def runs_z(x: np.ndarray) -> float:
 
 
 def mutual_information(x: np.ndarray, y: np.ndarray, bins: int = BINS) -> float:
-    """Mutual information in bits of two series, over equally filled classes, less the plug-in estimate's bias."""
+    """Mutual information in bits between paired entries of two matrices of one shape, over ``bins`` equally filled
+    classes of each, less the plug-in estimate's bias (Miller 1955)."""
     step = max(1, x.size // 100_000)
-    while math.gcd(step, x.shape[-1]) > 1:  # so that a sample never keeps to a few columns
+    while math.gcd(step, x.shape[-1]) > 1:  # so that the sample for the class edges covers all columns
         step += 1
     x, y = np.ravel(x), np.ravel(y)
     edges = np.quantile(x[::step], np.arange(1, bins) / bins)
@@ -91,10 +95,10 @@ def mean_squared_correlations(w: np.ndarray) -> tuple[float, float]:
 def _between_rows(w: np.ndarray) -> float:
     x = w - w.mean(1, keepdims=True)
     norms = np.sqrt(np.square(x).sum(1, keepdims=True))
-    vary = norms[:, 0] > 1e-12 * np.sqrt(np.square(w).sum(1))  # a constant row leaves nothing but rounding
+    vary = norms[:, 0] > 1e-12 * np.sqrt(np.square(w).sum(1))  # what is left of a constant row is rounding
     x = x[vary] / norms[vary]
     r = len(x)
     if r < 2:
         raise ValueError("fewer than two rows, or columns, vary: there is nothing to compare; leave this matrix out")
-    gram = x @ x.T if r <= x.shape[1] else x.T @ x  # the squares of both sum to the same
+    gram = x @ x.T if r <= x.shape[1] else x.T @ x  # both have the same sum of squares
     return float((np.square(gram).sum() - r) / (r * (r - 1)))

@@ -1,12 +1,12 @@
 """Are the entries of a weight matrix independent, and identically distributed?
 
-Two questions, each asked in several ways. *Independence*: correlations of neighbours along rows, columns and diagonals;
-and, because the order of neurons is arbitrary, correlations between whole rows and between whole columns.
-*Identity*: how much of the spread of log (w - μ)² goes with the row, the column, or the place in the matrix.
+*Independence* is measured by correlations of neighbours along rows, columns and diagonals, and, because the order of
+neurons is arbitrary, between whole rows and between whole columns; *identity* by how much of the variance of
+log (w - μ)² the row, the column, or the position in the matrix explain.
 
-Every figure but `runs_z` is an effect size that does not grow with the matrix, and each comes with its null: the
-central 95 % of it on independent Gaussian entries. The laws behind the nulls are closed forms, exact or good from some
-thousand entries on; `lfmlib.experiments.calibration` measures how good.
+Every figure but `runs_z` is an effect size that does not grow with the matrix, and each comes with its null, its
+central 95 % on independent Gaussian entries. The null distributions are closed forms, exact or good from some thousand
+entries on; `lfmlib.experiments.calibration` measures how good.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import scipy  # scipy.stats loads at its first use: importing it takes half as l
 import torch
 from scipy import optimize, special
 
-from .controls import measured
+from .controls import measure_controls
 from .dependence import (
     BINS,
     LAGS,
@@ -34,12 +34,12 @@ from .dependence import (
 )
 from .gram import check_range
 
-BLOCKS = 8
-"""Blocks a side of the grid that patches are looked for with."""
-LEAST = 2 * LAGS
-"""Rows and columns that a matrix needs."""
-GROUPS = 10
-"""Groups of rows, and of columns, that intervals are found by leaving out one after the other."""
+BLOCKS_PER_SIDE = 8
+"""Blocks along each side of the grid that `IID.block_share` is computed on."""
+MIN_SIDE = 2 * LAGS
+"""Rows and columns that a matrix must have at least."""
+JACKKNIFE_GROUPS = 10
+"""Groups of rows, and of columns, that the jackknife of intervals leaves out one by one."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,21 @@ class IID:
         lag_max: the largest absolute correlation in any of these directions at lags 1 to 20.
         ljung_box: root mean square of the first 20 autocorrelations of the entries, read row after row; Ljung and Box
             (1978) weigh the lags.
-        runs_z: Wald–Wolfowitz runs above and below the median, read row after row, in standard deviations; negative
-            where equal signs keep together.
-        mutual_information: bits that an entry tells of its right neighbour, over 16 equally filled classes, less the
-            bias of the plug-in estimate (Miller 1955).
-        row_corr, col_corr: mean squared correlation between different rows, between different columns. Rows of unlike
-            scale raise col_corr without any tie, and columns row_corr; the control "rescaled" tells.
-        row_share, col_share: share of the variance of log (w - μ)² that row means, column means explain; entries equal
-            to zero, or to the mean, are left out.
-        block_share: share that an 8 × 8 grid of blocks explains of what rows and columns leave.
+        runs_z: number of Wald–Wolfowitz runs above and below the median, read row after row, standardized; negative if
+            neighbours tend to lie on the same side.
+        mutual_information: bits between an entry and its right neighbour, over 16 equally filled classes, less the bias
+            of the plug-in estimate (Miller 1955).
+        row_corr, col_corr: mean squared correlation between different rows, and between different columns. Unequal
+            scales of rows raise col_corr, and those of columns row_corr, without dependence; compare with the control
+            "rescaled".
+        row_share, col_share: share of the variance of log (w - μ)² that row means, and column means, explain; entries
+            equal to zero, or to the mean, are left out.
+        block_share: share that an 8 × 8 grid of blocks explains of the variance that rows and columns leave.
         row_drift, col_drift: Spearman correlation of a row's, a column's mean log (w - μ)² with its number.
         null: figure → its central 95 % on independent Gaussian entries.
-        p: figure → two-sided p-value under the same law; effect sizes come first.
-        interval: figure → its 95 % interval, where it was asked for.
-        controls: the same of each control that was asked for, by its name.
+        p: figure → two-sided p-value under that null; effect sizes come first.
+        interval: figure → its 95 % confidence interval; empty unless asked for.
+        controls: name of the control → its `IID`, for each control asked for.
         shape: (r, c).
 
     Examples:
@@ -118,12 +119,12 @@ class IID:
 
     @property
     def unequal(self) -> float:
-        """`both_share` beyond its value on noise, (r + c - 2) / (rc - 1)."""
+        """`both_share` minus its value on noise, (r + c - 2) / (rc - 1)."""
         r, c = self.shape
         return self.both_share - (r + c - 2) / (r * c - 1)
 
     def table(self) -> pd.DataFrame:
-        """One row per figure: value, its interval if asked for (low, high), null_low, null_high, p."""
+        """One row per figure: value, interval (low, high) if it was asked for, null (null_low, null_high), and p."""
         rows = {}
         for name in FIGURES:
             low, high = self.interval.get(name, (math.nan, math.nan))
@@ -140,20 +141,19 @@ FIGURES = tuple(one.name for one in fields(IID) if one.type == "float")
 def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals: bool = False) -> IID:
     """Measure how far the entries of ``matrix`` are from independent and identically distributed.
 
-    Time is a few dozen passes over the entries and two Gram matrices of the smaller side; memory some five float64
-    copies.
+    Time: a few dozen passes over the entries and two Gram matrices of the smaller side. Memory: about five float64
+    copies of the matrix.
 
     Args:
         matrix: two-dimensional torch tensor or array of numbers, at least 40 rows and columns.
         controls: names of `lfmlib.structure.controls.CONTROLS` to measure in the same way, into ``controls`` of the
             result.
         seed: of the controls.
-        intervals: find 95 % intervals by leaving out one of ten groups of rows after the other, then of columns
-            (delete-a-group jackknife, Student's t); the wider one counts. Takes twenty times as long, and 50 rows and
-            columns.
+        intervals: add 95 % intervals from a delete-a-group jackknife with Student's t, of ten groups of rows or of
+            columns, whichever interval is wider. Takes twenty times as long, and needs 50 rows and columns.
 
     Raises:
-        ValueError: it has another shape, values that are not finite, or is constant; an unknown control.
+        ValueError: the matrix has another shape, is constant or not finite; a control is unknown.
 
     Examples:
         >>> matrix = np.random.default_rng(0).standard_normal((256, 512))
@@ -163,7 +163,7 @@ def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals:
         >>> round(found.row_share, 2), round(found.controls["permuted"].row_share, 2)
         (0.11, 0.0)
     """
-    w = _checked(matrix)
+    w = _as_float64(matrix)
     if intervals and min(w.shape) < 50:
         raise ValueError(
             f"found shape {w.shape}: intervals leave out a tenth of the rows and of the columns, and need 50 of each; "
@@ -175,7 +175,7 @@ def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals:
         null=null(*w.shape),
         p={name: float(2 * min(law.cdf(found[name]), law.sf(found[name]))) for name, law in laws.items()},
         interval=_intervals(w, found) if intervals else {},
-        controls=measured(matrix if _floating(matrix) else w, controls, iid, seed=seed),
+        controls=measure_controls(matrix if _is_floating(matrix) else w, controls, iid, seed=seed),
         shape=w.shape,
     )
 
@@ -205,10 +205,11 @@ def _figures(w: np.ndarray) -> dict[str, float]:
 def _intervals(w: np.ndarray, found: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     errors = []
     for axis, length in enumerate(w.shape):
-        parts = np.array_split(np.arange(length), GROUPS)
+        parts = np.array_split(np.arange(length), JACKKNIFE_GROUPS)
         without = pd.DataFrame([_figures(np.delete(w, part, axis=axis)) for part in parts])
-        errors.append(math.sqrt((GROUPS - 1) ** 2 / GROUPS) * without.std())  # (g - 1) / g times the sum of squares
-    half = special.stdtrit(GROUPS - 1, 0.975) * np.maximum(*errors)
+        # the square root of (g - 1) / g times the sum of squares, for g groups
+        errors.append(math.sqrt((JACKKNIFE_GROUPS - 1) ** 2 / JACKKNIFE_GROUPS) * without.std())
+    half = special.stdtrit(JACKKNIFE_GROUPS - 1, 0.975) * np.maximum(*errors)
     return {name: (value - float(half[name]), value + float(half[name])) for name, value in found.items()}
 
 
@@ -219,7 +220,7 @@ def null(r: int, c: int) -> dict[str, tuple[float, float]]:
 
 @lru_cache(maxsize=256)
 def _laws(r: int, c: int) -> dict:
-    """The law of every figure on r × c independent Gaussian entries, as a frozen distribution."""
+    """Figure → its distribution on r × c independent Gaussian entries, with methods of scipy's frozen ones."""
     n, classes = r * c, (BINS - 1) ** 2
     return {
         "lag_row": scipy.stats.norm(0, 1 / math.sqrt(r * (c - 1))),
@@ -233,14 +234,14 @@ def _laws(r: int, c: int) -> dict:
         "col_corr": _correlation_law(c, r),
         "row_share": _share_law(r - 1, n),
         "col_share": _share_law(c - 1, n),
-        "block_share": _share_law((BLOCKS - 1) ** 2, n - r - c + 2),
+        "block_share": _share_law((BLOCKS_PER_SIDE - 1) ** 2, n - r - c + 2),
         "row_drift": scipy.stats.norm(0, 1 / math.sqrt(r - 1)),
         "col_drift": scipy.stats.norm(0, 1 / math.sqrt(c - 1)),
     }
 
 
 class _LargestLag:
-    """Law of the largest absolute correlation at all lags; correlations at different lags are independent."""
+    """Distribution of the largest absolute correlation over directions and lags, which are independent Gaussians."""
 
     def __init__(self, r: int, c: int):
         k = np.arange(1, LAGS + 1)
@@ -257,29 +258,32 @@ class _LargestLag:
 
 
 def _correlation_law(r: int, c: int):
-    """Squared correlations of independent rows are Beta(1/2, (c - 2)/2), and pairwise independent."""
+    """Distribution of the mean squared correlation of r independent rows of c entries.
+
+    Squared correlations are Beta(1/2, (c - 2)/2) and pairwise independent; their mean is taken to be Gaussian.
+    """
     variance = 2 * (c - 2) / ((c - 1) ** 2 * (c + 1))
     return scipy.stats.norm(1 / (c - 1), math.sqrt(variance / (r * (r - 1) / 2)))
 
 
 def _share_law(freedom: int, n: int):
-    """Share that group means with so many degrees of freedom explain of n values.
+    """Distribution of the share of n values' variance that group means with ``freedom`` degrees of freedom explain.
 
-    That of Gaussian values, although the log of a square is far from Gaussian: with the total given, its kurtosis
-    cancels from the variance where all groups are of one size.
+    It is exact for Gaussian values. The logarithm of a square is far from Gaussian, but for groups of equal size its
+    kurtosis cancels from the variance of the share.
     """
     return scipy.stats.beta(freedom / 2, (n - 1 - freedom) / 2)
 
 
 def _identity(w: np.ndarray) -> tuple[float, float, float, float, float]:
-    """Shares of rows, columns and blocks, and drifts of rows and columns, of y = log (w - μ)²."""
+    """row_share, col_share, block_share, row_drift and col_drift of `IID`, from y = log (w - μ)²."""
     square = np.square(w - w.mean())
-    known = (square > 0) & (w != 0)  # what is exactly zero has no scale
+    known = (square > 0) & (w != 0)  # exact zeros say nothing about scale
     y = np.log(square, out=np.zeros_like(square), where=known)
     y -= y.sum() / max(known.sum(), 1)
     y[~known] = 0.0
     total = np.square(y).sum()
-    if total <= 1e-20 * w.size:  # one absolute value only: nothing to explain
+    if total <= 1e-20 * w.size:  # all abs(w - μ) are equal: no variance to explain
         return 0.0, 0.0, 0.0, 0.0, 0.0
     counts, means, shares = [], [], []
     for axis in (1, 0):
@@ -287,7 +291,7 @@ def _identity(w: np.ndarray) -> tuple[float, float, float, float, float]:
         mean = y.sum(axis) / np.maximum(count, 1)
         counts.append(count), means.append(mean), shares.append(np.sum(count * mean**2) / total)
     left = np.where(known, y - means[0][:, None] - means[1][None, :], 0.0)
-    cut = [np.linspace(0, size, BLOCKS + 1).astype(int)[:-1] for size in w.shape]
+    cut = [np.linspace(0, size, BLOCKS_PER_SIDE + 1).astype(int)[:-1] for size in w.shape]
     sums, places = (np.add.reduceat(np.add.reduceat(one, cut[0], 0), cut[1], 1) for one in (left, known))
     rest = np.square(left).sum()
     block = np.sum(sums**2 / np.maximum(places, 1)) / rest if rest > 1e-12 * total else 0.0
@@ -296,11 +300,11 @@ def _identity(w: np.ndarray) -> tuple[float, float, float, float, float]:
 
 
 def _drift(means: np.ndarray, numbers: np.ndarray) -> float:
-    """Rank correlation; 0 where there is nothing to order."""
+    """Spearman correlation of means with row or column numbers; 0 if there is nothing to order."""
     return float(scipy.stats.spearmanr(means, numbers).statistic) if len(means) > 1 and np.ptp(means) > 0 else 0.0
 
 
-def _checked(matrix) -> np.ndarray:
+def _as_float64(matrix) -> np.ndarray:
     if isinstance(matrix, torch.Tensor):
         if matrix.layout is not torch.strided or matrix.is_complex():
             kind = "complex" if matrix.is_complex() else f"stored as {matrix.layout}"
@@ -310,9 +314,9 @@ def _checked(matrix) -> np.ndarray:
         raise ValueError("found complex entries: expected real numbers; take their parts apart first")
     else:
         w = np.asarray(matrix, dtype=float)
-    if w.ndim != 2 or min(w.shape) < LEAST:
+    if w.ndim != 2 or min(w.shape) < MIN_SIDE:
         raise ValueError(
-            f"found shape {tuple(w.shape)}: expected a matrix of at least {LEAST} rows and columns; leave it out"
+            f"found shape {tuple(w.shape)}: expected a matrix of at least {MIN_SIDE} rows and columns; leave it out"
         )
     if not np.isfinite(w).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(w)):,} of {w.size:,} entries are not finite: mend them first")
@@ -322,8 +326,8 @@ def _checked(matrix) -> np.ndarray:
     return w
 
 
-def _floating(matrix) -> bool:
-    """Whether controls can be made of it as it is."""
+def _is_floating(matrix) -> bool:
+    """Whether entries are of a floating type, as controls need."""
     if isinstance(matrix, torch.Tensor):
         return matrix.is_floating_point()
     dtype = np.asarray(matrix).dtype

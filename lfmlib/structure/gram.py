@@ -1,4 +1,4 @@
-"""A matrix made ready for its spectrum: checked, its mean removed, its smaller side first; Gram matrix and products."""
+"""A matrix prepared for its spectrum: checked, centred, smaller side first; its Gram matrix and products with it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ import numpy as np
 import torch
 from scipy import sparse
 
-SALT = 1967
-"""Goes with the seed of random starts, so that they are not those numbers that made the matrix."""
-_BLOCK, _SMALL = 1 << 20, 1 << 16  # entries converted to float64 at a time: for products; for all else, in the cache
+SEED_SALT = 1967
+"""Combined with the seed of random starts, so that they differ from noise that the caller drew with the same seed."""
+_PRODUCT_BLOCK_ENTRIES = 1 << 20  # entries converted to float64 at a time for matrix products
+_CACHED_BLOCK_ENTRIES = 1 << 16  # and for sums, few enough to stay in the cache
 
 
 class Matrix:
-    """A checked matrix, seen with its smaller side first; eigenvalues are in units of n sigma², so their mean is 1."""
+    """A checked matrix with its smaller side first. Eigenvalues are in units of n sigma², so their mean is 1.
+
+    Attributes:
+        given: the matrix as a torch tensor, on the GPU if there is one.
+        w: the same as ``(p, n)`` with p <= n; ``flipped`` says whether it was transposed for that.
+        ratio: p / n.
+        mean, std: of all entries.
+    """
 
     def __init__(self, matrix, overwrite: bool = False):
         w = tensor_of(matrix)
@@ -33,18 +41,22 @@ class Matrix:
         self.p, self.n = self.w.shape
         self.ratio = self.p / self.n
         self.mean = 0.0
-        sums = torch.stack([torch.stack([block.sum(), *block.aminmax()]) for block in self.blocks(_SMALL)]).cpu()
+        sums = torch.stack(
+            [torch.stack([block.sum(), *block.aminmax()]) for block in self.blocks(_CACHED_BLOCK_ENTRIES)]
+        ).cpu()
         if not torch.isfinite(sums).all():
-            bad = sum(int((~torch.isfinite(block)).sum()) for block in self.blocks(_SMALL))
+            bad = sum(int((~torch.isfinite(block)).sum()) for block in self.blocks(_CACHED_BLOCK_ENTRIES))
             raise ValueError(f"found {bad} non-finite of {w.numel()} entries: replace or drop NaN and infinity first")
         if sums[:, 1].min() == sums[:, 2].max():
             raise ValueError(f"found a constant matrix, every entry {sums[0, 1]:g}: leave it out, nothing varies")
         check_range(float(sums[:, 1:].abs().max()))
         self.mean = float(sums[:, 0].sum()) / w.numel()
-        self.std = math.sqrt(sum(float(block.square().sum()) for block in self.blocks(_SMALL)) / w.numel())
+        self.std = math.sqrt(
+            sum(float(block.square().sum()) for block in self.blocks(_CACHED_BLOCK_ENTRIES)) / w.numel()
+        )
 
-    def blocks(self, size: int = _BLOCK) -> Iterator[torch.Tensor]:
-        """Columns of the matrix less its mean, float64 ``(p, some)``; the next come in the same place."""
+    def blocks(self, size: int = _PRODUCT_BLOCK_ENTRIES) -> Iterator[torch.Tensor]:
+        """Yield the matrix less its mean in blocks of columns, float64; all blocks share one buffer."""
         width = max(1, min(size // self.p, self.n))
         place = torch.empty(self.p * width, dtype=torch.float64, device=self.w.device)
         for start in range(0, self.n, width):
@@ -52,7 +64,7 @@ class Matrix:
             yield place[: columns.numel()].view(columns.shape).copy_(columns).sub_(self.mean)
 
     def eigenvalues(self) -> np.ndarray:
-        """All of them, ascending, float64 ``(p,)``."""
+        """All eigenvalues, ascending, float64 ``(p,)``."""
         gram = torch.zeros(self.p, self.p, dtype=torch.float64, device=self.w.device)
         for block in self.blocks():
             block /= self.std
@@ -61,7 +73,7 @@ class Matrix:
 
     @cached_property
     def work(self) -> torch.Tensor:
-        """``(p, n)``, of zero mean and scaled so that its singular values are the roots of the eigenvalues."""
+        """The centred matrix ``(p, n)`` scaled so that its squared singular values are the eigenvalues."""
         scale = self.std * math.sqrt(self.n)
         dtype = torch.float64 if self.w.dtype == torch.float64 else torch.float32
         found, first = self.w if self.overwrite else torch.empty_like(self.w, dtype=dtype), 0
@@ -71,26 +83,26 @@ class Matrix:
         return found
 
     def gram_times(self, v: torch.Tensor) -> torch.Tensor:
-        """The Gram matrix times columns ``(p, k)``, float64."""
+        """Product of the Gram matrix with ``v`` ``(p, k)``, float64."""
         v = v.to(self.work.dtype)
         return (self.work @ (self.work.T @ v)).to(torch.float64)
 
     def top(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """The largest eigenvalues, descending, and their unit vectors ``(p, count)``."""
-        rng = np.random.default_rng(SALT)  # ARPACK's own start is random
+        """The ``count`` largest eigenvalues, descending, and their unit vectors ``(p, count)``."""
+        rng = np.random.default_rng(SEED_SALT)  # ARPACK's own start is not reproducible
 
         def times(v):
             return self.gram_times(torch.as_tensor(v, device=self.work.device)).cpu().numpy()
 
         operator = sparse.linalg.LinearOperator((self.p, self.p), matvec=times, dtype=np.float64)
-        tolerance = 1e-10 if self.work.dtype == torch.float64 else 1e-6  # below the products' own rounding it stalls
+        tolerance = 1e-10 if self.work.dtype == torch.float64 else 1e-6  # above the rounding of the products
         start = rng.standard_normal(self.p)
         values, found = sparse.linalg.eigsh(operator, k=count, which="LA", v0=start, tol=tolerance)
         return values[::-1], found[:, ::-1].copy()
 
 
 def check_range(largest: float) -> None:
-    """Raise ValueError where squares of entries up to ``largest`` would leave float64."""
+    """Raise ValueError if the square of ``largest``, the largest absolute entry, would overflow or underflow."""
     if not 1e-140 < largest < 1e140:
         raise ValueError(
             f"the largest entry is {largest:.3g} in size: squares leave float64's range; multiply by a power of "
@@ -99,7 +111,7 @@ def check_range(largest: float) -> None:
 
 
 def tensor_of(matrix) -> torch.Tensor:
-    """The input as a floating tensor, on the GPU if there is one; a numpy array is copied, as it may be read-only."""
+    """The input as a floating tensor, on the GPU if there is one; numpy arrays, which may be read-only, are copied."""
     if not isinstance(matrix, torch.Tensor):
         array = np.asarray(matrix)
         if array.dtype.name.startswith(("bfloat16", "float8")):  # ml_dtypes, which torch does not read

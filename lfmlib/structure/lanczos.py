@@ -1,4 +1,4 @@
-"""The spectrum of a matrix too large to compute all eigenvalues of: stochastic Lanczos quadrature, with error bars."""
+"""Stochastic Lanczos quadrature, with error bars: the spectrum of matrices too large to compute all eigenvalues of."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import numpy as np
 import torch
 from scipy import special
 
-from .gram import SALT, Matrix
-from .random_matrices import ends, mp_cdf, support, tridiagonal_noise
+from .gram import SEED_SALT, Matrix
+from .random_matrices import as_floats, mp_cdf, support, tridiagonal_noise
 
 DRAWS = 8
-"""Random starts of a Lanczos quadrature."""
+"""Random start vectors."""
 STEPS = 64
-"""Lanczos steps from each start."""
+"""Lanczos steps from each start vector."""
 
 
 @dataclass(frozen=True)
 class Density:
-    """Estimated distribution function of the eigenvalues s² / (n sigma²), to be laid beside `mp_cdf`.
+    """Estimated distribution function of the eigenvalues s² / (n sigma²), to compare with `mp_cdf`.
 
     Attributes:
         x: float64 ``(draws * steps,)``, ascending.
         cdf: share of the eigenvalues up to x.
         error: standard error of ``cdf``, from the scatter of the draws.
-        resolution: what the finite number of steps can hide: half the width of the interval that is certain to hold a
-            start's own measure (Chebyshev–Markov–Stieltjes), averaged over the draws. Many times too large for smooth
-            spectra, but needed where many eigenvalues coincide.
+        resolution: bound on the error from the finite number of steps: half the width of the interval that must contain
+            the distribution function seen from one start vector (Chebyshev–Markov–Stieltjes), averaged over the draws.
+            Many times too large for smooth spectra, but needed if many eigenvalues coincide.
     """
 
     x: np.ndarray
@@ -42,15 +42,16 @@ class Density:
 def density(matrix, *, draws: int = DRAWS, steps: int = STEPS, seed: int = 0) -> Density:
     """Estimate the distribution function of the eigenvalues without computing them.
 
-    Stochastic Lanczos quadrature (Chen, Trogdon and Ubaru 2021, ICML): from each random start, the quadrature nodes
-    and weights of some Lanczos steps stand for the spectrum; node k counts half below itself. The error falls as
-    1 / √(p draws), so it is for large matrices. Time ``draws * steps`` products with the matrix and its transpose.
+    Stochastic Lanczos quadrature (Chen, Trogdon and Ubaru 2021, ICML): the nodes and weights that Lanczos steps from a
+    random vector give approximate the spectrum; half of a node's weight counts as below the node. The error falls as
+    1 / √(p draws), so the method is for large matrices. Time: ``draws * steps`` products with the matrix and its
+    transpose.
 
     Args:
-        matrix: as in `spectrum`, with its errors; copied as float32 (float64 if it has that type).
-        draws: random starts, at least 2.
-        steps: Lanczos steps of each, at least 2; no more than p are made.
-        seed: of the starts.
+        matrix: as in `spectrum`, with its errors; copied as float32 (a float64 one as float64).
+        draws: number of random start vectors, at least 2.
+        steps: Lanczos steps from each, at least 2; at most p are made.
+        seed: of the start vectors.
     """
     if draws < 2 or steps < 2:
         raise ValueError(f"error bars need at least 2 draws of 2 steps: found draws={draws}, steps={steps}")
@@ -65,21 +66,27 @@ def density(matrix, *, draws: int = DRAWS, steps: int = STEPS, seed: int = 0) ->
 
 
 def estimates(nodes, weights, outlying: np.ndarray, p: int, n: int) -> tuple[float, float]:
-    """ks and effective_rank from the quadrature ``(draws, steps)`` of all but the outlying eigenvalues."""
+    """ks and effective_rank of a p × n matrix.
+
+    Args:
+        nodes, weights: quadrature ``(draws, steps)`` of the eigenvalues without the outlying ones.
+        outlying: the outlying eigenvalues.
+        p, n: shape of the matrix.
+    """
     rest = p - len(outlying)
     x = np.append(nodes.ravel(), support(p / n))
     ks = np.abs(rest / p * steps_at(x, nodes, weights).mean(axis=0) - mp_cdf(x, p / n)).max()
     shares = np.maximum(nodes, 0) / p
-    # what the shares sum to is known: holding them to it takes most of the scatter away
+    # the sum of the shares is known: normalizing them to it removes most of the scatter
     total = rest * (weights * shares).sum(-1).mean()
-    shares *= max(1 - outlying.sum() / p, 0) / max(total, 1e-12)  # nothing is left where all variance is outlying
+    shares *= max(1 - outlying.sum() / p, 0) / max(total, 1e-12)  # 0 if the outliers carry all variance
     entropy = special.entr(outlying / p).sum() + rest * (weights * special.entr(shares)).sum(-1).mean()
     return float(ks), math.exp(entropy)
 
 
 def quadrature(m: Matrix, draws: int, steps: int, seed: int, known: np.ndarray | None = None):
-    """Nodes and weights ``(draws, steps)`` of Lanczos from random starts, orthogonal to the ``known`` vectors."""
-    rng = np.random.default_rng([SALT, seed])
+    """Nodes and weights ``(draws, steps)`` of Lanczos from random vectors orthogonal to the columns of ``known``."""
+    rng = np.random.default_rng([SEED_SALT, seed])
     v = rng.standard_normal((m.p, draws))
     if known is not None:
         v -= known @ (known.T @ v)
@@ -88,14 +95,14 @@ def quadrature(m: Matrix, draws: int, steps: int, seed: int, known: np.ndarray |
     for _ in range(min(steps, m.p)):
         u = m.gram_times(basis[-1])
         diagonal.append((basis[-1] * u).sum(0))
-        for _ in range(2):  # full reorthogonalisation: without it, converged eigenvalues come back as ghosts
+        for _ in range(2):  # full reorthogonalization; without it, converged eigenvalues appear again
             for b in basis:
                 u -= b * (b * u).sum(0)
         if known is not None:
             k = torch.as_tensor(known, device=u.device)
             u -= k @ (k.T @ u)
         norm = u.norm(dim=0)
-        norm = torch.where(norm > 1e-10, norm, 0.0)  # the start's space is exhausted: what follows gets no weight
+        norm = torch.where(norm > 1e-10, norm, 0.0)  # the Krylov space is exhausted: further nodes get no weight
         beside.append(norm)
         basis.append(torch.where(norm > 0, u / norm.clamp(min=1e-300), 0.0))
     t = torch.diag_embed(torch.stack(diagonal, 1))
@@ -105,16 +112,16 @@ def quadrature(m: Matrix, draws: int, steps: int, seed: int, known: np.ndarray |
 
 
 def steps_at(x: np.ndarray, nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Distribution function of each draw at ascending x, ``(draws, points)``: half of a node's weight lies below it."""
+    """Distribution function of each draw at ascending x, ``(draws, points)``; half of a node's weight is below it."""
     upto = np.cumsum(weights, axis=1) - weights / 2
     return np.stack([np.interp(x, n, u, left=0, right=1) for n, u in zip(nodes, upto, strict=True)])
 
 
 @lru_cache(maxsize=64)
 def null_quadrature(p: int, n: int, reps: int = 1000) -> Mapping[str, tuple[float, float]]:
-    """Central 95 % of what quadrature finds on noise, wider than that of all eigenvalues.
+    """Central 95 % of ks and effective_rank from quadrature on p × n noise, wider than those from all eigenvalues.
 
-    Lanczos on noise gives a tridiagonal matrix of independent chi variables, so the size of the matrix costs nothing.
+    Lanczos on noise gives a tridiagonal matrix of independent chi variables, which is drawn without making the noise.
     """
     steps = min(STEPS, p)
     t, i, found = np.zeros((DRAWS, steps, steps)), np.arange(steps), []
@@ -123,4 +130,4 @@ def null_quadrature(p: int, n: int, reps: int = 1000) -> Mapping[str, tuple[floa
         nodes, within = np.linalg.eigh(t)
         found.append(estimates(nodes, within[:, 0, :] ** 2, np.empty(0), p, n))
     ks, rank = np.quantile(found, [0.025, 0.975], axis=0).T
-    return {"ks": ends(ks), "effective_rank": ends(rank)}
+    return {"ks": as_floats(ks), "effective_rank": as_floats(rank)}

@@ -1,4 +1,4 @@
-"""Made matrices with one planted departure from noise: what the measures are tried on before they are believed."""
+"""Synthetic matrices with one planted departure from noise, on which the measures are tested."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ DEPARTURES = {
 
 
 def matrix(departure: str, size: float, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """A made matrix of Gaussian entries with one planted departure.
+    """Draw a matrix of Gaussian entries with one planted departure.
 
     Args:
-        departure: one of `DEPARTURES`; or, independent and identical all the same, ``noise`` (``size`` is not used),
-            ``Laplace`` entries, or ``outliers``, a share ``size`` of entries at 30 standard deviations.
-        size: how much of it.
+        departure: a key of `DEPARTURES`; or one of three with independent and identical entries: ``noise``, ``Laplace``
+            (both ignore ``size``), or ``outliers``, with a share ``size`` of the entries at 30 standard deviations.
+        size: of the departure, as `DEPARTURES` says.
         shape: (rows, columns).
         rng: source of randomness.
 
     Returns:
-        float64 of that shape.
+        float64 ``shape``.
 
     Raises:
         ValueError: unknown departure.
@@ -43,7 +43,7 @@ def matrix(departure: str, size: float, shape: tuple[int, int], rng: np.random.G
     if departure == "outliers":
         return with_outliers(noise.ravel(), rng, share=size).reshape(shape)
     if departure == "neighbours":
-        # lfilter's start is made stationary: its first entry is of unit variance, the others' innovations smaller
+        # stationary: the first entry has unit variance, and the innovations of the others are scaled accordingly
         noise[:, 1:] *= np.sqrt(1 - size**2)
         return signal.lfilter([1], [1, -size], noise, axis=1)
     if departure == "row scales":
@@ -56,7 +56,7 @@ def matrix(departure: str, size: float, shape: tuple[int, int], rng: np.random.G
     if departure in ("spikes", "rank three"):
         count = int(size) if departure == "spikes" else 3
         left, right = (np.linalg.qr(rng.standard_normal((length, count)))[0] for length in shape)
-        strength = _landing(1.05, r, c) if departure == "spikes" else np.sqrt(r * c * size / (1 - size) / 3)
+        strength = _spike_strength(1.05, r, c) if departure == "spikes" else np.sqrt(r * c * size / (1 - size) / 3)
         return noise + strength * left @ right.T
     raise ValueError(f"no departure is called {departure!r}: expected one of {', '.join(DEPARTURES)}")
 
@@ -67,10 +67,10 @@ def _scales(spread: float, shape: tuple[int, int], rng: np.random.Generator) -> 
     return np.exp(sigma * rng.standard_normal(shape) - sigma**2 / 2)
 
 
-def _landing(ratio: float, r: int, c: int) -> float:
-    """Strength of a direction in unit noise whose singular value lands at ``ratio`` times the edge.
+def _spike_strength(ratio: float, r: int, c: int) -> float:
+    """Strength of a rank-one spike in unit noise whose singular value is ``ratio`` times the edge.
 
-    Of strength s it lands at √((s² + r)(s² + c)) / s (Benaych-Georges and Nadakuditi 2012).
+    A spike of strength s has the singular value √((s² + r)(s² + c)) / s (Benaych-Georges and Nadakuditi 2012).
     """
     half = (ratio**2 * (np.sqrt(r) + np.sqrt(c)) ** 2 - r - c) / 2
     return float(np.sqrt(half + np.sqrt(half**2 - r * c)))

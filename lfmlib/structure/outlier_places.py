@@ -1,6 +1,6 @@
-"""Where the outliers of weight matrices lie: over rows and columns, and along the residual stream.
+"""Positions of the outliers of weight matrices: in rows and columns, and along the residual stream.
 
-An outlier is an entry whose magnitude is beyond a cut, such as `lfmlib.distribution.law.Law.outlier_cut`.
+An outlier is an entry whose magnitude exceeds a cut, such as `lfmlib.distribution.law.Law.outlier_cut`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from scipy import special
 from ..checkpoints.checkpoint import Checkpoint
 
 RESIDUAL = {"q": 1, "k": 1, "v": 1, "gate": 1, "up": 1, "o": 0, "down": 0}
-"""Axis of a matrix along which the residual stream runs, by role: columns where it reads, rows where it writes."""
+"""Role → axis of a matrix (out, in) that is the residual stream's: 1 if it reads the stream, 0 if it writes to it."""
 
 
 def beyond(w: torch.Tensor, cut: float) -> torch.Tensor:
-    """The outliers of a matrix, as a boolean matrix."""
+    """Boolean matrix of the entries whose magnitude exceeds ``cut``."""
     return w.detach().abs() > cut
 
 
 def largest(checkpoint: Checkpoint, names: Sequence[str], count: int = 10) -> pd.DataFrame:
-    """The entries that are largest in standard deviations of their own matrix.
+    """The ``count`` entries of several matrices that lie farthest from the mean, in std of their own matrix.
 
     Returns:
-        Columns: tensor, row, column, value, size (abs(value - mean) / std, signed as the value).
+        One row per entry, farthest first; columns: tensor, row, column, value, size ((value - mean) / std).
     """
     rows = []
     for name in names:
@@ -41,18 +41,18 @@ def largest(checkpoint: Checkpoint, names: Sequence[str], count: int = 10) -> pd
 
 
 def places(checkpoint: Checkpoint, table: pd.DataFrame, draws: int = 200, seed: int = 0) -> pd.DataFrame:
-    """How unevenly the outliers of each matrix lie over its rows and columns.
+    """Concentration of the outliers of each matrix in few rows and columns.
 
     Args:
         checkpoint: holds the matrices.
         table: rows of `lfmlib.surveys.optimal_laws.laws`.
-        draws, seed: of random places, for the control.
+        draws, seed: number of draws of random positions for the control, and their seed.
 
     Returns:
         One row per matrix with outliers: tensor, role, depth, outliers (their number), share (of the entries), largest
-        (in std); ``rows`` and ``columns``, the share of them in the hundredth of the rows (columns) that holds the
-        most, and the same of random places, the median over draws, as ``…_noise``; ``begins``, the cut in std, and
-        ``gaussian``, the share of a Gaussian of that std beyond it.
+        (in std); ``rows`` and ``columns``, the share of the outliers in the 1 % of the rows (columns) that hold the
+        most; ``rows_noise`` and ``columns_noise``, the same for random positions, median over draws; ``begins``, the
+        cut in std; and ``gaussian``, the share of a Gaussian of that std beyond the cut.
     """
     found = []
     for one in table[np.isfinite(table["outlier_cut"])].to_dict("records"):
@@ -72,22 +72,22 @@ def places(checkpoint: Checkpoint, table: pd.DataFrame, draws: int = 200, seed: 
         for side, axis in (("rows", 1), ("columns", 0)):
             counts = mask.sum(dim=axis).numpy()
             made = rng.multinomial(total, np.full(len(counts), 1 / len(counts)), size=draws)
-            row |= {side: _top(counts), f"{side}_noise": float(np.median([_top(one) for one in made]))}
+            row |= {side: _top_share(counts), f"{side}_noise": float(np.median([_top_share(one) for one in made]))}
         found.append(row)
     return pd.DataFrame(found)
 
 
 def line_up(checkpoint: Checkpoint, table: pd.DataFrame, share: float = 0.01) -> pd.DataFrame:
-    """Whether the outliers of different matrices lie at the same places of the residual stream.
+    """Whether the outliers of different layers share the same dimensions of the residual stream.
 
     Args:
         checkpoint, table: as in `places`.
-        share: of the places, the ones that hold most outliers in all the other layers.
+        share: of the dimensions; those are compared that hold most outliers in all other layers.
 
     Returns:
-        One row per matrix that reads or writes the residual stream and has outliers: tensor, role, depth, outliers,
-        ``there``, the share of them in these places, and ``chance``, the share of the places. Empty for a model of one
-        layer.
+        One row per matrix that reads or writes the residual stream and has outliers: tensor, role, depth, outliers
+        (their number), ``there``, the share of them in these dimensions, and ``chance``, the share of the dimensions.
+        Empty for a model of one layer.
     """
     counts, about = {}, {}
     for one in table[table["role"].isin(RESIDUAL) & np.isfinite(table["outlier_cut"])].to_dict("records"):
@@ -96,19 +96,23 @@ def line_up(checkpoint: Checkpoint, table: pd.DataFrame, share: float = 0.01) ->
             counts[one["tensor"]] = mask.sum(dim=1 - RESIDUAL[one["role"]]).numpy()
             about[one["tensor"]] = {name: one[name] for name in ("tensor", "role", "depth")}
     rows = []
-    for name, own in counts.items():
+    for name, count in counts.items():
         others = [
             counts[other] / counts[other].sum()
             for other in counts
-            if about[other]["depth"] != about[name]["depth"] and len(counts[other]) == len(own)
+            if about[other]["depth"] != about[name]["depth"] and len(counts[other]) == len(count)
         ]
         if others:
-            top = np.argsort(-np.sum(others, axis=0), kind="stable")[: max(1, round(share * len(own)))]
-            there = {"outliers": int(own.sum()), "there": own[top].sum() / own.sum(), "chance": len(top) / len(own)}
+            top = np.argsort(-np.sum(others, axis=0), kind="stable")[: max(1, round(share * len(count)))]
+            there = {
+                "outliers": int(count.sum()),
+                "there": count[top].sum() / count.sum(),
+                "chance": len(top) / len(count),
+            }
             rows.append(about[name] | there)
     return pd.DataFrame(rows, columns=["tensor", "role", "depth", "outliers", "there", "chance"])
 
 
-def _top(counts: np.ndarray) -> float:
-    """Share of all that lies in the hundredth of the places that hold the most, at least one place."""
+def _top_share(counts: np.ndarray) -> float:
+    """Share of the sum of ``counts`` in the 1 % of them that are largest, at least one."""
     return float(np.sort(counts)[-max(1, round(len(counts) / 100)) :].sum() / counts.sum())

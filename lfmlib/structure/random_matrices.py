@@ -1,10 +1,9 @@
-"""What the singular values of noise do: the laws of Marchenko and Pastur, of Tracy and Widom, and nulls from them.
+"""Singular values of noise: the laws of Marchenko–Pastur and Tracy–Widom, and the nulls of `Spectrum` from them.
 
-Independent entries of one variance have a spectrum that is known before it is measured: its bulk follows the law of
-Marchenko and Pastur (1967), and the largest singular value sits at the edge of that bulk, with fluctuations of the law
-of Tracy and Widom. The smaller side of a matrix has p, the larger n entries; eigenvalues are those of W Wᵀ / n, in
-units of the entries' variance. The laws are written here because the one library that has them, scikit-rmt, asks for a
-NumPy below 2.
+The spectrum of independent entries of one variance is known: its bulk follows the law of Marchenko and Pastur (1967),
+and the largest singular value lies at the edge of the bulk, with fluctuations that follow the Tracy–Widom law. p is the
+length of the smaller side of a matrix, n that of the larger; eigenvalues are those of W Wᵀ / n in units of the entries'
+variance. The laws are implemented here since the one library that has them, scikit-rmt, requires NumPy below 2.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from scipy import linalg, special
 TRACY_WIDOM = {0.025: -3.5158536, 0.975: 1.4537714, 0.99: 2.0234493}
 """Quantiles of the Tracy–Widom law for real matrices: roots of its Fredholm determinant, evaluated as in Bornemann
 (2010, Math. Comp. 79). Johnstone (2001) prints 2.02 at 99 %."""
-SIMULATED = 128
+MAX_SIMULATED_SIDE = 128
 """Smaller side up to which the null is simulated at the matrix's own size."""
 _TW_MEAN, _TW_VAR = -1.2065336, 1.6077810
-_GROWTH = np.array([0.38, 0.42])  # of both ends of p * ks per unit of log(p), measured from p = 128 to 1000
+_KS_GROWTH = np.array([0.38, 0.42])  # slopes of both ends of p · ks in log(p), measured from p = 128 to 1000
 
 
 def threshold(rows: int, columns: int, quantile: float = 0.99, *, known: bool = False) -> float:
-    """Quantile of the largest singular value of noise, over its standard deviation.
+    """Quantile of the largest singular value of noise, in units of the entries' standard deviation.
 
-    The square is centred at (√(r - ½) + √(c - ½))² and scaled as in Ma (2012, Bernoulli 18), the refinement of
-    Johnstone (2001, Ann. Stat. 29) whose error falls as p^(-2/3) and that treats rows and columns alike. The largest
-    value scatters a little less about its mean where the standard deviation is measured on the same entries, as
-    `lfmlib.spectrum` does (Nadler 2011, J. Multivariate Anal. 102). Of 20,000 noise matrices, 1.1 % lay beyond the 99 %
-    point so corrected at sides of 64 to 512, and 0.6 to 0.9 % beyond the one for a known standard deviation.
+    Its square is centred at (√(r - ½) + √(c - ½))² and scaled as in Ma (2012, Bernoulli 18), the refinement of
+    Johnstone (2001, Ann. Stat. 29) whose error falls as p^(-2/3) and which is symmetric in rows and columns. If the
+    standard deviation is estimated from the same entries, as in `lfmlib.spectrum`, the largest value scatters slightly
+    less (Nadler 2011, J. Multivariate Anal. 102). Of 20,000 noise matrices of sides 64 to 512, 1.1 % lay beyond the
+    99 % point with this correction, and 0.6 to 0.9 % without.
 
     Args:
-        rows, columns: the shape.
-        quantile: one of `TRACY_WIDOM`.
-        known: the standard deviation is known, not measured.
+        rows, columns: shape of the matrix.
+        quantile: a key of `TRACY_WIDOM`.
+        known: the standard deviation is known, not estimated.
 
     Examples:
         >>> from lfmlib.structure.random_matrices import threshold
@@ -51,11 +50,14 @@ def threshold(rows: int, columns: int, quantile: float = 0.99, *, known: bool = 
 
 
 def mp_cdf(x, ratio: float) -> np.ndarray:
-    """Distribution function of the Marchenko–Pastur law in closed form.
+    """Distribution function of the Marchenko–Pastur law, in closed form.
 
     Args:
-        x: eigenvalues in units of n sigma², any shape.
+        x: eigenvalues s² / (n sigma²), any shape.
         ratio: p / n, above 0 and at most 1.
+
+    Returns:
+        float64 of the shape of x.
 
     Examples:
         >>> from lfmlib.structure.random_matrices import mp_cdf, support
@@ -65,7 +67,7 @@ def mp_cdf(x, ratio: float) -> np.ndarray:
     """
     low, high = support(ratio)
     x = np.clip(x, low, high)
-    arc = np.sqrt((high - x) * (x - low))  # arctan2 keeps both ends of the support, where arc is 0, out of trouble
+    arc = np.sqrt((high - x) * (x - low))  # 0 at both ends of the support, hence arctan2
     turns = (1 + ratio) * np.arctan2(low + high - 2 * x, 2 * arc)
     turns -= (1 - ratio) * np.arctan2(2 * low * high - (low + high) * x, 2 * (1 - ratio) * arc)
     return np.clip(0.5 + (arc - turns) / (2 * np.pi * ratio), 0, 1)
@@ -81,39 +83,41 @@ def mp_pdf(x, ratio: float) -> np.ndarray:
 
 
 def support(ratio: float) -> tuple[float, float]:
-    """Ends of the Marchenko–Pastur law."""
+    """Lower and upper end of the support of the Marchenko–Pastur law."""
     return (1 - math.sqrt(ratio)) ** 2, (1 + math.sqrt(ratio)) ** 2
 
 
 def edge_law(p: int, n: int) -> tuple[float, float]:
-    """Centre and scale of the largest eigenvalue of W Wᵀ for unit variance (Ma 2012)."""
+    """Centre and scale of the largest eigenvalue of W Wᵀ for entries of unit variance (Ma 2012)."""
     a, b = math.sqrt(p - 0.5), math.sqrt(n - 0.5)
     return (a + b) ** 2, (a + b) * (1 / a + 1 / b) ** (1 / 3)
 
 
 def ks_distance(values: np.ndarray, ratio: float) -> float:
-    """KS distance of ascending eigenvalues to the Marchenko–Pastur law."""
+    """Kolmogorov–Smirnov distance of ascending eigenvalues s² / (n sigma²) to the Marchenko–Pastur law."""
     law, p = mp_cdf(values, ratio), len(values)
     return float(max(np.max(np.arange(1, p + 1) / p - law), np.max(law - np.arange(p) / p)))
 
 
 def effective_rank(values: np.ndarray) -> float:
-    """exp of the entropy of the values' shares of their sum."""
+    """Exponential of the entropy of the values' shares of their sum."""
     return math.exp(special.entr(values / values.sum()).sum())
 
 
 @lru_cache(maxsize=1024)
 def null(p: int, n: int) -> Mapping[str, tuple[float, float]]:
-    """Central 95 % on noise: simulated up to `SIMULATED`; beyond, tabulated figures of that size scaled; Tracy–Widom.
+    """Central 95 % of the figures of `Spectrum` on p × n noise, figure → (low, high).
 
-    The ends of p * ks grow with log(p); effective_rank scatters by the same number about p exp(-p / 2n) at every size,
-    and, below the smallest tabulated ratio of the sides, in proportion to it.
+    Up to p = `MAX_SIMULATED_SIDE` noise of that shape is simulated. Beyond, the largest singular value is Tracy and
+    Widom's, and the others are extrapolated from a table for p = `MAX_SIMULATED_SIDE`: the ends of p · ks grow with
+    log(p); effective_rank has the same scatter about p exp(-p / 2n) at every size, which below the smallest tabulated
+    ratio p / n is in proportion to the ratio.
     """
-    if p > SIMULATED:
+    if p > MAX_SIMULATED_SIDE:
         ratios, *columns = _table()
         at = max(math.log(p / n), ratios[0])
         bounds = np.array([np.interp(at, ratios, column) for column in columns])
-        ks, rank = bounds[:2] + _GROWTH * math.log(p / SIMULATED), bounds[2:] * (p / n) / math.exp(at)
+        ks, rank = bounds[:2] + _KS_GROWTH * math.log(p / MAX_SIMULATED_SIDE), bounds[2:] * (p / n) / math.exp(at)
         top = np.array([threshold(p, n, quantile) ** 2 for quantile in (0.025, 0.975)]) / n
     else:
         ks, rank, top = np.quantile(simulate(p, n), [0.025, 0.975], axis=0).T
@@ -121,18 +125,18 @@ def null(p: int, n: int) -> Mapping[str, tuple[float, float]]:
         "outliers": (0, 0),  # 99 % of noise has none
         "outlier_share": (0.0, 0.0),
         "outlier_variance": (0.0, 0.0),
-        "ks": ends(ks / p),
-        "top_ratio": ends(np.sqrt(n * top) / (math.sqrt(p) + math.sqrt(n))),
-        "stable_rank": ends(p / top[::-1]),
-        "effective_rank": ends(p * math.exp(-p / n / 2) + rank),
+        "ks": as_floats(ks / p),
+        "top_ratio": as_floats(np.sqrt(n * top) / (math.sqrt(p) + math.sqrt(n))),
+        "stable_rank": as_floats(p / top[::-1]),
+        "effective_rank": as_floats(p * math.exp(-p / n / 2) + rank),
     }
 
 
 @lru_cache(maxsize=1)
 def _table() -> np.ndarray:
-    """log(p / n), ascending; low and high end of p * ks, and of effective_rank less its centre, at p = `SIMULATED`.
+    """Rows log(p / n), ascending; low and high end of p · ks; low and high end of effective_rank - p exp(-p / 2n).
 
-    Written by ``python -m lfmlib.structure.calibrate``.
+    For p = `MAX_SIMULATED_SIDE`; written by ``python -m lfmlib.structure.calibrate``.
     """
     with (resources.files(__package__) / "nulls_spectrum.csv").open() as file:
         ratio, *columns = np.loadtxt(file, delimiter=",", skiprows=1).T
@@ -141,7 +145,7 @@ def _table() -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def simulate(p: int, n: int, draws: int = 6000) -> np.ndarray:
-    """p * ks, effective_rank less p exp(-p / 2n), and largest eigenvalue of noise, ``(draws, 3)``."""
+    """p · ks, effective_rank - p exp(-p / 2n), and largest eigenvalue of p × n noise matrices, ``(draws, 3)``."""
     figures = []
     for diagonal, beside in zip(*tridiagonal_noise(p, n, p, (draws,)), strict=True):
         values = np.maximum(linalg.eigvalsh_tridiagonal(diagonal, beside, lapack_driver="sterf"), 0)
@@ -151,7 +155,12 @@ def simulate(p: int, n: int, draws: int = 6000) -> np.ndarray:
 
 
 def tridiagonal_noise(p: int, n: int, size: int, draws: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Tridiagonal form of W Wᵀ / n for noise W (Dumitriu and Edelman 2002): its leading part, diagonal and beside."""
+    """Draw the leading ``size`` × ``size`` part of the tridiagonal form of W Wᵀ / n for p × n noise W (Dumitriu and
+    Edelman 2002).
+
+    Returns:
+        Diagonals ``(*draws, size)`` and off-diagonals ``(*draws, size - 1)``.
+    """
     rng = np.random.default_rng(0)
     a = rng.chisquare(n - np.arange(size), (*draws, size)) / n
     b = rng.chisquare(p - 1 - np.arange(size - 1), (*draws, size - 1)) / n
@@ -160,6 +169,6 @@ def tridiagonal_noise(p: int, n: int, size: int, draws: tuple[int, ...]) -> tupl
     return diagonal, np.sqrt(a[..., :-1] * b)
 
 
-def ends(pair: np.ndarray) -> tuple[float, float]:
-    """Two numbers as plain floats."""
+def as_floats(pair: np.ndarray) -> tuple[float, float]:
+    """A pair of NumPy numbers as Python floats."""
     return float(pair[0]), float(pair[1])

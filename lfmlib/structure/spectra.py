@@ -1,8 +1,8 @@
-"""What the singular values of a matrix say: Marchenko–Pastur and Tracy–Widom against the weights.
+"""Compare the singular values of a matrix with those of noise, the laws of Marchenko–Pastur and Tracy–Widom.
 
-What lies beyond the edge of noise (`lfmlib.structure.random_matrices`) is structure: correlation, or unequal scales of
-rows and columns; `lfmlib.structure.controls.rescaled` tells the two apart. Throughout, the mean of all entries is
-removed first, and the smaller side has p, the larger n entries.
+Singular values beyond the edge of noise (`lfmlib.structure.random_matrices`) come from correlation or from unequal
+scales of rows and columns; `lfmlib.structure.controls.rescaled` tells the two apart. The mean of all entries is always
+subtracted first. p is the length of the smaller side, n that of the larger.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pandas as pd
 import torch
 from scipy import optimize
 
-from .controls import control, measured
+from .controls import control, measure_controls
 from .gram import Matrix
 from .lanczos import DRAWS, STEPS, estimates, null_quadrature, quadrature
 from .random_matrices import effective_rank, ks_distance, mp_cdf, null, support, threshold
 
-EXACT = 4096
-"""Smaller side up to which `spectrum` computes every eigenvalue (11 s of one core there)."""
-_MOST = 256  # outliers beyond this number are not looked for one by one
+MAX_EXACT_SIDE = 4096
+"""Smaller side up to which `spectrum` computes every eigenvalue (at 4,096 in 11 s of one core)."""
+_MAX_OUTLIERS = 256  # with more outliers, all eigenvalues are computed instead of the leading ones by Lanczos
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Spectrum:
         threshold: where outliers begin: the edge with its Tracy–Widom allowance, see `threshold`.
         outliers: how many singular values lie beyond the threshold.
         outlier_share: their number over the smaller dimension.
-        outlier_variance: the sum of their squares over the sum of all squares, that is, the share of the variance of
-            the entries that the outlying directions carry (including the noise that falls on them).
+        outlier_variance: sum of their squares over the sum of all squares: the share of the variance of the entries
+            that the outlying directions carry, the noise along them included.
         ks: Kolmogorov–Smirnov distance of the eigenvalues s² / (n sigma²) to the Marchenko–Pastur law of ratio p / n.
         top_ratio: largest singular value over the edge.
         stable_rank: sum of all squares over the largest.
-        effective_rank: exp of the entropy of the shares s² / sum s² (Roy and Vetterli 2007, there of s / sum s; of
-            squares here, so that it tells how the variance is spread). At most p; noise has p exp(-p / 2n), the limit
-            of Page (1993, Phys. Rev. Lett. 71).
+        effective_rank: exp of the entropy of the shares s² / sum s², which says how the variance is spread (Roy and
+            Vetterli 2007 take s / sum s). At most p; noise has p exp(-p / 2n), the limit of Page (1993, Phys. Rev.
+            Lett. 71).
         exact: whether every eigenvalue was computed; if not, ks and effective_rank are estimates.
-        controls: the same of each control that was asked for, by its name.
-        null: for each figure that noise leaves any room for, the central 95 % on Gaussian noise of the same shape, as
-            ``(low, high)``. Pointwise: one noise matrix in twenty lies outside for each figure.
+        controls: name of the control → its `Spectrum`, for each control asked for.
+        null: figure → its central 95 % on Gaussian noise of the same shape, ``(low, high)``. Of each figure alone: for
+            every figure one noise matrix in twenty lies outside.
 
     Examples:
         >>> found = lfmlib.spectrum(np.random.default_rng(0).standard_normal((256, 512)))
@@ -72,24 +72,24 @@ class Spectrum:
 def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact: bool | None = None) -> Spectrum:
     """Compare the singular values of a matrix with those of noise.
 
-    Eigenvalues of the p x p Gram matrix, accumulated in float64 in blocks: time n p² + p³, memory some 24 p² bytes
-    beyond the matrix. Singular values below 1e-8 of the largest drown in rounding.
+    Computes the eigenvalues of the p × p Gram matrix, accumulated in float64 in blocks: time n p² + p³, memory some
+    24 p² bytes beyond the matrix. Singular values below 1e-8 of the largest are lost in rounding.
 
-    Where p is beyond `EXACT`, the outlying singular values come from Lanczos iterations (`scipy.sparse.linalg.eigsh`),
-    ks and effective_rank from stochastic Lanczos quadrature of the rest, and the matrix is copied as float32 (float64
-    if it has that type). More than 256 outliers are not worth that, and everything is computed after all.
+    If p exceeds `MAX_EXACT_SIDE`, outliers come from Lanczos iterations (`scipy.sparse.linalg.eigsh`), ks and
+    effective_rank from stochastic Lanczos quadrature of the rest, and the matrix is copied as float32 (a float64 one as
+    float64). If there are more than 256 outliers, all eigenvalues are computed after all.
 
-    It runs on the GPU if the tensor is there or there is one.
+    It runs on a GPU if there is one.
 
     Args:
         matrix: ``(r, c)``, torch tensor or numpy array of any floating type.
         controls: names of `lfmlib.structure.controls.CONTROLS` to measure in the same way, into ``controls`` of the
             result.
         seed: of the controls.
-        exact: compute all eigenvalues; by default, if the smaller side is at most `EXACT`.
+        exact: compute all eigenvalues; by default if the smaller side is at most `MAX_EXACT_SIDE`.
 
     Raises:
-        ValueError: not a matrix, too small, not floating, constant, or with non-finite entries; an unknown control.
+        ValueError: not a matrix, too small, not floating, constant, or not finite; a control is unknown.
 
     Examples:
         >>> noise = np.random.default_rng(0).standard_normal((256, 512))
@@ -100,7 +100,7 @@ def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact
     m = Matrix(matrix)
     shape, top = (m.p, m.n), threshold(m.p, m.n)
     if exact is None:
-        exact = m.p <= EXACT
+        exact = m.p <= MAX_EXACT_SIDE
     found = None if exact else _outlying(m, top**2 / m.n)
     bands = dict(null(*shape))
     if found is None:
@@ -124,12 +124,12 @@ def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact
         effective_rank=rank,
         exact=exact,
         null=bands,
-        controls=measured(matrix, controls, lambda one: spectrum(one, exact=exact), seed=seed),
+        controls=measure_controls(matrix, controls, lambda one: spectrum(one, exact=exact), seed=seed),
     )
 
 
 def singular_values(matrix) -> np.ndarray:
-    """All singular values of a matrix less its mean, float64 ``(p,)``, ascending, through its Gram matrix.
+    """All singular values of a matrix less its mean, float64 ``(p,)``, ascending.
 
     Args:
         matrix: as in `spectrum`, with its errors and its cost for an exact result.
@@ -139,11 +139,11 @@ def singular_values(matrix) -> np.ndarray:
 
 
 def top_ratio(matrix, overwrite: bool = False) -> float:
-    """Largest singular value of a matrix less its mean over the edge of noise, `Spectrum.top_ratio`, and no more.
+    """`Spectrum.top_ratio` alone: the largest singular value of a matrix less its mean, over the edge of noise.
 
     Args:
-        matrix: as in `spectrum`, with its errors; copied as float32 (float64 if it has that type) where its smaller
-            side is beyond 512.
+        matrix: as in `spectrum`, with its errors; copied as float32 (a float64 one as float64) if its smaller side
+            exceeds 512.
         overwrite: a float32 tensor may be scaled in place instead of being copied.
     """
     m = Matrix(matrix, overwrite)
@@ -153,13 +153,13 @@ def top_ratio(matrix, overwrite: bool = False) -> float:
 
 @dataclass(frozen=True)
 class Bulk:
-    """The part of a spectrum that could be noise.
+    """Noise fitted to the middle of a spectrum.
 
     Attributes:
-        variance: share of the variance of the entries that noise of the bulk's scale has over the whole spectrum.
-        outliers: singular values beyond the edge of that noise, with its Tracy–Widom allowance.
-        outlier_variance: share of the variance of the entries on their directions.
-        ks: Kolmogorov–Smirnov distance of the others to the Marchenko–Pastur law of that scale.
+        variance: variance of that noise over the variance of the entries.
+        outliers: number of singular values beyond the edge of that noise, with its Tracy–Widom allowance.
+        outlier_variance: share of the variance of the entries along their directions.
+        ks: Kolmogorov–Smirnov distance of the other eigenvalues to the Marchenko–Pastur law of that scale.
     """
 
     variance: float
@@ -169,10 +169,10 @@ class Bulk:
 
 
 def bulk(matrix) -> Bulk:
-    """Fit noise to the middle of a spectrum, and see what lies beyond it, and how well the rest agrees.
+    """Fit noise to the middle of a spectrum.
 
-    The scale is such that the median eigenvalue is that of Marchenko and Pastur's law (Gavish and Donoho 2014, IEEE
-    Trans. Inf. Theory 60), so that outliers do not widen it, as they widen the edge of `spectrum`.
+    The scale is such that the median eigenvalue is the median of the Marchenko–Pastur law (Gavish and Donoho 2014, IEEE
+    Trans. Inf. Theory 60). So outliers do not widen its edge, as they do that of `spectrum`.
 
     Args:
         matrix: as in `spectrum`, with its errors and its cost for an exact result.
@@ -191,7 +191,15 @@ def bulk(matrix) -> Bulk:
 
 
 def bulks(matrices: Iterable, *, seed: int = 0) -> pd.DataFrame:
-    """Medians of `bulk` over matrices: of themselves, rescaled, and of fresh noise in their place, seeded by number."""
+    """Medians of `bulk` over matrices, of their controls "rescaled", and of their controls "fresh".
+
+    Args:
+        matrices: as in `spectrum`, with its errors.
+        seed: of the first matrix's controls; the next ones add 1 each.
+
+    Returns:
+        One row for each kind ("weights", "rescaled", "fresh"); columns: the attributes of `Bulk`.
+    """
     rows = []
     for number, matrix in enumerate(matrices):
         kinds = {"weights": matrix} | {
@@ -202,18 +210,18 @@ def bulks(matrices: Iterable, *, seed: int = 0) -> pd.DataFrame:
 
 
 def vectors(matrix, *, count: int = 10) -> pd.DataFrame:
-    """How Gaussian the entries of the leading singular vectors are: those of noise are spread over all entries.
+    """Excess kurtosis of the entries of the leading singular vectors, which is about 0 for noise.
 
-    A vector that sits on a few rows or columns has a large excess kurtosis (-1.5 for a wave, up to its length for one
-    entry). The null is that of as many Gaussian values, which those of a uniformly random direction are up to scale.
+    A vector concentrated on a few rows or columns has a large one (about its length for a single entry; a sine wave has
+    -1.5). The null is that of as many Gaussian values, since a uniformly random direction has such entries up to scale.
 
     Args:
-        matrix: as in `spectrum`, with its errors; copied as float32 (float64 if it has that type).
-        count: how many, below the smaller side.
+        matrix: as in `spectrum`, with its errors; copied as float32 (a float64 one as float64).
+        count: number of vectors of each side, below the smaller side of the matrix.
 
     Returns:
         One row per vector: rank (from 1), side ("left" has an entry for each row, "right" for each column),
-        singular_value, top_ratio (over the edge), excess_kurtosis, null_low, null_high (central 95 % for each).
+        singular_value, top_ratio (singular value over the edge), excess_kurtosis, null_low, null_high (central 95 %).
     """
     m = Matrix(matrix)
     if not 1 <= count < m.p:
@@ -236,7 +244,7 @@ def vectors(matrix, *, count: int = 10) -> pd.DataFrame:
 
 
 def kurtosis_null(count: int) -> tuple[float, float]:
-    """Central 95 % of the excess kurtosis of Gaussian values (Anscombe and Glynn 1983; good from about 20 values)."""
+    """Central 95 % of the excess kurtosis of ``count`` Gaussian values (Anscombe and Glynn 1983), 20 or more."""
     n = max(count, 20)
     mean, var = -6 / (n + 1), 24 * n * (n - 2) * (n - 3) / ((n + 1) ** 2 * (n + 3) * (n + 5))
     skew = 6 * (n * n - 5 * n + 2) / ((n + 7) * (n + 9)) * math.sqrt(6 * (n + 3) * (n + 5) / (n * (n - 2) * (n - 3)))
@@ -249,9 +257,9 @@ def kurtosis_null(count: int) -> tuple[float, float]:
 
 
 def _outlying(m: Matrix, limit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Leading eigenvalues, those beyond the limit, and their vectors; None where there are too many to look for."""
+    """Leading eigenvalues, those beyond ``limit``, and the vectors of these; None for more than `_MAX_OUTLIERS`."""
     count = 8
-    while count <= _MOST and count < m.p:
+    while count <= _MAX_OUTLIERS and count < m.p:
         values, found = m.top(count)
         if values[-1] <= limit:
             beyond = values > limit

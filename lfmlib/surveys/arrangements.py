@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
-from ..structure.controls import control, named
+from ..structure.controls import checked_names, control
 from ..structure.entries import FIGURES, iid
 from ..structure.spectra import spectrum
 from .run import about, tabulate
@@ -60,7 +60,7 @@ def arrangement(
         0    q      none       0.03
         1    q  permuted       0.00
     """
-    measure = partial(_measured, controls=named(controls), seed=seed)
+    measure = partial(_measured, controls=checked_names(controls), seed=seed)
     return tabulate(source, measure, _columns(), select=select, executor=executor, progress=progress)
 
 

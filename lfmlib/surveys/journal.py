@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.remote import RemoteFile
-from ..checkpoints.stored import Held
+from ..checkpoints.stored import InMemory
 from ..provenance import sources
 
 MAX_HASHED_BYTES = 1 << 20  # size of a tensor in memory, such as a quantizer's table, that is hashed into a key
@@ -92,7 +92,7 @@ def _facts(value):
         if not value.version:
             raise _NotOnFile
         return [value.url, value.size, value.version]
-    if isinstance(value, Held):
+    if isinstance(value, InMemory):
         if value.tensor.nbytes > MAX_HASHED_BYTES:
             raise _NotOnFile
         return hashlib.sha256(value.__reduce__()[1][0].tobytes()).hexdigest()

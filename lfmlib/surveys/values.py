@@ -44,7 +44,7 @@ def survey(
         sample: bytes to read of each tensor, in evenly spread pieces; default all of them. Figures are then those of
             the sample, ``count`` is the number of values read, the ``…_low`` and ``…_high`` of each figure say where
             that of the whole tensor lies, with 95 %, and ``label_possible`` which labels it may have (see
-            `lfmlib.distribution.sampled`). Below `lfmlib.distribution.sampled.LEAST` a warning is given.
+            `lfmlib.distribution.sampled`). Below `lfmlib.distribution.sampled.MIN_SAMPLE_BYTES` a warning is given.
         keep: a folder where finished rows are kept as they come. A survey that was stopped in any way, even by a power
             cut, goes on from them when it is called again; tensors whose file has changed are measured anew (see
             `lfmlib.surveys.journal`).
@@ -71,10 +71,10 @@ def survey(
     """
     if sample is not None and sample < 1:
         raise ValueError(f"sample={sample!r}: expected a number of bytes from each tensor, or None to read all")
-    if sample is not None and sample < sampled.LEAST:
+    if sample is not None and sample < sampled.MIN_SAMPLE_BYTES:
         warnings.warn(
             f"sample={sample}: of so few bytes of each tensor little can be said, and noise may not pass for noise; "
-            f"expected {sampled.LEAST:,} or more",
+            f"expected {sampled.MIN_SAMPLE_BYTES:,} or more",
             stacklevel=2,
         )
     ends = [*(f"{name}_{end}" for name in SAMPLED for end in ("low", "high")), "label_possible"] if sample else []

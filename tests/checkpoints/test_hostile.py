@@ -27,7 +27,7 @@ from safetensors.torch import save, save_file
 
 from lfmlib.checkpoints import addresses, http
 from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
-from lfmlib.checkpoints.pickled_files import look_through
+from lfmlib.checkpoints.pickled_files import check_pickle
 from lfmlib.merging import model_folder as folders
 
 QUICK = settings(
@@ -508,9 +508,9 @@ def test_zips_that_are_none_of_torch_save(tmp_path):
         with pytest.raises(CheckpointError, match=said):
             open_checkpoint(path)
     torch.save({"w": torch.ones(2)}, path)
-    assert look_through(path)
+    assert check_pickle(path)
     torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
-    assert not look_through(path)
+    assert not check_pickle(path)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -542,7 +542,7 @@ def test_what_claims_much_takes_little(tmp_path):
 def test_a_store_that_lies_about_a_size(monkeypatch, size):
     files = fsspec.filesystem("memory")
     files.pipe("/lies/model.safetensors", save(plain()))
-    monkeypatch.setattr(addresses, "FIRST", 64)  # no more is asked for than is there
+    monkeypatch.setattr(addresses, "FIRST_REQUEST_BYTES", 64)  # no more is asked for than is there
     real = type(files).info
     monkeypatch.setattr(type(files), "info", lambda self, path, **more: real(self, path, **more) | {"size": size})
     with pytest.raises(CheckpointError, match=r"more than a file here can have|describes other data|were asked for"):

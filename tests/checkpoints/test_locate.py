@@ -134,13 +134,13 @@ def test_what_is_no_source_at_all_is_told_what_is_one():
 
 def test_the_hubs_own_pages_need_no_scheme_and_files_come_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert addresses.meant("huggingface.co/org/name") == "https://huggingface.co/org/name"
-    assert addresses.meant("hf.co/gpt2") == "https://hf.co/gpt2"
-    assert addresses.meant("HTTPS://Host/A") == "https://Host/A"
-    assert addresses.meant("org/huggingface.co") == "org/huggingface.co"
+    assert addresses.normalized_source("huggingface.co/org/name") == "https://huggingface.co/org/name"
+    assert addresses.normalized_source("hf.co/gpt2") == "https://hf.co/gpt2"
+    assert addresses.normalized_source("HTTPS://Host/A") == "https://Host/A"
+    assert addresses.normalized_source("org/huggingface.co") == "org/huggingface.co"
     (tmp_path / "hf.co").mkdir()
     (tmp_path / "hf.co" / "gpt2").mkdir()
-    assert addresses.meant("hf.co/gpt2") == "hf.co/gpt2"
+    assert addresses.normalized_source("hf.co/gpt2") == "hf.co/gpt2"
 
 
 def test_choose_prefers_safetensors_and_drops_duplicates():
@@ -157,7 +157,7 @@ def test_choose_prefers_safetensors_and_drops_duplicates():
         "config.json",
     ]
     order = []
-    while chosen := locate.choose(everything):
+    while chosen := locate.choose_files(everything):
         order.append(chosen)
         everything = [name for name in everything if name not in chosen]
     assert order == [

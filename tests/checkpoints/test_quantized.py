@@ -344,11 +344,11 @@ def test_pieces_of_a_part_are_those_of_the_loaded_tensor(data):
         start=start,
         stop=stop,
     )
-    flat = part.unordered(entry.values).reshape(-1)
+    flat = part.in_stored_order(entry.values).reshape(-1)
     a = data.draw(st.integers(0, flat.numel() - 1))
     b = data.draw(st.integers(a + 1, flat.numel()))
-    assert torch.equal(part.piece(entry, a, b), flat[a:b])
-    assert torch.equal(part.take(entry), part.of(entry.values))
+    assert torch.equal(part.load_range(entry, a, b), flat[a:b])
+    assert torch.equal(part.load(entry), part.from_stored(entry.values))
     if stacked:
         assert min(entry.touched) >= (experts - 1) * inner[0] * inner[1]
 

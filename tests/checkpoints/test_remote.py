@@ -131,7 +131,7 @@ def test_files_that_are_none(hub, content):
 
 @pytest.mark.parametrize("fault", ["drop", "short", "hang", 500, 502, 503, 504, 429, 408])
 def test_a_fault_that_passes_changes_nothing(hub, monkeypatch, fault):
-    monkeypatch.setattr(http, "TIMEOUT", 0.5)
+    monkeypatch.setattr(http, "TIMEOUT_SECONDS", 0.5)
     checkpoint = open_checkpoint("hf://made/sharded")
     hub.faults[:] = [fault, fault]
     before = weights_sent(hub)
@@ -253,7 +253,7 @@ def test_gguf_from_afar(hub, tmp_path):
     hub.repositories["made/single"].commit({"made.gguf": path})
     for first in (1 << 17, 1000):  # the header in one request, and in several
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(addresses, "FIRST", first)
+            patch.setattr(addresses, "FIRST_REQUEST_BYTES", first)
             checkpoint = open_checkpoint(f"{hub.url}/made/single/resolve/main/made.gguf")
         assert torch.equal(checkpoint.read("blk.0.attn_q.weight"), torch.from_numpy(quants.dequantize(data, kind)))
         assert torch.equal(checkpoint.read("blk.0.attn_k.weight"), torch.from_numpy(values))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from lfmlib.checkpoints.checkpoint import open_checkpoint
-from lfmlib.checkpoints.roles import parts, place_of, role_of
+from lfmlib.checkpoints.roles import depth_and_tower, logical_parts, role_of
 
 LAYERS = 2
 BERT_LIKE = {
@@ -256,7 +256,7 @@ def test_tied_heads_are_reported(built):
 
 
 def logical(shapes, config=None):
-    return {part.name: (part.role, part.shape) for part in parts(shapes, config)}
+    return {part.name: (part.role, part.shape) for part in logical_parts(shapes, config)}
 
 
 def test_without_a_config_uncertain_layouts_stay_whole():
@@ -278,11 +278,11 @@ def test_conv1d_is_told_by_the_bias_and_not_by_the_name():
         weights = {f"h.0.{name}.weight": shape for name, shape in matrices.items()}
         return weights | ({f"h.0.{name}.bias": (out[name],) for name in matrices} if bias else {})
 
-    conv1d = parts(block((16, 48), (16, 16), (16, 64), (64, 16)))
+    conv1d = logical_parts(block((16, 48), (16, 16), (16, 64), (64, 16)))
     assert all(part.transposed for part in conv1d if part.role != "bias")
     assert [part.shape for part in conv1d[:6]] == [(16, 16)] * 4 + [(64, 16), (16, 64)]
     for bias in (True, False):  # GPTBigCode and nanoGPT: Linear under the same names
-        linear = parts(block((48, 16), (16, 16), (64, 16), (16, 64), bias=bias))
+        linear = logical_parts(block((48, 16), (16, 16), (64, 16), (16, 64), bias=bias))
         assert not any(part.transposed for part in linear)
         assert [part.role for part in linear[:4]] == ["qkv", "o", "up", "down"], "thirds or heads: not certain"
     # open_clip: c_fc and c_proj are Linear beside a fused in_proj_weight.
@@ -292,7 +292,7 @@ def test_conv1d_is_told_by_the_bias_and_not_by_the_name():
         "visual.transformer.resblocks.0.mlp.c_fc.bias": (64,),
         "visual.transformer.resblocks.0.mlp.c_proj.weight": (16, 64),
     }
-    found = parts(resblock)
+    found = logical_parts(resblock)
     assert [part.role for part in found] == ["q", "k", "v", "up", "bias", "down"]
     assert {part.depth for part in found} == {0} and not any(part.transposed for part in found)
 
@@ -347,7 +347,7 @@ def test_names_of_llama_cpp():
     roles = [role for role, _ in found.values()]
     assert roles == ["embed", "q", "o", "norm", "router", "gate", "gate", "down", "down", "head"]
     assert found["blk.2.ffn_down_exps.weight[1]"] == ("down", (16, 24))
-    assert place_of("blk.2.attn_q.weight") == (2, "")
+    assert depth_and_tower("blk.2.attn_q.weight") == (2, "")
 
 
 # --- names ------------------------------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ def test_single_names(name, shape, role):
     ],
 )
 def test_places(name, place):
-    assert place_of(name) == place
+    assert depth_and_tower(name) == place
 
 
 WORDS = [
@@ -429,8 +429,8 @@ NAMES = st.lists(st.sampled_from(WORDS) | st.text(min_size=1, max_size=6), min_s
 def test_any_names_and_shapes_give_every_value_once(shapes):
     tensors = {name: torch.arange(int(torch.tensor(shape).prod())).reshape(shape) for name, shape in shapes.items()}
     total = sorted(value for tensor in tensors.values() for value in tensor.flatten().tolist())
-    found = parts(shapes, {"num_attention_heads": 2, "model_type": "gpt_neox"})
-    values = [part.of(tensors[part.stored]) for part in found]
+    found = logical_parts(shapes, {"num_attention_heads": 2, "model_type": "gpt_neox"})
+    values = [part.from_stored(tensors[part.stored]) for part in found]
     assert [tuple(value.shape) for value in values] == [part.shape for part in found]
     assert sorted(item for value in values for item in value.flatten().tolist()) == total
 

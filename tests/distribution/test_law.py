@@ -13,9 +13,9 @@ from scipy import stats
 
 import lfmlib
 from lfmlib.distribution import coding, nulls
-from lfmlib.distribution.coding import MOST, VARIANTS, cells
+from lfmlib.distribution.coding import MAX_OUTLIER_SHARE, VARIANTS, kept_cells
 from lfmlib.distribution.families import FAMILIES, Counts, Fit, fit
-from lfmlib.distribution.pareto import Strays
+from lfmlib.distribution.pareto import ParetoOutliers
 from lfmlib.distribution.sketch import Sketch
 from lfmlib.experiments import made_laws
 from lfmlib.surveys import optimal_laws
@@ -74,8 +74,8 @@ def test_slopes_are_those_of_the_code_length(family, upper):
 
 def test_slopes_of_paretos_law():
     edges, step = np.arange(2.0, 9.0, 0.5), 1e-6
-    more, less = (Strays(3.0, 0.1, 1.7 * math.exp(sign * step)).log_masses(edges) for sign in (1, -1))
-    assert Strays(3.0, 0.1, 1.7).log_slopes(edges) == pytest.approx((more - less) / (2 * step), rel=1e-6)
+    more, less = (ParetoOutliers(3.0, 0.1, 1.7 * math.exp(sign * step)).log_masses(edges) for sign in (1, -1))
+    assert ParetoOutliers(3.0, 0.1, 1.7).log_slopes(edges) == pytest.approx((more - less) / (2 * step), rel=1e-6)
 
 
 def test_far_tails_cost_much_but_not_infinitely():
@@ -93,9 +93,9 @@ def test_an_outliers_law_is_paretos():
     edges = np.append(np.linspace(0, 1, stop + 1), np.geomspace(1.02, 80, 200))
     far = (1 + rng.pareto(3.0, 2000)).clip(max=79)
     counts = counted(np.concatenate([rng.uniform(0, 1, 98_000), far * rng.choice([-1, 1], 2000)]), edges)
-    strays = Strays.alone(counts, stop)
+    strays = ParetoOutliers.above_cut(counts, stop)
     core = Fit("gaussian", 0.0, 1e4, 2.0).log_masses(edges, 1.0)  # all but uniform up to its cut
-    for one in (strays, Strays.beside(counts, core, strays)):
+    for one in (strays, ParetoOutliers.fit_beside(counts, core, strays)):
         assert one.begins == 1.0
         assert (one.share, one.exponent) == (pytest.approx(0.02, rel=1e-3), pytest.approx(3.0, rel=0.08))
     mixed = strays.mixed(core, edges)
@@ -124,13 +124,13 @@ def test_every_family_has_the_same_cuts():
     for name, variant in VARIANTS.items():
         if variant.outliers:
             tried.setdefault(variant.truncated, set()).add(law.candidates[name].begins)
-    counts = cells(Sketch.of(x), 0.0)
+    counts = kept_cells(Sketch.of(x), 0.0)
     halves = counts.halves(np.random.default_rng([0, int(counts.both.sum())]))
-    cuts = {coding._cut(family, counts) for family in FAMILIES}
+    cuts = {coding._best_cut(family, counts) for family in FAMILIES}
     assert tried[True] | tried[False] <= {counts.ends[stop - 1] for stop in cuts}
     for name, variant in VARIANTS.items():  # each at the best of the cuts that any family names
         if variant.outliers:
-            each = [coding._coded(variant, counts, halves, stop).bits for stop in cuts]
+            each = [coding._fit_candidate(variant, counts, halves, stop).bits for stop in cuts]
             assert law.code_lengths[name] == pytest.approx(min(each), abs=1e-9)
 
 
@@ -189,7 +189,7 @@ def test_a_uniform_law_has_no_code_below_its_entropy():
 def test_noise_is_called_gaussian_nearly_always(dtype, pruned):
     rng = np.random.default_rng(3)
     names = [lfmlib.optimal_law(nulls.draw(dtype, 30_000, rng, 0, 0.04), pruned=pruned).name for _ in range(12)]
-    assert names.count("gaussian") >= 11 and lfmlib.distribution.law.NAMES[2] not in names
+    assert names.count("gaussian") >= 11 and lfmlib.distribution.law.LAW_NAMES[2] not in names
 
 
 @settings(max_examples=5, deadline=None)
@@ -221,7 +221,7 @@ def test_chunks_and_sketches_give_the_same_law():
 
 def test_cells_hold_every_kept_value_once():
     x = np.random.default_rng(6).standard_t(3, 5000).astype(np.float32)
-    counts = cells(Sketch.of(x), 0.25)
+    counts = kept_cells(Sketch.of(x), 0.25)
     assert counts.both.sum() == pytest.approx(0.75 * 5000, abs=40)
     kept = np.abs(x) >= counts.edges[0]
     assert kept.sum() == counts.both.sum() and (counts.ends <= counts.edges[1:]).all()
@@ -236,7 +236,9 @@ def test_at_most_a_hundredth_are_outliers_and_the_cut_tells_which():
     law = lfmlib.optimal_law(x)
     for name, variant in VARIANTS.items():
         one = law.candidates[name]
-        assert one.outlier_share <= MOST and (one.outlier_share > 0) == variant.outliers == math.isfinite(one.begins)
+        assert one.outlier_share <= MAX_OUTLIER_SHARE and (one.outlier_share > 0) == variant.outliers == math.isfinite(
+            one.begins
+        )
         assert math.isfinite(one.upper) == variant.truncated
     assert law.outlier_cut == law.gaussian.begins
     assert (np.abs(x) > law.outlier_cut).mean() == pytest.approx(law.gaussian.outlier_share, abs=1e-4)

@@ -15,7 +15,7 @@ from lfmlib import Sketch
 from lfmlib.checkpoints import places
 from lfmlib.checkpoints.safetensors_files import read_safetensors
 from lfmlib.checkpoints.slices import Part
-from lfmlib.checkpoints.stored import Held
+from lfmlib.checkpoints.stored import InMemory
 from lfmlib.distribution import sampled as sampling
 from lfmlib.structure import made_matrices
 from lfmlib.surveys.values import SAMPLED, _distances
@@ -39,7 +39,7 @@ def test_every_value_has_the_same_chance(pieces, length):
     size, draws = 100_000, 400
     times = np.zeros(size)
     for seed in range(draws):
-        found = places.ranges(size, 32 * 1024, 32, pieces, np.random.default_rng(seed))
+        found = places.sample_ranges(size, 32 * 1024, 32, pieces, np.random.default_rng(seed))
         assert len(found) == 32
         for start, stop in np.concatenate(found):
             assert stop - start <= length
@@ -64,11 +64,11 @@ def test_pieces_of_a_part_are_its_own_values(shape, place, dtype, tmp_path):
     whole = torch.randn(shape).to(dtype)
     save_file({"odd": torch.ones(3).to(dtype), "w": whole}, tmp_path / "model.safetensors")
     part = Part("w", "w", (), **place)
-    values = part.unordered(whole).reshape(-1)
-    found = np.concatenate(places.ranges(len(values), 300, 32, 64, np.random.default_rng(0)))
+    values = part.in_stored_order(whole).reshape(-1)
+    found = np.concatenate(places.sample_ranges(len(values), 300, 32, 64, np.random.default_rng(0)))
     expected = torch.cat([values[start:stop] for start, stop in found])
-    for entry in (Held(whole), read_safetensors(tmp_path / "model.safetensors")[0]["w"]):
-        assert torch.equal(part.pieces(entry, found).float(), expected.float())
+    for entry in (InMemory(whole), read_safetensors(tmp_path / "model.safetensors")[0]["w"]):
+        assert torch.equal(part.load_ranges(entry, found).float(), expected.float())
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64, torch.float8_e4m3fn])

@@ -11,7 +11,7 @@ from scipy import stats
 
 import lfmlib
 from lfmlib.distribution import made_shapes, shapes
-from lfmlib.distribution.shapes import LABELS, MARGIN, SHAPES, classify
+from lfmlib.distribution.shapes import LABELS, MARGIN_BITS, SHAPES, classify
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_label_and_margin_say_the_same(scores):
         pushed = {family: score + (step if family == name else -step) for family, score in scores.items()}
         assert shapes.label(pushed)[0] == name
     if name != "other":
-        assert scores[name] <= min(scores.values()) + MARGIN
+        assert scores[name] <= min(scores.values()) + MARGIN_BITS
 
 
 def test_degenerate_values_have_no_shape():

@@ -126,7 +126,7 @@ def test_cutting_ordering_and_merging_never_change_a_sketch(case):
 def test_torch_path_counts_what_the_compiled_loop_counts(dtype):
     tensor = tensor_of("laplace", dtype, 50_000)
     words = tensor.view(torch.uint8 if tensor.dtype.itemsize == 1 else torch.int16)
-    assert (count_patterns_torch(words, grid(dtype).patterns) == Sketch.of(tensor)._sums[0]).all()
+    assert (count_patterns_torch(words, grid(dtype).patterns) == Sketch.of(tensor).sums[0]).all()
 
 
 def test_torch_path_sums_what_the_compiled_loop_sums():
@@ -134,9 +134,9 @@ def test_torch_path_sums_what_the_compiled_loop_sums():
     values[:7] = torch.tensor([0.0, -0.0, float("nan"), float("inf"), -float("inf"), 1e-44, -1e-44])
     bins, span = count_words_torch(values.view(torch.int32))
     sketch = Sketch.of(values)
-    assert np.array_equal(bins[:, :2].T, sketch._sums[:2])
-    assert (bins[:, 2] == sketch._sums[2] * 2**32 + sketch._sums[3]).all()
-    assert (bins[:, 3] == sketch._sums[4]).all()
+    assert np.array_equal(bins[:, :2].T, sketch.sums[:2])
+    assert (bins[:, 2] == sketch.sums[2] * 2**32 + sketch.sums[3]).all()
+    assert (bins[:, 3] == sketch.sums[4]).all()
     assert tuple(span) == sketch._span
 
 

@@ -226,12 +226,12 @@ def test_estimates_of_a_matrix_of_low_rank(dtype):
 def test_too_many_outliers_are_computed_after_all(monkeypatch):
     w = planted(100, 100, [30] * 12)
     assert spectrum(w, exact=False).exact is False
-    monkeypatch.setattr("lfmlib.structure.spectra._MOST", 8)
+    monkeypatch.setattr("lfmlib.structure.spectra._MAX_OUTLIERS", 8)
     assert spectrum(w, exact=False) == spectrum(w, exact=True)
 
 
 def test_large_matrices_are_estimated_by_default(monkeypatch):
-    monkeypatch.setattr("lfmlib.structure.spectra.EXACT", 50)
+    monkeypatch.setattr("lfmlib.structure.spectra.MAX_EXACT_SIDE", 50)
     assert spectrum(noise(50, 60)).exact and not spectrum(noise(60, 60)).exact
 
 

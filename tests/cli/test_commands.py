@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import lfmlib
 from lfmlib.book import model_report
-from lfmlib.cli import DONE, FAILED, STOPPED, WRONG, cli, main
+from lfmlib.cli.commands import DONE, FAILED, STOPPED, WRONG, cli, main
 from lfmlib.merging.methods import METHODS, PROJECTIONS
 from lfmlib.provenance import ROOT
 from lfmlib.surveys.table_files import SUFFIXES

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from . import cli_tables
+from . import tables
 
 DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
 """Exit statuses: done; failed; wrong usage or input; stopped by Ctrl-C."""
@@ -92,7 +92,7 @@ class _Several(click.ParamType):
 
 def _table_file(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """A path that a table can be written to, checked before anything is measured."""
-    from .surveys import table_files
+    from ..surveys import table_files
 
     try:
         return value and str(table_files.check(value))
@@ -106,13 +106,13 @@ def _on_terminal(ctx: click.Context, param: click.Parameter, value: bool | None)
 
 def _table(table, columns: Sequence[str], out: str | None, rows: int) -> int:
     """Write or print a table, say what is not in it, and return the exit status."""
-    from .surveys import table_files
+    from ..surveys import table_files
 
-    if skipped := cli_tables.skipped(table):
+    if skipped := tables.skipped(table):
         _say(skipped)
     if out:
         click.echo(table_files.write(table, out))
-    elif left_out := cli_tables.show(table, columns, rows):
+    elif left_out := tables.show(table, columns, rows):
         _say(left_out)
     if not table.attrs.get("interrupted"):
         return DONE
@@ -190,7 +190,7 @@ def survey(model: str, out: str | None, rows: int, **options) -> int:
     """
     import lfmlib
 
-    return _table(lfmlib.survey(model, **options), cli_tables.SURVEY, out, rows)
+    return _table(lfmlib.survey(model, **options), tables.SURVEY, out, rows)
 
 
 @_command(
@@ -217,7 +217,7 @@ def compare(base: str, tuned: str, out: str | None, rows: int, **options) -> int
     """
     import lfmlib
 
-    return _table(lfmlib.compare(base, tuned, **options), cli_tables.COMPARE, out, rows)
+    return _table(lfmlib.compare(base, tuned, **options), tables.COMPARE, out, rows)
 
 
 @_command(
@@ -248,7 +248,7 @@ def report(model: str, **options) -> None:
     Example:
       lfmlib report org/tuned --base org/base -o report.html
     """
-    from .book.model_report import report
+    from ..book.model_report import report
 
     click.echo(report(model, **options))
 
@@ -305,7 +305,7 @@ def overlap(base: str, tuned: tuple[str, ...], out: str | None, rows: int, **opt
     """
     import lfmlib
 
-    return _table(lfmlib.overlap(base, tuned, **options), cli_tables.OVERLAP, out, rows)
+    return _table(lfmlib.overlap(base, tuned, **options), tables.OVERLAP, out, rows)
 
 
 @_command(_OUT, _ROWS)
@@ -316,6 +316,6 @@ def models(out: str | None, rows: int) -> int:
     Example:
       lfmlib models
     """
-    from .checkpoints.named import at_hand
+    from ..checkpoints.named import at_hand
 
-    return _table(at_hand(), cli_tables.MODELS, out, rows)
+    return _table(at_hand(), tables.MODELS, out, rows)
