@@ -57,9 +57,10 @@ records-check: $(STAMP)  ## measure every recorded cell again, or those of NAME,
 $(NAMES):
 	@:
 
-lint: $(STAMP)  ## check code, notebooks and workflows
+lint: $(STAMP)  ## check code, types, notebooks and workflows
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 	@$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify $(STRIP) $(NOTEBOOKS))
 	@sh .ci/actionlint .github/workflows/*.yml
 

@@ -21,8 +21,8 @@ import math
 import warnings
 import zlib
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+from functools import cache, reduce
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -117,7 +117,7 @@ class NoiseConfig(PeftConfig):
     seed: int = 0
     scale: float = 1.0
     scale_pattern: dict[str, float] = field(default_factory=dict)
-    target_modules: list[str] | str | None = None
+    target_modules: list[str] | set[str] | str | None = None
     exclude_modules: list[str] | str | None = None
     modules_to_save: list[str] | None = None
     layers_to_transform: list[int] | int | None = None
@@ -154,6 +154,10 @@ class NoiseLayer(BaseTunerLayer):
         layer = self.get_base_layer()
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
+    def get_base_layer(self) -> nn.Linear:
+        """The linear layer under all adapters."""
+        return cast(nn.Linear, super().get_base_layer())
+
     def update_layer(self, adapter_name: str, config: NoiseConfig, name: str) -> None:
         """Add an adapter; ΔW begins at zero, because all row scales do."""
         shape, count = (self.out_features, self.in_features), config.bases
@@ -161,7 +165,7 @@ class NoiseLayer(BaseTunerLayer):
         self.noise_columns[adapter_name] = nn.Parameter(torch.ones(count, self.in_features))
         frozen = [basis(shape, config.law, config.seed, name, number) for number in range(count)]
         self.noise_basis[adapter_name] = torch.stack(frozen)
-        scale = config.scale_pattern.get(get_pattern_key(config.scale_pattern, name), config.scale)
+        scale = config.scale_pattern.get(get_pattern_key(list(config.scale_pattern), name), config.scale)
         self.noise_scale[adapter_name] = scale / math.sqrt(self.in_features)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         # peft also converts to the base layer's dtype, in which 16 bits would round the entries: move them again.
@@ -177,9 +181,10 @@ class NoiseLayer(BaseTunerLayer):
         """ΔW in the dtype of its scales, float32 at least; gradients flow into them."""
         rows, columns = self.noise_rows[adapter], self.noise_columns[adapter]
         kind = torch.promote_types(rows.dtype, torch.float32)
-        rows, columns, bases = (part.to(kind) for part in (rows, columns, self.noise_basis[adapter].to(rows.device)))
+        frozen = cast(torch.Tensor, self.noise_basis[adapter]).to(rows.device)
+        rows, columns, bases = (part.to(kind) for part in (rows, columns, frozen))
         return self.noise_scale[adapter] * sum(
-            r[:, None] * frozen * c for r, frozen, c in zip(rows, bases, columns, strict=True)
+            r[:, None] * one * c for r, one, c in zip(rows, bases, columns, strict=True)
         )
 
 
@@ -220,7 +225,7 @@ class NoiseLinear(nn.Module, NoiseLayer):
         if self.disable_adapters or self.merged or not active:
             return self.base_layer(x, *args, **kwargs)
         # The bases are summed to one ΔW first, so the cost hardly grows with their number.
-        added, layer = sum(self._delta(adapter) for adapter in active), self.base_layer
+        added, layer = reduce(torch.add, map(self._delta, active)), self.base_layer
         if type(layer) is nn.Linear and layer.weight.dtype == added.dtype and not torch.is_autocast_enabled():
             return functional.linear(x, layer.weight + added, layer.bias)
         result = layer(x, *args, **kwargs)  # added to the output, since a 16-bit weight would round ΔW away
@@ -234,9 +239,11 @@ class NoiseModel(BaseTuner):
     tuner_layer_cls = NoiseLayer
     target_module_mapping: dict = {}  # noqa: RUF012 - peft's interface
 
-    def _create_and_replace(self, config, adapter_name, target, target_name, parent, current_key, **kwargs):
+    def _create_and_replace(
+        self, peft_config, adapter_name, target, target_name, parent, current_key, parameter_name=None, **kwargs
+    ):
         if isinstance(target, NoiseLayer):
-            target.update_layer(adapter_name, config, current_key)
+            target.update_layer(adapter_name, peft_config, current_key)
             return
         layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
         if not isinstance(layer, nn.Linear):
@@ -244,16 +251,17 @@ class NoiseModel(BaseTuner):
                 f"{current_key} is a {type(layer).__name__}: noise adapters go on torch.nn.Linear. Name linear layers "
                 "in target_modules"
             )
-        module = NoiseLinear(target, adapter_name, config, current_key)
+        module = NoiseLinear(cast(nn.Module, target), adapter_name, peft_config, current_key)
         if adapter_name not in self.active_adapters:
             module.requires_grad_(False)
         self._replace_module(parent, target_name, module, target)
 
 
 def _register() -> None:
-    PEFT_TYPE_TO_CONFIG_MAPPING[TYPE] = NoiseConfig
-    PEFT_TYPE_TO_TUNER_MAPPING[TYPE] = NoiseModel
-    PEFT_TYPE_TO_PREFIX_MAPPING[TYPE] = NoiseModel.prefix
+    key = cast(Any, TYPE)  # peft's own keys are an enumeration, to which nothing can be added
+    PEFT_TYPE_TO_CONFIG_MAPPING[key] = NoiseConfig
+    PEFT_TYPE_TO_TUNER_MAPPING[key] = NoiseModel
+    PEFT_TYPE_TO_PREFIX_MAPPING[key] = NoiseModel.prefix
 
 
 _register()

@@ -310,7 +310,7 @@ def open_checkpoint(
         return source if select is None else source.select(select)
     if isinstance(source, str | Path):
         source = normalized_source(source)
-        located = locate_remote(source, revision) if is_address(str(source)) else locate(source, revision)
+        located = locate_remote(str(source), revision) if is_address(str(source)) else locate(source, revision)
         stored, skipped = read_files(located)
         words = str(source) if located.traffic is None else str(source).split("?", 1)[0]  # a query may be a secret
     else:

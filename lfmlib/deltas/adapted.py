@@ -10,6 +10,7 @@ import copy
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
@@ -41,7 +42,7 @@ class Adapted(Stored):
         dtype: of W₀ + ΔW: float32 or float64, since the sum is not rounded to the 16 bits of W₀.
     """
 
-    under: object
+    under: Stored
     path: str
     state: dict[str, torch.Tensor]
     config: PeftConfig
@@ -135,7 +136,7 @@ def _refuse_other_kinds(config: PeftConfig, folder: Path) -> None:
     kind = getattr(config.peft_type, "value", config.peft_type)
     if kind == noise_adapter.TYPE:
         return
-    if kind != "LORA":
+    if kind != "LORA" or not isinstance(config, LoraConfig):
         raise CheckpointError(
             f"{folder} holds an adapter of type {kind}; expected LORA, with or without DoRA, or {noise_adapter.TYPE}. "
             "Merge it into its base with peft, and give the merged model"
@@ -208,7 +209,7 @@ def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], conf
         place.add_module(name, nn.Module())
         place = place.get_submodule(name)
     place.add_module(leaf, linear)
-    one = copy.copy(config)
+    one: Any = copy.copy(config)
     # The layer is chosen already, and the initialization of A and B is overwritten by their trained values.
     one.target_modules = {path}
     if isinstance(config, LoraConfig):
@@ -219,6 +220,6 @@ def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], conf
         warnings.simplefilter("ignore")
         inject_adapter_in_model(one, model)
         set_peft_model_state_dict(model, state)
-    layer = model.get_submodule(path)
+    layer: Any = model.get_submodule(path)
     layer.to(weight.dtype).merge()
     return layer.get_base_layer().weight.detach()

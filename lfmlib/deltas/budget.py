@@ -68,9 +68,8 @@ def budget(new: Iterable[torch.Tensor], old: torch.Tensor, dtype: str, hold: boo
     if not old.numel():
         raise ValueError(f"a matrix of shape {tuple(old.shape)} has no values to compare")
     held = torch.empty(old.shape) if hold else None
-    delta = (
-        held.view(-1).numpy() if hold else np.empty(SKETCH_VALUES + max(BLOCK_VALUES, old.shape[1]), dtype=np.float32)
-    )
+    room = SKETCH_VALUES + max(BLOCK_VALUES, old.shape[1])
+    delta = np.empty(room, dtype=np.float32) if held is None else held.view(-1).numpy()
     place, sketch, spacing = 0, None, _spacing(dtype)
     n, means, squares, counts = 0, np.zeros(2), np.zeros(4), np.zeros(5)
     first = ()  # of ΔW and W₀; means are of differences to these, which keeps them exact where they are large

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -170,7 +171,7 @@ def _measured(
         for kind in controls:
             rng = np.random.default_rng([seed, *info.name.encode()])
             if kind == "noise":
-                other = adding(blocks(old), rows[0]["std_delta"], rng, new.dtype)
+                other = adding(blocks(old), float(rows[0]["std_delta"]), rng, new.dtype)
             else:
                 other = blocks(_permuted(new, old, rng))
             rows.append(said | {"control": kind} | figures(other, old, info.dtype))
@@ -184,7 +185,7 @@ def _permuted(new: torch.Tensor, old: torch.Tensor, rng: np.random.Generator) ->
     return moved.add_(old).to(new.dtype)
 
 
-def figures(new: Iterable[torch.Tensor], old: torch.Tensor, dtype: str) -> dict[str, float]:
+def figures(new: Iterable[torch.Tensor], old: torch.Tensor, dtype: str) -> dict[str, Any]:
     """What a row of `compare` says of W, given by its `blocks`, and W₀, ``(out, in)``; ``dtype`` is the type W is
     stored in.
 
@@ -193,7 +194,8 @@ def figures(new: Iterable[torch.Tensor], old: torch.Tensor, dtype: str) -> dict[
     """
     held = old.numel() <= HELD
     found = budget(new, old, dtype, held)
-    row, sketch, largest = found.figures, found.sketch, np.nan
+    row: dict[str, Any] = found.figures
+    sketch, largest = found.sketch, np.nan
     if held and min(old.shape) > 1 and old.numel() >= 64 and sketch.std > 0:
         largest = top_ratio(found.held, overwrite=True)
     del found

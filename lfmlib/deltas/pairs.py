@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class Pair:
 
 
 def opened(
-    base, tuned: object | Sequence, *, revision: str | None = None, whole: bool = False
+    base, tuned: Any, *, revision: str | None = None, whole: bool = False
 ) -> tuple[Checkpoint, list[Checkpoint]]:
     """A base and the models that were tuned from it, opened; an adapter is laid over the base.
 

@@ -55,7 +55,8 @@ def profiles(table: pd.DataFrame, column: str = "std_delta") -> dict[str, pd.Ser
         role=[f"{t}.{role}" if several and t else role for t, role in zip(tower, known["role"], strict=True)]
     )
     return {
-        role: some.groupby("depth")[column].median().sort_index() for role, some in known.groupby("role", sort=False)
+        str(role): some.groupby("depth")[column].median().sort_index()
+        for role, some in known.groupby("role", sort=False)
     }
 
 

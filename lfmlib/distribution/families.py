@@ -55,9 +55,9 @@ class Counts:
 
     def halves(self, rng: np.random.Generator) -> tuple[Counts, Counts]:
         """Assign every value to one of two halves at random."""
-        first = [rng.binomial(side, 0.5) for side in (self.negative, self.positive)]
-        second = self.negative - first[0], self.positive - first[1]
-        return Counts(self.edges, *first, self.ends), Counts(self.edges, *second, self.ends)
+        negative, positive = (rng.binomial(side, 0.5) for side in (self.negative, self.positive))
+        second = Counts(self.edges, self.negative - negative, self.positive - positive, self.ends)
+        return Counts(self.edges, negative, positive, self.ends), second
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def draw(dtype: str, count: int, rng: np.random.Generator, mean: float = 0.0, st
     occupied = first + likely[counts > 0]
     ends = shape.edges[[occupied[0], occupied[-1] + 1]] * (1 - 2**-24)
     zeros = np.zeros_like(patterns)
-    return Sketch(dtype, np.stack([patterns, zeros, *limbs, zeros]), tuple(_key(end) for end in ends))
+    return Sketch(dtype, np.stack([patterns, zeros, *limbs, zeros]), (_key(ends[0]), _key(ends[1])))
 
 
 def _key(value: float) -> int:
@@ -105,14 +105,14 @@ def _interpolated(dtype: str, count: int) -> dict[str, tuple[float, float, float
         middle + (1 - t) * root[0] * (side[i - 1] - centre[i - 1]) + t * root[1] * (side[i] - centre[i])
         for side in (low, high)
     )
-    return {name: tuple(map(float, one)) for name, *one in zip(FIGURES, low, middle, high, strict=True)}
+    return {name: (float(a), float(b), float(c)) for name, a, b, c in zip(FIGURES, low, middle, high, strict=True)}
 
 
 @cache
 def _table() -> dict[str, tuple[np.ndarray, ...]]:
     """Storage type → tabulated sizes ``(s,)``, and median, low and high ends ``(s, figures)``."""
     rows: dict[str, list] = {}
-    with (resources.files(__package__) / "nulls.csv").open() as file:
+    with (resources.files("lfmlib.distribution") / "nulls.csv").open() as file:
         for row in csv.DictReader(file):
             rows.setdefault(row["dtype"], []).append(row)
     table = {}

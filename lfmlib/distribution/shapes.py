@@ -265,7 +265,7 @@ def _trapezoid_masses(z: np.ndarray, width: np.ndarray, flat: np.ndarray) -> np.
     return np.maximum(np.diff(np.sign(z) * area, axis=-1), 0)
 
 
-def _refined(values: np.ndarray, i: int, size: int, space) -> np.ndarray:
+def _refined(values: np.ndarray, i: int | np.intp, size: int, space) -> np.ndarray:
     """A grid of ``size`` points between the neighbours of ``values[i]``; ``space`` is np.linspace or np.geomspace."""
     return space(values[max(i - 1, 0)], values[min(i + 1, values.size - 1)], size)
 

@@ -120,9 +120,8 @@ class Sketch:
     def _of_one(cls, values) -> Sketch:
         dtype, words = stored_words(values)
         shape = grid(dtype)
-        on_device = isinstance(words, torch.Tensor)
         if not shape.wide:
-            if on_device:
+            if isinstance(words, torch.Tensor):
                 counts = count_patterns_torch(words, shape.patterns)
             else:
                 counts = np.zeros(shape.patterns, dtype=np.int64)
@@ -131,7 +130,7 @@ class Sketch:
         total = None
         for start in range(0, max(len(words), 1), _CHUNK_WORDS):
             part = words[start : start + _CHUNK_WORDS]
-            if on_device:
+            if isinstance(part, torch.Tensor):
                 bins, span = count_words_torch(part)
             else:
                 bins, span = np.zeros((1 << 16, 4), np.int64), np.array([0x7FFFFFFF, -0x80000000], np.int64)
@@ -140,6 +139,7 @@ class Sketch:
             sums = np.stack([count, linear, square >> LIMB_BITS, square & (2**LIMB_BITS - 1), zero])
             sketch = cls(dtype, sums, (int(span[0]), int(span[1])))
             total = sketch if total is None else total + sketch
+        assert total is not None  # nothing is a chunk, too
         return total
 
     def __add__(self, other: Sketch) -> Sketch:
@@ -159,7 +159,7 @@ class Sketch:
         if self.count + other.count > _MAX_VALUES:
             raise OverflowError(f"a sketch holds at most {_MAX_VALUES:,} values exactly: keep these two apart")
         sums = self.sums + other.sums
-        if self._span is None:
+        if self._span is None or other._span is None:
             return Sketch(self.dtype, sums)
         sums[2] += sums[3] >> LIMB_BITS
         sums[3] &= 2**LIMB_BITS - 1
@@ -186,8 +186,6 @@ class Sketch:
         if not isinstance(other, Sketch):
             return NotImplemented
         return self.dtype == other.dtype and self._span == other._span and np.array_equal(self.sums, other.sums)
-
-    __hash__ = None
 
     def __repr__(self) -> str:
         return f"Sketch({self.count:,} {self.dtype} values, mean {self.mean:.4g}, std {self.std:.4g})"
@@ -327,7 +325,7 @@ class Sketch:
     def _extreme(self, end: int) -> float:
         if not self.count:
             return np.nan
-        return key_to_float(self._span[end]) if self.grid.wide else float(self.cells.value[end])
+        return key_to_float(self._span[end]) if self._span is not None else float(self.cells.value[end])
 
     def cdf(self, x):
         """Share of the values that are at most ``x``; scalar or array.

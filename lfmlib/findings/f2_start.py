@@ -52,7 +52,7 @@ def f2(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         ValueError: a non-Gaussian start is missing, or was run only once.
     """
     shares = shares_by_start(rows)
-    if missing := [start for start in UNLIKE_STARTS if start not in shares.index or shares.loc[start, "runs"] < 2]:
+    if missing := [start for start in UNLIKE_STARTS if shares["runs"].get(start, 0) < 2]:
         raise ValueError(f"F2 needs at least two runs from every unlike start; {model} lacks {', '.join(missing)}")
     unlike, controls = shares.loc[list(UNLIKE_STARTS)], shares.drop(list(UNLIKE_STARTS))
     counts = (float((unlike[name] >= SUPPORTED_SHARE).sum()) for name in ("after", "low", "high", "before"))

@@ -70,4 +70,4 @@ def _repeated(labels: pd.Series) -> list[str]:
 def _certain_and_possible(body: pd.DataFrame) -> tuple[list[str], list[str]]:
     """The shapes that at least two sampled matrices have for certain, and those that at least two may have."""
     may = body["label_possible"].str.split(", ")
-    return _repeated(body["label"][may.str.len() == 1]), _repeated(may.explode())
+    return _repeated(body["label"][may.map(len, na_action="ignore") == 1]), _repeated(may.explode())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,7 +82,7 @@ def by_control(table: pd.DataFrame, columns: Sequence[str], legs: Sequence[str] 
     return medians.rename(index={"none": "weights"}).rename_axis(None)
 
 
-def legs_held(shares: dict[str, float]) -> float:
+def legs_held(shares: Mapping[Any, float]) -> float:
     """Number of legs that hold for at least `SUPPORTED_SHARE` of the parameters; three only where "all" does as well.
 
     Args:
@@ -118,9 +119,10 @@ def f4(table: pd.DataFrame, model: str, provenance: dict, whole: pd.DataFrame | 
     limits = {
         name: interval_over_matrices(own, lambda rows, name=name: legs(rows)[name], whole) for name in (*LEGS, "all")
     }
-    interval = None
-    if limits["all"]:
-        interval = tuple(legs_held({name: both[end] for name, both in limits.items()}) for end in (0, 1))
+    interval, known = None, [(name, both) for name, both in limits.items() if both]
+    if known:
+        low, high = (legs_held({name: both[end] for name, both in known}) for end in (0, 1))
+        interval = low, high
     details = {
         "parts": {leg: shares["none"][leg] for leg in LEGS},
         "null_parts": {leg: shares["fresh"][leg] for leg in LEGS},
@@ -157,7 +159,7 @@ def f4_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     details = {
         "parts": limits.loc["mean", list(LEGS)].to_dict(),
         "null_parts": first[list(LEGS)].mean().to_dict(),
-        "limits": {name: limits.loc[["low", "high"], name].tolist() for name in limits},
+        "limits": {name: limits.loc[["low", "high"], name].tolist() for name in names},
         "permuted": permuted.to_dict(),
         "rescaled": rescaled.dropna().to_dict(),
         "runs": len(last),

@@ -101,24 +101,24 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     }
     verdicts = {}
     for name, one in found.items():
-        wide = one.loc["gain_median", "mean"] >= GAIN_BOUND and one.loc["gain_mean", "low"] > 0
-        rises = one.loc["rises"]
-        verdicts[name] = _verdict(rises["mean"], wide, (rises["low"], rises["high"]))
+        mean, low, high = one["mean"], one["low"], one["high"]
+        wide = bool(mean["gain_median"] >= GAIN_BOUND and low["gain_mean"] > 0)
+        verdicts[name] = _verdict(mean["rises"], wide, (low["rises"], high["rises"]))
     order = ("supported", "partly", "undecided", "contradicted")
-    worst = max(found, key=lambda name: (order.index(verdicts[name]), -found[name].loc["rises", "mean"]))
-    rises = found[worst].loc["rises"]
-    medians = [f"{one.loc['gain_median', 'mean']:.2f}" for one in found.values()]
+    worst = max(found, key=lambda name: (order.index(verdicts[name]), -found[name]["mean"]["rises"]))
+    counted = found[worst]
+    medians = [f"{one['mean']['gain_median']:.2f}" for one in found.values()]
     details = {
         "parts": {f"median g, {' / '.join(found)}": " / ".join(medians)},
         "by_decay": {name: one.drop(columns="runs").T.to_dict() for name, one in found.items()},
         "verdicts": verdicts,
         "counts": worst,
-        "runs": int(rises["runs"]),
+        "runs": int(counted["runs"]["rises"]),
     }
-    noise = float(widening_over_runs(rows, "noise_").loc["rises", "mean"])
-    interval = (float(rises["low"]), float(rises["high"]))
-    found = Finding.of("F6", model, provenance, details, float(rises["mean"]), interval, noise, verdicts[worst])
-    return replace(found, metric=f"{found.metric}, under full fine-tuning")
+    noise = float(widening_over_runs(rows, "noise_")["mean"]["rises"])
+    value, *limits = (float(counted[name]["rises"]) for name in ("mean", "low", "high"))
+    finding = Finding.of("F6", model, provenance, details, value, (limits[0], limits[1]), noise, verdicts[worst])
+    return replace(finding, metric=f"{finding.metric}, under full fine-tuning")
 
 
 def _verdict(rises: float, wide: bool, interval: tuple[float, float] | None = None) -> str:

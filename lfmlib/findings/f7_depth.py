@@ -33,7 +33,7 @@ def trends(rows: pd.DataFrame) -> pd.DataFrame:
         matrices in four or more layers.
     """
     runs = [depth_trend(some, resamples=0).set_index("role") for _, some in rows.groupby("seed")]
-    mean = rows.groupby(["role", "depth"], sort=False, as_index=False)["std_delta"].mean()
+    mean = rows.groupby(["role", "depth"], sort=False, as_index=False)[["std_delta"]].mean()
     found = depth_trend(mean).set_index("role")[["layers", "p"]]
     if found.empty:
         return found
@@ -57,8 +57,7 @@ def holm(p: pd.Series) -> pd.Series:
         Same index.
     """
     rising = p.sort_values(kind="stable")
-    corrected = np.maximum.accumulate(np.minimum(rising * np.arange(len(p), 0, -1), 1.0))
-    return corrected.reindex(p.index)
+    return (rising * np.arange(len(p), 0, -1)).clip(upper=1.0).cummax().reindex(p.index)
 
 
 @functools.cache

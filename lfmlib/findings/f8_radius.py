@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -26,7 +28,7 @@ def log_ratios(rows: pd.DataFrame, which: str = "tuned", kind: str = "matrix", h
     if which not in table or "base" not in table:
         return pd.Series(dtype=float)
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(table[which]) - np.log(table["base"])
+        logs = pd.Series(np.log(table[which]) - np.log(table["base"]))
     return logs[np.isfinite(logs)].groupby("seed").mean()
 
 
@@ -36,7 +38,8 @@ def geometric_mean(logs: pd.Series) -> tuple[float, float, float]:
     Args:
         logs: natural logarithms, one for each run.
     """
-    return tuple(float(one) for one in np.exp(over_runs(logs)))
+    mean, low, high = (math.exp(one) for one in over_runs(logs))
+    return mean, low, high
 
 
 def f8_judged(logs: pd.Series) -> str:

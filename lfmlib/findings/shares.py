@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 import scipy  # scipy.stats loads at its first use: importing it takes half as long as torch
+from numpy.typing import ArrayLike
 from scipy import special
 
 from ..checkpoints.checkpoint import Checkpoint
@@ -190,7 +191,7 @@ def _at(table: pd.DataFrame, end: str) -> pd.DataFrame:
     return table.assign(**ends, asymmetry_excess=ends["asymmetry"] - typical)
 
 
-def over_runs(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+def over_runs(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
     """Mean of independent runs and its Student-t interval.
 
     Args:
@@ -235,8 +236,8 @@ def span(
 
 def bracketed(mean: float, low: float, high: float, digits: int, sign: str = "", unit: str = "") -> str:
     """A mean over runs and its interval in words: "1.2 [0.9, 1.5] %", or "1.2 % (one run)" where the limits are NaN."""
-    mean, *ends = (f"{one:{sign}.{digits}f}" if not math.isnan(one) else "" for one in (mean, low, high))
-    return f"{mean} [{', '.join(ends)}]{unit}" if all(ends) else f"{mean}{unit} (one run)"
+    middle, *ends = (f"{one:{sign}.{digits}f}" if not math.isnan(one) else "" for one in (mean, low, high))
+    return f"{middle} [{', '.join(ends)}]{unit}" if all(ends) else f"{middle}{unit} (one run)"
 
 
 def paired_p(differences: Sequence[float]) -> float:

@@ -123,7 +123,7 @@ def layer_order(found: Mapping[str, pd.DataFrame], draws: int = 200, seed: int =
     beyond = -special.ndtri(FALSE_ALARMS / len(table))  # corrected for the number of pairs (Bonferroni)
     named = table[(table["z"] > beyond)].sort_values("gain", ascending=False) if judged else table.iloc[:0]
     # Where the pair with the largest gain does not fit, a layer is unlike all others, and causes the other gains too.
-    named = named[named["fits"] & named["fits"].head(1).all()].drop(columns="fits")
+    named = named[named["fits"] & bool(named["fits"].head(1).all())].drop(columns="fits")
     alike, unlike = float(similarity[near].mean()), float(similarity[far].mean())
     labelled = pd.DataFrame(similarity, depths, depths)
     return Order(labelled, alike, unlike, judged, named.reset_index(drop=True))

@@ -146,7 +146,7 @@ def _octaves(values: torch.Tensor) -> float:
     return float(size.log2().std()) if size.numel() > 1 else 0.0
 
 
-def _unordered(arranged: Mapping) -> bool:
+def _unordered(arranged: Mapping | pd.Series) -> bool:
     """Whether a row of `lfmlib.arrangement` is that of noise in every respect; "edge" bounds its ``top_ratio``."""
     inside = all(arranged[name] <= NOISE_FACTOR * arranged[f"{name}_null_high"] for name in _ARRANGED)
     lag = NOISE_FACTOR * 3.0 / math.sqrt(arranged["numel"])  # three standard errors of a correlation

@@ -170,7 +170,10 @@ def scores(
             for name, w in weights.items()
         }
     sizes = {name: w.detach().abs().float() for name, w in weights.items()}
-    return sizes if method == "magnitude" else {name: w * inputs[name].to(w) for name, w in sizes.items()}
+    if method == "magnitude":
+        return sizes
+    assert inputs is not None, "Wanda's scores need the norms of the inputs"
+    return {name: w * inputs[name].to(w) for name, w in sizes.items()}
 
 
 def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object]) -> dict[str, torch.Tensor]:
@@ -210,12 +213,11 @@ def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object
         return hook
 
     known = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    layers = {name: known.get(name) for name in names}
-    if wrong := [name for name, layer in layers.items() if layer is None]:
+    if wrong := [name for name in names if name not in known]:
         raise ValueError(f"{wrong[0]} is no linear layer’s weight: its inputs are not defined. Leave it out")
     hooks = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in model.modules()]
     hooks += [module.register_forward_hook(leave) for module in model.modules()]
-    hooks += [layer.register_forward_pre_hook(watch(name)) for name, layer in layers.items()]
+    hooks += [known[name].register_forward_pre_hook(watch(name)) for name in names]
     try:
         with torch.no_grad():
             run()

@@ -169,6 +169,7 @@ def _noise_std(weights: Mapping[str, torch.Tensor], kind: str, depth: Mapping[st
         return {name: one * (std[name] / sizes[name] if sizes[name] > 0 else 1.0) for name, one in rows.items()}
     if kind == "matrix":
         return std
+    assert depth is not None, f"noise that is {kind} with depth needs the depth of each matrix"
     known = sorted({depth[name] for name in weights if not math.isnan(depth[name])})
     share = {
         one: 2 * (place + 0.5) / len(known) for place, one in enumerate(known)

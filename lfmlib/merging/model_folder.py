@@ -184,7 +184,7 @@ def _size(folder: Path) -> int:
 
 def _copy(like: Checkpoint, folder: Path, dtype: str | None) -> None:
     """Copy the tokenizer and other small files, the modules of sentence-transformers, and last the configuration."""
-    home = like.files[0].parent if like.files else None
+    home = Path(like.files[0]).parent if like.files else None
     if home and (home / "config.json").exists():
         for path in sorted(home.iterdir()):
             made = path.name.endswith(".index.json") or path.name in ("config.json", ABOUT_FILE)

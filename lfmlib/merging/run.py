@@ -195,7 +195,7 @@ class _Merged:
     def pieces(self) -> Iterator[Callable[[], torch.Tensor]]:
         """Calls that each give the next values to write."""
         if self.project:
-            yield self._projected
+            yield partial(self._projected, self.project)
             return
         for first in range(0, self.size, PIECE):
             yield partial(self._piece, first, min(first + PIECE, self.size))
@@ -219,10 +219,11 @@ class _Merged:
     def _amplification(self) -> tuple[float, float]:
         """The factor of the outliers of the merged ΔW, and the magnitude beyond which they lie."""
         cut = methods.cut(self._combined(first) for first in self._firsts())
-        if self.plan.factor != "auto":
+        if not isinstance(self.plan.factor, str):
             return self.plan.factor, cut
         given = [one for one, weight in zip(self.models, self.plan.coefficients, strict=True) if weight]
         single = [methods.reach(one, methods.cut(one)) for one in map(self._delta, given)]
+        assert self.held is not None  # as it is where the factor is "auto"
         return methods.restoring(single, methods.reach(self.held, cut)), cut
 
     def _new(self, first: int) -> torch.Tensor:
@@ -238,9 +239,9 @@ class _Merged:
             found[at - start : at - start + len(part)] = _stored(part, self.entry)
         return found
 
-    def _projected(self) -> torch.Tensor:
+    def _projected(self, how: str) -> torch.Tensor:
         whole = torch.cat([self._new(first) for first in self._firsts()])
-        return _stored(methods.projected(whole, self.project), self.entry)
+        return _stored(methods.projected(whole, how), self.entry)
 
 
 def _values(
@@ -331,5 +332,7 @@ def _squares(place: Stored, loads: Sequence[Callable[[], torch.Tensor]]) -> list
 
 def _identity(checkpoint: Checkpoint) -> dict:
     """What a checkpoint was: where its files are, of what size, and from when."""
-    files = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in checkpoint.files]
+    files = [
+        [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in map(Path, checkpoint.files)
+    ]
     return {"name": checkpoint.name, "source": checkpoint.source, "revision": checkpoint.revision, "files": files}

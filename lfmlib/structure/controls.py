@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 
 from .gram import Matrix, tensor_of
+
+Found = TypeVar("Found")
 
 CONTROLS = ("rescaled", "rows-permuted", "permuted", "fresh")
 
@@ -70,7 +73,9 @@ def checked_names(controls: str | Iterable[str] | None) -> tuple[str, ...]:
     return names
 
 
-def measure_controls(matrix, controls: str | Iterable[str], measure: Callable, *, seed: int = 0) -> dict[str, object]:
+def measure_controls(
+    matrix, controls: str | Iterable[str], measure: Callable[[Any], Found], *, seed: int = 0
+) -> dict[str, Found]:
     """Name → result of ``measure`` for each of the ``controls`` (one name, or several) of a matrix."""
     return {name: measure(control(matrix, name, seed=seed)) for name in checked_names(controls)}
 

@@ -215,7 +215,8 @@ def _intervals(w: np.ndarray, found: Mapping[str, float]) -> dict[str, tuple[flo
 
 def null(r: int, c: int) -> dict[str, tuple[float, float]]:
     """Central 95 % of every figure of `IID` on r × c independent Gaussian entries."""
-    return {name: tuple(map(float, law.ppf([0.025, 0.975]))) for name, law in _laws(r, c).items()}
+    ends = {name: law.ppf([0.025, 0.975]) for name, law in _laws(r, c).items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
 @lru_cache(maxsize=256)
@@ -289,14 +290,19 @@ def _identity(w: np.ndarray) -> tuple[float, float, float, float, float]:
     for axis in (1, 0):
         count = known.sum(axis)
         mean = y.sum(axis) / np.maximum(count, 1)
-        counts.append(count), means.append(mean), shares.append(np.sum(count * mean**2) / total)
+        counts.append(count)
+        means.append(mean)
+        shares.append(float(np.sum(count * mean**2) / total))
     left = np.where(known, y - means[0][:, None] - means[1][None, :], 0.0)
     cut = [np.linspace(0, size, BLOCKS_PER_SIDE + 1).astype(int)[:-1] for size in w.shape]
     sums, places = (np.add.reduceat(np.add.reduceat(one, cut[0], 0), cut[1], 1) for one in (left, known))
     rest = np.square(left).sum()
     block = np.sum(sums**2 / np.maximum(places, 1)) / rest if rest > 1e-12 * total else 0.0
-    drifts = (_drift(mean[count > 0], np.flatnonzero(count > 0)) for mean, count in zip(means, counts, strict=True))
-    return (*map(float, shares), float(block), *drifts)
+    row_drift, col_drift = (
+        _drift(mean[count > 0], np.flatnonzero(count > 0)) for mean, count in zip(means, counts, strict=True)
+    )
+    row_share, col_share = shares
+    return row_share, col_share, float(block), row_drift, col_drift
 
 
 def _drift(means: np.ndarray, numbers: np.ndarray) -> float:

@@ -251,7 +251,7 @@ class Outcome:
 
     def take(self, task: _Task, found: Any) -> None:
         """Add what a task returned; of a part of a tensor, nothing is known before the last one."""
-        if task.parts:
+        if task.parts and self.spread:
             info = task.tensors[0]
             found = self._sums.setdefault(info.name, _Sum(task.parts)).add(found, info, self.spread)
         finished = {name: result for name, result in found if not isinstance(result, str)}

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -54,10 +55,10 @@ def write(table: pd.DataFrame, path: str | Path) -> Path:
 def _listed(table: pd.DataFrame, change: Callable[[tuple], object]) -> pd.DataFrame:
     """The table with its tuples, such as shapes, changed by a function."""
     tuples = [name for name in table if table[name].map(lambda value: isinstance(value, tuple)).any()]
-    return table.assign(**{name: table[name].map(change) for name in tuples})
+    return table.assign(**{str(name): table[name].map(change) for name in tuples})
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """What JSON has for a value of a table."""
     if isinstance(value, tuple):
         return list(value)
@@ -65,4 +66,5 @@ def _plain(value):
         return None
     if isinstance(value, float) and math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
-    return value.item() if hasattr(value, "item") else value
+    item = getattr(value, "item", None)  # of numpy's numbers
+    return item() if item else value

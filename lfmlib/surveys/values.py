@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from functools import partial, reduce
 from operator import add
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -138,7 +139,7 @@ def _row(info: TensorInfo, sketch: Sketch) -> list[dict]:
     return [about(info) | _figures(sketch)]
 
 
-def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str, float]:
+def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str, Any]:
     """Figures of a sample of a tensor, and the ends of their intervals."""
     parts = [Sketch.of(piece) for piece in checkpoint.sample(info.name, sample)]
     found = sampled.intervals(parts, info.numel, _distances, SAMPLED)
@@ -159,9 +160,9 @@ def _possible(parts: list[Sketch], whole: int) -> str:
     return ", ".join(names if any(low > 0 for low, _ in found.values()) else [*names, "other"])
 
 
-def _figures(sketch: Sketch) -> dict[str, float]:
+def _figures(sketch: Sketch) -> dict[str, Any]:
     """The columns of a row that are about a tensor's values."""
-    row = {name: getattr(sketch, name) for name in _SKETCH} | _distances(sketch)
+    row: dict[str, Any] = {name: getattr(sketch, name) for name in _SKETCH} | _distances(sketch)
     row["asymmetry_excess"] = row["asymmetry"] - nulls.typical(sketch.dtype, sketch.count).get("asymmetry", np.nan)
     shape = classify(sketch)
     row |= {"label": shape.label, "label_margin": shape.margin}
