@@ -99,7 +99,7 @@ def by_role(body: pd.DataFrame) -> pd.DataFrame:
 def shares(table: pd.DataFrame) -> tuple[float, float, float]:
     """Share of the weights in matrices within `evidence.KL_BOUND` of a Gaussian; at least; at most."""
     value = findings.share(table, findings.gaussian(table))
-    return value, *(findings.shared.sampled(table, findings.gaussian) or (value, value))
+    return value, *(findings.shares.sampled(table, findings.gaussian) or (value, value))
 
 
 def unlike(body: pd.DataFrame, most: int = 10) -> pd.DataFrame:
@@ -145,7 +145,7 @@ def chosen(checkpoint: Checkpoint, profile: str) -> Checkpoint:
     names = [
         info.name
         for info in findings.judged(checkpoint).tensors
-        if len(info.shape) == 2 and min(info.shape) >= findings.shared.SIDE
+        if len(info.shape) == 2 and min(info.shape) >= findings.shares.SIDE
     ]
     places = np.linspace(0, len(names) - 1, min(len(names), MATRICES[profile])).round().astype(int)
     return checkpoint.cut([names[i] for i in places], BLOCK)

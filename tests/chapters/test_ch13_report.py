@@ -91,19 +91,19 @@ def test_quantized_matrices_are_marked_and_their_pieces_counted_together():
     scales = {f"{name}_scale_inv": torch.rand(1, 1) for name in codes}
     table = lfmlib.survey(codes | scales, progress=False)
     assert "**9 of 9 matrices are quantized** (float8_e4m3fn, a scale for 64 × 64)" in ch13_report.coded(table)
-    assert f"9 × {findings.shared.PIECES}" in findings.left_out(table)
+    assert f"9 × {findings.shares.PIECES}" in findings.left_out(table)
 
 
 def test_layers_are_judged_in_words():
     checkpoint = lfmlib.open_checkpoint("minilm")
     sound = pd.DataFrame({"role": ["q"], "depth": [pd.NA], "state": ["zeroed"]})
-    assert "No two layers look exchanged" in planted.layers(checkpoint, sound, 0, 0)
-    assert "named rightly" in planted.exchange_test(checkpoint, sound, 0, 0, most=2)
+    assert "No two layers look exchanged" in ch13_report.layers(checkpoint, sound, 0, 0)
+    assert "named rightly" in ch13_report.exchange_test(checkpoint, sound, 0, 0, most=2)
     few = lfmlib.open_checkpoint(layers(4))
     hurt = pd.DataFrame({"role": "q", "depth": [1, 1, 3], "state": "zeroed"})
-    assert "cannot be told: 2 layers" in (words := planted.layers(few, hurt, 0, 0))
+    assert "cannot be told: 2 layers" in (words := ch13_report.layers(few, hurt, 0, 0))
     assert words.endswith("Left out: layers 1, 3.")
-    assert "fewer than four" in planted.exchange_test(few, hurt, 0, 0)
+    assert "fewer than four" in ch13_report.exchange_test(few, hurt, 0, 0)
 
 
 def report(folder: Path, *parameters: str) -> subprocess.CompletedProcess:
@@ -179,7 +179,7 @@ def test_verdicts_on_some_matrices_or_rows_know_it(model, sample):
     low, high = f12.details["law_limits"]
     assert 0 <= low <= f12.details["law_share"] <= high <= 1 and "6 of 18 matrices" in said[2]
     assert high - low > 0.1
-    cut = findings.shared.looked_at(whole.assign(numel=whole["numel"] - 1), whole)
+    cut = findings.shares.looked_at(whole.assign(numel=whole["numel"] - 1), whole)
     assert cut.startswith("of 18 matrices the first rows stand for all")
 
 
@@ -190,10 +190,10 @@ def test_the_share_of_some_matrices_holds_that_of_all():
         whole = pd.DataFrame({"numel": rng.choice([1e5, 4e5], 36), "role": "q", "kl_bits": 0.0})
         whole = whole.assign(shape=[(100, 1000)] * 36, hit=rng.random(36) < rng.uniform(0.1, 0.95))
         some = whole.iloc[rng.permutation(36)[:12]]
-        low, high = findings.shared.among(some, lambda rows: rows["hit"], whole)
+        low, high = findings.shares.among(some, lambda rows: rows["hit"], whole)
         held.append(low <= findings.share(whole, whole["hit"]) <= high)
     assert np.mean(held) >= 0.92
-    assert findings.shared.among(whole, lambda rows: rows["hit"], whole) is None
+    assert findings.shares.among(whole, lambda rows: rows["hit"], whole) is None
 
 
 def test_samples_that_say_nothing_are_refused():
