@@ -17,12 +17,13 @@ from .. import findings
 from ..checkpoints.checkpoint import open_checkpoint
 from ..distribution import nulls
 from ..experiments import drift
-from ..findings import bracketed, over_runs, shares_by_start, span
+from ..findings import bracketed, over_runs, shares_by_start
 from ..lab import models, text
 from ..lab.problems import problem
 from ..lab.starts import STARTS, UNLIKE_STARTS
 from ..lab.train import Config, rate
 from .names import LAB, where
+from .sentences import Cell, arrow, at_end, mean, middle, number, span, table, within, worded
 
 REGIMES = {
     "wide start": {"part": "plain", "gain": 1.0},
@@ -100,25 +101,32 @@ def scores(rows: pd.DataFrame) -> pd.DataFrame:
     Intervals are over seeds, the starts averaged within each. For language, a code that knows the frequencies of pairs
     of bytes stands beside the trivial one.
     """
-    table = {}
-    for name, some in (verdict_runs(last(rows)) | optimizer_runs(last(rows))).items():
-        language = (some["model"] == "decoder").all()
-        table[name] = {
-            "held out": "loss, nats per byte" if language else "accuracy",
-            "trained": span(some.groupby("seed")["score"].mean(), 3),
-            "worst": f"{some['score'].max() if language else some['score'].min():.3f}",
-            "trivial": f"{some['trivial'].mean():.3f}" + (f"; pairs {pairs_loss():.3f}" if language else ""),
-        }
-    return pd.DataFrame(table).T
+    columns = {
+        "held out": lambda some: "loss, nats per byte" if _is_loss(some) else "accuracy",
+        "trained": span(lambda some: some.groupby("seed")["score"].mean(), 3),
+        "worst": number(lambda some: some["score"].max() if _is_loss(some) else some["score"].min(), ".3f"),
+        "trivial": lambda some: (
+            f"{some['trivial'].mean():.3f}" + (f"; pairs {pairs_loss():.3f}" if _is_loss(some) else "")
+        ),
+    }
+    return table(_ends(rows), columns)
+
+
+def _ends(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows at the end of each training, by the way of training."""
+    return verdict_runs(last(rows)) | optimizer_runs(last(rows))
+
+
+def _is_loss(rows: pd.DataFrame) -> bool:
+    """Whether the score of these trainings is a loss, so that less is better."""
+    return bool((rows["model"] == "decoder").all())
 
 
 def learned(rows: pd.DataFrame) -> str:
     """Whether every way of training ends better than guessing, in a sentence; the worst training of each counts."""
-    ends = verdict_runs(last(rows)) | optimizer_runs(last(rows))
-    failed = []
+    ends, failed = _ends(rows), []
     for name, some in ends.items():
-        language = (some["model"] == "decoder").all()
-        better = some["score"] < some["trivial"] if language else some["score"] > some["trivial"]
+        better = some["score"] < some["trivial"] if _is_loss(some) else some["score"] > some["trivial"]
         if not better.all():
             failed.append(f"{name}: {(~better).sum()} of {len(better)}")
     if failed:
@@ -182,26 +190,15 @@ def misses(rows: pd.DataFrame, bound: float, least: float = 0.005) -> pd.DataFra
     for name in ("sgd", "adagrad"):
         some = where(rows, optimizer=name)
         parts[f"{name}, at most {some['ratio'].max():.2f}"] = some
-    return pd.DataFrame.from_dict(
-        {name: _miss(some, bound, least) for name, some in parts.items() if len(some)}, orient="index"
-    )
-
-
-def _miss(rows: pd.DataFrame, bound: float, least: float) -> dict:
-    told = rows[rows["predicted"] >= least]
-    forgotten = rows["predicted"] <= bound
-    return {
-        "snapshots": len(rows),
-        "measured / foretold": _middle(told["kl_bits"] / told["predicted"]),
-        "foretold forgotten": int(forgotten.sum()),
-        "of these not": int((forgotten & (rows["kl_bits"] > bound)).sum()),
+    columns = {
+        "snapshots": len,
+        "measured / foretold": worded(
+            middle, lambda some: (some["kl_bits"] / some["predicted"])[some["predicted"] >= least]
+        ),
+        "foretold forgotten": lambda some: int((some["predicted"] <= bound).sum()),
+        "of these not": lambda some: int(((some["predicted"] <= bound) & (some["kl_bits"] > bound)).sum()),
     }
-
-
-def _middle(values: pd.Series) -> str:
-    """Median and middle 80 %, in words."""
-    low, middle, high = values.quantile([0.1, 0.5, 0.9])
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})" if len(values) else "–"
+    return table(parts, columns)
 
 
 def crossings(rows: pd.DataFrame, bound: float) -> pd.DataFrame:
@@ -218,13 +215,16 @@ def crossings(rows: pd.DataFrame, bound: float) -> pd.DataFrame:
     for start in UNLIKE_STARTS:
         runs = [run.sort_values("step") for _, run in where(with_prediction(rows), start=start).groupby("cell")]
         there = pd.DataFrame([place for run in runs if (place := _crossing(run, bound)) is not None])
-        ends = pd.DataFrame([run.iloc[-1] for run in runs])
-        far = ends["ratio"] >= drift.forgotten_at(start, bound)
-        found[start] = {"trainings": len(runs), "got there": int(far.sum())}
-        found[start] |= {"of these within": int((far & (ends["kl_bits"] <= bound)).sum()), "crossed": len(there)}
-        for column in ("moved", "ratio"):
-            found[start][column] = _middle(there[column]) if len(there) else "–"
-        found[start]["foretold"] = f"{drift.forgotten_at(start, bound):.2f}"
+        ends, needed = pd.DataFrame([run.iloc[-1] for run in runs]), drift.forgotten_at(start, bound)
+        far = ends["ratio"] >= needed
+        found[start] = {
+            "trainings": len(runs),
+            "got there": int(far.sum()),
+            "of these within": int((far & (ends["kl_bits"] <= bound)).sum()),
+            "crossed": len(there),
+            **{column: middle(there[column]) if len(there) else "–" for column in ("moved", "ratio")},
+            "foretold": f"{needed:.2f}",
+        }
     return pd.DataFrame.from_dict(found, orient="index")
 
 
@@ -276,14 +276,17 @@ def forecasts(rows: pd.DataFrame) -> pd.DataFrame:
         For each way of training (as in `verdict_runs`) and unlike start, in words: foretold → measured, means over
         seeds.
     """
-    found = {}
-    for name, some in verdict_runs(last(rows)).items():
-        at = drift.ratio(where(some, start="gaussian")["memory"].mean())
-        measured = some.groupby("start")["kl_bits"].mean()
-        found[name] = {
-            start: f"{float(drift.foretold(start, at)):.3f} → {measured[start]:.3f}" for start in UNLIKE_STARTS
-        }
-    return pd.DataFrame.from_dict(found, orient="index")
+
+    def foretold(some: pd.DataFrame, start: str) -> float:
+        return float(drift.foretold(start, drift.ratio(where(some, start="gaussian")["memory"].mean())))
+
+    columns = {
+        start: arrow(
+            number(functools.partial(foretold, start=start), ".3f"), within(mean("kl_bits", ".3f"), start=start)
+        )
+        for start in UNLIKE_STARTS
+    }
+    return table(verdict_runs(last(rows)), columns)
 
 
 def kept(rows: pd.DataFrame) -> pd.DataFrame:
@@ -292,19 +295,20 @@ def kept(rows: pd.DataFrame) -> pd.DataFrame:
     Args:
         rows: of one model trained in one way.
     """
-    first, end = (
-        some.groupby("start", sort=False).mean(numeric_only=True) for some in (where(rows, step=0), last(rows))
-    )
-    pairs = {"RMS": "rms", "shorter side alike": "rows_alike", "top": "top_ratio", "zeros seen": "zeros_seen"}
-    form = {"rms": "{:.3f}"}
-    table = {
-        name: first[c].map(form.get(c, "{:.2f}").format) + " → " + end[c].map(form.get(c, "{:.2f}").format)
-        for name, c in pairs.items()
+    columns = {
+        "correlation": at_end(mean("memory", ".2f")),
+        "shape": arrow(within(_commonest, step=0), at_end(_commonest)),
+        "RMS": _from_to("rms", ".3f"),
+        "shorter side alike": _from_to("rows_alike"),
+        "top": _from_to("top_ratio"),
+        "zeros seen": _from_to("zeros_seen"),
     }
-    names = {"shape": _commonest(first) + " → " + _commonest(end)}
-    frame = pd.DataFrame({"correlation": end["memory"].map("{:.2f}".format)} | names | table)
-    kept_by = [start for start in STARTS if start in frame.index]
-    return frame.reindex(kept_by).rename_axis(None).replace("nan → nan", "–")
+    return table(((start, where(rows, start=start)) for start in STARTS), columns)
+
+
+def _from_to(figure: str, form: str = ".2f") -> Cell:
+    """A cell with the mean of a figure before and after training."""
+    return arrow(within(mean(figure, form), step=0), at_end(mean(figure, form)))
 
 
 def drifts(rows: pd.DataFrame) -> pd.DataFrame:
@@ -340,7 +344,7 @@ def shapes_grown(rows: pd.DataFrame) -> dict[str, list[str]]:
     return found
 
 
-def _commonest(means: pd.DataFrame) -> pd.Series:
-    """The name that most matrices have."""
-    named = means[["sharp", "inverted-t", "linear", "other"]]
-    return named.assign(gaussian=means["matrices"] - named.sum(axis=1)).idxmax(axis=1)
+def _commonest(rows: pd.DataFrame) -> str:
+    """The shape that most matrices have, in the mean over runs; Gaussian where they have none of the others."""
+    named = rows[["sharp", "inverted-t", "linear", "other"]].mean()
+    return pd.concat([named, pd.Series({"gaussian": rows["matrices"].mean() - named.sum()})]).idxmax()

@@ -8,24 +8,24 @@ from .. import findings
 from ..experiments.arrangement import WAYS
 from ..findings import Finding
 from ..provenance import recorded
-from .names import LAB
+from .names import LAB, where
+from .sentences import arrow, at_end, mean, span, table, within
 
 
 def runs(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The record's rows by model and way of training, by a name such as "lab ViT, wide start"."""
-    found = {}
-    for model, name in LAB.items():
-        for way, gain in WAYS.items():
-            some = record[(record["model"] == model) & (record["gain"] == gain)]
-            if len(some):
-                found[f"{name}, {way}"] = some
-    return found
+    return {
+        f"{name}, {way}": rows
+        for model, name in LAB.items()
+        for way, gain in WAYS.items()
+        if len(rows := where(record, model=model, gain=gain))
+    }
 
 
 def found(record: pd.DataFrame, **parameters) -> list[Finding]:
     """Finding F4 of each lab model and way of training; ``parameters`` of the chapter go into its provenance."""
-    where = recorded("arrangement", record, **parameters)
-    return [findings.f4_over_runs(rows, name, where | {"source": name}) for name, rows in runs(record).items()]
+    origin = recorded("arrangement", record, **parameters)
+    return [findings.f4_over_runs(rows, name, origin | {"source": name}) for name, rows in runs(record).items()]
 
 
 def before_after(record: pd.DataFrame, columns: dict[str, str], percent: bool = False) -> pd.DataFrame:
@@ -39,15 +39,12 @@ def before_after(record: pd.DataFrame, columns: dict[str, str], percent: bool = 
     Returns:
         Index: as in `runs`.
     """
-    table = {}
-    for name, rows in runs(record).items():
-        plain = rows[rows["control"] == "none"]
-        start, end = plain[plain["step"] == 0], plain[plain["step"] == plain["steps"]]
-        table[name] = {heading: _arrow(start[column], end[column], percent) for heading, column in columns.items()}
-    return pd.DataFrame.from_dict(table, orient="index")
-
-
-def _arrow(start: pd.Series, end: pd.Series, percent: bool) -> str:
-    if percent:
-        return f"{100 * start.mean():.0f} → {findings.span(100 * end, 0, least=0, most=100)}"
-    return f"{start.mean():.2f} → {findings.span(end, 2)}"
+    times, digits, limits = (100, 0, {"least": 0, "most": 100}) if percent else (1, 2, {})
+    words = {
+        heading: arrow(
+            within(mean(column, f".{digits}f", times=times), step=0),
+            at_end(span(column, digits, times=times, **limits)),
+        )
+        for heading, column in columns.items()
+    }
+    return table(runs(where(record, control="none")), words)

@@ -11,49 +11,54 @@ import pandas as pd
 
 from .. import findings
 from ..lab.train import Config, rate
-from .names import PRETRAINED, SHORT, by_cause, methods, over, plain, unjudged, where
+from .names import SHORT, by_model, key, where
+from .sentences import MISSING, Cell, mean, median, number, runs, table
+from .tuned import by_cause, by_way, over, plain, unjudged, ways
+
+PRETRAINED = ("deep-decoder", "decoder", "vit", "clip")
+"""The models whose own training is looked at."""
 
 
 def laws(record: pd.DataFrame) -> pd.DataFrame:
     """The law of ΔW for every model and method: medians over matrices and runs.
 
-    Returns:
-        `kl_bits` of ΔW; what 97.5 % of noise stay below; what BA of Gaussian factors of the same rank has (NaN for full
-        fine-tuning); share of parameters with R² of the Q–Q plot ≥ 0.99, in per cent, from three runs on with its 95 %
-        interval over them, and with such factors; top / edge, the `top_ratio`; runs.
+    Beside `kl_bits` of ΔW stands what 97.5 % of noise stay below, and what BA of Gaussian factors of the same rank has;
+    R² ≥ 0.99 of the Q–Q plot is a share of the parameters, in per cent, beside that of such factors; top / edge is the
+    `top_ratio`.
     """
-    found = {}
-    for model, name in SHORT.items():
-        for way, rows in methods(record, model).items():
-            runs = [run for _, run in rows.groupby("seed")]
-            factors = rows["rank_qq_r2"] if "rank_qq_r2" in rows else pd.Series(np.nan, rows.index)
-            known = bool(factors.notna().any())
-            found[f"{name}, {way}"] = {
-                "kl_bits": rows["kl_bits"].median(),
-                "noise, 97.5 %": rows["kl_bits_null_high"].median(),
-                "Gaussian factors": rows["rank_kl_bits"].median() if known else np.nan,
-                "R² ≥ 0.99": _percent([findings.share(run, run["qq_r2"] >= findings.QQ_BOUND) for run in runs]),
-                "factors’": f"{findings.share(rows, factors >= findings.QQ_BOUND):.0%}" if known else "–",
-                "top / edge": f"{rows['top_ratio'].median():.1f}",
-                "runs": len(runs),
-            }
-    return pd.DataFrame.from_dict(found, orient="index")
+
+    def told(rows: pd.DataFrame) -> dict:
+        known = "rank_qq_r2" in rows and bool(rows["rank_qq_r2"].notna().any())
+        return {
+            "kl_bits": rows["kl_bits"].median(),
+            "noise, 97.5 %": rows["kl_bits_null_high"].median(),
+            "Gaussian factors": rows["rank_kl_bits"].median() if known else np.nan,
+            "R² ≥ 0.99": _percent(_passing(rows)),
+            "factors’": f"{findings.share(rows, rows['rank_qq_r2'] >= findings.QQ_BOUND):.0%}" if known else MISSING,
+            "top / edge": f"{rows['top_ratio'].median():.1f}",
+            "runs": runs(rows),
+        }
+
+    return table(((f"{name}, {way}", rows) for name, way, rows in by_way(record)), told)
+
+
+def _passing(rows: pd.DataFrame) -> list[float]:
+    """Of each run, the share of the parameters in matrices whose ΔW has R² ≥ 0.99."""
+    return [findings.share(run, run["qq_r2"] >= findings.QQ_BOUND) for _, run in rows.groupby("seed")]
 
 
 def of_laws(record: pd.DataFrame) -> str:
     """What the laws say of full fine-tuning, and where low rank alone explains those of adapters, in a sentence."""
     full, alike, unlike = [], [], []
-    for model, name in SHORT.items():
-        for way, rows in methods(record, model).items():
-            if way == "full":
-                shares = [findings.share(run, run["qq_r2"] >= findings.QQ_BOUND) for _, run in rows.groupby("seed")]
-                mean, low, high = findings.over_runs(shares)
-                outcome = "missed" if mean < findings.SUPPORTED_SHARE else "met"
-                outcome = "**not settled**" if low < findings.SUPPORTED_SHARE <= high else outcome
-                full.append(f"{name} {outcome}{'' if len(shares) > 1 else ' (one run)'}")
-            else:
-                ratio = rows["kl_bits"].median() / rows["rank_kl_bits"].median()
-                (alike if ratio <= 1.25 else unlike).append((f"{name}, {way}", ratio))
+    for name, way, rows in by_way(record):
+        if way == "full":
+            value, low, high = findings.over_runs(shares := _passing(rows))
+            outcome = "missed" if value < findings.SUPPORTED_SHARE else "met"
+            outcome = "**not settled**" if low < findings.SUPPORTED_SHARE <= high else outcome
+            full.append(f"{name} {outcome}{'' if len(shares) > 1 else ' (one run)'}")
+        else:
+            ratio = rows["kl_bits"].median() / rows["rank_kl_bits"].median()
+            (alike if ratio <= 1.25 else unlike).append((f"{name}, {way}", ratio))
     words = f"The 80 % of the rule, with the interval over the seeds, under full fine-tuning: {', '.join(full)}."
     if alike:
         words += f" Low rank alone explains `kl_bits`, to within a quarter, of {'; '.join(name for name, _ in alike)}."
@@ -68,15 +73,10 @@ def of_laws(record: pd.DataFrame) -> str:
 
 def budgets(record: pd.DataFrame) -> pd.DataFrame:
     """What ΔW does to the std, for every model, method and weight decay, in words: mean [95 % interval over seeds]."""
-    found = {}
-    for model, name in SHORT.items():
-        ways = {f"{way}": rows for way, rows in methods(record, model).items() if way in ("full", "LoRA 16", "DoRA 16")}
-        ways |= {"full, no decay": where(record, part="plain", model=model, weight_decay=0.0)}
-        for way, rows in ways.items():
-            if rows["seed"].nunique() > 1:
-                size = (rows["std_delta"] / rows["std_base"]).median()
-                found[f"{name}, {way}"] = _widening(rows) | {"ΔW / W₀": f"{size:.3f}", "runs": rows["seed"].nunique()}
-    return pd.DataFrame.from_dict(found, orient="index")
+    listed = ("full", "LoRA 16", "DoRA 16", "full, no decay")
+    rows = {f"{name}, {way}": some for name, way, some in by_way(record, ways) if way in listed and runs(some) > 1}
+    size = median(lambda some: some["std_delta"] / some["std_base"], ".3f")
+    return table(rows, WIDENING | {"ΔW / W₀": size, "runs": runs})
 
 
 def not_passing(record: pd.DataFrame) -> str:
@@ -107,16 +107,16 @@ def beside_noise(record: pd.DataFrame, more: dict[str, tuple[dict, dict]]) -> pd
         if len(rows := plain(record, model)):
             spans = (findings.widening_over_runs(rows, prefix)["mean"].to_dict() for prefix in ("", "noise_"))
             more |= {f"{name}, full": tuple(spans)}
+
+    def both(figure: str, form: str) -> Cell:
+        return lambda pair: f"{pair[0][figure]:{form}} ({pair[1][figure]:{form}})"
+
     columns = {
-        "rises": ("share that rises (noise)", "{:.1%}"),
-        "gain_median": ("median g (noise)", "{:.2f}"),
-        "gain_mean": ("mean g (noise)", "{:.2f}"),
+        "share that rises (noise)": both("rises", ".1%"),
+        "median g (noise)": both("gain_median", ".2f"),
+        "mean g (noise)": both("gain_mean", ".2f"),
     }
-    table = {
-        name: {words: f"{form.format(own[key])} ({form.format(noise[key])})" for key, (words, form) in columns.items()}
-        for name, (own, noise) in more.items()
-    }
-    return pd.DataFrame.from_dict(table, orient="index")
+    return table(more, columns)
 
 
 def motion_alone(record: pd.DataFrame) -> str:
@@ -156,39 +156,37 @@ def decay_cost(record: pd.DataFrame) -> pd.DataFrame:
     Decay alone shrinks W₀ by λ times the sum of the rates, so that Cov(ΔW, W₀) falls by that times Var W₀, and g by
     twice that times Var W₀ / Var ΔW; as long as that sum is small.
 
-    Returns:
-        Index: model, and the decoder with a decay of 1. Columns, in words: change of the median g, with its 95 %
-        interval over seeds; ``foretold``; runs.
+    The 12-layer decoder stands there twice, with a decay of 1, too.
     """
-    found = {}
+    listed = {}
     for model, name in SHORT.items():
-        without = where(record, part="plain", model=model, weight_decay=0.0)
-        ways = {name: plain(record, model), f"{name}, decay 1": where(record, model=model, cause="decay 1")}
-        for way, rows in ways.items():
-            if not len(rows) or not len(without):
-                continue
-            same = without[without["seed"].isin(rows["seed"])]
-            medians = [some.groupby("seed")["gain"].median() for some in (rows, same)]
-            one = rows.iloc[0]
-            config = Config(model, one["task"], lr=one["lr"], steps=int(one["steps"]), start="library")
-            spent = one["weight_decay"] * sum(rate(config, step) for step in range(config.steps))
-            told = -2 * spent * ((same["std_base"] / same["std_delta"]) ** 2).median()
-            change = medians[0] - medians[1]
-            found[way] = {"change of median g": over(change), "foretold": f"{told:.2f}", "runs": len(change)}
-    return pd.DataFrame.from_dict(found, orient="index")
+        listed |= {name: plain(record, model), f"{name}, decay 1": where(record, model=model, cause="decay 1")}
+
+    def told(rows: pd.DataFrame) -> dict:
+        one, without = rows.iloc[0], plain(record, key(rows), decay=0.0)
+        if without.empty:
+            return {}
+        same = without[without["seed"].isin(rows["seed"])]
+        with_decay, undecayed = (some.groupby("seed")["gain"].median() for some in (rows, same))
+        config = Config(key(rows), one["task"], lr=one["lr"], steps=int(one["steps"]), start="library")
+        spent = one["weight_decay"] * sum(rate(config, step) for step in range(config.steps))
+        foretold = -2 * spent * ((same["std_base"] / same["std_delta"]) ** 2).median()
+        change = with_decay - undecayed
+        return {"change of median g": over(change), "foretold": f"{foretold:.2f}", "runs": len(change)}
+
+    return table(listed, told)
 
 
 def causes_of_width(record: pd.DataFrame) -> pd.DataFrame:
-    """The same, but for the mean g, for every setting of the decoder that was changed; with the factor on the median
+    """What ΔW does to the std for every setting of the 12-layer decoder that was changed; with the factor on the median
     std(ΔW), the held-out loss and the number of runs."""
-    own, found = by_cause(record), {}
-    for cause, rows in own.items():
-        found[cause] = {name: words for name, words in _widening(rows).items() if name != "mean g"} | {
-            "std(ΔW) ×": f"{rows['std_delta'].median() / own['unchanged']['std_delta'].median():.2f}",
-            "held-out loss": f"{rows['score'].mean():.2f}",
-            "runs": rows["seed"].nunique(),
-        }
-    return pd.DataFrame.from_dict(found, orient="index")
+    own = by_cause(record)
+    columns = {name: cell for name, cell in WIDENING.items() if name != "mean g"} | {
+        "std(ΔW) ×": number(lambda rows: rows["std_delta"].median() / own["unchanged"]["std_delta"].median(), ".2f"),
+        "held-out loss": mean("score", ".2f"),
+        "runs": runs,
+    }
+    return table(own, columns)
 
 
 def at_the_end(runs: dict[str, pd.DataFrame]) -> str:
@@ -204,17 +202,22 @@ def at_the_end(runs: dict[str, pd.DataFrame]) -> str:
 
 def pretraining(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Rows of the lab models' own trainings, by name: step, rises, gain, corr, moved."""
-    rows = where(record, part="pretraining")
-    return {name: some for model, name in PRETRAINED.items() if len(some := where(rows, model=model))}
+    names = {model: SHORT[model] for model in PRETRAINED}
+    return dict(by_model(record, names, part="pretraining"))
 
 
-def _widening(rows: pd.DataFrame) -> dict[str, str]:
-    own = findings.widening_over_runs(rows)
-    return {
-        "std rises": _span(100 * own.loc["rises"], 0, "\u00a0%").replace(" [100, 100]", "").replace(" [0, 0]", ""),
-        "median g": _span(own.loc["gain_median"]),
-        "mean g": _span(own.loc["gain_mean"]),
-    }
+def _widened(figure: str, times: float = 1, digits: int = 2, unit: str = "") -> Cell:
+    """A cell with a figure of `lfmlib.findings.widening_over_runs`."""
+    return lambda rows: _span(times * findings.widening_over_runs(rows).loc[figure], digits, unit)
+
+
+def _rises(rows: pd.DataFrame) -> str:
+    """The share that rises, in per cent; without an interval that has no width since all rise, or none."""
+    return _widened("rises", 100, 0, "\u00a0%")(rows).replace(" [100, 100]", "").replace(" [0, 0]", "")
+
+
+WIDENING = {"std rises": _rises, "median g": _widened("gain_median"), "mean g": _widened("gain_mean")}
+"""What ΔW does to the std of the matrices: heading → cell, from the rows of one way of training."""
 
 
 def _percent(shares: list[float]) -> str:

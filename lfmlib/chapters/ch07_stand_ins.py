@@ -6,6 +6,7 @@ Every function takes rows of the record (see `lfmlib.experiments.stand_ins.run`)
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ from ..findings import Finding
 from ..lab.adapters import NOISE_BUILT
 from ..provenance import recorded
 from ..structure.spectra import top_ratio
-from .names import MEASURED, NAMES, SHORT, where
+from .names import SHORT, TUNED, by_model, key, where
+from .sentences import half
+from .tuned import MEASURED
 
 ARMS = {"lora": "LoRA", "noise-gaussian": "Gaussian", "noise-uniform": "uniform", "noise-signs": "±1"}
 """Adapters of the record, as tables name them; the last three by the law of their frozen noise."""
@@ -30,7 +33,7 @@ def f5_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     """Finding F5 of every model; ``parameters`` of the chapter go into its provenance."""
     origin = recorded("derived", record, **parameters)
     found = []
-    for model, name in NAMES.items():
+    for model, name in TUNED.items():
         built, replaced = (where(record, part=part, model=model) for part in ("built", "stand-in"))
         if len(built) and len(replaced):
             about = origin | {"source": name}
@@ -46,10 +49,9 @@ def kept(record: pd.DataFrame) -> pd.DataFrame:
         (mean held-out loss in nats).
     """
     rows = []
-    for model, name in SHORT.items():
-        some = where(record, part="stand-in", model=model)
-        for kind in STAND_INS if len(some) else ():
-            if not len(found := findings.kept_share(some, kind, score=MEASURED[model])):
+    for name, some in by_model(record, part="stand-in"):
+        for kind in STAND_INS:
+            if not len(found := findings.kept_share(some, kind, score=MEASURED[key(some)])):
                 continue
             share, low, high = findings.over_runs(found)
             loss = some.loc[some["kind"] == kind, "loss"].mean()
@@ -122,20 +124,31 @@ def built(record: pd.DataFrame) -> pd.DataFrame:
         in the body; floor (the head alone, or the base as it is); the arms of `ARMS`; full fine-tuning.
     """
     found = {}
-    for model, name in SHORT.items():
-        some = where(record, part="built", model=model)
-        full = where(record, part="stand-in", model=model, kind="trained")
-        floor = some[some["rank"] == 0]
-        for rank, same in some[some["rank"] > 0].groupby("rank"):
-            scores = {words: _within(same.loc[same["adapter"] == arm, "score"]) for arm, words in ARMS.items()}
-            found[f"{name}, {int(rank)}"] = {
-                "score": MEASURED[model],
-                "trained": f"{int(same['parameters'].iloc[0] - floor['parameters'].iloc[0]):,}",
-                "floor": _within(floor["score"]),
-                **scores,
-                "full": _within(full["whole"]),
-            }
+    for name, budget, some in _budgets(record):
+        same, floor = where(some, rank=budget), where(some, rank=0)
+        full = where(record, part="stand-in", model=key(some), kind="trained")
+        found[f"{name}, {budget}"] = {
+            "score": MEASURED[key(some)],
+            "trained": f"{int(same['parameters'].iloc[0] - floor['parameters'].iloc[0]):,}",
+            "floor": half(floor["score"]),
+            **{words: half(where(same, adapter=arm)["score"]) for arm, words in ARMS.items()},
+            "full": half(full["whole"]),
+        }
     return pd.DataFrame(found)
+
+
+def _budgets(record: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame]]:
+    """Model as printed, each number of random matrices (or rank of LoRA), and the rows of all the model's adapters."""
+    for name, some in by_model(record, part="built"):
+        for budget in sorted(set(some["rank"]) - {0}):
+            yield name, int(budget), some
+
+
+def _built(record: pd.DataFrame) -> Iterator[tuple[str, int, dict[str, pd.Series]]]:
+    """Model, number of random matrices, and by law of the noise the share of LoRA's gain that is reached, by seed."""
+    for name, budget, some in _budgets(record):
+        each = {arm: findings.built_share(some, arm, budget, score=MEASURED[key(some)]) for arm in NOISE_BUILT}
+        yield name, budget, {ARMS[arm]: found for arm, found in each.items() if len(found)}
 
 
 def shares(record: pd.DataFrame) -> pd.DataFrame:
@@ -144,14 +157,11 @@ def shares(record: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per model, number of random matrices and law: model, bases, law, share, low, high.
     """
-    rows = []
-    for model, name in SHORT.items():
-        some = where(record, part="built", model=model)
-        for budget in sorted(set(some["rank"]) - {0}):
-            for arm in NOISE_BUILT:
-                found = findings.built_share(some, arm, budget, score=MEASURED[model])
-                if len(found):
-                    rows.append((name, int(budget), ARMS[arm], *findings.over_runs(found)))
+    rows = [
+        (name, budget, law, *findings.over_runs(found))
+        for name, budget, each in _built(record)
+        for law, found in each.items()
+    ]
     return pd.DataFrame(rows, columns=["model", "bases", "law", "share", "low", "high"])
 
 
@@ -162,35 +172,24 @@ def rivals(record: pd.DataFrame) -> pd.DataFrame:
         Index: model and bases. Columns: "− uniform", "− ±1": mean and 95 % interval over seeds.
     """
     found = {}
-    for model, name in SHORT.items():
-        some = where(record, part="built", model=model)
-        for budget in sorted(set(some["rank"]) - {0}):
-            own = findings.built_share(some, "noise-gaussian", budget, score=MEASURED[model])
-            other = {
-                f"− {ARMS[arm]}": own - rival
-                for arm in NOISE_BUILT[1:]
-                if len(rival := findings.built_share(some, arm, budget, score=MEASURED[model]))
-            }
-            if other:
-                found[f"{name}, {int(budget)}"] = {
-                    words: findings.span(values, 2, "+") for words, values in other.items()
-                }
+    for name, budget, law, difference in _differences(record):
+        found.setdefault(f"{name}, {budget}", {})[f"− {law}"] = findings.span(difference, 2, "+")
     return pd.DataFrame.from_dict(found, orient="index")
+
+
+def _differences(record: pd.DataFrame) -> Iterator[tuple[str, int, str, pd.Series]]:
+    """Model, number of random matrices, rival law, and the share that Gaussian noise reaches less the rival's."""
+    for name, budget, each in _built(record):
+        for law in (ARMS[arm] for arm in NOISE_BUILT[1:]):
+            if law in each:
+                yield name, budget, law, each[ARMS["noise-gaussian"]] - each[law]
 
 
 def differ(record: pd.DataFrame) -> str:
     """In how many of the comparisons with uniform noise and ±1 Gaussian noise is better, beyond the interval."""
-    better = worse = count = 0
-    widest = 0.0
-    for model in SHORT:
-        some = where(record, part="built", model=model)
-        for budget in sorted(set(some["rank"]) - {0}):
-            own = findings.built_share(some, "noise-gaussian", budget, score=MEASURED[model])
-            for arm in NOISE_BUILT[1:]:
-                if len(rival := findings.built_share(some, arm, budget, score=MEASURED[model])) > 1:
-                    _, low, high = findings.over_runs(own - rival)
-                    count, better, worse = count + 1, better + (low > 0), worse + (high < 0)
-                    widest = max(widest, (high - low) / 2)
+    spans = [findings.over_runs(one) for *_, one in _differences(record) if len(one) > 1]
+    better, worse = sum(low > 0 for _, low, _ in spans), sum(high < 0 for *_, high in spans)
+    count, widest = len(spans), max([(high - low) / 2 for _, low, high in spans], default=0.0)
     if not count:
         return "One run has no interval: Gaussian noise is not compared with uniform noise or signs here."
     verdict = "**“Gaussian” is not what matters here**" if not better else "the law of the noise matters in some"
@@ -206,10 +205,3 @@ def on_disk(model) -> int:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         return sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
-
-
-def _within(values: pd.Series) -> str:
-    if not len(values):
-        return "–"
-    mean, low, _ = findings.over_runs(values)
-    return f"{mean:.3f} ± {mean - low:.3f}" if len(values) > 1 else f"{mean:.3f} (one run)"

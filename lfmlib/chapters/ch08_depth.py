@@ -1,5 +1,4 @@
-"""What chapter 8 reads off the record `finetuning`: how std(ΔW) runs over depth, and what bends it:
-samples and rank.
+"""What chapter 8 reads off the record `finetuning`: how std(ΔW) runs over depth, and what bends it: samples and rank.
 
 Every function takes rows of the record (see `lfmlib.experiments.finetuning.run`), one per judged matrix.
 """
@@ -12,13 +11,15 @@ from scipy import stats
 
 from .. import findings
 from ..deltas.trends import depth_trend
-from ..experiments.finetuning import TASKS
+from ..experiments.finetuning import DECAY
 from ..findings import Finding
 from ..lab.problems import Bytes, problem
-from .names import MEASURED, METHODS, SHORT, by_cause, methods, over, plain, shuffled, where
+from .names import SHORT, by_model, key, where
+from .sentences import MISSING, runs, table, word
+from .tuned import METHODS, by_cause, by_way, held_out, over, plain, shuffled, ways
 
-MANY = 3
-"""Runs from which on an interval over them is narrow enough for a role to grow by the rule."""
+MIN_RUNS = 3
+"""Runs that a way of training needs for its roles to be judged: with fewer, intervals are too wide for any to grow."""
 
 
 def trend_grid(record: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -28,16 +29,15 @@ def trend_grid(record: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Dat
         ρ; in words, with its interval over seeds, cut at -1 and 1; and whether the role grows by the rule.
     """
     rho, words, grows = {}, {}, {}
-    for model, name in SHORT.items():
-        for way in ("full", "LoRA 16"):
-            if way not in (ways := methods(record, model)) or not len(found := findings.trends(ways[way])):
-                continue
-            key = f"{name}, {way}"
-            rho[key], grows[key] = found["rho"], found["grows"]
-            limits = found[["low", "high"]].clip(-1, 1)
-            words[key] = {
-                role: f"{found.loc[role, 'rho']:.2f}\n{low:.2f}, {high:.2f}" for role, (low, high) in limits.T.items()
-            }
+    for name, way, rows in by_way(record):
+        if way not in ("full", "LoRA 16") or not len(found := findings.trends(rows)):
+            continue
+        key = f"{name}, {way}"
+        rho[key], grows[key] = found["rho"], found["grows"]
+        limits = found[["low", "high"]].clip(-1, 1)
+        words[key] = {
+            role: f"{found.loc[role, 'rho']:.2f}\n{low:.2f}, {high:.2f}" for role, (low, high) in limits.T.items()
+        }
     roles = list(dict.fromkeys(role for one in rho.values() for role in one.index))
     frames = (pd.DataFrame(one, roles) for one in (rho, words, grows))
     rho, words, grows = frames
@@ -46,24 +46,23 @@ def trend_grid(record: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Dat
 
 def by_method(record: pd.DataFrame) -> pd.DataFrame:
     """For every model and method: mean ρ over its roles [interval over seeds], without the first and the last layer;
-    roles that grow, of `MANY` runs or more; roles whose averaged profile has a corrected p of at most 0.05;
+    roles that grow, of `MIN_RUNS` runs or more; roles whose averaged profile has a corrected p of at most 0.05;
     std(ΔW) of the last layer over that of the first; runs."""
-    found = {}
-    for model, name in SHORT.items():
-        ways = methods(record, model) | {"full, no decay": where(record, part="plain", model=model, weight_decay=0.0)}
-        for way, rows in (ways | {"shuffled labels": shuffled(record, model)}).items():
-            if not len(rows) or not len(trends := findings.trends(rows)):
-                continue
-            runs, interior = rows["seed"].nunique(), trends["rho_interior"].mean()
-            found[f"{name}, {way}"] = {
-                "mean ρ": over(mean_rho(rows), -1, 1),
-                "interior ρ": "–" if np.isnan(interior) else f"{interior:.2f}",
-                "roles that grow": f"{int(trends['grows'].sum())} of {len(trends)}" if runs >= MANY else "–",
-                "p ≤ 0.05": f"{int((trends['p_holm'] <= 0.05).sum())} of {len(trends)}",
-                "last / first": f"{_ends(rows):.2f}",
-                "runs": runs,
-            }
-    return pd.DataFrame.from_dict(found, orient="index")
+
+    def told(rows: pd.DataFrame) -> dict:
+        if not len(trends := findings.trends(rows)):
+            return {}
+        grow, low = trends["grows"].sum(), (trends["p_holm"] <= 0.05).sum()
+        return {
+            "mean ρ": over(mean_rho(rows), -1, 1),
+            "interior ρ": word(trends["rho_interior"].mean(), ".2f"),
+            "roles that grow": f"{grow} of {len(trends)}" if runs(rows) >= MIN_RUNS else MISSING,
+            "p ≤ 0.05": f"{low} of {len(trends)}",
+            "last / first": f"{_ends(rows):.2f}",
+            "runs": runs(rows),
+        }
+
+    return table(((f"{name}, {way}", rows) for name, way, rows in by_way(record, ways)), told)
 
 
 def mean_rho(rows: pd.DataFrame) -> pd.Series:
@@ -72,29 +71,25 @@ def mean_rho(rows: pd.DataFrame) -> pd.Series:
 
 
 def causes(record: pd.DataFrame) -> pd.DataFrame:
-    """What each changed setting of the decoder does to the trend, against the same seeds unchanged; other optimizers,
-    which have no weight decay, against those without.
-
-    Returns:
-        Index: setting. Columns, in words, with 95 % intervals over seeds: mean ρ over roles; its change, seed by seed;
-        the mean ρ of the layers from 1 on; ρ of the profile with that of the gradient before the first step, and in
-        brackets from layer 1 on; runs.
-    """
+    """What each changed setting of the 12-layer decoder does to the trend, against the same seeds unchanged; other
+    optimizers, which have no weight decay, against those without. The correlation with the gradient before the first
+    step is that of the profiles, in brackets from layer 1 on."""
     own = by_cause(record)
-    found = {}
-    for cause, rows in own.items():
+
+    def told(rows: pd.DataFrame) -> dict:
         base = _unchanged(own, rows)
         rho, before = mean_rho(rows), mean_rho(base)
         both = rho.index.intersection(before.index)
-        gradient = f"{follows_gradient(rows):.2f} ({follows_gradient(rows, first=1):.2f})"
-        found[cause] = {
+        gradient, later = follows_gradient(rows), follows_gradient(rows, first=1)
+        return {
             "mean ρ": over(rho[both], -1, 1),
-            "change of ρ": "–" if rows is base else over(rho[both] - before[both], -2, 2),
+            "change of ρ": MISSING if rows is base else over(rho[both] - before[both], -2, 2),
             "layers 1 on": f"{mean_rho(rows[rows['depth'] > 0]).mean():.2f}",
-            "with gradient": "–" if "nan" in gradient else gradient,
+            "with gradient": MISSING if np.isnan(gradient + later) else f"{gradient:.2f} ({later:.2f})",
             "runs": len(both),
         }
-    return pd.DataFrame.from_dict(found, orient="index")
+
+    return table(own, told)
 
 
 def moving(record: pd.DataFrame) -> str:
@@ -165,18 +160,13 @@ def _averaged(rows: pd.DataFrame) -> float:
 
 
 def together(record: pd.DataFrame) -> pd.DataFrame:
-    """How alike the profiles of different roles are: mean correlation between two roles, over the layers.
-
-    Returns:
-        One row per model, fully fine-tuned: model, layers, correlation.
-    """
+    """How alike the profiles of different roles are: mean correlation between two roles, over the layers, of each model
+    that was fully fine-tuned."""
     rows = []
-    for model, name in SHORT.items():
-        if len(some := plain(record, model)):
-            levels = some.groupby(["depth", "role"])["std_delta"].mean().unstack()
-            between = levels.corr().to_numpy()
-            mean = between[np.triu_indices(len(between), 1)].mean()
-            rows.append((name, len(levels), f"{mean:.2f}"))
+    for name, some in by_model(record, part="plain", weight_decay=DECAY):
+        levels = some.groupby(["depth", "role"])["std_delta"].mean().unstack()
+        between = levels.corr().to_numpy()
+        rows.append((name, len(levels), f"{between[np.triu_indices(len(between), 1)].mean():.2f}"))
     return pd.DataFrame(rows, columns=["model", "layers", "correlation"])
 
 
@@ -185,7 +175,7 @@ def without_learning(record: pd.DataFrame) -> str:
     found = {SHORT[model]: (plain(record, model), shuffled(record, model)) for model in ("minilm", "vit")}
     own = by_cause(record)
     if "own labels" in own:
-        found["decoder, own labels"] = (own["unchanged"], own["own labels"])
+        found[f"{SHORT['deep-decoder']}, own labels"] = (own["unchanged"], own["own labels"])
     words = [
         f"{name} **{over(mean_rho(without), -1, 1)}** (with: {over(mean_rho(real), -1, 1)})"
         for name, (real, without) in found.items()
@@ -203,23 +193,21 @@ def towers(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def course(rows: pd.DataFrame) -> pd.DataFrame:
-    """How each role's profile over depth runs, in the mean over seeds: what a look at the curves would say.
+    """How each role's profile over depth runs, in the mean over seeds: what a look at the curves would say. The peak is
+    the layer with the largest std(ΔW); changes are in per cent of the mean."""
 
-    Returns:
-        Index: role. Columns: ``peak``, the layer with the largest std(ΔW); the changes from layer 0 to 1 and into the
-        last layer, in per cent of the mean.
-    """
-    found = {}
-    for role, some in rows.groupby("role", sort=False):
+    def told(some: pd.DataFrame) -> dict:
         profile = some.groupby("depth")["std_delta"].mean()
-        if len(profile) > 3:
-            step = 100 * profile.diff() / profile.mean()
-            found[role] = {
-                "peak": f"layer {int(profile.idxmax())} of {int(profile.index.max())}",
-                "layer 0 to 1": f"{step.iloc[1]:+.0f}\u00a0%",
-                "into the last": f"{step.iloc[-1]:+.0f}\u00a0%",
-            }
-    return pd.DataFrame.from_dict(found, orient="index")
+        if len(profile) < 4:
+            return {}
+        step = 100 * profile.diff() / profile.mean()
+        return {
+            "peak": f"layer {int(profile.idxmax())} of {int(profile.index.max())}",
+            "layer 0 to 1": f"{step.iloc[1]:+.0f}\u00a0%",
+            "into the last": f"{step.iloc[-1]:+.0f}\u00a0%",
+        }
+
+    return table(rows.groupby("role", sort=False), told)
 
 
 def of_course(table: pd.DataFrame, way: str) -> str:
@@ -283,24 +271,21 @@ def samples(record: pd.DataFrame) -> pd.DataFrame:
         passes over the samples; held-out score; runs.
     """
     rows = []
-    for model, name in SHORT.items():
-        some, whole = where(record, part="samples", model=model), plain(record, model)
-        every = TASKS[model]["steps"] if len(some) == 0 else some["steps"].max()
+    for name, some in by_model(record, part="samples"):
+        whole = plain(record, key(some))
+        level, rho = whole.groupby("seed")["std_delta"].median(), mean_rho(whole)
+        listed = []
         for (share, steps), part in some.groupby(["samples", "steps"]):
-            seeds = sorted(part["seed"].unique())
-            ratios = [_level(where(part, seed=seed)) / _level(where(whole, seed=seed)) for seed in seeds]
-            change = mean_rho(part) - mean_rho(whole)[seeds]
-            mean, low, high = findings.over_runs(ratios)
-            mode = "equal steps" if steps == every else "equal passes"
-            score = f"{MEASURED[model]} {part['score'].mean():.2f}"
-            about = (over(change, -2, 2), _passes(part.iloc[0]), score, len(seeds))
-            rows.append((name, mode, share, mean, low, high, *about))
-        if len(some):
-            score = f"{MEASURED[model]} {whole['score'].mean():.2f}"
-            about = ("–", _passes(whole.iloc[0]), score, whole["seed"].nunique())
-            rows += [(name, mode, 1.0, 1.0, 1.0, 1.0, *about) for mode in ("equal steps", "equal passes")]
+            ratios = (part.groupby("seed")["std_delta"].median() / level).dropna()
+            change = mean_rho(part) - rho[ratios.index]
+            mode = "equal steps" if steps == some["steps"].max() else "equal passes"
+            about = (over(change, -2, 2), _passes(part.iloc[0]), held_out(part), len(ratios))
+            listed.append((name, mode, share, *findings.over_runs(ratios), *about))
+        about = (MISSING, _passes(whole.iloc[0]), held_out(whole), runs(whole))
+        listed += [(name, mode, 1.0, 1.0, 1.0, 1.0, *about) for mode in ("equal steps", "equal passes")]
+        rows += sorted(listed, key=lambda one: one[1:3])
     columns = ["model", "mode", "share", "ratio", "low", "high", "change of ρ", "passes", "held out", "runs"]
-    return pd.DataFrame(rows, columns=columns).sort_values(["model", "mode", "share"], ignore_index=True)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def in_words(few: pd.DataFrame) -> pd.DataFrame:
@@ -333,24 +318,23 @@ def of_samples(few: pd.DataFrame) -> str:
 
 
 def rank_slopes(record: pd.DataFrame) -> pd.DataFrame:
-    """Slope of log std(ΔW) on log rank: 0.5 for a sum of independent terms, 1 for terms that add up.
+    """Slope of log std(ΔW) on log rank: 0.5 for a sum of independent terms, 1 for terms that add up. Fits are to means
+    over seeds; their mean over the matrices stands beside the middle 80 %."""
 
-    Returns:
-        Index: model and adapter. Columns, in words: ranks; slope, mean over matrices of the fit to the means over
-        seeds, and the middle 80 % of the matrices.
-    """
-    found = {}
-    ranked = where(record, part="rank")
-    for (model, adapter), rows in ranked.groupby(["model", "adapter"]):
-        levels = rows.groupby(["role", "depth", "rank"])["std_delta"].mean().unstack()
-        levels = levels.dropna(axis=1)
-        if levels.shape[1] > 1:
-            slopes = np.polyfit(np.log(levels.columns.to_numpy(float)), np.log(levels.to_numpy()).T, 1)[0]
-            low, high = np.quantile(slopes, [0.1, 0.9])
-            ranks = ", ".join(f"{int(rank)}" for rank in levels.columns)
-            words = {"ranks": ranks, "slope": f"{slopes.mean():.2f}", "middle 80 %": f"{low:.2f} to {high:.2f}"}
-            found[f"{SHORT[model]}, {METHODS[adapter]}"] = words
-    return pd.DataFrame.from_dict(found, orient="index")
+    def told(rows: pd.DataFrame) -> dict:
+        levels = rows.groupby(["role", "depth", "rank"])["std_delta"].mean().unstack().dropna(axis=1)
+        if levels.shape[1] < 2:
+            return {}
+        slopes = np.polyfit(np.log(levels.columns.to_numpy(float)), np.log(levels.to_numpy()).T, 1)[0]
+        low, high = np.quantile(slopes, [0.1, 0.9])
+        return {
+            "ranks": ", ".join(f"{int(rank)}" for rank in levels.columns),
+            "slope": f"{slopes.mean():.2f}",
+            "middle 80 %": f"{low:.2f} to {high:.2f}",
+        }
+
+    ranked = where(record, part="rank").groupby(["model", "adapter"])
+    return table(((f"{SHORT[model]}, {METHODS[adapter]}", rows) for (model, adapter), rows in ranked), told)
 
 
 def of_ranks(record: pd.DataFrame) -> str:
@@ -373,7 +357,3 @@ def _passes(row: pd.Series) -> str:
     task = problem(row["model"], row["task"])
     drawn = row["steps"] * row["batch"] * (task.length if isinstance(task, Bytes) else 1)
     return f"{drawn / (row['samples'] * len(task.train)):.2f}"
-
-
-def _level(rows: pd.DataFrame) -> float:
-    return float(rows["std_delta"].median())

@@ -5,6 +5,9 @@ Every function takes rows of the record (see `lfmlib.experiments.optimal.run`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
@@ -16,17 +19,9 @@ from ..experiments.optimal import BITS, PRUNED, PRUNED_SHARE
 from ..findings import Finding
 from ..losses.outliers import RANGES
 from ..provenance import recorded
-from .names import where
+from .names import NAMES, by_model, key, where
+from .sentences import Cell, listed, mean, number, span, table, within
 
-NAMES = {
-    "minilm": "minilm",
-    "decoder": "lab decoder",
-    "deep-decoder": "lab 12-layer decoder",
-    "vit": "lab ViT",
-    "clip": "lab CLIP",
-}
-"""The models; the first is real, and named as in the chapters on its checkpoint."""
-SHORT = {"minilm": "MiniLM", "decoder": "decoder", "deep-decoder": "12-layer decoder", "vit": "ViT", "clip": "CLIP"}
 NEARLY = 0.9
 """Of the most outliers that a matrix may have: where they are more, the limit decides where they begin."""
 ASKED = {
@@ -45,10 +40,10 @@ def found(record: pd.DataFrame, **parameters) -> dict[str, list[Finding]]:
     """
     origin = recorded("optimal", record, **parameters)
     by_id: dict[str, list[Finding]] = {"F9": [], "F10": [], "F11": [], "F12": []}
-    for model, name, rows in _by_model(record, NAMES):
+    for name, rows in by_model(record, NAMES, part="whole"):
         about = origin | {"source": name}
         listed = [findings.f11_over_runs(rows, name, about), findings.f12_over_runs(rows, name, about)]
-        if model != "minilm":
+        if key(rows) != "minilm":
             listed += findings.f9_f10_over_runs(rows[rows["what"] == "model"], name, about)
         for one in listed:
             by_id[one.id].append(one)
@@ -57,28 +52,37 @@ def found(record: pd.DataFrame, **parameters) -> dict[str, list[Finding]]:
 
 def asked(record: pd.DataFrame) -> pd.DataFrame:
     """What the models are asked, and how well they answer before anything is taken from them."""
-    table = {}
-    for model, name, rows in _by_model(record):
-        one = rows[rows["what"] == "model"][["own", "prior", "score"]].mean()
-        table[name] = {
-            "asked for": ASKED[model],
-            "loss": f"{one['own']:.3f}",
-            "by frequencies": f"{one['prior']:.3f}",
-            "accuracy": "–" if np.isnan(one["score"]) else f"{one['score']:.2f}",
-        }
-    return pd.DataFrame.from_dict(table, orient="index")
+    columns = {
+        "asked for": lambda rows: ASKED[key(rows)],
+        "loss": mean("own", ".3f"),
+        "by frequencies": mean("prior", ".3f"),
+        "accuracy": mean("score", ".2f"),
+    }
+    return table(by_model(record, part="whole", what="model"), columns)
 
 
 def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Pruning curves: model → rows with arm, share, and the relative ``rise`` of the loss: mean, low, high of runs."""
-    table = {}
-    for _, name, rows in _by_model(record):
-        own = rows[rows["what"] == "model"].set_index("seed")["own"]
-        some = rows[rows["what"] == "curve"].groupby(["arm", "share", "seed"])["rise"].mean().reset_index()
-        some["rise"] /= some["seed"].map(own)
-        over = some.groupby(["arm", "share"], sort=False)["rise"]
-        table[name] = over.agg(rise="mean", low="min", high="max").reset_index()
-    return table
+    found = {}
+    for name, rows in _whole(record):
+        some = where(rows, what="curve").groupby(["arm", "share", "seed"])["rise"].mean().reset_index()
+        found[name] = _over_runs(_relative(some, rows).groupby(["arm", "share"], sort=False))
+    return found
+
+
+def _relative(some: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Some rows of a model, their ``rise`` relative to the loss of the model as it is."""
+    return some.assign(rise=some["rise"] / some["seed"].map(_loss(rows)))
+
+
+def _loss(rows: pd.DataFrame) -> pd.Series:
+    """The loss of the model as it is, by seed."""
+    return where(rows, what="model").set_index("seed")["own"]
+
+
+def _over_runs(groups) -> pd.DataFrame:
+    """The rise over the runs of each group: mean, low and high."""
+    return groups["rise"].agg(rise="mean", low="min", high="max").reset_index()
 
 
 def free(record: pd.DataFrame, of: str = "own") -> pd.DataFrame:
@@ -87,19 +91,19 @@ def free(record: pd.DataFrame, of: str = "own") -> pd.DataFrame:
     Args:
         of: one per cent of the loss itself ("own"), or of the gap to knowing nothing but frequencies ("gap").
     """
-    table = {}
-    for _, name, rows in _by_model(record):
-        table[name] = {}
-        for arm in ARMS:
-            shares = 100 * findings.free_share(rows, arm, of)
-            table[name][arm.removeprefix("magnitude, ")] = findings.span(shares, 0, least=0, most=100)
-    return pd.DataFrame.from_dict(table, orient="index")
+    columns = {
+        arm.removeprefix("magnitude, "): span(
+            partial(findings.free_share, arm=arm, of=of), 0, times=100, least=0, most=100
+        )
+        for arm in ARMS
+    }
+    return table(_whole(record), columns)
 
 
 def against_noise(record: pd.DataFrame) -> str:
     """Whether magnitude pruning goes further than noise of the size of what it takes, in a sentence."""
     words, lows = [], []
-    for _, name, rows in _by_model(record):
+    for name, rows in _whole(record):
         more = 100 * (findings.free_share(rows) - findings.free_share(rows, "noise"))
         words.append(f"{name} {findings.span(more, 0, '+')}")
         lows += [findings.over_runs(more)[1]] if len(more) > 1 else []
@@ -111,26 +115,19 @@ def against_noise(record: pd.DataFrame) -> str:
 
 def scores(record: pd.DataFrame, shares: tuple[float, ...] = (0.3, 0.5, 0.7)) -> pd.DataFrame:
     """Accuracy after pruning by magnitude, in per cent: mean and 95 % over runs; models that have one."""
-    table = {}
-    for _, name, rows in _by_model(record):
-        whole = rows[rows["what"] == "model"]["score"]
-        some = rows[(rows["what"] == "curve") & (rows["arm"] == "magnitude")]
-        if whole.notna().all():
-            each = {"whole": whole}
-            each |= {f"{share:.0%} pruned": some.loc[some["share"] == share, "scored"] for share in shares}
-            table[name] = {what: findings.span(100 * values, 1, most=100) for what, values in each.items()}
-    return pd.DataFrame.from_dict(table, orient="index")
+    known = {name: rows for name, rows in _whole(record) if where(rows, what="model")["score"].notna().all()}
+    whole, pruned = (span(figure, 1, times=100, most=100) for figure in ("score", "scored"))
+    columns = {"whole": within(whole, what="model")} | {
+        f"{share:.0%} pruned": within(pruned, what="curve", arm="magnitude", share=share) for share in shares
+    }
+    return table(known, columns)
 
 
 def layers(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Model → rows with depth and the relative rise of the loss without half of that layer: mean, low, high of runs."""
-    table = {}
-    for _, name, rows in _by_model(record):
-        own = rows[rows["what"] == "model"].set_index("seed")["own"]
-        some = rows[rows["what"] == "layer"]
-        some = some.assign(rise=some["rise"] / some["seed"].map(own))
-        table[name] = some.groupby("depth")["rise"].agg(rise="mean", low="min", high="max").reset_index()
-    return table
+    return {
+        name: _over_runs(_relative(where(rows, what="layer"), rows).groupby("depth")) for name, rows in _whole(record)
+    }
 
 
 def fragile(record: pd.DataFrame) -> str:
@@ -156,12 +153,11 @@ def wins(record: pd.DataFrame, pruned: float = PRUNED_SHARE, column: str = "wins
     Returns:
         Index: model. Columns: laws that are the shortest anywhere.
     """
-    table = {}
-    for _, name, rows in _by_model(record):
-        some = rows[(rows["what"] == "law") & (rows["pruned"] == pruned)]
-        table[name] = some.groupby("variant")[column].mean().reindex(VARIANTS)
-    table = pd.DataFrame(table).T.astype(float).rename_axis(columns=None)
-    return table.loc[:, table.max() > 0]
+    found = {}
+    for name, rows in _whole(record):
+        found[name] = where(rows, what="law", pruned=pruned).groupby("variant")[column].mean().reindex(VARIANTS)
+    shares = pd.DataFrame(found).T.astype(float).rename_axis(columns=None)
+    return shares.loc[:, shares.max() > 0]
 
 
 def above(laws: pd.DataFrame) -> pd.DataFrame:
@@ -181,27 +177,27 @@ def code_lengths(record: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Index: law, shortened. Columns: models, with the number of their matrices.
     """
-    table = {}
-    for _, name, rows in _by_model(record):
-        some = rows[rows["what"] == "matrix"]
-        table[f"{name} ({len(some)})"] = {
-            law.replace("generalized-", "gen. "): f"{one['matrices']:.0f}; {one['median']:.4f}"
-            for law, one in above(some).iterrows()
-        }
-    return pd.DataFrame(table)
+    laws = ((name, where(rows, what="matrix")) for name, rows in _whole(record))
+    found = {f"{name} ({len(rows)})": above(rows) for name, rows in laws}
+
+    def of(law: str) -> Cell:
+        return lambda some: f"{some.loc[law, 'matrices']:.0f}; {some.loc[law, 'median']:.4f}"
+
+    return table(found, {law.replace("generalized-", "gen. "): of(law) for law in VARIANTS}).T
 
 
 def claimed(record: pd.DataFrame) -> pd.DataFrame:
     """The claimed law, in words: where it is the shortest, where within 0.01 bits, and how far above in the median."""
-    table = {}
-    for _, name, rows in _by_model(record):
-        table[name] = {}
-        for pruned in PRUNED:
-            some = where(rows, what="law", variant=findings.CLAIMED_LAW, pruned=pruned)
-            if len(some):
-                wins, near, bits = some[["wins", "near", "bits"]].mean()
-                table[name][f"{pruned:.0%} pruned"] = f"{wins:.0%}, {near:.0%}, {bits:.4f}"
-    return pd.DataFrame.from_dict(table, orient="index")
+
+    def told(rows: pd.DataFrame) -> str | None:
+        wins, near, bits = rows[["wins", "near", "bits"]].mean()
+        return f"{wins:.0%}, {near:.0%}, {bits:.4f}" if len(rows) else None
+
+    columns = {
+        f"{pruned:.0%} pruned": within(told, what="law", variant=findings.CLAIMED_LAW, pruned=pruned)
+        for pruned in PRUNED
+    }
+    return table(_whole(record), columns)
 
 
 def by_role(places: pd.DataFrame) -> pd.DataFrame:
@@ -264,98 +260,85 @@ def lined_up(table: pd.DataFrame) -> str:
 
 def damage(record: pd.DataFrame) -> pd.DataFrame:
     """What it costs to zero the outliers, in words: relative rises of the loss, mean and 95 % over runs; and ratios."""
-    table = {}
-    for _, name, rows in _by_model(record):
-        sizes = 100 * rows[rows["what"] == "damage"].groupby("entries")["sets"].mean()
-        table[name] = {
-            "outliers": f"{sizes['outliers']:.2f} %",
-            "zeroed": _rise(rows, "outliers", "zeroed"),
-            "as many": _rise(rows, "as many", "zeroed"),
-            "as large": _rise(rows, "as large", "zeroed"),
-            "which are": f"{sizes['as large']:.1f} %",
-            "ratio": findings.span(findings.damage_ratio(rows), 1),
-        }
-    return pd.DataFrame.from_dict(table, orient="index")
+    columns = {
+        "outliers": _size("outliers", ".2f"),
+        "zeroed": _rise("outliers", "zeroed"),
+        "as many": _rise("as many", "zeroed"),
+        "as large": _rise("as large", "zeroed"),
+        "which are": _size("as large", ".1f"),
+        "ratio": span(findings.damage_ratio, 1),
+    }
+    return table(_whole(record), columns)
 
 
 def changed(record: pd.DataFrame) -> pd.DataFrame:
     """Outliers clipped or amplified, in words: relative rises of the loss, beside random sets of equal squared norm."""
-    table = {}
-    for _, name, rows in _by_model(record):
-        table[name] = {
-            "clipped": _rise(rows, "outliers", "clipped"),
-            "amplified": _rise(rows, "outliers", "amplified"),
-            "random ones amplified": _rise(rows, "as large", "amplified"),
-        }
-    return pd.DataFrame.from_dict(table, orient="index")
+    columns = {
+        "clipped": _rise("outliers", "clipped"),
+        "amplified": _rise("outliers", "amplified"),
+        "random ones amplified": _rise("as large", "amplified"),
+    }
+    return table(_whole(record), columns)
 
 
 def quantized(record: pd.DataFrame) -> pd.DataFrame:
     """What rounding to few bits costs, by where the range comes from: relative rises of the loss, in words."""
-    table = {}
-    for _, name, rows in _by_model(record):
-        own = rows[rows["what"] == "model"].set_index("seed")["own"]
-        some = rows[rows["what"] == "quantized"]
-        each = some.assign(rise=some["rise"] / some["seed"].map(own)).groupby("range_of")["rise"]
-        table[name] = {f"range of {one}": _percent(each.get_group(one), sign="+") for one in RANGES}
-    return pd.DataFrame.from_dict(table, orient="index")
+    rounded = {name: _relative(where(rows, what="quantized"), rows) for name, rows in _whole(record)}
+    rise = span("rise", 1, "+", " %", times=100)
+    return table(rounded, {f"range of {one}": within(rise, range_of=one) for one in RANGES})
+
+
+def _size(entries: str, form: str) -> Cell:
+    """A cell with the share of the weights that entries are, in per cent."""
+    return within(mean("sets", form, " %", times=100), what="damage", entries=entries)
+
+
+def _rise(entries: str, change: str) -> Cell:
+    """A cell with the relative rise of the loss when entries are changed: draws averaged, mean and 95 % over runs."""
+
+    def figure(rows: pd.DataFrame) -> pd.Series:
+        some = where(rows, what="damage", entries=entries, change=change)
+        return some.groupby("seed")["rise"].mean() / _loss(rows)
+
+    return span(figure, 2, "+", " %", times=100)
 
 
 def singles(record: pd.DataFrame, model: str = "minilm", most: int = 5) -> pd.DataFrame:
     """The entries that cost most when zeroed: where they are, how large, and what random ones of their norm cost."""
-    rows = record[(record["part"] == "single") & (record["model"] == model)].sort_values("rise", ascending=False)
+    rows = where(record, part="single", model=model).sort_values("rise", ascending=False)
     return _entries(rows.head(most))
 
 
 def largest(record: pd.DataFrame, model: str = "minilm", most: int = 5) -> pd.DataFrame:
     """The same of the entries that are largest in standard deviations of their matrix."""
-    rows = record[(record["part"] == "single") & (record["model"] == model)]
+    rows = where(record, part="single", model=model)
     return _entries(rows.loc[rows["size"].abs().sort_values(ascending=False).index].head(most))
 
 
 def _entries(rows: pd.DataFrame) -> pd.DataFrame:
     """Single entries, in words."""
-    return pd.DataFrame(
-        {
-            "tensor": rows["tensor"].str.removesuffix(".weight"),
-            "row": rows["row"].astype(int).astype(str),
-            "column": rows["column"].astype(int).astype(str),
-            "size in std": rows["size"].map("{:+.1f}".format),
-            "found by": rows["found"],
-            "rise": rows["rise"].map("{:+.4f}".format),
-            "random sets": rows["beside"].map("{:+.4f}".format),
-        }
-    )
+    columns = {
+        "tensor": lambda one: one["tensor"].removesuffix(".weight"),
+        "row": number("row", ".0f"),
+        "column": number("column", ".0f"),
+        "size in std": number("size", "+.1f"),
+        "found by": lambda one: one["found"],
+        "rise": number("rise", "+.4f"),
+        "random sets": number("beside", "+.4f"),
+    }
+    return listed(rows.to_dict("records"), columns)
 
 
 def worst(record: pd.DataFrame) -> str:
     """What the worst single entry of every model costs, in a sentence."""
     words = []
-    for model, name in SHORT.items():
-        rows = record[(record["part"] == "single") & (record["model"] == model)]
-        own = record[(record["what"] == "model") & (record["model"] == model)]["own"].mean()
-        if len(rows):
-            one = rows.loc[rows["rise"].idxmax()]
-            words.append(
-                f"{name} {100 * one['rise'] / own:+.2f} % ({abs(one['size']):.1f} std, found by {one['found']})"
-            )
+    for name, rows in by_model(record, part="single"):
+        own = where(record, what="model", model=key(rows))["own"].mean()
+        one = rows.loc[rows["rise"].idxmax()]
+        words.append(f"{name} {100 * one['rise'] / own:+.2f} % ({abs(one['size']):.1f} std, found by {one['found']})")
     return f"The worst single entry that was found, zeroed, moves the loss of: {'; '.join(words)}."
 
 
-def _by_model(record: pd.DataFrame, names: dict[str, str] = SHORT):
-    """Model, its name, and its rows, of the models that are in the record."""
-    for model, name in names.items():
-        rows = where(record, part="whole", model=model)
-        if len(rows):
-            yield model, name, rows
-
-
-def _rise(rows: pd.DataFrame, entries: str, change: str) -> str:
-    """Relative rise of the loss when entries are changed: draws averaged, mean and 95 % over runs."""
-    own = rows[rows["what"] == "model"].set_index("seed")["own"]
-    some = rows[(rows["what"] == "damage") & (rows["entries"] == entries) & (rows["change"] == change)]
-    return _percent(some.groupby("seed")["rise"].mean() / own, sign="+", digits=2)
-
-
-def _percent(values: pd.Series, sign: str = "", digits: int = 1) -> str:
-    return findings.span(100 * values, digits, sign, unit=" %")
+def _whole(record: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each model, as printed, and the rows of its measurements but for single entries."""
+    return by_model(record, part="whole")

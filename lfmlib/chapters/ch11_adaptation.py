@@ -7,17 +7,19 @@ the head’s first weights and the batches are the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pandas as pd
 
 from .. import findings
 from ..experiments.adaptation import BUDGETS, CURVE, ITEMS, TASKS, VARIANTS, methods_of
-from ..findings import Finding, span
+from ..findings import Finding
 from ..lab.adapters import DEEPER
 from ..lab.problems import problem
 from ..lab.scores import evenly
 from ..provenance import recorded
-from .ch10_optimal import NAMES, SHORT
+from .names import NAMES, SHORT, key, where
+from .sentences import MISSING, Cell, Figure, listed, median, span, table, trained_for
 
 METHODS = {
     "none": "the base",
@@ -63,19 +65,15 @@ def found(record: pd.DataFrame, **parameters) -> list[Finding]:
 
 def tasks(record: pd.DataFrame) -> pd.DataFrame:
     """What is learned: by whom, how many answers are judged, and how many parameters LoRA of rank 1 trains."""
-    table = []
-    for task in _tasks(record):
-        settings, rows = TASKS[task], _plain(record, task)
-        judged = problem(settings["model"], task)
-        table.append({
-            "model": SHORT[settings["model"]],
-            "task": task,
-            "asked": ASKED[task],
-            "answers judged": judged.count(),
-            "steps × batch": " × ".join(f"{rows[name].iloc[0]:g}" for name in ("steps", "batch")),
-            "trained at 1 ×": int(rows.loc[rows["method"] == "lora", "parameters"].iloc[0]),
-        })  # fmt: skip
-    return pd.DataFrame(table)
+    columns = {
+        "model": lambda rows: SHORT[key(rows)],
+        "task": lambda rows: rows["task"].iloc[0],
+        "asked": lambda rows: ASKED[rows["task"].iloc[0]],
+        "answers judged": lambda rows: problem(key(rows), rows["task"].iloc[0]).count(),
+        "steps × batch": trained_for,
+        "trained at 1 ×": lambda rows: int(where(rows, method="lora")["parameters"].iloc[0]),
+    }
+    return listed((_plain(record, task) for task in _tasks(record)), columns)
 
 
 def few(record: pd.DataFrame) -> str:
@@ -88,26 +86,29 @@ def few(record: pd.DataFrame) -> str:
 
 def scores(record: pd.DataFrame) -> pd.DataFrame:
     """Test accuracy by method and task."""
-    table = {}
-    for task in _tasks(record):
-        rows = _plain(record, task)
-        table[title(task)] = {
-            name: span(findings.accuracy(rows, method), 1) for method, name in METHODS.items() if _has(rows, method)
-        }
-    return pd.DataFrame(table).reindex(list(METHODS.values())).dropna(how="all").fillna("–")
+    return _by_method(record, {method: partial(findings.accuracy, method=method) for method in METHODS})
 
 
 def against_lora(record: pd.DataFrame) -> pd.DataFrame:
     """Paired difference to LoRA, by method and task."""
-    table = {}
-    for task in _tasks(record):
-        rows = _plain(record, task)
-        table[title(task)] = {
-            name: span(findings.advantage(rows, method), 1, "+")
-            for method, name in METHODS.items()
-            if method != "lora" and _has(rows, method)
-        }
-    return pd.DataFrame(table).reindex(list(METHODS.values())).dropna(how="all").fillna("–")
+    others = [method for method in METHODS if method != "lora"]
+    return _by_method(record, {method: partial(findings.advantage, method=method) for method in others}, "+")
+
+
+def _by_method(record: pd.DataFrame, figures: dict[str, Figure], sign: str = "") -> pd.DataFrame:
+    """A figure of each method, in points, by task; methods that were not tried on any left out."""
+    columns = {METHODS[method]: tried(method, span(figure, 1, sign)) for method, figure in figures.items()}
+    return _filled(table({title(task): _plain(record, task) for task in _tasks(record)}, columns).T)
+
+
+def tried(method: str, cell: Cell) -> Cell:
+    """A cell that is left out where a method was not tried."""
+    return lambda rows: cell(rows) if _has(rows, method) else None
+
+
+def _filled(found: pd.DataFrame) -> pd.DataFrame:
+    """A table of methods, in the order of `METHODS`, with a dash where one was not tried."""
+    return found.reindex(list(METHODS.values())).dropna(how="all").fillna(MISSING)
 
 
 def tested(record: pd.DataFrame) -> str:
@@ -165,19 +166,18 @@ def _beyond(each: Sequence[pd.Series]) -> str:
 
 def _varied(record: pd.DataFrame, variant: str) -> list[pd.Series]:
     """What a variant adds to the method that it varies, in points by run, for every task that it was tried on."""
-    plain = "lora" if VARIANTS[variant]["adapter"] == "lora" else findings.NOISE_ADAPTER
-    tried = [record[(record["task"] == task) & (record["budget"] == 1)] for task in _tasks(record)]
-    return [findings.advantage(both, variant, plain) for both in tried if _has(both, variant)]
+    each = [where(record, task=task, budget=1) for task in _tasks(record)]
+    return [findings.advantage(both, variant, _of(variant)) for both in each if _has(both, variant)]
 
 
 def tuning(rates: pd.DataFrame) -> pd.DataFrame:
     """The rate that won, by method and task, and by budget where there are several; “(end)” where it lies at an end of
     the grid."""
-    table = {}
+    found = {}
     for heading, method, some in _grids(rates):
         ends, rate = (some["lr"].min(), some["lr"].max()), some["lr"].iloc[0]
-        table.setdefault(heading, {})[METHODS[method]] = f"{rate:g}{' (end)' if rate in ends else ''}"
-    return pd.DataFrame(table).reindex(list(METHODS.values())).dropna(how="all").fillna("–")
+        found.setdefault(heading, {})[METHODS[method]] = f"{rate:g}{' (end)' if rate in ends else ''}"
+    return _filled(pd.DataFrame(found))
 
 
 def close_calls(rates: pd.DataFrame) -> str:
@@ -223,33 +223,32 @@ def costs(record: pd.DataFrame, tasks: Sequence[str] = (CURVE,)) -> Iterator[tup
     time of a step beside LoRA’s."""
     for task in tasks:
         rows = _plain(record, task)
-        each = rows.groupby("method")[["parameters", "stored", "held", "step_seconds"]].median()
-        table = {
-            name: {
-                "trained": f"{each.loc[method, 'parameters']:,.0f}",
-                "stored, kB": f"{each.loc[method, 'stored'] / 1000:,.1f}",
-                "held in training, MB": f"{each.loc[method, 'held'] / 1e6:,.1f}",
-                "time of a step, ms": f"{1000 * each.loc[method, 'step_seconds']:,.0f}",
-                "beside LoRA’s": f"{each.loc[method, 'step_seconds'] / each.loc['lora', 'step_seconds']:.2f} ×",
-            }
-            for method, name in METHODS.items()
-            if method in each.index and method != "none"
+        own = where(rows, method="lora")["step_seconds"].median()
+        columns = {
+            "trained": median("parameters", ",.0f"),
+            "stored, kB": median("stored", ",.1f", times=1e-3),
+            "held in training, MB": median("held", ",.1f", times=1e-6),
+            "time of a step, ms": median("step_seconds", ",.0f", times=1000),
+            "beside LoRA’s": median("step_seconds", ".2f", " ×", times=1 / own),
         }
-        if table:
-            yield title(task), pd.DataFrame.from_dict(table, orient="index")
+        each = {name: where(rows, method=method) for method, name in METHODS.items() if method != "none"}
+        if len(found := table(each, columns)):
+            yield title(task), found
 
 
 def variants(record: pd.DataFrame) -> pd.DataFrame:
     """What each variant adds to the method that it varies, by task, in points."""
-    rows, table = record[record["part"] == "variants"], {}
-    for variant, name in OTHERS.items():
-        plain = "lora" if VARIANTS[variant]["adapter"] == "lora" else "noise-gaussian"
-        table[name] = {}
-        for task in _tasks(rows):
-            both = record[(record["task"] == task) & (record["budget"] == 1)]
-            if _has(both, variant):
-                table[name][title(task)] = span(findings.advantage(both, variant, plain), 1, "+")
-    return pd.DataFrame.from_dict(table, orient="index")
+    columns = {
+        name: tried(variant, span(partial(findings.advantage, method=variant, against=_of(variant)), 1, "+"))
+        for variant, name in OTHERS.items()
+    }
+    tasks = _tasks(where(record, part="variants"))
+    return table({title(task): where(record, task=task, budget=1) for task in tasks}, columns).T
+
+
+def _of(variant: str) -> str:
+    """The method that a variant varies."""
+    return "lora" if VARIANTS[variant]["adapter"] == "lora" else findings.NOISE_ADAPTER
 
 
 def varied(record: pd.DataFrame) -> str:
@@ -276,20 +275,17 @@ def curve(record: pd.DataFrame) -> pd.DataFrame:
 
 def by_budget(record: pd.DataFrame) -> pd.DataFrame:
     """Paired difference to LoRA at every budget, on one task."""
-    rows, table = record[record["task"] == CURVE], {}
+    rows, found = where(record, task=CURVE), {}
     for method, name in METHODS.items():
-        spans = {
-            f"{budget} ×": span(findings.advantage(rows, method, budget=budget), 1, "+")
-            for budget in BUDGETS
-            if findings.advantage(rows, method, budget=budget).size > 1
-        }
-        if method != "lora" and len(spans) > 1:
-            table[name] = spans
-    return pd.DataFrame.from_dict(table, orient="index")
+        each = {budget: findings.advantage(rows, method, budget=budget) for budget in BUDGETS}
+        words = {f"{budget} ×": findings.span(one, 1, "+") for budget, one in each.items() if len(one) > 1}
+        if method != "lora" and len(words) > 1:
+            found[name] = words
+    return pd.DataFrame.from_dict(found, orient="index")
 
 
 def _plain(record: pd.DataFrame, task: str) -> pd.DataFrame:
-    return record[(record["task"] == task) & (record["part"] == "methods")]
+    return where(record, task=task, part="methods")
 
 
 def _tasks(rows: pd.DataFrame) -> list[str]:

@@ -11,17 +11,18 @@ data. Its parts:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from functools import partial
 
-from ..checkpoints.locate import MINILM_SHA256
-from ..lab import models
 from ..lab.adapters import DEEPER
 from ..lab.costs import costs
 from ..lab.problems import problem
 from ..lab.train import Config, start_of
 from ..records import Experiment
-from . import finetuning
-from .initialization import retrained
+from ..records.experiment import brief
+from . import finetuning, trainings
+from .trainings import inputs, origin, retrained, tolerances
 
 TASKS = {
     "kind": {"model": "minilm", "task": "kind", "steps": 60, "batch": 16},
@@ -102,21 +103,16 @@ RATES: dict[str, dict[str, float]] = {
 }
 """Task → method (and budget, if it is not 1) → the rate that won; see the record `rates`."""
 TOY = {"steps": 8, "batch": finetuning.TOY, "toy": True}
-METRICS = {
-    "accuracy": 0.15,
-    "loss": 0.15,
-    "parameters": 1e-9,
-    "stored": 0.05,
-    "held": 0.3,
-    "step_seconds": float("inf"),
-}
-LEAST = {"accuracy": 1.0, "loss": 1.0}
+TOLERANCES = tolerances({
+    ("accuracy", "loss"): (0.15, 1.0),
+    "parameters": 1e-9, "stored": 0.05, "held": 0.3, "step_seconds": math.inf,
+})  # fmt: skip
 NARROWER = {
     "vit": {"accuracy": 0.08, "loss": 0.12},
     "decoder": {"accuracy": 0.01, "loss": 0.01},
     "minilm": {"accuracy": 0.01, "loss": 0.01},
 }
-"""Tolerances of models; those of `METRICS` are CLIP’s.
+"""Tolerances of models; those of `TOLERANCES` are CLIP’s.
 
 They are about three times the root mean square (of CLIP’s loss less, as they were before) of what trainings differed by
 between an AMD EPYC, which recorded them, and an Intel Xeon with AVX-512, from the bases on and by the same code, at
@@ -141,11 +137,10 @@ def rates() -> Experiment:
         name="rates",
         cells=list(_tuning()),
         run=run,
-        metrics=METRICS,
-        least=LEAST,
+        **TOLERANCES,
         version=1,
         description="learning rates of adapters, head and full fine-tuning, by validation loss",
-        inputs=inputs,
+        inputs=partial(inputs, bases=BASES),
         quick=[cell | TOY for cell in _tuning() if _toy(cell) and cell["lr"] in (3e-3, 3e-2)],
         alone=steady,
         repeated=adapts,
@@ -159,11 +154,10 @@ def adaptation() -> Experiment:
         name="adaptation",
         cells=list(_judging()),
         run=run,
-        metrics=METRICS,
-        least=LEAST,
+        **TOLERANCES,
         version=1,
         description="what adapters make of six tasks, noise-built ones among them, at equal trained parameters",
-        inputs=inputs,
+        inputs=partial(inputs, bases=BASES),
         quick=[cell | TOY for cell in _judging() if _toy(cell)],
         alone=alone,
         repeated=adapts,
@@ -252,16 +246,9 @@ def _won(cell: dict) -> float:
 
 def config(cell: dict) -> Config:
     """What a cell trains."""
-    model, start = cell["model"], {"start": "library"}
-    if model not in models.PRETRAINED:
-        toy = {"steps": 30} if cell.get("toy") else {}
-        start = {"base": Config(model, **BASES[model] | toy, gain=finetuning.GAIN, seed=cell["seed"])}
-    adapter = cell["adapter"]
-    return Config(
-        model, cell["task"], steps=cell["steps"], batch=cell["batch"], lr=cell["lr"], weight_decay=finetuning.DECAY,
-        seed=cell["seed"], adapter=adapter, rank=0 if adapter in ("", "head") else cell["budget"],
-        head_lr=cell["head_lr"], jitter=cell["jitter"], **start,
-    )  # fmt: skip
+    rank = 0 if cell["adapter"] in ("", "head") else cell["budget"]
+    start = origin(cell, BASES, **({"steps": 30} if cell.get("toy") else {}))
+    return trainings.config(cell, weight_decay=finetuning.DECAY, rank=rank, **start)
 
 
 def run(cell: dict) -> list[dict]:
@@ -281,12 +268,4 @@ def run(cell: dict) -> list[dict]:
 
 
 def _figures(found: dict[str, float]) -> dict[str, float]:
-    return {name: float(f"{found[name]:.5g}") for name in ("accuracy", "loss")}
-
-
-def inputs(cell: dict) -> dict[str, str]:
-    """Hash of the data a cell is trained on, of its base’s, and of MiniLM’s weights."""
-    found = {"data": problem(cell["model"], cell["task"]).data_hash}
-    if cell["model"] in models.PRETRAINED:
-        return found | {"base": MINILM_SHA256}
-    return found | {"base data": problem(cell["model"], BASES[cell["model"]]["task"]).data_hash}
+    return {name: brief(found[name]) for name in ("accuracy", "loss")}

@@ -12,25 +12,24 @@ from ..lab.train import start_of
 from ..records import Experiment
 from ..structure.entries import FIGURES
 from ..surveys.arrangements import DERIVED, SPECTRAL, arrangement
-from .initialization import GAINS, PLAIN, config, grid, inputs, retrained, score
+from .initialization import GAINS, PLAIN, grid
+from .trainings import config, inputs, retrained, score, tolerances
 
 WAYS = {"wide start": GAINS[0], "narrow start": GAINS[1]}
 """The ways of training: scales of the start."""
 CONTROLS = ("permuted", "rescaled", "fresh")
 SHARES = (*findings.LEGS, "all")
 MEDIANS = (*FIGURES, *DERIVED, *SPECTRAL.values())
-METRICS = dict.fromkeys(SHARES, 0.3) | dict.fromkeys(MEDIANS, 0.25) | {"runs_z": 1.0, "score": 0.1}
-"""Relative tolerances, wide as those of `initialization`: another processor trains another model."""
-LEAST = (
-    dict.fromkeys(SHARES, 1.0)
-    | dict.fromkeys(
-        ("lag_row", "lag_col", "lag_diagonal", "lag_max", "lag_one", "ljung_box", "mutual_information"), 0.05
-    )
-    | dict.fromkeys(("row_corr", "col_corr"), 0.02)
-    | dict.fromkeys(("row_share", "col_share", "block_share", "unequal", "outlier_share"), 0.1)
-    | dict.fromkeys(("row_drift", "col_drift", "row_alike", "col_alike", "top_ratio", "mp_ks", "outlier_variance"), 1.0)
-    | {"runs_z": 3.0, "outliers": 10, "score": 1.0}
-)
+TOLERANCES = tolerances({
+    SHARES: (0.3, 1.0),
+    MEDIANS: 0.25,
+    ("lag_row", "lag_col", "lag_diagonal", "lag_max", "lag_one", "ljung_box", "mutual_information"): (0.25, 0.05),
+    ("row_corr", "col_corr"): (0.25, 0.02),
+    ("row_share", "col_share", "block_share", "unequal", "outlier_share"): (0.25, 0.1),
+    ("row_drift", "col_drift", "row_alike", "col_alike", "top_ratio", "mp_ks", "outlier_variance"): (0.25, 1.0),
+    "outliers": (0.25, 10), "runs_z": (1.0, 3.0), "score": (0.1, 1.0),
+})  # fmt: skip
+"""Wide as those of `initialization`: another processor trains another model. What comes later replaces `MEDIANS`."""
 
 
 def experiment() -> Experiment:
@@ -39,8 +38,7 @@ def experiment() -> Experiment:
         name="arrangement",
         cells=[cell for gain in GAINS for cell in _cells(gain)],
         run=run,
-        metrics=METRICS,
-        least=LEAST,
+        **TOLERANCES,
         version=1,
         description="lab models trained from Gaussian noise: independence, identity and spectrum before and after",
         inputs=inputs,

@@ -19,6 +19,7 @@ from ..records import Experiment
 from ..structure import made_matrices
 from ..structure.entries import FIGURES
 from ..surveys.arrangements import figures
+from .trainings import tolerances
 
 SHAPES = ((64, 64), (96, 256), (384, 384), (384, 1536))
 DTYPES = ("float32", "bfloat16")
@@ -44,8 +45,7 @@ def calibration() -> Experiment:
         name="calibration",
         cells=list(_cells()),
         run=run,
-        metrics=dict.fromkeys(COUNTS, 0.02),
-        least=dict.fromkeys(COUNTS, 100),
+        **tolerances({COUNTS: (0.02, 100)}),
         version=2,  # 2: the null of mp_ks beyond a side of 128
         description="made matrices: false alarms of the tests of arrangement on noise, and their power",
         quick=[cell | {"draws": 10} for cell in _cells() if cell["rows"] <= 96 and cell["seed"] == 0],

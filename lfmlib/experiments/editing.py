@@ -27,6 +27,7 @@ from ..records.experiment import brief
 from . import fine_tunes
 from .amplifying import Merge, arms
 from .fine_tunes import BASES, MOST, Delta, Siblings, norm, scaled
+from .trainings import tolerances
 
 SEEDS = 5
 SETS = {
@@ -56,19 +57,12 @@ KEPT = 0.95
 TOY = {"steps": 20, "toy": True}
 QUICK = ("average", "ties")
 """Methods of toys."""
-METRICS = {"score": 0.15, "normalized": 0.15, "valid": 0.15, "scale": math.inf, "factor": math.inf, "norm": 0.3,
-           "alike": 0.5, "outliers": 0.5, "energy": 0.5, "base": 0.2}  # fmt: skip
-"""Relative tolerances; what was chosen is not compared, since neighbours on a grid may be as good."""
-LEAST = {
-    "score": 1.0,
-    "normalized": 1.0,
-    "valid": 1.0,
-    "alike": 0.2,
-    "outliers": 0.01,
-    "energy": 0.1,
-    "norm": 1.0,
-    "base": 1.0,
-}
+TOLERANCES = tolerances({
+    ("score", "normalized", "valid"): (0.15, 1.0),
+    "base": (0.2, 1.0), "norm": (0.3, 1.0), "alike": (0.5, 0.2), "outliers": (0.5, 0.01), "energy": (0.5, 0.1),
+    ("scale", "factor"): math.inf,
+})  # fmt: skip
+"""Wide, as in `initialization`; what was chosen is not compared, since neighbours on a grid may be as good."""
 
 
 def experiment() -> Experiment:
@@ -77,8 +71,7 @@ def experiment() -> Experiment:
         name="editing",
         cells=list(_cells()),
         run=run,
-        metrics=METRICS,
-        least=LEAST,
+        **TOLERANCES,
         version=1,
         description="what merging keeps of several fine-tunes, with outliers amplified and without",
         inputs=inputs,

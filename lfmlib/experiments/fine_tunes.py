@@ -13,13 +13,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..checkpoints.locate import MINILM_SHA256
 from ..lab import models
 from ..lab.problems import problem
 from ..lab.train import Config, train
 from ..merging import methods
 from . import finetuning
-from .initialization import retrained
+from .trainings import base_inputs, origin, retrained
 
 BASES = {"vit": finetuning.BASES["vit"], "decoder": finetuning.OTHERS["decoder"]}
 """How bases are trained, from narrow Gaussian starts; MiniLM is its own base."""
@@ -118,10 +117,7 @@ class Siblings:
 
 
 def _origin(cell: dict) -> dict:
-    if cell["model"] in models.PRETRAINED:
-        return {"start": "library"}
-    settings = BASES[cell["model"]] | ({"steps": 30} if cell.get("toy") else {})
-    return {"base": Config(cell["model"], **settings, gain=finetuning.GAIN, seed=cell["seed"])}
+    return origin(cell, BASES, **({"steps": 30} if cell.get("toy") else {}))
 
 
 def _base(cell: dict) -> nn.Module:
@@ -133,7 +129,4 @@ def _base(cell: dict) -> nn.Module:
 
 def inputs(model: str, tasks: Sequence[str]) -> dict[str, str]:
     """Hash of the data that a base and its fine-tunes are trained on, and of MiniLM’s weights."""
-    found = {task: problem(model, task).data_hash for task in tasks}
-    if model in models.PRETRAINED:
-        return found | {"base": MINILM_SHA256}
-    return found | {"base data": problem(model, BASES[model]["task"]).data_hash}
+    return {task: problem(model, task).data_hash for task in tasks} | base_inputs(model, BASES)

@@ -12,22 +12,22 @@ Its parts, all from bases of their own (MiniLM, the real one, is one for all see
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from .. import findings
-from ..checkpoints.locate import MINILM_SHA256
 from ..deltas.comparison import compare
 from ..deltas.stand_ins import low_rank
 from ..distribution.distances import measure, qq_r2
-from ..lab import models
 from ..lab.problems import problem
 from ..lab.train import Config, Trained, start_of, train
 from ..lab.tuning import gradients
 from ..records import Experiment
-from .initialization import PLAIN, RATES, retrained, score, trivial
+from . import trainings
+from .initialization import PLAIN, RATES
+from .trainings import GAIN, config, origin, retrained, scored, tolerances
 
 BASES = {
     "deep-decoder": {"task": "language", "steps": 600, "batch": 8, "lr": RATES["decoder"]},
@@ -39,8 +39,6 @@ OTHERS = {
     "clip": {**PLAIN["clip"], "lr": RATES["clip"]},
 }
 """Models whose pre-training is looked at, and which are not fine-tuned."""
-GAIN = 0.25
-"""Scale of these starts."""
 TASKS = {
     "minilm": {"task": "library", "steps": 80, "batch": 16},
     "deep-decoder": {"task": "prose", "steps": 200, "batch": 8},
@@ -79,21 +77,17 @@ WHOLE = (
 """Figures of `lfmlib.compare` that a row holds …"""
 BRIEF = ("std_delta", "std_gain", "gain", "top_ratio")
 """… and those where only the size and the width are of interest."""
-METRICS = {
-    "std_base": 0.05,
-    **dict.fromkeys(("std_delta", "noise_gain", "gain", "gradient", "agreement", "moved", "rises", "corr"), 0.3),
-    **dict.fromkeys(("std_gain", "noise_std_gain", "top_ratio"), 0.5),
-    **dict.fromkeys(("kl_bits", "rank_kl_bits"), 1.0),
-    **dict.fromkeys(("qq_r2", "rank_qq_r2"), 0.05),
-    **dict.fromkeys(("kl_bits_null_high", "top_ratio_null_high", "trivial"), 1e-9),
-    "score": 0.15,
-}
-"""Relative tolerances: another processor trains another model, as in `initialization`."""
-LEAST = {
-    "gain": 1.0, "corr": 0.1, "noise_gain": 1.0, "kl_bits": 0.02, "rank_kl_bits": 0.02, "rises": 1.0, "score": 1.0,
-    "moved": 0.05,
-}  # fmt: skip
-"""Sizes below which these tolerances do not shrink."""
+TOLERANCES = tolerances({
+    ("std_base", "qq_r2", "rank_qq_r2"): 0.05,
+    ("std_delta", "gradient", "agreement"): 0.3,
+    ("gain", "noise_gain", "rises"): (0.3, 1.0),
+    "moved": (0.3, 0.05), "corr": (0.3, 0.1),
+    ("std_gain", "noise_std_gain", "top_ratio"): 0.5,
+    ("kl_bits", "rank_kl_bits"): (1.0, 0.02),
+    ("kl_bits_null_high", "top_ratio_null_high", "trivial"): 1e-9,
+    "score": (0.15, 1.0),
+})  # fmt: skip
+"""Wide: another processor trains another model, as in `initialization`."""
 
 
 def experiment() -> Experiment:
@@ -102,8 +96,7 @@ def experiment() -> Experiment:
         name="finetuning",
         cells=list(_cells()),
         run=run,
-        metrics=METRICS,
-        least=LEAST,
+        **TOLERANCES,
         version=1,
         description="what fine-tuning adds to every matrix, by depth, rank, samples, optimizer; and pre-training",
         inputs=inputs,
@@ -182,20 +175,10 @@ def _toy_seeds(cell: dict) -> int:
 
 
 def plan(cell: dict) -> Config:
-    """What a cell trains."""
-    known = {field.name for field in fields(Config)}
-    return Config(**{name: value for name, value in cell.items() if name in known}, **origin(cell))
-
-
-def origin(cell: dict) -> dict:
-    """The start of a cell's training: its base, or of MiniLM its checkpoint; for a base, a narrow Gaussian."""
-    model, seed = cell["model"], cell["seed"]
+    """What a cell trains: a fine-tuning of its base, or for a base a training from a narrow Gaussian start."""
     if cell["part"] == "pretraining":
-        return {"gain": cell["start_gain"]}
-    if model in models.PRETRAINED:
-        return {"start": "library"}
-    settings = BASES[model] | ({"steps": 10, "batch": 4} if cell["batch"] == TOY else {})
-    return {"base": Config(model, **settings, gain=GAIN, seed=seed)}
+        return config(cell, gain=cell["start_gain"])
+    return config(cell, **origin(cell, BASES, **({"steps": 10, "batch": 4} if cell["batch"] == TOY else {})))
 
 
 def run(cell: dict) -> list[dict]:
@@ -208,11 +191,11 @@ def run(cell: dict) -> list[dict]:
     pre-training holds ``step``; the share of the judged matrices whose std ``rises``; medians of gain, corr and
     ``moved`` over them. The first row (of a pre-training the last) has ``score`` and ``trivial``.
     """
-    config = plan(cell)
+    settings = plan(cell)
     if cell["part"] == "pretraining":
-        return _pretraining(config)
-    trained = retrained(config, snapshots=0)
-    before = start_of(replace(config, adapter="", rank=0))
+        return _pretraining(settings)
+    trained = retrained(settings, snapshots=0)
+    before = start_of(replace(settings, adapter="", rank=0))
     with_noise = ("noise",) if cell["part"] == "plain" else ()
     table = findings.eligible(compare(before, trained.model, progress=False, controls=with_noise, seed=cell["seed"]))
     wanted = WHOLE if cell["part"] in ("plain", "rank") else BRIEF
@@ -221,13 +204,13 @@ def run(cell: dict) -> list[dict]:
     if with_noise:
         noise = table[table["control"] == "noise"].set_index("tensor")
         rows = rows.assign(noise_gain=noise["gain"], noise_std_gain=noise["std_gain"])
-    if config.adapter:
-        rows = rows.join(_of_factors(body, config.rank, cell["seed"]))
-    elif config.labels == "real":
-        found = gradients(before, problem(config.model, config.task), seed=cell["seed"], size=config.batch)
+    if settings.adapter:
+        rows = rows.join(_of_factors(body, settings.rank, cell["seed"]))
+    elif settings.labels == "real":
+        found = gradients(before, problem(settings.model, settings.task), seed=cell["seed"], size=settings.batch)
         rows = rows.join(found.set_index("tensor"))
     listed = [{name: _brief(value) for name, value in row.items()} for row in rows.to_dict("records")]
-    listed[0] |= {"score": score(trained.scores), "trivial": trivial(trained.scores)}
+    listed[0] |= scored(trained.scores)
     return listed
 
 
@@ -240,15 +223,15 @@ def _of_factors(body: pd.DataFrame, rank: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def _pretraining(config: Config) -> list[dict]:
-    trained = train(config, progress=False)
+def _pretraining(settings: Config) -> list[dict]:
+    trained = train(settings, progress=False)
     rows = []
     for step, table in growth(trained).groupby("step"):
         body = findings.eligible(table)
         if step:
             rows.append({"step": int(step), "rises": _brief((body["std_gain"] > 0).mean())})
             rows[-1] |= {name: _brief(body[name].median()) for name in ("gain", "corr", "moved")}
-    rows[-1] |= {"score": score(trained.scores), "trivial": trivial(trained.scores)}
+    rows[-1] |= scored(trained.scores)
     return rows
 
 
@@ -277,8 +260,5 @@ def _brief(value):
 
 
 def inputs(cell: dict) -> dict[str, str]:
-    """Hash of the data a cell is trained on, and of MiniLM's weights."""
-    found = {"data": problem(cell["model"], cell["task"]).data_hash}
-    if cell["model"] in BASES and cell["part"] != "pretraining":
-        found["base data"] = problem(cell["model"], BASES[cell["model"]]["task"]).data_hash
-    return found | ({"base": MINILM_SHA256} if cell["model"] in models.PRETRAINED else {})
+    """Hash of the data a cell is trained on, and of what it starts from, which a base does not share."""
+    return trainings.inputs(cell, {} if cell["part"] == "pretraining" else BASES)

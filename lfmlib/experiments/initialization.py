@@ -13,14 +13,13 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator
 
 from .. import findings
 from ..lab import starts as inits
-from ..lab.problems import problem
-from ..lab.train import Config, Trained, rate, train
+from ..lab.train import rate
 from ..records import Experiment
+from .trainings import GAIN, config, inputs, retrained, scored, tolerances
 
 PLAIN = {
     "decoder": {"task": "language", "steps": 250, "batch": 8},
@@ -28,7 +27,7 @@ PLAIN = {
     "clip": {"task": "pairs", "steps": 400, "batch": 32},
 }
 """The lab model of each modality, and how it is trained."""
-GAINS = (1.0, 0.25)
+GAINS = (1.0, GAIN)
 """Two scales of the start, in units of 1/√fan_in."""
 RATES = {"decoder": 3e-3, "vit": 3e-3, "clip": 2e-3}
 """AdamW's learning rates, the largest at which held-out scores from both scales were near their best."""
@@ -49,22 +48,18 @@ MEDIANS = (
     "rows_alike", "top_ratio", "zeros_seen",
 )  # fmt: skip
 """Columns of a trace that a record keeps the median of, over the matrices."""
-METRICS = {
-    "rate_sum": 1e-9, "rate_norm": 1e-9, "share": 0.3, "share_matrices": 0.3,
-    "sharp": 0.2, "inverted-t": 0.2, "linear": 0.2, "other": 0.2,
-    "kl_bits": 0.3, "ks": 0.2, "excess_kurtosis": 0.2, "tail_bits": 0.4, "gg_shape": 0.15, "moved": 0.15, "left": 0.05,
-    "memory": 0.04, "added_kl_bits": 1.0, "rows_alike": 0.25, "top_ratio": 0.2, "zeros_seen": 0.02, "rms": 0.03,
-    "score": 0.1, "trivial": 1e-9,
-}  # fmt: skip
-"""Relative tolerances: two to eight times what one training of each model differed by under AVX2 and AVX-512; those of
-shares, counts and ``left`` are a judgement. On one machine trainings repeat to the bit, but another rounding,
-magnified by 250 steps, is another training."""
-LEAST = {
-    "share": 1.0, "share_matrices": 1.0, "sharp": 40, "inverted-t": 40, "linear": 40, "other": 40,
-    "kl_bits": 0.01, "ks": 0.01, "excess_kurtosis": 1.0, "tail_bits": 0.02, "gg_shape": 1.0, "moved": 0.01,
-    "left": 0.1, "memory": 0.1, "added_kl_bits": 0.01, "rows_alike": 1.0, "top_ratio": 1.0, "zeros_seen": 1.0,
-}  # fmt: skip
-"""Sizes below which these tolerances do not shrink. Shares and counts (of fewer than 40) are compared absolutely."""
+TOLERANCES = tolerances({
+    ("rate_sum", "rate_norm", "trivial"): 1e-9,
+    ("share", "share_matrices"): (0.3, 1.0),
+    ("sharp", "inverted-t", "linear", "other"): (0.2, 40),
+    "kl_bits": (0.3, 0.01), "ks": (0.2, 0.01), "excess_kurtosis": (0.2, 1.0), "tail_bits": (0.4, 0.02),
+    "gg_shape": (0.15, 1.0), "moved": (0.15, 0.01), "left": (0.05, 0.1), "memory": (0.04, 0.1),
+    "added_kl_bits": (1.0, 0.01), "rows_alike": (0.25, 1.0), "top_ratio": (0.2, 1.0), "zeros_seen": (0.02, 1.0),
+    "rms": 0.03, "score": 0.1,
+})  # fmt: skip
+"""Two to eight times what one training of each model differed by under AVX2 and AVX-512; those of shares, counts and
+``left`` are a judgement. On one machine trainings repeat to the bit, but another rounding, magnified by 250 steps, is
+another training. Shares and counts (of fewer than 40) are compared absolutely."""
 
 
 def initialization() -> Experiment:
@@ -73,8 +68,7 @@ def initialization() -> Experiment:
         name="initialization",
         cells=list(_cells()),
         run=run,
-        metrics=METRICS,
-        least=LEAST,
+        **TOLERANCES,
         version=1,
         description="lab models trained from unlike starts: how Gaussian their weights become, and what is left",
         inputs=inputs,
@@ -111,34 +105,8 @@ def run(cell: dict) -> list[dict]:
                 "rms": math.sqrt((body["numel"] * body["std"] ** 2).sum() / body["numel"].sum()),
             }
         )
-    rows[-1] |= {"score": score(model.scores), "trivial": trivial(model.scores)}
+    rows[-1] |= scored(model.scores)
     return rows
-
-
-def config(cell: dict) -> Config:
-    """What a cell trains."""
-    return Config(**{name: value for name, value in cell.items() if name != "part"})
-
-
-def retrained(plan: Config, snapshots: int | None = None) -> Trained:
-    """Train, whatever is cached, and keep nothing."""
-    with tempfile.TemporaryDirectory() as folder:
-        return train(plan, progress=False, snapshots=snapshots, folder=folder)
-
-
-def score(scores: dict[str, float]) -> float:
-    """A training's held-out figure: accuracy, or for language the loss in nats per byte."""
-    return scores.get("accuracy", scores["loss"] if "trivial_loss" in scores else math.nan)
-
-
-def trivial(scores: dict[str, float]) -> float:
-    """The same of the trivial baseline."""
-    return scores.get("trivial_accuracy", scores.get("trivial_loss", math.nan))
-
-
-def inputs(cell: dict) -> dict[str, str]:
-    """Hash of the data a cell is trained on."""
-    return {"data": problem(cell["model"], cell["task"]).data_hash}
 
 
 def _cells() -> Iterator[dict]:

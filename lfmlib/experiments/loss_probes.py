@@ -14,6 +14,7 @@ from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..lab import models
 from ..lab.problems import problem
 from ..losses import outliers, pruning
+from ..losses.weights import restored
 from ..records.experiment import brief
 from ..structure import outlier_places
 
@@ -83,7 +84,7 @@ def layers(asked: Asked, weights: dict[str, torch.Tensor], checkpoint: Checkpoin
     rows, own = [], asked()
     for depth, names in depths.groupby(depths).groups.items():
         some = {name: weights[name] for name in names}
-        with weights.restored(some) as before:
+        with restored(some) as before:
             pruning.prune(some, before, HALF, "magnitude")
             rows.append({"what": "layer", "depth": int(depth), "share": HALF, "rise": brief(asked() - own)})
     return rows
@@ -109,7 +110,7 @@ def damage(asked: Asked, weights: dict[str, torch.Tensor], cuts: dict[str, float
             }
             rows += [row(entries, change, chosen, draw) for change in ("zeroed", "amplified")]
     for range_of in outliers.RANGES:
-        with weights.restored(weights) as before, torch.no_grad():
+        with restored(weights) as before, torch.no_grad():
             for name, w in weights.items():
                 w.copy_(outliers.quantized(before[name], BITS, range_of, cuts[name]))
             rows.append({"what": "quantized", "range_of": range_of, "rise": brief(asked() - own)})

@@ -21,11 +21,9 @@ from torch import nn
 
 from .. import findings
 from ..checkpoints.checkpoint import open_checkpoint
-from ..checkpoints.locate import MINILM_SHA256
 from ..distribution.coding import VARIANTS
 from ..findings import PRUNED_SHARE
 from ..lab import models
-from ..lab.problems import problem
 from ..lab.train import Config, start_of, train
 from ..lab.tuning import body
 from ..records import Experiment
@@ -34,6 +32,7 @@ from ..surveys.optimal_laws import laws, noise_laws
 from ..surveys.values import noise_twin, survey
 from . import finetuning
 from .loss_probes import Asked, curves, damage, layers, singles
+from .trainings import GAIN, config, inputs, tolerances
 
 SEEDS = 5
 TASKS = {"minilm": {"task": "halves"}} | finetuning.BASES | finetuning.OTHERS
@@ -44,18 +43,16 @@ beside it, for the first seed alone."""
 TOY = {"matrices": 4, "items": 128}
 """Of toys: how many matrices are looked at, and held-out examples."""
 BITS = tuple(f"bits_{name}" for name in VARIANTS)
-METRICS = {
-    "own": 0.15, "prior": 1e-9, "score": 0.15, "rise": 0.5, "scored": 0.3, "beside": 0.5, "zeroed": 0.01, "sets": 0.5,
-    "zero_mean": 0.3, "symmetric": 0.3, "mean_ratio": 0.5, "asymmetry": 0.5, "noise_mean": 0.3, "noise_symmetric": 0.3,
-    "wins": 0.3, "near": 0.3, "bits": 1.0, "noise_wins": 0.3, "outlier_share": 0.5, "gg_shape": 0.2, "size": 0.1,
-} | dict.fromkeys(BITS, 1.0)  # fmt: skip
-"""Relative tolerances: another processor trains another model, as in `initialization`."""
-LEAST = {
-    "own": 1.0, "score": 1.0, "rise": 0.2, "beside": 0.2, "scored": 1.0, "sets": 0.1, "zero_mean": 1.0,
-    "symmetric": 1.0, "mean_ratio": 0.02, "asymmetry": 0.02, "noise_mean": 1.0, "noise_symmetric": 1.0, "wins": 1.0,
-    "near": 1.0, "bits": 0.02, "noise_wins": 1.0, "outlier_share": 0.01, "gg_shape": 1.0, "size": 5.0,
-} | dict.fromkeys(BITS, 0.02)  # fmt: skip
-"""Sizes below which these tolerances do not shrink."""
+TOLERANCES = tolerances({
+    ("own", "score"): (0.15, 1.0),
+    "prior": 1e-9,
+    ("rise", "beside"): (0.5, 0.2),
+    ("scored", "zero_mean", "symmetric", "noise_mean", "noise_symmetric", "wins", "near", "noise_wins"): (0.3, 1.0),
+    ("mean_ratio", "asymmetry"): (0.5, 0.02),
+    ("bits", *BITS): (1.0, 0.02),
+    "zeroed": 0.01, "sets": (0.5, 0.1), "outlier_share": (0.5, 0.01), "gg_shape": (0.2, 1.0), "size": (0.1, 5.0),
+})  # fmt: skip
+"""Wide: another processor trains another model, as in `initialization`."""
 
 
 def experiment() -> Experiment:
@@ -64,8 +61,7 @@ def experiment() -> Experiment:
         name="optimal",
         cells=list(_cells()),
         run=run,
-        metrics=METRICS,
-        least=LEAST,
+        **TOLERANCES,
         version=2,
         description="what weights can go, which law the others follow, and what outliers are worth",
         inputs=inputs,
@@ -95,18 +91,11 @@ def _toys() -> Iterator[dict]:
     yield {"part": "single", **toy, "seed": 0}
 
 
-def inputs(cell: dict) -> dict[str, str]:
-    """Hash of the data a model was trained on, and judged by, and of MiniLM's weights."""
-    found = {"data": problem(cell["model"], cell["task"]).data_hash}
-    return found | ({"base": MINILM_SHA256} if cell["model"] in models.PRETRAINED else {})
-
-
 def trained(cell: dict) -> nn.Module:
     """The model of a cell, in evaluation mode."""
     if cell["model"] in models.PRETRAINED:
         return start_of(Config(cell["model"], cell["task"], start="library")).eval()
-    settings = {name: value for name, value in cell.items() if name != "part" and name not in TOY}
-    return train(Config(**settings, gain=finetuning.GAIN), progress=False, snapshots=0).model
+    return train(config(cell, gain=GAIN), progress=False, snapshots=0).model
 
 
 def run(cell: dict) -> list[dict]:

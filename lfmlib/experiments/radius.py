@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -31,8 +32,7 @@ from ..losses.tolerance import KINDS, curve, radius
 from ..records import Experiment
 from ..records.experiment import brief
 from . import finetuning
-from . import stand_ins as derived
-from .initialization import retrained, score, trivial
+from .trainings import inputs, retrained, score, scored, tolerances, trivial
 
 ORIGINAL = {"deep-decoder": "language", "vit": "class"}
 """What the bases were trained for; MiniLM's own task cannot be posed with the data at hand."""
@@ -53,13 +53,11 @@ FITTED = 1024
 JITTER = (0.1,)
 """Noise added to a base before it is fine-tuned, in std(W₀)."""
 SEEDS = 5
-METRICS = {
-    "radius": 0.2, "rise": 0.5, "own": 0.15, "prior": 1e-6, "score": 0.15, "trained": 0.15, "moved": 0.3,
-    "trivial": 1e-9, "strength": math.inf,
-}  # fmt: skip
-"""Relative tolerances: another processor trains another model, as in `initialization`."""
-LEAST = {"own": 1.0, "score": 1.0, "trained": 1.0, "rise": 0.05, "radius": 0.05}
-"""Sizes below which these tolerances do not shrink."""
+TOLERANCES = tolerances({
+    ("own", "score", "trained"): (0.15, 1.0),
+    "radius": (0.2, 0.05), "rise": (0.5, 0.05), "moved": 0.3, "prior": 1e-6, "trivial": 1e-9, "strength": math.inf,
+})  # fmt: skip
+"""Wide: another processor trains another model, as in `initialization`."""
 
 
 def experiment() -> Experiment:
@@ -68,11 +66,10 @@ def experiment() -> Experiment:
         name="radius",
         cells=list(_cells()),
         run=run,
-        metrics=METRICS,
-        least=LEAST,
+        **TOLERANCES,
         version=1,
         description="how much noise a base and its fine-tune stand, and whether noise before fine-tuning helps",
-        inputs=derived.inputs,
+        inputs=partial(inputs, bases=finetuning.BASES),
         quick=list(_toys()),
         alone=finetuning.alone,
     )
@@ -111,7 +108,7 @@ def run(cell: dict) -> list[dict]:
     config = finetuning.plan(cell)
     trained = retrained(config, snapshots=0)
     if cell["part"] == "noisier":
-        return [{"score": brief(score(trained.scores)), "trivial": brief(trivial(trained.scores))}]
+        return [{name: brief(value) for name, value in scored(trained.scores).items()}]
     rows: list[dict] = []
     for which, model in candidates(config, trained.model).items():
         found = _shaken(which, model, cell)

@@ -12,22 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
 
 from .. import findings
-from ..checkpoints.locate import MINILM_SHA256
 from ..deltas.stand_ins import STAND_INS, stand_in
 from ..distribution.distances import qq_r2
-from ..lab import models
 from ..lab.adapters import NOISE_BUILT
 from ..lab.problems import problem
 from ..lab.train import Config, start_of
 from ..lab.tuning import body
 from ..records import Experiment
+from ..records.experiment import brief
 from . import finetuning
-from .initialization import retrained, score, trivial
+from .trainings import inputs, retrained, score, scored, tolerances
 
 TASKS = finetuning.TASKS | {"minilm": {"task": "kind", "steps": 120, "batch": 16}}
 """What is learned: as in `finetuning`, but of MiniLM a task on which a short run gains more over the head alone."""
@@ -44,12 +44,12 @@ FLOOR = {"minilm": "head", "vit": "head", "deep-decoder": "none"}
 SEEDS = 5
 ITEMS = 1024
 """Held-out examples that a stand-in is judged on, at most."""
-METRICS = {
-    "score": 0.15, "whole": 0.15, "loss": 0.15, "trivial": 1e-9, "parameters": 1e-9, "normal_share": 0.3, "size": 0.3,
-}  # fmt: skip
-"""Relative tolerances: another processor trains another model, as in `initialization`."""
-LEAST = {"score": 1.0, "whole": 1.0, "loss": 1.0, "normal_share": 1.0}
-"""Sizes below which these tolerances do not shrink."""
+TOLERANCES = tolerances({
+    ("score", "whole", "loss"): (0.15, 1.0),
+    "normal_share": (0.3, 1.0), "size": 0.3,
+    ("trivial", "parameters"): 1e-9,
+})  # fmt: skip
+"""Wide: another processor trains another model, as in `initialization`."""
 
 
 def experiment() -> Experiment:
@@ -58,11 +58,10 @@ def experiment() -> Experiment:
         name="derived",
         cells=list(_cells()),
         run=run,
-        metrics=METRICS,
-        least=LEAST,
+        **TOLERANCES,
         version=1,
         description="adapters built from frozen noise beside LoRA, and fine-tunes with stand-ins for ΔW",
-        inputs=inputs,
+        inputs=partial(inputs, bases=finetuning.BASES),
         quick=list(_toys()),
         alone=finetuning.alone,
     )
@@ -116,7 +115,7 @@ def run(cell: dict) -> list[dict]:
         count = sum(p.numel() for p in start_of(config).parameters() if p.requires_grad)
         return [_scores(trained.scores) | {"parameters": count}]
     rows = list(_replaced(config, task, trained.model))
-    rows[0] |= {"whole": float(f"{score(trained.scores):.5g}")}
+    rows[0] |= {"whole": brief(score(trained.scores))}
     return rows
 
 
@@ -135,18 +134,9 @@ def _replaced(config: Config, task, model: torch.nn.Module) -> Iterator[dict]:
             sizes.append((made.square().mean().sqrt() / base[name].std(correction=0)).item())
         found = _scores(task.evaluate(model, ITEMS))
         normal = findings.share(rows, np.array(r2) >= findings.QQ_BOUND)
-        yield {"kind": kind, **found, "normal_share": normal, "size": float(f"{np.median(sizes):.5g}")}
+        yield {"kind": kind, **found, "normal_share": normal, "size": brief(np.median(sizes))}
 
 
 def _scores(found: dict[str, float]) -> dict[str, float]:
     """What a row says of held-out data, five digits of each."""
-    figures = {"score": score(found), "loss": found["loss"], "trivial": trivial(found)}
-    return {name: float(f"{value:.5g}") for name, value in figures.items()}
-
-
-def inputs(cell: dict) -> dict[str, str]:
-    """Hash of the data a cell is trained on, of its base's, and of MiniLM's weights."""
-    found = {"data": problem(cell["model"], cell["task"]).data_hash}
-    if cell["model"] in models.PRETRAINED:
-        return found | {"base": MINILM_SHA256}
-    return found | {"base data": problem(cell["model"], finetuning.BASES[cell["model"]]["task"]).data_hash}
+    return {name: brief(value) for name, value in (scored(found) | {"loss": found["loss"]}).items()}

@@ -164,9 +164,9 @@ def test_a_planted_ratio_is_read_off_and_explained():
     assert why["allowed rise"].startswith("1.00") and why["curvature"].startswith("0.44")
     assert why["radius, foretold"].startswith("1.50") and why["radius, measured"].startswith("1.50")
     assert (
-        ch09_radius.table(record)["W / W₀"].iloc[0].startswith("1.50") and ch09_radius.table(record, timid=True).empty
+        ch09_radius.radii(record)["W / W₀"].iloc[0].startswith("1.50") and ch09_radius.radii(record, timid=True).empty
     )
-    closed = ch09_radius.curves(record)["decoder"]
+    closed = ch09_radius.curves(record)["12-layer decoder"]
     assert np.allclose(closed["closed"], closed["rise"])  # a gap of one nat
     assert ch09_radius.strayed(record)["RMS ΔW / RMS W₀"].iloc[0] == "0.400"
 
@@ -188,7 +188,7 @@ def test_whether_noise_helps_counts_losses_downwards():
     assert "in **1 of 1** cases, and harms in 0" in ch09_radius.helped(found)
     one_each = shaken(1.0).drop_duplicates("seed")
     alone = ch09_radius.helps(pd.concat([one_each, pd.DataFrame(noisier[:1])]))
-    assert alone.loc["decoder, 0.2", ["change", "better"]].tolist() == ["+0.100 (one run)", "–"]
+    assert alone.loc["12-layer decoder, 0.2", ["change", "better"]].tolist() == ["+0.100 (one run)", "–"]
     assert "0 of 1** cases, and harms in 0; 1 have one run" in ch09_radius.helped(alone)
 
 

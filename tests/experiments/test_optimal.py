@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from lfmlib import findings
-from lfmlib.chapters import ch10_optimal
+from lfmlib.chapters import ch10_optimal, names
 from lfmlib.distribution.coding import VARIANTS
 from lfmlib.experiments import finetuning, loss_probes, optimal
 from lfmlib.lab import models
@@ -68,7 +68,7 @@ def toy() -> pd.DataFrame:
 def test_cells_are_models_and_seeds():
     experiment = optimal.experiment()
     assert len(experiment.cells) == 5 * 5 + 5
-    assert {cell["model"] for cell in experiment.cells} == set(ch10_optimal.NAMES) == set(ch10_optimal.SHORT)
+    assert {cell["model"] for cell in experiment.cells} == set(names.MODELS)
     remeasured = [cell for cell in experiment.cells if experiment.alone(cell)]
     assert {cell["part"] for cell in remeasured} == {"whole"}
     assert finetuning.BASES["vit"].items() <= next(cell for cell in remeasured if cell["model"] == "vit").items()

@@ -11,7 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 import lfmlib
 from lfmlib import findings
-from lfmlib.chapters import ch06_deltas, ch08_depth, names
+from lfmlib.chapters import ch06_deltas, ch08_depth, tuned
 from lfmlib.experiments import finetuning
 from lfmlib.lab import adapters, models, tuning
 from lfmlib.lab.problems import problem
@@ -237,7 +237,7 @@ def made(growth: float, gain: float = 1.0, part: str = "plain", seeds: int = 5, 
     ("gain", "verdict"), [(1.0, "supported"), (0.3, "partly"), (-1.0, "contradicted")], ids=["wide", "little", "narrow"]
 )
 def test_f6_by_the_share_that_rises_and_by_g(gain, verdict):
-    (found,) = names.f6_found(made(0.1, gain))
+    (found,) = tuned.f6_found(made(0.1, gain))
     assert found.verdict == verdict and found.null == 1.0
     assert float(found.details["by_decay"]["no decay"]["gain_median"]["mean"]) == pytest.approx(gain, abs=0.05)
 
@@ -245,7 +245,7 @@ def test_f6_by_the_share_that_rises_and_by_g(gain, verdict):
 def test_f6_takes_the_worse_of_both_decays():
     rows = made(0.1)
     rows.loc[rows["weight_decay"] == 0.01, ["gain", "std_gain"]] *= -1
-    (found,) = names.f6_found(rows)
+    (found,) = tuned.f6_found(rows)
     assert found.verdict == "contradicted" and found.value == 0 and found.details["counts"] == "decay 0.01"
     assert found.details["verdicts"] == {"no decay": "supported", "decay 0.01": "contradicted"}
     with pytest.raises(ValueError, match="needs at least two runs with and without weight decay"):
@@ -258,15 +258,15 @@ def test_f6_is_undecided_where_either_decay_is():
     rank = rows.groupby(["weight_decay", "seed"]).cumcount() / 48
     share = rows["seed"].map({0: 0.5, 1: 1.0, 2: 0.9, 3: 0.9, 4: 0.9}).where(rows["weight_decay"] == 0, 0.83)
     rows["std_gain"] = 1e-4 * np.where(rank < share, 1, -1)
-    (found,) = names.f6_found(rows)
+    (found,) = tuned.f6_found(rows)
     assert found.details["verdicts"]["decay 0.01"] == "supported" and found.verdict == "undecided"
     narrow = rows.assign(gain=0.1)  # g falls short, so 80 % is out of reach and nothing straddles
-    assert names.f6_found(narrow)[0].verdict == "partly"
+    assert tuned.f6_found(narrow)[0].verdict == "partly"
 
 
 @pytest.mark.parametrize(("growth", "verdict"), [(0.1, "supported"), (0.0, "contradicted"), (-0.05, "contradicted")])
 def test_f7_finds_the_planted_trend(growth, verdict):
-    (found,) = names.f7_found(made(growth))
+    (found,) = tuned.f7_found(made(growth))
     assert found.verdict == verdict
     assert 0.2 < found.null < 0.4  # random walks of eight layers, shared by all runs
     assert found.details["independent_walks"] < 0.1
@@ -362,17 +362,19 @@ def test_tables_say_what_was_planted():
     assert few.loc[("equal steps", 0.125), "ratio"] == pytest.approx(0.5, rel=0.02)
     assert "-50 [-51, -49] %" in ch08_depth.of_samples(ch08_depth.samples(record))
     slopes = ch08_depth.rank_slopes(record)
-    assert float(slopes.loc["decoder, LoRA", "slope"]) == pytest.approx(0.5, abs=0.02)
+    assert float(slopes.loc["12-layer decoder, LoRA", "slope"]) == pytest.approx(0.5, abs=0.02)
     assert ch08_depth.course(rows).loc["q", "peak"] == "layer 7 of 7"
     assert ch08_depth.of_course(ch08_depth.course(rows), "full").startswith("full: of V, Up, Down, none fall")
     rho, words, grows = ch08_depth.trend_grid(record)
-    assert grows["decoder, full"].all() and (rho["decoder, full"] > 0.9).all() and words.shape == (6, 2)
-    answer = ch08_depth.answers(names.f7_found(record), ch08_depth.samples(record), slopes)
+    assert (
+        grows["12-layer decoder, full"].all() and (rho["12-layer decoder, full"] > 0.9).all() and words.shape == (6, 2)
+    )
+    answer = ch08_depth.answers(tuned.f7_found(record), ch08_depth.samples(record), slopes)
     assert "**supported** for lab 12-layer decoder" in answer and answer.count("\n") == 2
     grown = ch08_depth.by_method(record)
-    assert grown.loc["decoder, LoRA 4", "roles that grow"] == "–"
-    assert grown.loc["decoder, full", "roles that grow"] == "6 of 6"
-    assert float(grown.loc["decoder, full", "last / first"]) == pytest.approx(1.7, rel=0.02)
+    assert grown.loc["12-layer decoder, LoRA 4", "roles that grow"] == "–"
+    assert grown.loc["12-layer decoder, full", "roles that grow"] == "6 of 6"
+    assert float(grown.loc["12-layer decoder, full", "last / first"]) == pytest.approx(1.7, rel=0.02)
 
 
 def test_what_the_verdict_on_f6_leaves_out_is_said():
@@ -382,15 +384,16 @@ def test_what_the_verdict_on_f6_leaves_out_is_said():
     lora = dora.assign(adapter="lora", rank=4, cell="l", rank_kl_bits=0.0001)
     own = made(0.1, gain=1.5, part="cause", seeds=3, cause="own labels").query("weight_decay == 0.01")
     record = pd.concat([made(0.1), dora, lora, own], ignore_index=True)
-    (found,) = names.f6_found(record)
+    (found,) = tuned.f6_found(record)
     assert found.verdict == "supported" and "with DoRA 16" in found.details["parts"]
     assert found.metric.endswith("under full fine-tuning")
     said = ch06_deltas.not_passing(record)
-    assert "decoder, DoRA 16" in said and "decay 1" not in said
-    assert "Low rank alone explains `kl_bits`, to within a quarter, of decoder, DoRA 16." in ch06_deltas.of_laws(record)
-    assert "10.0 times (decoder, LoRA 4)" in ch06_deltas.of_laws(record)
+    assert "12-layer decoder, DoRA 16" in said and "decay 1" not in said
+    said = ch06_deltas.of_laws(record)
+    assert "Low rank alone explains `kl_bits`, to within a quarter, of 12-layer decoder, DoRA 16." in said
+    assert "10.0 times (12-layer decoder, LoRA 4)" in said
     assert "It is larger where there is nothing to learn" in ch06_deltas.motion_alone(record)
-    assert ch06_deltas.laws(record).loc["decoder, full", "R² ≥ 0.99"] == "100.0"
+    assert ch06_deltas.laws(record).loc["12-layer decoder, full", "R² ≥ 0.99"] == "100.0"
     alone = record[record["seed"] == 0]
     for make in (
         ch06_deltas.of_laws,
@@ -401,7 +404,9 @@ def test_what_the_verdict_on_f6_leaves_out_is_said():
     ):
         words = make(alone)
         assert "[nan" not in (words if isinstance(words, str) else words.to_string()), make
-    assert "decoder met (one run)" in ch06_deltas.of_laws(alone) and "of 0 comparisons" in ch08_depth.moving(alone)
+    assert "12-layer decoder met (one run)" in ch06_deltas.of_laws(alone) and "of 0 comparisons" in ch08_depth.moving(
+        alone
+    )
 
 
 def test_decay_takes_off_g_what_the_formula_says():
