@@ -18,6 +18,7 @@ from .sketch import Sketch
 
 SHAPES = ("gaussian", "sharp", "inverted-t", "linear")
 LABELS = (*SHAPES, "other")
+"""What a distribution can be called."""
 MARGIN = 0.01
 """Bits per weight that count as a difference between families."""
 MISFIT = 0.05

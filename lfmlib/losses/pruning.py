@@ -21,7 +21,9 @@ from tqdm.auto import tqdm
 from .weights import Weights, restored
 
 METHODS = ("magnitude", "random", "wanda", "noise")
+"""Ways to choose the weights that go, as explained above, and noise of the same size as a control."""
 WITHIN = ("row", "matrix", "all")
+"""Where weights compete: in each row (the inputs of one output), in each matrix, or all together."""
 
 
 def curve(

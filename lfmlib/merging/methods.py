@@ -21,6 +21,7 @@ import torch
 from ..distribution.law import optimal_law
 
 METHODS = ("average", "task_arithmetic", "ties", "dare", "dare_ties", "nan")
+"""Names of the methods."""
 THINNING = ("ties", "dare", "dare_ties")
 """Methods that set a share 1 - density of every ΔW to zero."""
 RANDOM = ("dare", "dare_ties")
@@ -28,6 +29,7 @@ RANDOM = ("dare", "dare_ties")
 WHOLE = ("ties",)
 """Methods that must see a tensor whole: which entries are kept depends on all of it."""
 PROJECTIONS = ("zero-mean", "symmetric")
+"""What a merged matrix can be made, see `projected`."""
 _drawing = threading.Lock()  # peft draws from the one generator that all of torch has
 DENSITY = {"ties": 0.2, "dare": 0.5, "dare_ties": 0.5}
 """Share that is kept where nothing else is said: of TIES, as its authors have it."""

@@ -18,6 +18,7 @@ import torch
 from .gram import Matrix, tensor_of
 
 CONTROLS = ("rescaled", "rows-permuted", "permuted", "fresh")
+"""Names of the controls, as explained above."""
 
 
 def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
