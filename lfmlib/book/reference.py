@@ -140,12 +140,16 @@ def _link(app, doctree: nodes.document, docname: str) -> None:
     """Make links of the first mention of a name on a page, and in every entry."""
     known = app.env.get_domain("py").objects
     names = {id(found): name for name in known if (found := _resolved(name)) is not None and _has_a_place(found)}
-    seen = set()
-    for literal in list(doctree.findall(nodes.literal)):
+    seen, module = set(), None
+    for literal in list(doctree.findall(nodes.Element)):
+        if isinstance(literal, nodes.title) or any(one.startswith("module-") for one in literal["ids"]):
+            module = _module(literal)
+        if not isinstance(literal, nodes.literal):
+            continue
         text = literal.astext().removesuffix("()")
         if not NAME.fullmatch(text) or _is_apart(literal):
             continue
-        entry = _entry(literal)
+        entry = _entry(literal) or module
         name = _meant(text, entry, known, names)
         own = entry is not None and name == f"{entry['module']}.{entry['fullname']}"
         if name is None or own or (id(entry), name) in seen:
@@ -171,6 +175,12 @@ def _entry(literal: nodes.Node) -> nodes.Element | None:
     while above is not None and not isinstance(above, addnodes.desc):
         above = above.parent
     return above[0] if above is not None and "fullname" in above[0] else None
+
+
+def _module(begins: nodes.Element) -> nodes.Element | None:
+    """A signature to stand for the module whose docstring begins here, if one does."""
+    names = [one.removeprefix("module-") for one in begins["ids"] if one.startswith("module-")]
+    return addnodes.desc_signature("", "", module=names[0], fullname="", **{"class": ""}) if names else None
 
 
 def _meant(text: str, entry: nodes.Element | None, known: dict, names: dict[int, str]) -> str | None:

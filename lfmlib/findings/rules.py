@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 VERDICTS = ("supported", "partly", "contradicted", "undecided")
+"""What a finding can come to; undecided where its interval straddles the bound next to its value."""
 UNLIKE_STARTS = ("uniform", "signs", "laplace", "student-t3", "sparse-90")
 """Starts that F2 is about: laws of initial weights that are not Gaussian (see `lfmlib.lab.starts`)."""
 SCORE_SIGNS = {"accuracy": 1, "loss": -1}
@@ -198,6 +199,7 @@ RULES = {
         "of the normalized score",
     ),
 }
+"""The rule of each finding, “F1” to “F14”."""
 
 
 def judge(rule: Rule, value: float, interval: tuple[float, float] | None = None) -> str:

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from .weights import Weights, restored
 
 METHODS = ("magnitude", "random", "wanda", "noise")
+"""Ways to choose the weights that go, as explained above, and noise of the same size as a control."""
 WITHIN = ("row", "matrix", "all")
 """Among which weights scores are compared."""
 

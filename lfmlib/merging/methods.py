@@ -21,6 +21,7 @@ import torch
 from ..distribution.law import optimal_law
 
 METHODS = ("average", "task_arithmetic", "ties", "dare", "dare_ties", "nan")
+"""Names of the methods."""
 THINNING = ("ties", "dare", "dare_ties")
 """Methods that set a share 1 - density of every ΔW to zero."""
 RANDOM = ("dare", "dare_ties")

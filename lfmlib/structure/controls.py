@@ -21,6 +21,7 @@ from .gram import Matrix, tensor_of
 Found = TypeVar("Found")
 
 CONTROLS = ("rescaled", "rows-permuted", "permuted", "fresh")
+"""Names of the controls, as explained above."""
 
 
 def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
