@@ -14,6 +14,7 @@ from ..provenance import ROOT
 
 FOLDER = ROOT / "book" / "speed"
 LAPTOP, WHOLE, LARGE = "two-cores", "book-and-tests", "h100"
+"""Results by file name: rates on two cores; minutes that book and tests take; rates on many cores and a GPU."""
 SAMPLE, PIECES = 1 << 20, 32
 """Bytes of each matrix that are reckoned with where a sample is read, and the requests that these take from afar."""
 MODELS = (
@@ -86,7 +87,7 @@ def _costs(found: dict | None) -> str:
 
 
 def _census(found: dict | None) -> str:
-    """The same for very many models."""
+    """Bytes, core time and time on a wire for a census of very many models, in full and by samples."""
     if not found:
         return NOTHING
     rows = []

@@ -58,7 +58,8 @@ def radii(record: pd.DataFrame, timid: bool = False) -> pd.DataFrame:
     """
 
     def told(rows: pd.DataFrame) -> dict:
-        sizes = rows.groupby("which")["radius"].median().reindex(WHICH).dropna()
+        sizes = rows.groupby("which")["radius"].median()
+        sizes = sizes[[which for which in WHICH if which in sizes]]
         words = {f"radius of {WHICH[which]}": f"{size:.3f}" if size > 0 else MISSING for which, size in sizes.items()}
         ratios = {which: findings.log_ratios(rows, which, head=rows["head"].iloc[0]) for which in sizes.index[1:]}
         return words | {f"{WHICH[which]} / W₀": times(logs) for which, logs in ratios.items()}

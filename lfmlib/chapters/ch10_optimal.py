@@ -22,8 +22,8 @@ from ..provenance import recorded
 from .names import NAMES, by_model, key, where
 from .sentences import Cell, listed, mean, number, span, table, within
 
-NEARLY = 0.9
-"""Of the most outliers that a matrix may have: where they are more, the limit decides where they begin."""
+LIMIT_REACHED = 0.9
+"""Share of the outliers that a matrix may have at most, from which on that limit decides where they begin."""
 ASKED = {
     "minilm": "halves of docstrings",
     "decoder": "next byte",
@@ -172,11 +172,8 @@ def above(laws: pd.DataFrame) -> pd.DataFrame:
 
 
 def code_lengths(record: pd.DataFrame) -> pd.DataFrame:
-    """The same of every model of the record, in words: matrices won, of all runs; median of the bits above.
-
-    Returns:
-        Index: law, shortened. Columns: models, with the number of their matrices.
-    """
+    """How each law codes the matrices of every model of the record, of all runs, in words: how many it codes shortest,
+    and the median of the bits above the shortest; beside each model stands the number of its matrices."""
     laws = ((name, where(rows, what="matrix")) for name, rows in _whole(record))
     found = {f"{name} ({len(rows)})": above(rows) for name, rows in laws}
 
@@ -233,7 +230,7 @@ def begins(places: pd.DataFrame) -> str:
     if places.empty:
         return "No matrix has outliers."
     middle = places[["begins", "share", "gaussian"]].median()
-    capped = (places["share"] >= NEARLY * MAX_OUTLIER_SHARE * (1 - PRUNED_SHARE)).sum()
+    capped = (places["share"] >= LIMIT_REACHED * MAX_OUTLIER_SHARE * (1 - PRUNED_SHARE)).sum()
     return (
         f"In the median of {len(places)} matrices they begin at **{middle['begins']:.1f} standard deviations**, and "
         f"are {middle['share']:.2%} of the entries; a Gaussian of that standard deviation has {middle['gaussian']:.2%} "
@@ -310,13 +307,12 @@ def singles(record: pd.DataFrame, model: str = "minilm", most: int = 5) -> pd.Da
 
 
 def largest(record: pd.DataFrame, model: str = "minilm", most: int = 5) -> pd.DataFrame:
-    """The same of the entries that are largest in standard deviations of their matrix."""
+    """The entries that are largest in standard deviations of their matrix, told as in `singles`."""
     rows = where(record, part="single", model=model)
     return _entries(rows.loc[rows["size"].abs().sort_values(ascending=False).index].head(most))
 
 
 def _entries(rows: pd.DataFrame) -> pd.DataFrame:
-    """Single entries, in words."""
     columns = {
         "tensor": lambda one: one["tensor"].removesuffix(".weight"),
         "row": number("row", ".0f"),

@@ -12,7 +12,7 @@ from functools import partial
 import pandas as pd
 
 from .. import findings
-from ..experiments.adaptation import BUDGETS, CURVE, ITEMS, TASKS, VARIANTS, methods_of
+from ..experiments.adaptation import BUDGET_TASK, BUDGETS, TASKS, VALIDATION_ITEMS, VARIANTS, methods_of
 from ..findings import Finding
 from ..lab.adapters import DEEPER
 from ..lab.problems import problem
@@ -31,8 +31,8 @@ METHODS = {
     "noise-gaussian": "noise-built",
     "full": "full fine-tuning",
 }
-"""As they are printed."""
-ANSWERS = 2000
+"""Method in the record → its name in print; the order of tables."""
+MIN_ANSWERS = 2000
 """Test answers that a verdict should have, where the data allow."""
 ASKED = {
     "kind": "docstring of a function, a class or a method?",
@@ -42,15 +42,17 @@ ASKED = {
     "mirrored": "is this digit mirrored?",
     "turned pairs": "which caption names this digit, turned by 90°?",
 }
-CLOSE = 0.01
+"""Task → what a model is asked."""
+TIED_NATS = 0.01
 """Nats of validation loss within which two rates are all but a tie."""
-OTHERS = {
+VARIANT_NAMES = {
     "noise-uniform": "uniform noise",
     "noise-signs": "±1 for noise",
     "noise-deeper": "scales that grow with depth",
     "noise-gaussian, σ raised": "σ of the base raised",
     "lora, σ raised": "LoRA, σ of the base raised",
 }
+"""Variant in the record → its name in print."""
 
 
 def found(record: pd.DataFrame, **parameters) -> list[Finding]:
@@ -79,9 +81,11 @@ def tasks(record: pd.DataFrame) -> pd.DataFrame:
 def few(record: pd.DataFrame) -> str:
     """Which tasks have fewer answers to judge than are asked for, in a sentence; empty where none has."""
     found = tasks(record)
-    short = found[found["answers judged"] < ANSWERS]
+    short = found[found["answers judged"] < MIN_ANSWERS]
     words = ", ".join(f"{row['model']}, {row['task']} ({row['answers judged']:,})" for _, row in short.iterrows())
-    return f"Fewer than the {ANSWERS:,} answers asked for, since there are no more digits: {words}." if words else ""
+    return (
+        f"Fewer than the {MIN_ANSWERS:,} answers asked for, since there are no more digits: {words}." if words else ""
+    )
 
 
 def scores(record: pd.DataFrame) -> pd.DataFrame:
@@ -135,7 +139,7 @@ def in_short(record: pd.DataFrame) -> str:
 
 def insight(record: pd.DataFrame) -> str:
     """Whether it is Gaussian noise, depth or a raised σ that helps, by the variants, in sentences."""
-    each = {name: _varied(record, name) for name in OTHERS}
+    each = {name: _varied(record, name) for name in VARIANT_NAMES}
     law = [one for name in findings.OTHER_NOISE for one in each[name]]
     rest = [one for name in (DEEPER, "noise-gaussian, σ raised") for one in each[name]]
     if not law or not rest or not all(map(_known, law)):
@@ -185,15 +189,17 @@ def close_calls(rates: pd.DataFrame) -> str:
     sentences."""
     words: dict[str, list[str]] = {}
     for heading, method, some in _grids(rates):
-        first, near = some.iloc[0], some[some["loss"] <= some["loss"].min() + CLOSE].iloc[1:]
+        first, near = some.iloc[0], some[some["loss"] <= some["loss"].min() + TIED_NATS].iloc[1:]
         if len(near):
             end = ", the end of the grid," if first["lr"] in (some["lr"].min(), some["lr"].max()) else ""
             others = ", ".join(f"{rate:g}" for rate in near["lr"])
             words.setdefault(heading, []).append(f"{METHODS[method]} {first['lr']:g}{end} beside {others}")
     each = "; ".join(f"{heading}: {', '.join(some)}" for heading, some in words.items())
-    said = f"All but ties, within {CLOSE:g} nats, so that another seed could have chosen the other: {each or 'none'}."
+    said = (
+        f"All but ties, within {TIED_NATS:g} nats, so that another seed could have chosen the other: {each or 'none'}."
+    )
     for task in _tasks(rates):
-        if most := ITEMS.get(model := TASKS[task]["model"]):
+        if most := VALIDATION_ITEMS.get(model := TASKS[task]["model"]):
             labels = problem(model, task).task.validation.labels
             few = f"{len(evenly(labels, most))} of {len(labels)} validation texts"
             said += f" The rates of {title(task)}, were chosen on **{few}**."
@@ -210,7 +216,7 @@ def _grids(rates: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
                     yield heading, method, rows[rows["method"] == method].sort_values("loss", kind="stable")
 
 
-def tuned_curves(rates: pd.DataFrame, task: str = CURVE) -> pd.DataFrame:
+def tuned_curves(rates: pd.DataFrame, task: str = BUDGET_TASK) -> pd.DataFrame:
     """Validation loss by method and rate, of one task."""
     rows = rates[(rates["task"] == task) & (rates["budget"] == 1)]
     table = rows.pivot_table(index="method", columns="lr", values="loss", dropna=False)
@@ -218,7 +224,7 @@ def tuned_curves(rates: pd.DataFrame, task: str = CURVE) -> pd.DataFrame:
     return table.rename(index=METHODS, columns=lambda rate: f"{rate:g}").rename_axis(None).rename_axis(None, axis=1)
 
 
-def costs(record: pd.DataFrame, tasks: Sequence[str] = (CURVE,)) -> Iterator[tuple[str, pd.DataFrame]]:
+def costs(record: pd.DataFrame, tasks: Sequence[str] = (BUDGET_TASK,)) -> Iterator[tuple[str, pd.DataFrame]]:
     """What each method costs on these tasks, as far as they were recorded: trained parameters, bytes stored and held,
     time of a step beside LoRA’s."""
     for task in tasks:
@@ -240,7 +246,7 @@ def variants(record: pd.DataFrame) -> pd.DataFrame:
     """What each variant adds to the method that it varies, by task, in points."""
     columns = {
         name: tried(variant, span(partial(findings.advantage, method=variant, against=_of(variant)), 1, "+"))
-        for variant, name in OTHERS.items()
+        for variant, name in VARIANT_NAMES.items()
     }
     tasks = _tasks(where(record, part="variants"))
     return table({title(task): where(record, task=task, budget=1) for task in tasks}, columns).T
@@ -253,13 +259,13 @@ def _of(variant: str) -> str:
 
 def varied(record: pd.DataFrame) -> str:
     """In how many tasks each variant is better or worse than what it varies, beyond the interval, in a sentence."""
-    words = [f"{name}, {_beyond(_varied(record, variant))}" for variant, name in OTHERS.items()]
+    words = [f"{name}, {_beyond(_varied(record, variant))}" for variant, name in VARIANT_NAMES.items()]
     return f"Tasks beyond the interval: {'; '.join(words)}."
 
 
 def curve(record: pd.DataFrame) -> pd.DataFrame:
     """For the figure, on one task: rows with method, trained ``parameters``, and accuracy: mean, low, high."""
-    rows = record[(record["task"] == CURVE) & record["method"].isin(METHODS)]
+    rows = record[(record["task"] == BUDGET_TASK) & record["method"].isin(METHODS)]
     table = []
     for (method, budget), some in rows.groupby(["method", "budget"]):
         mean, low, high = findings.over_runs(findings.accuracy(some, method, budget))
@@ -275,7 +281,7 @@ def curve(record: pd.DataFrame) -> pd.DataFrame:
 
 def by_budget(record: pd.DataFrame) -> pd.DataFrame:
     """Paired difference to LoRA at every budget, on one task."""
-    rows, found = where(record, task=CURVE), {}
+    rows, found = where(record, task=BUDGET_TASK), {}
     for method, name in METHODS.items():
         each = {budget: findings.advantage(rows, method, budget=budget) for budget in BUDGETS}
         words = {f"{budget} ×": findings.span(one, 1, "+") for budget, one in each.items() if len(one) > 1}

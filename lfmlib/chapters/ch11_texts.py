@@ -15,18 +15,20 @@ import torch
 from torch import nn
 
 from ..checkpoints.locate import locate
-from ..experiments.adaptation import HEADS
+from ..experiments.adaptation import HEAD_RATES
 from ..experiments.adaptation import RATES as TUNED
 from ..lab import docstrings
 from ..lab.docstrings import Split
 
 COLUMNS = ("text", "label")
-LENGTH = 64
-"""Tokens of a text at most."""
-OPENING = 20
-"""Words of a docstring: its first sentence tells its kind, and a step takes three fifths of the time."""
-TESTED, TOY, LEAST = 400, 48, 20
-"""Texts that answers are judged on, at most; the same of quick runs; and texts that there must be."""
+MAX_TOKENS = 64
+"""Tokens that a text is cut to."""
+OPENING_WORDS = 20
+"""Words that a docstring is cut to: its first sentence tells its kind, and a step takes three fifths of the time."""
+MAX_TESTED, TOY_TESTED = 400, 48
+"""Held-out texts that answers are judged on, at most, and in quick runs."""
+MIN_TEXTS = 20
+"""Texts with a label that there must be, to learn from and be judged on."""
 RATES = {"noise-built": 3e-2, "LoRA": TUNED["kind"]["lora"]}
 """Learning rates of adapters, a first guess for other texts. LoRA's won on docstrings (the record `rates`). The rate
 that won there for noise lay at the end of its grid; under transformers' head a third of it learns more surely."""
@@ -64,16 +66,16 @@ def read(data: str, seed: int = 0, profile: str = "default") -> Labelled:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it has not these columns, fewer than `LEAST` texts, one class only, or a class with one text.
+        ValueError: it has not these columns, fewer than `MIN_TEXTS` texts, one class only, or a class with one text.
     """
-    tested = TOY if profile == "quick" else TESTED
+    tested = TOY_TESTED if profile == "quick" else MAX_TESTED
     if not data:
         task = docstrings.load("kind")
         train, test = (
-            Split([" ".join(text.split()[:OPENING]) for text in part.texts], part.labels)
+            Split([" ".join(text.split()[:OPENING_WORDS]) for text in part.texts], part.labels)
             for part in (task.train, Split(task.test.texts[:tested], task.test.labels[:tested]))
         )
-        return Labelled(f"docstrings of Python packages (their first {OPENING} words)", task.classes, train, test)
+        return Labelled(f"docstrings of Python packages (their first {OPENING_WORDS} words)", task.classes, train, test)
     path = Path(data).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: data is a CSV file with the columns {' and '.join(COLUMNS)}")
@@ -86,10 +88,11 @@ def read(data: str, seed: int = 0, profile: str = "default") -> Labelled:
     rows = rows.dropna(subset=list(COLUMNS))
     classes = tuple(sorted(rows["label"].astype(str).unique()))
     counts = rows["label"].astype(str).value_counts()
-    if len(rows) < LEAST or len(classes) < 2 or counts.min() < 2:
+    if len(rows) < MIN_TEXTS or len(classes) < 2 or counts.min() < 2:
         raise ValueError(
             f"{path.name} has {len(rows)} texts with a label, in {len(classes)} classes, of which the smallest has "
-            f"{counts.min() if len(counts) else 0}: expected {LEAST} texts or more, two classes, and two texts in each"
+            f"{counts.min() if len(counts) else 0}: expected {MIN_TEXTS} texts or more, two classes, and two "
+            "texts in each"
         )
     from sklearn.model_selection import train_test_split  # here, because importing it takes a second
 
@@ -130,12 +133,12 @@ def optimizer(model: nn.Module, adapter: str) -> torch.optim.Optimizer:
     trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
     head = [one for name, one in trained.items() if "modules_to_save" in name]
     rest = [one for name, one in trained.items() if "modules_to_save" not in name]
-    return torch.optim.AdamW([{"params": rest, "lr": RATES[adapter]}, {"params": head, "lr": HEADS["kind"]}])
+    return torch.optim.AdamW([{"params": rest, "lr": RATES[adapter]}, {"params": head, "lr": HEAD_RATES["kind"]}])
 
 
 def encoded(split: Split, tokenizer) -> list[dict]:
-    """Texts as transformers’ Trainer takes them: token ids, cut at `LENGTH`, and a label."""
-    texts = tokenizer(split.texts, truncation=True, max_length=LENGTH)
+    """Texts as transformers’ Trainer takes them: token ids, cut at `MAX_TOKENS`, and a label."""
+    texts = tokenizer(split.texts, truncation=True, max_length=MAX_TOKENS)
     return [
         {"input_ids": ids, "attention_mask": mask, "labels": int(label)}
         for ids, mask, label in zip(texts["input_ids"], texts["attention_mask"], split.labels, strict=True)

@@ -34,8 +34,8 @@ ARMS = {
 """Arms that are held against the plain merge, as they are printed."""
 CONTROLS = {"random": "a random set", "as large as amplified": "all of ΔW"}
 """Arms whose norm is that of the amplified one."""
-HURTS = 1.0
-"""Points from which a change of one task’s score is called one."""
+MIN_CHANGE = 1.0
+"""Points by which one task’s score must rise or fall to be counted as better or worse."""
 ASKED = {
     "decoder": {"headers": "next byte of C++ headers", "prose": "next byte of docstrings"},
     "minilm": {"kind": "function, class or method?", "library": "which library?"},
@@ -209,9 +209,9 @@ def hurts(record: pd.DataFrame) -> str:
         by_task = change.groupby(["method", "task"]).mean()
         (low, low_task), (high, high_task) = by_task.idxmin(), by_task.idxmax()
         words.append(
-            f"{model}: better by more than {HURTS:g} point in {(change > HURTS).mean():.0%} of {len(change)} "
-            f"scores, worse by more in {(change < -HURTS).mean():.0%}; by task, from {by_task.min():+.1f} ({low_task}, "
-            f"{METHODS[low]}) to {by_task.max():+.1f} ({high_task}, {METHODS[high]}) in the mean"
+            f"{model}: better by more than {MIN_CHANGE:g} point in {(change > MIN_CHANGE).mean():.0%} of {len(change)} "
+            f"scores, worse by more in {(change < -MIN_CHANGE).mean():.0%}; by task, from {by_task.min():+.1f} "
+            f"({low_task}, {METHODS[low]}) to {by_task.max():+.1f} ({high_task}, {METHODS[high]}) in the mean"
         )
     return "; ".join(words) + "."
 

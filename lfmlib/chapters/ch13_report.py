@@ -25,10 +25,11 @@ from ..distribution import sampled
 from ..findings import RULES, Finding, judge
 from ..health import order
 
-MATRICES = {"quick": 6, "default": 36, "full": 10_000}
+MAX_MATRICES = {"quick": 6, "default": 36, "full": 10_000}
 """How many matrices the arrangement of entries is measured of, by profile, evenly chosen."""
-BLOCK = 1 << 20
-"""Values of each of them, at most: its first rows. Rows of noise are noise, so they are judged like a whole matrix."""
+MAX_VALUES = 1 << 20
+"""Values that are looked at of each of these matrices, at most: its first rows, which are judged like a whole matrix,
+since rows of noise are noise."""
 
 
 def opened(model: str, revision: str, select: str, sample: int, base: str = "") -> Checkpoint:
@@ -150,8 +151,8 @@ def chosen(checkpoint: Checkpoint, profile: str) -> Checkpoint:
         for info in findings.judged(checkpoint).tensors
         if len(info.shape) == 2 and min(info.shape) >= findings.shares.MIN_MATRIX_SIDE
     ]
-    places = np.linspace(0, len(names) - 1, min(len(names), MATRICES[profile])).round().astype(int)
-    return checkpoint.cut([names[i] for i in places], BLOCK)
+    places = np.linspace(0, len(names) - 1, min(len(names), MAX_MATRICES[profile])).round().astype(int)
+    return checkpoint.cut([names[i] for i in places], MAX_VALUES)
 
 
 def legs(arranged: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from .. import findings
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..deltas.comparison import compare, delta
 from ..deltas.pairs import opened
-from ..experiments.finetuning import DECAY, FULL, TASKS, TOY, plan
+from ..experiments.finetuning import DECAY, FULL_RATES, TASKS, TOY_BATCH, plan
 from ..lab.train import start_of, train
 
 
@@ -36,8 +36,15 @@ def pair(model: str, base: str, revision: str, profile: str, seed: int) -> tuple
 def example(profile: str, seed: int) -> tuple[Checkpoint, Checkpoint]:
     """A pair to look at: MiniLM and a full fine-tune of it, as in the record; quick: a toy ViT."""
     model = "vit" if profile == "quick" else "minilm"
-    cell = {"part": "plain", "model": model, **TASKS[model], "lr": FULL[model], "weight_decay": DECAY, "seed": seed}
-    config = plan(cell | ({"steps": 8, "batch": TOY} if profile == "quick" else {}))
+    cell = {
+        "part": "plain",
+        "model": model,
+        **TASKS[model],
+        "lr": FULL_RATES[model],
+        "weight_decay": DECAY,
+        "seed": seed,
+    }
+    config = plan(cell | ({"steps": 8, "batch": TOY_BATCH} if profile == "quick" else {}))
     base, tuned = (open_checkpoint(one) for one in (start_of(config), train(config, snapshots=0).model))
     name = "all-MiniLM-L6-v2" if model == "minilm" else "a toy ViT"
     return replace(base, name=name), replace(tuned, name=f"{name}, tuned for “{cell['task']}”")

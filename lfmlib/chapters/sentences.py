@@ -28,14 +28,15 @@ def table(rows: Mapping[str, Any] | Iterable[tuple[Any, Any]], columns: Mapping[
     """A table of words.
 
     Args:
-        rows: name → what was measured, or pairs of both; names without any rows of a record are left out.
+        rows: name → what was measured, or pairs of both; where that is nothing, or says nothing, the name is left out.
         columns: heading → cell; or, where cells have much in common, one function that returns heading → words.
     """
     found = {}
     for name, some in rows.items() if isinstance(rows, Mapping) else rows:
         if not (isinstance(some, pd.DataFrame) and some.empty):
             words = columns(some) if callable(columns) else {head: cell(some) for head, cell in columns.items()}
-            found[name] = {heading: told for heading, told in words.items() if told is not None}
+            if words := {heading: told for heading, told in words.items() if told is not None}:
+                found[name] = words
     return pd.DataFrame.from_dict(found, orient="index")
 
 

@@ -33,10 +33,10 @@ TASKS = {
     "turned pairs": {"model": "clip", "task": "turned pairs", "steps": 120, "batch": 32},
 }
 """What is learned: one real task, two of language, two of vision, one of both."""
-BASES = finetuning.BASES | finetuning.OTHERS
+BASES = finetuning.BASES | finetuning.ONLY_PRETRAINED
 """How the lab’s bases are trained."""
 METHODS = ("lora", "dora", "vera", "randlora", "noise-gaussian")
-"""Adapters with as many trained parameters (DoRA: and the lengths of rows)."""
+"""Adapters that are compared, each with as many trained parameters as LoRA (DoRA: and the lengths of rows)."""
 VARIANTS = {
     "noise-uniform": {"adapter": "noise-uniform"},
     "noise-signs": {"adapter": "noise-signs"},
@@ -44,21 +44,22 @@ VARIANTS = {
     "noise-gaussian, σ raised": {"adapter": "noise-gaussian", "jitter": 0.1},
     "lora, σ raised": {"adapter": "lora", "jitter": 0.1},
 }
-"""Name → what is other than in `METHODS`. They have the rates of the method they vary."""
+"""Variant → its adapter, and the noise put on the base, in std(W₀); it has the learning rate of what it varies."""
 VARIED = ("prose", "rotation", "turned pairs")
 """Tasks on which variants are tried."""
-BUDGETS, CURVE = (1, 4, 16), "rotation"
+BUDGETS, BUDGET_TASK = (1, 4, 16), "rotation"
 """Trained parameters, in units of LoRA’s at rank 1, and the task on which all are tried."""
-ALONG = ("lora", "dora", "randlora", "noise-gaussian")
+BUDGET_METHODS = ("lora", "dora", "randlora", "noise-gaussian")
 """Methods that are tried at all budgets: VeRA’s factors would be wider than the model by far."""
 GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-"""Learning rates, of everything alike."""
+"""Learning rates that are tried, the same of every method."""
 GRIDS = {"minilm": (1e-4, *GRID[:-1])}
-"""Where it is another seven: MiniLM is larger than the lab’s models, and its weights stand less."""
-TUNING, SEEDS = 90, 5
-ITEMS = {"minilm": 256}
+"""Models with another grid: MiniLM is larger than the lab’s models, and its weights stand smaller changes."""
+TUNING_SEED, SEEDS = 90, 5
+"""The seed that rates are tuned with, which is used nowhere else, and how many seeds are judged."""
+VALIDATION_ITEMS = {"minilm": 256}
 """Validation examples that a rate is chosen on, at most and evenly chosen, where it is not all: 187 of MiniLM’s 561."""
-HEADS = {"kind": 1e-2, "rotation": 1e-1, "mirrored": 3e-2}
+HEAD_RATES = {"kind": 1e-2, "rotation": 1e-1, "mirrored": 3e-2}
 """Task → learning rate of the head beside every adapter, and under full fine-tuning: found beforehand, on heads alone.
 For "mirrored" the record `rates` has a slightly better one."""
 RATES: dict[str, dict[str, float]] = {
@@ -102,7 +103,7 @@ RATES: dict[str, dict[str, float]] = {
     "turned pairs": {"lora": 0.01, "dora": 0.01, "vera": 0.1, "randlora": 0.003, "noise-gaussian": 0.1, "full": 0.003},
 }
 """Task → method (and budget, if it is not 1) → the rate that won; see the record `rates`."""
-TOY = {"steps": 8, "batch": finetuning.TOY, "toy": True}
+TOY = {"steps": 8, "batch": finetuning.TOY_BATCH, "toy": True}
 TOLERANCES = tolerances({
     ("accuracy", "loss"): (0.15, 1.0),
     "parameters": 1e-9, "stored": 0.05, "held": 0.3, "step_seconds": math.inf,
@@ -185,11 +186,11 @@ def _tuning() -> Iterator[dict]:
         for method in methods_of(task):
             if method != "none":
                 for lr in GRIDS.get(TASKS[task]["model"], GRID):
-                    yield _cell("methods", task, method, 1, TUNING, lr)
+                    yield _cell("methods", task, method, 1, TUNING_SEED, lr)
     for budget in BUDGETS[1:]:
-        for method in ALONG:
+        for method in BUDGET_METHODS:
             for lr in GRID:
-                yield _cell("budgets", CURVE, method, budget, TUNING, lr)
+                yield _cell("budgets", BUDGET_TASK, method, budget, TUNING_SEED, lr)
 
 
 def _judging() -> Iterator[dict]:
@@ -201,8 +202,8 @@ def _judging() -> Iterator[dict]:
             for variant in VARIANTS:
                 yield _cell("variants", task, variant, 1, seed)
         for budget in BUDGETS[1:]:
-            for method in ALONG:
-                yield _cell("budgets", CURVE, method, budget, seed)
+            for method in BUDGET_METHODS:
+                yield _cell("budgets", BUDGET_TASK, method, budget, seed)
 
 
 def _cell(part: str, task: str, method: str, budget: int, seed: int, lr: float | None = None) -> dict:
@@ -212,7 +213,7 @@ def _cell(part: str, task: str, method: str, budget: int, seed: int, lr: float |
     plain = "noise-gaussian" if adapter.startswith("noise") else method.partition(",")[0]
     if lr is None:
         lr = 0.0 if method == "none" else RATES[task][plain if budget == 1 else f"{plain} {budget}"]
-    head_lr = HEADS.get(task, 0.0) if method != "head" else 0.0
+    head_lr = HEAD_RATES.get(task, 0.0) if method != "head" else 0.0
     return {
         "part": part, **TASKS[task], "method": method, "adapter": adapter, "budget": budget,
         "lr": lr, "head_lr": head_lr, "jitter": change.get("jitter", 0.0), "seed": seed,
@@ -221,7 +222,7 @@ def _cell(part: str, task: str, method: str, budget: int, seed: int, lr: float |
 
 def _toy(cell: dict) -> bool:
     few = ("head", "lora", "noise-gaussian", "noise-gaussian, σ raised", "full")
-    return cell["task"] == CURVE and cell["method"] in few and (cell["seed"] == TUNING or cell["seed"] < 2)
+    return cell["task"] == BUDGET_TASK and cell["method"] in few and (cell["seed"] == TUNING_SEED or cell["seed"] < 2)
 
 
 def alone(cell: dict) -> bool:
@@ -256,8 +257,8 @@ def run(cell: dict) -> list[dict]:
     on test data otherwise, and what `lfmlib.lab.costs` says of the training. A training that diverges has no accuracy
     and no loss.
     """
-    plan, side = config(cell), "validation" if cell["seed"] == TUNING else "test"
-    task, most = problem(plan.model, plan.task), ITEMS.get(plan.model) if side == "validation" else None
+    plan, side = config(cell), "validation" if cell["seed"] == TUNING_SEED else "test"
+    task, most = problem(plan.model, plan.task), VALIDATION_ITEMS.get(plan.model) if side == "validation" else None
     if cell["method"] == "none":
         return [_figures(task.figures(start_of(plan).eval(), side, most)) | {"parameters": 0, "stored": 0}]
     try:

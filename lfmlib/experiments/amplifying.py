@@ -48,12 +48,12 @@ class Merge:
 
     @functools.cached_property
     def wide(self) -> Delta:
-        """The same of all entries beyond `WIDE` standard deviations."""
+        """Name of a matrix → where its entries lie beyond `WIDE` standard deviations."""
         return {name: self.plain[name].abs() > WIDE * self.plain[name].std(correction=0) for name in self.cuts}
 
     @functools.cached_property
     def random(self) -> Delta:
-        """The same of other entries, at random, of the same squared norm."""
+        """Name of a matrix → where other entries are, drawn at random, whose squared norm is that of its outliers."""
         return {
             name: outliers.as_large(self.plain[name], mask, np.random.default_rng([self.seed, *name.encode()]))
             for name, mask in self.masks.items()
@@ -61,7 +61,7 @@ class Merge:
 
     @functools.cached_property
     def restoring(self) -> dict[str, float]:
-        """Name → the factor that needs no data."""
+        """Name of a matrix → the factor for its outliers that needs no data (`lfmlib.merging.methods.restoring`)."""
         return {
             name: methods.restoring(self.family.reaches[name], methods.reach(self.plain[name], cut))
             for name, cut in self.cuts.items()
@@ -69,18 +69,18 @@ class Merge:
 
     @property
     def given_back(self) -> float:
-        """The median of these factors, over the matrices that have outliers; NaN where none has."""
+        """The median data-free factor of the matrices that have outliers; NaN where none has."""
         found = [self.restoring[name] for name, mask in self.masks.items() if mask.any()]
         return float(np.median(found)) if found else math.nan
 
     @property
     def share(self) -> float:
-        """Of the entries of the matrices, those that are outliers."""
+        """The share of the entries of the matrices that are outliers."""
         return sum(int(mask.sum()) for mask in self.masks.values()) / sum(mask.numel() for mask in self.masks.values())
 
     @property
     def energy(self) -> float:
-        """The share of the squared norm of the matrices that is theirs."""
+        """The share of the squared norm of the matrices that lies in outliers."""
         outer, whole = (
             norm({name: self.plain[name][mask] if far else self.plain[name] for name, mask in self.masks.items()})
             for far in (True, False)

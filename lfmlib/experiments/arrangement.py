@@ -18,8 +18,11 @@ from .trainings import config, inputs, retrained, score, tolerances
 WAYS = {"wide start": GAINS[0], "narrow start": GAINS[1]}
 """The ways of training: scales of the start."""
 CONTROLS = ("permuted", "rescaled", "fresh")
+"""Controls of the trained weights (see `lfmlib.arrangement`)."""
 SHARES = (*findings.LEGS, "all")
+"""Legs of F4 that the share of parameters is recorded of that passes them, and all of them together."""
 MEDIANS = (*FIGURES, *DERIVED, *SPECTRAL.values())
+"""Figures that a record keeps the median of, over the matrices."""
 TOLERANCES = tolerances({
     SHARES: (0.3, 1.0),
     MEDIANS: 0.25,
@@ -29,7 +32,7 @@ TOLERANCES = tolerances({
     ("row_drift", "col_drift", "row_alike", "col_alike", "top_ratio", "mp_ks", "outlier_variance"): (0.25, 1.0),
     "outliers": (0.25, 10), "runs_z": (1.0, 3.0), "score": (0.1, 1.0),
 })  # fmt: skip
-"""Wide as those of `initialization`: another processor trains another model. What comes later replaces `MEDIANS`."""
+"""Wide as those of `initialization`: another processor trains another model. Later lines replace that of `MEDIANS`."""
 
 
 def experiment() -> Experiment:

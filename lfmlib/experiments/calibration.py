@@ -23,6 +23,7 @@ from .trainings import tolerances
 
 SHAPES = ((64, 64), (96, 256), (384, 384), (384, 1536))
 DTYPES = ("float32", "bfloat16")
+"""Shapes and number formats of the made matrices."""
 STRENGTHS = {
     "neighbours": (0.02, 0.05, 0.1, 0.2),
     "row scales": (0.05, 0.1, 0.2, 0.5),
@@ -37,6 +38,7 @@ TESTS = (*FIGURES, "mp_ks", "top_ratio", "stable_rank", "effective_rank")
 EDGE = "outliers"
 """The count of singular values beyond the edge: one is an alarm, on noise once in a hundred by construction."""
 COUNTS = (*TESTS, EDGE, *(f"fails_{leg}" for leg in (*findings.LEGS, "all")))
+"""What a row counts: alarms of each test, and failures of each leg of F4."""
 
 
 def calibration() -> Experiment:

@@ -26,7 +26,7 @@ from ..records import Experiment
 from ..records.experiment import brief
 from . import fine_tunes
 from .amplifying import Merge, arms
-from .fine_tunes import BASES, MOST, Delta, Siblings, norm, scaled
+from .fine_tunes import BASES, CHOSEN_ON, Delta, Siblings, norm, scaled
 from .trainings import tolerances
 
 SEEDS = 5
@@ -40,23 +40,23 @@ SETS = {
     "decoder": (("headers", "prose"),),
     "minilm": (("kind", "library"),),
 }
-"""Tasks that are merged."""
+"""Sets of tasks whose fine-tunes are merged."""
 SCALES = {
     "vit": (0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1, 1.6),
     "decoder": (0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1, 1.6),
     "minilm": (0.4, 0.7, 1.2, 2.0),
 }
-"""Of the merged ΔW. An average has none: it is the sum at 1/n, and with another scale it is no average. NAN’s shares
-are 1 in all, so they are multiplied by the number of tasks first."""
+"""Scales of a merged ΔW that are tried. An average has none: it is the sum at 1/n, and with another scale no average.
+NAN’s shares are 1 in all, so they are multiplied by the number of tasks first."""
 FACTORS = (1.5, 3.0)
-"""Of the outliers."""
-BRIEF = ("wide", *editing.PROJECTIONS)
+"""Factors that outliers are amplified by."""
+SLOW_ARMS = ("wide", *editing.PROJECTIONS)
 """Arms that MiniLM, which is slow to ask, is not asked about."""
-KEPT = 0.95
-"""Of its score, that the base is to keep when a task is forgotten."""
+MIN_KEPT = 0.95
+"""Share of its own score that the base is to keep when a task is forgotten, at least."""
 TOY = {"steps": 20, "toy": True}
-QUICK = ("average", "ties")
-"""Methods of toys."""
+TOY_METHODS = ("average", "ties")
+"""Ways of merging that toy cells try."""
 TOLERANCES = tolerances({
     ("score", "normalized", "valid"): (0.15, 1.0),
     "base": (0.2, 1.0), "norm": (0.3, 1.0), "alike": (0.5, 0.2), "outliers": (0.5, 0.01), "energy": (0.5, 0.1),
@@ -122,14 +122,14 @@ def run(cell: dict) -> list[dict]:
     ``energy`` of the squared norm that is theirs, and the mean cosine ``alike`` of two ΔW.
 
     ``negated``: by ``arm``: the ``normalized`` score of the task, and what the ``base`` keeps of its own, at the
-    ``scale`` that takes most from the task while the base keeps `KEPT` of its validation score.
+    ``scale`` that takes most from the task while the base keeps `MIN_KEPT` of its validation score.
     """
     family = Siblings(cell, cell["tasks"].split("+"), anew=cell["part"] == "tuned")
     if cell["part"] == "tuned":
         return _tuned(family)
     if cell["part"] == "negated":
         return _negated(family, cell["tasks"], cell["seed"])
-    methods = QUICK if family.toy else editing.METHODS
+    methods = TOY_METHODS if family.toy else editing.METHODS
     return [row for method in methods for row in _merged(family, method, cell["seed"])]
 
 
@@ -156,7 +156,7 @@ def _merged(family: Siblings, method: str, seed: int) -> list[dict]:
     merge = Merge(family, method, seed)
     scales, factors = grid(family)
     scales = (1.0,) if method == "average" else scales
-    left_out = BRIEF if family.model in models.PRETRAINED else ()
+    left_out = SLOW_ARMS if family.model in models.PRETRAINED else ()
     rows, chosen, told = [], {}, {}
     for arm, make in arms(merge).items():
         if arm in left_out:
@@ -204,7 +204,7 @@ def _rows(method: str, arm: str, found: dict[str, float], about: dict) -> list[d
 def _negated(family: Siblings, task: str, seed: int) -> list[dict]:
     """Forget a task, with its outliers amplified, or a random set, and without."""
     merge, own = Merge(family, "task_arithmetic", seed), problem(family.model, BASES[family.model]["task"])
-    most, (scales, factors) = MOST[family.model], grid(family)
+    most, (scales, factors) = CHOSEN_ON[family.model], grid(family)
 
     def keeps(delta: Delta, side: str) -> float:
         return own.score(family.moved(family.original, delta), side, most if side == "validation" else None)
@@ -219,7 +219,7 @@ def _negated(family: Siblings, task: str, seed: int) -> list[dict]:
         for factor in factors if arm != "plain" else (math.nan,):
             for scale in scales:
                 delta = scaled(make(factor), -scale)
-                if keeps(delta, "validation") >= KEPT * before["validation"]:
+                if keeps(delta, "validation") >= MIN_KEPT * before["validation"]:
                     tried[scale, factor] = family.ask(task, delta, "validation")
         scale, factor = min(tried, key=tried.get) if tried else (0.0, math.nan)
         delta = scaled(make(1.0 if math.isnan(factor) else factor), -scale)

@@ -20,18 +20,18 @@ from ..merging import methods
 from . import finetuning
 from .trainings import base_inputs, origin, retrained
 
-BASES = {"vit": finetuning.BASES["vit"], "decoder": finetuning.OTHERS["decoder"]}
+BASES = {"vit": finetuning.BASES["vit"], "decoder": finetuning.ONLY_PRETRAINED["decoder"]}
 """How bases are trained, from narrow Gaussian starts; MiniLM is its own base."""
 TUNED = {
     "vit": {"steps": 200, "batch": 64, "lr": 1e-3},
     "decoder": {"steps": 200, "batch": 8, "lr": 1e-3},
     "minilm": {"steps": 80, "batch": 16, "lr": 2e-4},
 }
-"""How they are tuned, all weights; rates as in `finetuning`."""
-MOST = {"vit": 512, "decoder": 32, "minilm": 160}
-"""Held-out examples that are looked at to choose something."""
-TOLD = {"minilm": 512}
-"""Those that are looked at to tell how well it went, where it is not all."""
+"""How models are tuned from them, all weights; learning rates as in `finetuning`."""
+CHOSEN_ON = {"vit": 512, "decoder": 32, "minilm": 160}
+"""Validation examples that scales and factors of merges are chosen on, at most."""
+JUDGED_ON = {"minilm": 512}
+"""Test examples that what was chosen is judged on, where it is not all of them."""
 Delta = dict[str, torch.Tensor]
 """Name of a weight → what is added to it."""
 
@@ -42,7 +42,7 @@ def scaled(delta: Delta, scale: float) -> Delta:
 
 
 def norm(delta: Delta) -> float:
-    """Of all of ΔW."""
+    """The norm of all matrices of a ΔW together."""
     return math.sqrt(sum(one.double().square().sum().item() for one in delta.values()))
 
 
@@ -100,7 +100,7 @@ class Siblings:
     def ask(self, task: str, delta: Delta, side: str) -> float:
         """The score of a task with its own head on a base that ΔW is added to."""
         model = self.moved(self.models[task], delta)
-        most = MOST[self.model] if side == "validation" or self.toy else TOLD.get(self.model)
+        most = CHOSEN_ON[self.model] if side == "validation" or self.toy else JUDGED_ON.get(self.model)
         return problem(self.model, task).score(model, side, most)
 
     @torch.no_grad()

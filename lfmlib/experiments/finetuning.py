@@ -34,7 +34,7 @@ BASES = {
     "vit": {**PLAIN["vit"], "lr": RATES["vit"]},
 }
 """How the lab's own bases are trained, from narrow Gaussian starts. No cell holds it: a change raises the version."""
-OTHERS = {
+ONLY_PRETRAINED = {
     "decoder": {**PLAIN["decoder"], "steps": 500, "lr": RATES["decoder"]},
     "clip": {**PLAIN["clip"], "lr": RATES["clip"]},
 }
@@ -45,15 +45,16 @@ TASKS = {
     "vit": {"task": "rotation", "steps": 200, "batch": 64},
 }
 """What the bases are fine-tuned for."""
-FULL = {"minilm": 2e-4, "deep-decoder": 3e-3, "vit": 1e-3}
-ADAPTED = {"minilm": 1e-3, "deep-decoder": 3e-3, "vit": 3e-3}
+FULL_RATES = {"minilm": 2e-4, "deep-decoder": 3e-3, "vit": 1e-3}
+ADAPTER_RATES = {"minilm": 1e-3, "deep-decoder": 3e-3, "vit": 3e-3}
 """Learning rates of full fine-tuning and of adapters, by held-out score in single runs (see the Methods page); for the
 decoder's adapters the largest at which rank 64 learns as well."""
-TOY = 2
+TOY_BATCH = 2
 """Batch size of toys, whose bases are toys too."""
 DECAY = 0.01
 """Weight decay where nothing else is said: PyTorch's default for AdamW."""
 RANKS = {"deep-decoder": (4, 8, 16, 32, 64), "minilm": (4, 16, 64)}
+"""Ranks of LoRA and DoRA that are compared."""
 CAUSES = {
     "rate / 10": {"lr": 3e-4},
     "rate / 3": {"lr": 1e-3},
@@ -68,15 +69,15 @@ CAUSES = {
     "shuffled labels": {"labels": "shuffled"},
     "own labels": {"labels": "own"},
 }
-"""What the part `cause` changes on the decoder. Another optimizer comes with its own rate, by held-out score, and
-without decay, which SGD and Adagrad would have inside the gradient."""
-WHOLE = (
+"""What the part `cause` changes on the 12-layer decoder. Another optimizer comes with its own rate, by held-out score,
+and without decay, which SGD and Adagrad would have inside the gradient."""
+ALL_FIGURES = (
     "std_base", "std_delta", "std_gain", "gain", "corr", "kl_bits", "kl_bits_null_high", "qq_r2", "top_ratio",
     "top_ratio_null_high",
 )  # fmt: skip
-"""Figures of `lfmlib.compare` that a row holds …"""
-BRIEF = ("std_delta", "std_gain", "gain", "top_ratio")
-"""… and those where only the size and the width are of interest."""
+"""Figures of `lfmlib.compare` that a row of the parts plain and rank holds, on which findings rest."""
+SIZE_FIGURES = ("std_delta", "std_gain", "gain", "top_ratio")
+"""Those that a row of the other parts holds, which ask for the size of ΔW and the std of W alone."""
 TOLERANCES = tolerances({
     ("std_base", "qq_r2", "rank_qq_r2"): 0.05,
     ("std_delta", "gradient", "agreement"): 0.3,
@@ -106,7 +107,7 @@ def experiment() -> Experiment:
 
 
 def alone(cell: dict) -> bool:
-    """Whether a cell needs no base that takes minutes."""
+    """Whether a cell can be measured without a base that takes minutes to train."""
     return cell["model"] != "deep-decoder"
 
 
@@ -130,7 +131,7 @@ def _cells() -> Iterator[dict]:
             yield from _grid("samples", model, seeds=3, samples=share)
             steps = round(share * TASKS[model]["steps"])
             yield from _grid("samples", model, seeds=3, samples=share, steps=steps)
-    for model, settings in (BASES | OTHERS).items():
+    for model, settings in (BASES | ONLY_PRETRAINED).items():
         for seed in range(5):
             yield {
                 "part": "pretraining",
@@ -144,7 +145,7 @@ def _cells() -> Iterator[dict]:
 
 def _grid(part: str, model: str, seeds: int, cause: str = "", **changed) -> Iterator[dict]:
     plain = {
-        "lr": (ADAPTED if changed.get("adapter") else FULL)[model],
+        "lr": (ADAPTER_RATES if changed.get("adapter") else FULL_RATES)[model],
         "weight_decay": DECAY,
         "adapter": "",
         "rank": 0,
@@ -158,11 +159,11 @@ def _toys() -> Iterator[dict]:
     """A few steps on few examples, of the small models: enough to see every column move."""
     for cell in _cells():
         if cell["model"] != "minilm" and cell["seed"] < _toy_seeds(cell):
-            yield cell | {"steps": 8, "batch": TOY}
+            yield cell | {"steps": 8, "batch": TOY_BATCH}
 
 
 def _toy_seeds(cell: dict) -> int:
-    """Two where a finding rests on them, one or none elsewhere."""
+    """How many seeds of a cell are toys: two where a finding rests on them, one or none elsewhere."""
     model, part = cell["model"], cell["part"]
     if part == "cause":
         return int(model == "deep-decoder" and cell["cause"] in ("rate × 3", "shuffled labels", "own labels"))
@@ -178,14 +179,14 @@ def plan(cell: dict) -> Config:
     """What a cell trains: a fine-tuning of its base, or for a base a training from a narrow Gaussian start."""
     if cell["part"] == "pretraining":
         return config(cell, gain=cell["start_gain"])
-    return config(cell, **origin(cell, BASES, **({"steps": 10, "batch": 4} if cell["batch"] == TOY else {})))
+    return config(cell, **origin(cell, BASES, **({"steps": 10, "batch": 4} if cell["batch"] == TOY_BATCH else {})))
 
 
 def run(cell: dict) -> list[dict]:
     """Train as the cell says; a row for each judged matrix, or for a pre-training one for each snapshot.
 
-    A row of a fine-tuning holds role, depth and numel; figures of `lfmlib.compare`, all of `WHOLE` in the parts plain
-    and rank, else those of `BRIEF`; for plain, ``noise_gain`` and ``noise_std_gain`` of norm-matched noise; for
+    A row of a fine-tuning holds role, depth and numel; figures of `lfmlib.compare`, all of `ALL_FIGURES` in the parts
+    plain and rank, else `SIZE_FIGURES`; for plain, ``noise_gain`` and ``noise_std_gain`` of norm-matched noise; for
     adapters, ``rank_kl_bits`` and ``rank_qq_r2`` of Gaussian factors of the same rank; for full fine-tuning on real
     labels, ``gradient`` and ``agreement`` before the first step (see `lfmlib.lab.tuning.gradients`). A row of a
     pre-training holds ``step``; the share of the judged matrices whose std ``rises``; medians of gain, corr and
@@ -198,7 +199,7 @@ def run(cell: dict) -> list[dict]:
     before = start_of(replace(settings, adapter="", rank=0))
     with_noise = ("noise",) if cell["part"] == "plain" else ()
     table = findings.eligible(compare(before, trained.model, progress=False, controls=with_noise, seed=cell["seed"]))
-    wanted = WHOLE if cell["part"] in ("plain", "rank") else BRIEF
+    wanted = ALL_FIGURES if cell["part"] in ("plain", "rank") else SIZE_FIGURES
     body = table[table["control"] == "none"].set_index("tensor")
     rows = body[["role", "depth", "numel", *wanted]]
     if with_noise:

@@ -19,7 +19,7 @@ from ..records.experiment import brief
 from ..structure import outlier_places
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Of weights that are pruned."""
+"""Shares of the weights that are pruned, the points of a curve."""
 ARMS = {
     "magnitude": ("magnitude", "matrix", 1),
     "magnitude, all together": ("magnitude", "all", 1),
@@ -29,19 +29,20 @@ ARMS = {
     "noise": ("noise", "matrix", 1),
 }
 """Ways of pruning: method, where weights compete, and draws (see `lfmlib.pruning`). The first is judged."""
-HALF = 0.5
-"""Share that is pruned of one layer at a time."""
-BITS = 4
-"""Of weights that are quantized."""
-DRAWS = 4
-"""Random sets that outliers are compared with."""
-CALIBRATION = {"minilm": 64, "decoder": 32, "deep-decoder": 32, "vit": 256, "clip": 64}
-"""Training examples that Wanda sees, and the gradient."""
-MOST = {"minilm": 4, "decoder": 64, "deep-decoder": 64, "vit": None, "clip": None}
-"""Held-out examples that a loss is measured on (MiniLM: groups of 64 pairs)."""
-CANDIDATES, BESIDE, SETS = 16, 5, 4
-"""Of single entries: how many are tried of each kind; how many of the worst, and of the largest, get random sets beside
-them, and how many of these."""
+LAYER_SHARE = 0.5
+"""Share of the weights that is pruned when one layer alone is."""
+ROUNDED_BITS = 4
+"""Bits that weights are rounded to where quantization is tried."""
+RANDOM_SETS = 4
+"""Random sets that the outliers of a model are compared with, of each kind."""
+CALIBRATION_ITEMS = {"minilm": 64, "decoder": 32, "deep-decoder": 32, "vit": 256, "clip": 64}
+"""Training examples that Wanda measures inputs on, and that the gradient is taken of."""
+HELD_OUT_ITEMS = {"minilm": 4, "decoder": 64, "deep-decoder": 64, "vit": None, "clip": None}
+"""Held-out examples that a loss is measured on, at most (MiniLM: groups of 64 pairs); None: all."""
+TRIED_ENTRIES = 16
+"""Single entries that are zeroed one at a time: so many of the largest, and of those that the gradient points to."""
+COMPARED_ENTRIES, SETS_PER_ENTRY = 5, 4
+"""Of these, so many of the worst and of the largest are compared with random sets of entries, so many each."""
 
 
 class Asked:
@@ -49,12 +50,12 @@ class Asked:
 
     def __init__(self, model: nn.Module, cell: dict):
         self.model, self.task, self.scores = model, problem(cell["model"], cell["task"]), []
-        self.options = {"most": cell.get("items", MOST[cell["model"]])}
+        self.options = {"most": cell.get("items", HELD_OUT_ITEMS[cell["model"]])}
         if cell["model"] in models.PRETRAINED:
-            self.options["skip"] = MOST[cell["model"]] * cell["seed"]
+            self.options["skip"] = HELD_OUT_ITEMS[cell["model"]] * cell["seed"]
 
     def __call__(self) -> float:
-        """The loss in nats, as the model is now."""
+        """The held-out loss of the model as it is now, in nats."""
         found = self.task.evaluate(self.model, **self.options)
         self.scores.append(found.get("accuracy", math.nan))
         return found["loss"]
@@ -62,7 +63,7 @@ class Asked:
 
 def curves(asked: Asked, model: nn.Module, weights: dict[str, torch.Tensor], cell: dict) -> list[dict]:
     """Rows of pruning curves, of every arm."""
-    seen = asked.task.batch(cell["seed"] + 10_007, 0, CALIBRATION[cell["model"]])
+    seen = asked.task.batch(cell["seed"] + 10_007, 0, CALIBRATION_ITEMS[cell["model"]])
     norms = pruning.input_norms(model, list(weights), lambda: asked.task.loss(model, seen))
     rows = []
     for arm, (method, within, draws) in ARMS.items():
@@ -85,8 +86,8 @@ def layers(asked: Asked, weights: dict[str, torch.Tensor], checkpoint: Checkpoin
     for depth, names in depths.groupby(depths).groups.items():
         some = {name: weights[name] for name in names}
         with restored(some) as before:
-            pruning.prune(some, before, HALF, "magnitude")
-            rows.append({"what": "layer", "depth": int(depth), "share": HALF, "rise": brief(asked() - own)})
+            pruning.prune(some, before, LAYER_SHARE, "magnitude")
+            rows.append({"what": "layer", "depth": int(depth), "share": LAYER_SHARE, "rise": brief(asked() - own)})
     return rows
 
 
@@ -102,7 +103,7 @@ def damage(asked: Asked, weights: dict[str, torch.Tensor], cuts: dict[str, float
         return about | {"sets": brief(share), "rise": brief(rise)}
 
     rows = [row("outliers", change, masks) for change in outliers.CHANGES]
-    for draw in range(DRAWS):
+    for draw in range(RANDOM_SETS):
         for entries, choose in (("as many", outliers.as_many), ("as large", outliers.as_large)):
             chosen = {
                 name: choose(w, masks[name], np.random.default_rng([seed, draw, *name.encode()]))
@@ -112,7 +113,7 @@ def damage(asked: Asked, weights: dict[str, torch.Tensor], cuts: dict[str, float
     for range_of in outliers.RANGES:
         with restored(weights) as before, torch.no_grad():
             for name, w in weights.items():
-                w.copy_(outliers.quantized(before[name], BITS, range_of, cuts[name]))
+                w.copy_(outliers.quantized(before[name], ROUNDED_BITS, range_of, cuts[name]))
             rows.append({"what": "quantized", "range_of": range_of, "rise": brief(asked() - own)})
     return rows
 
@@ -126,7 +127,7 @@ def singles(asked: Asked, weights: dict[str, torch.Tensor], cell: dict) -> list[
     norm, are zeroed instead.
     """
     checkpoint = open_checkpoint(asked.model).only(list(weights))
-    chosen = outlier_places.largest(checkpoint, list(weights), CANDIDATES).assign(found="size")
+    chosen = outlier_places.largest(checkpoint, list(weights), TRIED_ENTRIES).assign(found="size")
     pulled = _pulled(asked, weights, cell).assign(found="gradient")
     chosen = pd.concat([chosen, pulled]).drop_duplicates(["tensor", "row", "column"])
     rows, own = [], asked()
@@ -139,10 +140,12 @@ def singles(asked: Asked, weights: dict[str, torch.Tensor], cell: dict) -> list[
         )
     rows.sort(key=lambda row: -row["rise"])
     by_size = sorted(rows, key=lambda row: -abs(row["size"]))
-    for row in rows[:BESIDE] + [row for row in by_size[:BESIDE] if row not in rows[:BESIDE]]:
+    for row in rows[:COMPARED_ENTRIES] + [
+        row for row in by_size[:COMPARED_ENTRIES] if row not in rows[:COMPARED_ENTRIES]
+    ]:
         w, mask = weights[row["tensor"]], _one(weights[row["tensor"]], row)
         rises = []
-        for draw in range(SETS):
+        for draw in range(SETS_PER_ENTRY):
             rng = np.random.default_rng([cell["seed"], draw, row["row"], row["column"], *row["tensor"].encode()])
             rises.append(outliers.damage(asked, {"": w}, {"": outliers.as_large(w, mask, rng)}, "zeroed", own=own))
         row["beside"] = brief(float(np.mean(rises)))
@@ -155,17 +158,17 @@ def _pulled(asked: Asked, weights: dict[str, torch.Tensor], cell: dict) -> pd.Da
     """The entries with the largest product of weight and gradient."""
     model = asked.model
     model.zero_grad(set_to_none=True)
-    asked.task.loss(model, asked.task.batch(cell["seed"] + 10_007, 1, CALIBRATION[cell["model"]])).backward()
+    asked.task.loss(model, asked.task.batch(cell["seed"] + 10_007, 1, CALIBRATION_ITEMS[cell["model"]])).backward()
     rows = []
     for name, w in weights.items():
         product = (w.detach() * w.grad).abs().flatten()
-        for value, place in zip(*(part.tolist() for part in product.topk(CANDIDATES)), strict=True):
+        for value, place in zip(*(part.tolist() for part in product.topk(TRIED_ENTRIES)), strict=True):
             row, column = divmod(place, w.shape[1])
             size = ((w[row, column] - w.mean()) / w.std(correction=0)).item()
             rows.append((name, row, column, size, value))
     model.zero_grad(set_to_none=True)
     found = pd.DataFrame(rows, columns=["tensor", "row", "column", "size", "product"])
-    return found.nlargest(CANDIDATES, "product").drop(columns="product")
+    return found.nlargest(TRIED_ENTRIES, "product").drop(columns="product")
 
 
 def _one(w: torch.Tensor, entry: dict) -> torch.Tensor:

@@ -35,14 +35,15 @@ from .loss_probes import Asked, curves, damage, layers, singles
 from .trainings import GAIN, config, inputs, tolerances
 
 SEEDS = 5
-TASKS = {"minilm": {"task": "halves"}} | finetuning.BASES | finetuning.OTHERS
+TASKS = {"minilm": {"task": "halves"}} | finetuning.BASES | finetuning.ONLY_PRETRAINED
 """How the models were trained; MiniLM as it comes."""
 PRUNED = (0.0, PRUNED_SHARE, 0.6)
-"""Shares left out before a law is fitted to the rest. The second, which F11 asks for, is judged; the others stand
-beside it, for the first seed alone."""
+"""Shares of the weights that are pruned before a law is fitted to the rest. The second, which F11 asks for, is judged;
+the others stand beside it, for the first seed alone."""
 TOY = {"matrices": 4, "items": 128}
 """Of toys: how many matrices are looked at, and held-out examples."""
 BITS = tuple(f"bits_{name}" for name in VARIANTS)
+"""Columns of `lfmlib.laws` with the length of each law's code, in bits per weight."""
 TOLERANCES = tolerances({
     ("own", "score"): (0.15, 1.0),
     "prior": 1e-9,

@@ -38,17 +38,16 @@ ORIGINAL = {"deep-decoder": "language", "vit": "class"}
 """What the bases were trained for; MiniLM's own task cannot be posed with the data at hand."""
 CLOSED = 0.1
 """Share of the gap between a model's own loss and that of the class frequencies which the noise closes."""
-DRAWS = 16
-FEWER = 4
-"""Draws of the kinds of noise other than the first of `lfmlib.tolerance.KINDS`, and of that with the timid head; the
-random direction has only the first kind and the fitted head."""
+DRAWS, OTHER_DRAWS = 16, 4
+"""Draws of the first of `lfmlib.tolerance.KINDS` of noise with the fitted head, and draws of other kinds, or with the
+timid head. The base plus noise is judged by the former alone."""
 STRENGTHS = {"fitted": (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2), "timid": (1e-3,)}
 """Heads, and the inverse penalties (scikit-learn's C) that cross-validation chooses from."""
 SCALES = (0.025, 0.05, 0.1, 0.2, 0.4)
-"""Of the curves of loss against noise."""
-ITEMS = {"minilm": 128, "deep-decoder": 64, "vit": 256}
+"""Sizes of the noise on the curves of loss against noise, in std(W)."""
+HELD_OUT_ITEMS = {"minilm": 128, "deep-decoder": 64, "vit": 256}
 """Held-out examples (of the decoder: windows of text) that the noise is judged on, at most."""
-FITTED = 1024
+HEAD_ITEMS = 1024
 """Training examples that a head is fitted to."""
 JITTER = (0.1,)
 """Noise added to a base before it is fine-tuned, in std(W₀)."""
@@ -78,7 +77,7 @@ def experiment() -> Experiment:
 def _cells() -> Iterator[dict]:
     for seed in range(SEEDS):
         for model, settings in finetuning.TASKS.items():
-            common = settings | {"lr": finetuning.FULL[model], "weight_decay": finetuning.DECAY, "seed": seed}
+            common = settings | {"lr": finetuning.FULL_RATES[model], "weight_decay": finetuning.DECAY, "seed": seed}
             downstream = {"model": model, **common, "judged_on": settings["task"], "jitter": 0.0, "draws": DRAWS}
             yield {"part": "radius", **downstream}
             if model in ORIGINAL:
@@ -91,7 +90,7 @@ def _toys() -> Iterator[dict]:
     """A few steps of the ViT, at two seeds."""
     for cell in _cells():
         if cell["model"] == "vit" and cell["seed"] < 2 and cell["jitter"] in (0.0, JITTER[0]):
-            yield cell | {"steps": 8, "batch": finetuning.TOY, "draws": min(cell["draws"], 2)}
+            yield cell | {"steps": 8, "batch": finetuning.TOY_BATCH, "draws": min(cell["draws"], 2)}
 
 
 def run(cell: dict) -> list[dict]:
@@ -146,8 +145,8 @@ def _shaken(which: str, model: nn.Module, cell: dict) -> list[dict]:
     weights = {name: parameters[name] for name in judged["name"]}
     common = {"depth": dict(zip(judged["name"], judged["depth"], strict=True)), "seed": cell["seed"]}
 
-    toy = cell["batch"] == finetuning.TOY
-    items = ITEMS[cell["model"]] // (4 if toy else 1)
+    toy = cell["batch"] == finetuning.TOY_BATCH
+    items = HELD_OUT_ITEMS[cell["model"]] // (4 if toy else 1)
     every = 3 if toy else 1  # of the penalties tried; what toys see is hard to fit
 
     def loss() -> float:
@@ -162,7 +161,9 @@ def _shaken(which: str, model: nn.Module, cell: dict) -> list[dict]:
         about = {"which": which, "head": head}
         first = len(rows)
         for kind in KINDS if which != "random" and head != "timid" else KINDS[:1]:
-            draws = cell["draws"] if (kind, head != "timid") == (KINDS[0], True) else min(FEWER, cell["draws"] - 1)
+            draws = (
+                cell["draws"] if (kind, head != "timid") == (KINDS[0], True) else min(OTHER_DRAWS, cell["draws"] - 1)
+            )
             if rise > 0:
                 found = radius(loss, weights, rise, kind=kind, draws=draws, **common).to_numpy()
             else:  # no better than the class frequencies: there is nothing to lose
@@ -194,7 +195,7 @@ def fit_head(model: nn.Module, task, strengths: Sequence[float]) -> float:
     old = model.classifier
     hook = old.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach().cpu()))
     try:
-        labels = task.first(model, FITTED)
+        labels = task.first(model, HEAD_ITEMS)
     finally:
         hook.remove()
     features = torch.cat(seen).double().numpy()

@@ -40,9 +40,9 @@ RATES = {
 rank of LoRA or the number of random matrices, which train as many parameters; uniform noise and signs take the rates
 of Gaussian noise. Whatever the adapter, the head has the rate that is best for it alone."""
 FLOOR = {"minilm": "head", "vit": "head", "deep-decoder": "none"}
-"""What gains are counted from."""
+"""What gains are counted from: the head alone, or where there is none the base as it is."""
 SEEDS = 5
-ITEMS = 1024
+HELD_OUT_ITEMS = 1024
 """Held-out examples that a stand-in is judged on, at most."""
 TOLERANCES = tolerances({
     ("score", "whole", "loss"): (0.15, 1.0),
@@ -78,7 +78,7 @@ def _cells() -> Iterator[dict]:
 
 
 def _cell(part: str, model: str, seed: int, adapter: str, rank: int) -> dict:
-    rates = RATES[model] | {"none": 0.0, "": finetuning.FULL[model]}
+    rates = RATES[model] | {"none": 0.0, "": finetuning.FULL_RATES[model]}
     lr = rates["noise" if adapter in NOISE_BUILT else adapter]
     lr = lr[rank] if rank else lr
     settings = TASKS[model] | {
@@ -93,7 +93,7 @@ def _toys() -> Iterator[dict]:
     """A few steps of the decoder, at two seeds: after so few, the ViT has learned nothing to take shares of."""
     for cell in _cells():
         if cell["model"] == "deep-decoder" and cell["seed"] < 2 and cell["rank"] < 2:
-            yield cell | {"steps": 8, "batch": finetuning.TOY}
+            yield cell | {"steps": 8, "batch": finetuning.TOY_BATCH}
 
 
 def run(cell: dict) -> list[dict]:
@@ -132,11 +132,11 @@ def _replaced(config: Config, task, model: torch.nn.Module) -> Iterator[dict]:
             tuned[name].copy_(base[name] + made)
             r2.append(qq_r2(made))
             sizes.append((made.square().mean().sqrt() / base[name].std(correction=0)).item())
-        found = _scores(task.evaluate(model, ITEMS))
+        found = _scores(task.evaluate(model, HELD_OUT_ITEMS))
         normal = findings.share(rows, np.array(r2) >= findings.QQ_BOUND)
         yield {"kind": kind, **found, "normal_share": normal, "size": brief(np.median(sizes))}
 
 
 def _scores(found: dict[str, float]) -> dict[str, float]:
-    """What a row says of held-out data, five digits of each."""
+    """Scores and loss on held-out data, as a row holds them."""
     return {name: brief(value) for name, value in (scored(found) | {"loss": found["loss"]}).items()}

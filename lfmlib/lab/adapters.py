@@ -26,13 +26,13 @@ RandLoRA (Albert et al. 2025, arXiv 2502.00987), which sums such products to a f
 NOISE_BUILT = tuple(f"noise-{law}" for law in LAWS)
 """ΔW from frozen noise and learned scales (`lfmlib.noise_adapter`)."""
 DEEPER = "noise-deeper"
-"""The Gaussian one, its scale growing with depth, from 2 / (layers + 1) of the usual to 2 layers / (layers + 1)."""
+"""ΔW from Gaussian noise whose scale grows with depth, from 2 / (layers + 1) of its own to 2 layers / (layers + 1)."""
 ADAPTERS = (*LOW_RANK, *FROZEN, *NOISE_BUILT, DEEPER, "head")
 """What can be trained instead of the weights; "head": the head alone, nothing else moves."""
 SCALE = 2.0
-"""alpha / rank, by which peft multiplies BA: twice the rank is a common alpha."""
+"""alpha / rank, by which peft multiplies BA of LoRA and DoRA: twice the rank is a common alpha."""
 ALPHA = 20.0
-"""The same of RandLoRA, whose documentation asks for it."""
+"""alpha / rank of RandLoRA, as its documentation asks for."""
 _HEADS = ("classifier", "lm_head", "visual_projection", "text_projection")
 
 

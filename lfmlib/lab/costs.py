@@ -11,7 +11,7 @@ from torch import nn
 from .problems import problem
 from .train import Config, optimizer_of, start_of
 
-TIMED = 3
+TIMED_STEPS = 3
 """Steps that are timed, after one that is not."""
 
 
@@ -33,7 +33,7 @@ def costs(config: Config) -> dict[str, float]:
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     seconds = []
     model.train()
-    for step in range(1 + TIMED):
+    for step in range(1 + TIMED_STEPS):
         batch = task.batch(config.seed, step, config.batch)
         started = time.process_time()
         with torch.autograd.graph.saved_tensors_hooks(_noting(saved if step == 0 else {}, model), lambda one: one):

@@ -178,7 +178,6 @@ class Digits:
 
     @torch.no_grad()
     def _answers(self, model: nn.Module, side: str, most: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits and labels."""
         shown = getattr(self.task, side)
         images, labels = torch.tensor(evenly(shown.images, most)), torch.tensor(evenly(shown.labels, most))
         return model(pixel_values=images.to(model.device)).logits.cpu(), labels
@@ -241,7 +240,7 @@ class Pairs:
 
     @torch.no_grad()
     def figures(self, model: nn.Module, side: str = "test", most: int | None = None) -> dict[str, float]:
-        """The same of one side of the held-out data."""
+        """Loss and share as in `evaluate`, on one side of the held-out data: "validation" or "test"."""
         some = getattr(self.images, side)
         shown, digit = (torch.tensor(evenly(part, most)) for part in (some.images, some.labels))
         wording = torch.arange(len(digit)) % self.captions.shape[1]

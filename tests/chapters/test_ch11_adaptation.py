@@ -18,7 +18,11 @@ def made() -> pd.DataFrame:
             listed = [("methods", method, 1) for method in adaptation.methods_of(task)]
             listed += [("variants", variant, 1) for variant in adaptation.VARIANTS if task in adaptation.VARIED]
             for budget in adaptation.BUDGETS[1:]:
-                listed += [("budgets", method, budget) for method in adaptation.ALONG if task == adaptation.CURVE]
+                listed += [
+                    ("budgets", method, budget)
+                    for method in adaptation.BUDGET_METHODS
+                    if task == adaptation.BUDGET_TASK
+                ]
             for part, method, budget in listed:
                 level = LEVEL.get(method, 0.73) + 0.01 * seed + 0.02 * np.log2(budget)
                 rows.append(

@@ -129,7 +129,7 @@ def test_trainer_trains_an_adapter_that_is_saved_and_merged(tmp_path, tiny):
 
 def test_the_default_is_docstrings_and_minilm():
     texts = ch11_texts.read("")
-    assert texts.classes == ("class", "function", "method") and len(texts.test.texts) == ch11_texts.TESTED
+    assert texts.classes == ("class", "function", "method") and len(texts.test.texts) == ch11_texts.MAX_TESTED
     assert (ch11_texts.read("").test.labels == texts.test.labels).all()
     assert AutoTokenizer.from_pretrained(ch11_texts.source("")).vocab_size == 30522
     assert ch11_texts.source("some/model") == "some/model"

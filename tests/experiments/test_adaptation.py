@@ -21,7 +21,7 @@ def test_every_method_is_tuned_on_the_same_grid():
         assert len(set(grids)) == 1 and len(grids) == len(adaptation.methods_of(task)) - (
             "none" in adaptation.methods_of(task)
         )
-    assert set(cells["seed"]) == {adaptation.TUNING} and adaptation.TUNING >= adaptation.SEEDS
+    assert set(cells["seed"]) == {adaptation.TUNING_SEED} and adaptation.TUNING_SEED >= adaptation.SEEDS
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_rates_are_those_that_won_in_the_record():
         for name, rate in rates.items():
             method, _, budget = name.partition(" ")
             assert adaptation.best(record, task, method, int(budget or 1)) == rate, (task, name)
-    for task, rate in adaptation.HEADS.items():  # found before the record: as good as the best there, or nearly
+    for task, rate in adaptation.HEAD_RATES.items():  # found before the record: as good as the best there, or nearly
         losses = record[(record["task"] == task) & (record["method"] == "head")].set_index("lr")["loss"]
         assert losses[rate] <= 1.04 * losses.min(), task
 

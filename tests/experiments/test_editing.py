@@ -32,7 +32,7 @@ def test_cells_are_families_and_sets():
 
 def test_every_method_has_every_arm(toy):
     rows = toy["merged"]
-    assert set(rows["method"]) == set(editing.QUICK) < set(methods.METHODS)
+    assert set(rows["method"]) == set(editing.TOY_METHODS) < set(methods.METHODS)
     arms = {"plain", "auto", "amplified", "wide", "random", "as large as amplified", *methods.PROJECTIONS}
     for _, some in rows.groupby("method"):
         assert set(some["arm"]) == arms and (some["arm"].value_counts() == 2).all()
@@ -43,7 +43,7 @@ def test_every_method_has_every_arm(toy):
     assert (chosen.loc[chosen["arm"] == "auto", "factor"].dropna() >= 1).all()
     assert set(chosen.loc[~chosen["arm"].isin(["plain", "auto"]), "factor"]) <= set(editing.FACTORS)
     assert rows["normalized"].between(0, 2).all() and rows["outliers"].dropna().between(0, 0.01).all()
-    assert rows["energy"].dropna().between(0, 1).all() and rows["energy"].notna().sum() == len(editing.QUICK)
+    assert rows["energy"].dropna().between(0, 1).all() and rows["energy"].notna().sum() == len(editing.TOY_METHODS)
 
 
 def test_the_tuned_and_the_negated(toy):

@@ -84,7 +84,7 @@ def test_a_fitted_head_is_the_logistic_regression_of_the_features():
     seen = []
     hook = model.classifier.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     with torch.no_grad():
-        labels = task.first(model, radius.FITTED)
+        labels = task.first(model, radius.HEAD_ITEMS)
         hook.remove()
         said = model.classifier(seen[0]).softmax(1).double().numpy()
     features = seen[0].double().numpy()

@@ -32,7 +32,7 @@ def test_halves_are_halves_of_held_out_texts_and_disjoint():
     middle = len(whole) // 2
     assert first[0][first[0] != task.padding].tolist() == [*whole[:middle].tolist(), whole[-1].item()]
     assert second[0][second[0] != task.padding].tolist() == [whole[0].item(), *whole[middle:].tolist()]
-    assert len(task.test) >= optimal.SEEDS * loss_probes.MOST["minilm"] * task.group  # five disjoint parts
+    assert len(task.test) >= optimal.SEEDS * loss_probes.HELD_OUT_ITEMS["minilm"] * task.group  # five disjoint parts
     assert task.prior() == pytest.approx(math.log(64))
     assert task.data_hash != problem("minilm", "library").data_hash
 
@@ -85,7 +85,7 @@ def test_a_toy_has_every_kind_of_row(toy):
     each = toy[toy["what"] == "matrix"]
     assert len(each) == 2 * 2 and (each[list(optimal.BITS)].min(axis=1) == 0).all()
     single = toy[toy["what"] == "single"]
-    assert single["rise"].is_monotonic_decreasing and single["beside"].notna().sum() >= loss_probes.BESIDE
+    assert single["rise"].is_monotonic_decreasing and single["beside"].notna().sum() >= loss_probes.COMPARED_ENTRIES
     assert set(single["found"]) == {"size", "gradient"}
 
 
