@@ -145,7 +145,7 @@ def run(cell: dict) -> list[dict]:
 
 
 def _whole(asked: Asked, table: pd.DataFrame, seed: int) -> dict:
-    noise = noise_twin(table.assign(mean=0.0), seed)
+    noise = noise_twin(table.assign(mean=0.0), seed=seed)
     return {
         "what": "model",
         "own": brief(asked()),
