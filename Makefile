@@ -42,7 +42,7 @@ book: $(STAMP)  ## run every chapter and render the book into _build/html
 # One BLAS thread each: two processes with as many threads as cores wait for one another.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-test: $(STAMP)  ## run the tests, without those marked slow (ARGS="tests/test_sketch.py -x")
+test: $(STAMP)  ## run the tests, without those marked slow (ARGS="tests/distribution/test_sketch.py -x")
 	@$(TESTS) -m 'not slow' $(ARGS)
 
 test-all: $(STAMP)  ## run every test, as CI does: the book is built and read in a browser, too

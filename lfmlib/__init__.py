@@ -1,7 +1,7 @@
 """lfmlib: are the weights of large models Gaussian? The library behind “Gaussian Never Fades”.
 
-Data flows one way: checkpoint → sketch → statistics → table → finding. Figures (`lfmlib.plots`), chapters
-(`lfmlib.book.notebook`) and the book's build (`lfmlib.book`) are imported by name where they are wanted.
+Data flows one way: checkpoint → sketch → statistics → table → finding. Figures (`lfmlib.plots`), what
+chapters print (`lfmlib.chapters`) and the book's build (`lfmlib.book`) are imported by name where they are wanted.
 """
 
 from importlib.metadata import version

@@ -33,7 +33,7 @@ FLOORS = (
 """The packages and single modules of the library, from the ground up; those of one floor do not import each other."""
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 SOURCES = sorted((ROOT / "lfmlib").rglob("*.py"))
-WORDS = [*SOURCES, *ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("book/*.md"), *ROOT.glob("*.md"), ROOT / "Makefile"]
+WORDS = [*SOURCES, *ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("book/**/*.md"), *ROOT.glob("*.md"), ROOT / "Makefile"]
 DOTTED = re.compile(r"(?<![\w./-])lfmlib(?:\.[A-Za-z_]\w*)+")
 
 

@@ -1,1 +1,1 @@
-"""The tables and sentences that chapters print: one module per notebook, and what several share."""
+"""The tables and sentences that chapters print: a module for each notebook that needs one, and what several share."""

@@ -1,4 +1,4 @@
-"""The command line ``lfmlib``: a command for each of the library's functions that people call from a shell."""
+"""The command line ``lfmlib``: a command for each function that people call from a shell."""
 
 from .commands import main
 

@@ -1,4 +1,4 @@
-"""The command line, ``lfmlib``: a command calls the library's function of its name, with the same options.
+"""The command line, ``lfmlib``: a command calls the function that it is for, with the same options.
 
 On stdout is the result and nothing else: a table, or the path of what was written. Errors, warnings and what there is
 to say of the table go to stderr, in one line each that begins with the command. Exit statuses are `DONE`, `FAILED`,
@@ -207,7 +207,7 @@ def survey(model: str, out: str | None, rows: int, **options) -> int:
 def compare(base: str, tuned: str, out: str | None, rows: int, **options) -> int:
     """What did fine-tuning add to each matrix of BASE?
 
-    TUNED is a model, or a folder with an adapter of peft (LoRA, DoRA). One row per pair of matrices, on the
+    TUNED is a model, or a folder with an adapter of peft (LoRA, DoRA, noise). One row per pair of matrices, on the
     transformation weights ΔW = W - W₀: standard deviations of W₀, W and ΔW, gain (1 where ΔW is independent noise),
     correlation with W₀, how Gaussian ΔW is, and its largest singular value over the edge of noise.
 

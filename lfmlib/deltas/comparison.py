@@ -69,8 +69,8 @@ def compare(
     """Compare a model with the one it was fine-tuned from, matrix by matrix.
 
     Args:
-        base, tuned: anything `open_checkpoint` takes, or a `Checkpoint`; ``tuned`` may be a folder with an adapter of
-            peft (LoRA, DoRA), which is laid over the base without merging the two on disk.
+        base, tuned: anything `open_checkpoint` takes; ``tuned`` may be a folder with an adapter of
+            peft (LoRA, DoRA, noise), which is laid over the base without merging the two on disk.
         select: regular expression; only tensors of ``tuned`` whose name it finds.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.

@@ -15,7 +15,7 @@ def self_test(part: Checkpoint, seed: int) -> pd.DataFrame:
     """Plant damage into copies of a model's own matrices, and say which state `examine` calls it.
 
     Args:
-        part: a checkpoint whose first matrices are copied, such as from `lfmlib.chapters.ch13_report.chosen`.
+        part: a checkpoint whose first matrices are copied.
         seed: of noise and of the order of entries.
 
     Returns:

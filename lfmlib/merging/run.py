@@ -67,8 +67,8 @@ def merge(
         density: share of each ΔW that "ties", "dare" and "dare_ties" keep; None: as in
             `lfmlib.merging.methods.DENSITY`.
         amplify: factor for the outliers of the merged ΔW of every matrix (or stack of matrices, of experts); "auto"
-            finds one without data, matrix by matrix (`lfmlib.merging.methods.restoring`), and is meant for averages and
-            sums; None or 1 changes nothing.
+            finds one without data, matrix by matrix (`lfmlib.merging.methods.restoring`), which is meant for averages
+            and sums; None or 1 changes nothing.
         project: None, or one of `lfmlib.merging.methods.PROJECTIONS`, what the merged matrices are made.
         dtype: to store floating-point tensors in; None: what each has in the base. Sums are taken in float32 (float64
             if there is any).

@@ -38,7 +38,7 @@ def arrangement(
     While a matrix is measured, memory holds about five float64 copies of it; each worker measures one at a time.
 
     Args:
-        source: anything `open_checkpoint` takes, or a `Checkpoint`.
+        source: anything `open_checkpoint` takes.
         select: regular expression; only tensors whose name it finds.
         executor: where to run; default a thread per core. It is not shut down.
         progress: show a progress bar.

@@ -43,7 +43,7 @@ class Spread:
     """How a huge tensor is measured in parts, on several workers.
 
     Attributes:
-        part: picklable; of a checkpoint, a name, and the first and last but one of the values in the order of
+        part: picklable; of a checkpoint, a name, the first value and the one after the last, in the order of
             `Checkpoint.chunks`: something that adds up (``+``, in any order), or why it cannot be measured.
         rows: of a tensor and the sum of its parts, as for the tensor in one piece.
         worth: values that are worth a task on another process, where they are read from a disk: each task costs whoever
@@ -390,7 +390,7 @@ def _batches(wanted: list[TensorInfo], worth: int, huge: int | None = None) -> I
 
 
 def _cuts(info: TensorInfo) -> list[tuple[int, int]]:
-    """First and last but one of the values of each part of a huge tensor: whole rows, if they are not huge too."""
+    """First value of each part of a huge tensor, and the one after its last: whole rows, if they are not huge too."""
     width = info.shape[1]
     step = max(1, PART_VALUES // width) * width if width <= PART_VALUES else PART_VALUES
     return [(start, min(start + step, info.numel)) for start in range(0, info.numel, step)]

@@ -37,7 +37,7 @@ def survey(
     """Measure every floating-point matrix of a checkpoint.
 
     Args:
-        source: anything `open_checkpoint` takes, or a `Checkpoint`.
+        source: anything `open_checkpoint` takes.
         select: regular expression; only tensors whose name it finds.
         executor: where to run, such as a `ProcessPoolExecutor`, or ``client.get_executor(retries=3)`` of a Dask
             cluster whose machines see the same files; default a thread per core. It is not shut down.

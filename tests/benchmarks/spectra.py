@@ -42,7 +42,7 @@ print(json.dumps([time.perf_counter() - started, len(found)]))
 OURS = """
 import json, sys, time
 import lfmlib
-from lfmlib.spectrum import spectrum
+from lfmlib import spectrum
 checkpoint, names = lfmlib.open_checkpoint("minilm"), json.loads(sys.argv[1])
 started = time.perf_counter()
 found = [spectrum(checkpoint.read(name), controls=["fresh", "permuted"]) for name in names]

@@ -120,7 +120,7 @@ table = lfmlib.survey(sys.argv[1], progress=False, keep=sys.argv[2])
 
 @pytest.mark.slow
 def test_killed_at_random_again_and_again_it_ends_in_the_same_table(tmp_path):
-    """Here twice; `python tests/test_journal.py 20` by hand."""
+    """Here twice; `python tests/surveys/test_journal.py 20` by hand."""
     assert hunt(tmp_path, 2) == 2
 
 
