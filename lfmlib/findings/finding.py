@@ -34,7 +34,7 @@ class Finding:
 
     Examples:
         >>> from lfmlib.findings import Finding
-        >>> Finding.of("F1", "share of the parameters within 0.02 bits", "toy", {}, {}, value=0.6).verdict
+        >>> Finding.of("F1", "toy", {}, {}, value=0.6).verdict
         'partly'
     """
 
@@ -114,7 +114,7 @@ def load(folder: str | Path = "_build/results") -> list[Finding]:
     Examples:
         >>> import tempfile
         >>> from lfmlib.findings import Finding, load, write
-        >>> finding = Finding.of("F1", "share of the parameters within 0.02 bits", "toy", {}, {}, value=0.9)
+        >>> finding = Finding.of("F1", "toy", {}, {}, value=0.9)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = write(finding, folder)
         ...     print(path.name, load(folder)[0].verdict)
