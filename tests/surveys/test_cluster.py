@@ -238,10 +238,10 @@ def test_what_kills_every_worker_is_told_and_the_rest_is_kept(models, small_task
     checkpoint = lfmlib.open_checkpoint(models["one"]).select("layers")
     wanted, _ = executors.matrices(checkpoint)
     with ProcessPoolExecutor(1) as pool, pytest.warns(UserWarning, match=r"\d+ of 20 tensors were not measured: their"):
-        rows, failed, interrupted = executors.over(
-            checkpoint, wanted, lambda names: _Dying(executors.light(checkpoint, names)), pool, False
-        )
-    assert not interrupted and len(rows) + len(failed) == 20 and len(rows) <= 7
+        call = lambda names: _Dying(executors.light(checkpoint, names))  # noqa: E731
+        outcome = executors.over(checkpoint, wanted, call, executor=pool, progress=False)
+    rows, failed = outcome.rows, outcome.failed
+    assert not outcome.interrupted and len(rows) + len(failed) == 20 and len(rows) <= 7
     assert all(reason.startswith(executors.LOST) and BrokenProcessPool.__name__ in reason for reason in failed.values())
 
 
@@ -291,7 +291,7 @@ def test_an_error_in_a_task_cancels_the_others(models, small_tasks, monkeypatch)
         return call
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="a fault"):
-        executors.over(checkpoint, executors.matrices(checkpoint)[0], task, pool, False)
+        executors.over(checkpoint, executors.matrices(checkpoint)[0], task, executor=pool, progress=False)
     assert len(asked) < 15  # of 20; one, where nothing else keeps the machine busy
 
 
@@ -313,7 +313,7 @@ def test_parts_are_let_go_of_when_they_are_added(monkeypatch):
     spread = executors.Spread(lambda *_: Part(), lambda info, _: [{"tensor": info.name}], worth=1)
     checkpoint = lfmlib.open_checkpoint({"w": torch.zeros(200, 100)})
     with ThreadPoolExecutor(1) as one:
-        rows, *_ = executors.over(checkpoint, checkpoint.tensors, None, one, False, spread=spread)
+        rows = executors.over(checkpoint, checkpoint.tensors, None, executor=one, progress=False, spread=spread).rows
     assert rows.keys() == {"w"} and len(most) >= 399
     assert len(alive) <= 2
 
@@ -361,8 +361,8 @@ def test_dask_gives_up_a_task_that_kills_and_finishes_the_others(doomed, models,
     checkpoint = lfmlib.open_checkpoint(models["one"]).select("layers")
     wanted, _ = executors.matrices(checkpoint)
     with doomed.get_executor(retries=3) as cluster, pytest.warns(UserWarning, match=r"\d+ of 20 tensors were not"):
-        rows, failed, _ = executors.over(
-            checkpoint, wanted, lambda names: _Dying(executors.light(checkpoint, names)), cluster, False
-        )
+        call = lambda names: _Dying(executors.light(checkpoint, names))  # noqa: E731
+        outcome = executors.over(checkpoint, wanted, call, executor=cluster, progress=False)
+    rows, failed = outcome.rows, outcome.failed
     assert "model.layers.7.self_attn.q_proj.weight" in failed and len(rows) + len(failed) == 20 and len(rows) > 10
     assert all(reason.startswith(executors.LOST) for reason in failed.values())
