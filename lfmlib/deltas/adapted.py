@@ -107,24 +107,19 @@ def adapted(base: Checkpoint, source: str | Path, *, whole: bool = False) -> Che
         for info in matrices.values()
         if base._parts[info.name].stored in laid
     ]
-    if whole:
-        return replace(
-            base,
-            name=folder.resolve().name,
-            source=f"{folder.resolve()} on {base.source}",
-            revision=None,
-            files=[],
-            skipped=base.skipped | odd,
-            _stored={**base.stored, **laid},
-        )
-    changed = {info.name for info in tensors}
-    untouched = {info.name: "no adapter on it" for info in base.tensors if info.name not in changed}
-    return replace(
+    made = replace(
         base,
         name=folder.resolve().name,
         source=f"{folder.resolve()} on {base.source}",
         revision=None,
         files=[],
+    )
+    if whole:
+        return replace(made, skipped=base.skipped | odd, _stored={**base.stored, **laid})
+    changed = {info.name for info in tensors}
+    untouched = {info.name: "no adapter on it" for info in base.tensors if info.name not in changed}
+    return replace(
+        made,
         tensors=tensors,
         skipped=untouched | odd,
         _parts={info.name: base._parts[info.name] for info in tensors},
