@@ -23,7 +23,7 @@ import lfmlib
 from lfmlib.book import reference, stage
 from lfmlib.provenance import ROOT
 
-BOOK = ("lab", "plots", "records", "experiments", "chapters", "book")  # packages that are no part of the library
+BOOK = ("lab", "plots", "records", "experiments", "chapters", "book", "cli")  # packages that are no part of the library
 PAGES = sorted((ROOT / "book" / "reference").glob("*.md"))
 DIRECTIVE = re.compile(r"^\.\. auto(\w+):: ([\w.]+)((?:\n   :.*)*)", re.MULTILINE)
 METHODS = ("Sketch.of", "Checkpoint.read", "Checkpoint.chunks", "Checkpoint.select")

@@ -101,6 +101,9 @@ def normality(x) -> Normality:
 def measure(x) -> dict[str, float]:
     """The figures of `normality`, name → value, without their nulls.
 
+    Args:
+        x: values or their sketch, as `normality` takes them.
+
     Examples:
         >>> figures = lfmlib.measure(np.random.default_rng(0).uniform(size=65536))
         >>> round(figures["kl_bits"], 2), round(figures["excess_kurtosis"], 1)

@@ -18,6 +18,7 @@ from .sketch import Sketch
 
 SHAPES = ("gaussian", "sharp", "inverted-t", "linear")
 LABELS = (*SHAPES, "other")
+"""Every shape that `classify_shape` may name: the families, and "other" where none of them fits."""
 MARGIN_BITS = 0.01
 """Difference between families, in bits per weight, below which the simpler one is chosen."""
 MAX_MISFIT_BITS = 0.05

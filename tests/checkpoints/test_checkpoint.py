@@ -335,7 +335,7 @@ def test_sweeping_a_file_takes_no_anonymous_memory(tmp_path, kind):
     path = tmp_path / f"x.{kind}"
     save_file(tensors, path) if kind == "safetensors" else torch.save(tensors, path)
     done = subprocess.run([sys.executable, "-c", SWEEP, path], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 32, "MiB above the start"
+    assert float(done.stdout) < 60, "MiB above the start; a copy of the smaller matrix takes 64"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a private mapping reserves swap elsewhere")
