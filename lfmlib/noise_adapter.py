@@ -26,14 +26,19 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from scipy import special
+from torch import nn
+from torch.nn import functional
+
+from .extras import need
+
+need("adapters", __name__)
+
 from peft.config import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners._buffer_dict import BufferDict
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer, check_adapters_to_merge
 from peft.utils.other import get_pattern_key
-from scipy import special
-from torch import nn
-from torch.nn import functional
 
 TYPE = "NOISE"
 LAWS = ("gaussian", "uniform", "signs")

@@ -14,8 +14,8 @@ import lfmlib
 from lfmlib.provenance import ROOT
 
 FLOORS = (
-    ("provenance", "cache", "noise_adapter"),
-    ("checkpoints",),
+    ("provenance", "cache", "extras"),
+    ("checkpoints", "noise_adapter"),
     ("distribution",),
     ("structure",),
     ("surveys", "losses"),

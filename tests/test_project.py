@@ -16,11 +16,14 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from lfmlib.book import model_report, stage
+from lfmlib.extras import EXTRAS
 from lfmlib.provenance import ROOT
 
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = SETTINGS["project"]
 MAKEFILE = (ROOT / "Makefile").read_text()
+SOURCES = sorted((ROOT / "lfmlib").rglob("*.py"))
+OF_THE_BUILD = ("docutils", "matplotlib_inline", "npm_weibull", "sphinx")  # brought by others, or for single pages
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -36,7 +39,16 @@ def pins() -> dict[str, str]:
 
 def requirements() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"].values()
-    return [Requirement(text) for text in [*PROJECT["dependencies"], *(text for extra in extras for text in extra)]]
+    found = [Requirement(text) for text in [*PROJECT["dependencies"], *(text for extra in extras for text in extra)]]
+    return [one for one in found if one.name != PROJECT["name"]]  # an extra may bring another
+
+
+def brought(extra: str | None) -> set[str]:
+    """Names of the packages that an installation with this extra has."""
+    texts = [*PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] if extra else ())]
+    found = [Requirement(text) for text in texts]
+    names = {canonicalize_name(one.name) for one in found}
+    return names.union(*(brought(more) for one in found if one.name == PROJECT["name"] for more in one.extras))
 
 
 @pytest.mark.parametrize("requirement", requirements(), ids=lambda requirement: requirement.name)
@@ -47,22 +59,27 @@ def test_every_requirement_is_pinned_inside_its_range(requirement):
     assert requirement.specifier.contains(pin, prereleases=True), f"{requirement} does not allow the pinned {pin}"
 
 
-def test_every_package_that_the_library_imports_is_required():
-    base, book = (
-        {canonicalize_name(Requirement(text).name) for text in texts}
-        for texts in (PROJECT["dependencies"], PROJECT["optional-dependencies"]["book"])
-    )
-    with_kernel = {"ipython", "matplotlib-inline"}  # what runs notebooks brings them
-    found = packages_distributions()
-    for path in (ROOT / "lfmlib").rglob("*.py"):
-        of_the_book = path.relative_to(ROOT).parts[1] in ("book", "chapters", "experiments", "plots")
-        required = base | book | with_kernel if of_the_book else base
+EXTRA = {"lab": "lab", "experiments": "lab", "plots": "book", "chapters": "book", "book": "book"}
+EXTRA |= {"deltas": "adapters", "merging": "adapters", "noise_adapter": "adapters", "checkpoints": "gguf"}
+"""What parts of the library may need beyond a plain installation."""
+
+
+@pytest.mark.parametrize("part", sorted({path.relative_to(ROOT).parts[1] for path in SOURCES}))
+def test_every_package_that_the_library_imports_is_required(part):
+    extra = EXTRA.get(part.removesuffix(".py"))
+    found, base, required = packages_distributions(), brought(None), brought(extra)
+    for path in SOURCES:
+        if path.relative_to(ROOT).parts[1] != part:
+            continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level and node.module else []
             for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"lfmlib"}:
                 packages = {canonicalize_name(one) for one in found.get(name, [name])}
-                assert packages & required, f"{path.relative_to(ROOT)} imports {name}: pyproject.toml does not name it"
+                where = f"{path.relative_to(ROOT)} imports {name}"
+                assert packages & required, f"{where}: pyproject.toml does not name it"
+                known = extra and {*EXTRAS[extra], *EXTRAS["lab" if extra == "book" else extra], *OF_THE_BUILD}
+                assert packages & base or name in known, f"{where}: `EXTRAS` does not name it"
 
 
 def test_environment_installs_the_project_under_the_pins():

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from packaging.requirements import Requirement
 from packaging.version import Version
 from safetensors.torch import save_file
 
@@ -45,17 +46,38 @@ def wheel(tmp_path_factory) -> Path:
     return next(folder.glob("*.whl"))
 
 
-@pytest.fixture(scope="module")
-def installed(wheel, tmp_path_factory) -> Path:
-    """The interpreter of a fresh environment with the wheel, which finds all else where this one has it."""
-    folder = tmp_path_factory.mktemp("environment")
+def environment(folder: Path, wheel: Path) -> tuple[Path, Path]:
+    """The interpreter of a fresh environment with the wheel and nothing else, and the folder of its packages."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     program = folder / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(program), "install"]
     subprocess.run([*pip, "--quiet", "--no-deps", str(wheel)], check=True)
-    site = next(folder.glob("lib/python*/site-packages"))
+    return program, next(folder.glob("lib/python*/site-packages"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The wheel's interpreter, which finds all else where this one has it."""
+    program, site = environment(tmp_path_factory.mktemp("environment"), wheel)
     # A folder named in a .pth file is searched, but its own .pth files, an editable lfmlib among them, are not read.
     (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return program
+
+
+@pytest.fixture(scope="module")
+def bare(wheel, tmp_path_factory) -> Path:
+    """The wheel's interpreter, with what `pip install lfmlib` would bring and no extra."""
+    program, site = environment(tmp_path_factory.mktemp("bare"), wheel)
+    wanted, todo = set(), list(distribution("lfmlib").requires or ())
+    while todo:
+        one = Requirement(todo.pop())
+        if one.name in wanted or (one.marker and not one.marker.evaluate({"extra": ""})):
+            continue
+        wanted.add(one.name)
+        todo += distribution(one.name).requires or ()
+    for name in {file.parts[0] for one in wanted for file in distribution(one).files or ()} - {".."}:
+        if not (site / name).exists():
+            (site / name).symlink_to(Path(sysconfig.get_path("purelib")) / name)
     return program
 
 
@@ -87,6 +109,36 @@ def test_the_installed_library_measures_what_the_tree_does(installed, tmp_path):
     assert Path(file).is_relative_to(installed.parents[1]) and "site-packages" in file
     here = lfmlib.survey(tmp_path / "made.safetensors", progress=False)
     pd.testing.assert_frame_equal(pd.read_pickle(tmp_path / "table.pkl"), here)
+
+
+@pytest.mark.slow
+def test_without_extras_tables_are_made_and_what_is_missing_is_named(bare, tmp_path):
+    for seed, name in enumerate(("base", "tuned")):
+        torch.manual_seed(seed)
+        save_file({"a.weight": torch.randn(64, 96)}, tmp_path / f"{name}.safetensors")
+    told = python(
+        "import lfmlib; from pathlib import Path\n"
+        "for table in (lfmlib.survey('base.safetensors'), lfmlib.compare('base.safetensors', 'tuned.safetensors')):\n"
+        "    print(len(table))\n"
+        "lfmlib.merge('base.safetensors', ['tuned.safetensors'], 'average', out='merged')\n"
+        "Path('x.gguf').write_bytes(b'GGUF' + bytes(60))\n"
+        "asked = {\n"
+        "    'gguf': lambda: lfmlib.open_checkpoint('x.gguf'),\n"
+        "    'adapters': lambda: lfmlib.merge('base.safetensors', ['tuned.safetensors'], 'ties', out='other'),\n"
+        "    'lab': lambda: __import__('lfmlib.lab'), 'book': lambda: __import__('lfmlib.plots')}\n"
+        "for extra, ask in asked.items():\n"
+        "    try:\n"
+        "        ask()\n"
+        "    except ModuleNotFoundError as error:\n"
+        "        print(str(error).endswith(f\"run: pip install 'lfmlib[{extra}]'\"))",
+        program=bare,
+        folder=tmp_path,
+        PYTHONPATH="",
+    )
+    assert told.split() == ["1", "1", *["True"] * 4]
+    command = [str(bare.with_name("lfmlib")), "report", "base.safetensors", "--out", "r.html"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
+    assert run.returncode == 2 and run.stderr.count("\n") == 1 and "pip install 'lfmlib[book]'" in run.stderr
 
 
 def test_reading_a_checkpoint_imports_nothing_heavy():

@@ -19,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from ..extras import need
 from .packings import Dequantized
 from .safetensors_files import MAX_HEADER_BYTES, Mapped
 from .stored import CheckpointError, Stored, check_shape
@@ -202,6 +203,7 @@ def _parse(stream: BinaryIO, size: int) -> tuple[dict[str, GgufTensor], dict]:
 
     Raises ValueError if the header is damaged, EOFError if the stream ends before the header does.
     """
+    need("gguf", "a GGUF file")
     header = _Header(stream, size)
     if (magic := header.take(4)) != b"GGUF":
         raise ValueError(f"it begins with {magic!r}, where b'GGUF' was expected")

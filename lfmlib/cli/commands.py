@@ -19,8 +19,8 @@ from . import tables
 
 DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
 """Exit statuses: done; failed; wrong usage or input; stopped by Ctrl-C."""
-INPUT_ERRORS = (ValueError, FileNotFoundError, FileExistsError)
-"""What functions raise of wrong input, `lfmlib.CheckpointError` among them."""
+INPUT_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError)
+"""What functions raise of wrong input, `lfmlib.CheckpointError` among them, and of an extra that is not installed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -30,7 +30,7 @@ def f3(
         noise: its `lfmlib.noise_twin`.
         model: its name.
         others: the findings F3 of other models.
-        grown: the shapes that lab models grew in training (see `lfmlib.chapters.ch02_start.shapes_grown`).
+        grown: the shapes that lab models grew in training, as chapter 2 finds them.
         provenance: of the model.
     """
     body = eligible(table)

@@ -180,7 +180,7 @@ def looked_at(table: pd.DataFrame, whole: pd.DataFrame | None) -> str:
 
 
 def _count_choosable(whole: pd.DataFrame) -> int:
-    """How many matrices of a survey `lfmlib.chapters.ch13_report.chosen` may choose for an arrangement."""
+    """How many matrices of a survey a report may choose for an arrangement."""
     return int((eligible(whole)["shape"].map(min) >= MIN_MATRIX_SIDE).sum())
 
 

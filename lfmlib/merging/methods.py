@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from ..distribution.law import optimal_law
+from ..extras import need
 
 METHODS = ("average", "task_arithmetic", "ties", "dare", "dare_ties", "nan")
 """Names of the methods."""
@@ -121,6 +122,8 @@ def check(method: str, count: int, weights: Sequence[float], density: float | No
     """Raise what `combine` raises for these arguments, before anything is read; ``count`` is the number of ΔW."""
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
+    if method in THINNING:
+        need("adapters", f"merging by {method}")
     if density is not None and not 0 <= density <= 1:
         raise ValueError(f"density is {density}: expected a share of each ΔW that is kept, between 0 and 1")
     if not count:

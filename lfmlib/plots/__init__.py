@@ -4,6 +4,10 @@ Figures are transparent, with mid-grey ink and colours that keep a contrast of 3
 theme, and that colour-blind readers can tell apart. They are drawn narrow, so that a phone need not shrink them much.
 """
 
+from ..extras import need
+
+need("book", __name__)
+
 from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
 from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_gradient
 from .house_style import COLOURS, INK, WIDTH, figure, style

@@ -146,9 +146,9 @@ def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals:
 
     Args:
         matrix: two-dimensional torch tensor or array of numbers, at least 40 rows and columns.
+        seed: of the controls.
         controls: names of `lfmlib.structure.controls.CONTROLS` to measure in the same way, into ``controls`` of the
             result.
-        seed: of the controls.
         intervals: add 95 % intervals from a delete-a-group jackknife with Student's t, of ten groups of rows or of
             columns, whichever interval is wider. Takes twenty times as long, and needs 50 rows and columns.
 
