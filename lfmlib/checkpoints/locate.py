@@ -79,7 +79,8 @@ def locate(source: str | Path, revision: str | None = None) -> Located:
                 f"Leave it out, or open {MINILM_REPO!r} at the revision you want."
             )
         return _locate_minilm()
-    path = Path(str(source).removeprefix("file://")).expanduser()
+    # absolute, for whoever reads it may have another working folder: a worker, or this process later
+    path = Path(str(source).removeprefix("file://")).expanduser().absolute()
     if path.exists():
         if revision is not None:
             raise ValueError(

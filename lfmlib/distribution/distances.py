@@ -376,11 +376,13 @@ def asymmetry(x) -> float:
     if not sketch.count or sketch.std == 0:
         return math.nan
     cells = sketch.cells
-    kept = (cells.lower > 0) | (cells.upper < 0)  # a cell that touches zero holds only zeros and subnormals
-    count, lower, upper, value = (part[kept] for part in (cells.count, cells.lower, cells.upper, cells.value))
+    wide, order = sketch.grid.wide, sketch.grid.order
+    others = cells.count - sketch.sums[4, order[cells.index]] if wide else np.where(cells.value == 0, 0, cells.count)
+    kept = others > 0  # the cells of a float32 that touch zero hold subnormals as well
+    count, lower, upper, value = (part[kept] for part in (others, cells.lower, cells.upper, cells.value))
     n, upto = int(count.sum()), np.cumsum(count)
     centre = sketch.mean * (sketch.count / n)
-    if not sketch.grid.wide:
+    if not wide:
         # With v the values, the difference of the two functions changes only at v - μ and at μ - v. It is
         # #{w ≤ v} - #{w ≥ 2μ - v} after the former, and #{w ≤ 2μ - v} - #{w ≥ v} after the latter.
         below, mirror = np.concatenate([[0], upto]), 2 * centre - value

@@ -13,6 +13,7 @@ from torch.nn.functional import cosine_similarity
 from tqdm.auto import tqdm
 
 from ..deltas.pairs import FLOATS, opened, partners
+from ..surveys.run import reason
 from . import methods
 
 MIN_MATRIX_VALUES = 4096
@@ -78,8 +79,8 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
         try:
             start = base.stored[name].load().cpu().float()
             deltas = [one[name]().cpu().float() - start for one in theirs]
-        except (ValueError, OSError) as error:
-            skipped[name] = str(error)
+        except Exception as error:  # whatever is wrong with one tensor, the others have their rows
+            skipped[name] = reason(error)
             continue
         role, depth = about.get(name, ("fused", None))  # several matrices stored as one
         said = {"tensor": name, "role": role, "depth": depth, "numel": start.numel()}

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..structure.controls import checked_names, control
-from ..structure.entries import FIGURES, iid
+from ..structure.entries import FIGURES, MIN_SIDE, iid
 from ..structure.spectra import spectrum
 from .run import about, tabulate
 
@@ -61,7 +61,11 @@ def arrangement(
         1    q  permuted       0.00
     """
     measure = partial(_measured, controls=checked_names(controls), seed=seed)
-    return tabulate(source, measure, _columns(), select=select, executor=executor, progress=progress)
+    return tabulate(source, measure, _columns(), select=select, executor=executor, progress=progress, unfit=_too_small)
+
+
+def _too_small(info: TensorInfo) -> str:
+    return f"{info.shape}: expected at least {MIN_SIDE} rows and columns" if min(info.shape) < MIN_SIDE else ""
 
 
 def _measured(checkpoint: Checkpoint, info: TensorInfo, controls: tuple[str, ...], seed: int) -> list[dict]:

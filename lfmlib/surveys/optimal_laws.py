@@ -11,7 +11,7 @@ import pandas as pd
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..distribution import nulls
 from ..distribution.coding import VARIANTS
-from ..distribution.law import Law, optimal_law
+from ..distribution.law import MIN_KEPT_VALUES, Law, optimal_law
 from .run import about, tabulate
 
 
@@ -39,8 +39,18 @@ def laws(
     """
     columns = [*_INFO, *_FIELDS, *_BITS]
     return tabulate(
-        source, partial(_measured, pruned=pruned), columns, select=select, executor=executor, progress=progress
+        source,
+        partial(_measured, pruned=pruned),
+        columns,
+        select=select,
+        executor=executor,
+        progress=progress,
+        unfit=_too_small,
     )
+
+
+def _too_small(info: TensorInfo) -> str:
+    return f"{info.numel} values: expected at least {MIN_KEPT_VALUES}" if info.numel < MIN_KEPT_VALUES else ""
 
 
 def noise_laws(table: pd.DataFrame, *, seed: int = 0, pruned: float = 0.0) -> pd.DataFrame:

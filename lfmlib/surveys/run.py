@@ -65,19 +65,22 @@ def tabulate(
     progress: bool,
     keep: str | Path | None = None,
     spread: Spread | None = None,
+    unfit: Callable[[TensorInfo], str] = lambda info: "",
 ) -> pd.DataFrame:
     """A table of what ``measure`` says of every floating-point matrix, in checkpoint order.
 
     Args:
         source, select, executor, progress: as for `lfmlib.survey`.
-        measure: picklable; the rows of one tensor of a checkpoint. Where it raises ValueError or OSError, the message
-            becomes the reason why that tensor has no row.
+        measure: picklable; the rows of one tensor of a checkpoint. Where it raises an error, that is the reason why the
+            tensor has no row.
         columns: of the table.
         keep: folder where rows are kept, and taken from if they lie there already (see `lfmlib.surveys.journal`).
         spread: how huge tensors are measured in parts; default as all others.
+        unfit: why a matrix is not one that the table is about; "" where it is.
 
     Returns:
-        The table. ``attrs`` holds source, revision, skipped (why each other tensor is not there) and interrupted.
+        The table. ``attrs`` holds source, revision, skipped (why each other tensor is not there) and interrupted. A
+        warning says how many matrices have no row, and why the first has none.
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
@@ -85,6 +88,8 @@ def tabulate(
     """
     checkpoint = open_checkpoint(source, select=select)
     wanted, skipped = matrices(checkpoint)
+    skipped |= {info.name: why for info in wanted if (why := unfit(info))}
+    wanted = [info for info in wanted if info.name not in skipped]
     journal = Journal(keep, measure) if keep is not None else None
     call = lambda names: partial(each, light(checkpoint, names), measure)  # noqa: E731
     outcome = over(checkpoint, wanted, call, executor=executor, progress=progress, journal=journal, spread=spread)
@@ -97,9 +102,17 @@ def each(checkpoint: Checkpoint, measure: Callable[[Checkpoint, TensorInfo], lis
     for info in checkpoint.tensors:
         try:
             results.append((info.name, measure(checkpoint, info)))
-        except (ValueError, OSError) as error:
-            results.append((info.name, str(error)))
+        except Exception as error:  # whatever is wrong with one tensor, the others have their rows
+            results.append((info.name, reason(error)))
     return results
+
+
+def reason(error: Exception) -> str:
+    """Why a tensor has no row, in words; an error that does not explain itself is named by its type."""
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"found no {error.filename} where its values are to be read: every worker needs it at the same place"
+    text = str(error)
+    return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}"
 
 
 def about(info: TensorInfo) -> dict:
@@ -112,8 +125,8 @@ def matrices(checkpoint: Checkpoint) -> tuple[list[TensorInfo], dict[str, str]]:
     """The floating-point matrices of a checkpoint; and of every other tensor, why it is none."""
     wanted, skipped = [], dict(checkpoint.skipped)
     for info in checkpoint.tensors:
-        if reason := _why_not(info):
-            skipped[info.name] = reason
+        if why := _why_not(info):
+            skipped[info.name] = why
         else:
             wanted.append(info)
     return wanted, skipped
@@ -266,9 +279,13 @@ class Outcome:
             text = f"interrupted: {len(self.rows)} of {len(self.wanted)} tensors measured"
             warnings.warn(text, stacklevel=4)
             missing = [info.name for info in self.wanted if info.name not in self.rows]
-            self.failed = dict.fromkeys(missing, "interrupted before it was measured") | self.failed
-        if lost := sum(reason.startswith(LOST) for reason in self.failed.values()):
+            self.failed = dict.fromkeys(missing, INTERRUPTED) | self.failed
+        if lost := sum(why.startswith(LOST) for why in self.failed.values()):
             text = f"{lost} of {len(self.wanted)} tensors were not measured: their workers died. Call again for these"
+            warnings.warn(text, stacklevel=4)
+        missing = {name: why for name, why in self.failed.items() if not why.startswith((LOST, INTERRUPTED))}
+        if missing:
+            text = f"{len(missing)} of {len(self.wanted)} tensors have no row{_first(missing)}"
             warnings.warn(text, stacklevel=4)
 
     def table(self, columns: Iterable[str], skipped: Mapping[str, str], **attrs) -> pd.DataFrame:
@@ -277,10 +294,20 @@ class Outcome:
         table = pd.DataFrame(rows, columns=list(columns))
         table["depth"] = table["depth"].astype("Int64")
         table.attrs.update(attrs, skipped={**skipped, **self.failed}, interrupted=self.interrupted)
+        if not self.wanted:
+            warnings.warn(f"there is nothing to measure{_first(skipped)}", stacklevel=4)
         return table
 
 
 LOST = "the worker that measured it died"
+INTERRUPTED = "interrupted before it was measured"
+
+
+def _first(skipped: Mapping[str, str]) -> str:
+    """The end of a sentence about tensors that have no row: why the first of them has none."""
+    for name, why in skipped.items():
+        return f": {name}: {why}" + ('; attrs["skipped"] says it of each' if len(skipped) > 1 else "")
+    return ""
 
 
 def died(error: BaseException) -> bool:
@@ -349,13 +376,17 @@ class _Sum:
         self.left -= 1
         if isinstance(part, list):  # its worker died
             ((_, part),) = part
-        if isinstance(part, str) or isinstance(self.total, str):
-            self.total = self.total if isinstance(self.total, str) else part
-        else:
-            self.total = part if self.total is None else self.total + part
-        if self.left:
-            return []
-        return [(info.name, self.total if isinstance(self.total, str) else spread.rows(info, self.total))]
+        try:
+            if isinstance(part, str) or isinstance(self.total, str):
+                self.total = self.total if isinstance(self.total, str) else part
+            else:
+                self.total = part if self.total is None else self.total + part
+            if self.left:
+                return []
+            return [(info.name, self.total if isinstance(self.total, str) else spread.rows(info, self.total))]
+        except Exception as error:  # as of `each`
+            self.total = reason(error)
+            return [] if self.left else [(info.name, self.total)]
 
 
 def _why_not(info: TensorInfo) -> str:

@@ -22,7 +22,7 @@ from ..distribution import nulls, sampled
 from ..distribution.distances import measure
 from ..distribution.shapes import SHAPES, classify, standings
 from ..distribution.sketch import Sketch
-from .run import Spread, about, tabulate
+from .run import Spread, about, reason, tabulate
 
 
 def survey(
@@ -130,8 +130,8 @@ def _sketch_part(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Sk
     """The sketch of a part of a huge tensor, or the reason why there is none."""
     try:
         return Sketch.of(checkpoint.chunks(name, start=start, stop=stop))
-    except (ValueError, OSError) as error:
-        return str(error)
+    except Exception as error:  # as of `lfmlib.surveys.run.each`
+        return reason(error)
 
 
 def _row(info: TensorInfo, sketch: Sketch) -> list[dict]:
