@@ -65,6 +65,17 @@ def count_words(words, bins, span):
             bins[lead, 3] += np.int64((word & np.uint32(0x7FFFFFFF)) == 0)
 
 
+@numba.njit(nogil=True, cache=True)
+def limbs(bins):
+    """The bins of `count_words` as the sums of a sketch: ``(5, 65536)``, sums of squares in two limbs."""
+    sums = np.zeros((5, bins.shape[0]), np.int64)
+    for i in range(bins.shape[0]):
+        if bins[i, 0]:
+            sums[0, i], sums[1, i], sums[4, i] = bins[i, 0], bins[i, 1], bins[i, 3]
+            sums[2, i], sums[3, i] = bins[i, 2] >> LIMB_BITS, bins[i, 2] & ((1 << LIMB_BITS) - 1)
+    return sums
+
+
 COUNTERS_PER_BIN = 16
 """Counters of a device for each of 65,536 bins: threads that add to the same counter wait for one another. For 256 bins
 torch.bincount gives each block of threads its own counters anyway."""

@@ -330,7 +330,7 @@ def _weibull_k(sketch: Sketch) -> float:
     magnitude = sketch.patterns[:half] + sketch.patterns[half:]
     magnitude[0] -= sketch.zeros
     total = magnitude.sum()
-    kept = np.flatnonzero(magnitude)
+    kept = np.flatnonzero(magnitude > 0)
     if total < 100:
         return math.nan
     count = magnitude[kept]

@@ -30,24 +30,27 @@ def _power_sums(sketch: Sketch) -> tuple[int, int]:
     count = sketch.patterns.reshape(2, shape.exponents, implicit)
     if sketch.count >= 1 << 40:  # from a trillion values on, 64 bits do not hold the products below
         count, fraction = count.astype(object), fraction.astype(object)
+    seen = np.nonzero(count.sum(-1))  # signs and exponents that occur
+    count = count[seen]
     count0, count1, count2 = count.sum(-1), count @ fraction, count @ fraction**2
     if shape.wide:
+        finite = shape.finite.reshape(2, shape.exponents, implicit)[seen]
         linear, high, low = (
-            np.where(shape.finite, sketch.sums[row], 0).reshape(2, shape.exponents, implicit) for row in (1, 2, 3)
+            np.where(finite, sums.reshape(2, shape.exponents, implicit)[seen], 0) for sums in sketch.sums[1:4]
         )
         linear0, linear1 = linear.sum(-1), linear @ fraction
         high0, low0 = high.sum(-1), low.sum(-1)
     total = squares = 0
-    for sign, exponent in zip(*np.nonzero(count0), strict=True):
+    for at, (sign, exponent) in enumerate(zip(*seen, strict=True)):
         lead = 0 if exponent == 0 else implicit  # subnormals have no leading one
         shift = max(int(exponent) - 1, 0)
-        n0, n1, n2 = (int(sums[sign, exponent]) for sums in (count0, count1, count2))
+        n0, n1, n2 = int(count0[at]), int(count1[at]), int(count2[at])
         first = n0 * lead + n1  # sum over the values of the integer mantissa, and of its square
         second = n0 * lead * lead + 2 * lead * n1 + n2
         if shape.wide:
             # mantissa = 2**16 (lead + fraction) + CENTRE + trail, with `trail` known by its sums
-            l0, l1 = int(linear0[sign, exponent]), int(linear1[sign, exponent])
-            square = (int(high0[sign, exponent]) << LIMB_BITS) + int(low0[sign, exponent])
+            l0, l1 = int(linear0[at]), int(linear1[at])
+            square = (int(high0[at]) << LIMB_BITS) + int(low0[at])
             second = (
                 (second << 32) + 2 * (first << 16) * CENTRE + n0 * CENTRE * CENTRE
                 + 2 * (((l0 * lead + l1) << 16) + l0 * CENTRE) + square

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 
 import numpy as np
@@ -90,6 +90,7 @@ def typical(dtype: str, count: int) -> dict[str, float]:
     return {name: middle for name, (_, middle, _) in _interpolated(dtype, count).items()}
 
 
+@lru_cache(maxsize=256)  # many matrices of a model are of one size
 def _interpolated(dtype: str, count: int) -> dict[str, tuple[float, float, float]]:
     """Figure → low, median and high end of its band."""
     table = _table().get(_TABULATED_AS.get(dtype, dtype))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numba
 import numpy as np
@@ -184,8 +185,8 @@ def _laplace_length(z: np.ndarray, share: np.ndarray) -> float:
 
 def _inverted_t_length(z: np.ndarray, share: np.ndarray) -> float:
     """Best length over a grid of spike scale, floor scale and floor share, refined once around its best point."""
-    spikes, ratios = np.geomspace(0.02, 1.6, 24), np.geomspace(MIN_FLOOR_RATIO, 40, 7)
-    weights = np.linspace(*FLOOR_SHARES, 10)
+    spikes, ratios = _points(np.geomspace, 0.02, 1.6, 24), _points(np.geomspace, MIN_FLOOR_RATIO, 40, 7)
+    weights = _points(np.linspace, *FLOOR_SHARES, 10)
     for _ in range(2):
         spike = _normal_masses(z, spikes)
         floor = _normal_masses(z, (spikes[:, None] * ratios).ravel()).reshape(spikes.size, ratios.size, -1)
@@ -239,7 +240,7 @@ def _mixture_lengths(spike, floor, weights, even, share):
 
 def _linear_length(z: np.ndarray, share: np.ndarray) -> float:
     """Best length of a trapezoid over a grid of its half-width and the flat share of it, refined twice."""
-    widths, flats = np.geomspace(0.8, CORE_STD, 30), np.linspace(0, 1, 9)
+    widths, flats = _points(np.geomspace, 0.8, CORE_STD, 30), _points(np.linspace, 0, 1, 9)
     for _ in range(3):
         lengths = _code_length(_trapezoid_masses(z, widths[:, None], flats), z, share)
         i, j = np.unravel_index(np.argmin(lengths), lengths.shape)
@@ -268,7 +269,14 @@ def _trapezoid_masses(z: np.ndarray, width: np.ndarray, flat: np.ndarray) -> np.
 
 def _refined(values: np.ndarray, i: int | np.intp, size: int, space) -> np.ndarray:
     """A grid of ``size`` points between the neighbours of ``values[i]``; ``space`` is np.linspace or np.geomspace."""
-    return space(values[max(i - 1, 0)], values[min(i + 1, values.size - 1)], size)
+    return _points(space, float(values[max(i - 1, 0)]), float(values[min(i + 1, values.size - 1)]), size)
+
+
+@lru_cache(maxsize=4096)  # every search begins with the same grid, so that most refinements have been made before
+def _points(space, first: float, last: float, size: int) -> np.ndarray:
+    points = space(first, last, size)
+    points.setflags(write=False)
+    return points
 
 
 #: family → function of the cell edges (in robust std) and their shares, and its number of parameters

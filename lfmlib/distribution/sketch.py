@@ -20,7 +20,15 @@ import numpy as np
 import torch
 
 from . import moments, quantiles
-from .counting import LIMB_BITS, count_patterns, count_patterns_torch, count_words, count_words_torch, key_to_float
+from .counting import (
+    LIMB_BITS,
+    count_patterns,
+    count_patterns_torch,
+    count_words,
+    count_words_torch,
+    key_to_float,
+    limbs,
+)
 from .formats import Grid, grid, stored_words
 
 _CHUNK_WORDS = 1 << 26  # per call of a counting loop, far below where a sum of squares could overflow
@@ -135,9 +143,7 @@ class Sketch:
             else:
                 bins, span = np.zeros((1 << 16, 4), np.int64), np.array([0x7FFFFFFF, -0x80000000], np.int64)
                 count_words(part, bins, span)
-            count, linear, square, zero = bins.T
-            sums = np.stack([count, linear, square >> LIMB_BITS, square & (2**LIMB_BITS - 1), zero])
-            sketch = cls(dtype, sums, (int(span[0]), int(span[1])))
+            sketch = cls(dtype, limbs(bins), (int(span[0]), int(span[1])))
             total = sketch if total is None else total + sketch
         assert total is not None  # nothing is a chunk, too
         return total
@@ -258,7 +264,7 @@ class Sketch:
     def cells(self) -> Cells:
         """The occupied cells by ascending value."""
         shape, counts = self.grid, self.grid_counts
-        index = np.flatnonzero(counts)
+        index = np.flatnonzero(counts > 0)  # of a boolean array it takes a tenth of the time
         count, value = counts[index], shape.values[index]
         spread = np.zeros(index.size)
         if shape.wide:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def reason(error: Exception) -> str:
 
 def about(info: TensorInfo) -> dict:
     """What a row says of its tensor: the fields of its `TensorInfo`, the name in "tensor"."""
-    fields = asdict(info)
+    fields = dict(vars(info))
     return {"tensor": fields.pop("name")} | fields
 
 
