@@ -160,7 +160,7 @@ def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> Non
     def shown(value) -> str:
         if isinstance(value, bool):
             return "yes" if value else "no"
-        if isinstance(value, float) and math.isnan(value):
+        if value is pd.NA or (isinstance(value, float) and math.isnan(value)):
             return "–"
         if isinstance(value, float):
             return f"{100 * value:.1f}\u00a0%" if percent else f"{value + 0.0:.4f}".replace("-0.0000", "0.0000")
@@ -168,8 +168,8 @@ def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> Non
 
     text = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
     floats = [] if percent else frame.select_dtypes("float")
-    whole = [name for name in floats if (frame[name] % 1 == 0).all()]
-    frame = frame.astype(dict.fromkeys(whole, int)).astype(object)
+    whole = [name for name in floats if frame[name].notna().any() and (frame[name].dropna() % 1 == 0).all()]
+    frame = frame.astype(dict.fromkeys(whole, "Int64")).astype(object)
     style = frame.style.format(shown).set_table_attributes('class="dataframe lfm-table"')
     style = style.set_properties(subset=text, **{"text-align": "left"})
     display(HTML((style if index else style.hide(axis="index")).to_html()))
@@ -256,10 +256,12 @@ def begin() -> Path:
     declared, injected = _parameters(variables.get("In", []))
     if unknown := sorted(set(injected) - set(declared)):
         raise ValueError(f"unknown parameter {', '.join(unknown)}: valid ones are {', '.join(declared)}")
+    for name, kind in _kinds(variables.get("In", [])).items():
+        variables[name] = _as_declared(name, variables[name], kind)
     profile, seed = variables["profile"], variables["seed"]
     if profile not in PROFILES:
         raise ValueError(f"unknown profile {profile!r}: valid ones are {', '.join(PROFILES)}")
-    if not isinstance(seed, int) or seed < 0:
+    if seed < 0:
         raise ValueError(f"seed is {seed!r}: expected a whole number from 0 on")
     plots.style()
     set_matplotlib_formats("svg")
@@ -273,6 +275,29 @@ def _parameters(cells: list[str]) -> tuple[list[str], list[str]]:
     if not places:
         return [], []
     return _assigned(cells[places[-1] - 1]), _assigned(cells[places[-1]])
+
+
+def _kinds(cells: list[str]) -> dict[str, str]:
+    """Name → declared type of each parameter of a chapter."""
+    for cell in reversed(cells):
+        if "profile: str" in cell:
+            found = [one for one in ast.parse(cell).body if isinstance(one, ast.AnnAssign)]
+            return {ast.unparse(one.target): ast.unparse(one.annotation) for one in found}
+    return {}
+
+
+def _as_declared(name: str, value, kind: str):
+    """A parameter as the type that it is declared as: papermill makes the number 5 of `-p select 5`, and a fraction of
+    1e6."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "str" and (value is None or number or isinstance(value, str | Path)):
+        return "" if value is None else str(value)
+    if kind == "int" and number and float(value).is_integer():
+        return int(value)
+    expected = {"str": f"text, which papermill takes with -r {name} …", "int": "a whole number"}
+    if kind in expected:
+        raise ValueError(f"{name} is {value!r}: expected {expected[kind]}")
+    return value
 
 
 def _assigned(cell: str) -> list[str]:

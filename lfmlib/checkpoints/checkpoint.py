@@ -211,6 +211,8 @@ class Checkpoint:
             >>> [info.name for info in checkpoint.tensors]
             ['encoder.layer.0.attention.self.query.weight']
         """
+        if not isinstance(pattern, str | re.Pattern):
+            raise ValueError(f"select={pattern!r}: expected a regular expression, as text, for names of tensors.")
         try:
             found = re.compile(pattern).search
         except re.error as error:

@@ -162,6 +162,16 @@ def is_tensor(value) -> bool:
 
 def as_tensor(value) -> tuple[torch.Tensor | None, str]:
     """A value as a tensor that shares its memory, and ""; or None, and why it cannot be one."""
+    if np.ma.is_masked(value):
+        return (
+            None,
+            f"{np.ma.count_masked(value):,} of its {value.size:,} entries are masked: fill them, or cut them out",
+        )
+    if not isinstance(value, torch.Tensor) and hasattr(value, "__array__"):  # such as a table of pandas
+        try:
+            value = np.asarray(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            return None, f"NumPy makes no array of a {type(value).__name__} ({error})"
     if isinstance(value, np.ndarray):
         return _from_numpy(value)
     if not isinstance(value, torch.Tensor):

@@ -8,6 +8,7 @@ library computes everything about a distribution over whole cells with their tru
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -130,17 +131,52 @@ def stored_words(values) -> tuple[str, np.ndarray | torch.Tensor]:
     """
     if isinstance(values, torch.Tensor):
         return _words_of_tensor(values.detach())
-    if isinstance(values, np.ndarray) or hasattr(values, "__array_interface__"):
-        array = np.asarray(values)
-        dtype = array.dtype.name
-        if dtype not in DTYPES:
-            raise _not_a_float(dtype)
-        array = array.astype(array.dtype.newbyteorder("="), copy=False)
-        if dtype == "float64":
-            array = _to_float32(array)
-        word = {1: np.uint8, 2: np.uint16, 4: np.uint32}[array.dtype.itemsize]
-        return dtype, np.ravel(array, order="K").view(word)  # in the order of memory, without a copy
-    return stored_words(np.asarray(values))
+    array = values.compressed() if isinstance(values, np.ma.MaskedArray) else as_array(values)
+    dtype = array.dtype.name
+    if dtype not in DTYPES:
+        raise _not_a_float(dtype)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if dtype == "float64":
+        array = _to_float32(array)
+    word = {1: np.uint8, 2: np.uint16, 4: np.uint32}[array.dtype.itemsize]
+    return dtype, np.ravel(array, order="K").view(word)  # in the order of memory, without a copy
+
+
+def as_array(values) -> np.ndarray:
+    """What NumPy makes of values: of an array, numbers in lists, a table or column of pandas, anything with
+    ``__array__``.
+
+    Raises:
+        ValueError: NumPy cannot convert them, or some are masked.
+    """
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"found a masked array with {np.ma.count_masked(values):,} of {np.size(values):,} entries masked: expected "
+            "a whole one; fill them, or cut them out"
+        )
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"NumPy makes no array of a {type(values).__name__} ({error}): convert it first") from error
+
+
+def in_arrays(values: Iterable) -> Iterator:
+    """The arrays of an iterable; single numbers, which would cost as much as an array each, many together."""
+    numbers: list = []
+    for one in values:
+        if np.ndim(one):
+            yield one
+            continue
+        numbers.append(one)
+        if len(numbers) == 1 << 20:
+            yield _joined(numbers)
+            numbers = []
+    if numbers:
+        yield _joined(numbers)
+
+
+def _joined(numbers: list) -> np.ndarray | torch.Tensor:
+    return torch.stack(numbers) if all(isinstance(one, torch.Tensor) for one in numbers) else as_array(numbers)
 
 
 def _words_of_tensor(tensor: torch.Tensor) -> tuple[str, np.ndarray | torch.Tensor]:
@@ -179,4 +215,4 @@ def _to_float32(values):
 
 
 def _not_a_float(dtype: str) -> ValueError:
-    return ValueError(f"cannot sketch values of type {dtype}: expected one of {', '.join(DTYPES)}")
+    return ValueError(f"cannot sketch values of type {dtype}: expected one of {', '.join(DTYPES)}; convert them first")

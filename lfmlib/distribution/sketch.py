@@ -12,7 +12,7 @@ cluster give the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -29,7 +29,7 @@ from .counting import (
     key_to_float,
     limbs,
 )
-from .formats import Grid, grid, stored_words
+from .formats import Grid, grid, in_arrays, stored_words
 
 _CHUNK_WORDS = 1 << 26  # per call of a counting loop, far below where a sum of squares could overflow
 _MAX_VALUES = 1 << 46  # in a sketch, beyond which its sums could overflow
@@ -94,12 +94,13 @@ class Sketch:
 
         Args:
             values: numpy array or torch tensor (any shape, strides and device; numpy arrays also of ml_dtypes' bfloat16
-                and float8), a sequence of floats, or an iterable of arrays or tensors of one type, which is read once,
-                chunk by chunk.
+                and float8; of a masked array, what is not masked), anything that NumPy makes an array of, such as a
+                column or a table of pandas, or an iterable of numbers, or of arrays or tensors of one type, which is
+                read once, chunk by chunk.
 
         Raises:
             ValueError: integers, booleans or complex numbers; chunks of different types; no chunk at all; a finite
-                float64 outside float32's range.
+                float64 outside float32's range; text, or a mapping, such as a whole model.
 
         Examples:
             >>> half = torch.tensor([0.5, -0.25, 0.5, 0.0], dtype=torch.bfloat16)
@@ -110,14 +111,15 @@ class Sketch:
         """
         if isinstance(values, Sketch):
             return values
-        if isinstance(values, torch.Tensor) or hasattr(values, "__array_interface__"):
+        if isinstance(values, torch.Tensor) or hasattr(values, "__array__"):
             return cls._of_one(values)
-        if not isinstance(values, Iterable):
-            raise ValueError(f"cannot sketch a {type(values).__name__}: expected an array, a tensor or chunks of them")
-        if isinstance(values, (list, tuple)) and values and np.isscalar(values[0]):
-            return cls._of_one(np.asarray(values))
+        if not isinstance(values, Iterable) or isinstance(values, str | bytes | Mapping):
+            raise ValueError(
+                f"cannot sketch a {type(values).__name__}: expected an array, a tensor or chunks of them; of a whole "
+                "checkpoint, `lfmlib.survey` measures each matrix"
+            )
         total = None
-        for chunk in values:
+        for chunk in in_arrays(values):
             part = cls._of_one(chunk)
             total = part if total is None else total + part
         if total is None:

@@ -22,6 +22,7 @@ import scipy  # scipy.stats loads at its first use: importing it takes half as l
 import torch
 from scipy import optimize, special
 
+from ..distribution.formats import as_array
 from .controls import measure_controls
 from .dependence import (
     BINS,
@@ -316,10 +317,14 @@ def _as_float64(matrix) -> np.ndarray:
             kind = "complex" if matrix.is_complex() else f"stored as {matrix.layout}"
             raise ValueError(f"found a tensor that is {kind}: expected real numbers, stored densely; convert it first")
         w = matrix.detach().cpu().double().numpy()
-    elif np.iscomplexobj(matrix):
-        raise ValueError("found complex entries: expected real numbers; take their parts apart first")
     else:
-        w = np.asarray(matrix, dtype=float)
+        array = as_array(matrix)
+        if np.iscomplexobj(array):
+            raise ValueError("found complex entries: expected real numbers; take their parts apart first")
+        try:
+            w = array.astype(float, copy=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"found entries of type {array.dtype}: expected numbers; convert them first") from error
     if w.ndim != 2 or min(w.shape) < MIN_SIDE:
         raise ValueError(
             f"found shape {tuple(w.shape)}: expected a matrix of at least {MIN_SIDE} rows and columns; leave it out"

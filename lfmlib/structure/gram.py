@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from ..distribution.formats import as_array
+
 SEED_SALT = 1967
 """Combined with the seed of random starts, so that they differ from noise that the caller drew with the same seed."""
 _PRODUCT_BLOCK_ENTRIES = 1 << 20  # entries converted to float64 at a time for matrix products
@@ -113,7 +115,7 @@ def check_range(largest: float) -> None:
 def tensor_of(matrix) -> torch.Tensor:
     """The input as a floating tensor, on the GPU if there is one; numpy arrays, which may be read-only, are copied."""
     if not isinstance(matrix, torch.Tensor):
-        array = np.asarray(matrix)
+        array = as_array(matrix)
         if array.dtype.name.startswith(("bfloat16", "float8")):  # ml_dtypes, which torch does not read
             array = array.astype(np.float32)
         elif array.dtype == np.longdouble:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import partial, reduce
+from numbers import Real
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,7 @@ def survey(
         2    q      0  0.095    0.014  gaussian
         3    v      0  0.044    0.004  gaussian
     """
-    if sample is not None and sample < 1:
-        raise ValueError(f"sample={sample!r}: expected a number of bytes from each tensor, or None to read all")
+    sample = None if sample is None else _whole(sample)
     if sample is not None and sample < sampled.MIN_SAMPLE_BYTES:
         warnings.warn(
             f"sample={sample}: of so few bytes of each tensor little can be said, and noise may not pass for noise; "
@@ -90,6 +90,13 @@ def survey(
         keep=keep,
         spread=spread,
     )
+
+
+def _whole(sample) -> int:
+    """A number of bytes as an integer, which 1e6 is not."""
+    if isinstance(sample, bool) or not isinstance(sample, Real) or not float(sample).is_integer() or sample < 1:
+        raise ValueError(f"sample={sample!r}: expected a number of bytes from each tensor, or None to read all")
+    return int(sample)
 
 
 def noise_twin(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -47,13 +49,52 @@ def test_results_have_a_folder_for_every_profile(cells):
         ("base = 'x'", "unknown parameter base"),  # another chapter has it
         ("profile = 'fast'", "unknown profile 'fast': valid ones are quick, default, full"),
         ("seed = -1", "seed is -1: expected a whole number"),
-        ("seed = '1'", "seed is '1'"),
+        ("seed = '1'", "seed is '1': expected a whole number"),
+        ("seed = 1.5", "seed is 1.5: expected a whole number"),
+        ("seed = True", "seed is True: expected a whole number"),
+        ("model = True", "model is True: expected text, which papermill takes with -r model"),
+        ("model = ['a']", r"model is \['a'\]: expected text"),
     ],
 )
 def test_what_a_chapter_does_not_have_is_refused(cells, injected, words):
     cells("import lfmlib", DECLARED, f"# Parameters\n{injected}\n")
     with pytest.raises(ValueError, match=words):
         notebook.begin()
+
+
+@pytest.mark.parametrize(
+    ("injected", "name", "value"),
+    [
+        ("model = 5", "model", "5"),
+        ("model = 1.5", "model", "1.5"),
+        ("model = None", "model", ""),
+        ("seed = 1e6", "seed", 1_000_000),
+    ],
+)
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_papermill_took_for_a_number_is_what_the_chapter_declares(cells, injected, name, value, by_hand):
+    if by_hand:  # in the cell itself, as in JupyterLab
+        declared, _, rest = DECLARED.partition(f"{name}: {type(value).__name__}")
+        cells(
+            "import lfmlib",
+            f"{declared}{name}: {type(value).__name__} = {injected.split(' = ')[1]}\n" + rest.split("\n", 1)[1],
+        )
+    else:
+        cells("import lfmlib", DECLARED, f"# Parameters\n{injected}\n")
+    notebook.begin()
+    found = notebook.get_ipython().user_ns[name]
+    assert found == value and type(found) is type(value)
+
+
+def test_whole_numbers_stay_whole_where_one_is_missing(monkeypatch):
+    shown = []
+    monkeypatch.setattr(notebook, "display", lambda html: shown.append(html.data))
+    depth = pd.Series([1, pd.NA, 1200], dtype="Int64")
+    notebook.table(
+        pd.DataFrame({"depth": [0.0, np.nan, 1.0], "layer": depth, "none": np.nan, "std": [0.5, 1.0, np.nan]})
+    )
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", shown[0])
+    assert cells == ["0", "1", "–", "0.5000", "–", "–", "–", "1.0000", "1", "1,200", "–", "–"]
 
 
 @pytest.mark.parametrize(

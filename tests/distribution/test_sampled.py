@@ -91,10 +91,17 @@ def test_a_sample_of_all_is_the_survey():
     assert sampled["label_possible"].equals(whole["label"])
 
 
-@pytest.mark.parametrize("sample", [0, -1])
+@pytest.mark.parametrize("sample", [0, -1, "1e5", True, float("nan"), float("inf"), 1.5, [1]])
 def test_a_sample_of_nothing_is_refused(sample):
     with pytest.raises(ValueError, match="expected a number of bytes"):
         lfmlib.survey({"a": torch.randn(8, 8)}, sample=sample)
+
+
+@pytest.mark.parametrize("sample", [1e5, np.float64(1e5), np.int64(100_000)])
+def test_a_sample_is_a_number_however_it_is_written(sample):
+    weights = {"a": torch.randn(300, 200, generator=torch.Generator().manual_seed(0))}
+    found, same = (lfmlib.survey(weights, sample=one, progress=False) for one in (sample, 100_000))
+    pd.testing.assert_frame_equal(found, same)
 
 
 def test_a_sample_that_says_little_is_warned_of():

@@ -1,7 +1,10 @@
 """The sketch against float64 arithmetic on the same values, and its exactness under any cutting and order."""
 
+import array
+
 import ml_dtypes
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -192,6 +195,51 @@ def test_degenerate_values():
     assert (lost.count, lost.nonfinite, lost.mean, lost.max) == (2, 2, 2.0, 3.0)
 
 
+class Handed:
+    """An array of another library, of which only this much is known."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+
+class Refusing:
+    """An array that lies elsewhere, such as on another device."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("not implicitly")
+
+
+PLAIN = np.random.default_rng(0).standard_normal((50, 40))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pd.Series(PLAIN.ravel()),
+        pd.DataFrame(PLAIN, columns=[f"unit {i}" for i in range(40)]),
+        pd.Index(PLAIN.ravel()),
+        pd.Series(PLAIN.ravel()).astype("Float64"),
+        Handed(PLAIN),
+        PLAIN.tolist(),
+        PLAIN.ravel().tolist(),
+        array.array("d", PLAIN.ravel()),
+        np.ma.masked_array(np.append(PLAIN, [7.0, 8.0]), mask=np.arange(2002) >= 2000),
+        (float(value) for value in PLAIN.ravel()),
+        dict(enumerate(PLAIN.ravel())).values(),
+        [torch.tensor(value) for value in PLAIN.ravel()],
+    ],
+    ids=lambda values: type(values).__name__,
+)
+def test_whatever_numpy_reads_is_sketched_as_one_array(values, monkeypatch):
+    counted, plain = [], Sketch._of_one.__func__
+    monkeypatch.setattr(Sketch, "_of_one", classmethod(lambda cls, one: counted.append(1) or plain(cls, one)))
+    assert Sketch.of(values) == Sketch.of(PLAIN)
+    assert len(counted) <= 51  # a row at most, never a value
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -203,6 +251,13 @@ def test_degenerate_values():
         (np.array([1e300]), "float32's range"),
         (iter(()), "empty iterable"),
         (3.0, "expected an array"),
+        ("model.safetensors", "cannot sketch a str: .*`lfmlib.survey`"),
+        ({"w": torch.zeros(3)}, "cannot sketch a dict"),
+        (pd.Series(["a", "b"]), "cannot sketch values of type (object|str)"),
+        (pd.DataFrame({"a": [0.5], "b": ["x"]}), "type object"),
+        (pd.Series([1, 2]), "int64"),
+        ([object()], "type object"),
+        (Refusing(), r"NumPy makes no array of a Refusing \(not implicitly\): convert it first"),
         ([torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16)], "cells differ"),
     ],
 )
