@@ -23,6 +23,7 @@ from scipy import stats
 
 import lfmlib
 from lfmlib.book.speed import SAMPLE
+from lfmlib.surveys import values as surveys
 
 from . import FOLDER, cluster, memory, merges, rate, report, save, spectra
 from .memory import SHAPES
@@ -102,6 +103,7 @@ def main() -> None:
         print(f"survey, one thread: {single:.2f} s, {size / single / 1e9:.1f} GB/s; two: {pair:.2f} s")
         print(f"numpy sum: {by16:.2f} s as uint16 words, {by64:.2f} s as uint64 words\n")
         rate("survey, bytes/s of a core", size / single)
+        surveys.WHOLE_BYTES = 0  # what is at hand would be read whole
         (sampled,) = best(lambda: lfmlib.survey(checkpoint, sample=SAMPLE, executor=one, progress=False), repeats=1)
         rate("sampled survey, s a matrix", sampled / len(checkpoint.tensors))
         ratio = single / by16

@@ -21,6 +21,7 @@ from lfmlib.findings import scoreboard
 from lfmlib.health import planted
 from lfmlib.provenance import ROOT
 from lfmlib.structure import made_matrices
+from lfmlib.surveys import values
 
 
 def layers(count: int = 6, width: int = 128, dtype=torch.bfloat16) -> dict[str, torch.Tensor]:
@@ -29,9 +30,15 @@ def layers(count: int = 6, width: int = 128, dtype=torch.bfloat16) -> dict[str, 
     tensors = {}
     for i in range(count):
         for role, kind in (("self_attn.q_proj", "row scales"), ("mlp.up_proj", "Laplace"), ("mlp.down_proj", "noise")):
-            values = 0.02 * made_matrices.matrix(kind, 0.4, (width, width), rng)
-            tensors[f"model.layers.{i}.{role}.weight"] = torch.tensor(values).to(dtype)
+            made = 0.02 * made_matrices.matrix(kind, 0.4, (width, width), rng)
+            tensors[f"model.layers.{i}.{role}.weight"] = torch.tensor(made).to(dtype)
     return tensors
+
+
+@pytest.fixture
+def sampling(monkeypatch):
+    """For a sample of matrices so small that they would be read whole."""
+    monkeypatch.setattr(values, "WHOLE_BYTES", 0)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,7 @@ def model():
 
 
 @pytest.mark.filterwarnings("ignore:sample=")
-def test_what_a_sample_says_of_roles_holds_the_whole(model):
+def test_what_a_sample_says_of_roles_holds_the_whole(model, sampling):
     checkpoint, whole = model
     sampled = lfmlib.survey(checkpoint, progress=False, sample=8192)
     assert ch13_report.identity(checkpoint, sampled).iloc[-1].tolist() == [
@@ -146,7 +153,7 @@ def test_the_report_with_a_base_tells_what_fine_tuning_changed(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:sample=")
-def test_verdicts_on_a_sample_know_its_error_and_noise_must_pass():
+def test_verdicts_on_a_sample_know_its_error_and_noise_must_pass(sampling):
     rng = np.random.default_rng(0)
     noise = {f"layers.{i}.q_proj.weight": torch.tensor(rng.standard_normal((256, 256))).float() for i in range(4)}
     part, empty = lfmlib.open_checkpoint(noise), pd.DataFrame()
@@ -162,7 +169,7 @@ def test_verdicts_on_a_sample_know_its_error_and_noise_must_pass():
 
 
 @pytest.mark.parametrize("sample", [None, 16384])
-def test_verdicts_on_some_matrices_or_rows_know_it(model, sample):
+def test_verdicts_on_some_matrices_or_rows_know_it(model, sample, sampling):
     checkpoint, whole = model
     part = checkpoint.only([info.name for info in checkpoint.tensors[:: 3 if sample else 1]])
     table = lfmlib.survey(checkpoint, progress=False, sample=sample)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +20,14 @@ from lfmlib.checkpoints.slices import Part
 from lfmlib.checkpoints.stored import InMemory
 from lfmlib.distribution import sampled as sampling
 from lfmlib.structure import made_matrices
+from lfmlib.surveys import values
 from lfmlib.surveys.values import SAMPLED, _distances
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_cheap(monkeypatch):
+    """These tensors are small, and would be read whole."""
+    monkeypatch.setattr(values, "WHOLE_BYTES", 0)
 
 
 @settings(max_examples=100, deadline=None)
@@ -157,3 +166,25 @@ def test_intervals_hold_the_figures_of_the_whole():
     assert np.mean(list(held.values())) >= 0.93, held
     width = (sampled["kl_bits_high"] - sampled["kl_bits_low"]).median()
     assert width < 0.01, "and they say something"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_at_hand_is_read_whole_where_that_costs_less(dtype, monkeypatch):
+    monkeypatch.setattr(values, "WHOLE_BYTES", 300 * 200 * dtype.itemsize)
+    monkeypatch.setattr(sampling, "intervals", None)
+    weights = {"a": torch.randn(300, 200, generator=torch.Generator().manual_seed(0)).to(dtype)}
+    found, whole = (lfmlib.survey(weights, progress=False, sample=sample) for sample in (16_384, None))
+    pd.testing.assert_frame_equal(found[list(whole)], whole)
+    assert all(found[f"{name}_{end}"].equals(whole[name]) for name in SAMPLED for end in ("low", "high"))
+    assert found["label_possible"].equals(whole["label"])
+
+
+def test_what_must_travel_is_sampled_and_what_must_be_computed_sooner(monkeypatch):
+    checkpoint = lfmlib.open_checkpoint({"a": torch.randn(300, 200)})
+    info, size = checkpoint.tensors[0], 300 * 200 * 4
+    for lazy, remote, most in ((False, False, size), (True, False, size * values.COMPUTED_COST), (False, True, None)):
+        entry = Mock(lazy=lazy, remote=remote)
+        where = Mock(origin=lambda name, entry=entry: (None, entry))
+        for bytes in (size - 1, size, size * values.COMPUTED_COST - 1, size * values.COMPUTED_COST):
+            monkeypatch.setattr(values, "WHOLE_BYTES", bytes)
+            assert values._is_cheap(where, info) == (most is not None and bytes >= most)
