@@ -41,9 +41,9 @@ def quantized() -> dict[str, torch.Tensor]:
     return {
         "a.weight": torch.ones(8, 8).to(torch.float8_e4m3fn),
         "a.weight_scale_inv": torch.ones(2, 2),
-        "b.qweight": torch.ones(2, 8, dtype=torch.int32),
-        "b.qzeros": torch.ones(2, 1, dtype=torch.int32),
-        "b.scales": torch.ones(2, 8),
+        "b.qweight": torch.ones(2, 32, dtype=torch.int32),
+        "b.qzeros": torch.full((2, 4), 0x77777777, dtype=torch.int32),
+        "b.scales": torch.ones(2, 32),
         "b.g_idx": torch.zeros(16, dtype=torch.int32),
         "c.weight": codes[:32, None].clone(),
         "c.weight.absmax": torch.ones(4),
@@ -54,6 +54,19 @@ def quantized() -> dict[str, torch.Tensor]:
         "e.weight_packed": torch.ones(4, 2, dtype=torch.int32),
         "e.weight_scale": torch.ones(4, 2),
         "e.weight_shape": torch.tensor([4, 16]),
+        "f.weight": torch.ones(4, 6, dtype=torch.int8),
+        "f.weight_scale": torch.ones(4, 1),
+        "f.weight_zero_point": torch.ones(4, 1, dtype=torch.int8),
+        "g.weight_packed": codes[:32].reshape(2, 16).clone(),
+        "g.weight_scale": torch.ones(2, 2).to(torch.float8_e4m3fn),
+        "g.weight_global_scale": torch.ones(1),
+        "h.W_q": codes[:8].reshape(4, 2).clone(),
+        "h.scale": torch.ones(8, 1),
+        "h.zero": torch.ones(8, 1),
+        "h.nbits": torch.tensor(4, dtype=torch.int32),
+        "h.axis": torch.tensor(1, dtype=torch.int32),
+        "h.group_size": torch.tensor(2, dtype=torch.int32),
+        "h.shape": torch.tensor([4, 4]),
     }
 
 

@@ -13,7 +13,10 @@ import torch
 
 from .stored import CheckpointError, InMemory, Stored
 
-E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+E2M3 = (*(m / 8 for m in range(8)), *((1 + m / 8) * 2**e for e in range(3) for m in range(8)))
+FLOAT_CODES = {4: torch.tensor((*E2M1, *(-one for one in E2M1))), 6: torch.tensor((*E2M3, *(-one for one in E2M3)))}
+"""Bits → value of each code of the small floats of MXFP4 and NVFP4 (E2M1), and of MXFP6 (E2M3)."""
 AWQ_COLUMNS = (0, 4, 1, 5, 2, 6, 3, 7)  # position in an int32 word, counted in 4-bit codes, of columns 0 to 7
 
 
@@ -50,7 +53,7 @@ class Dequantized(Stored):
 
 @dataclass(frozen=True)
 class InputsAsRows(Dequantized):
-    """Codes that are stored (in, out), so that a few outputs need bytes from all over them."""
+    """Codes stored so that a few outputs need bytes from all over them, as where inputs are rows."""
 
     def preloaded(self) -> InputsAsRows:
         """This tensor with its pieces loaded into memory once."""
@@ -60,37 +63,84 @@ class InputsAsRows(Dequantized):
 
 
 @dataclass(frozen=True)
-class Scaled(Dequantized):
-    """float8 or int8 codes that are multiplied by one scale for each block of rows and columns, and by `factor`."""
+class CodedRows(Dequantized):
+    """Codes stored row by row of the matrix, with one scale for each block of rows and columns.
 
-    weight: Stored
+    A value is (code − zero − offset) × scale × factor + shift, where zero and shift have the blocks of the scale.
+
+    Attributes:
+        codes: numbers (…, out, in), or bytes or words that hold codes of `bits` bits, the lowest bits first.
+        scale: numbers, or exponents of two (see `scales_of`): one for all, or for each block, in their order.
+        block: rows and columns to which a scale applies; the last ones may have fewer.
+        bits: of a code; 0 where the codes are numbers.
+        floats: whether the codes are small floats (`FLOAT_CODES`) and not integers.
+        groups: index of the group of each column, where columns of one group do not lie side by side.
+    """
+
+    codes: Stored
     scale: Stored
+    shape: tuple[int, ...]
     block: tuple[int, int]
     kind: str
+    bits: int = 0
+    floats: bool = False
+    zero: Stored | None = None
+    shift: Stored | None = None
+    groups: Stored | None = None
+    offset: int = 0
     factor: float = 1.0
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(…, out, in), the shape of the codes."""
-        return tuple(self.weight.shape)
+    def preloaded(self) -> CodedRows:
+        """This tensor with its remote scales, and zero points packed along the outputs, loaded into memory once."""
+        pieces = {name: getattr(self, name) for name in ("scale", "zero", "shift", "groups")}
+        pieces = {name: one for name, one in pieces.items() if one is not None and (one.remote or one.lazy)}
+        return replace(self, **{name: InMemory(one.load()) for name, one in pieces.items()})
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Values of some rows; see `Dequantized.rows`."""
-        out, width = self.shape[-2:]
-        codes = self.weight.span(start * width, stop * width).float().reshape(-1, width)
-        scale = _scales(self.scale) * self.factor
-        (high, wide), grid = self.block, (-(-out // self.block[0]), -(-width // self.block[1]))
-        scale = scale.reshape(-1, *grid)
+        width, units = self.shape[-1], math.prod(self.codes.shape) // math.prod(self.shape[:-1])
+        codes = self.codes.span(start * units, stop * units).reshape(stop - start, units)
+        codes = unpack(codes, self.bits)[:, :width] if self.bits else codes
+        values = FLOAT_CODES[self.bits][codes.long()] if self.floats else codes.float()
+        if self.zero is not None or self.offset:
+            values = values - ((self._blocks(self.zero, start, stop) if self.zero is not None else 0) + self.offset)
+        scale = self._blocks(self.scale, start, stop) * self.factor
+        if self.shift is None:
+            return values * scale
+        return torch.addcmul(self._blocks(self.shift, start, stop).double(), values.double(), scale).float()
+
+    def _blocks(self, piece: Stored, start: int, stop: int) -> torch.Tensor:
+        """The scale of each value of some rows, or its zero or shift: float32 (rows, in)."""
+        (out, width), (high, wide) = self.shape[-2:], self.block
+        grid = -(-out // high), -(-width // wide)
         row = torch.arange(start, stop)
-        matrix = row // out if len(scale) > 1 else torch.zeros_like(row)
-        return codes * scale[matrix, row % out // high].repeat_interleave(wide, dim=1)[:, :width]
+        stacked = math.prod(piece.shape) > math.prod(grid)  # each matrix of a stack has its own
+        row = (row // out * grid[0] if stacked else 0) + row % out // high
+        first, last = int(row.min()), int(row.max())
+        found = scales_of(piece.span(first * grid[1], (last + 1) * grid[1])).reshape(-1, grid[1])[row - first]
+        columns = group_of(width, wide) if self.groups is None else checked_groups(self.groups.load(), grid[1])
+        return found[:, columns]
+
+
+@dataclass(frozen=True)
+class PackedZeros(Dequantized):
+    """Zero points of compressed-tensors (out, groups), packed along the outputs as the codes are along the inputs."""
+
+    packed: Stored
+    shape: tuple[int, ...]
+    bits: int
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Zero points of some rows, counted like the codes."""
+        return unpack(self.packed.load().T, self.bits).T[start:stop].float()
 
 
 @dataclass(frozen=True)
 class Gptq(InputsAsRows):
     """GPTQ: codes packed along the inputs, with a scale and a zero point for each group of inputs.
 
-    `zero_offset` is added to the stored zero points: 1 in the first format, which stores them less 1; 0 in the second.
+    `zero` is the zero point of symmetric codes, whatever is stored; else None. `zero_offset` is added to stored zero
+    points: 1 in the first format, which stores them less 1; 0 in the second and in auto-round's own.
     """
 
     qweight: Stored
@@ -98,7 +148,9 @@ class Gptq(InputsAsRows):
     scales: Stored
     g_idx: Stored | None
     bits: int
+    zero: int | None
     zero_offset: int
+    group: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -108,20 +160,18 @@ class Gptq(InputsAsRows):
     @property
     def kind(self) -> str:
         """The quantization in words."""
-        return f"int{self.bits} of GPTQ, groups of {self.shape[1] // self.scales.shape[0]}"
+        return f"int{self.bits} of GPTQ, groups of {self.group}"
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Values of some rows; see `Dequantized.rows`."""
-        width, groups = self.shape[1], self.scales.shape[0]
-        codes = _unpack(self.qweight.load()[:, start:stop].T, self.bits)
-        zeros = (_unpack(self.qzeros.load(), self.bits)[:, start:stop].T + self.zero_offset) & ((1 << self.bits) - 1)
+        codes = unpack(self.qweight.load()[:, start:stop].T, self.bits).int()
         scales = self.scales.load()[:, start:stop].T.float()
-        group = torch.arange(width) // (width // groups) if self.g_idx is None else self.g_idx.load().long()
-        if int(group.min()) < 0 or int(group.max()) >= groups:
-            raise CheckpointError(
-                f"g_idx of a GPTQ matrix names groups {int(group.min())} to {int(group.max())}, where those of 0 to "
-                f"{groups - 1} were expected. The file is damaged: download it again."
-            )
+        width, groups = self.shape[1], self.scales.shape[0]
+        group = group_of(width, self.group) if self.g_idx is None else checked_groups(self.g_idx.load(), groups)
+        if self.zero is not None:
+            return (codes - self.zero).float() * scales[:, group]
+        zeros = unpack(self.qzeros.load(), self.bits).int()[:, start:stop].T
+        zeros = (zeros + self.zero_offset) & ((1 << self.bits) - 1)
         return (codes - zeros[:, group]).float() * scales[:, group]
 
 
@@ -132,6 +182,7 @@ class Awq(InputsAsRows):
     qweight: Stored
     qzeros: Stored
     scales: Stored
+    group: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -141,16 +192,48 @@ class Awq(InputsAsRows):
     @property
     def kind(self) -> str:
         """The quantization in words."""
-        return f"int4 of AWQ, groups of {self.shape[1] // self.scales.shape[0]}"
+        return f"int4 of AWQ, groups of {self.group}"
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Values of some rows; see `Dequantized.rows`."""
         words = slice(start // 8, -(-stop // 8))
         wanted = slice(start - words.start * 8, stop - words.start * 8)
-        codes, zeros = (_unpermuted(_unpack(one.load()[:, words], 4)) for one in (self.qweight, self.qzeros))
-        scales = self.scales.load()[:, start:stop].float()
-        group = torch.arange(self.shape[1]) // (self.shape[1] // scales.shape[0])
-        return ((codes - zeros[group]).float()[:, wanted] * scales[group]).T
+        pieces = (unpack(one.load()[:, words], 4).int() for one in (self.qweight, self.qzeros))
+        codes, zeros = (one.unflatten(-1, (-1, 8))[..., list(AWQ_COLUMNS)].flatten(-2) for one in pieces)
+        group = group_of(self.shape[1], self.group)
+        return ((codes - zeros[group]).float()[:, wanted] * self.scales.load()[:, start:stop].float()[group]).T
+
+
+@dataclass(frozen=True)
+class SplitRows(InputsAsRows):
+    """HQQ and BitNet: codes are a table of `grid`, and a byte or word holds one code of each equal part of its rows.
+
+    The flattened table has the values of the flattened matrix, (code − zero) × scale; a scale and a zero belong to a
+    row of the table where `axis` is 1, to a column where it is 0, or to all.
+    """
+
+    packed: Stored
+    scale: Stored
+    zero: Stored
+    shape: tuple[int, ...]
+    grid: tuple[int, int]
+    axis: int
+    bits: int
+    shifts: tuple[int, ...]
+    kind: str
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        """Values of some rows; see `Dequantized.rows`."""
+        columns = self.grid[1]
+        place = torch.arange(start * self.shape[1], stop * self.shape[1])
+        row, column = place // columns, place % columns
+        words = self.packed.load().reshape(-1, columns)
+        codes = words[row % len(words), column] >> torch.tensor(self.shifts)[row // len(words)].to(words.dtype)
+        codes = (codes & ((1 << self.bits) - 1)).float()
+        index = row if self.axis else column
+        scale, zero = (one.load().float().reshape(-1) for one in (self.scale, self.zero))
+        scale, zero = (one[index] if len(one) > 1 else one for one in (scale, zero))
+        return ((codes - zero) * scale).reshape(-1, self.shape[1])
 
 
 @dataclass(frozen=True)
@@ -188,71 +271,40 @@ class BitsandbytesFourBit(Dequantized):
     def _absmax(self) -> torch.Tensor:
         if self.nested is None:
             return self.absmax.load().float().reshape(-1)
-        scale, table = (one.load().float().reshape(-1) for one in self.nested)
+        scale, table = (one.load().double().reshape(-1) for one in self.nested)
         codes = self.absmax.load().reshape(-1).long()
         block = torch.arange(len(codes)) // self.state["nested_blocksize"]
-        return table[codes] * scale[block] + self.state["nested_offset"]
+        return (table[codes] * scale[block] + self.state["nested_offset"]).float()
 
 
-@dataclass(frozen=True)
-class Mxfp4(Dequantized):
-    """MXFP4 as gpt-oss stores it: blocks of 32 codes in 16 bytes, each block with one power of two."""
-
-    blocks: Stored
-    scales: Stored
-    kind: str = "MXFP4, blocks of 32"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(…, out, in)."""
-        return *self.blocks.shape[:-2], self.blocks.shape[-2] * 32
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Values of some rows; see `Dequantized.rows`."""
-        groups = self.blocks.shape[-2]
-        packed = self.blocks.span(start * groups * 16, stop * groups * 16).reshape(-1, 16)
-        codes = torch.stack([packed & 15, packed >> 4], dim=2).reshape(-1, 32).long()
-        power = self.scales.span(start * groups, stop * groups).int() - 127
-        values = torch.ldexp(torch.tensor(E2M1)[codes], power[:, None])
-        return values.reshape(stop - start, -1)
+def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes in words or bytes (n, m), one after the other from the lowest bit on: uint8 (n, codes), and padding."""
+    found = words.contiguous().view(torch.uint8)
+    if 8 % bits == 0:
+        shifts = torch.arange(0, 8, bits, dtype=torch.uint8)
+        return ((found[..., None] >> shifts) & ((1 << bits) - 1)).flatten(-2)
+    found = torch.nn.functional.pad(found, (0, -found.shape[-1] % bits)).unflatten(-1, (-1, bits)).long()
+    eight = (found << (8 * torch.arange(bits))).sum(-1, keepdim=True)  # codes in as many bytes as a code has bits
+    return ((eight >> (bits * torch.arange(8))) & ((1 << bits) - 1)).to(torch.uint8).flatten(-2)
 
 
-@dataclass(frozen=True)
-class PackedIntegers(Dequantized):
-    """compressed-tensors' pack-quantized format: symmetric codes packed along the inputs, a scale for each group."""
-
-    packed: Stored
-    scale: Stored
-    shape: tuple[int, ...]
-    bits: int
-
-    @property
-    def kind(self) -> str:
-        """The quantization in words."""
-        return f"int{self.bits} of compressed-tensors, groups of {self.shape[1] // self.scale.shape[-1]}"
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Values of some rows; see `Dequantized.rows`."""
-        words, width, groups = self.packed.shape[1], self.shape[1], self.scale.shape[-1]
-        codes = _unpack(self.packed.span(start * words, stop * words).reshape(-1, words), self.bits)[:, :width]
-        scale = self.scale.load().float().reshape(-1, groups)[start:stop]
-        return (codes - (1 << (self.bits - 1))).float() * scale.repeat_interleave(width // groups, dim=1)
+def group_of(width: int, size: int) -> torch.Tensor:
+    """Index of the group of each of `width` inputs, groups of `size` side by side; the last may have fewer."""
+    return torch.arange(width) // size
 
 
-def _unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes in int32 words (n, m), lowest bits first: int32 (n, m · 32 / bits)."""
-    shifts = torch.arange(0, 32, bits, dtype=torch.int32)
-    return ((words[..., None] >> shifts) & ((1 << bits) - 1)).flatten(-2)
+def checked_groups(found: torch.Tensor, groups: int) -> torch.Tensor:
+    """Index of the group of each input as a file stores it. Raises CheckpointError if there are not so many groups."""
+    if int(found.min()) < 0 or int(found.max()) >= groups:
+        raise CheckpointError(
+            f"g_idx of a quantized matrix names groups {int(found.min())} to {int(found.max())}, where those of 0 to "
+            f"{groups - 1} were expected. The file is damaged: download it again."
+        )
+    return found.long()
 
 
-def _unpermuted(codes: torch.Tensor) -> torch.Tensor:
-    """Codes (…, out) with each eight columns of AWQ back in order."""
-    return codes.unflatten(-1, (-1, 8))[..., list(AWQ_COLUMNS)].flatten(-2)
-
-
-def _scales(entry) -> torch.Tensor:
+def scales_of(scale: torch.Tensor) -> torch.Tensor:
     """Scales as float32; uint8 and float8_e8m0 hold exponents of two with a bias of 127."""
-    scale = entry.load()
     if scale.dtype == torch.uint8 or "e8m0" in str(scale.dtype):
         return torch.exp2(scale.view(torch.uint8).float() - 127)
     return scale.float()

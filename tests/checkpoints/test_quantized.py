@@ -235,7 +235,10 @@ def test_compressed_tensors(tmp_path, bits):
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        ({"l.qweight": torch.zeros(8, 8, dtype=torch.int32)}, "l.qzeros and l.scales are not there"),
+        (
+            {"l.qweight": torch.zeros(8, 8, dtype=torch.int32)},
+            "l.qzeros and l.scales, which GPTQ and AWQ store, are not there",
+        ),
         (
             {
                 "l.qweight": torch.zeros(12, 64, dtype=torch.int32),

@@ -1,0 +1,330 @@
+"""Layouts of quantized weights against the library that makes them, in float64; what is not known is refused whole."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.compressors.mxfp6.helpers import unpack_fp6_from_uint8
+from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
+from compressed_tensors.compressors.pack_quantized import unpack_from_int32
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+from compressed_tensors.quantization.lifecycle.forward import dequantize
+from gguf import GGMLQuantizationType, quants
+from safetensors.torch import save_file
+from test_quantized import noise, write_gguf
+from transformers.integrations.bitnet import pack_weights
+from transformers.integrations.gemma_quant import QuantizedEmbedding
+from transformers.integrations.metal_quantization import _affine_quantize_tensor
+
+import lfmlib
+from lfmlib.checkpoints.checkpoint import open_checkpoint
+
+GENERATOR = torch.Generator().manual_seed(1)
+
+
+def opened(tmp_path, tensors, settings=None):
+    save_file({name: value.contiguous() for name, value in tensors.items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings} if settings else {}))
+    return open_checkpoint(tmp_path)
+
+
+def same_values(checkpoint, expected: torch.Tensor, name: str = "l.weight") -> None:
+    """The only tensor besides plain ones, whole and in chunks that end inside a row."""
+    assert [info.name for info in checkpoint.tensors if info.quantized] == [name], checkpoint.skipped
+    found = checkpoint.read(name)
+    assert expected.dtype == torch.float64 and found.shape == expected.shape
+    assert bool(((found - expected).abs() <= 1e-6 * expected.abs()).all())
+    pieces = [*checkpoint.chunks(name, bytes=4 * (found.shape[-1] + 3))]
+    assert len(pieces) > 1 and torch.equal(torch.cat(pieces), found.flatten())
+
+
+def integers(levels: int, *shape: int) -> torch.Tensor:
+    return torch.randint(0, levels, shape, generator=GENERATOR)
+
+
+def uniform(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=GENERATOR) + 0.5
+
+
+# --- compressed-tensors ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(
+    ("strategy", "shape"), [("channel", (48, 1)), ("tensor", (1,)), ("group", (48, 2)), ("block", (3, 2))]
+)
+def test_int8_of_compressed_tensors(tmp_path, strategy, shape, symmetric):
+    size = {"group_size": 128} if strategy == "group" else {"block_structure": [16, 128]} if strategy == "block" else {}
+    args = QuantizationArgs(num_bits=8, symmetric=symmetric, strategy=strategy, **size)
+    codes, scale = (integers(256, 48, 256) - 128).to(torch.int8), uniform(*shape)
+    zero = None if symmetric else (integers(40, *shape) - 20).to(torch.int8)
+    theirs = dequantize(codes, scale.double(), zero, args, torch.float64)
+    tensors = {"l.weight": codes, "l.weight_scale": scale} | ({} if symmetric else {"l.weight_zero_point": zero})
+    settings = {"quant_method": "compressed-tensors", "format": "int-quantized"}
+    same_values(opened(tmp_path, tensors, settings), theirs)
+    checkpoint = opened(tmp_path, tensors)  # without a quantization_config
+    same_values(checkpoint, theirs)
+    assert lfmlib.survey(checkpoint, progress=False)["tensor"].to_list() == ["l.weight"]
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+@pytest.mark.parametrize("group", [64, None])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_packed_integers_of_compressed_tensors(tmp_path, bits, group, symmetric):
+    kind = {"strategy": "group", "group_size": group} if group else {"strategy": "channel"}
+    args = QuantizationArgs(num_bits=bits, symmetric=symmetric, **kind)
+    weight, scale = noise(40, 192), 0.01 * uniform(40, 192 // group if group else 1)
+    zero = (integers(3, *scale.shape) - 1).to(torch.int8)
+    scheme = QuantizationScheme(targets=["Linear"], weights=args)
+    compressor = BaseCompressor.get_value_from_registry("pack-quantized")
+    state = {"weight": weight, "weight_scale": scale} | ({} if symmetric else {"weight_zero_point": zero})
+    packed = compressor.compress(state, scheme)
+    codes = unpack_from_int32(packed["weight_packed"], bits, torch.Size((40, 192)))
+    theirs = dequantize(codes, scale.double(), None if symmetric else zero, args, torch.float64)
+    same_values(opened(tmp_path, {f"l.{name}": one for name, one in packed.items()}), theirs)
+
+
+def test_columns_in_the_order_of_their_groups(tmp_path):
+    group = torch.arange(128) // 32
+    group = group[torch.randperm(128, generator=GENERATOR)].int()
+    codes, scale = integers(256, 16, 128).to(torch.int8), uniform(16, 4)
+    tensors = {"l.weight": codes, "l.weight_scale": scale, "l.weight_g_idx": group}
+    same_values(opened(tmp_path, tensors), codes.double() * scale.double()[:, group.long()])
+
+
+@pytest.mark.parametrize("maker", ["compressed-tensors", "modelopt"])
+def test_nvfp4_has_two_levels_of_scales(tmp_path, maker):
+    packed, scale = integers(256, 48, 64).to(torch.uint8), (4 * uniform(48, 8)).to(torch.float8_e4m3fn)
+    whole = torch.tensor([448 * 6 / 0.1])
+    codes = unpack_fp4_from_uint8(packed, 48, 128, torch.float64)
+    args = QuantizationArgs(num_bits=4, type="float", strategy="tensor_group", group_size=16)
+    theirs = dequantize(codes, scale.double(), None, args, torch.float64, whole.double())
+    tensors = {"l.weight_packed": packed, "l.weight_scale": scale, "l.weight_global_scale": whole}
+    if maker == "modelopt":  # stores what is multiplied by, not what is divided by
+        second = 1 / whole[0]
+        theirs = codes * scale.double().repeat_interleave(16, 1) * second.double()
+        tensors = {"l.weight": packed, "l.weight_scale": scale, "l.weight_scale_2": second}
+    same_values(opened(tmp_path, tensors | {"l.input_scale": torch.ones(())}), theirs)
+    with pytest.raises(ValueError, match="NVFP4, of whose second scale none is there"):
+        opened(tmp_path, dict([*tensors.items()][:2]) | {"other.weight": noise(4, 4)}).read(next(iter(tensors)))
+
+
+@pytest.mark.parametrize(("bits", "name"), [(4, "weight_packed"), (4, "weight"), (6, "weight_packed"), (8, "weight")])
+def test_powers_of_two_as_scales(tmp_path, bits, name):
+    scale = integers(20, 48, 4).to(torch.uint8) + 110
+    factor = torch.exp2(scale.double() - 127).repeat_interleave(32, 1)
+    packed = integers(120 if bits == 8 else 256, 48, 128 * bits // 8).to(torch.uint8)
+    if bits == 8:
+        packed, codes = packed.view(torch.float8_e4m3fn), packed.view(torch.float8_e4m3fn).double()
+    else:
+        unpacked = unpack_fp4_from_uint8 if bits == 4 else unpack_fp6_from_uint8
+        codes = unpacked(packed, 48, 128, torch.float64)
+    same_values(opened(tmp_path, {f"l.{name}": packed, "l.weight_scale": scale}), codes * factor)
+
+
+# --- GPTQ and auto-round: zero points and groups ----------------------------------------------------------------------
+
+
+def words(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes along the first axis as int32 words, as GPTQ packs them: one stream of bits, the lowest first."""
+    columns = []
+    for column in values.T.tolist():
+        stream = sum(value << (bits * i) for i, value in enumerate(column))
+        columns.append([stream >> (32 * i) & 0xFFFFFFFF for i in range(-(-len(column) * bits // 32))])
+    return torch.tensor(columns, dtype=torch.int64).T.to(torch.int32)
+
+
+def gptq(codes: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor, bits: int = 4) -> dict[str, torch.Tensor]:
+    pieces = {"qweight": words(codes, bits), "qzeros": words(zeros.T, bits).T, "scales": scales}
+    return {f"l.{name}": one for name, one in pieces.items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "less"),
+    [
+        ({"quant_method": "auto-round", "packing_format": "auto_round"}, 0),
+        ({"quant_method": "auto-round", "packing_format": "auto_round:gptqmodel"}, 0),
+        ({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}, 1),
+        ({"quant_method": "gptq", "checkpoint_format": "gptq_v2", "sym": False}, 0),
+        ({"quant_method": "gptq"}, 1),
+        ({"quant_method": "gptq", "checkpoint_format": "gptq", "sym": True}, 0),  # says the first, stores the second
+        ({"quant_method": "gptq", "checkpoint_format": "gptq", "sym": True}, 1),
+        ({}, 0),
+        ({}, 1),
+    ],
+)
+def test_zero_points_as_their_format_stores_them(tmp_path, settings, less):
+    """As many of each of 0 to 15, with the zero point 8 and the scale 0.01, have the mean −0.005, half a scale."""
+    codes, zeros = torch.arange(16).repeat(8)[:, None].expand(128, 32), torch.full((1, 32), 8 - less)
+    checkpoint = opened(tmp_path, gptq(codes, zeros, torch.full((1, 32), 0.01)), settings)
+    same_values(checkpoint, (codes.T.double() - 8) * torch.tensor(0.01).double())
+    assert float(checkpoint.read("l.weight").mean()) == pytest.approx(-0.005)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
+@pytest.mark.parametrize("width", [256, 192])
+def test_a_last_group_that_is_shorter(tmp_path, bits, width):
+    codes, zeros = integers(1 << bits, width, 32), integers(1 << bits, 2, 32)
+    scales = uniform(2, 32).half()
+    group = torch.arange(width) // 128
+    settings = {"quant_method": "auto-round", "packing_format": "auto_round", "group_size": 128}
+    expected = ((codes - zeros[group]) * scales[group].double()).T
+    checkpoint = opened(tmp_path, gptq(codes, zeros, scales, bits), settings)
+    same_values(checkpoint, expected)
+    assert checkpoint.tensors[0].quantized == f"int{bits} of GPTQ, groups of 128"
+
+
+def test_groups_of_a_layer_of_its_own_settings(tmp_path):
+    codes, zeros, scales = integers(16, 192, 32), integers(16, 3, 32), uniform(3, 32)
+    settings = {"quant_method": "auto-round", "packing_format": "auto_round", "group_size": 128}
+    settings |= {"extra_config": {"l": {"bits": 4, "group_size": 64}}}
+    group = torch.arange(192) // 64
+    expected = ((codes - zeros[group]) * scales[group].double()).T
+    same_values(opened(tmp_path, gptq(codes, zeros, scales), settings), expected)
+
+
+@pytest.mark.parametrize(
+    ("zeros", "groups", "message"),
+    [(3, 1, r"zero points \[3\], and config.json does not say"), (8, 2, "192 inputs in 2 groups, and config.json")],
+)
+def test_zero_points_and_groups_that_nothing_tells_are_refused(tmp_path, zeros, groups, message):
+    tensors = gptq(integers(16, 192, 32), torch.full((groups, 32), zeros), uniform(groups, 32))
+    checkpoint = opened(tmp_path, tensors | {"other.weight": noise(8, 8)})
+    assert [info.name for info in checkpoint.tensors] == ["other.weight"]
+    with pytest.raises(ValueError, match=message):
+        checkpoint.read("l.qweight")
+
+
+# --- other libraries ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names", ["l._weight_qdata l._weight_scale l._weight_zero_point", "l.weight._data l.weight._scale"]
+)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_names_of_torchao_and_quanto(tmp_path, names, groups):
+    code, scale, *zero = names.split()
+    tensors = {code: (integers(256, 48, 128) - 128).to(torch.int8), scale: uniform(48, groups)}
+    tensors |= {name: integers(5, 48, groups).to(torch.int8) for name in zero}
+    wide = {name: one.double().repeat_interleave(128 // groups, 1) for name, one in tensors.items()}
+    expected = (tensors[code].double() - (wide[zero[0]] if zero else 0)) * wide[scale]
+    same_values(opened(tmp_path, tensors), expected)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2, 1])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_hqq(tmp_path, bits, axis):
+    """Codes of the table of groups, equal parts of whose rows share a byte: the first part has the highest bits."""
+    table = integers(1 << bits, *((96, 64) if axis else (64, 96)))
+    per = 10 if bits == 3 else 8 // bits
+    padded = torch.nn.functional.pad(table, (0, 0, 0, -len(table) % per))
+    parts = padded.unflatten(0, (per, -1))
+    packed = sum(part << (bits * (per - 1 - i)) for i, part in enumerate(parts))
+    scale, zero = (uniform(96, 1) if axis else uniform(1, 96) for _ in range(2))
+    tensors = {"W_q": packed.to(torch.int32 if bits == 3 else torch.uint8), "scale": scale, "zero": zero}
+    tensors |= {"shape": torch.tensor([32, 192]), "packing": torch.tensor([ord(one) for one in "4bit_u8"]).byte()}
+    numbers = {"nbits": bits, "axis": axis, "group_size": 64}
+    tensors |= {name: torch.tensor(value, dtype=torch.int32) for name, value in numbers.items()} | {"bias": noise(32)}
+    checkpoint = opened(tmp_path, {f"l.{name}": one for name, one in tensors.items()})
+    same_values(checkpoint, ((table - zero.double()) * scale.double()).reshape(32, 192))
+    assert [info.name for info in checkpoint.tensors] == ["l.weight", "l.bias"] or not checkpoint.skipped.get("l.bias")
+
+
+@pytest.mark.parametrize("linear", ["bitlinear", "autobitlinear"])
+def test_ternary_of_bitnet_is_divided_or_multiplied(tmp_path, linear):
+    codes, scale = integers(3, 48, 64) - 1, torch.tensor([1.6])
+    tensors = {"l.weight": pack_weights(codes.clone()), "l.weight_scale": scale}
+    expected = codes / scale.double() if linear == "bitlinear" else codes * scale.double()
+    same_values(opened(tmp_path, tensors, {"quant_method": "bitnet", "linear_class": linear}), expected)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_mlx_and_metal(tmp_path, bits):
+    packed, scales, shifts = _affine_quantize_tensor(noise(48, 128), 64, bits)
+    per = 32 // bits
+    codes = torch.stack([packed.long() >> (bits * i) & ((1 << bits) - 1) for i in range(per)], 2).flatten(1)
+    expected = codes * scales.double().repeat_interleave(64, 1) + shifts.double().repeat_interleave(64, 1)
+    tensors = {"l.weight": packed, "l.scales": scales, "l.qbiases": shifts}
+    same_values(opened(tmp_path, tensors, {"quant_method": "metal", "group_size": 64, "bits": bits}), expected)
+    tensors = {"l.weight": packed, "l.scales": scales, "l.biases": shifts}
+    own = {"group_size": 32, "bits": 6, "l": {"group_size": 64, "bits": bits}}  # of one layer, against the rest
+    same_values(opened(tmp_path, tensors, own), expected)
+
+
+def test_embedding_of_gemma(tmp_path):
+    theirs = QuantizedEmbedding(40, 64, torch.float64)
+    codes, scale = (integers(256, 40, 64) - 128).to(torch.int8), uniform(40, 1)
+    theirs.load_state_dict({"embedding_quantized": codes, "embedding_scale": scale})
+    tensors = {f"model.embed_tokens.{name}": one for name, one in theirs.state_dict().items()}
+    checkpoint = opened(tmp_path, tensors)
+    same_values(checkpoint, theirs.weight.detach(), "model.embed_tokens.weight")
+    assert checkpoint.tensors[0].role == "embed"
+
+
+@pytest.mark.parametrize("kind", ["NVFP4", "TQ2_0"])
+def test_gguf_with_a_scale_of_the_whole(tmp_path, kind):
+    format, rng = GGMLQuantizationType[kind], torch.Generator().manual_seed(2)
+    size = 256 // quants.GGML_QUANT_SIZES[format][0] * quants.GGML_QUANT_SIZES[format][1]
+    data = torch.randint(0, 60, (32, size), generator=rng).byte().numpy()
+    scale = torch.tensor([0.37])
+    path = write_gguf(
+        tmp_path / "x.gguf", {"blk.0.attn_q.weight": (data, kind), "blk.0.attn_q.scale": (scale.numpy(), "F32")}
+    )
+    theirs = torch.from_numpy(quants.dequantize(data, format)).double() * scale.double()
+    same_values(open_checkpoint(path), theirs, "blk.0.attn_q.weight")
+
+
+# --- refused as a group ---------------------------------------------------------------------------------------------
+
+UNKNOWN = {
+    "aqlm": {
+        "codes": integers(9, 4, 8, 1).to(torch.int8),
+        "codebooks": noise(1, 16, 1, 8),
+        "scales": noise(4, 1, 1, 1),
+    },
+    "vptq": {"indices": integers(9, 1, 8, 8).int(), "centroids.weight": noise(16, 8), "weight_scale": noise(8)},
+    "exl2": {"q_weight": integers(9, 8, 8).int(), "q_scale": integers(9, 2, 1).int(), "q_scale_max": noise(2)},
+    "eetq": {"weight": integers(9, 8, 8).to(torch.int8), "weight_scales": noise(8)},
+    "higgs": {"weight": integers(9, 8, 8).to(torch.int16), "scales": noise(8, 2), "tables": noise(16, 2)},
+    "fp_quant": {"qweight": integers(9, 8, 8).byte(), "scales": noise(8, 2), "forward_hadamard_matrix": noise(8, 8)},
+    "quanto int4": {
+        "weight._data._data": integers(9, 8, 8).byte(),
+        "weight._scale": noise(16, 1),
+        "weight._shift": noise(16, 1),
+    },
+    "torchao int4": {"_weight_qdata": integers(9, 32, 8).to(torch.int8), "_weight_scale": noise(2, 32)},
+    "quark int4": {"weight": integers(9, 8, 8).int(), "weight_scale": noise(8, 2), "weight_zero_point": noise(8, 2)},
+    "its own": {"qweight": integers(9, 8, 8).to(torch.int8), "scale": noise(8, 1)},
+    "scales alone": {"weight_scale": noise(8, 2), "weight_scale_2": noise(2, 2)},
+    "no layout of float8": {"weight": noise(8, 8).to(torch.float8_e4m3fn), "weight_scale": noise(3, 5)},
+    "no layout of int8": {"weight": integers(9, 8, 8).to(torch.int8), "weight_scale": noise(3, 5)},
+}
+
+
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_what_no_layout_fits_is_refused_with_all_that_lies_beside_it(tmp_path, kind):
+    tensors = {f"layers.0.q_proj.{name}": one for name, one in UNKNOWN[kind].items()}
+    checkpoint = opened(tmp_path, tensors | {"layers.0.q_proj.bias": noise(8), "layers.0.o_proj.weight": noise(8, 8)})
+    assert [info.name for info in checkpoint.tensors] == ["layers.0.o_proj.weight", "layers.0.q_proj.bias"]
+    table = lfmlib.survey(checkpoint, progress=False)
+    assert table["tensor"].to_list() == ["layers.0.o_proj.weight"] and tensors.keys() <= table.attrs["skipped"].keys()
+    if kind == "its own":  # a name that GPTQ has too
+        words = "qzeros and layers.0.q_proj.scales, which GPTQ and AWQ store, are not there"
+        assert words in checkpoint.skipped["layers.0.q_proj.qweight"]
+
+
+def test_integers_that_are_no_codes_stay_listed(tmp_path):
+    tensors = {
+        "h.0.attn.bias": torch.ones(1, 1, 8, 8, dtype=torch.uint8),
+        "h.0.attn.c_attn.weight": noise(8, 24),
+        "embeddings.position_ids": torch.arange(8, dtype=torch.int32)[None],
+        "embeddings.word_embeddings.weight": noise(8, 8),
+        "logit_scale": torch.ones(()),
+        "blocks.0.layer_scale.scale": noise(8),
+        "scale_shift_table": noise(6, 8),
+    }
+    checkpoint = opened(tmp_path, tensors, {"quant_method": "gptq", "bits": 4})
+    assert {info.name for info in checkpoint.tensors} == tensors.keys() and not checkpoint.skipped
