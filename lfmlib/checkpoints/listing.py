@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .addresses import list_remote
+from .ctranslate2_files import is_ctranslate2, read_ctranslate2
 from .gguf_files import read_gguf
 from .locate import Located
 from .pickled_files import PICKLED_SUFFIXES, read_pickled
@@ -57,7 +58,7 @@ def _read_file(path: Path) -> tuple[dict, dict]:
             f"{path} ends in {path.suffix!r}; this library reads {', '.join(readers)}. "
             "Convert it, or load it yourself and pass the mapping of names to tensors."
         )
-    return readers[path.suffix](path)
+    return read_ctranslate2(path) if path.suffix == ".bin" and is_ctranslate2(path) else readers[path.suffix](path)
 
 
 def read_memory(source: torch.nn.Module | Mapping) -> tuple[Located, dict, dict]:

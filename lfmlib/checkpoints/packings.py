@@ -110,16 +110,18 @@ class CodedRows(Dequantized):
         return torch.addcmul(self._blocks(self.shift, start, stop).double(), values.double(), scale).float()
 
     def _blocks(self, piece: Stored, start: int, stop: int) -> torch.Tensor:
-        """The scale of each value of some rows, or its zero or shift: float32 (rows, in)."""
+        """The scale of each value of some rows, or its zero or shift: float32 (rows, in), or (rows, 1)."""
         (out, width), (high, wide) = self.shape[-2:], self.block
         grid = -(-out // high), -(-width // wide)
         row = torch.arange(start, stop)
         stacked = math.prod(piece.shape) > math.prod(grid)  # each matrix of a stack has its own
         row = (row // out * grid[0] if stacked else 0) + row % out // high
         first, last = int(row.min()), int(row.max())
-        found = scales_of(piece.span(first * grid[1], (last + 1) * grid[1])).reshape(-1, grid[1])[row - first]
-        columns = group_of(width, wide) if self.groups is None else checked_groups(self.groups.load(), grid[1])
-        return found[:, columns]
+        found = scales_of(piece.span(first * grid[1], (last + 1) * grid[1])).reshape(-1, grid[1])
+        if grid[1] > 1:
+            groups = group_of(width, wide) if self.groups is None else checked_groups(self.groups.load(), grid[1])
+            found = found[:, groups]
+        return found[row - first]
 
 
 @dataclass(frozen=True)
