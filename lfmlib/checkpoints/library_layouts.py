@@ -154,11 +154,13 @@ def hqq(name: str, stored: PrefixDict, settings: Mapping):
     if missing := [one for one in names[:5] if one not in stored]:
         raise Refused(f"of HQQ, but {' and '.join(missing)} are not there")
     codes, scale, zero = stored[name], stored[names[0]], stored[names[1]]
-    if any(math.prod(stored[one].shape) > 8 for one in names[2:] if one in stored):
-        raise Refused("of HQQ, but its nbits, axis or shape are no settings")
-    bits, axis, *shape = (int(n) for one in names[2:5] for n in stored[one].load().reshape(-1).tolist())
-    group = int(stored[names[5]].load()) if names[5] in stored else 0
-    size = math.prod(shape) if len(shape) == 2 and min(shape) > 0 else 0
+    numbers = [stored[one] for one in names[2:] if one in stored]  # no group_size where the rows are the groups
+    counts = [math.prod(one.shape) if one.dtype in ("int32", "int64") else 0 for one in numbers]
+    if counts not in ([1, 1, 2], [1, 1, 2, 1]):
+        raise Refused(f"of HQQ, with nbits, axis, shape and group_size {' and '.join(map(said, numbers))}: no integers")
+    bits, axis, *shape = (n for one in numbers[:3] for n in one.load().reshape(-1).tolist())
+    group = int(numbers[3].load()) if len(numbers) > 3 else 0
+    size = math.prod(shape) if min(shape) > 0 else 0
     shifts = tuple(range(27, -1, -3)) if bits == 3 else tuple(range(8 - bits, -1, -bits)) if bits in (1, 2, 4) else (0,)
     columns = shape[-1] if not group else group if axis else size // max(group, 1)
     rows = size // columns if columns > 0 and size % columns == 0 else 0
@@ -171,7 +173,7 @@ def hqq(name: str, stored: PrefixDict, settings: Mapping):
             f"of HQQ, codes {said(codes)}, scales {said(scale)} and zeros {said(zero)} for a matrix {tuple(shape)} of "
             f"{bits} bits in groups of {group} along axis {axis}, which they do not fit"
         )
-    kind = f"int{bits} of HQQ, " + (f"groups of {group}" if group else "a scale a row")
+    kind = f"int{bits} of HQQ, " + (f"groups of {group}" if group else f"a scale a {'row' if axis else 'column'}")
     entry = SplitRows(codes, scale, zero, tuple(shape), (rows, columns), axis, bits, shifts, kind)
     beside = [one for one in stored.with_prefix(base) if "." not in one.removeprefix(base) and one != f"{base}bias"]
     return f"{base}weight", entry, beside

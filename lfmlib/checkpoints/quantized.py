@@ -77,8 +77,9 @@ def resolve(stored: Mapping, config: Mapping) -> tuple[dict, dict[str, str]]:
                 else:
                     whole, entry, pieces = found
             except Refused as reason:
-                words = f"quantized, and not read: {reason}; let the library that made it save plain values"
-                skipped |= {name: words} | dict.fromkeys(_group(name, stored), f"beside {name}, which is {words}")
+                words = str(reason).replace(f"{module}.", "") if (module := _module(name)) else str(reason)
+                words = f"quantized, and not read: {words}; let the library that made it save plain values"
+                skipped |= {name: words} | dict.fromkeys(_group(name, stored), f"beside codes that are {words}")
                 continue
         entries[whole] = entry
         joined |= {one: f"a piece of {whole} ({entry.kind})" for one in pieces if one != whole and one in stored}
@@ -104,14 +105,19 @@ def _refuse_unknown(name: str, stored: PrefixDict, settings: Mapping) -> None:
 
 def _group(name: str, stored: PrefixDict) -> list[str]:
     """What belongs to codes: what has their name and more, if anything does; else all of their module but the bias."""
-    module = name.rpartition(".")[0]
-    stem = name.removesuffix("_blocks").removesuffix("_packed").removesuffix("_qdata")
-    while _leaf(module).startswith("_"):  # quanto: "p.weight._data._data" beside "p.weight._scale"
-        module = module.rpartition(".")[0]
+    module, stem = _module(name), name.removesuffix("_blocks").removesuffix("_packed").removesuffix("_qdata")
     own = [one for one in stored.with_prefix(stem) if one[len(stem) : len(stem) + 1] in ("_", ".")]
     named = not module or any(PIECE.search(_leaf(one)) for one in own)
     found = own if named else stored.with_prefix(f"{module}.")
     return [one for one in found if one != name and not _leaf(one).endswith("bias")]
+
+
+def _module(name: str) -> str:
+    """The module of a tensor; of quanto's "p.weight._data._data" and "p.weight._scale" the parameter, "p.weight"."""
+    module = name.rpartition(".")[0]
+    while _leaf(module).startswith("_"):
+        module = module.rpartition(".")[0]
+    return module
 
 
 def _leaf(name: str) -> str:

@@ -145,11 +145,11 @@ def small_floats(name: str, stored: PrefixDict, settings: Mapping):
     codes, scale = stored[name], stored.get(f"{base}_scale")
     if codes.dtype != "uint8" or not base.endswith("weight") or scale is None or len(codes.shape) != 2:
         return None
-    rows, *groups = scale.shape
-    if rows != codes.shape[0] or len(groups) != 1 or not groups[0] or codes.shape[1] % groups[0]:
+    groups = scale.shape[1] if len(scale.shape) == 2 and scale.shape[0] == codes.shape[0] else 0
+    if not groups or codes.shape[1] % groups:
         return None
     powers = scale.dtype in POWERS
-    known = SMALL_FLOATS.get(codes.shape[1] // groups[0])
+    known = SMALL_FLOATS.get(codes.shape[1] // groups)
     if known is None or powers != known[0].startswith("MX") or not (powers or scale.dtype in (*FLOAT8, *FLOATS)):
         return None
     format, size, bits = known
@@ -166,7 +166,7 @@ def small_floats(name: str, stored: PrefixDict, settings: Mapping):
         if not factor:
             raise Refused(f"NVFP4, but {second[0]} is 0, by which is divided")
         factor = 1 / factor
-    shape = (codes.shape[0], groups[0] * size)
+    shape = (codes.shape[0], groups * size)
     kind = f"{format}, blocks of {size}"
     entry = CodedRows(codes, scale, shape, (1, size), kind, bits, floats=True, factor=factor)
     return base, entry, [name, f"{base}_scale", *second]
@@ -230,8 +230,11 @@ def mlx(name: str, stored: PrefixDict, settings: Mapping):
     own = {**settings, **(own if isinstance(own, Mapping) else {})}
     size, bits = own.get("group_size"), own.get("bits")
     beside = stored[shift]
-    if not is_positive_int(size) or bits not in (2, 3, 4, 5, 6, 8):
-        raise Refused(f"of MLX, and config.json says group_size {size!r} and bits {bits!r}; expected both")
+    if not is_positive_int(size) or bits not in (2, 3, 4, 5, 6, 8) or len(scale.shape) < 2:
+        raise Refused(
+            f"of MLX, with scales {said(scale)}, and config.json says group_size {size!r} and bits {bits!r}; expected "
+            "both, and scales of groups"
+        )
     shape = (*scale.shape[:-1], scale.shape[-1] * size)
     expected = (*shape[:-1], shape[-1] * bits // 32)
     if tuple(codes.shape) != expected or scale.dtype not in FLOATS or tuple(beside.shape) != tuple(scale.shape):

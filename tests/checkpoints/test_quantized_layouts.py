@@ -9,7 +9,7 @@ import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.compressors.mxfp6.helpers import unpack_fp6_from_uint8
 from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
-from compressed_tensors.compressors.pack_quantized import unpack_from_int32
+from compressed_tensors.compressors.pack_quantized import pack_to_int32, unpack_from_int32
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from compressed_tensors.quantization.lifecycle.forward import dequantize
 from gguf import GGMLQuantizationType, quants
@@ -87,6 +87,23 @@ def test_packed_integers_of_compressed_tensors(tmp_path, bits, group, symmetric)
     same_values(opened(tmp_path, {f"l.{name}": one for name, one in packed.items()}), theirs)
 
 
+def test_packed_integers_with_a_last_group_that_is_shorter(tmp_path):
+    codes, scale = (integers(16, 8, 48) - 8).to(torch.int8), uniform(8, 2)
+    tensors = {"weight_packed": pack_to_int32(codes, 4), "weight_scale": scale, "weight_shape": torch.tensor([8, 48])}
+    settings = {"config_groups": {"group_0": {"input_activations": {"group_size": 40}, "weights": {"group_size": 32}}}}
+    expected = codes.double() * scale.double()[:, torch.arange(48) // 32]
+    same_values(opened(tmp_path, {f"l.{name}": one for name, one in tensors.items()}, settings), expected)
+
+
+def test_the_law_of_w8a8_is_that_of_its_values(tmp_path):
+    """Scales alone, a row each, would be no Gaussian."""
+    values = noise(128, 256)
+    scale = values.abs().amax(1, keepdim=True) / 127
+    tensors = {"l.weight": (values / scale).round().to(torch.int8), "l.weight_scale": scale}
+    (row,) = lfmlib.survey(opened(tmp_path, tensors), progress=False).to_dict("records")
+    assert row["kl_bits"] < 0.02 and row["std"] == pytest.approx(float(values.std()), rel=0.01)
+
+
 def test_columns_in_the_order_of_their_groups(tmp_path):
     group = torch.arange(128) // 32
     group = group[torch.randperm(128, generator=GENERATOR)].int()
@@ -162,6 +179,12 @@ def test_zero_points_as_their_format_stores_them(tmp_path, settings, less):
     checkpoint = opened(tmp_path, gptq(codes, zeros, torch.full((1, 32), 0.01)), settings)
     same_values(checkpoint, (codes.T.double() - 8) * torch.tensor(0.01).double())
     assert float(checkpoint.read("l.weight").mean()) == pytest.approx(-0.005)
+
+
+def test_a_zero_point_of_0_stored_less_1(tmp_path):
+    codes, zeros, scales = integers(16, 64, 32), integers(2, 1, 32), uniform(1, 32)
+    checkpoint = opened(tmp_path, gptq(codes, (zeros - 1) % 16, scales), {"quant_method": "gptq", "sym": False})
+    same_values(checkpoint, ((codes - zeros) * scales.double()).T)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
@@ -300,6 +323,7 @@ UNKNOWN = {
     "its own": {"qweight": integers(9, 8, 8).to(torch.int8), "scale": noise(8, 1)},
     "scales alone": {"weight_scale": noise(8, 2), "weight_scale_2": noise(2, 2)},
     "no layout of float8": {"weight": noise(8, 8).to(torch.float8_e4m3fn), "weight_scale": noise(3, 5)},
+    "half the scales": {"weight": integers(9, 8, 64).byte(), "weight_scale": noise(8, 4).to(torch.float8_e4m3fn)},
     "no layout of int8": {"weight": integers(9, 8, 8).to(torch.int8), "weight_scale": noise(3, 5)},
 }
 
@@ -311,8 +335,9 @@ def test_what_no_layout_fits_is_refused_with_all_that_lies_beside_it(tmp_path, k
     assert [info.name for info in checkpoint.tensors] == ["layers.0.o_proj.weight", "layers.0.q_proj.bias"]
     table = lfmlib.survey(checkpoint, progress=False)
     assert table["tensor"].to_list() == ["layers.0.o_proj.weight"] and tensors.keys() <= table.attrs["skipped"].keys()
+    assert not any("layers" in reason for reason in checkpoint.skipped.values()), "all layers share a reason"
     if kind == "its own":  # a name that GPTQ has too
-        words = "qzeros and layers.0.q_proj.scales, which GPTQ and AWQ store, are not there"
+        words = "qzeros and scales, which GPTQ and AWQ store, are not there"
         assert words in checkpoint.skipped["layers.0.q_proj.qweight"]
 
 
