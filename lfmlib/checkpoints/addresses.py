@@ -14,17 +14,9 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from . import gguf_files
+from .file_names import WEIGHT_SUFFIXES, choose_files, gguf_parts, is_index
 from .http import Traffic, without_query
-from .locate import (
-    INDEX_FILES,
-    MAX_CONFIG_BYTES,
-    MAX_INDEX_BYTES,
-    WEIGHT_SUFFIXES,
-    Located,
-    choose_files,
-    hub_errors,
-    weight_map,
-)
+from .locate import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, Located, hub_errors, weight_map
 from .pickled_files import PICKLED_SUFFIXES
 from .remote import RemoteFile, RemoteTensor, filesystem, open_remote, read_small_file
 from .safetensors_files import MAX_HEADER_BYTES, check_safetensors, list_header
@@ -57,7 +49,7 @@ def is_address(source: str) -> bool:
     return bool(SCHEME.match(source)) and not source.startswith("file://")
 
 
-def locate_remote(source: str, revision: str | None = None) -> Located:
+def locate_remote(source: str, revision: str | None = None, variant: str | None = None) -> Located:
     """Find the weight files behind an address.
 
     Raises:
@@ -67,13 +59,13 @@ def locate_remote(source: str, revision: str | None = None) -> Located:
     """
     scheme = source.split("://", 1)[0]
     if scheme == "hf":
-        return _locate_on_hub(source, revision)
+        return _locate_on_hub(source, revision, variant)
     if revision is not None:
         raise ValueError(f"revision={revision!r} was given for {source}; only hub ids have revisions. Leave it out.")
-    return _locate_over_http(source) if scheme in ("http", "https") else _locate_in_store(source)
+    return (_locate_over_http if scheme in ("http", "https") else _locate_in_store)(source, variant)
 
 
-def _locate_on_hub(source: str, revision: str | None) -> Located:
+def _locate_on_hub(source: str, revision: str | None, variant: str | None) -> Located:
     """`hf://org/name`, `hf://org/name@revision`, and a file in it."""
     from huggingface_hub import HfApi, hf_hub_url
 
@@ -92,10 +84,10 @@ def _locate_on_hub(source: str, revision: str | None) -> Located:
     def url(name: str) -> str:
         return hf_hub_url(repo, name, revision=about.sha)
 
-    return _select_files(repo, names if not file else [file], url, traffic, about.sha, config="config.json" in names)
+    return _select_files(repo, names if not file else [file], url, traffic, about.sha, "config.json" in names, variant)
 
 
-def _locate_over_http(source: str) -> Located:
+def _locate_over_http(source: str, variant: str | None) -> Located:
     parts = urlsplit(source)
     if not parts.hostname:
         raise FileNotFoundError(f"{source} names no host: expected https://host/folder or https://host/file. Check it.")
@@ -105,13 +97,13 @@ def _locate_over_http(source: str) -> Located:
     def at(path: str) -> str:
         return urlunsplit(parts._replace(path=path))
 
-    if leaf.endswith(WEIGHT_SUFFIXES) or leaf in INDEX_FILES:
+    if leaf.endswith(WEIGHT_SUFFIXES) or is_index(leaf):
         return _select_files(leaf, [leaf], lambda name: at(f"{base}/{name}"), traffic)
     folder = parts.path.rstrip("/")
     page = re.sub(r"/tree/([^/]+)$", r"/resolve/\1", folder)
-    tried = []
+    tried, word = [], f".{variant}" if variant else ""
     for place in (page, f"{folder}/resolve/main") if page == folder else (page,):
-        for name in (INDEX_FILES[0], "model.safetensors"):
+        for name in (f"model.safetensors.index{word}.json", f"model{word}.safetensors"):
             tried.append(at(f"{place}/{name}"))
             try:
                 open_remote(tried[-1], traffic, 1)
@@ -126,12 +118,12 @@ def _locate_over_http(source: str) -> Located:
     )
 
 
-def _locate_in_store(source: str) -> Located:
+def _locate_in_store(source: str, variant: str | None) -> Located:
     files, path = filesystem(source)
     scheme = source.split("://", 1)[0]
     traffic = Traffic()
     leaf = path.rstrip("/").rsplit("/", 1)[-1]
-    if leaf.endswith(WEIGHT_SUFFIXES) or leaf in INDEX_FILES:
+    if leaf.endswith(WEIGHT_SUFFIXES) or is_index(leaf):
         base = source.rstrip("/").rsplit("/", 1)[0]
         return _select_files(leaf, [leaf], lambda name: f"{base}/{name}", traffic)
     try:
@@ -141,11 +133,12 @@ def _locate_in_store(source: str) -> Located:
     except PermissionError as error:
         raise CheckpointError(f"{source} refuses ({error}). Check the credentials that this store needs.") from error
     base = source.rstrip("/")
-    return _select_files(leaf, names, lambda name: f"{base}/{name}", traffic, config="config.json" in names)
+    has_config = "config.json" in names
+    return _select_files(leaf, names, lambda name: f"{base}/{name}", traffic, config=has_config, variant=variant)
 
 
 def _select_files(
-    name, names, url, traffic: Traffic, revision: str | None = None, config: bool | None = None
+    name, names, url, traffic: Traffic, revision: str | None = None, config: bool | None = None, variant=None
 ) -> Located:
     """Choose among the file names of a folder, and read its index and config.json.
 
@@ -156,10 +149,13 @@ def _select_files(
         traffic: counts what is read.
         revision: the hub commit, or None.
         config: whether there is a config.json; None if that is not known.
+        variant: the variant to take, if the folder has some.
     """
-    chosen = choose_files(names)
+    chosen = choose_files(names, variant)
     index = {}
-    if chosen and chosen[0] in INDEX_FILES:
+    if len(chosen) == 1 and chosen[0].endswith(".gguf"):
+        chosen = gguf_parts(chosen[0])
+    if chosen and is_index(chosen[0]):
         address = url(chosen[0])
         index = weight_map(_read_json(address, traffic, MAX_INDEX_BYTES, unique=True), without_query(address))
         chosen = sorted(set(index.values()))

@@ -279,23 +279,27 @@ def open_checkpoint(
     *,
     revision: str | None = None,
     select: str | None = None,
+    variant: str | None = None,
 ) -> Checkpoint:
     """List the tensors of a checkpoint without reading their values.
 
     Args:
         source: `"minilm"` (the embedded model, its sha256 verified); a folder or weight file (.safetensors, .gguf,
-            .bin, .pt, .pth); a hub id such as `"gpt2"` (weight files and config.json are downloaded; with
+            .bin, .pt, .pth, .ckpt); a hub id such as `"gpt2"` (weight files and config.json are downloaded; with
             HF_HUB_OFFLINE=1 only the cache is used); an address, of which only what is asked for is read and nothing
             is kept: `"hf://org/name"`, a file or folder at `"https://…"`, `"s3://…"`, `"gs://…"` and others that
             fsspec knows; a `torch.nn.Module`; a mapping from names to tensors or arrays; a `Checkpoint`, as it is.
         revision: branch, tag or commit of a hub id; the commit it meant is kept in `.revision`.
         select: regular expression searched in tensor names; others are left out.
+        variant: which of several in one place: "fp16" of `model.fp16.safetensors` beside `model.safetensors`, "Q4_K_M"
+            of a folder of GGUF files, or "ema" of the dictionaries in a training checkpoint, of which the largest is
+            read by default (see `lfmlib.checkpoints.file_names` and `lfmlib.checkpoints.state_dicts`).
 
     Raises:
         FileNotFoundError: nothing of that name exists, or not where it can be reached.
         CheckpointError: files are missing, damaged or unsafe.
-        ValueError: `source` is blank; `select` is no regular expression or matches nothing; a revision of something
-            that has none.
+        ValueError: `source` is blank; `select` is no regular expression or matches nothing; a revision or a
+            variant of something that has none.
         TypeError: `source` is of another kind.
 
     Examples:
@@ -305,20 +309,23 @@ def open_checkpoint(
         layers.0.q_proj.weight (8, 4) q 0
         layers.0.norm.weight (4,) norm 0
     """
-    revision, select = revision or None, select or None  # papermill passes "" as readily as None
+    revision, select, variant = revision or None, select or None, variant or None  # papermill passes "" for None
     if isinstance(source, Checkpoint):
         if revision not in (None, source.revision):
             raise ValueError(f"revision={revision!r} was given for {source.name}, which is open already. Leave it out.")
+        if variant is not None:
+            raise ValueError(f"variant={variant!r} was given for {source.name}, which is open already. Leave it out.")
         return source if select is None else source.select(select)
     if isinstance(source, str | Path):
         source = normalized_source(source)
-        located = locate_remote(str(source), revision) if is_address(str(source)) else locate(source, revision)
+        afar = is_address(str(source))
+        located = locate_remote(str(source), revision, variant) if afar else locate(source, revision, variant)
         stored, skipped = read_files(located)
         words = str(source) if located.traffic is None else str(source).split("?", 1)[0]  # a query may be a secret
     else:
         if revision is not None:
             raise ValueError(f"revision={revision!r} was given for a {type(source).__name__}; only hub ids have one.")
-        located, stored, skipped = read_memory(source)
+        located, stored, skipped = read_memory(source, variant)
         words = f"{type(source).__module__}.{type(source).__qualname__} in memory"
     stored, left_out = resolve(stored, located.config)
     skipped |= left_out

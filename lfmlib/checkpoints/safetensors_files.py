@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .stored import CheckpointError, Stored, check_shape, dtype_name, json_object
+from .stored import CheckpointError, Stored, check_readable, check_shape, dtype_name, json_object
 
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
@@ -89,8 +89,7 @@ def read_safetensors(path: Path) -> tuple[dict, dict]:
 
     Raises CheckpointError, FileNotFoundError.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there (expected a safetensors file). Check the path.")
+    check_readable(path, "a safetensors file")
     check_safetensors(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")

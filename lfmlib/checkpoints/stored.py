@@ -7,10 +7,9 @@ that are not read. The order is the file's own: by offset in safetensors and by 
 
 import json
 import math
-import warnings
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeGuard
 
 import numpy as np
@@ -111,6 +110,19 @@ def check_shape(name: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name!r} has the shape {shape}, larger than any tensor can be")
 
 
+def check_readable(path: Path, kind: str) -> None:
+    """Raise FileNotFoundError if there is no such file, CheckpointError if the system does not let it be read."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there (expected {kind}). Check the path.")
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); what it holds may be sound. Check its permissions, and the disk."
+        ) from error
+
+
 def json_object(content: bytes, name: str, *, unique: bool = False) -> dict:
     """Parse JSON that must be an object.
 
@@ -136,66 +148,3 @@ def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict:
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the name {name!r} stands there twice")
     return found
-
-
-def read_mapping(tensors: Mapping) -> tuple[dict, dict]:
-    """List tensors or arrays in memory; of names that share the same memory only the first is kept."""
-    stored, left_out, kept = {}, {}, {}
-    for name, value in tensors.items():
-        tensor, reason = as_tensor(value)
-        if tensor is None:
-            left_out[str(name)] = reason
-            continue
-        identity = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        if tensor.numel() and identity in kept:
-            left_out[str(name)] = f"tied to {kept[identity]}"
-            continue
-        kept[identity] = name
-        stored[str(name)] = InMemory(tensor)
-    return stored, left_out
-
-
-def is_tensor(value) -> bool:
-    """Whether a value is a torch tensor or a NumPy array."""
-    return isinstance(value, torch.Tensor | np.ndarray)
-
-
-def as_tensor(value) -> tuple[torch.Tensor | None, str]:
-    """A value as a tensor that shares its memory, and ""; or None, and why it cannot be one."""
-    if np.ma.is_masked(value):
-        return (
-            None,
-            f"{np.ma.count_masked(value):,} of its {value.size:,} entries are masked: fill them, or cut them out",
-        )
-    if not isinstance(value, torch.Tensor) and hasattr(value, "__array__"):  # such as a table of pandas
-        try:
-            value = np.asarray(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            return None, f"NumPy makes no array of a {type(value).__name__} ({error})"
-    if isinstance(value, np.ndarray):
-        return _from_numpy(value)
-    if not isinstance(value, torch.Tensor):
-        return None, f"not a tensor ({type(value).__name__})"
-    if value.layout != torch.strided or value.is_quantized or value.is_nested:
-        kind = "quantized" if value.is_quantized else "nested" if value.is_nested else value.layout
-        return None, f"layout {kind} is not read"
-    if value.is_meta:
-        return None, "on the meta device: it has a shape but no values"
-    return value.detach().resolve_conj().resolve_neg(), ""
-
-
-def _from_numpy(array: np.ndarray) -> tuple[torch.Tensor | None, str]:
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    if any(stride < 0 for stride in array.strides):
-        array = array.copy()  # torch has no negative strides
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        try:
-            return torch.from_numpy(array), ""
-        except TypeError:
-            # torch does not convert ml_dtypes' bfloat16 and float8: pass their bits as integers of the same width.
-            dtype = getattr(torch, array.dtype.name, None)
-            if not isinstance(dtype, torch.dtype) or dtype.itemsize != array.dtype.itemsize:
-                return None, f"dtype {array.dtype} is not one of torch's"
-            return torch.from_numpy(array.view(f"u{dtype.itemsize}")).view(dtype), ""

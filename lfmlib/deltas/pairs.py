@@ -19,6 +19,7 @@ import torch
 
 from ..checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
 from ..checkpoints.names import prefixes
+from ..checkpoints.state_dicts import BESIDE
 from ..surveys.run import matrices
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
@@ -190,7 +191,7 @@ def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torc
     """
     known, own = base.stored, model.stored
     for one in (base, model):
-        if odd := [name for name, why in one.skipped.items() if not why.startswith(("tied to", "a buffer"))]:
+        if odd := [name for name, why in one.skipped.items() if not why.startswith(("tied to", "a buffer", BESIDE))]:
             raise CheckpointError(f"{odd[0]} of {one.name} cannot be added: {one.skipped[odd[0]]}. Dequantize it first")
     tied = {name: why.removeprefix("tied to ") for name, why in model.skipped.items() if why.startswith("tied to ")}
     before, after = prefixes(known, own)

@@ -224,8 +224,6 @@ def test_what_has_no_values_is_skipped(tmp_path):
         empty = torch.nn.Linear(2, 2)
     with pytest.raises(CheckpointError, match=r"no tensors .*meta device"):
         open_checkpoint(empty)
-    mixed = open_checkpoint({"x": torch.ones(2), "sparse": torch.eye(3).to_sparse()})
-    assert "layout" in mixed.skipped["sparse"]
     write(tmp_path / "six.safetensors", {"a": entry(0, 3, "F6_E2M3", [4]), "b": entry(3, 7)}, b"\0" * 7)
     packed = open_checkpoint(tmp_path / "six.safetensors")
     assert [info.name for info in packed.tensors] == ["b"] and "F6_E2M3" in packed.skipped["a"]
@@ -447,8 +445,7 @@ def test_broken_pickles(tmp_path, kind):
     ("content", "words"),
     [
         ([torch.ones(1)], "holds a list, where a dictionary of tensors was expected"),
-        ({"epoch": 1, "loss": 0.5}, r"no tensors at its top level; found the keys \['epoch', 'loss'\]"),
-        ({"model": {"a": torch.ones(1)}, "state_dict": {"a": torch.ones(1)}}, "each hold a dictionary"),
+        ({"epoch": 1, "loss": 0.5}, r"no tensors of a model .*; found the keys \['epoch', 'loss'\]"),
     ],
 )
 def test_pickles_without_a_clear_set_of_tensors(tmp_path, content, words):

@@ -482,7 +482,7 @@ def test_what_torch_save_writes_is_let_through(tmp_path, zip_format):
     }
     torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=zip_format)
     checkpoint = open_checkpoint(tmp_path)
-    assert {info.name for info in checkpoint.tensors} == {"w", "marked", "parameter", "conjugate"}
+    assert {info.name for info in checkpoint.tensors} == {"w", "marked", "parameter", "conjugate", "sparse"}
     assert checkpoint.read("w").shape == (3, 2) and checkpoint.read("marked").tolist() == [1, 1, 1]
 
 
