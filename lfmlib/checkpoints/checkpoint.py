@@ -97,7 +97,7 @@ class Checkpoint:
 
         Raises:
             ValueError: there is no such tensor; the message suggests near names.
-            CheckpointError: the file was changed since it was opened.
+            CheckpointError: the file was changed since it was opened; of a change after that, `check` tells.
 
         Examples:
             >>> checkpoint = lfmlib.open_checkpoint("minilm")
@@ -145,12 +145,22 @@ class Checkpoint:
         if not 0 <= start <= stop <= size:
             raise ValueError(f"start={start} and stop={stop}: {name!r} has {size} values. Expected 0 ≤ start ≤ stop.")
         if entry.lazy:
-            return lazy_chunks(part, entry, bytes, start, stop)
-        if not whole:
-            return range_chunks(part, entry, bytes, start, stop)
-        values = part.in_stored_order(entry.load())
-        # A generator expression, not `yield`, so that a wrong name raises here and not when the first chunk is taken.
-        return (aligned(piece) for piece in flat_chunks(values, max(1, bytes // values.element_size())))
+            pieces = lazy_chunks(part, entry, bytes, start, stop)
+        elif not whole:
+            pieces = range_chunks(part, entry, bytes, start, stop)
+        else:
+            values = part.in_stored_order(entry.load())
+            pieces = map(aligned, flat_chunks(values, max(1, bytes // values.element_size())))
+        return _then_checked(pieces, entry)  # a wrong name raises here, and not when the first chunk is taken
+
+    def check(self, name: str) -> None:
+        """Raise CheckpointError if a file that holds the tensor was changed since it was opened.
+
+        To be asked after values of `read` were used, which may have been mixed from two states of the file; `chunks`,
+        `sample` and `rows` ask themselves.
+        """
+        part = self._part(name)
+        self._stored[part.stored].check()
 
     def sample(self, name: str, bytes: int, groups: int = places.SAMPLE_GROUPS, seed: int = 0) -> list[torch.Tensor]:
         """Read about `bytes` of a tensor's values, from pieces spread evenly over it; nothing else is read.
@@ -174,7 +184,8 @@ class Checkpoint:
         wanted = bytes // getattr(torch, entry.dtype).itemsize
         found = places.sample_ranges(math.prod(part.shape), wanted, groups, pieces, rng)
         calls = (partial(part.load_ranges, entry, one) for one in found)
-        return [aligned(piece) for piece in (prefetched(calls, 8) if entry.remote else (call() for call in calls))]
+        pieces = prefetched(calls, 8) if entry.remote else (call() for call in calls)
+        return list(_then_checked(map(aligned, pieces), self._stored[part.stored]))
 
     def rows(self, name: str, most: int) -> torch.Tensor:
         """The first rows of a matrix, at most `most`; only transposed matrices are read whole. Raises as `read`."""
@@ -185,7 +196,9 @@ class Checkpoint:
             return self.read(name)[:most]
         out, width = part.shape
         entry = self._stored[part.stored].preloaded()
-        return aligned(part.load_range(entry, 0, min(most, out) * width)).reshape(-1, width)
+        rows = part.load_range(entry, 0, min(most, out) * width).clone()
+        self.check(name)
+        return rows.reshape(-1, width)
 
     def cut(self, names: Iterable[str], most: int) -> "Checkpoint":
         """A checkpoint in memory that holds the first rows of each of these matrices: at least 64 rows, and more as
@@ -349,6 +362,12 @@ def open_checkpoint(
         stored,
     )
     return checkpoint if select is None else checkpoint.select(select)
+
+
+def _then_checked(pieces: Iterable[torch.Tensor], entry: Stored) -> Iterator[torch.Tensor]:
+    """The pieces; after the last one the file is looked at, which may have been changed while they were read."""
+    yield from pieces
+    entry.check()
 
 
 def _info(part: Part, entry) -> TensorInfo:

@@ -22,7 +22,7 @@ import torch
 from ..extras import need
 from .packings import Dequantized
 from .safetensors_files import MAX_HEADER_BYTES, Mapped
-from .stored import CheckpointError, Stored, check_readable, check_shape
+from .stored import CheckpointError, Stored, check_readable, check_shape, stamp_of
 
 PLAIN_DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
 PLAIN_DTYPES |= {name: f"int{name[1:]}" for name in ("I8", "I16", "I32", "I64")}
@@ -83,7 +83,9 @@ def read_gguf(path: Path) -> tuple[dict, dict]:
 
     Raises CheckpointError, FileNotFoundError.
     """
-    return stored_tensors(_read(path)[0], lambda offset, shape, dtype: Mapped(path, offset, shape, dtype))
+    found = _read(path)[0]
+    stamp = stamp_of(path)
+    return stored_tensors(found, lambda *more: Mapped(path, *more, stamp))
 
 
 def read_config(path: Path) -> dict:

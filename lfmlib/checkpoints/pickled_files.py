@@ -15,7 +15,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,9 @@ import torch
 
 from .in_memory import Converted, as_stored, is_tensor, read_mapping
 from .left_out import LeftOut, without_code
+from .safetensors_files import Mapped
 from .state_dicts import MODEL_KEYS, model_of, shape_of
-from .stored import CheckpointError, Stored, check_readable
+from .stored import CheckpointError, InMemory, Stored, check_readable, check_unchanged, stamp_of
 
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pth.tar")
 MAX_OVERLAP = 8
@@ -53,11 +54,17 @@ class Pickled(Stored):
     key: str
     shape: tuple[int, ...]
     dtype: str
+    stamp: tuple[int, int]
     kind: str = ""
     variant: str | None = None
 
+    def check(self) -> None:
+        """See `Stored.check`."""
+        check_unchanged(self.path, self.stamp)
+
     def load(self) -> torch.Tensor:
         """The tensor, mapped if the file has the zip format (torch ≥ 1.6). Raises CheckpointError."""
+        self.check()
         entry = as_stored(_model(self.path, self.variant)[0].get(self.key))
         if isinstance(entry, str) or (entry.shape, entry.dtype) != (self.shape, self.dtype):
             raise CheckpointError(
@@ -75,14 +82,44 @@ def read_pickled(path: Path, variant: str | None = None) -> tuple[dict, dict]:
 
     Raises CheckpointError, FileNotFoundError, and ValueError for an unknown variant.
     """
+    check_readable(path, "a file of torch.save")
+    stamp = stamp_of(path)
     content, beside, notice = _model(path, variant)
     if notice:
         warnings.warn(notice, stacklevel=2)
     held, left_out = read_mapping(content)
     left_out = beside | left_out | _oversized(held, path)
     kept = {key: entry for key, entry in held.items() if key not in left_out}
-    entries = {key: Pickled(path, key, one.shape, one.dtype, one.kind, variant) for key, one in kept.items()}
+    places, entries = _mapped_places(path), {}
+    for key, one in kept.items():
+        offset = places(one.tensor) if isinstance(one, InMemory) else None
+        if offset is None:
+            entries[key] = Pickled(path, key, one.shape, one.dtype, stamp, one.kind, variant)
+        else:
+            entries[key] = Mapped(path, offset, one.shape, one.dtype, stamp)
     return entries, left_out
+
+
+def _mapped_places(path: Path) -> Callable[[torch.Tensor], int | None]:
+    """A function from a tensor that torch mapped to the place of its values in the file in bytes; to None where it is
+    not contiguous or not mapped, as in the first format of torch.save and on systems other than Linux.
+    """
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return lambda tensor: None
+    ranges, inode = [], path.stat().st_ino
+    for fields in (line.split(maxsplit=5) for line in lines):
+        if len(fields) == 6 and int(fields[4]) == inode:
+            start, end = (int(one, 16) for one in fields[0].split("-"))
+            ranges.append((start, end, int(fields[2], 16) - start))
+
+    def place(tensor: torch.Tensor) -> int | None:
+        at = tensor.data_ptr()
+        found = (shift for start, end, shift in ranges if start <= at < end)
+        return at + shift if tensor.is_contiguous() and (shift := next(found, None)) is not None else None
+
+    return place
 
 
 def _oversized(held: Mapping[str, Stored], path: Path) -> dict[str, str]:
@@ -106,9 +143,7 @@ def _oversized(held: Mapping[str, Stored], path: Path) -> dict[str, str]:
 
 def _model(path: Path, variant: str | None) -> tuple[dict, dict[str, str], str]:
     """What `lfmlib.checkpoints.state_dicts.model_of` finds in a file of `torch.save`."""
-    check_readable(path, "a file of torch.save")
-    stat = path.stat()
-    return _model_once(path, stat.st_size, stat.st_mtime_ns, variant)
+    return _model_once(path, *stamp_of(path), variant)
 
 
 @functools.lru_cache(maxsize=2)  # mapped files are cheap to keep; only two, since legacy files fill memory

@@ -18,7 +18,16 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .stored import CheckpointError, Stored, check_readable, check_shape, dtype_name, json_object
+from .stored import (
+    CheckpointError,
+    Stored,
+    check_readable,
+    check_shape,
+    check_unchanged,
+    dtype_name,
+    json_object,
+    stamp_of,
+)
 
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
@@ -48,22 +57,28 @@ TORCH_DTYPES = {
 
 @dataclass(frozen=True)
 class Mapped(Stored):
-    """A tensor that starts `offset` bytes into a file, row-major, little-endian."""
+    """A tensor that starts `offset` bytes into a file, row-major, little-endian; `stamp` is the file's when opened."""
 
     path: Path
     offset: int
     shape: tuple[int, ...]
     dtype: str
+    stamp: tuple[int, int]
 
     def load(self) -> torch.Tensor:
         """Map the tensor; values are read when touched. Raises CheckpointError, FileNotFoundError."""
         return self._mapped(scattered=False)
+
+    def check(self) -> None:
+        """See `Stored.check`."""
+        check_unchanged(self.path, self.stamp)
 
     def gather(self, places: torch.Tensor) -> torch.Tensor:
         """As `Stored.gather`; the kernel is told not to read ahead, which could be megabytes around each value."""
         return self._mapped(scattered=True).reshape(-1)[places]
 
     def _mapped(self, scattered: bool) -> torch.Tensor:
+        self.check()
         dtype = getattr(torch, self.dtype)
         count = math.prod(self.shape)
         if count == 0:
@@ -71,13 +86,6 @@ class Mapped(Stored):
         start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
         end = self.offset + count * dtype.itemsize
         with open(self.path, "rb") as file:
-            # Touching a mapped page beyond the end of the file kills the process, so check the size first.
-            size = file.seek(0, 2)
-            if size < end:
-                raise CheckpointError(
-                    f"{self.path} has {size} bytes, but {end} were there when it was opened: it changed meanwhile. "
-                    "Open the checkpoint again."
-                )
             memory = _map_privately(file.fileno(), end - start, start)
         if scattered and hasattr(mmap, "MADV_RANDOM"):
             memory.madvise(mmap.MADV_RANDOM)
@@ -90,11 +98,12 @@ def read_safetensors(path: Path) -> tuple[dict, dict]:
     Raises CheckpointError, FileNotFoundError.
     """
     check_readable(path, "a safetensors file")
+    stamp = stamp_of(path)
     check_safetensors(path)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json_object(file.read(length), str(path), unique=True)
-    return list_header(header, str(path), lambda offset, shape, dtype: Mapped(path, 8 + length + offset, shape, dtype))
+    return list_header(header, str(path), lambda offset, *more: Mapped(path, 8 + length + offset, *more, stamp))
 
 
 def check_safetensors(path: Path, name: str = "") -> None:
@@ -143,7 +152,10 @@ def _map_privately(fileno: int, length: int, offset: int) -> mmap.mmap:
         return mmap.mmap(fileno, length, access=mmap.ACCESS_COPY, offset=offset)
     no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named in Python's mmap since 3.13
     protection = mmap.PROT_READ | mmap.PROT_WRITE
-    return mmap.mmap(fileno, length, flags=mmap.MAP_PRIVATE | no_reserve, prot=protection, offset=offset)
+    memory = mmap.mmap(fileno, length, flags=mmap.MAP_PRIVATE | no_reserve, prot=protection, offset=offset)
+    from .bus_errors import guard  # imports numba, which takes a second, and which listing a file does not need
+
+    return guard(memory)
 
 
 def _explain(path: Path, error: Exception) -> str:

@@ -60,6 +60,15 @@ class Stored:
         """The values of the flattened tensor at `places`, int64 indices."""
         return self.load().reshape(-1)[places]
 
+    def check(self) -> None:
+        """Raise CheckpointError if a file that holds it was changed since it was opened; of a remote one each answer of
+        the server tells.
+        """
+        for value in vars(self).values():
+            for piece in value if isinstance(value, tuple) else (value,):
+                if isinstance(piece, Stored):
+                    piece.check()
+
     def preloaded(self) -> "Stored":
         """This tensor, made ready for reading many spans.
 
@@ -108,6 +117,22 @@ def check_shape(name: str, shape: tuple[int, ...]) -> None:
     """Raise ValueError for a shape that no tensor can have; the header of a file without values can claim any."""
     if math.prod(max(length, 1) for length in shape) >= 2**63:
         raise ValueError(f"{name!r} has the shape {shape}, larger than any tensor can be")
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Size of a file in bytes and time of its last change in nanoseconds, by which a changed file is known."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def check_unchanged(path: Path, stamp: tuple[int, int]) -> None:
+    """Raise CheckpointError if a file no longer has the stamp that it had when it was opened."""
+    if (now := stamp_of(path)) != stamp:
+        raise CheckpointError(
+            f"{path} has {now[0]} bytes, but {stamp[0]} were there when it was opened"
+            f"{', and was written to since' if now[0] == stamp[0] else ''}: it changed meanwhile. "
+            "Open the checkpoint again, once nothing writes to it."
+        )
 
 
 def check_readable(path: Path, kind: str) -> None:

@@ -175,6 +175,7 @@ def _measured(
             else:
                 other = blocks(_permuted(new, old, rng))
             rows.append(said | {"control": kind} | figures(other, old, info.dtype))
+    base.check(one.base)
     return rows
 
 

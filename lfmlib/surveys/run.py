@@ -101,7 +101,9 @@ def each(checkpoint: Checkpoint, measure: Callable[[Checkpoint, TensorInfo], lis
     results: Rows = []
     for info in checkpoint.tensors:
         try:
-            results.append((info.name, measure(checkpoint, info)))
+            rows = measure(checkpoint, info)
+            checkpoint.check(info.name)
+            results.append((info.name, rows))
         except Exception as error:  # whatever is wrong with one tensor, the others have their rows
             results.append((info.name, reason(error)))
     return results
