@@ -1,8 +1,8 @@
-"""Keep a process alive whose mapped file is truncated.
+"""Keep a process alive that touches a page of a mapped file which cannot be read.
 
-Touching a mapped page beyond the end of a file is a bus error, which ends the process without a word. A handler of that
-signal puts zeros in place of the lost pages of the memory that `guard` was told of; whoever reads them finds afterwards
-that the file was changed (`lfmlib.checkpoints.stored.Stored.check`). All other bus errors go where they went before.
+Where the file was truncated, or its disk or network gives an error, that is a bus error, which ends the process without
+a word. A handler of that signal puts zeros in place of such pages of the memory that `guard` was told of, and `lost`
+tells of them, so that what was read is refused. All other bus errors go where they went before.
 The handler is compiled, since no Python may run inside one. It works on Linux, on processors of 64 bits.
 """
 
@@ -15,11 +15,15 @@ import signal
 import sys
 import threading
 import weakref
+from collections.abc import Hashable
+from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
-from numba import carray, cfunc, types
+from numba import cfunc, types
+from numba.core.types import ExternalFunction
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 MAX_RANGES = 4096
 """Ranges of memory that are guarded at once; further ones are not."""
@@ -42,33 +46,47 @@ class _Action(ctypes.Structure):
 
 
 class _Guarded(ctypes.Structure):
-    """What the handler reads: start and end of each range, 0 for a free place; and the action that was there before."""
+    """What the handler shares: of each range start, end (0 for a free place) and whether pages were lost; behind the
+    last one how often that happened; and the action that was there before.
+    """
 
-    _fields_ = (("ranges", ctypes.c_int64 * (2 * MAX_RANGES)), ("before", _Action))
+    _fields_ = (("ranges", ctypes.c_int64 * 3 * (MAX_RANGES + 1)), ("before", _Action))
 
 
 _guarded = _Guarded()
 _free = list(range(MAX_RANGES))
+_files: dict[int, Hashable] = {}
+_lost: set[Hashable] = set()
 _lock = threading.Lock()
-_map = types.ExternalFunction("mmap", types.int64(*[types.int64] * 2, *[types.int32] * 3, types.int64))
-_sigaction = types.ExternalFunction("sigaction", types.int32(types.int32, types.int64, types.int64))
+_map = ExternalFunction("mmap", types.int64(*[types.int64] * 2, *[types.int32] * 3, types.int64))
+_sigaction = ExternalFunction("sigaction", types.int32(types.int32, types.int64, types.int64))
 
 
-def guard(memory: mmap.mmap) -> mmap.mmap:
-    """The mapping; until it is unmapped, pages of it that its file loses read as zeros."""
+def guard(memory: mmap.mmap, file: Hashable) -> mmap.mmap:
+    """The mapping of `file`; until it is unmapped, pages of it that cannot be read are zeros."""
     with _lock:
         _install()
         place = _free.pop() if SUPPORTED and _free else None
     if place is not None:
         address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        _guarded.ranges[2 * place + 1] = address + len(memory)
-        _guarded.ranges[2 * place] = address
+        _files[place] = file
+        _guarded.ranges[place][:] = [address, address + len(memory), 0]
         weakref.finalize(memory, _release, place).atexit = False
     return memory
 
 
+def lost(file: Hashable) -> bool:
+    """Whether pages of a file that was mapped read as zeros because they could not be read."""
+    if not _guarded.ranges[MAX_RANGES][0]:
+        return False
+    return file in _lost or any(_guarded.ranges[place][2] for place, one in [*_files.items()] if one == file)
+
+
 def _release(place: int) -> None:
-    _guarded.ranges[2 * place] = _guarded.ranges[2 * place + 1] = 0
+    if _guarded.ranges[place][2]:
+        _lost.add(_files[place])
+    _guarded.ranges[place][:] = [0, 0, 0]
+    del _files[place]
     _free.append(place)
 
 
@@ -99,16 +117,22 @@ def _pointer(context, address):
     return types.CPointer(types.int64)(types.int64), codegen
 
 
+_ranges_address: Any = _address_of_ranges  # numba gives the first argument of both
+_as_pointer: Any = _pointer
+
+
 def _put_zeros(number, about, context):
     """The handler, called as sigaction says; the third integer of `about`, siginfo_t, is the address touched."""
     touched = carray(about, 3)[2]
-    ranges = carray(_pointer(_address_of_ranges()), (MAX_RANGES, 2))
+    ranges = carray(_as_pointer(_ranges_address()), (MAX_RANGES + 1, 3))
     for i in range(MAX_RANGES):
         if ranges[i, 0] <= touched < ranges[i, 1]:
             page = touched - touched % PAGE
+            ranges[i, 2] = 1
+            ranges[MAX_RANGES, 0] += 1
             _map(page, ranges[i, 1] - page, READ_AND_WRITE, MAP_FLAGS, -1, 0)
             return
-    _sigaction(number, _address_of_ranges() + 16 * MAX_RANGES, 0)  # and the access is tried again
+    _sigaction(number, _ranges_address() + 24 * (MAX_RANGES + 1), 0)  # and the access is tried again
 
 
 if SUPPORTED:

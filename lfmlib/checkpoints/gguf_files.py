@@ -85,7 +85,7 @@ def read_gguf(path: Path) -> tuple[dict, dict]:
     """
     found = _read(path)[0]
     stamp = stamp_of(path)
-    return stored_tensors(found, lambda *more: Mapped(path, *more, stamp))
+    return stored_tensors(found, lambda offset, shape, dtype: Mapped(path, offset, shape, dtype, stamp))
 
 
 def read_config(path: Path) -> dict:

@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,11 +80,11 @@ def as_stored(value) -> Stored | str:
         return f"a {type(value).__name__} whose values cannot be read ({type(error).__name__}: {str(error)[:200]})"
 
 
-def _from_torch(value: torch.Tensor) -> Stored | str:
-    if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+def _from_torch(value: Any) -> Stored | str:  # a tensor; that it is a DTensor its attributes tell
+    if torch.nn.parameter.is_lazy(value):
         return "uninitialized: its module has not seen an input, so it has neither shape nor values"
     value = value.detach()
-    if hasattr(value, "full_tensor"):  # a DTensor; asking other processes for their parts would wait for them
+    if hasattr(value, "full_tensor"):  # asking other processes for their parts would wait for them
         if value.device_mesh.size() > 1 and not all(place.is_replicate() for place in value.placements):
             return (
                 f"a shard of {tuple(value.to_local().shape)} of a DTensor {tuple(value.shape)}, whose rest other "

@@ -71,7 +71,14 @@ class Mapped(Stored):
 
     def check(self) -> None:
         """See `Stored.check`."""
+        from .bus_errors import lost  # imports numba, which takes a second, and which listing a file does not need
+
         check_unchanged(self.path, self.stamp)
+        if lost((self.path, self.stamp)):
+            raise CheckpointError(
+                f"the system could not read a part of {self.path}, which was not changed. Check the disk or the "
+                "network, and start again."
+            )
 
     def gather(self, places: torch.Tensor) -> torch.Tensor:
         """As `Stored.gather`; the kernel is told not to read ahead, which could be megabytes around each value."""
@@ -87,6 +94,10 @@ class Mapped(Stored):
         end = self.offset + count * dtype.itemsize
         with open(self.path, "rb") as file:
             memory = _map_privately(file.fileno(), end - start, start)
+        if sys.platform == "linux":
+            from .bus_errors import guard
+
+            guard(memory, (self.path, self.stamp))
         if scattered and hasattr(mmap, "MADV_RANDOM"):
             memory.madvise(mmap.MADV_RANDOM)
         return torch.frombuffer(memory, dtype=dtype, count=count, offset=self.offset - start).reshape(self.shape)
@@ -103,7 +114,11 @@ def read_safetensors(path: Path) -> tuple[dict, dict]:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json_object(file.read(length), str(path), unique=True)
-    return list_header(header, str(path), lambda offset, *more: Mapped(path, 8 + length + offset, *more, stamp))
+
+    def made(offset: int, shape: tuple[int, ...], dtype: str) -> Mapped:
+        return Mapped(path, 8 + length + offset, shape, dtype, stamp)
+
+    return list_header(header, str(path), made)
 
 
 def check_safetensors(path: Path, name: str = "") -> None:
@@ -153,9 +168,7 @@ def _map_privately(fileno: int, length: int, offset: int) -> mmap.mmap:
     no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # named in Python's mmap since 3.13
     protection = mmap.PROT_READ | mmap.PROT_WRITE
     memory = mmap.mmap(fileno, length, flags=mmap.MAP_PRIVATE | no_reserve, prot=protection, offset=offset)
-    from .bus_errors import guard  # imports numba, which takes a second, and which listing a file does not need
-
-    return guard(memory)
+    return memory
 
 
 def _explain(path: Path, error: Exception) -> str:

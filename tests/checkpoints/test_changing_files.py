@@ -90,7 +90,7 @@ import mmap, os, sys
 import numpy as np
 from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
 
-for path in sys.argv[1:]:
+for path in sys.argv[1:3]:
     ckpt = open_checkpoint(path)
     held, chunks = ckpt.read("a"), ckpt.chunks("b", bytes=1 << 12)
     next(chunks)
@@ -102,6 +102,20 @@ for path in sys.argv[1:]:
             call()
         except CheckpointError as error:
             print(error)
+# a disk that gives no page, of a file that is the same as before
+ckpt, stat = open_checkpoint(sys.argv[3]), os.stat(sys.argv[3])
+whole, held = open(sys.argv[3], "rb").read(), ckpt.read("a")
+os.truncate(sys.argv[3], 1000)
+float(held.mean())
+with open(sys.argv[3], "wb") as file:
+    file.write(whole)
+os.utime(sys.argv[3], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+del held
+for call in (lambda: ckpt.check("a"), lambda: ckpt.read("b")):
+    try:
+        call()
+    except CheckpointError as error:
+        print(error)
 with open(path, "rb") as file:  # another's mapping is as it was before
     other = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
 os.truncate(path, 0)
@@ -111,9 +125,26 @@ other[0]
 
 @pytest.mark.skipif(sys.platform != "linux", reason="bus errors are handled on Linux")
 def test_a_truncated_file_does_not_end_the_process(tmp_path):
-    paths = [written(tmp_path, kind) for kind in ("safetensors", "pt")]
+    (tmp_path / "third").mkdir()
+    paths = [written(tmp_path, "safetensors"), written(tmp_path, "pt"), written(tmp_path / "third", "safetensors")]
     done = subprocess.run([sys.executable, "-c", TRUNCATED, *paths], capture_output=True, text=True)
     said = done.stdout.splitlines()
-    assert len(said) == 4, done.stderr
-    assert all("has 1000 bytes, but" in line and "it changed meanwhile" in line for line in said)
+    assert len(said) == 6, done.stderr
+    assert all("has 1000 bytes, but" in line and "it changed meanwhile" in line for line in said[:4])
+    assert all(line.startswith("the system could not read a part of") for line in said[4:])
     assert done.returncode == -signal.SIGBUS, done.stderr
+
+
+def test_a_file_that_is_replaced_or_gone(tmp_path):
+    """Saved anew beside and renamed, as most programs do, and then deleted."""
+    path = written(tmp_path, "safetensors")
+    ckpt, chunks = open_checkpoint(path), open_checkpoint(path).chunks("a", bytes=SIZE)
+    (tmp_path / "new").mkdir()
+    next(chunks)
+    written(tmp_path / "new", "safetensors", value=2.0).rename(path)
+    with pytest.raises(CheckpointError, match="was written to since"):
+        list(chunks)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="moved or deleted since it was opened"):
+        ckpt.check("a")
+    assert "moved or deleted" in dict(each(ckpt, lambda checkpoint, info: checkpoint.read(info.name)))["a"]
