@@ -86,6 +86,8 @@ def test_parameters_explain_themselves(path):
     assert declared, "papermill --help-notebook finds no parameter"
     unexplained = [name for name, about in declared.items() if not about["help"].strip()]
     assert unexplained == [], "a comment behind each parameter is its help text"
+    defaults = {name: ast.literal_eval(about["default"]) for name, about in declared.items()}
+    assert tagged[0].metadata["lfm"]["defaults"] == defaults, "what the book is built with, whatever a reader saves"
     if "model" in declared:
         assert set(declared) >= SHARED, f"missing: {SHARED - set(declared)}"
 

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import nbformat
 import yaml
 
+from ..checkpoints.checkpoint import open_checkpoint
+from ..deltas.pairs import akin, opened
 from ..provenance import ROOT
-from .execute import Run, execute
+from .execute import Run, execute, unfinished
+from .layout import OWN, Layout, writable
 from .one_file import write_report
 from .render import broken_links, missing_pages, render
 from .stage import stage, toc_chapters, toc_pages
@@ -31,39 +33,6 @@ __all__ = ["Layout", "main", "run_chapters", "write_book"]
 
 PROFILES = ("quick", "default", "full")
 _COMMANDS = ("build", "execute", "render", "report")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the files of one book go: `out` holds executed/, stage/ and html/; `results` the findings."""
-
-    root: Path
-    out: Path
-    results: Path
-
-    @classmethod
-    def of(cls, root: Path, *, model: str | None = None, base: str | None = None, profile: str | None = None) -> Layout:
-        """The book's own model under `_build`, any other under `_build/models/NAME`; quick results stay apart."""
-        out = root / "_build"
-        if model or base:
-            names = [_slug(model or "default")] + ([f"from-{_slug(base)}"] if base else [])
-            out = out / "models" / "-".join(names)
-        return cls(root, out, out / ("quick" if profile == "quick" else "results"))
-
-    @property
-    def executed(self) -> Path:
-        """The notebooks as papermill left them."""
-        return self.out / "executed"
-
-    @property
-    def stage(self) -> Path:
-        """What Jupyter Book reads."""
-        return self.out / "stage"
-
-    @property
-    def html(self) -> Path:
-        """The rendered book."""
-        return self.out / "html"
 
 
 def run_chapters(layout: Layout, chapters: Sequence[Path], *, parameters: dict, jobs: int = 2) -> list[Run]:
@@ -89,11 +58,11 @@ def write_book(layout: Layout) -> int:
     """Stage, render, add the one-file reports and check the outcome; return an exit status."""
     waiting = stage(layout.root, layout.stage, executed=layout.executed, results=layout.results)
     if waiting:
-        print(f"not executed, shown as stored: {', '.join(waiting)}")
+        print(f"not run to their end, so only named in the book: {', '.join(waiting)}")
     if status := render(layout.stage, layout.html):
         print("The book was not built: see the warnings above, each of which counts as an error.", file=sys.stderr)
         return status
-    baseurl = yaml.safe_load((layout.stage / "_config.yml").read_text())["html"]["baseurl"]
+    baseurl = yaml.safe_load((layout.stage / "_config.yml").read_text(encoding="utf-8"))["html"]["baseurl"]
     for chapter in toc_chapters(layout.root):
         if chapter.stem not in waiting:
             target = layout.html / "reports" / f"{chapter.stem}.html"
@@ -113,7 +82,7 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
     options = _parser().parse_args(arguments)
     try:
         return _report(options, root) if options.command == "report" else _make(options, root)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"lfmlib.book: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -124,26 +93,41 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
 def _make(options: argparse.Namespace, root: Path) -> int:
     started = time.monotonic()
     model, base = (_from_root(source, root) for source in (options.model, options.base))
-    layout = Layout.of(root, model=model, base=base, profile=options.profile)
-    if options.command != "render":
-        parameters = {name: getattr(options, name) for name in ("revision", "select", "seed", "profile")}
-        chapters = _chosen(toc_chapters(root), options.chapters)
-        runs = run_chapters(
-            layout, chapters, parameters={"model": model, "base": base, **parameters}, jobs=options.jobs
-        )
-        if failed := [run for run in runs if run.failure]:
-            print(f"\n{len(failed)} of {len(runs)} chapters failed", file=sys.stderr)
-            return 1
-    if options.command != "execute":
-        if status := write_book(layout):
-            return status
-        print(f"{_shown(layout.html / 'index.html')}  ({time.monotonic() - started:.0f} s)")
+    about = {"model": model, "base": base, "revision": options.revision, "profile": options.profile}
+    layout = Layout.of(root, **about)
+    with layout.held():
+        if options.command != "render":
+            chapters = _chosen(toc_chapters(root), options.chapters)
+            writable(layout.results)
+            _open(model, base, options.revision, options.select)
+            parameters = about | {"select": options.select, "seed": options.seed}
+            runs = run_chapters(layout, chapters, parameters=parameters, jobs=options.jobs)
+            if failed := [run for run in runs if run.failure]:
+                print(f"\n{len(failed)} of {len(runs)} chapters failed", file=sys.stderr)
+                return 1
+        if options.command != "execute":
+            if status := write_book(layout):
+                return status
+            print(f"{_shown(layout.html / 'index.html')}  ({time.monotonic() - started:.0f} s)")
     return 0
+
+
+def _open(model: str | None, base: str | None, revision: str | None, select: str | None) -> None:
+    """Open the reader's models before any chapter starts, so that what is wrong with them is told once."""
+    if model or revision or select:
+        open_checkpoint(model or OWN, revision=revision, select=select)
+    if model and base:
+        before, (after,) = opened(base, model, revision=revision)
+        akin(before, after)
+    elif base:
+        open_checkpoint(base)
 
 
 def _report(options: argparse.Namespace, root: Path) -> int:
     if not options.notebook.is_file():
         raise FileNotFoundError(f"there is no notebook {options.notebook}; execute a chapter first, with papermill")
+    if reason := unfinished(nbformat.read(options.notebook, as_version=4)):
+        raise ValueError(f"{options.notebook} is not an executed chapter: {reason}. Run it to its end first")
     print(_shown(write_report(options.notebook, options.html, root=root)))
     return 0
 
@@ -167,13 +151,19 @@ def _from_root(source: str | None, root: Path) -> str | None:
     return source or None
 
 
-def _slug(source: str) -> str:
-    """A folder name for a model: its hub id, or the end of its path."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", source).strip("-.")[-80:] or "model"
-
-
 def _shown(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _from(least: int) -> Callable[[str], int]:
+    """What reads a whole number of the command line that is not below ``least``."""
+
+    def number(text: str) -> int:
+        if not text.strip().lstrip("+").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r} was given, a whole number from {least} on is expected")
+        return int(text)
+
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,12 +172,12 @@ def _parser() -> argparse.ArgumentParser:
     about = argparse.ArgumentParser(add_help=False)
     about.add_argument("--model", help="checkpoint to measure: hub id, folder or file (default: the chapter's own)")
     about.add_argument("--base", help="checkpoint that MODEL was fine-tuned from")
+    about.add_argument("--revision", help="commit, tag or branch of MODEL on the hub")
     about.add_argument("--profile", choices=PROFILES, help="how much to measure; quick takes seconds, for a first look")
     running = argparse.ArgumentParser(add_help=False)
-    running.add_argument("--revision", help="commit, tag or branch of MODEL on the hub")
     running.add_argument("--select", metavar="REGEX", help="measure only tensors whose name matches")
-    running.add_argument("--seed", type=int, help="seed of everything random")
-    running.add_argument("--jobs", type=int, default=2, metavar="N", help="chapters that run at once (default: 2)")
+    running.add_argument("--seed", type=_from(0), metavar="N", help="seed of everything random")
+    running.add_argument("--jobs", type=_from(1), default=2, metavar="N", help="chapters that run at once (default: 2)")
     running.add_argument("--chapters", metavar="01,03", help="run only these (default: all in _toc.yml)")
     helps = {
         "build": "run every chapter, then render the book (the default)",

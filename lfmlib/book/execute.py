@@ -6,9 +6,11 @@ memory leak or a changed setting in one never reaches another, and Ctrl-C has so
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -19,9 +21,10 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from ..findings.finding import whole
 from ..provenance import commit, surroundings
 
-__all__ = ["Run", "execute", "failure_report"]
+__all__ = ["Run", "execute", "failure_report", "is_complete", "unfinished"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PAPERMILL_CELLS = {"injected-parameters", "papermill-error-cell-tag"}  # cells that the source notebook does not have
@@ -51,9 +54,13 @@ def execute(
 
     They run in the folder `cwd`, by default in `root`.
 
-    A chapter receives those of `parameters` that its parameters cell declares: not every chapter takes a model. The
-    others keep running when one fails. On Ctrl-C all children are stopped before the interrupt goes on.
+    A chapter receives those of `parameters` that its parameters cell declares: not every chapter takes a model; the
+    rest are the book's own, whatever a reader has saved in the cell. The others keep running when one fails. On Ctrl-C
+    all children are stopped before the interrupt goes on. A notebook is complete, as `is_complete` tells, only when
+    papermill has come to its end and found no error.
     """
+    if jobs < 1:
+        raise ValueError(f"jobs is {jobs}: expected how many chapters run at once, 1 or more")
     out.mkdir(parents=True, exist_ok=True)
     width = max((len(path.stem) for path in chapters), default=0)
     environment = _environment(max(1, min(jobs, len(chapters))))
@@ -64,7 +71,10 @@ def execute(
             while waiting and len(running) < jobs:
                 source = waiting.pop(0)
                 say(f"{source.stem:<{width}}  started", flush=True)
-                running.append(_Child(source, out / source.name, cwd or root, parameters, environment))
+                given, other = _given(source, parameters)
+                if other:
+                    say(f"{source.stem:<{width}}  {other}", flush=True)
+                running.append(_Child(source, out / source.name, cwd or root, given, environment))
             for child in [child for child in running if child.process.poll() is not None]:
                 running.remove(child)
                 run = child.finish(stamp)
@@ -79,12 +89,10 @@ def execute(
 class _Child:
     """One papermill process. Its messages go to a log beside the notebook, shown only if no cell explains a failure."""
 
-    def __init__(self, source: Path, target: Path, cwd: Path, parameters: Mapping, environment: Mapping):
+    def __init__(self, source: Path, target: Path, cwd: Path, given: Mapping, environment: Mapping):
         self.source, self.target, self.started = source, target, time.monotonic()
         self.log = target.with_suffix(".log")
         target.unlink(missing_ok=True)  # an older run must not pass for this one
-        declared = _declared(source)
-        given = {key: value for key, value in parameters.items() if value is not None and key in declared}
         command = [sys.executable, "-m", "papermill", str(source), str(target), "--cwd", str(cwd), "-k", "python3"]
         command += ["--no-progress-bar", "--log-level", "ERROR", "-y", yaml.safe_dump(given)]
         with self.log.open("wb") as log:
@@ -103,13 +111,64 @@ class _Child:
         seconds = time.monotonic() - self.started
         failure = None
         if self.process.returncode:
-            failure = failure_report(self.target) or _tail(self.log.read_text(errors="replace"))
-        if self.target.exists():
-            notebook = nbformat.read(self.target, as_version=4)
-            notebook.metadata["lfm"] = dict(stamp)
-            nbformat.write(notebook, self.target)
+            failure = self._reason()
+        elif lost := self._stamped(stamp):
+            failure = lost
         self.log.unlink()
         return Run(self.source.stem, self.target, seconds, failure)
+
+    def _reason(self) -> str:
+        """Why papermill gave up: the cell that failed, or else the end of what it said and what the disk is like."""
+        try:
+            found = failure_report(self.target)
+        except (OSError, ValueError) as error:
+            found = self._torn(error)
+        return found or _tail(self.log.read_text(encoding="utf-8", errors="replace"))
+
+    def _stamped(self, stamp: Mapping[str, object]) -> str | None:
+        """Mark the notebook as complete, or say why it cannot be."""
+        try:
+            notebook = nbformat.read(self.target, as_version=4)
+            notebook.metadata["lfm"] = {**stamp, "complete": True}
+            with whole(self.target) as partial:
+                nbformat.write(notebook, partial)
+        except (OSError, ValueError) as error:
+            return self._torn(error)
+        return None
+
+    def _torn(self, error: Exception) -> str:
+        reason = error.strerror if isinstance(error, OSError) else "only a part of it is there"
+        free = shutil.disk_usage(self.target.parent).free
+        said = _tail(self.log.read_text(encoding="utf-8", errors="replace"))
+        return (
+            f"writing its notebook ({reason}): {free / 1e6:,.0f} MB are free on the disk of {self.target.parent}. Free "
+            f"some space and run it again.\n{said}"
+        )
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a chapter was executed to its end by `execute`, without an error."""
+    try:
+        return bool(nbformat.read(path, as_version=4).metadata.get("lfm", {}).get("complete"))
+    except (FileNotFoundError, ValueError):  # never begun, or cut off while it was written
+        return False
+
+
+def unfinished(notebook: nbformat.NotebookNode) -> str | None:
+    """Why a notebook, however it was run, is not whole: what did not run, or failed. None where it is."""
+    cells = [(number, cell) for number, cell in enumerate(notebook.cells, start=1) if cell.cell_type == "code"]
+    cells = [(number, cell) for number, cell in cells if cell.source.strip()]
+    waiting = [number for number, cell in cells if cell.execution_count is None]
+    for number, cell in cells:
+        for output in cell.outputs:
+            if output.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", []):
+                return f"cell {number} failed with {output.ename}: {output.evalue}"
+    if waiting:
+        return f"code cells that have not run: {len(waiting)} of {len(cells)}, the first of them cell {waiting[0]}"
+    run = notebook.metadata.get("papermill", {})
+    if run and (run.get("exception") or not run.get("end_time")):
+        return "papermill did not come to its end"
+    return None
 
 
 def failure_report(path: Path) -> str | None:
@@ -135,15 +194,36 @@ def _tail(text: str, lines: int = 30) -> str:
     return "\n".join((["    …"] if len(kept) > lines else []) + [f"    {line}" for line in kept[-lines:]])
 
 
-def _declared(source: Path) -> set[str]:
-    """Names in the chapter's parameters cell."""
+def _given(source: Path, parameters: Mapping[str, object]) -> tuple[dict[str, object], str]:
+    """What a chapter is run with, and in words where its saved parameters cell holds something else.
+
+    The cell's metadata hold the book's own values: JupyterLab saves by itself what a reader has set in the cell.
+    """
+    cells, declared = nbformat.read(source, as_version=4).cells, _declared(source)
+    own = next((cell.metadata["lfm"]["defaults"] for cell in cells if "lfm" in cell.metadata), {})
+    own = {name: value for name, value in own.items() if name in declared}
+    asked = {name: value for name, value in parameters.items() if value is not None and name in declared}
+    other = [name for name in own if name not in asked and own[name] != declared[name]]
+    saved, run = (", ".join(f"{name} = {some[name]!r}" for name in other) for some in (declared, own))
+    return own | asked, f"saved with {saved}, run with {run}: `git restore {source.name}` undoes it" if other else ""
+
+
+def _declared(source: Path) -> dict[str, object]:
+    """Names in the chapter's parameters cell, with the values written there."""
     from papermill import inspect_notebook
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # a chapter without such a cell is no news here
     try:
-        return set(inspect_notebook(str(source)))
+        return {name: _value(found["default"]) for name, found in inspect_notebook(str(source)).items()}
     except ValueError as error:
         raise ValueError(f"{source.name}: {error} Its metadata need a kernelspec with language python.") from None
+
+
+def _value(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # an expression
+        return text
 
 
 def _environment(jobs: int) -> dict[str, str]:

@@ -17,6 +17,7 @@ from ..checkpoints.stored import CheckpointError
 from ..provenance import ROOT
 from . import TEMPORARY
 from .execute import Run, execute
+from .layout import writable
 from .one_file import write_report
 
 CHAPTER = "13_what_does_the_report_say.ipynb"
@@ -56,13 +57,17 @@ def report(
         ``out``.
 
     Raises:
-        ValueError, FileNotFoundError, CheckpointError: from the chapter, of its parameters; or there is no folder for
-            ``out``.
+        ValueError, FileNotFoundError, CheckpointError: from the chapter, of its parameters; or ``out`` or ``results``
+            cannot be written.
         RuntimeError: the chapter failed otherwise. A note of each of these errors holds the cell and its traceback.
     """
     out = Path(out).expanduser().resolve()
     if not out.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {out.parent} for {out.name}: make it, or name another")
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder, where the name of an HTML file was expected: {out / 'report.html'}, say")
+    for folder in (out.parent, *([Path(results).expanduser()] if results else [])):
+        writable(folder)
     # What is wrong with the model or its options is told at once, before Jupyter starts.
     ch13_report.opened(model, revision or "", select or "", sample or 0, base or "")
     given = {"revision": revision, "select": select, "sample": sample, "seed": seed, "profile": profile}

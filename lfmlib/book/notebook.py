@@ -17,8 +17,10 @@ from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from .. import findings, plots, records
 from ..findings import Finding, scoreboard
+from ..findings.finding import whole
 from ..provenance import ROOT
-from . import TEMPORARY
+from . import TEMPORARY, refusals
+from .layout import Layout, writable
 
 PROFILES = ("quick", "default", "full")
 LINKED = 2_000_000
@@ -183,8 +185,10 @@ def download(tables: dict[str, pd.DataFrame], folder: Path) -> None:
         plain = frame.assign(shape=frame["shape"].map(str)) if "shape" in frame else frame.copy()
         plain.attrs = {}  # what a survey notes there is not JSON, which Parquet would make of it
         text = plain.to_csv(index=False)
-        (folder / f"{name}.csv").write_text(text, encoding="utf-8")
-        plain.to_parquet(folder / f"{name}.parquet", index=False)
+        with whole(folder / f"{name}.csv") as part:
+            part.write_text(text, encoding="utf-8")
+        with whole(folder / f"{name}.parquet") as part:
+            plain.to_parquet(part, index=False)
         data = b64encode(text.encode()).decode()
         size = f"{len(plain):,} rows, {len(text) / 1000:,.0f} kB"
         link = f'<a download="{name}.csv" href="data:text/csv;base64,{data}">{name}.csv</a>'
@@ -247,11 +251,13 @@ def begin() -> Path:
 
     Returns:
         The absolute results folder: ``results`` resolved against the repository; if empty, ``_build/quick`` for quick
-        runs and ``_build/results`` otherwise.
+        runs and ``_build/results`` otherwise, and the like in ``_build/models/NAME`` on the reader's own model.
 
     Raises:
-        ValueError: papermill was given a parameter that the chapter does not have, or a value it cannot take.
+        ValueError: papermill was given a parameter that the chapter does not have, or a value it cannot take; or
+            nothing can be written to the folder.
     """
+    refusals.install(get_ipython())
     variables = get_ipython().user_ns
     declared, injected = _parameters(variables.get("In", []))
     if unknown := sorted(set(injected) - set(declared)):
@@ -265,7 +271,11 @@ def begin() -> Path:
         raise ValueError(f"seed is {seed!r}: expected a whole number from 0 on")
     plots.style()
     set_matplotlib_formats("svg")
-    return ROOT / (variables["results"] or ("_build/quick" if profile == "quick" else "_build/results"))
+    if variables["results"]:
+        return writable(ROOT / Path(variables["results"]).expanduser())
+    model = variables.get("model") or variables.get("adapt") or variables.get("tuned")
+    own = {"base": variables.get("base"), "revision": variables.get("revision")}
+    return writable(Layout.of(ROOT, model=model, profile=profile, **own).results)
 
 
 def _parameters(cells: list[str]) -> tuple[list[str], list[str]]:

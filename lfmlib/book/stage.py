@@ -15,7 +15,8 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from . import speed
+from . import partial, speed
+from .execute import is_complete
 
 __all__ = ["chapter_number", "clean_outputs", "stage", "toc_chapters", "toc_pages"]
 
@@ -26,30 +27,28 @@ _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 def stage(root: Path, folder: Path, *, executed: Path, results: Path) -> list[str]:
     """Fill `folder` anew from `root`, the notebooks in `executed` and the findings in `results`.
 
-    Returns the chapters that have not been executed and are therefore staged as they are stored.
+    Returns the chapters that were not executed to their end, which `lfmlib.book.partial` stands in for.
     """
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(root / "book", folder / "book")
     (folder / "notebooks").mkdir(parents=True, exist_ok=True)
-    missing = []
+    missing = {}
     for chapter in toc_chapters(root):
-        source = executed / chapter.name
-        if source.exists():
-            _stage_chapter(source, folder / "notebooks" / chapter.name)
+        if is_complete(executed / chapter.name):
+            _stage_chapter(executed / chapter.name, folder / "notebooks" / chapter.name)
         else:
-            missing.append(chapter.stem)
-            shutil.copy(chapter, folder / "notebooks" / chapter.name)
+            missing[chapter] = _title(chapter)
     shutil.copy(root / "_toc.yml", folder / "_toc.yml")
-    settings = yaml.safe_load((root / "_config.yml").read_text())
-    (folder / "_config.yml").write_text(yaml.safe_dump(_with_addresses(settings), sort_keys=False, allow_unicode=True))
-    for name, text in _verdicts(results).items():
-        (folder / "book" / name).write_text(text)
-    for name, text in speed.tables(root / "book" / "speed").items():
-        (folder / "book" / name).write_text(text)
-    (folder / "book" / "_calibration.md").write_text(_calibration())
-    (folder / "book" / "_runs.md").write_text(_runs(root, executed))
-    (folder / "book" / "_surroundings.md").write_text(_surroundings(root, executed))
-    return missing
+    settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
+    text = yaml.safe_dump(_with_addresses(settings), sort_keys=False, allow_unicode=True)
+    (folder / "_config.yml").write_text(text, encoding="utf-8")
+    made = _verdicts(results) | speed.tables(root / "book" / "speed")
+    made |= {"_calibration.md": _calibration(), "_runs.md": _runs(root, executed)}
+    made |= {"_surroundings.md": _surroundings(root, executed)}
+    for name, text in made.items():
+        (folder / "book" / name).write_text(text, encoding="utf-8")
+    partial.complete(folder, missing)
+    return [chapter.stem for chapter in missing]
 
 
 def toc_pages(root: Path) -> list[str]:
@@ -63,7 +62,7 @@ def toc_pages(root: Path) -> list[str]:
         for part in node.get("parts", []):
             yield from walk(part)
 
-    toc = yaml.safe_load((root / "_toc.yml").read_text())
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     return [toc["root"], *walk(toc)]
 
 
@@ -77,7 +76,7 @@ def toc_chapters(root: Path) -> list[Path]:
 
 def chapter_number(root: Path, stem: str) -> int | None:
     """The number the rendered book gives to the chapter `stem`: its place among the numbered parts' pages."""
-    toc = yaml.safe_load((root / "_toc.yml").read_text())
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
     parts = [part for part in toc.get("parts", []) if part.get("numbered")]
     pages = [Path(chapter["file"]).name for part in parts for chapter in part["chapters"]]
     return pages.index(stem) + 1 if stem in pages else None
@@ -159,7 +158,7 @@ def _runs(root: Path, executed: Path) -> str:
     rows = ["| Chapter | Model | Profile | Started (UTC) | Took | Commit |", "|---|---|---|---|---:|---|"]
     for chapter in toc_chapters(root):
         path = executed / chapter.name
-        if not path.exists():
+        if not is_complete(path):
             rows.append(f"| {_title(chapter)} | | | not run | | |")
             continue
         metadata = nbformat.read(path, as_version=4).metadata
@@ -188,7 +187,7 @@ def _surroundings(root: Path, executed: Path) -> str:
 
 
 def _executed(root: Path, executed: Path) -> list[Path]:
-    return [path for chapter in toc_chapters(root) if (path := executed / chapter.name).exists()]
+    return [path for chapter in toc_chapters(root) if is_complete(path := executed / chapter.name)]
 
 
 def _title(chapter: Path) -> str:

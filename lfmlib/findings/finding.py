@@ -9,6 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -78,7 +81,7 @@ class Finding:
 
 
 def write(finding: Finding, folder: str | Path = "_build/results") -> Path:
-    """Write a finding as ``<id>-<model>.json``; an earlier one of the same claim and model is replaced.
+    """Write a finding as ``<id>-<model>.json``; an earlier one of the same claim and checkpoint is replaced.
 
     Args:
         finding: any.
@@ -89,16 +92,37 @@ def write(finding: Finding, folder: str | Path = "_build/results") -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # two checkpoints whose folders have the same name are two models: a hash of the source tells their files apart
-    source = finding.provenance.get("source", finding.model)
-    mark = "" if source == finding.model else f"-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
-    path = folder / f"{finding.id}-{re.sub(r'[^A-Za-z0-9._-]+', '-', finding.model)}{mark}.json"
-    partial = path.with_suffix(".part")
-    partial.write_text(
-        json.dumps(asdict(finding), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    partial.replace(path)
+    path = folder / f"{finding.id}-{stem(finding.model, finding.provenance)}.json"
+    text = json.dumps(asdict(finding), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
     return path
+
+
+def stem(model: str, provenance: dict) -> str:
+    """How files of results on a model are called: its name, and a hash of what else tells checkpoints apart.
+
+    Two folders of the same name are two models, and so are two revisions; what was measured beside another base, or on
+    other tensors or a sample of them, is another result.
+    """
+    source, given = provenance.get("source", model), provenance.get("parameters", {})
+    told = [] if source == model else [source]
+    if source != "minilm":  # which is one commit, always
+        told.append(provenance.get("revision"))
+    told += [given.get(name) for name in ("base", "base_revision", "select", "sample")]
+    whole, name = "\0".join(str(one) for one in told if one), re.sub(r"[^A-Za-z0-9._-]+", "-", model)
+    return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}" if whole else name
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of ``path`` when it is whole, also while others write the same."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load(folder: str | Path = "_build/results") -> list[Finding]:

@@ -13,78 +13,13 @@ from pathlib import Path
 
 import nbformat
 import pytest
-import yaml
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook
+from toybooks import chapter, make_book, read
 
 from lfmlib import findings
 from lfmlib.book import build, execute, one_file, render, stage
+from lfmlib.book.layout import Layout
 from lfmlib.findings import scoreboard
-from lfmlib.provenance import ROOT
-
-INTRO = "# A toy book\n\nRead {doc}`../notebooks/01_is_it_so`, {ref}`fig-hero` and {cite}`toy2025`.\n"
-FINDINGS = "# What was found\n\n```{include} _scoreboard.md\n```\n"
-METHODS = "# Methods\n\n## How it is done\n\n$$y = x^2$$\n\n```{include} _runs.md\n```\n"
-REFERENCES = "# References\n\n```{bibliography}\n:all:\n```\n"
-BIB = "@article{toy2025, title={A toy}, author={Doe, Jane}, year={2025}, journal={Toys}}\n"
-CLAIM = (
-    '<div class="lfm-claim lfm-partly"><p><b>Claim.</b> It is so. '
-    '<span class="lfm-verdict">partly supported</span>: 61.2 % '
-    '(<a href="../book/methods.html#how-it-is-done">rule</a>)</p></div>'
-)
-DRAW = """import matplotlib.pyplot as plt
-%config InlineBackend.figure_formats = ["svg"]
-fig, ax = plt.subplots(figsize=(5.6, 3), facecolor="none")
-ax.set_facecolor("none")
-ax.tick_params(colors="0.5")
-ax.hist([1, 2, 2, 3, 3, 3, 4, 4, 5], bins=5)
-plt.show()"""
-
-
-def chapter(title: str = "Is it so?", *, draw: str = DRAW, extra: str = "") -> nbformat.NotebookNode:
-    """A chapter as the contract wants it, small."""
-    figure = {
-        "figure": {"caption": "Weights $w$ of **one** tensor.", "name": "fig-hero"},
-        "image": {"alt": "Histogram of nine weights", "classes": "dark-light"},
-    }
-    parameters = 'model = "minilm"  # what to measure\nseed = 0  # of everything random\nresults = ""  # folder'
-    cells = [
-        new_markdown_cell(
-            f"# {title}\n\nInline $\\sigma^2 < 1$; see [Methods](../book/methods.md) and [Figure 1.1](#fig-hero)."
-        ),
-        new_code_cell(parameters, metadata={"tags": ["parameters", "hide-input"]}),
-        new_code_cell(f"from IPython.display import HTML, Markdown, display\ndisplay(HTML({CLAIM!r}))"),
-        new_code_cell(draw, metadata={"mystnb": figure, "tags": ["remove-input"]}),
-        new_markdown_cell("## A section here\n\n$$\\mathrm{KL}(p \\| q) = \\sum_i p_i \\log_2 \\frac{p_i}{q_i}$$"),
-        new_code_cell(
-            'display(Markdown(f"Measured $x = 1$, seed {seed}; see [how](../book/methods.md#how-it-is-done)."))'
-        ),
-        new_code_cell('import pandas as pd\npd.DataFrame({f"a rather long column {k}": [k, 2.5] for k in range(9)})'),
-        new_code_cell('import sys\nprint("on stderr", file=sys.stderr)'),
-        new_code_cell('print("not to be seen")', metadata={"tags": ["remove-output"]}),
-    ]
-    if extra:
-        cells.append(new_code_cell(extra))
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return new_notebook(cells=cells, metadata={"kernelspec": kernel})
-
-
-def make_book(root: Path, **chapters: nbformat.NotebookNode) -> Path:
-    """A toy book with this repository's settings and style sheets."""
-    shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
-    pages = {"intro": INTRO, "findings": FINDINGS, "methods": METHODS, "references": REFERENCES}
-    for name, text in pages.items():
-        (root / "book" / f"{name}.md").write_text(text)
-    (root / "book" / "references.bib").write_text(BIB)
-    (root / "notebooks").mkdir()
-    for name, notebook in (chapters or {"01_is_it_so": chapter()}).items():
-        nbformat.write(notebook, root / "notebooks" / f"{name.removeprefix('c')}.ipynb")
-    shutil.copy(ROOT / "_config.yml", root)
-    files = sorted(path.stem for path in (root / "notebooks").iterdir())
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    toc["parts"][0]["chapters"] = [{"file": f"notebooks/{stem}"} for stem in files]
-    toc["parts"] = [toc["parts"][0], {"caption": "About", "chapters": [{"file": f"book/{p}"} for p in list(pages)[1:]]}]
-    (root / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
-    return root
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -107,10 +42,6 @@ def built(tmp_path_factory, surroundings):
     root = make_book(tmp_path_factory.mktemp("toy"))
     assert build.main(["--seed", "7"], root=root) == 0
     return root / "_build"
-
-
-def read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
 
 
 # --- a book that builds ---------------------------------------------------------------------------------------------
@@ -171,7 +102,7 @@ def test_surroundings_that_differ_are_all_listed(tmp_path):
     assert stage._surroundings(root, tmp_path) == "No chapter has noted what it ran on.\n"
     for name, cores in (("01_a", "2"), ("02_b", "8")):
         ran = nbformat.read(root / f"notebooks/{name}.ipynb", as_version=4)
-        ran.metadata["lfm"] = {"surroundings": {"Cores": cores, "Python": "3.12.1"}}
+        ran.metadata["lfm"] = {"complete": True, "surroundings": {"Cores": cores, "Python": "3.12.1"}}
         nbformat.write(ran, tmp_path / f"{name}.ipynb")
     assert stage._surroundings(root, tmp_path) == "| | |\n|---|---|\n| Cores | 2, 8 |\n| Python | 3.12.1 |\n"
 
@@ -218,7 +149,8 @@ def test_render_again_with_repository(built, monkeypatch):
 @pytest.mark.slow
 def test_failing_chapter_is_named_and_the_others_run(tmp_path, capfd):
     broken = chapter("Does it break?", extra="x = 1\nraise ValueError('on purpose')")
-    root = make_book(tmp_path, c01_breaks=broken, c02_works=chapter("Does it work?"))
+    dying = chapter("Does it die?", extra="import os\nos._exit(9)")
+    root = make_book(tmp_path, c01_breaks=broken, c02_works=chapter("Does it work?"), c03_dies=dying)
     assert build.main(["execute", "--seed", "3"], root=root) == 1
     out, err = capfd.readouterr()
     assert re.search(r"^01_breaks +FAILED +\d+\.\d s$", out, flags=re.MULTILINE)
@@ -226,7 +158,12 @@ def test_failing_chapter_is_named_and_the_others_run(tmp_path, capfd):
     assert "01_breaks failed in cell 10 of 10" in err
     assert "| raise ValueError('on purpose')" in err and "ValueError: on purpose" in err
     kept = Path(re.search(r"The notebook is kept: (.+)", err)[1])
-    assert kept.exists() and "1 of 2 chapters failed" in err
+    assert kept.exists() and "2 of 3 chapters failed" in err
+    assert "03_dies failed in" in err and "DeadKernelError: Kernel died" in err
+    for name, whole in (("01_breaks", False), ("02_works", True), ("03_dies", False)):
+        path = root / f"_build/executed/{name}.ipynb"
+        assert execute.is_complete(path) is whole
+        assert (execute.unfinished(nbformat.read(path, as_version=4)) is None) is whole
 
 
 @pytest.mark.slow
@@ -250,11 +187,11 @@ def test_broken_links_are_found(tmp_path):
 
 
 def test_layout(tmp_path):
-    own = build.Layout.of(tmp_path)
+    own = Layout.of(tmp_path)
     assert (own.html, own.results) == (tmp_path / "_build/html", tmp_path / "_build/results")
-    assert build.Layout.of(tmp_path, profile="quick").results == tmp_path / "_build/quick"
-    other = build.Layout.of(tmp_path, model="org/name", base="/data/b v1")
-    assert other.html == tmp_path / "_build/models/org-name-from-data-b-v1/html"
+    assert Layout.of(tmp_path, model="minilm", profile="quick").results == tmp_path / "_build/quick"
+    other = Layout.of(tmp_path, model="org/name", base="/data/b v1")
+    assert other.html == tmp_path / "_build/models/org--name--from--b-v1-d7591f80/html"
 
 
 def test_chapters_are_chosen_by_number_or_name(tmp_path, capsys):
@@ -266,7 +203,7 @@ def test_chapters_are_chosen_by_number_or_name(tmp_path, capsys):
 
 def test_only_declared_parameters_are_passed(tmp_path):
     nbformat.write(chapter(), tmp_path / "01_a.ipynb")
-    assert execute._declared(tmp_path / "01_a.ipynb") == {"model", "seed", "results"}
+    assert execute._declared(tmp_path / "01_a.ipynb") == {"model": "minilm", "seed": 0, "results": ""}
 
 
 def test_threads_are_shared_out(monkeypatch):
@@ -299,8 +236,8 @@ def test_interrupt_leaves_no_process(tmp_path):
         metadata=chapter().metadata,
     )
     root = make_book(tmp_path, c01_sleeps=sleeper)
-    code = "import pathlib, sys; from lfmlib import book; "
-    code += f"sys.exit(book.main(['execute'], root=pathlib.Path({str(root)!r})))"
+    code = "import pathlib, sys; from lfmlib.book import build; "
+    code += f"sys.exit(build.main(['execute'], root=pathlib.Path({str(root)!r})))"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert _wait(
         lambda: (root / "pid").exists() and read(root / "pid"), 120
@@ -310,6 +247,7 @@ def test_interrupt_leaves_no_process(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "stopped" in err and "Traceback" not in err
     assert _wait(lambda: not Path(f"/proc/{kernel}").exists(), 15)
+    assert not execute.is_complete(root / "_build/executed/01_sleeps.ipynb")
 
 
 def _wait(condition, seconds: float) -> bool:

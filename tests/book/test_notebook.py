@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
-from lfmlib.book import notebook
+from lfmlib.book import notebook, refusals
 from lfmlib.provenance import ROOT
 from lfmlib.records import Comparison
 
@@ -20,26 +21,80 @@ DECLARED = 'model: str = ""  # a model\nseed: int = 0\nprofile: str = "default"\
 
 
 @pytest.fixture
-def cells(monkeypatch):
+def cells(monkeypatch, tmp_path):
     """Make `begin` believe that it stands in a notebook in which these cells ran."""
 
     def cells(*sources: str) -> None:
         variables = {"In": ["", *sources]}
         for source in sources:
             exec(source, variables)
-        monkeypatch.setattr(notebook, "get_ipython", lambda: SimpleNamespace(user_ns=variables))
+        shell = SimpleNamespace(user_ns=variables, set_custom_exc=lambda kinds, handler: None)
+        monkeypatch.setattr(notebook, "get_ipython", lambda: shell)
+        monkeypatch.setattr(notebook, "ROOT", tmp_path)
         monkeypatch.setattr(notebook, "set_matplotlib_formats", lambda kind: None)
 
     return cells
 
 
-def test_results_have_a_folder_for_every_profile(cells):
-    cells(DECLARED)
-    assert notebook.begin() == ROOT / "_build/results"
-    cells(DECLARED, "# Parameters\nprofile = 'quick'\n")
-    assert notebook.begin() == ROOT / "_build/quick"
-    cells(DECLARED, "# Parameters\nresults = 'elsewhere'\n")
-    assert notebook.begin() == ROOT / "elsewhere"
+@pytest.mark.parametrize(
+    ("injected", "place"),
+    [
+        ("", "_build/results"),
+        ("profile = 'quick'", "_build/quick"),
+        ("results = 'elsewhere'", "elsewhere"),
+        ("model = 'org/name'", "_build/models/org--name/results"),
+        ("model = 'org/name'; results = 'elsewhere'", "elsewhere"),
+        ("model = 'org/name'; revision = 'v1'; profile = 'quick'", "_build/models/org--name--at--v1/quick"),
+        ("model = 'tuned'; base = 'org/name'", "_build/models/tuned--from--org--name/results"),
+        ("adapt = 'gpt2'", "_build/models/gpt2/results"),
+        ("base = 'gpt2'; tuned = 'one'", "_build/models/one--from--gpt2/results"),
+    ],
+)
+def test_results_have_a_folder_for_every_model_and_profile(cells, tmp_path, injected, place):
+    cells(DECLARED + "\nbase = revision = adapt = tuned = ''", f"# Parameters\n{injected}\n")
+    assert notebook.begin() == tmp_path / place
+
+
+def test_a_results_folder_that_takes_no_file_is_refused_at_once(cells, tmp_path):
+    (tmp_path / "file").touch()
+    cells(DECLARED, f"# Parameters\nresults = '{tmp_path}/file/results'\n")
+    with pytest.raises(
+        ValueError, match=r"nothing can be written to .*file/results \(Not a directory\): make it a wri"
+    ):
+        notebook.begin()
+
+
+def test_a_refusal_is_shown_as_its_sentence_and_a_mistake_with_its_traceback(capsys):
+    shell = InteractiveShell()
+    refusals.install(shell)
+    try:
+        for source in (
+            "import lfmlib; lfmlib.open_checkpoint('no such model')",
+            "%tb",
+            "int('x')",
+            "lfmlib.iid(3, x=1)",
+        ):
+            shell.run_cell(source)
+            said = capsys.readouterr()
+            shown = re.sub(r"\x1b\[[0-9;]*m", "", said.out + said.err).strip()
+            if source.startswith("import"):
+                assert shown.startswith("FileNotFoundError: 'no such model' was not found.")
+                assert len(shown.splitlines()) == 2
+            else:
+                assert "Traceback (most recent call last)" in shown
+    finally:
+        InteractiveShell.clear_instance()
+
+
+def test_tables_replace_each_other_only_when_they_are_whole(tmp_path, monkeypatch):
+    frame = pd.DataFrame({"a": [1.0]})
+    notebook.download({"t": frame}, tmp_path)
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", lambda self, path, **how: path.write_bytes(b"x") / 0)
+    with pytest.raises(ZeroDivisionError):
+        notebook.download({"t": frame + 1}, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.parquet"]
+    monkeypatch.undo()
+    assert pd.read_parquet(tmp_path / "t.parquet").equals(frame)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -121,6 +122,23 @@ def test_two_checkpoints_of_one_name_are_two_models(tmp_path):
     for source in ("minilm", "/a/minilm", "/b/minilm"):
         findings.write(dataclasses.replace(example(model="minilm"), provenance={"source": source}), tmp_path)
     assert len(findings.load(tmp_path)) == 3
+
+
+def test_revisions_bases_and_selections_are_kept_apart(tmp_path):
+    variants = [{}, {"base": "a"}, {"base": "b"}, {"select": "mlp"}, {"sample": 4096}, {"seed": 1, "sample": 0}]
+    for revision in ("f00", "ba5"):
+        for one in variants:
+            where = {"source": "org/name", "revision": revision, "parameters": one}
+            findings.write(dataclasses.replace(example(model="org/name"), provenance=where), tmp_path)
+    assert len(findings.load(tmp_path)) == 10  # another seed is the same measurement
+    pinned = {"source": "minilm", "revision": "f00", "parameters": {"select": ""}}
+    assert findings.finding.stem("minilm", pinned) == "minilm"
+
+
+def test_findings_written_at_once_are_whole(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda at: findings.write(example(value=at / 64), tmp_path), range(64)))
+    assert len(findings.load(tmp_path)) == 1 and len(list(tmp_path.iterdir())) == 1
 
 
 def test_constant_and_lost_matrices_are_not_judged():
