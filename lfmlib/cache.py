@@ -69,7 +69,7 @@ def _build(place: Path, description: dict, build: Callable[[Path], None]) -> Non
         build(partial)
         hashes = {path.name: file_hash(path) for path in sorted(partial.iterdir())}
         manifest = {"description": description, "sha256": hashes}
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True))
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(
@@ -83,7 +83,7 @@ def _build(place: Path, description: dict, build: Callable[[Path], None]) -> Non
 def _is_intact(place: Path) -> bool:
     """Whether every file of an artefact still has the hash in its manifest."""
     try:
-        hashes = json.loads((place / "manifest.json").read_text())["sha256"]
+        hashes = json.loads((place / "manifest.json").read_text(encoding="utf-8"))["sha256"]
         return all(file_hash(place / name) == expected for name, expected in hashes.items())
     except (OSError, ValueError, KeyError, AttributeError):
         return False

@@ -28,7 +28,7 @@ def commit(root: Path = ROOT, *, apart: Sequence[str] = ()) -> str:
     """
 
     def git(*arguments: str) -> str:
-        run = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        run = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=True, encoding="utf-8")
         return run.stdout.strip()
 
     try:

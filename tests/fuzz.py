@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="without atheris")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + SPARE, used + SPARE))
     fuzzer = Fuzzer(options.target, options.minutes)
     if options.script is not None:

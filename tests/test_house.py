@@ -146,3 +146,42 @@ def test_tests_stand_where_their_modules_do():
     assert packages <= {path.name for path in (ROOT / "tests").iterdir()}
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
     assert len(set(names)) == len(names), "two test files of one name hide each other"
+
+
+MODE = re.compile(r"[rwxa+bt]{1,3}")
+
+
+def without_encoding(source: str) -> list[int]:
+    """Lines where text is read, written or taken from a process in whatever encoding the machine's locale has."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or {"encoding", None} & {word.arg for word in node.keywords}:
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        given = [*node.args, *(word.value for word in node.keywords)]
+        modes = [one.value for one in given if isinstance(one, ast.Constant) and MODE.fullmatch(str(one.value))]
+        archive = isinstance(node.func, ast.Attribute) and node.args and ast.unparse(node.args[0])[1:-1] not in modes
+        opens = name == "open" and not archive and not any("b" in mode for mode in modes)
+        text = any(word.arg in ("text", "universal_newlines") for word in node.keywords)
+        if opens or name in ("read_text", "write_text") or (name in ("run", "Popen", "check_output") and text):
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize("folder", ["lfmlib", "tests"])
+def test_text_has_an_encoding(folder):
+    paths = (ROOT / folder).rglob("*.py")
+    lines = {path: without_encoding(path.read_text(encoding="utf-8")) for path in paths}
+    assert not {f"{path.relative_to(ROOT)}:{line}" for path, found in lines.items() for line in found}
+
+
+def test_an_encoding_that_lacks_is_seen():
+    bad = ["open(p)", "p.open('w')", "p.read_text()", "p.write_text(t)", "run(c, text=True)", "open(p, mode='r')"]
+    good = [
+        "open(p, 'rb')",
+        "p.open('wb')",
+        "p.read_text(encoding='utf-8')",
+        "zip.open('a/b', 'w')",
+        "run(c, check=True)",
+    ]
+    assert [without_encoding(line) for line in bad + good] == [[1]] * len(bad) + [[]] * len(good)

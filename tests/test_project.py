@@ -19,16 +19,16 @@ from lfmlib.book import model_report, stage
 from lfmlib.extras import EXTRAS
 from lfmlib.provenance import ROOT
 
-SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = SETTINGS["project"]
-MAKEFILE = (ROOT / "Makefile").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 SOURCES = sorted((ROOT / "lfmlib").rglob("*.py"))
 OF_THE_BUILD = ("docutils", "matplotlib_inline", "npm_weibull", "sphinx")  # brought by others, or for single pages
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
 def pins() -> dict[str, str]:
-    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()]
     found = {}
     for line in filter(None, lines):
         match = re.fullmatch(r"([A-Za-z0-9._-]+)==([0-9][^+\s;]*)", line)
@@ -83,7 +83,7 @@ def test_every_package_that_the_library_imports_is_required(part):
 
 
 def test_environment_installs_the_project_under_the_pins():
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, pip, packages = environment["dependencies"]
     assert pip == "pip"
     assert packages == {"pip": ["--constraint constraints.txt", "--editable .[book,dev]"]}
@@ -91,7 +91,7 @@ def test_environment_installs_the_project_under_the_pins():
 
 
 def test_version_is_the_same_everywhere():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert str(citation["version"]) == PROJECT["version"]
 
 
@@ -119,7 +119,7 @@ def test_figures_have_names_of_their_own_in_the_whole_book():
     names = [
         cell["metadata"]["mystnb"]["figure"]["name"]
         for path in stage.toc_chapters(ROOT)
-        for cell in json.loads(path.read_text())["cells"]
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
         if "figure" in cell["metadata"].get("mystnb", {})
     ]
     assert sorted(set(names)) == sorted(names)
@@ -132,7 +132,7 @@ def test_pages_are_there():
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_workflows_run_the_readers_commands(path):
-    jobs = yaml.safe_load(path.read_text())["jobs"].values()
+    jobs = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values()
     commands = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
     targets = set(re.findall(r"^([a-z-]+):.*##", MAKEFILE, flags=re.MULTILINE))
     assert all(re.fullmatch(r"make [a-z-]+", command) and command.split()[1] in targets for command in commands)
@@ -140,17 +140,17 @@ def test_workflows_run_the_readers_commands(path):
 
 
 def test_workflows_and_readme_use_the_same_commands():
-    text = "".join(path.read_text() for path in WORKFLOWS)
-    readme = (ROOT / "README.md").read_text()
+    text = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for command in ("make book", "make test-all"):
         assert command in text
     for command in ("make book", "make test", "make test-all"):
         assert re.search(rf"{command}(?!-)\b", readme), f"README.md does not name `{command}`"
-    assert (ROOT / ".ci" / "run").read_text().rstrip().endswith("make test-all")
+    assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").rstrip().endswith("make test-all")
 
 
 def test_precommit_has_the_pinned_versions_and_the_makefiles_flags():
-    settings = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    settings = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     hooks = {repo["repo"].split("/")[-1]: repo for repo in settings["repos"]}
     assert hooks["ruff-pre-commit"]["rev"] == "v" + pins()["ruff"]
     assert hooks["nbstripout"]["rev"] == pins()["nbstripout"]
@@ -159,5 +159,5 @@ def test_precommit_has_the_pinned_versions_and_the_makefiles_flags():
 
 
 def test_make_lists_its_targets():
-    listed = subprocess.run(["make", "-C", ROOT], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["make", "-C", ROOT], capture_output=True, check=True, encoding="utf-8").stdout
     assert all(f"make {target}" in listed for target in ("book", "test", "test-all", "lint", "clean", "bench"))

@@ -109,7 +109,7 @@ def test_every_page_is_in_the_contents():
     assert sorted(listed) == [f"book/reference/{page.stem}" for page in PAGES]
     packages = {path.name for path in (ROOT / "lfmlib").iterdir() if (path / "__init__.py").exists()}
     assert {page.stem for page in PAGES} == packages - set(BOOK) | {"library", "noise_adapter"}
-    parts = yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))["parts"]
     assert [part["caption"] for part in parts if "book/reference/library" in str(part)] == ["Reference"]
 
 

@@ -28,7 +28,7 @@ HEAVY = ("scipy", "pandas", "pyarrow", "numba", "transformers", "peft", "hugging
 def python(code: str, *arguments: object, program: object = sys.executable, folder: Path = ROOT, **env: str) -> str:
     """What a fresh interpreter prints."""
     command = [str(program), "-c", code, *map(str, arguments)]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=os.environ | env)
+    run = subprocess.run(command, capture_output=True, cwd=folder, env=os.environ | env, encoding="utf-8")
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -60,7 +60,7 @@ def installed(wheel, tmp_path_factory) -> Path:
     """The wheel's interpreter, which finds all else where this one has it."""
     program, site = environment(tmp_path_factory.mktemp("environment"), wheel)
     # A folder named in a .pth file is searched, but its own .pth files, an editable lfmlib among them, are not read.
-    (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     return program
 
 
@@ -138,7 +138,9 @@ def test_without_extras_tables_are_made_and_what_is_missing_is_named(bare, tmp_p
     )
     assert told.split() == ["1", "1", *["True"] * 4]
     command = [str(bare.with_name("lfmlib")), "report", "base.safetensors", "--out", "r.html"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
+    run = subprocess.run(
+        command, capture_output=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}, encoding="utf-8"
+    )
     assert run.returncode == 2 and run.stderr.count("\n") == 1 and "pip install 'lfmlib[book]'" in run.stderr
 
 

@@ -63,17 +63,17 @@ def make_book(root: Path, **chapters: nbformat.NotebookNode) -> Path:
     shutil.copytree(ROOT / "book" / "_static", root / "book" / "_static")
     pages = {"intro": INTRO, "findings": FINDINGS, "methods": METHODS, "references": REFERENCES}
     for name, text in pages.items():
-        (root / "book" / f"{name}.md").write_text(text)
-    (root / "book" / "references.bib").write_text(BIB)
+        (root / "book" / f"{name}.md").write_text(text, encoding="utf-8")
+    (root / "book" / "references.bib").write_text(BIB, encoding="utf-8")
     (root / "notebooks").mkdir()
     for name, notebook in (chapters or {"01_is_it_so": chapter()}).items():
         nbformat.write(notebook, root / "notebooks" / f"{name.removeprefix('c')}.ipynb")
     shutil.copy(ROOT / "_config.yml", root)
     files = sorted(path.stem for path in (root / "notebooks").iterdir())
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     toc["parts"][0]["chapters"] = [{"file": f"notebooks/{stem}"} for stem in files]
     toc["parts"] = [toc["parts"][0], {"caption": "About", "chapters": [{"file": f"book/{p}"} for p in list(pages)[1:]]}]
-    (root / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False))
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
     return root
 
 

@@ -38,7 +38,7 @@ def render(stage: Path, html: Path) -> int:
     command += ["--path-output", str(work), "--all", "-W", "-n", "--keep-going", "-q"]
     environment = {"PYTHONWARNINGS": "ignore", **os.environ}  # the theme's own deprecation warnings
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment, check=False
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment, check=False, encoding="utf-8"
     )
     status = done.returncode
     if status == 0:

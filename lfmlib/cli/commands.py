@@ -7,6 +7,7 @@ to say of the table go to stderr, in one line each that begins with the command.
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 import warnings
@@ -25,6 +26,8 @@ INPUT_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundEr
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of this process, and return its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that has no “Δ” must not end a command
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return cli.main(arguments, prog_name="lfmlib", standalone_mode=False) or DONE
     except click.exceptions.NoArgsIsHelpError as error:

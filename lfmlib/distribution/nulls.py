@@ -113,7 +113,7 @@ def _interpolated(dtype: str, count: int) -> dict[str, tuple[float, float, float
 def _table() -> dict[str, tuple[np.ndarray, ...]]:
     """Storage type → tabulated sizes ``(s,)``, and median, low and high ends ``(s, figures)``."""
     rows: dict[str, list] = {}
-    with (resources.files("lfmlib.distribution") / "nulls.csv").open() as file:
+    with (resources.files("lfmlib.distribution") / "nulls.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             rows.setdefault(row["dtype"], []).append(row)
     table = {}

@@ -202,7 +202,7 @@ def items() -> tuple[Item, ...]:
             raise ModuleNotFoundError(f"the docstring tasks read the source of {library}: install it (pyproject.toml).")
         folders[library] = Path(spec.submodule_search_locations[0])
     place = cache.artefact(_state(folders), partial(_keep, folders))
-    return tuple(Item(**row) for row in json.loads((place / "items.json").read_text()))
+    return tuple(Item(**row) for row in json.loads((place / "items.json").read_text(encoding="utf-8")))
 
 
 def _state(folders: dict[str, Path]) -> dict:
@@ -215,7 +215,7 @@ def _state(folders: dict[str, Path]) -> dict:
 
 
 def _keep(folders: dict[str, Path], place: Path) -> None:
-    (place / "items.json").write_text(json.dumps([asdict(item) for item in _parsed(folders)]))
+    (place / "items.json").write_text(json.dumps([asdict(item) for item in _parsed(folders)]), encoding="utf-8")
 
 
 def _parsed(folders: dict[str, Path]) -> list[Item]:

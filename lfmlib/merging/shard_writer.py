@@ -81,7 +81,7 @@ class ShardWriter:
             self._safe.unlink(missing_ok=True)  # left by a process that was killed before it could remove this
             return self
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sync")
-        safe = int(self._safe.read_text()) if self._safe.exists() and self._part.exists() else 0
+        safe = int(self._safe.read_text(encoding="utf-8")) if self._safe.exists() and self._part.exists() else 0
         if safe and self._part.stat().st_size >= safe and safe in self._ends:
             self._file = self._part.open("r+b", buffering=0)
             if self._file.read(len(self._header)) == self._header:
@@ -177,5 +177,5 @@ class ShardWriter:
 
     def _note(self, place: int) -> None:
         written = self._safe.with_name(self._safe.name + ".new")
-        written.write_text(str(place))
+        written.write_text(str(place), encoding="utf-8")
         written.replace(self._safe)

@@ -42,11 +42,15 @@ def toy_rows(current: Experiment, each: Callable) -> tuple[list[dict], bool]:
                 raise result
             measured.append(cell)
             part = folder / f"{current.key(cell)}.part"
-            part.write_text(to_json(result["rows"]))
+            part.write_text(to_json(result["rows"]), encoding="utf-8")
             part.replace(part.with_suffix(".json"))
 
     place = cache.artefact(_description(current, "toys", current.quick), build)
-    rows = [row for cell in current.quick for row in json.loads((place / f"{current.key(cell)}.json").read_text())]
+    rows = [
+        row
+        for cell in current.quick
+        for row in json.loads((place / f"{current.key(cell)}.json").read_text(encoding="utf-8"))
+    ]
     return rows, not measured
 
 
@@ -62,10 +66,10 @@ def once(current: Experiment, cell: dict, measure: Callable[[], dict]) -> tuple[
 
     def build(folder: Path) -> None:
         measured.append(cell)
-        (folder / "result.json").write_text(to_json(measure()))
+        (folder / "result.json").write_text(to_json(measure()), encoding="utf-8")
 
     place = cache.artefact(_description(current, "again", [cell]), build)
-    return json.loads((place / "result.json").read_text()), not measured
+    return json.loads((place / "result.json").read_text(encoding="utf-8")), not measured
 
 
 def _description(current: Experiment, kind: str, cells: Sequence[dict]) -> dict:

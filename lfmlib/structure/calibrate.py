@@ -53,7 +53,7 @@ def sample(dtype: str, count: int, draws: int = DRAWS, seed: int = SEED, mean: f
 
 def tabulate(path) -> None:
     """Write the central 95 % and the median of every figure, for every storage type and size, to ``path``."""
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["dtype", "count", "figure", "low", "median", "high"])
         for dtype in STD:
@@ -66,7 +66,7 @@ def tabulate(path) -> None:
 
 def tabulate_spectra(path, draws: int = 20_000) -> None:
     """Write the central 95 % of `simulate` for p = `MAX_SIMULATED_SIDE` and 28 ratios p / n, to ``path``."""
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["ratio", "ks_low", "ks_high", "rank_low", "rank_high"])
         for ratio in tqdm(np.geomspace(1 / 512, 1, 28), desc="spectra"):

@@ -138,7 +138,7 @@ def _table() -> np.ndarray:
 
     For p = `MAX_SIMULATED_SIDE`; written by ``python -m lfmlib.structure.calibrate``.
     """
-    with (resources.files("lfmlib.structure") / "nulls_spectrum.csv").open() as file:
+    with (resources.files("lfmlib.structure") / "nulls_spectrum.csv").open(encoding="utf-8") as file:
         ratio, *columns = np.loadtxt(file, delimiter=",", skiprows=1).T
     return np.array([np.log(ratio), *columns])
 

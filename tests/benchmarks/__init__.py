@@ -55,4 +55,7 @@ def save(path: Path) -> None:
     if torch.cuda.is_available():
         about["GPU"] = torch.cuda.get_device_name()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"about": about, "lines": LINES, "rates": RATES}, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(
+        json.dumps({"about": about, "lines": LINES, "rates": RATES}, indent=1, ensure_ascii=False) + "\n",
+        encoding="utf-8",
+    )

@@ -44,7 +44,7 @@ def made_checkpoint(gigabytes: float = 2.0) -> Path:
             for name, shape in SHAPES.items()
         }
         save_file(tensors, folder / f"model-{layer:05d}.safetensors")
-    done.write_text(json.dumps({"model_type": "llama", "made": True}))
+    done.write_text(json.dumps({"model_type": "llama", "made": True}), encoding="utf-8")
     return folder
 
 

@@ -24,7 +24,7 @@ WORK = {
 
 def anonymous() -> int:
     """Bytes of anonymous memory of this process (Linux)."""
-    with open("/proc/self/smaps_rollup") as file:
+    with open("/proc/self/smaps_rollup", encoding="utf-8") as file:
         for line in file:
             if line.startswith("Anonymous:"):
                 return 1024 * int(line.split()[1])
@@ -65,7 +65,7 @@ def inside(code: str) -> None:
 def measured(code: str) -> tuple[float, float, float]:
     """MiB above the interpreter, MiB of importing, and seconds of some code in a process of its own."""
     command = [sys.executable, "-c", f"from tests.benchmarks.memory import inside; inside({code!r})"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    run = subprocess.run(command, capture_output=True, check=True, encoding="utf-8")
     highest, imported, seconds = map(float, run.stdout.split())
     return highest / 2**20, imported / 2**20, seconds
 

@@ -42,7 +42,7 @@ def main(turns: int = 2) -> None:
     print(f"made models: {len(models) - 1} of {size / 1e9:.2f} GB, bfloat16, and their base")
     for ours, theirs in METHODS.items():
         plan = FOLDER / f"{theirs}.json"  # JSON is YAML
-        plan.write_text(json.dumps(_plan(theirs, models)))
+        plan.write_text(json.dumps(_plan(theirs, models)), encoding="utf-8")
         outs = [FOLDER / f"merged-{ours}-{whose}" for whose in ("ours", "mergekit")]
         commands = (
             [sys.executable, "-c", OURS, *map(str, models), ours, str(outs[0])],
@@ -101,12 +101,12 @@ def watched(command: Sequence[str], look: bool = True) -> tuple[float, int]:
     os.sync()  # what the one before left to the disk would hold this one up, if it waits for its own bytes to be there
     started, most = time.perf_counter(), 0
     with (
-        tempfile.TemporaryFile("w+") as said,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as said,
         subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT) as child,
     ):
         while look and child.poll() is None:
             try:
-                text = Path(f"/proc/{child.pid}/smaps_rollup").read_text()
+                text = Path(f"/proc/{child.pid}/smaps_rollup").read_text(encoding="utf-8")
                 most = max(most, *(1024 * int(line.split()[1]) for line in text.splitlines() if "Anonymous:" in line))
             except (OSError, TypeError):
                 pass  # it ended meanwhile
@@ -141,7 +141,7 @@ def agreement(ours: Path, theirs: Path) -> str:
 def passed_on(mergekit: str, folder: Path) -> str:
     """What becomes of a folder that we wrote when mergekit takes it for a model, and merges it with nothing."""
     plan, out = FOLDER / "passthrough.json", FOLDER / "merged-passed-on"
-    plan.write_text(json.dumps(_plan("linear", [folder, folder])))
+    plan.write_text(json.dumps(_plan("linear", [folder, folder])), encoding="utf-8")
     shutil.rmtree(out, ignore_errors=True)
     watched([mergekit, str(plan), str(out), "--no-copy-tokenizer", "--quiet"])
     return agreement(folder, out)

@@ -78,7 +78,7 @@ def large(rows: int = 4096, columns: int = 11008) -> None:
     print(f"{rows} × {columns} bfloat16, a made matrix with ten directions 5 % beyond the edge")
     for what in ("estimated", "every eigenvalue"):
         code = f"from tests.benchmarks.spectra import one; one({str(path)!r}, {what == 'every eigenvalue'})"
-        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, encoding="utf-8")
         print(f"  {what}: {run.stdout.strip()}")
     _agreement(load_file(path)["w"])
 
@@ -126,7 +126,7 @@ def _environment(folder: Path) -> str:
 
 
 def _seconds(command: list[str], matrices: int) -> float:
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    run = subprocess.run(command, capture_output=True, check=True, encoding="utf-8")
     seconds, measured = json.loads(run.stdout.strip().splitlines()[-1])
     if measured != matrices:
         raise RuntimeError(f"{measured} of {matrices} matrices were measured")

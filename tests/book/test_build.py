@@ -169,7 +169,9 @@ def test_failing_chapter_is_named_and_the_others_run(tmp_path, capfd):
 @pytest.mark.slow
 def test_warning_is_an_error(tmp_path, capfd):
     root = make_book(tmp_path)
-    (root / "book/intro.md").write_text("# A toy book\n\nSee [nowhere](absent.md) and {ref}`nothing`.\n")
+    (root / "book/intro.md").write_text(
+        "# A toy book\n\nSee [nowhere](absent.md) and {ref}`nothing`.\n", encoding="utf-8"
+    )
     assert build.main(["render"], root=root) != 0
     err = capfd.readouterr().err
     assert "absent.md" in err and "nothing" in err  # keep going: both are named
@@ -177,8 +179,12 @@ def test_warning_is_an_error(tmp_path, capfd):
 
 
 def test_broken_links_are_found(tmp_path):
-    (tmp_path / "index.html").write_text('<a href="a.html#here">x</a><img src="no.png"><a href="https://e.org">y</a>')
-    (tmp_path / "a.html").write_text('<p id="there"></p><a href="index.html">z</a><a href="#there">t</a>')
+    (tmp_path / "index.html").write_text(
+        '<a href="a.html#here">x</a><img src="no.png"><a href="https://e.org">y</a>', encoding="utf-8"
+    )
+    (tmp_path / "a.html").write_text(
+        '<p id="there"></p><a href="index.html">z</a><a href="#there">t</a>', encoding="utf-8"
+    )
     assert render.broken_links(tmp_path) == ["index.html: a.html#here", "index.html: no.png"]
     assert render.missing_pages(tmp_path, ["a", "b"]) == ["b"]
 
@@ -238,7 +244,9 @@ def test_interrupt_leaves_no_process(tmp_path):
     root = make_book(tmp_path, c01_sleeps=sleeper)
     code = "import pathlib, sys; from lfmlib.book import build; "
     code += f"sys.exit(build.main(['execute'], root=pathlib.Path({str(root)!r})))"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    )
     assert _wait(
         lambda: (root / "pid").exists() and read(root / "pid"), 120
     )  # a kernel starts slowly on a busy machine

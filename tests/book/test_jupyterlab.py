@@ -21,18 +21,21 @@ TOKEN = uuid.uuid4().hex
 
 @pytest.fixture
 def server(tmp_path):
-    """Address of a JupyterLab server rooted at the repository."""
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ServerApp.port=0", "--ServerApp.ip=127.0.0.1"]
-    options = [f"--ServerApp.root_dir={ROOT}", f"--IdentityProvider.token={TOKEN}", "--allow-root"]
+    """Address of a JupyterLab server, started as the README says."""
+    (line,) = re.findall(
+        r"^\.venv/bin/jupyter lab (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    command = [sys.executable, "-m", "jupyterlab", *line.split(), "--no-browser", "--ServerApp.port=0"]
+    options = ["--ServerApp.ip=127.0.0.1", f"--IdentityProvider.token={TOKEN}", "--allow-root"]
     private = {"JUPYTER_RUNTIME_DIR": tmp_path, "JUPYTER_CONFIG_DIR": tmp_path, "JUPYTER_DATA_DIR": tmp_path}
     log = tmp_path / "server.log"
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            command + options, stderr=file, env=os.environ | {k: str(v) for k, v in private.items()}
+            command + options, cwd=ROOT, stderr=file, env=os.environ | {k: str(v) for k, v in private.items()}
         )
     address = None
     for _ in range(300):
-        if found := re.search(r"http://127\.0\.0\.1:(\d+)/lab", log.read_text()):
+        if found := re.search(r"http://127\.0\.0\.1:(\d+)/lab", log.read_text(encoding="utf-8")):
             address = f"http://127.0.0.1:{found[1]}"
             with contextlib.suppress(OSError):  # it prints its address before it listens
                 urllib.request.urlopen(f"{address}/api", timeout=10).close()
@@ -40,7 +43,7 @@ def server(tmp_path):
         time.sleep(0.2)
     else:
         process.kill()
-        pytest.fail(f"JupyterLab did not start:\n{log.read_text()}")
+        pytest.fail(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')}")
     yield address
     process.terminate()
     process.wait(timeout=30)
@@ -78,6 +81,7 @@ def run_cell(channel, source: str) -> list[dict]:
 def test_chapter_runs_in_jupyterlab_and_its_claim_box_is_filled_in_place(server, tmp_path):
     assert "JupyterLab" in call(server, f"/lab/tree/{CHAPTER}?token={TOKEN}")
     notebook = call(server, f"/api/contents/{CHAPTER}")["content"]
+    assert call(server, "/api/contents/book/methods.md?content=0")["path"] == "book/methods.md"  # where links lead
     where = {"path": CHAPTER, "name": "chapter", "type": "notebook", "kernel": {"name": "python3"}}
     session = call(server, "/api/sessions", where)
     channel = websocket.create_connection(
@@ -102,4 +106,4 @@ def test_chapter_runs_in_jupyterlab_and_its_claim_box_is_filled_in_place(server,
     assert "Verdict on <b>minilm</b>" in updates[-1]["data"]["text/html"]
     figures = [output for output in said if "image/svg+xml" in output.get("data", {})]
     assert len(figures) == 5
-    assert json.loads((tmp_path / "F1-minilm.json").read_text())["verdict"] == "partly"
+    assert json.loads((tmp_path / "F1-minilm.json").read_text(encoding="utf-8"))["verdict"] == "partly"

@@ -172,6 +172,8 @@ def test_a_chapter_refuses_it_before_anything_is_written(tmp_path):
     chapter = next((ROOT / "notebooks").glob("02_*.ipynb"))
     command = [sys.executable, "-m", "papermill", str(chapter), str(tmp_path / "out.ipynb"), "--no-progress-bar"]
     command += ["--cwd", str(ROOT), "-p", "model", "x", "-p", "results", str(tmp_path / "results")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, stdin=subprocess.DEVNULL, check=False, encoding="utf-8"
+    )
     assert done.returncode != 0 and "unknown parameter model: valid ones are seed, profile, results" in done.stderr
     assert not (tmp_path / "results").exists()

@@ -169,7 +169,7 @@ def source(page: str) -> str:
         cells = nbformat.read(ROOT / f"{stem}.ipynb", as_version=4).cells
         return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     path = ROOT / f"{stem}.md"
-    return re.sub(r"(`+)[^`].*?\1", "", path.read_text(), flags=re.DOTALL) if path.exists() else ""
+    return re.sub(r"(`+)[^`].*?\1", "", path.read_text(encoding="utf-8"), flags=re.DOTALL) if path.exists() else ""
 
 
 def lost_links(html: Path, site: str, links: list[str]) -> list[str]:
@@ -186,7 +186,7 @@ def lost_links(html: Path, site: str, links: list[str]) -> list[str]:
 
 @functools.cache
 def anchors(path: Path) -> set[str]:
-    return {tag["id"] for tag in BeautifulSoup(path.read_text(), "html.parser").select("[id]")}
+    return {tag["id"] for tag in BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").select("[id]")}
 
 
 def accessibility(page, **options) -> list[str]:
@@ -221,7 +221,10 @@ def test_a_quick_run_is_complete(name, html):
             figures = [output for output in cell.outputs if output.output_type in ("display_data", "execute_result")]
             assert len(figures) == 1, f"{chapter}, cell {cell.id}: one figure for one caption"
     text = re.sub(
-        r"<script>.*?</script>|<style>.*?</style>", "", (html / f"reports/{chapter}.html").read_text(), flags=re.DOTALL
+        r"<script>.*?</script>|<style>.*?</style>",
+        "",
+        (html / f"reports/{chapter}.html").read_text(encoding="utf-8"),
+        flags=re.DOTALL,
     )
     assert f"Figure {CHAPTERS.index(name) + 1}.1" in text
     assert not re.search(r"\{[a-z-]+\}`|^:::|```|mystnb", text, flags=re.MULTILINE)
@@ -349,7 +352,7 @@ def test_download_is_the_notebook_that_made_the_page(name, site, visit):
     page.locator(".dropdown-download-buttons > button").click()
     with page.expect_download() as download:
         page.locator(".btn-download-source-button").click()
-    text = Path(download.value.path()).read_text()
+    text = Path(download.value.path()).read_text(encoding="utf-8")
     notebook = nbformat.reads(text, as_version=4)
     nbformat.validate(notebook)
     assert download.value.suggested_filename == f"{Path(name).name}.ipynb"
@@ -388,7 +391,11 @@ def test_entry_page_leads_to_the_introduction(html, site, visit):
 
 
 def test_status_page_tells_what_ran(html):
-    text = BeautifulSoup((html / "book/status.html").read_text(), "html.parser").select_one("article").get_text(" ")
+    text = (
+        BeautifulSoup((html / "book/status.html").read_text(encoding="utf-8"), "html.parser")
+        .select_one("article")
+        .get_text(" ")
+    )
     rows = re.findall(r"quick\s+\d{4}-\d\d-\d\d \d\d:\d\d\s+\d+ s\s+(?:unknown|[0-9a-f]{12})", text)
     assert len(rows) == len(CHAPTERS)
     for fact in ("Cores", "Memory", "Python", "numpy", "torch", "jupyter-book"):

@@ -17,7 +17,9 @@ def folder(tmp_path):
         {"name": "two / one", "value": "1.60 ×", "limit": "≥ 1.7 ×", "met": False},
     ]
     rates = {"survey, bytes/s of a core": 2e9, "sampled survey, s a matrix": 0.5}
-    (tmp_path / "two-cores.json").write_text(json.dumps({"about": ABOUT, "lines": lines, "rates": rates}))
+    (tmp_path / "two-cores.json").write_text(
+        json.dumps({"about": ABOUT, "lines": lines, "rates": rates}), encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -38,7 +40,7 @@ def test_book_and_tests_have_a_table_of_their_own(folder):
         {"name": "make test-all", "value": "20.0 min", "limit": "none", "met": None},
     ]
     (folder / "book-and-tests.json").write_text(
-        json.dumps({"about": ABOUT | {"commit": "def"}, "lines": lines, "rates": {}})
+        json.dumps({"about": ABOUT | {"commit": "def"}, "lines": lines, "rates": {}}), encoding="utf-8"
     )
     text = plain(speed.tables(folder)["_limits.md"])
     assert text.index("commit `abc`") < text.index("| make test | FAILED after 3.0 min | ≤ 12 min | **missed** |")
@@ -59,11 +61,13 @@ def test_nothing_measured_is_said(tmp_path):
 
 
 def test_the_book_has_what_its_page_shows():
-    found = {path.stem: json.loads(path.read_text()) for path in speed.FOLDER.glob("*.json")}
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in speed.FOLDER.glob("*.json")}
     assert {speed.LAPTOP, speed.WHOLE, speed.LARGE} <= set(found)
     assert all(one["about"]["commit"] != "unknown" and (one["lines"] or one["rates"]) for one in found.values())
     included = [
-        line for line in (ROOT / "book" / "scale.md").read_text().splitlines() if line.startswith("```{include}")
+        line
+        for line in (ROOT / "book" / "scale.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("```{include}")
     ]
     assert sorted(included) == sorted(f"```{{include}} {name}" for name in speed.tables())
 

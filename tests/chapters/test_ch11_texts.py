@@ -82,7 +82,7 @@ def tiny(tmp_path_factory) -> str:
         "version": "1.0", "added_tokens": [], "pre_tokenizer": {"type": "Whitespace"},
         "model": {"type": "WordLevel", "vocab": {word: at for at, word in enumerate(words)}, "unk_token": "[UNK]"},
     }  # fmt: skip
-    (folder / "raw.json").write_text(json.dumps(state))
+    (folder / "raw.json").write_text(json.dumps(state), encoding="utf-8")
     PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "raw.json"), pad_token="[PAD]", unk_token="[UNK]"
     ).save_pretrained(folder)

@@ -122,14 +122,14 @@ def test_masks_of_dare_make_outliers_of_noise_and_sums_do_not():
 def test_a_folder_that_is_there_is_not_touched(tmp_path):
     assert yours.place("", tmp_path, theirs=True) == tmp_path / "merged"
     (tmp_path / "merged").mkdir()
-    (tmp_path / "merged" / "model.safetensors").write_text("mine")
+    (tmp_path / "merged" / "model.safetensors").write_text("mine", encoding="utf-8")
     with pytest.raises(FileExistsError, match=r"merged is there already: name another folder with `-p out …`"):
         yours.place("", tmp_path, theirs=True)
     with pytest.raises(FileExistsError):
         yours.place(str(tmp_path / "merged"), tmp_path, theirs=False)
     example = tmp_path / "merged-example"
     example.mkdir()
-    (example / "merge.json").write_text("{}")
+    (example / "merge.json").write_text("{}", encoding="utf-8")
     assert yours.place("", tmp_path, theirs=False) == example and not example.exists()
 
 

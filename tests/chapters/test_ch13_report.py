@@ -117,7 +117,9 @@ def report(folder: Path, *parameters: str) -> subprocess.CompletedProcess:
     notebook = ROOT / "notebooks" / "13_what_does_the_report_say.ipynb"
     command = [sys.executable, "-m", "papermill", str(notebook), str(folder / "out.ipynb"), "--no-progress-bar"]
     command += ["--cwd", str(ROOT), "-p", "profile", "quick", "-p", "results", str(folder / "results"), *parameters]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, stdin=subprocess.DEVNULL, check=False, encoding="utf-8"
+    )
 
 
 @pytest.mark.slow
@@ -135,7 +137,7 @@ def test_the_report_on_a_model_elsewhere_by_samples(tmp_path):
     assert {one.id for one in findings.load(place)} == {"F1", "F3", "F4", "F9", "F10", "F12"}
     table = pd.read_parquet(*place.glob("*/matrices.parquet"))
     assert len(table) == len(tensors) and table["kl_bits_high"].notna().all()
-    text = json.dumps(json.loads((tmp_path / "out.ipynb").read_text()))
+    text = json.dumps(json.loads((tmp_path / "out.ipynb").read_text(encoding="utf-8")))
     assert "read from afar" in text and "MB in" in text and "32 pieces of each tensor" in text
 
 

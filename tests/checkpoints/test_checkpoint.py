@@ -165,7 +165,7 @@ def test_numpy_arrays_of_many_kinds():
 def test_names_and_config(tmp_path):
     folder = tmp_path / "my-model"
     folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "made"}')
+    (folder / "config.json").write_text('{"model_type": "made"}', encoding="utf-8")
     save_file({"x": made(torch.float32, 2)}, folder / "model.safetensors")
     save_file({"x": made(torch.float32, 2)}, tmp_path / "delta.safetensors")
     named = [open_checkpoint(source).name for source in (folder, folder / "model.safetensors")]
@@ -332,7 +332,7 @@ def test_sweeping_a_file_takes_no_anonymous_memory(tmp_path, kind):
     }
     path = tmp_path / f"x.{kind}"
     save_file(tensors, path) if kind == "safetensors" else torch.save(tensors, path)
-    done = subprocess.run([sys.executable, "-c", SWEEP, path], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", SWEEP, path], capture_output=True, check=True, encoding="utf-8")
     assert float(done.stdout) < 60, "MiB above the start; a copy of the smaller matrix takes 64"
 
 

@@ -56,7 +56,7 @@ assert grown < 200, f"{grown} MiB"
 def bounded(*paths) -> list[str]:
     """What comes of opening each in a process with little memory and time."""
     command = [sys.executable, "-c", BOUNDED, *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, timeout=60, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return re.findall(r"^(?:READ|REFUSED) .*", done.stdout, flags=re.MULTILINE)
 
@@ -140,7 +140,7 @@ def test_axes_without_values_make_no_tensors(tmp_path):
     """A stack of 3 × 10⁹ experts of nothing was as many tensors; three empty shares cannot be cut from nothing."""
     names = {"blk.0.ffn_up_exps.weight": [3 * 10**9, 0, 0], "h.0.self_attention.query_key_value.weight": [0, 4]}
     path = write(tmp_path / "x.safetensors", {name: entry(0, 0, "F32", shape) for name, shape in names.items()})
-    (tmp_path / "config.json").write_text('{"model_type": "bloom", "num_attention_heads": 8}')
+    (tmp_path / "config.json").write_text('{"model_type": "bloom", "num_attention_heads": 8}', encoding="utf-8")
     checkpoint = open_checkpoint(path)
     assert {info.name: list(info.shape) for info in checkpoint.tensors} == names
     assert not any([*checkpoint.chunks(name)] for name in names)
@@ -263,12 +263,14 @@ def test_nothing_outside_a_model_is_copied_beside_a_merged_one(tmp_path):
     home, out = tmp_path / "made" / "model", tmp_path / "out"
     (home / "1_Pooling").mkdir(parents=True)
     out.mkdir()
-    (tmp_path / "made" / "secret.txt").write_text("secret")
-    (home / "1_Pooling" / "config.json").write_text("{}")
+    (tmp_path / "made" / "secret.txt").write_text("secret", encoding="utf-8")
+    (home / "1_Pooling" / "config.json").write_text("{}", encoding="utf-8")
     (home / "1_Pooling" / "back").symlink_to("..")
     (home / "away").symlink_to(tmp_path / "made")
-    (home / "config.json").write_text("{}")
-    (home / "modules.json").write_text(json.dumps([{"path": name} for name in ("1_Pooling", "..", "away", ".", 3)]))
+    (home / "config.json").write_text("{}", encoding="utf-8")
+    (home / "modules.json").write_text(
+        json.dumps([{"path": name} for name in ("1_Pooling", "..", "away", ".", 3)]), encoding="utf-8"
+    )
     save_file({"x": torch.ones(2)}, home / "model.safetensors")
     folders._copy(open_checkpoint(home), out, None)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if "secret" in path.name) == [

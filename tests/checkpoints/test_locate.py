@@ -48,7 +48,7 @@ def ask(url, home, *questions, offline=False):
     env |= {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     env |= {"HF_HUB_OFFLINE": "1"} if offline else {}
     command = [sys.executable, "-c", CLIENT, json.dumps(questions)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, timeout=120, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("ANSWER"))[6:])
 
@@ -244,7 +244,7 @@ def test_nothing_there(tmp_path):
         open_checkpoint(tmp_path / "absent")
     with pytest.raises(FileNotFoundError, match=r"was not found.*Expected"):
         open_checkpoint("absent.safetensors")
-    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
     with pytest.raises(FileNotFoundError, match=r"no weight files: found notes.txt; expected \*.safetensors"):
         open_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match=r"ends in '.txt'; this library reads .safetensors"):
@@ -272,7 +272,7 @@ def test_minilm_is_the_file_it_should_be(tmp_path, monkeypatch):
     # A package of the same form, its file changed by one bit.
     changed = tmp_path / "fake_minilm" / "model" / "model.safetensors"
     changed.parent.mkdir(parents=True)
-    (tmp_path / "fake_minilm" / "__init__.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "fake_minilm" / "__init__.py").write_text("raise RuntimeError('imported')", encoding="utf-8")
     shutil.copyfile(ckpt.files[0], changed)
     with open(changed, "r+b") as file:
         file.seek(-1, 2)

@@ -30,7 +30,7 @@ def noise(*shape: int) -> torch.Tensor:
 
 def opened(tmp_path, tensors, config=None):
     save_file({name: value.contiguous() for name, value in tensors.items()}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps(config or {}))
+    (tmp_path / "config.json").write_text(json.dumps(config or {}), encoding="utf-8")
     return open_checkpoint(tmp_path)
 
 

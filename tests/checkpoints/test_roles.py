@@ -324,7 +324,7 @@ def test_gpt_oss_interleaves_gate_and_up(tmp_path):
     stack, down = torch.randn(2, 16, 24), torch.randn(2, 12, 16)
     tensors = {"layers.0.mlp.experts.gate_up_proj": stack, "layers.0.mlp.experts.down_proj": down}
     save_file(tensors, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text('{"model_type": "gpt_oss"}')
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_oss"}', encoding="utf-8")
     ckpt = open_checkpoint(tmp_path)
     name = "layers.0.mlp.experts.gate_up_proj[1]"
     assert torch.equal(ckpt.read(f"{name}[gate]"), stack[1, :, 0::2].t())

@@ -67,7 +67,9 @@ def run(folder, monkeypatch, capsys):
 def read(path: Path) -> pd.DataFrame:
     """A table from a file, its shapes as tuples."""
     if path.suffix == ".json":
-        table = pd.DataFrame(json.loads(path.read_text())).replace({"Infinity": math.inf, "-Infinity": -math.inf})
+        table = pd.DataFrame(json.loads(path.read_text(encoding="utf-8"))).replace(
+            {"Infinity": math.inf, "-Infinity": -math.inf}
+        )
     else:
         table = {".csv": pd.read_csv, ".parquet": pd.read_parquet}[path.suffix](path)
     if "shape" in table:
@@ -107,7 +109,7 @@ def test_files_hold_the_functions_table(run, tmp_path, line, function, options):
 
 def test_what_is_kept_is_taken_up(run, tmp_path):
     assert run(f"survey base --keep {tmp_path / 'kept'}")[0] == DONE
-    assert len((tmp_path / "kept" / "rows.jsonl").read_text().splitlines()) == 12
+    assert len((tmp_path / "kept" / "rows.jsonl").read_text(encoding="utf-8").splitlines()) == 12
 
 
 def test_a_pipe_gets_all_rows_and_columns_as_text(run):
@@ -280,8 +282,17 @@ def test_help_does_not_wait_for_torch():
 
 def test_python_m_and_its_streams(folder):
     command = [sys.executable, "-m", "lfmlib", "survey", str(folder / "base"), "--select", "layers.0"]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT)
     assert done.returncode == DONE and len(done.stdout.splitlines()) == 4 and not done.stderr
+
+
+def test_a_terminal_that_lacks_letters_ends_no_command():
+    command, narrow = (
+        [sys.executable, "-m", "lfmlib", "compare", "--help"],
+        os.environ | {"PYTHONIOENCODING": "latin-1"},
+    )
+    done = subprocess.run(command, capture_output=True, encoding="latin-1", cwd=ROOT, env=narrow)
+    assert done.returncode == DONE and r"\u0394W = W - W\u2080" in done.stdout, done.stderr
 
 
 @pytest.mark.slow
@@ -302,7 +313,7 @@ def test_a_report_from_any_folder(run, tmp_path):
 def wheel(tmp_path) -> Path:
     """This library built into a wheel, from the files that git knows, and unpacked."""
     pytest.importorskip("setuptools.build_meta")
-    listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, check=True, encoding="utf-8").stdout
     for name in listed.splitlines():
         if (ROOT / name).is_file() and not name.startswith("tests/"):
             (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -322,7 +333,9 @@ def test_a_report_from_the_wheel(folder, wheel, tmp_path):
 
     def python(*arguments: str) -> subprocess.CompletedProcess:
         surroundings = os.environ | {"PYTHONPATH": str(wheel)}
-        return subprocess.run([sys.executable, *arguments], cwd=place, env=surroundings, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=place, env=surroundings, capture_output=True, encoding="utf-8"
+        )
 
     assert python("-c", "import lfmlib; print(lfmlib.__file__)").stdout.startswith(str(wheel))
     files = sorted(path for path in wheel.rglob("*") if "__pycache__" not in path.parts)

@@ -125,8 +125,8 @@ def test_what_is_no_such_adapter_is_refused(tmp_path):
     scaled.save_pretrained(tmp_path / "ia3")
     with pytest.raises(lfmlib.CheckpointError, match=r"an adapter of type IA3; expected LORA"):
         lfmlib.compare(llama(), tmp_path / "ia3", progress=False)
-    config = json.loads((tmp_path / "one" / "adapter_config.json").read_text())
-    (tmp_path / "one" / "adapter_config.json").write_text(json.dumps(config | {"r": "many"})[:-5])
+    config = json.loads((tmp_path / "one" / "adapter_config.json").read_text(encoding="utf-8"))
+    (tmp_path / "one" / "adapter_config.json").write_text(json.dumps(config | {"r": "many"})[:-5], encoding="utf-8")
     with pytest.raises(lfmlib.CheckpointError, match="is no adapter that peft can read"):
         lfmlib.compare(llama(), tmp_path / "one", progress=False)
 

@@ -314,7 +314,9 @@ def test_with_one_shard_gone_every_table_has_its_other_rows_and_says_why(tmp_pat
             w = torch.randn(64, 96, generator=torch.Generator().manual_seed(i))
             save_file({name: w + moved * torch.randn(64, 96)}, tmp_path / model / shard)
             weight_map[name] = shard
-        (tmp_path / model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        (tmp_path / model / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": weight_map}), encoding="utf-8"
+        )
     base, tuned = (lfmlib.open_checkpoint(tmp_path / model) for model in ("base", "tuned"))
     (tmp_path / "tuned" / "model-00002-of-00003.safetensors").unlink()
     tables = (

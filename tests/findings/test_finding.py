@@ -113,7 +113,7 @@ def test_files_round_trip_and_are_ordered(tmp_path):
     written = [example(model="zeta"), example(), example(model="alpha", value=None)]
     for finding in written:
         path = findings.write(finding, tmp_path)
-        assert json.loads(path.read_text())["model"] == finding.model
+        assert json.loads(path.read_text(encoding="utf-8"))["model"] == finding.model
     assert not list(tmp_path.glob("*.part"))
     assert findings.load(tmp_path) == sorted(written, key=lambda finding: finding.model)
 
@@ -152,7 +152,7 @@ def test_constant_and_lost_matrices_are_not_judged():
 def test_loading_nothing_or_rubbish(tmp_path):
     with pytest.raises(FileNotFoundError, match="make book"):
         findings.load(tmp_path / "absent")
-    (tmp_path / "F1-x.json").write_text("{")
+    (tmp_path / "F1-x.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="not a finding"):
         findings.load(tmp_path)
 
@@ -192,7 +192,7 @@ def test_the_summary_of_nothing():
 def test_an_installed_library_does_not_bear_the_commit_of_the_project_around_it(tmp_path):
     site = tmp_path / ".venv" / "site-packages"
     site.mkdir(parents=True)
-    (tmp_path / ".gitignore").write_text(".venv/\n")
+    (tmp_path / ".gitignore").write_text(".venv/\n", encoding="utf-8")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "theirs"]):
         subprocess.run([*git, *arguments], check=True)

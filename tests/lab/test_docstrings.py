@@ -97,7 +97,7 @@ def test_masking(docstring, text):
 def test_labels_come_from_the_source(tmp_path):
     package = tmp_path / "sklearn"
     (package / "tests").mkdir(parents=True)
-    (package / "tests" / "test_x.py").write_text('def f():\n    """One two three four five six."""\n')
+    (package / "tests" / "test_x.py").write_text('def f():\n    """One two three four five six."""\n', encoding="utf-8")
     (package / "code.py").write_text(
         'class Model:\n    """A model that learns from many examples."""\n'
         '    def fit(self, x=1):\n        """Learn from given examples, slowly but surely.\n\n        >>> 1"""\n'
@@ -105,7 +105,8 @@ def test_labels_come_from_the_source(tmp_path):
         '    def __len__(self):\n        """The number of other things that were learned."""\n'
         'def _helper(x, *y, z=1):\n    """Does what nobody else wants to do.\n\n    Args:\n        x: this"""\n'
         '    def inner():\n        """Is not looked at, since it is nested."""\n'
-        'def short():\n    """Too short."""\n'
+        'def short():\n    """Too short."""\n',
+        encoding="utf-8",
     )
     found = list(docstrings.read("sklearn", package, frozenset()))
     assert [(i.kind, i.arguments, i.parameters, i.examples) for i in found] == [
@@ -126,7 +127,9 @@ print(*(docstrings.load(name).sha256 for name in docstrings.TASKS))
 print([name for name in set(modules) - before if name.split(".")[0] in docstrings.LIBRARIES])
 """
     environment = {**os.environ, "PYTHONHASHSEED": "7", "LFMLIB_CACHE": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     hashes, imported = done.stdout.splitlines()
     assert hashes.split() == [docstrings.load(name).sha256 for name in TASKS]

@@ -75,7 +75,7 @@ lab.train(Config("vit", "class", start="uniform", steps=12, batch=16, lr=1e-3), 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
 def test_a_killed_training_resumes_to_the_same_bits(whole, tmp_path, monkeypatch, how):
     monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / how))
-    run = subprocess.run([sys.executable, "-c", KILLED, how], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", KILLED, how], capture_output=True, timeout=120, encoding="utf-8")
     assert run.returncode != 0
     (state,) = (tmp_path / how).rglob("state.pt")
     assert torch.load(state, weights_only=True)["step"] == 7
@@ -141,7 +141,7 @@ def test_a_damaged_artefact_is_built_again(cached, private_cache, damage):
     elif damage == "missing":
         file.unlink()
     else:
-        (file.parent / "manifest.json").write_text("{")
+        (file.parent / "manifest.json").write_text("{", encoding="utf-8")
     assert weights() == cached.weights
 
 
@@ -150,7 +150,7 @@ def test_two_processes_share_one_artefact(whole, private_cache):
         "from lfmlib.lab.train import Config, train\n"
         "print(train(Config('vit', 'class', start='uniform', steps=12, batch=16, lr=1e-3), progress=False).weights)"
     )
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, encoding="utf-8") for _ in range(2)]
     first, second = (process.communicate(timeout=180)[0].strip() for process in both)
     assert first == second == whole.weights
     assert len(list(private_cache.rglob("model.safetensors"))) == 1

@@ -46,8 +46,8 @@ def models(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     base = LlamaForCausalLM(CONFIG)
     base.save_pretrained(home / "base", max_shard_size="200KB")
-    (home / "base" / "tokenizer.json").write_text("{}")
-    (home / "base" / "README.md").write_text("of the base")
+    (home / "base" / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (home / "base" / "README.md").write_text("of the base", encoding="utf-8")
     for seed in range(3):
         tuned(base, seed).save_pretrained(home / f"t{seed}")
     return home
@@ -76,7 +76,7 @@ def test_files_hold_what_the_tensors_say(models, tmp_path, method):
         deltas = [(one[name] - start[name]).flatten() for one in others]
         delta = methods.combine(deltas, method, scaled, density=0.5, seed=f"0/{name}/0")
         assert torch.allclose(value.flatten(), start[name].flatten() + delta, rtol=0, atol=1e-7), name
-    assert json.loads((out / "merge.json").read_text())["method"] == method
+    assert json.loads((out / "merge.json").read_text(encoding="utf-8"))["method"] == method
 
 
 def test_a_merged_folder_is_a_model_like_its_base(models, tmp_path):

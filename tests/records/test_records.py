@@ -54,9 +54,9 @@ def recorded(register):
 
 def tamper(pattern: str, replacement: str) -> None:
     path = records.FOLDER / "toy.csv"
-    text, count = re.subn(pattern, replacement, path.read_text(), count=1, flags=re.MULTILINE)
+    text, count = re.subn(pattern, replacement, path.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE)
     assert count == 1
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 # What is written is read.
@@ -195,7 +195,9 @@ def test_damaged_files_are_told(recorded):
         records.load("toy")
     assert records.run("toy", jobs=0) == 0  # measures that cell again
     assert len(records.load("toy")) == 16
-    (records.FOLDER / "toy.csv").write_text("<<<<<<< HEAD\n" + (records.FOLDER / "toy.csv").read_text())
+    (records.FOLDER / "toy.csv").write_text(
+        "<<<<<<< HEAD\n" + (records.FOLDER / "toy.csv").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="damaged"):
         records.load("toy")
 
@@ -251,7 +253,7 @@ def test_tolerance_is_the_larger_of_floor_and_spread(register, recorded):
     found = records.remeasure("toy")
     assert not found.equal and found.metrics["allowed"].tolist() == [1e-9]
     path = records.FOLDER / "toy.json"
-    path.write_text(re.sub(r'"height": 0\.0', '"height": 1e-5', path.read_text()))
+    path.write_text(re.sub(r'"height": 0\.0', '"height": 1e-5', path.read_text(encoding="utf-8")), encoding="utf-8")
     assert records.remeasure("toy").equal
 
 
@@ -291,10 +293,10 @@ def test_the_spread_is_of_a_cell_that_stands_for_the_others_and_of_reruns_alone(
 def test_a_record_says_whether_it_is_of_this_kind_of_processor(recorded):
     assert records.remeasure("toy").alike is True
     path = records.FOLDER / "toy.json"
-    text = path.read_text()
-    path.write_text(re.sub(r'"Instructions": ".*"', '"Instructions": "none"', text))
+    text = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(r'"Instructions": ".*"', '"Instructions": "none"', text), encoding="utf-8")
     assert records.remeasure("toy").alike is False
-    path.write_text(re.sub(r'"Instructions": ".*",\n', "", text))
+    path.write_text(re.sub(r'"Instructions": ".*",\n', "", text), encoding="utf-8")
     assert records.remeasure("toy").alike is None
 
 
@@ -335,7 +337,7 @@ def test_toys_are_measured_once_for_every_state_of_the_code(register, monkeypatc
     register()
     changed = tmp_path / "library"
     changed.mkdir()
-    (changed / "numerics.py").write_text("changed = True\n")
+    (changed / "numerics.py").write_text("changed = True\n", encoding="utf-8")
     monkeypatch.setattr("lfmlib.records.kept.SOURCES", changed)
     assert not records.table("toy", "quick").attrs["cached"]
 
@@ -414,12 +416,12 @@ if __name__ == "__main__":
 def test_a_stopped_run_goes_on_where_it_stopped(register, tmp_path, monkeypatch, stop):
     register()
     program, gate, folder = tmp_path / "program.py", tmp_path / "gate", records.FOLDER
-    program.write_text(PROGRAM)
+    program.write_text(PROGRAM, encoding="utf-8")
     monkeypatch.setenv("TOY_GATE", str(gate))
     monkeypatch.setenv("PYTHONPATH", str(Path(toyexperiments.__file__).parent))
     monkeypatch.setitem(records.EXPERIMENTS, "toy", "toyexperiments:from_environment")
     command = [sys.executable, str(program), str(folder)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, encoding="utf-8")
     try:
         wait_for(lambda: (folder / "toy.json").exists() and len(records.provenance("toy")["cells"]) == 2)
         with pytest.raises(RuntimeError, match="another process is writing the record toy"):
@@ -491,6 +493,6 @@ def test_commands(register, recorded, capsys):
 
 
 def test_json_is_plain_to_read(recorded):
-    lines = (records.FOLDER / "toy.json").read_text().splitlines()
+    lines = (records.FOLDER / "toy.json").read_text(encoding="utf-8").splitlines()
     assert sum('"seconds"' in line for line in lines) == 4  # one line for each cell
     assert json.loads("\n".join(lines))["name"] == "toy"

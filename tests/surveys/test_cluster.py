@@ -62,7 +62,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
                 moved = (kind > 0) * 0.002 * own.standard_normal(shapes[name])
                 tensors[name] = torch.tensor(start + moved).to(torch.float32 if name == HUGE else torch.bfloat16)
             save_file(tensors, root / model / f"model-{number:05}-of-00003.safetensors")
-        (root / model / "config.json").write_text('{"model_type": "llama"}')
+        (root / model / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
         found[model] = root / model
     return found
 

@@ -40,7 +40,7 @@ def shards(tmp_path) -> Path:
         path = save(folder / f"{stem}.safetensors", number)
         path = path.rename(folder / f"model-{number:05}-of-00002.safetensors")
         names |= {f"layers.{i}.{stem}.weight": path.name for i in range(6)}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}), encoding="utf-8")
     return folder
 
 
@@ -134,7 +134,7 @@ def hunt(folder: Path, times: int) -> int:
     for turn in range(times):
         rows = folder / f"kept{turn}" / "rows.jsonl"
         command = [sys.executable, "-c", SURVEY, str(path), str(rows.parent)]
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, encoding="utf-8") as process:
             process.stdout.readline()
             few = rng.integers(1, 250)
             while process.poll() is None and lines(rows) < few:

@@ -152,7 +152,7 @@ print(len(table), table.attrs["interrupted"], caught[0].message, sorted(set(tabl
 
 
 def test_ctrl_c_keeps_the_rows_that_were_finished():
-    run = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, timeout=120, encoding="utf-8")
     assert run.returncode == 0, run.stderr
     assert "True interrupted: 3 of 12 tensors measured ['interrupted before it was measured']" in run.stdout
     assert run.stdout.startswith("3 ")
