@@ -115,7 +115,13 @@ def _make(options: argparse.Namespace, root: Path) -> int:
 def _open(model: str | None, base: str | None, revision: str | None, select: str | None) -> None:
     """Open the reader's models before any chapter starts, so that what is wrong with them is told once."""
     if model or revision or select:
-        open_checkpoint(model or OWN, revision=revision, select=select)
+        checkpoint = open_checkpoint(model or OWN, revision=revision, select=select)
+        if not any(len(info.shape) == 2 for info in checkpoint.tensors):
+            shapes = ", ".join(str(list(info.shape)) for info in checkpoint.tensors[:3])
+            raise ValueError(
+                f"{checkpoint.name} holds no matrix to measure: found {len(checkpoint.tensors)} tensors ({shapes} …); "
+                "name a model with matrices, or select them"
+            )
     if model and base:
         before, (after,) = opened(base, model, revision=revision)
         akin(before, after)
@@ -126,6 +132,8 @@ def _open(model: str | None, base: str | None, revision: str | None, select: str
 def _report(options: argparse.Namespace, root: Path) -> int:
     if not options.notebook.is_file():
         raise FileNotFoundError(f"there is no notebook {options.notebook}; execute a chapter first, with papermill")
+    if options.html.is_dir() or options.html.resolve() == options.notebook.resolve():
+        raise ValueError(f"{options.html} is no place for the report: expected the name of another file, OUT.html")
     if reason := unfinished(nbformat.read(options.notebook, as_version=4)):
         raise ValueError(f"{options.notebook} is not an executed chapter: {reason}. Run it to its end first")
     print(_shown(write_report(options.notebook, options.html, root=root)))

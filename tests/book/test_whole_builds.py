@@ -94,6 +94,11 @@ def test_a_notebook_never_run_is_no_report(tmp_path, capsys):
     nbformat.write(chapter(), tmp_path / "x.ipynb")
     assert build.main(["report", str(tmp_path / "x.ipynb"), str(tmp_path / "x.html")], root=tmp_path) == 2
     assert "code cells that have not run: 7 of 7" in capsys.readouterr().err and not (tmp_path / "x.html").exists()
+    before = executed(chapter(), tmp_path / "x.ipynb").read_bytes()
+    for out in (tmp_path / "x.ipynb", tmp_path):
+        assert build.main(["report", str(tmp_path / "x.ipynb"), str(out)], root=tmp_path) == 2
+        assert "is no place for the report" in capsys.readouterr().err
+    assert (tmp_path / "x.ipynb").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -146,6 +151,11 @@ def test_results_that_take_no_file_are_refused_first(tmp_path, capsys, no_chapte
         (["--select", "("], "select"),
         (["--revision", "v1"], "revision='v1' was given for \"minilm\""),
         (["--model", "tuned.safetensors", "--select", "nothing"], "nothing"),
+        (["--model", "tuned.safetensors", "--select", "norm"], "holds no matrix to measure: found 1 tensors ([64] …)"),
+        (["--model", "pointer.safetensors"], "a pointer of Git LFS, not the file itself"),
+        (["--model", "empty"], "holds no weight files"),
+        (["--model", "tuned.safetensors", "--base", "wide.safetensors"], "have no matrix in common"),
+        (["--model", "tuned.safetensors", "--revision", "v1"], "only hub ids have revisions"),
     ],
 )
 def test_models_are_opened_first_and_refused_once(tmp_path, capsys, monkeypatch, no_chapter_starts, options, words):
@@ -154,7 +164,10 @@ def test_models_are_opened_first_and_refused_once(tmp_path, capsys, monkeypatch,
     generator = torch.Generator().manual_seed(0)
     for name in ("tuned", "stranger"):
         weights = {f"layers.{k}.mlp.up_proj.weight": torch.randn(64, 64, generator=generator) for k in range(3)}
-        save_file(weights, f"{name}.safetensors")
+        save_file(weights | {"norm": torch.ones(64)}, f"{name}.safetensors")
+    save_file({f"layers.{k}.mlp.up_proj.weight": torch.randn(64, 96) for k in range(3)}, "wide.safetensors")
+    Path("pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid x\n", encoding="utf-8")
+    Path("empty").mkdir()
     Path("notes.txt").write_text("hello", encoding="utf-8")
     assert build.main(["execute", *options], root=root) == 2
     err = capsys.readouterr().err

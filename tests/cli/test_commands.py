@@ -177,6 +177,8 @@ def test_merge_writes_what_the_function_writes(run, tmp_path):
         ("merge base first", "Missing option '--out'"),
         ("report nowhere/at/all -o r.html", "'nowhere/at/all' was not found"),
         ("report base -o nowhere/r.html", "there is no folder"),
+        ("report base -o base", "is a folder, where the name of an HTML file was expected"),
+        ("report base -o r.html --results base/model.safetensors/x", "nothing can be written to"),
         ("report base --profile hasty -o r.html", "'hasty' is not one of"),
     ],
 )
