@@ -20,6 +20,7 @@ from .listing import read_files, read_memory
 from .locate import locate
 from .quantized import resolve
 from .remote import prefetched
+from .reparametrized import effective
 from .roles import logical_parts
 from .slices import Part
 from .stored import CheckpointError, InMemory, Stored
@@ -341,6 +342,8 @@ def open_checkpoint(
         located, stored, skipped = read_memory(source, variant)
         words = f"{type(source).__module__}.{type(source).__qualname__} in memory"
     stored, left_out = resolve(stored, located.config)
+    skipped |= left_out
+    stored, left_out = effective(stored)
     skipped |= left_out
     if not stored:
         why = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])

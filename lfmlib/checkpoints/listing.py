@@ -16,6 +16,7 @@ from .ctranslate2_files import is_ctranslate2, read_ctranslate2
 from .file_names import hint
 from .gguf_files import read_gguf
 from .in_memory import read_mapping
+from .in_modules import computed
 from .locate import Located
 from .pickled_files import PICKLED_SUFFIXES, read_pickled
 from .safetensors_files import read_safetensors
@@ -106,12 +107,10 @@ def read_memory(source: torch.nn.Module | Mapping, variant: str | None = None) -
             )
         state = source.state_dict()
         stored, skipped = read_mapping(state)
-        computed = {
-            name: "a buffer not saved with the model" for name, _ in source.named_buffers() if name not in state
-        }
+        buffers = {name: "a buffer not saved with the model" for name, _ in source.named_buffers() if name not in state}
         to_dict = getattr(getattr(source, "config", None), "to_dict", None)
         config: Any = to_dict() if callable(to_dict) else {}
-        return Located(type(source).__name__, (), config), stored, computed | skipped
+        return Located(type(source).__name__, (), config), stored | computed(source), buffers | skipped
     if isinstance(source, Mapping):
         held, beside, notice = model_of(source, "the mapping", variant)
         if notice:

@@ -84,9 +84,12 @@ def opened(
 
 
 def _refuse_factors(checkpoint: Checkpoint, side: str) -> None:
-    if any(".lora_" in info.name for info in checkpoint.tensors):
+    names = [*(info.name for info in checkpoint.tensors), *checkpoint.skipped]
+    if factors := [
+        name for name in names if ".lora_" in name and not checkpoint.skipped.get(name, "").startswith("a p")
+    ]:
         raise ValueError(
-            f"the {side} ({checkpoint.name}) holds factors of an adapter, such as {checkpoint.tensors[0].name}: "
+            f"the {side} ({checkpoint.name}) holds factors of an adapter, such as {factors[0]}: "
             "expected a model as the base, and as the tuned model the adapter's folder, with adapter_config.json"
         )
 
@@ -192,7 +195,10 @@ def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torc
     known, own = base.stored, model.stored
     for one in (base, model):
         if odd := [name for name, why in one.skipped.items() if not why.startswith(("tied to", "a buffer", BESIDE))]:
-            raise CheckpointError(f"{odd[0]} of {one.name} cannot be added: {one.skipped[odd[0]]}. Dequantize it first")
+            why, piece = one.skipped[odd[0]], one.skipped[odd[0]].startswith(("quantized", "a piece of"))
+            raise CheckpointError(
+                f"{odd[0]} of {one.name} cannot be added: {why}{'. Dequantize it first' if piece else ''}"
+            )
     tied = {name: why.removeprefix("tied to ") for name, why in model.skipped.items() if why.startswith("tied to ")}
     before, after = prefixes(known, own)
     names = {before + name.removeprefix(after): name for name in [*own, *tied] if name.startswith(after)}

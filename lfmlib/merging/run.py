@@ -26,6 +26,7 @@ from ..deltas.pairs import FLOATS, opened, partners, refuse_strangers
 from ..surveys.run import same_library
 from ..surveys.threads import one_thread
 from . import methods, model_folder
+from .pieces import in_pieces
 from .shard_writer import Entry
 
 PIECE = 1 << 22
@@ -97,6 +98,7 @@ def merge(
         2.0
     """
     base, models = opened(base, tuned, whole=True)
+    base, models = in_pieces(base), [in_pieces(one, base) for one in models]
     density = methods.DENSITY.get(method, 1.0) if density is None else density
     weights = [1.0] * len(models) if weights is None else [float(one) for one in weights]
     factor = _factor(amplify)
