@@ -120,8 +120,8 @@ def _table(table, columns: Sequence[str], out: str | None, rows: int) -> int:
     if not table.attrs.get("interrupted"):
         return DONE
     params = click.get_current_context().params
-    rows = f"the {len(table)} rows that were finished are in {out or 'the table'}"
-    _say(f"stopped; {_kept(params) if params.get('keep') else rows}")
+    finished = f"the {len(table)} rows that were finished are in {out or 'the table'}"
+    _say(f"stopped; {_kept(params) if params.get('keep') else finished}")
     return STOPPED
 
 
@@ -262,13 +262,21 @@ def report(model: str, **options) -> None:
     click.option("--out", "-o", metavar="FOLDER", required=True, help="Where to write; it must not be there yet."),
     click.option(
         "--method", default="ties", show_default=True, metavar="NAME",
-        help="average, task_arithmetic (the sum), ties, dare, dare_ties or nan (shares by the norm of ΔW).",
+        help="average, task_arithmetic (the sum), ties, dare, dare_ties, della, della_linear or nan (shares by the "
+        "norm of ΔW); of one TUNED slerp (on a circle from BASE to it) or passthrough (TUNED as it is).",
     ),
     click.option(
         "--weights", type=_Several(float, "numbers"), metavar="1,0.5",
-        help="What each ΔW is multiplied with. Default: 1 each.",
+        help="What each ΔW is multiplied with; of slerp how far it goes from 0, BASE, to 1; of passthrough what TUNED "
+        "is multiplied with. Default: 1 each, 0.5 of slerp.",
     ),
-    click.option("--density", type=float, metavar="SHARE", help="Share of each ΔW that ties, dare and dare_ties keep."),
+    click.option(
+        "--density", type=float, metavar="SHARE", help="Share of each ΔW that ties, dare…, and della… keep.",
+    ),
+    click.option(
+        "--epsilon", type=float, metavar="SHARE",
+        help="How far the chances of della and della_linear reach below and above the density. Default: 0.15.",
+    ),
     click.option(
         "--amplify", metavar="FACTOR|auto", help="Factor for the outliers of the merged ΔW; auto finds one.",
     ),
@@ -276,7 +284,7 @@ def report(model: str, **options) -> None:
     click.option(
         "--dtype", metavar="NAME", help="float32, bfloat16, …: to store in. Default: what each tensor has in BASE."
     ),
-    _seed("Of dare and dare_ties, which draw at random."),
+    _seed("Of dare…, and della…, which draw at random."),
     _PROGRESS,
 )  # fmt: skip
 def merge(base: str, tuned: tuple[str, ...], **options) -> None:

@@ -5,6 +5,7 @@ Tensors are paired by name, through other prefixes, and in another layout.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -230,6 +231,8 @@ def _constant(name: str, place) -> bool:
 
 def _same_kind(name: str, place, theirs, base: Checkpoint, model: Checkpoint) -> None:
     """Raise what `partners` raises of one tensor."""
+    if math.prod(place.shape) == math.prod(theirs.shape) == 1 and not getattr(torch, place.dtype).is_floating_point:
+        return  # a counter, which nothing is added to
     if theirs.shape != place.shape:
         grown = len(place.shape) == 2 and theirs.shape[1:] == place.shape[1:]
         why = "their vocabularies differ. Resize one to the other’s first" if grown else "they are not of one kind"

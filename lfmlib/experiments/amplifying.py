@@ -22,7 +22,7 @@ class Merge:
 
     Args:
         family: whose ΔW are merged.
-        method: one of `lfmlib.merging.methods.METHODS`.
+        method: one of `lfmlib.findings.METHOD_NAMES`.
         seed: of what is random.
     """
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from ..findings import METHOD_NAMES
 from ..lab import models
 from ..lab.problems import problem
 from ..merging import methods as editing
@@ -129,7 +130,7 @@ def run(cell: dict) -> list[dict]:
         return _tuned(family)
     if cell["part"] == "negated":
         return _negated(family, cell["tasks"], cell["seed"])
-    methods = TOY_METHODS if family.toy else editing.METHODS
+    methods = TOY_METHODS if family.toy else METHOD_NAMES
     return [row for method in methods for row in _merged(family, method, cell["seed"])]
 
 

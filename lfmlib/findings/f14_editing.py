@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..merging.methods import METHODS
 from .finding import Finding
 from .shares import over_runs
 
@@ -16,7 +15,7 @@ METHOD_NAMES = {
     "dare_ties": "DARE-TIES",
     "nan": "NAN",
 }
-"""Methods of merging, as they are printed."""
+"""Methods of merging that the finding is judged on, as they are printed."""
 
 
 def kept_score(rows: pd.DataFrame, method: str, arm: str) -> pd.Series:
@@ -24,7 +23,7 @@ def kept_score(rows: pd.DataFrame, method: str, arm: str) -> pd.Series:
 
     Args:
         rows: part "merged" of the record `editing`, of one model.
-        method: one of `lfmlib.merging.methods.METHODS`.
+        method: one of `METHOD_NAMES`.
         arm: see `lfmlib.experiments.amplifying.arms`.
 
     Returns:
@@ -63,7 +62,7 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """
     if (runs := rows["seed"].nunique()) < 2:
         raise ValueError(f"F14 of {model} needs at least two runs: measure the record")
-    methods = [method for method in METHODS if method in set(rows["method"])]
+    methods = [method for method in METHOD_NAMES if method in set(rows["method"])]
     both = {method: [improvement(rows, method), improvement(rows, method, "random")] for method in methods}
     if failed := [METHOD_NAMES[method] for method, each in both.items() if any(one.isna().any() for one in each)]:
         reason = f"Some runs of {', '.join(failed)} have no score."

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from pathlib import Path
 
@@ -27,6 +28,8 @@ COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".py", ".spm", ".vocab")
 """Suffixes of the files that are copied beside the weights: configuration, tokenizer, code."""
 ABOUT_FILE = "merge.json"
 """The file that says what a folder was made of."""
+ODD_SUFFIX = ".odd"
+"""Suffix of the file beside a shard, while it is written, with the names of tensors whose values are not all finite."""
 Pieces = Callable[[str], Iterable[torch.Tensor]]
 """A function of a tensor's name that gives its values, in flat pieces."""
 
@@ -42,7 +45,7 @@ def write(
     resume: bool = True,
     executor: Executor | None = None,
     progress: bool = True,
-) -> None:
+) -> list[str]:
     """Write a model, or go on writing it where an earlier run stopped.
 
     Args:
@@ -55,6 +58,9 @@ def write(
         resume: continue an earlier run; False: begin again.
         executor: where the files are written, one task each; None: in this process, one after the other.
         progress: show a bar.
+
+    Returns:
+        The names of tensors that were written with values that are not finite.
 
     Raises:
         FileExistsError: ``out`` is not empty.
@@ -82,9 +88,12 @@ def write(
             f"the disk is full: {max(left, 0):,} bytes of weights are still to be written to {partial}. Make room and "
             "run the same again: it goes on from there",
         ) from error
-    for lock in (partial / ".lock", *partial.glob("*.lock")):
-        lock.unlink(missing_ok=True)
+    notes = sorted(partial.glob(f"*{ODD_SUFFIX}"))
+    odd = [name for note in notes for name in note.read_text(encoding="utf-8").split("\n") if name]
+    for beside in (partial / ".lock", *partial.glob("*.lock"), *notes):
+        beside.unlink(missing_ok=True)
     os.replace(partial, out)
+    return list(dict.fromkeys(odd))  # one that was interrupted is there twice
 
 
 def layout(like: Checkpoint, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -172,9 +181,21 @@ def _shard(path: Path, entries: list[Entry], pieces: Pieces, told: Callable[[int
         if told:
             told(sum(one.bytes for one in entries[: writer.done]))
         for entry in entries[writer.done :]:
-            writer.write(pieces(entry.name))
+            writer.write(_watched(pieces(entry.name), entry.name, path.with_name(path.name + ODD_SUFFIX)))
             if told:
                 told(entry.bytes)
+
+
+def _watched(pieces: Iterable[torch.Tensor], name: str, note: Path) -> Iterator[torch.Tensor]:
+    """The pieces of a tensor; its name is noted if some values are not finite."""
+    odd = False
+    for piece in pieces:
+        if piece.is_floating_point() and not math.isfinite(piece.sum()):  # a sum is fast, and may be too large itself
+            odd = odd or not bool(piece.isfinite().all())
+        yield piece
+    if odd:
+        with note.open("a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
 
 
 def _size(folder: Path) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -48,6 +49,7 @@ def merge(
     progress: bool = True,
     seed: int = 0,
     density: float | None = None,
+    epsilon: float | None = None,
     amplify: float | str | None = None,
     project: str | None = None,
     dtype: str | None = None,
@@ -59,14 +61,18 @@ def merge(
         base, tuned: anything `open_checkpoint` takes, and a list of these, or of folders with adapters of that base
             (LoRA, DoRA and noise, as peft saves them).
         method: one of `lfmlib.merging.methods.METHODS`: "average", "task_arithmetic" (the sum), "ties", "dare",
-            "dare_ties", "nan" (shares in inverse proportion to the norm of all of ΔW).
-        weights: what each ΔW is multiplied with; None: 1 each.
+            "dare_ties", "nan" (shares in inverse proportion to the norm of all of ΔW), "della", "della_linear"; of one
+            tuned model "slerp", which goes from the base to it on a circle, and "passthrough", which is the model.
+        weights: what each ΔW is multiplied with; of "slerp", how far it goes from 0, the base, to 1; of "passthrough",
+            what the model is multiplied with. None: 1 each, and 0.5 of "slerp".
         executor: where to run, shard by shard: a `ProcessPoolExecutor`, or ``client.get_executor(retries=3)`` of a Dask
             cluster whose machines see the same files. It is not shut down. Default: here, with a thread per core.
         progress: show a bar.
         seed: of the methods that draw at random, with the tensors' names.
-        density: share of each ΔW that "ties", "dare" and "dare_ties" keep; None: as in
+        density: share of each ΔW that the methods in `lfmlib.merging.methods.THINNING` keep; None: as in
             `lfmlib.merging.methods.DENSITY`.
+        epsilon: how far the chances of "della" and "della_linear" reach below and above the density; None:
+            `lfmlib.merging.methods.EPSILON`.
         amplify: factor for the outliers of the merged ΔW of every matrix (or stack of matrices, of experts); "auto"
             finds one without data, matrix by matrix (`lfmlib.merging.methods.restoring`), which is meant for averages
             and sums; None or 1 changes nothing.
@@ -100,9 +106,10 @@ def merge(
     base, models = opened(base, tuned, whole=True)
     base, models = in_pieces(base), [in_pieces(one, base) for one in models]
     density = methods.DENSITY.get(method, 1.0) if density is None else density
-    weights = [1.0] * len(models) if weights is None else [float(one) for one in weights]
+    usual = 0.5 if method == "slerp" else 1.0
+    weights = [usual] * len(models) if weights is None else [float(one) for one in weights]
     factor = _factor(amplify)
-    methods.check(method, len(models), weights, density)
+    methods.check(method, len(models), weights, density, epsilon)
     if project not in (None, *methods.PROJECTIONS):
         raise ValueError(f"unknown projection {project!r}: expected one of {', '.join(methods.PROJECTIONS)}, or None")
     if dtype not in (None, *FLOATS):
@@ -118,21 +125,24 @@ def merge(
     with one_thread():
         for model, theirs in zip(models, models_of, strict=True):
             refuse_strangers(base, model, _matrices(base, theirs))
-        _constants(base, models_of)
+        kept = _constants(base, models_of)
         factors = _coefficients(method, weights, base, models_of, executor, progress)
     threads = min(os.cpu_count() or 1, MAX_THREADS) if executor is None else 1
-    plan = _Plan(dict(base.stored), models_of, method, factors, density, factor, project, dtype, seed, threads)
+    plan = _Plan(dict(base.stored), models_of, method, factors, density, epsilon, factor, project, dtype, seed, threads)
     about = {
         "method": method, "weights": weights, "density": density if method in methods.THINNING else None,
         "amplify": factor, "project": project, "dtype": dtype, "seed": seed if method in methods.RANDOM else None,
         "base": _identity(base), "tuned": [_identity(model) for model in models],
     }  # fmt: skip
+    about |= {"epsilon": epsilon} if method.startswith("della") and epsilon is not None else {}
+    about |= {"kept": kept} if kept else {}
     out = Path(out).expanduser().resolve()
     entries = [plan.entry(name) for name in base.stored]
     on_disk = all(one.files for one in (base, *models))  # what lies in memory may change between two runs
-    model_folder.write(
+    odd = model_folder.write(
         out, about, base, entries, plan.only, dtype=dtype, resume=on_disk, executor=executor, progress=progress
     )
+    _tell_odd(odd, base, models, models_of)
     return out
 
 
@@ -145,11 +155,17 @@ class _Plan:
     method: str
     coefficients: list[float]  # what each ΔW is multiplied with
     density: float
+    epsilon: float | None
     factor: float | str
     project: str | None
     dtype: str | None
     seed: int
     threads: int
+
+    @property
+    def draws(self) -> bool:
+        """Whether every piece draws random numbers; all of torch has one generator."""
+        return self.method in methods.RANDOM and self.method not in methods.WHOLE
 
     def only(self, names: Iterable[str]) -> Callable[[str], Iterator[torch.Tensor]]:
         """`pieces` of these tensors: the less that travels to a worker, the better."""
@@ -168,8 +184,7 @@ class _Plan:
         if not start.is_floating_point():
             return iter([start])
         calls = _Merged(self, name, start, models).pieces()
-        # Not of those that draw: all of torch has one generator.
-        if self.threads == 1 or self.method in methods.RANDOM:
+        if self.threads == 1 or self.draws:
             return (call() for call in calls)
         return prefetched(calls, self.threads)
 
@@ -181,10 +196,11 @@ class _Merged:
         self.plan, self.entry, self.start, self.models = plan, plan.entry(name), start, models
         self.size = len(start)
         self.wide = torch.float64 if any(one.dtype == torch.float64 for one in (start, *models)) else torch.float32
-        self.block = PIECE if plan.method in methods.RANDOM else BLOCK
+        self.block = PIECE if plan.draws else BLOCK
         whole = plan.method in methods.WHOLE
         # One after the other: each takes several times its own memory.
-        self.trimmed = [methods.trimmed(self._delta(one), plan.density) for one in models] if whole else []
+        self.trimmed = self._kept() if whole else []
+        self.mixed = self._mix() if plan.method in methods.MIXING else None
         shape = self.entry.shape
         matrix = len(shape) in (2, 3) and min(shape) > 1 and self.size > 0  # or a stack of them, of experts
         self.project = plan.project if matrix else None
@@ -206,13 +222,46 @@ class _Merged:
         return range(0, self.size, self.block)
 
     def _delta(self, model: torch.Tensor, part: slice = slice(None)) -> torch.Tensor:
-        return model[part].to(self.wide) - self.start[part].to(self.wide)
+        new, old = model[part].to(self.wide), self.start[part].to(self.wide)
+        delta = new - old
+        if not math.isfinite(delta.sum()):  # of infinite values, as masks have them
+            delta[new == old] = 0
+        return delta
+
+    def _kept(self) -> list[torch.Tensor]:
+        """What a method that sees tensors whole keeps of each ΔW."""
+        plan = self.plan
+        if plan.method == "ties":
+            return [methods.trimmed(self._delta(one), plan.density) for one in self.models]
+        drawn, shape = methods.drawing(f"{plan.seed}/{self.entry.name}/0"), self.entry.shape
+        deltas = (self._delta(one).view(shape) for one in self.models)
+        return [methods.thinned(one, plan.density, plan.epsilon, drawn).flatten() for one in deltas]
+
+    def _mix(self) -> tuple[float, float]:
+        """What base and model are multiplied with, by a method that takes these themselves."""
+        products = [0.0] * 3
+        for first in self._firsts():
+            old, new = (one[first : first + self.block].double() for one in (self.start, *self.models))
+            if not math.isfinite(old.sum() + new.sum()):  # as in a mask; these say nothing of the direction
+                finite = old.isfinite() & new.isfinite()
+                old, new = old[finite], new[finite]
+            some = (torch.dot(a, b).item() for a, b in ((old, old), (old, new), (new, new)))
+            products = [before + one for before, one in zip(products, some, strict=True)]
+        return methods.mix(self.plan.method, self.plan.coefficients[0], (products[0], products[1], products[2]))
+
+    def _mixed(self, first: int, of_base: float, of_model: float) -> torch.Tensor:
+        """The new weights of a block, by a method that takes base and model themselves."""
+        old, new = (one[first : first + self.block].to(self.wide) for one in (self.start, *self.models))
+        terms = [share * one for share, one in ((of_base, old), (of_model, new)) if share]  # 0 · ∞ would be NaN
+        return terms[0] + terms[1] if len(terms) == 2 else terms[0] if terms else torch.zeros_like(old)
 
     def _combined(self, first: int) -> torch.Tensor:
         """The merged ΔW of the block that begins with value ``first``, before anything is amplified."""
         if self.held is not None:
             return self.held[first : first + self.block]
         part, plan = slice(first, first + self.block), self.plan
+        if self.mixed:
+            return self._mixed(first, *self.mixed) - self.start[part].to(self.wide)
         some = [one[part] for one in self.trimmed] or [self._delta(one, part) for one in self.models]
         density = 1.0 if self.trimmed else plan.density
         seed = f"{plan.seed}/{self.entry.name}/{first}"
@@ -230,6 +279,8 @@ class _Merged:
 
     def _new(self, first: int) -> torch.Tensor:
         """The new weights of a block, in the type they are computed in."""
+        if self.mixed and math.isinf(self.cut):
+            return self._mixed(first, *self.mixed)
         part = self._combined(first)
         old = self.start[first : first + len(part)].to(self.wide)
         return old + (part if math.isinf(self.cut) else methods.amplified(part, self.factor, self.cut))
@@ -283,16 +334,51 @@ def _loaded(*loads: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
     return [load().cpu() for load in loads]
 
 
-def _constants(base: Checkpoint, tuned: list[dict[str, Callable]]) -> None:
-    """Raises ValueError where something that cannot be added differs."""
+def _constants(base: Checkpoint, tuned: list[dict[str, Callable]]) -> list[str]:
+    """The names of counters, of one value each, that differ and are kept as they are in the base, told in a warning.
+
+    Raises:
+        ValueError: something else that cannot be added differs.
+    """
+    kept = []
     for name, one in base.stored.items():
         if not getattr(torch, one.dtype).is_floating_point:
             start, models = _values(name, base.stored, tuned)
-            if any(not torch.equal(start, other) for other in models):
+            if all(torch.equal(start, other.to(start.dtype)) for other in models):
+                continue
+            if len(start) > 1:
                 raise ValueError(
                     f"{name} holds {one.dtype}, and differs between the models: only floating-point tensors can be "
                     "merged. Expected the same values in all"
                 )
+            kept.append(name)
+    if kept:
+        warnings.warn(
+            f"{len(kept)} counters differ between the models, and are kept from the base: {', '.join(kept[:3])}"
+            f"{' …' if len(kept) > 3 else ''}",
+            stacklevel=3,
+        )
+    return kept
+
+
+def _tell_odd(
+    names: Sequence[str], base: Checkpoint, models: Sequence[Checkpoint], tuned: list[dict[str, Callable]]
+) -> None:
+    """Warn of merged tensors with values that are not finite, unless these are so in the base and all models alike."""
+    found = []
+    for name in names:
+        start, others = _values(name, base.stored, tuned)
+        same = torch.stack([one == start for one in others]).all(0)
+        odd = {base.name: int((~start.isfinite() & ~same).sum())}
+        odd |= {model.name: int((~one.isfinite() & ~same).sum()) for model, one in zip(models, others, strict=True)}
+        if whose := [f"{count:,} of {source}" for source, count in odd.items() if count]:
+            found.append(f"{name} ({', '.join(whose)})")
+    if found:
+        warnings.warn(
+            f"values that are NaN or infinite went into {len(found)} tensors of the merge: {'; '.join(found[:3])}"
+            f"{' …' if len(found) > 3 else ''}. Mend these models, or leave them out",
+            stacklevel=3,
+        )
 
 
 def _coefficients(

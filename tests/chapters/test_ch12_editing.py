@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 import lfmlib
 from lfmlib.chapters import ch12_editing, yours
 from lfmlib.experiments import made_laws
+from lfmlib.findings import METHOD_NAMES
 from lfmlib.merging import methods
 
 GAIN = 0.02
@@ -32,7 +33,7 @@ def made(seeds: int = 5) -> pd.DataFrame:
                          "normalized": 0.4 - (arm == "amplified") * GAIN, "base": 0.96, "scale": 0.3, "factor": 2.0}
                     )  # fmt: skip
             for tasks in sets:
-                for method in methods.METHODS:
+                for method in METHOD_NAMES:
                     for arm in ("plain", *ch12_editing.ARMS, *methods.PROJECTIONS):
                         about = {"scale": 0.7, "factor": {"plain": np.nan, "auto": 1.1}.get(arm, 2.0)}
                         about |= {"valid": 0.9 if method == "ties" else 0.8}

@@ -54,7 +54,7 @@ def test_random_methods_are_pefts_and_their_masks_depend_on_the_seed_alone(metho
     assert one.std().item() == pytest.approx(reference.std().item(), rel=0.02)
 
 
-@pytest.mark.parametrize("method", methods.THINNING)
+@pytest.mark.parametrize("method", ["ties", "dare", "dare_ties"])
 def test_density_nought_keeps_nothing_and_one_keeps_all(method):
     deltas = made(3)
     with warnings.catch_warnings():
@@ -66,6 +66,68 @@ def test_density_nought_keeps_nothing_and_one_keeps_all(method):
         warnings.simplefilter("ignore")
         reference = {"ties": merge_utils.ties, "dare": merge_utils.dare_linear, "dare_ties": merge_utils.dare_ties}
         assert torch.equal(whole, reference[method](deltas, known, 1.0))
+
+
+def della(deltas, weights, density, epsilon, seed, elected):
+    """DELLA by its definition in mergekit, in float64, entry by entry; the draws are those of float32 chances."""
+    drawn, kept = methods.drawing(seed), []
+    for delta in deltas:
+        rows = np.asarray(delta, np.float64).reshape(delta.shape if delta.dim() == 2 else (1, -1))
+        ranks = np.argsort(np.argsort(abs(rows), 1, kind="stable"), 1, kind="stable")
+        chances = density - epsilon + 2 * epsilon * ranks / (rows.shape[1] - 1)
+        mask = torch.bernoulli(torch.tensor(chances, dtype=torch.float32), generator=drawn).double().numpy()
+        kept.append((rows * mask * abs(rows).sum() / abs(rows * mask).sum()).reshape(delta.shape))
+    weighted = np.stack([w * one for w, one in zip(weights, kept, strict=True)])
+    if not elected:
+        return weighted.sum(0)
+    agree = np.sign(weighted) == np.where(weighted.sum(0) >= 0, 1, -1)
+    shares = (agree * np.reshape(weights, (-1, *[1] * deltas[0].dim()))).sum(0)
+    return (weighted * agree).sum(0) / np.where(shares == 0, 1, shares)
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (200,)])
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+def test_della_is_what_its_definition_gives(method, shape, monkeypatch):
+    monkeypatch.setattr(methods, "RANKED", 70)  # a few rows at a time draw as all do
+    deltas, weights = made(3, shape), [1.0, 0.5, -0.7]
+    found = methods.combine(deltas, method, weights, density=0.6, epsilon=0.3, seed="a")
+    expected = della(deltas, weights, 0.6, 0.3, "a", method == "della")
+    np.testing.assert_allclose(found.double(), expected, rtol=2e-6, atol=1e-6)
+    assert torch.equal(found, methods.combine(deltas, method, weights, density=0.6, epsilon=0.3, seed="a"))
+    assert not torch.equal(found, methods.combine(deltas, method, weights, density=0.6, epsilon=0.3, seed="b"))
+
+
+def test_della_keeps_the_large_and_the_sum_of_magnitudes():
+    delta = made(1, (400, 300))[0]
+    kept = methods.thinned(delta, 0.5, 0.4, methods.drawing(""))
+    share = (kept != 0).double().mean().item()
+    large = delta.abs() > delta.abs().median()
+    assert share == pytest.approx(0.5, abs=0.01) and (kept[large] != 0).double().mean() == pytest.approx(0.7, abs=0.01)
+    assert kept.abs().sum().item() == pytest.approx(delta.abs().sum().item(), rel=1e-5)
+    for odd in (torch.ones(()), torch.ones(3, 1, 2), torch.zeros(4, 4), torch.empty(0, 3)):
+        assert methods.thinned(odd, 0.5, None, methods.drawing("")).shape == odd.shape
+    assert not methods.combine([delta], "della", [1], density=0).any()
+    assert torch.allclose(methods.combine([delta], "della", [3], density=1), delta)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0, 1.5])
+@pytest.mark.parametrize("angle", [0.0, 0.02, 1.0, math.pi / 2, 3.0, math.pi])
+def test_slerp_goes_along_the_circle(angle, weight):
+    """The rotation in the plane of both, in float64; parallel ones on the line."""
+    start, side = np.linalg.qr(np.random.default_rng(0).standard_normal((50, 2)))[0].T
+    model = math.cos(angle) * start + math.sin(angle) * side
+    a, b = methods.mix("slerp", weight, (4.0, 2 * 3 * float(start @ model), 9.0))  # of 2 start, and 3 model
+    expected = (1 - weight) * 2 * start + weight * 3 * model  # on the line
+    if abs(math.cos(angle)) <= methods.PARALLEL:
+        turned = math.cos(weight * angle) * start + math.sin(weight * angle) * side
+        assert np.allclose(a * start + b * model, turned)  # of unit length all the way
+        expected = (math.sin((1 - weight) * angle) * 2 * start + math.sin(weight * angle) * 3 * model) / math.sin(angle)
+    np.testing.assert_allclose(a * 2 * start + b * 3 * model, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_mixtures_of_tensors_without_direction():
+    assert methods.mix("slerp", 0.5, (0.0, 0.0, 4.0)) == pytest.approx((math.sqrt(0.5), math.sqrt(0.5)))
+    assert methods.mix("passthrough", 2.0, (1.0, 1.0, 1.0)) == (0.0, 2.0)
 
 
 def test_nans_shares_are_inverse_norms():
@@ -130,7 +192,14 @@ def test_projections():
 @pytest.mark.parametrize(
     ("method", "weights", "density", "message"),
     [
-        ("slerp", [1, 1, 1], 0.5, "unknown method 'slerp': expected one of average"),
+        ("breadcrumbs", [1, 1, 1], 0.5, "unknown method 'breadcrumbs': expected one of average"),
+        ("slerp", [1, 1, 1], 0.5, "slerp takes a base and a model, not ΔW"),
+        (
+            "della",
+            [1, 1, 1],
+            0.9,
+            r"density is 0.9 and epsilon 0.15: expected chances from .* Choose a smaller epsilon",
+        ),
         ("ties", [1, 1], 0.5, r"weights are \[1, 1\]: expected a number for each of the 3"),
         ("ties", [1, 1, math.nan], 0.5, "expected a number for each"),
         ("ties", [1, 1, 1], 1.5, "density is 1.5: expected a share"),
