@@ -284,13 +284,17 @@ def report(model: str, **options) -> None:
     click.option(
         "--dtype", metavar="NAME", help="float32, bfloat16, …: to store in. Default: what each tensor has in BASE."
     ),
+    click.option(
+        "--vocabulary", metavar="common",
+        help="Merge the rows that embeddings and heads of another length have in common with those of BASE.",
+    ),  # fmt: skip
     _seed("Of dare…, and della…, which draw at random."),
     _PROGRESS,
 )  # fmt: skip
 def merge(base: str, tuned: tuple[str, ...], **options) -> None:
     """Merge fine-tunes of BASE into one model, file to file.
 
-    FOLDER then has the shards of BASE, its configuration and tokenizer, and merge.json, which says what was merged.
+    FOLDER then has the shards of BASE, what lies beside its weights, and merge.json, which says what was merged.
     A merge that was stopped goes on when it is called again.
 
     \b

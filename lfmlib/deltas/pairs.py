@@ -29,6 +29,8 @@ CONSTANT = re.compile(r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.mask
 """Names of what is stored beside weights, such as masks, by some versions of a library and not by others; a bias with
 one axis is a weight."""
 
+GROWN = 'Resize one to the other’s first, or merge what they have in common by vocabulary="common"'
+"""What to do where a vocabulary grew."""
 MIN_KINSHIP = 0.2
 """Median correlation of W and W₀ below which two checkpoints are no fine-tune of one another."""
 KINSHIP_MATRICES, KINSHIP_ROWS = 16, 64
@@ -235,7 +237,7 @@ def _same_kind(name: str, place, theirs, base: Checkpoint, model: Checkpoint) ->
         return  # a counter, which nothing is added to
     if theirs.shape != place.shape:
         grown = len(place.shape) == 2 and theirs.shape[1:] == place.shape[1:]
-        why = "their vocabularies differ. Resize one to the other’s first" if grown else "they are not of one kind"
+        why = f"their vocabularies differ. {GROWN}" if grown else "they are not of one kind"
         raise ValueError(f"{name} is {theirs.shape} in {model.name}, and {place.shape} in {base.name}: {why}")
     floating = [getattr(torch, one.dtype).is_floating_point for one in (place, theirs)]
     if floating[0] != floating[1]:

@@ -22,10 +22,9 @@ from tqdm.auto import tqdm
 from ..checkpoints.checkpoint import Checkpoint
 from ..surveys.run import died
 from ..surveys.threads import one_thread
+from .beside import copy_files
 from .shard_writer import Entry, ShardWriter
 
-COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".py", ".spm", ".vocab")
-"""Suffixes of the files that are copied beside the weights: configuration, tokenizer, code."""
 ABOUT_FILE = "merge.json"
 """The file that says what a folder was made of."""
 ODD_SUFFIX = ".odd"
@@ -204,34 +203,9 @@ def _size(folder: Path) -> int:
 
 
 def _copy(like: Checkpoint, folder: Path, dtype: str | None) -> None:
-    """Copy the tokenizer and other small files, the modules of sentence-transformers, and last the configuration."""
-    home = Path(like.files[0]).parent if like.files else None
-    if home and (home / "config.json").exists():
-        for path in sorted(home.iterdir()):
-            made = path.name.endswith(".index.json") or path.name in ("config.json", ABOUT_FILE)
-            if path.is_file() and path.suffix in COPIED_SUFFIXES and not path.name.startswith(".") and not made:
-                shutil.copyfile(path, folder / path.name)
-        for inner in _modules(home):
-            shutil.copytree(home / inner, folder / inner, dirs_exist_ok=True, ignore=_links)
+    """Copy what lies beside the weights, and last write the configuration."""
+    copy_files(like, folder, ("config.json", ABOUT_FILE))
     if like.config:
         named = {name: dtype for name in ("dtype", "torch_dtype") if name in like.config} or {"dtype": dtype}
         config = dict(like.config) | (named if dtype else {})
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def _modules(home: Path) -> list[str]:
-    """The folders in this one that the modules.json of sentence-transformers names, such as "1_Pooling"."""
-    path = home / "modules.json"
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    except (ValueError, RecursionError):  # the weights do not need it
-        listed = []
-    named = [one.get("path") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
-    names = [name for name in named if isinstance(name, str) and Path(name).name == name and name not in ("", "..")]
-    return [name for name in names if (home / name).is_dir() and not (home / name).is_symlink()]
-
-
-def _links(folder: str, names: list[str]) -> list[str]:
-    """Links to folders, which may lead anywhere, even back here. Links to files are kept: the hub's cache consists of
-    them."""
-    return [name for name in names if (path := Path(folder, name)).is_symlink() and not path.is_file()]

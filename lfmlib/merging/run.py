@@ -29,6 +29,7 @@ from ..surveys.threads import one_thread
 from . import methods, model_folder
 from .pieces import in_pieces
 from .shard_writer import Entry
+from .vocabulary import common_rows
 
 PIECE = 1 << 22
 """Values that are written at a time; what is random is drawn piece by piece, so another number is another merge."""
@@ -53,6 +54,7 @@ def merge(
     amplify: float | str | None = None,
     project: str | None = None,
     dtype: str | None = None,
+    vocabulary: str | None = None,
     out: str | Path,
 ) -> Path:
     """Merge models that were tuned from one base, and write the result as a folder like that of the base.
@@ -79,11 +81,16 @@ def merge(
         project: None, or one of `lfmlib.merging.methods.PROJECTIONS`, what the merged matrices are made.
         dtype: to store floating-point tensors in; None: what each has in the base. Sums are taken in float32 (float64
             if there is any).
+        vocabulary: "common" merges the rows that embeddings and heads of different lengths have in common, the first
+            ones, which are taken for the same tokens; the others are as in the base. None refuses such models.
         out: folder that is not there yet.
 
     Returns:
-        ``out``, with shards named as in the base, its configuration and tokenizer, and ``merge.json``, which says what
-        was merged. If the process was stopped, the same call goes on.
+        ``out``, with shards named as in the base, what lies beside its weights (all but model cards), and
+        ``merge.json``, which says what was merged. If the process was stopped, the same call goes on.
+
+    A warning names counters that differ between the models and are kept from the base, and tensors into which values
+    went that are NaN or infinite. Weights under weight norm or spectral norm are merged and written in their pieces.
 
     Raises:
         ValueError: options that are not known; models that do not fit: tensors that one lacks, or of another shape (a
@@ -114,11 +121,15 @@ def merge(
         raise ValueError(f"unknown projection {project!r}: expected one of {', '.join(methods.PROJECTIONS)}, or None")
     if dtype not in (None, *FLOATS):
         raise ValueError(f"dtype is {dtype!r}: expected one of {', '.join(FLOATS)}, or None")
+    if vocabulary not in (None, "common"):
+        raise ValueError(f'vocabulary is {vocabulary!r}: expected "common", or None')
     if distant := next((one for one in (base, *models) if one.traffic is not None), None):
         raise ValueError(
             f"{distant.name} is elsewhere, and a merge reads every byte of it, some more than once. Download it, and "
             "give its folder."
         )
+    if vocabulary:
+        models = [common_rows(base, model) for model in models]
     models_of = [partners(base, model) for model in models]
     if executor is not None:
         same_library(executor)
@@ -136,6 +147,7 @@ def merge(
     }  # fmt: skip
     about |= {"epsilon": epsilon} if method.startswith("della") and epsilon is not None else {}
     about |= {"kept": kept} if kept else {}
+    about |= {"vocabulary": vocabulary} if vocabulary else {}
     out = Path(out).expanduser().resolve()
     entries = [plan.entry(name) for name in base.stored]
     on_disk = all(one.files for one in (base, *models))  # what lies in memory may change between two runs

@@ -1,0 +1,51 @@
+"""What lies beside the weights of a model is copied to the merged one: all that it needs, whatever it is called."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import lfmlib
+
+COPIED = (
+    "tokenizer.json", "vocab.bpe", "bpe.codes", "qwen.tiktoken", "tokenizer.bin", "vocab.pt", "sentencepiece.bpe.model",
+    "dict.txt", "LICENSE", "generation_config.json", "chat_template.jinja", "mel_filters.npz", "tekken.json",
+    "modeling_own.py", "additional_chat_templates/tools.jinja", "code/layers.py", "1_Pooling/config.json",
+    "2_Dense/model.safetensors", "SOURCE_QWENTOKENIZER.model",
+)  # fmt: skip
+LEFT = (
+    "pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json", "optimizer.pt",
+    "model.safetensors.index.fp16.json", "consolidated.00.pth", "model.onnx", "model.onnx_data", "model.onnx.data",
+    "tf_model.h5", "flax_model.msgpack", "model.Q4_K_M.gguf", "adapter_config.json", "adapter_model.safetensors",
+    "weights.npz", "README.md", ".gitattributes", "onnx/model.onnx", "onnx/config.json", "runs/events.out.tfevents.1",
+    "checkpoint-500/model.safetensors", "checkpoint-500/trainer_state.json", ".cache/x.json", "events.out.tfevents.1.2",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_all_but_weights_and_what_is_said_of_them(tmp_path, config):
+    home = tmp_path / "base"
+    for name in (*COPIED, *LEFT):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(name)
+    (home / "3_Normalize").mkdir()
+    modules = [{"path": one} for one in ("", "1_Pooling", "2_Dense", "3_Normalize", "4_None")]
+    (home / "modules.json").write_text(json.dumps(modules))
+    if config:
+        (home / "config.json").write_text("{}")
+    start = {"w": torch.randn(70, 60)}
+    save_file(start, home / "model.safetensors")
+    out = lfmlib.merge(home, {"w": start["w"] + 0.1}, "average", out=tmp_path / "out", progress=False)
+    found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert found == {*COPIED, "modules.json", "merge.json", "model.safetensors"}
+    assert all((out / name).read_text() == name for name in COPIED) and (out / "3_Normalize").is_dir()
+
+
+def test_nothing_is_copied_beside_a_file_on_its_own(tmp_path):
+    start = {"w": torch.randn(70, 60)}
+    save_file(start, tmp_path / "one.safetensors")
+    (tmp_path / "letter.txt").write_text("dear")
+    tuned = {"w": start["w"] + 0.1}
+    out = lfmlib.merge(tmp_path / "one.safetensors", tuned, "average", out=tmp_path / "out", progress=False)
+    assert sorted(path.name for path in out.iterdir()) == ["merge.json", "model.safetensors"]
