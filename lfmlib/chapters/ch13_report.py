@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from itertools import combinations
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..checkpoints.locate import HUB_ID
 from ..deltas.pairs import akin
 from ..distribution import sampled
 from ..findings import RULES, Finding, judge
-from ..health import order
+from ..health import gains, order, planted
 
 MAX_MATRICES = {"quick": 6, "default": 36, "full": 10_000}
 """How many matrices the arrangement of entries is measured of, by profile, evenly chosen."""
@@ -248,68 +248,87 @@ def _heard(found: Finding) -> Finding:
 
 def layers(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int) -> str:
     """Whether the layers stand in their order, those without a state of `lfmlib.health.states.examine`, in a
-    sentence."""
-    hurt = sorted(_hurt(states))
+    sentence for each tower."""
+    return " ".join(_in_order(*tower) for tower in _towers(checkpoint, states, sample, seed))
+
+
+def _in_order(tower: str, hurt: list[int], found: order.Likeness | str) -> str:
+    """Whether the layers of a tower stand in their order, in a sentence."""
+    name = f"{tower.capitalize()}: " if tower else ""
     out = f" Left out: layer{'s' if len(hurt) > 1 else ''} {', '.join(map(str, hurt))}." if hurt else ""
-    found = order.profiles(checkpoint, _rows(checkpoint, sample), hurt)
-    try:
-        result = order.layer_order(found, seed=seed)
-    except ValueError as error:
-        return f"Whether layers stand in their order cannot be told: {error}.{out}"
+    if isinstance(found, str):
+        return f"{name}Whether layers stand in their order cannot be told: {found}.{out}"
+    result = found.order()
     alike = (
         f"column norms of neighbouring layers correlate by {result.neighbours:.2f} in the mean, those of distant ones "
         f"by {result.distant:.2f}"
     )
     if not result.judged:
-        return f"Whether layers stand in their order cannot be told: {alike}.{out}"
+        return f"{name}Whether layers stand in their order cannot be told: {alike}.{out}"
     if result.exchanged.empty:
-        return f"**No two layers look exchanged**: {alike}, and no exchange makes neighbours more alike.{out}"
+        return (
+            f"{name}**No two layers look exchanged**: {alike}, and no exchange makes neighbours more alike than unlike "
+            f"layers do by themselves.{out}"
+        )
     best = result.exchanged.iloc[0]
+    more = [f"{first:.0f} and {second:.0f}" for first, second in result.exchanged[["first", "second"]].to_numpy()[1:]]
+    then = f"; then {', '.join(more)}" if more else ""
     return (
-        f"**Layers {best['first']:.0f} and {best['second']:.0f} look exchanged**: {alike}, and putting them back "
-        f"raises the sum over neighbours by {best['gain']:.2f} (z = {best['z']:.1f}).{out}"
+        f"{name}**Layers {best['first']:.0f} and {best['second']:.0f} look exchanged{then}**: {alike}, and putting them "
+        f"back raises the sum over neighbours by {best['gain']:.2f} ({best['z']:.1f} standard errors of chance, "
+        f"{best['rise']:.1f} of unlikeness).{out}"
     )
 
 
 def exchange_test(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int, most: int = 12) -> str:
-    """Pairs of layers exchanged in thought, and how many are named rightly, in a sentence.
+    """Pairs of layers exchanged in thought, and how many are named rightly, in a sentence for each tower.
 
     Where the model's own layers look exchanged, they are put back before.
     """
-    found = order.profiles(checkpoint, _rows(checkpoint, sample), _hurt(states))
-    depths = next(iter(found.values())).index if found else []
-    count = len(depths)
-    if count < 4:
-        return "With fewer than four layers of a kind, no exchange can be seen."
-    back = np.arange(count)
-    own = order.layer_order(found, seed=seed).exchanged
-    if len(own):
-        i, j = (int(depths.get_loc(own.iloc[0][end])) for end in ("first", "second"))
-        back[[i, j]] = j, i
-    pairs = list(combinations(range(count), 2))
-    tried = [pairs[i] for i in np.random.default_rng(seed).permutation(len(pairs))[:most]]
-    right = wrong = 0
-    for i, j in tried:
-        place = back.copy()
-        place[[i, j]] = place[[j, i]]
-        moved = {role: one.iloc[place].set_axis(depths) for role, one in found.items()}
-        named = order.layer_order(moved, seed=seed).exchanged
-        hit = len(named) and (named.iloc[0]["first"], named.iloc[0]["second"]) == (depths[i], depths[j])
-        right, wrong = right + bool(hit), wrong + bool(len(named) and not hit)
-    before = ", put in order before" if len(own) else ""
-    return (
-        f"Of {len(tried)} exchanges of two layers of this model{before}, **{right} are named rightly**, "
-        f"{wrong} wrongly, and {len(tried) - right - wrong} are not seen."
-    )
+    words = []
+    for tower, _, found in _towers(checkpoint, states, sample, seed):
+        name = f"{tower.capitalize()}: " if tower else ""
+        if isinstance(found, str):
+            words.append(f"{name}No exchange can be seen: {found}.")
+            continue
+        before = ""
+        for first, second in found.order().exchanged[["first", "second"]].to_numpy():
+            back = np.arange(len(found.depths))
+            places = np.searchsorted(found.depths, [first, second])
+            back[places] = back[places[::-1]]
+            found, before = found.moved(back), ", put in order before"
+        called = planted.exchanges(found, seed, most)["called"].value_counts()
+        right, wrong, unseen = (called.get(one, 0) for one in ("right", "wrong", "nothing"))
+        words.append(
+            f"{name}Of {called.sum()} exchanges of two layers of this model{before}, **{right} are named rightly**, "
+            f"{wrong} wrongly, and {unseen} are not seen."
+        )
+    return " ".join(words)
 
 
-def _hurt(states: pd.DataFrame) -> set[int]:
-    """Depths of layers with a matrix that is looked at for their order and says nothing of it; pruned ones still do."""
-    hurt = states["role"].isin(order.READERS) & (states["state"] != "pruned")
+def _towers(
+    checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int
+) -> Iterator[tuple[str, list[int], order.Likeness | str]]:
+    """Of each tower its name, the layers that are damaged, and how alike the others are, or why that is not known."""
+    for tower in order.towers(checkpoint) or [""]:
+        hurt = sorted(_hurt(states, tower))
+        try:
+            found = order.profiles(checkpoint, _rows(checkpoint, sample), hurt, tower)
+            yield tower, hurt, order.Likeness.of(found, seed=seed)
+        except ValueError as error:
+            yield tower, hurt, str(error)
+
+
+def _hurt(states: pd.DataFrame, tower: str) -> set[int]:
+    """Depths of a tower's layers with a matrix that is looked at for their order and says nothing of it; pruned ones
+    still do."""
+    hurt = states["role"].isin(gains.READERS) & (states["state"] != "pruned")
+    if "tower" in states:
+        hurt &= states["tower"] == tower
     return set(states.loc[hurt, "depth"].dropna().astype(int))
 
 
 def _rows(checkpoint: Checkpoint, sample: int) -> int:
     """Rows of a matrix to look at for the order of layers: few where only a sample is wanted, and they must travel."""
-    widest = max((info.shape[1] for info in checkpoint.tensors if info.role in order.READERS), default=1)
+    widest = max((info.shape[1] for info in checkpoint.tensors if info.role in gains.READERS), default=1)
     return max(16, min(512, sample // (4 * widest))) if sample and checkpoint.traffic is not None else 512

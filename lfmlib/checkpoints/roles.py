@@ -161,6 +161,11 @@ def depth_and_tower(name: str) -> tuple[int | None, str]:
     return (int(layer[1]) if layer and not _STAGED.search(name) else None), tower
 
 
+def inside_layer(name: str) -> str | None:
+    """What a tensor is called inside its layer, as "self_attn.q_proj.weight"; None outside layers."""
+    return name[layer.end() + 1 :] if (layer := _LAYER.search(name)) else None
+
+
 def _unsplit(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Part:
     depth, tower = depth_and_tower(name)
     part = Part(name, name, tuple(shapes[name]), role_of(name, shapes), depth, tower)

@@ -1,15 +1,25 @@
 """Whether the layers of a checkpoint stand in their order, told by the similarity of neighbouring layers.
 
 The profile of a layer is the logarithm of the column norms of a matrix that reads the residual stream (q, k, v, gate,
-up): how much weight the matrix gives to each dimension of the stream. In a trained transformer profiles change slowly
-with depth. Two layers that were exchanged are found because exchanging them back raises the similarity, the correlation
-of profiles, of neighbours. How large a rise is by chance is estimated by drawing the dimensions of the stream again
-(bootstrap). Layers that are damaged otherwise are left out; those beside them then count as neighbours.
+up), with the gain of a norm in front of it multiplied in (`lfmlib.health.gains`): how much weight the layer gives to
+each dimension of the stream. In a trained transformer profiles change slowly with depth. Two layers that were exchanged
+are found because exchanging them back raises the similarity, the correlation of profiles, of neighbours: the pair that
+raises the sum over neighbours most is put back, and what is then in order is looked at again.
 
-A layer near an end that is unlike all others also raises the similarity of neighbours when it is moved to the end,
-without having been exchanged. So each layer of a pair must fit its new place: it must be more alike to its neighbours
-there than to its present ones, beyond chance, or nearly as alike as the least alike neighbours among the other layers.
-(A layer that has one neighbour, and gets two, needs no such test: its gain is in the sum already.)
+Other things raise that sum where nothing was exchanged, and each has its bound:
+
+chance      column norms of few rows scatter: the rise in standard errors, from drawing the dimensions of the stream
+            again (bootstrap), corrected for the number of pairs (Bonferroni)
+unlikeness  layers are not equally alike at equal distance, and the largest of many rises is above 0 in many intact
+            models: the rise in standard errors of a sum of as many similarities as change, from how those of layers one
+            to three apart scatter about their median once the pair is put back
+one layer   unlike all others raises the sum when it is moved to an end, where it has one neighbour and not two. So the
+            means over the neighbours of both layers must rise as well, by the same bounds, and each layer must fit its
+            new place: be more alike to its neighbours there than to its present ones, beyond chance, or nearly as alike
+            as the least alike neighbours among the other layers. (One that gets a second neighbour needs no such test.)
+            Of the two layers at an end an exchange and one layer unlike all others look the same: none is named.
+
+Layers that are damaged otherwise are left out; those beside them then count as neighbours.
 """
 
 from __future__ import annotations
@@ -23,11 +33,16 @@ import pandas as pd
 from scipy import special
 
 from ..checkpoints.checkpoint import Checkpoint
+from .gains import front_norms, gain, reads
 
-READERS = ("q", "k", "v", "qkv", "gate", "up", "gate_up")
-"""Roles whose inputs are the residual stream."""
 FALSE_ALARMS = 0.01
 """Share of models in order in which the whole search names a pair, if no exchange makes their neighbours more alike."""
+MIN_RISE = float(special.ndtri(0.95))
+"""Standard errors of unlikeness by which an exchange must raise the likeness of neighbours: one-sided 95 %, of the one
+pair that raises it most, on top of the bound of chance. Of 144 made models in order, with layers of unlike steps and
+parts of their own, one had a pair beyond all bounds."""
+MAX_LAG = 3
+"""Largest distance of layers whose similarities that scatter is taken from."""
 MIN_FIT_Z = float(-special.ndtri(FALSE_ALARMS))
 """Standard errors by which a layer must be more alike to its new neighbours than to its present ones."""
 MIN_FIT_SHARE = 0.9
@@ -44,9 +59,9 @@ class Order:
         similarity: mean correlation of the profiles; index and columns are the depths that were compared.
         neighbours, distant: mean similarity of neighbours, and of layers at least a third of the depth apart.
         judged: whether neighbours are more alike than distant layers, so that an order can be seen at all.
-        exchanged: one row for each pair whose exchange makes neighbours more alike, beyond chance, and whose layers fit
-            their new places, the best first. Columns: first, second (depths); gain, in summed correlation; z, the gain
-            in standard errors. Empty where the pair with the largest gain does not fit.
+        exchanged: the pairs that are to be put back, one after the other. Columns: first, second (depths as stored);
+            gain, in the sum over neighbours; z, the lesser of the two gains (see the module) in standard errors of
+            chance; rise, in those of unlikeness.
     """
 
     similarity: pd.DataFrame
@@ -56,28 +71,46 @@ class Order:
     exchanged: pd.DataFrame
 
 
-def profiles(checkpoint: Checkpoint, rows: int = 512, without: Collection[int] = ()) -> dict[str, pd.DataFrame]:
-    """Logarithms of the column norms of the matrices that read the residual stream.
+def towers(checkpoint: Checkpoint) -> list[str]:
+    """Names of the towers that have layers with matrices that read the residual stream, the one with most first."""
+    layers = {(info.tower, info.depth) for info in checkpoint.tensors if reads(info)}
+    names = [tower for tower, _ in sorted(layers, key=str)]
+    return sorted(dict.fromkeys(names), key=names.count, reverse=True)
+
+
+def profiles(
+    checkpoint: Checkpoint, rows: int = 512, without: Collection[int] = (), tower: str | None = None
+) -> dict[str, pd.DataFrame]:
+    """Logarithms of the column norms of the matrices that read the residual stream, gains multiplied in.
 
     Args:
         checkpoint: any.
         rows: largest number of rows of each matrix that are read.
         without: depths of layers to leave out, since they are damaged.
+        tower: whose layers; default that with most.
 
     Returns:
         Role → table with the depths as index and a column for each dimension of the stream; for the roles that every
-        layer of the largest tower has once.
+        layer of the tower has. Of several matrices of a role in a layer, as of experts, the first.
+
+    Raises:
+        ValueError: a model was opened without its norms, so that their gains are not known.
     """
+    if checkpoint.config and not any(info.role == "norm" for info in checkpoint.tensors):
+        raise ValueError("no norm is among the tensors, so the gains in front of the matrices are not known")
+    tower = next(iter(towers(checkpoint)), "") if tower is None else tower
     found: dict[tuple, dict[int, str]] = {}
     for info in checkpoint.tensors:
-        if info.role in READERS and len(info.shape) == 2 and info.depth is not None:
-            found.setdefault((info.tower, info.role, info.shape[1]), {}).setdefault(info.depth, info.name)
-    every = set(range(max((len(names) for names in found.values()), default=0)))
-    result = {}
-    for (tower, role, _), names in found.items():
+        if info.tower == tower and reads(info) and info.depth is not None:
+            found.setdefault((info.role, info.shape[1]), {}).setdefault(info.depth, info.name)
+    every = set().union(*found.values())
+    norms, result = front_norms(checkpoint), {}
+    for (role, _), names in found.items():
         if set(names) == every and (kept := sorted(every - set(without))):
-            norms = [checkpoint.rows(names[depth], rows).double().norm(dim=0).numpy() for depth in kept]
-            result[f"{tower} {role}".strip()] = pd.DataFrame(np.log(np.maximum(norms, 1e-30)), index=kept)
+            # Of a role, all matrices have a norm in front or none has: what a selection lacks would look like a layer.
+            gained = all(name in norms for name in names.values())
+            logs = [_profile(checkpoint, names[depth], rows, norms[names[depth]] if gained else None) for depth in kept]
+            result[role] = pd.DataFrame(logs, index=kept)
     return result
 
 
@@ -98,35 +131,94 @@ def layer_order(found: Mapping[str, pd.DataFrame], draws: int = 200, seed: int =
         >>> order.judged, len(order.exchanged)
         (True, 0)
     """
-    depths = np.array(next(iter(found.values())).index) if found else np.empty(0, dtype=int)
-    layers = len(depths)
-    if layers < 4:
-        raise ValueError(f"{layers} layers of one kind: at least four are needed to see an order")
-    rng = np.random.default_rng(seed)
-    similarity = _similarity(found, None)
-    drawn = np.stack([_similarity(found, rng) for _ in range(draws)])
-    place = np.arange(layers)
-    near = np.abs(np.subtract.outer(place, place)) == 1
-    far = ~near & (np.abs(np.subtract.outer(depths, depths)) >= max(2, layers // 3))
-    contrast = drawn[:, near].mean(1) - drawn[:, far].mean(1)
-    judged = bool(np.quantile(contrast, 0.005) > 0)
-    rows = []
-    for i, j in combinations(range(layers), 2):
-        other = place.copy()
-        other[[i, j]] = j, i
-        gain = _neighbours(similarity, other) - _neighbours(similarity, place)
-        scatter = (_neighbours(drawn, other) - _neighbours(drawn, place)).std()
-        fits = all(_fits(similarity, drawn, place, other, layer) for layer in (i, j))
-        pair = {"first": depths[i], "second": depths[j]}
-        rows.append(pair | {"gain": float(gain), "z": float(gain / max(scatter, 1e-12)), "fits": fits})
-    table = pd.DataFrame(rows)
-    beyond = -special.ndtri(FALSE_ALARMS / len(table))  # corrected for the number of pairs (Bonferroni)
-    named = table[(table["z"] > beyond)].sort_values("gain", ascending=False) if judged else table.iloc[:0]
-    # Where the pair with the largest gain does not fit, a layer is unlike all others, and causes the other gains too.
-    named = named[named["fits"] & bool(named["fits"].head(1).all())].drop(columns="fits")
-    alike, unlike = float(similarity[near].mean()), float(similarity[far].mean())
-    labelled = pd.DataFrame(similarity, depths, depths)
-    return Order(labelled, alike, unlike, judged, named.reset_index(drop=True))
+    return Likeness.of(found, draws=draws, seed=seed).order()
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How alike the layers are.
+
+    Attributes:
+        depths: of the layers, ``(layers,)``.
+        similarity: mean over the roles of the correlation of profiles, ``(layers, layers)``.
+        drawn: the same for each bootstrap draw of the dimensions, ``(draws, layers, layers)``.
+    """
+
+    depths: np.ndarray
+    similarity: np.ndarray
+    drawn: np.ndarray
+
+    @classmethod
+    def of(cls, found: Mapping[str, pd.DataFrame], *, draws: int = 200, seed: int = 0) -> Likeness:
+        """Of profiles; arguments and errors as of `layer_order`."""
+        depths = np.array(next(iter(found.values())).index) if found else np.empty(0, dtype=int)
+        if len(depths) < 4:
+            few = f"{len(depths)} layer{'s' if len(depths) != 1 else ''} of one kind"
+            raise ValueError(f"{few}, fewer than four: at least four are needed to see an order")
+        rng = np.random.default_rng(seed)
+        return cls(depths, _similarity(found, None), np.stack([_similarity(found, rng) for _ in range(draws)]))
+
+    def moved(self, order: np.ndarray) -> Likeness:
+        """With the layers in another order, under the depths of before."""
+        return Likeness(self.depths, self.similarity[np.ix_(order, order)], self.drawn[:, order][:, :, order])
+
+    def order(self) -> Order:
+        """Whether they stand in their order (see the module)."""
+        layers = len(self.depths)
+        near = np.abs(np.subtract.outer(range(layers), range(layers))) == 1
+        far = ~near & (np.abs(np.subtract.outer(self.depths, self.depths)) >= max(2, layers // 3))
+        contrast = self.drawn[:, near].mean(1) - self.drawn[:, far].mean(1)
+        judged = bool(np.quantile(contrast, 0.005) > 0)
+        rows, now, place = [], self, np.arange(layers)
+        while judged and len(rows) < layers // 2 and (found := now._best()):
+            i, j, figures = found
+            rows.append({"first": self.depths[place[i]], "second": self.depths[place[j]]} | figures)
+            back = _swapped(layers, i, j)
+            now, place = now.moved(back), place[back]
+        return Order(
+            pd.DataFrame(self.similarity, self.depths, self.depths),
+            float(self.similarity[near].mean()),
+            float(self.similarity[far].mean()),
+            judged,
+            pd.DataFrame(rows, columns=["first", "second", "gain", "z", "rise"]),
+        )
+
+    def _best(self) -> tuple[int, int, dict[str, float]] | None:
+        """The places of the pair whose exchange raises the sum over neighbours most, if it is beyond all bounds."""
+        layers = len(self.depths)
+        place, pairs = np.arange(layers), np.array(list(combinations(range(layers), 2)))
+        orders = np.tile(place, (len(pairs), 1))
+        np.put_along_axis(orders, pairs, pairs[:, ::-1], axis=1)
+        best = int(_neighbours(self.similarity, orders).argmax())
+        order, (i, j) = orders[best], map(int, pairs[best])
+        if j - i == 1 and (i == 0 or j == layers - 1):
+            return None
+        scatter, beyond = self.moved(order)._scatter(), -special.ndtri(FALSE_ALARMS / len(pairs))
+        figures = []
+        for weights in (_summed(order) - _summed(place), _averaged(order, (i, j)) - _averaged(place, (i, j))):
+            gained = float((weights * self.similarity).sum())
+            chance, unlike = (weights * self.drawn).sum((1, 2)).std(), scatter * ((weights**2).sum() ** 0.5)
+            figures.append((gained, gained / max(float(chance), 1e-12), gained / max(float(unlike), 1e-12)))
+        z, rise = (min(one[place] for one in figures) for place in (1, 2))
+        if z <= beyond or rise <= MIN_RISE:
+            return None
+        if not all(_fits(self.similarity, self.drawn, place, order, layer) for layer in (i, j)):
+            return None
+        return i, j, {"gain": figures[0][0], "z": z, "rise": rise}
+
+    def _scatter(self) -> float:
+        """Standard deviation of the similarities of layers at equal distance, from the median deviation."""
+        lags = range(1, min(MAX_LAG, len(self.depths) - 1) + 1)
+        apart = [np.diagonal(self.similarity, lag) for lag in lags]
+        off = np.concatenate([one - np.median(one) for one in apart])
+        return float(np.median(np.abs(off)) / special.ndtri(0.75))
+
+
+def _profile(checkpoint: Checkpoint, name: str, rows: int, norm: str | None) -> np.ndarray:
+    """The profile of a matrix from its first rows; a column of zeros counts as the smallest that is none."""
+    columns = checkpoint.rows(name, rows).double().norm(dim=0)
+    columns = (columns if norm is None else columns * gain(checkpoint, norm).abs()).numpy()
+    return np.log(np.maximum(columns, columns[columns > 0].min(initial=1.0)))
 
 
 def _similarity(found: Mapping[str, pd.DataFrame], rng: np.random.Generator | None) -> np.ndarray:
@@ -138,9 +230,34 @@ def _similarity(found: Mapping[str, pd.DataFrame], rng: np.random.Generator | No
     return np.mean(each, axis=0)
 
 
+def _swapped(layers: int, i: int, j: int) -> np.ndarray:
+    """The order in which two layers have changed places."""
+    order = np.arange(layers)
+    order[[i, j]] = j, i
+    return order
+
+
 def _neighbours(similarity: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Sum of the similarities ``(…, layers, layers)`` of neighbours in an order."""
-    return similarity[..., order[:-1], order[1:]].sum(-1)
+    """Sum of the similarities ``(…, layers, layers)`` of neighbours in an order, or in each of several."""
+    return similarity[..., order[..., :-1], order[..., 1:]].sum(-1)
+
+
+def _summed(order: np.ndarray) -> np.ndarray:
+    """Weights ``(layers, layers)``, above the diagonal, of the similarities in the sum over neighbours in an order."""
+    weights = np.zeros((len(order), len(order)))
+    for pair in pairwise(order):
+        weights[min(pair), max(pair)] = 1.0
+    return weights
+
+
+def _averaged(order: np.ndarray, layers: tuple[int, int]) -> np.ndarray:
+    """The same in the means over the neighbours of two layers."""
+    weights = np.zeros((len(order), len(order)))
+    for layer in layers:
+        beside = _beside(order, layer)
+        for other in beside:
+            weights[min(layer, other), max(layer, other)] += 1 / len(beside)
+    return weights
 
 
 def _fits(similarity: np.ndarray, drawn: np.ndarray, old: np.ndarray, new: np.ndarray, layer: int) -> bool:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
+import numpy as np
 import pandas as pd
 import torch
 
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..surveys.arrangements import arrangement
 from ..surveys.values import survey
+from .order import Likeness
 from .states import bytes_reversed, examine
 
 
@@ -34,6 +38,29 @@ def self_test(part: Checkpoint, seed: int) -> pd.DataFrame:
     arranged = arrangement(damaged, controls=["permuted"], progress=False)
     called = examine(damaged, table, arranged).set_index("tensor")["state"]
     return pd.DataFrame(rows).assign(called=[called.get(row["tensor"], "nothing") for row in rows])
+
+
+def exchanges(likeness: Likeness, seed: int, most: int = 12) -> pd.DataFrame:
+    """Exchange two layers in thought, pair after pair, and say which pair is named first.
+
+    Args:
+        likeness: of layers in order.
+        seed: of the choice of pairs.
+        most: largest number of pairs.
+
+    Returns:
+        One row for each pair: first, second (depths), called ("right", "wrong" or "nothing").
+    """
+    depths, rows = likeness.depths, []
+    pairs = list(combinations(range(len(depths)), 2))
+    for i, j in (pairs[k] for k in np.random.default_rng(seed).permutation(len(pairs))[:most]):
+        place = np.arange(len(depths))
+        place[[i, j]] = j, i
+        named = likeness.moved(place).order().exchanged.head(1)
+        right = [(depths[i], depths[j])] == list(zip(named["first"], named["second"], strict=True))
+        called = "nothing" if named.empty else "right" if right else "wrong"
+        rows.append({"first": depths[i], "second": depths[j], "called": called})
+    return pd.DataFrame(rows)
 
 
 PLANTED = {

@@ -39,6 +39,7 @@ skewed: up to 1 in 58 matrices of noise exceed 1.2 times that point; of 2,400 dr
 exceeded twice the point (the largest reached 1.69 times)."""
 START_LAWS = {"Gaussian": 0.0, "Gaussian, cut at 2 std": -0.63, "uniform": -1.2}
 """Laws that weights are drawn from at the start → their excess kurtosis."""
+_ABOUT = ("tensor", "role", "depth", "tower")
 _ARRANGED = ("row_share", "col_share", "row_corr", "col_corr")
 
 
@@ -53,8 +54,8 @@ def examine(checkpoint: Checkpoint, table: pd.DataFrame, arranged: pd.DataFrame,
         bytes: how many are read of each matrix whose byte order is in doubt.
 
     Returns:
-        One row for each such matrix, in the order of ``table``: tensor, role, depth, state (see the module's table),
-        why.
+        One row for each such matrix, in the order of ``table``: tensor, role, depth, tower, state (see the module's
+        table), why.
 
     Examples:
         >>> from lfmlib.health.states import examine
@@ -77,8 +78,8 @@ def examine(checkpoint: Checkpoint, table: pd.DataFrame, arranged: pd.DataFrame,
         one = looked.loc[row["tensor"]] if row["tensor"] in looked.index else None
         state, why = _state(checkpoint, row, one, bytes)
         if state:
-            rows.append({name: row[name] for name in ("tensor", "role", "depth")} | {"state": state, "why": why})
-    return pd.DataFrame(rows, columns=["tensor", "role", "depth", "state", "why"])
+            rows.append({name: row[name] for name in _ABOUT} | {"state": state, "why": why})
+    return pd.DataFrame(rows, columns=[*_ABOUT, "state", "why"])
 
 
 def _state(checkpoint: Checkpoint, row: dict, arranged: pd.Series | None, bytes: int) -> tuple[str, str]:

@@ -94,7 +94,7 @@ def figures(matrix) -> dict[str, float]:
 
 
 def _columns() -> list[str]:
-    names = ["tensor", "role", "depth", "shape", "dtype", "numel", "control"]
+    names = ["tensor", "role", "depth", "tower", "shape", "dtype", "numel", "control"]
     nulled = (*FIGURES, *SPECTRAL.values())
     names += [*FIGURES, *DERIVED, *SPECTRAL.values()]
     return names + [f"{name}_null_{side}" for name in nulled for side in ("low", "high")]

@@ -85,7 +85,7 @@ def _figures(law: Law) -> dict:
     return {name: getattr(law, name) for name in _FIELDS} | bits
 
 
-_INFO = ("tensor", "role", "depth", "shape", "dtype", "numel")
+_INFO = ("tensor", "role", "depth", "tower", "shape", "dtype", "numel")
 
 
 _FIELDS = (

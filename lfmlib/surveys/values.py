@@ -198,7 +198,7 @@ def _distances(sketch: Sketch) -> dict[str, float]:
     return row | {"mean_ratio": abs(sketch.mean) / sketch.std if sketch.std else np.nan} | measure(sketch)
 
 
-_INFO = ("tensor", "role", "depth", "shape", "dtype", "numel", "quantized")
+_INFO = ("tensor", "role", "depth", "tower", "shape", "dtype", "numel", "quantized")
 _SKETCH = ("count", "nonfinite", "zeros", "subnormals", "min", "max", "mean", "std")
 _NORMALITY = (
     "mean_ratio", "skewness", "excess_kurtosis", "ks", "ks_lower", "ks_upper", "kl_bits", "tail_bits", "wasserstein",
