@@ -274,8 +274,8 @@ def _in_order(tower: str, hurt: list[int], found: order.Likeness | str) -> str:
     more = [f"{first:.0f} and {second:.0f}" for first, second in result.exchanged[["first", "second"]].to_numpy()[1:]]
     then = f"; then {', '.join(more)}" if more else ""
     return (
-        f"{name}**Layers {best['first']:.0f} and {best['second']:.0f} look exchanged{then}**: {alike}, and putting them "
-        f"back raises the sum over neighbours by {best['gain']:.2f} ({best['z']:.1f} standard errors of chance, "
+        f"{name}**Layers {best['first']:.0f} and {best['second']:.0f} look exchanged{then}**: {alike}, and putting "
+        f"them back raises the sum over neighbours by {best['gain']:.2f} ({best['z']:.1f} standard errors of chance, "
         f"{best['rise']:.1f} of unlikeness).{out}"
     )
 

@@ -9,16 +9,18 @@ gate up     into the hidden layer of the MLP; an MLP without a gate has `up` fir
 down        out of the hidden layer
 gate_up     gate and up fused in a layout that is not certain, left whole
 router      the choice of experts
-embed       word, position and token-type embeddings, class and mask tokens, T5's table of relative positions
+embed       word, position and token-type embeddings, class and mask tokens, T5's table of relative positions, and
+            matrices between narrow embeddings and the layers (ALBERT, ELECTRA, OPT)
 head        from the model's last state to its answer: vocabulary, classes, or CLIP's shared space
 pooler      BERT's and ViT's dense layer on the first token
-norm        scales of normalization layers
+norm        scales of normalization layers, those with a row for each head too
 bias        every bias vector, those of normalization layers too
-conv        convolution kernels, patch embeddings among them
+conv        convolution kernels, patch embeddings and depthwise ones stored as matrices among them
 other       everything else: a name that no rule knows is never guessed
 =========== ==================================================================================================
 
-Depth is the index of the layer inside its tower, None outside layers. Where a model has several towers with layers
+Depth is the index of the layer inside its tower, None outside layers; a layer that is used several times over, as
+ALBERT's, has one. Where a model has several towers with layers
 (encoder and decoder of T5, text and vision of CLIP), `tower` tells them apart.
 
 Every logical matrix is (out, in), as `torch.nn.Linear` stores it. Tensors that store several are split:
@@ -53,17 +55,27 @@ _MATRIX_RULES = [
     (re.compile(rf"(?:^|\.)(?:{pattern})$"), role)
     for pattern, role in [
         # attention
-        (rf"q_proj|q_lin|to_q|wq|{_ATTENTION}\.(?:q|query)", "q"),
-        (rf"k_proj|k_lin|to_k|wk|{_ATTENTION}\.(?:k|key)", "k"),
-        (rf"v_proj|v_lin|to_v|wv|{_ATTENTION}\.(?:v|value)", "v"),
-        (rf"o_proj|out_lin|{_ATTENTION}\.(?:o|wo|out_proj|c_proj|dense|proj)|attention\.output\.dense", "o"),
+        (rf"q_proj|q_lin|to_q|wq|{_ATTENTION}\.(?:q|query|query_proj|linear_q|q_head)", "q"),
+        (rf"k_proj|k_lin|to_k|wk|{_ATTENTION}\.(?:k|key|key_proj|linear_k|k_head)", "k"),
+        (rf"v_proj|v_lin|to_v|wv|{_ATTENTION}\.(?:v|value|value_proj|linear_v|v_head)", "v"),
+        (
+            rf"o_proj|out_lin|{_ATTENTION}\.(?:o|[wW]o|out_proj|c_proj|dense|proj|linear_out|post_proj)|"
+            r"attention\.output\.dense",
+            "o",
+        ),
         (rf"{_ATTENTION}\.(?:c_attn|qkv|query_key_value|qkv_proj|in_proj_weight|Wqkv)", "qkv"),
         # MLP
         (r"gate_proj|wi_0", "gate"),
         (r"up_proj|wi_1|DenseReluDense\.wi|mlp\.c_fc|dense_h_to_4h|intermediate\.dense|ffn\.lin1", "up"),
+        (r"albert_layers\.\d+\.ffn|intermediate_dense|pwconv1|(?:ffn|ff)\.(?:linear|layer)_1", "up"),
+        (r"albert_layers\.\d+\.ffn_output|output_dense|pwconv2|(?:ffn|ff)\.(?:linear|layer)_2", "down"),
+        (r"ffn\.\d+\.output\.dense", "down"),  # MobileBERT has several in a layer
         (r"down_proj|DenseReluDense\.wo|mlp\.c_proj|dense_4h_to_h|layer\.\d+\.output\.dense|ffn\.lin2", "down"),
-        (r"(?:layers?|blocks?)\.\d+\.(?:mlp\.|ffn\.)?(?:fc1|linear1)", "up"),  # ambiguous outside a layer
-        (r"(?:layers?|blocks?)\.\d+\.(?:mlp\.|ffn\.)?(?:fc2|linear2)", "down"),
+        (
+            r"(?:layers?|blocks?|\w+coder_layers)\.\d+\.(?:mlp\.|ffn\.)?(?:fc1|linear1)",
+            "up",
+        ),  # ambiguous outside a layer
+        (r"(?:layers?|blocks?|\w+coder_layers)\.\d+\.(?:mlp\.|ffn\.)?(?:fc2|linear2)", "down"),
         (r"gate_up_proj", "gate_up"),
         (r"block_sparse_moe\.gate|router|router\.classifier", "router"),
         # llama.cpp
@@ -80,20 +92,28 @@ _MATRIX_RULES = [
         # around the layers
         (r"word_embeddings|position_embeddings|token_type_embeddings|embed_tokens|embed_positions|embed_in", "embed"),
         (r"wte|wpe|tok_embeddings|token_embedding|position_embedding|shared|relative_attention_bias", "embed"),
-        (r"pos_embed|cls_token|mask_token|class_embedding", "embed"),
+        (r"pos_embed|decoder_pos_embed|cls_token|mask_token|class_embedding|mask_emb|rel_embeddings", "embed"),
+        (r"embedding_hidden_mapping_in|embeddings_project|embedding_transformation|project_(?:in|out)", "embed"),
+        (r"word_embedding|(?:^|backbone\.|model\.|rwkv\.)embeddings", "embed"),
         (r"lm_head|embed_out|vocab_projector|score|qa_outputs|classifier|head", "head"),
         (
             r"classifier\.(?:dense|out_proj)|cls\.predictions\.(?:decoder|transform\.dense)|cls\.seq_relationship",
             "head",
         ),
-        (r"visual_projection|text_projection", "head"),
-        (r"pooler\.dense", "pooler"),
+        (r"visual_projection|text_projection|decoder_pred", "head"),
+        (r"predictions\.dense|\w+_predictions\.(?:dense|dense_prediction)", "head"),
+        (r"pooler(?:\.dense)?", "pooler"),
     ]
 ]
 _SWIGLU = {"w1": "gate", "w2": "down", "w3": "up"}  # Mixtral's and the first Llama's names
 _NORM = re.compile(r"norm|^ln(?:_|\d|$)|_ln$|^bn\d*$", re.IGNORECASE)  # on the last word of the name
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blk|blocks?|resblocks)\.(\d+)(?=\.)")
-_STAGED = re.compile(r"(?:layers|stages)\.\d+\.(?:blocks|layers)\.\d+\.")  # Swin, ConvNeXt: two indices, no depth
+_MATRIX_NORM = re.compile(r"norm\d?$|_ln$")  # a row for each head
+_SMALL_KERNEL = 16  # a depthwise kernel has so many values for a channel, at most
+_LAYER = re.compile(
+    r"(?:^|\.)(?:layers?|h|blk|blocks?|resblocks|(?:en|de)coder_layers|albert_layer_groups)\.(\d+)(?=\.)"
+)
+# Swin, ConvNeXt, Funnel: two indices, no depth
+_STAGED = re.compile(r"(?:layers|stages)\.\d+\.(?:blocks|layers)\.\d+\.|blocks\.\d+\.\d+\.")
 _TOWERS = {
     "text_model": "text",
     "language_model": "text",
@@ -107,7 +127,7 @@ _TOWERS = {
 _CONV1D = re.compile(r"^(.*?)((?:attn|mlp)\.(?:c_attn|c_proj|c_fc))\.weight$")
 # Model types whose fused attention runs head by head (q k v, q k v, …); and those whose fused MLP has gate above up.
 _HEADWISE_TYPES = ("gpt_neox", "bloom")
-_GATE_ABOVE_UP_TYPES = ("phi3", "glm", "glm4", "dia")
+_GATE_ABOVE_UP_TYPES = ("phi3", "glm", "glm4", "dia", "modernbert")
 
 
 def logical_parts(shapes: Mapping[str, tuple[int, ...]], config: Mapping | None = None) -> list[Part]:
@@ -139,11 +159,22 @@ def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
         if len(shape) == 1 and weight and _NORM.search(leaf):
             return "norm"
         return "embed" if leaf == "class_embedding" else "other"
+    if len(shape) == 2 and _MATRIX_NORM.search(leaf):
+        return "norm"
+    if len(shape) == 2 and "conv" in leaf and min(shape) <= _SMALL_KERNEL < max(shape):
+        return "conv"
     if weight and len(shape) >= 3 and not path.endswith("_exps"):
         return "conv" if len(shape) in (4, 5) or "conv" in leaf else "other"
     if leaf in _SWIGLU:
         first, down, up = (shapes.get(f"{path[:-2]}{word}.weight", ()) for word in _SWIGLU)
         return _SWIGLU[leaf] if len(first) == 2 and first == up == down[::-1] else "other"
+    if path.endswith(
+        ("mlp.Wi", "mlp.Wo")
+    ):  # ModernBERT's, where the first holds what a gate and what it is held against
+        up, down = shapes.get(f"{path[:-2]}Wi.weight", ()), shapes.get(f"{path[:-2]}Wo.weight", ())
+        if len(up) != 2 or len(down) != 2 or up[1] != down[0] or up[0] not in (down[1], 2 * down[1]):
+            return "other"
+        return "down" if leaf == "Wo" else "up" if up[0] == down[1] else "gate_up"
     if path.endswith("mlp.gate"):  # a router if there are experts beside it; some MLPs name their gate like this
         near = shapes if isinstance(shapes, PrefixDict) else PrefixDict(shapes)
         return "router" if near.with_prefix(f"{path[:-4]}experts.") else "other"

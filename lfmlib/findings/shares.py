@@ -28,12 +28,14 @@ TOO_SMALL = (
 """Why a finding on shares is not judged, where no matrix is `eligible`."""
 QUANTIZED_PARTS = "codes and scales of quantized matrices, which are measured"
 """How `left_out` names the tensors that quantized matrices are put together from."""
-ROLES_APART = ("embed", "head", "pooler")
-"""Roles that are reported apart: the paper's claim is about the matrices between them."""
+ROLES_APART = ("embed", "head", "pooler", "norm", "conv")
+"""Roles that are reported apart: the paper's claim is about the matrices between them, and neither a norm with a row for
+each head nor a depthwise kernel is one."""
 
 
 def eligible(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that findings on shares are about: of large enough matrices, neither embedding, head nor pooler.
+    """The rows that findings on shares are about: of large enough matrices, neither embedding, head nor pooler, and
+    no norm or kernel that is stored as one.
 
     Args:
         table: from `lfmlib.survey`, `lfmlib.arrangement`, `lfmlib.laws` or `lfmlib.compare`. In a survey a matrix must

@@ -369,6 +369,33 @@ def test_names_of_llama_cpp():
         ("transformer.ln_f.bias", (4,), "bias"),
         ("bert.encoder.layer.0.attention.output.LayerNorm.weight", (4,), "norm"),
         ("pos_embed", (1, 5, 4), "embed"),
+        # ALBERT, ELECTRA, DeBERTa, wav2vec 2.0, Conformer, XLNet, ViTMAE, Mamba, MobileBERT, OPT
+        ("albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight", (8, 4), "up"),
+        ("albert.encoder.albert_layer_groups.0.albert_layers.0.ffn_output.weight", (4, 8), "down"),
+        ("albert.encoder.albert_layer_groups.0.albert_layers.0.attention.dense.weight", (4, 4), "o"),
+        ("albert.encoder.embedding_hidden_mapping_in.weight", (4, 2), "embed"),
+        ("albert.pooler.weight", (4, 4), "pooler"),
+        ("predictions.dense.weight", (2, 4), "head"),
+        ("electra.embeddings_project.weight", (4, 2), "embed"),
+        ("discriminator_predictions.dense_prediction.weight", (1, 4), "head"),
+        ("deberta.encoder.layer.0.attention.self.query_proj.weight", (4, 4), "q"),
+        ("deberta.encoder.layer.0.attention.self.pos_key_proj.weight", (4, 4), "other"),
+        ("encoder.layers.0.feed_forward.intermediate_dense.weight", (8, 4), "up"),
+        ("encoder.layers.0.ffn2.output_dense.weight", (4, 8), "down"),
+        ("encoder.layers.0.self_attn.linear_q.weight", (4, 4), "q"),
+        ("encoder.layers.0.self_attn.linear_out.weight", (4, 4), "o"),
+        ("layer.0.ff.layer_1.weight", (8, 4), "up"),
+        ("decoder.decoder_layers.0.mlp.fc2.weight", (4, 8), "down"),
+        ("decoder.decoder_pred.weight", (4, 4), "head"),
+        ("backbone.embeddings.weight", (50, 4), "embed"),
+        ("encoder.layer.0.ffn.1.output.dense.weight", (4, 8), "down"),
+        ("model.decoder.project_in.weight", (4, 2), "embed"),
+        # norms and kernels that are stored as matrices
+        ("model.layers.0.self_attn.q_norm.weight", (64, 128), "norm"),
+        ("blk.0.attn_k_norm.weight", (8, 64), "norm"),
+        ("blk.0.ssm_conv1d.weight", (512, 4), "conv"),
+        ("blk.0.shortconv.conv.weight", (1024, 3), "conv"),
+        ("conv_proj.weight", (64, 64), "other"),
         # looks like something, and is not, or not surely
         ("transformer.h.0.attn.bias", (1, 1, 8, 8), "other"),
         ("transformer.h.0.attn.masked_bias", (), "other"),
@@ -398,12 +425,37 @@ def test_single_names(name, shape, role):
         ("visual.transformer.resblocks.2.ln_1.weight", (2, "vision")),
         ("model.layers.4.mlp.experts.9.w1.weight", (4, "")),
         ("swin.encoder.layers.1.blocks.0.attention.self.query.weight", (None, "encoder")),
+        ("albert.encoder.albert_layer_groups.1.albert_layers.0.ffn.weight", (1, "encoder")),
+        ("decoder.decoder_layers.3.mlp.fc1.weight", (3, "decoder")),
+        ("encoder.blocks.1.0.ffn.linear_1.weight", (None, "encoder")),
         ("net.3.weight", (None, "")),
         ("lm_head.weight", (None, "")),
     ],
 )
 def test_places(name, place):
     assert depth_and_tower(name) == place
+
+
+def test_modernberts_fused_mlp_is_gate_above_up_where_the_shapes_say_so():
+    fused = {
+        "layers.0.mlp.Wi.weight": (48, 16),
+        "layers.0.mlp.Wo.weight": (16, 24),
+        "layers.0.attn.Wo.weight": (16, 16),
+    }
+    assert [role for role, _ in logical(fused, {"model_type": "modernbert"}).values()] == ["gate", "up", "down", "o"]
+    assert [role for role, _ in logical(fused).values()] == ["gate_up", "down", "o"]
+    plain = fused | {"layers.0.mlp.Wi.weight": (24, 16)}
+    assert [role for role, _ in logical(plain).values()] == ["up", "down", "o"]
+
+
+def test_albert_has_its_layer_and_no_row_of_its_matrices_is_unknown():
+    config = hf.AlbertConfig(
+        vocab_size=50, embedding_size=8, hidden_size=16, num_attention_heads=2, intermediate_size=24
+    )
+    ckpt = open_checkpoint(hf.AlbertForPreTraining(config))
+    matrices = {info.role: info.depth for info in ckpt.tensors if len(info.shape) == 2}
+    assert matrices == dict.fromkeys([*"qkvo", "up", "down"], 0) | dict.fromkeys(["embed", "pooler", "head"])
+    assert "1 layers" in repr(ckpt)
 
 
 WORDS = [
