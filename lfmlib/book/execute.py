@@ -26,6 +26,8 @@ from ..provenance import commit, surroundings
 
 __all__ = ["Run", "execute", "failure_report", "is_complete", "unfinished"]
 
+READS_OTHERS = "13_what_does_the_report_say"
+"""The chapter that reads what the others found: it waits until these have ended."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PAPERMILL_CELLS = {"injected-parameters", "papermill-error-cell-tag"}  # cells that the source notebook does not have
 
@@ -68,7 +70,7 @@ def execute(
     waiting, running, runs = list(chapters), [], []
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
+            while waiting and len(running) < jobs and not (running and waiting[0].stem == READS_OTHERS):
                 source = waiting.pop(0)
                 say(f"{source.stem:<{width}}  started", flush=True)
                 given, other = _given(source, parameters)

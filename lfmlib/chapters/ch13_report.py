@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,13 @@ from scipy import stats
 from .. import findings
 from ..checkpoints import places
 from ..checkpoints.addresses import normalized_source
-from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from ..checkpoints.locate import HUB_ID
 from ..deltas.pairs import akin
 from ..distribution import sampled
 from ..findings import RULES, Finding, judge
 from ..health import gains, order, planted
+from ..surveys.run import by_tower
 
 MAX_MATRICES = {"quick": 6, "default": 36, "full": 10_000}
 """How many matrices the arrangement of entries is measured of, by profile, evenly chosen."""
@@ -86,7 +88,7 @@ def _pieces(checkpoint: Checkpoint) -> str:
 def by_role(body: pd.DataFrame) -> pd.DataFrame:
     """How Gaussian the matrices of each role are."""
     rows = []
-    for role, some in [("all", body), *body.groupby("role", sort=False)]:
+    for role, some in [("all", body), *body.groupby(by_tower(body), sort=False)]:
         rows.append({
             "role": role,
             "matrices": len(some),
@@ -146,13 +148,15 @@ def outliers(table: pd.DataFrame, most: int = 8) -> pd.DataFrame:
 
 def chosen(checkpoint: Checkpoint, profile: str) -> Checkpoint:
     """First rows of evenly chosen matrices, in memory: what the arrangement of entries is measured of."""
-    names = [
-        info.name
-        for info in findings.judged(checkpoint).tensors
-        if len(info.shape) == 2 and min(info.shape) >= findings.shares.MIN_MATRIX_SIDE
-    ]
+    names = [info.name for info in _choosable(checkpoint)]
     places = np.linspace(0, len(names) - 1, min(len(names), MAX_MATRICES[profile])).round().astype(int)
     return checkpoint.cut([names[i] for i in places], MAX_VALUES)
+
+
+def _choosable(checkpoint: Checkpoint) -> list[TensorInfo]:
+    """The matrices whose arrangement can be measured, poolers among them."""
+    tensors = findings.judged(checkpoint).tensors
+    return [one for one in tensors if len(one.shape) == 2 and min(one.shape) >= findings.shares.MIN_MATRIX_SIDE]
 
 
 def legs(arranged: pd.DataFrame) -> pd.DataFrame:
@@ -192,9 +196,11 @@ def looked(part: Checkpoint, checkpoint: Checkpoint) -> str:
     """What the arrangement was measured of, in a sentence."""
     whole = {info.name: info.numel for info in checkpoint.tensors}
     cut = sum(info.numel < whole[info.name] for info in part.tensors)
-    of = len(findings.judged(checkpoint).tensors)
-    rows = f", of {cut} of them the first rows" if cut else ""
-    return f"Looked at: {len(part.tensors)} of {of} matrices, evenly chosen{rows}."
+    poolers = sum(info.role == "pooler" for info in part.tensors)
+    count, of = len(part.tensors) - poolers, sum(info.role != "pooler" for info in _choosable(checkpoint))
+    beside = f", and {poolers} pooler{'s' if poolers > 1 else ''} as a control" if poolers else ""
+    rows = f"; of {cut} the first rows" if cut else ""
+    return f"Looked at: {count} of {of} matrices, evenly chosen{beside}{rows}."
 
 
 def states(found: pd.DataFrame, of: int, looked_at: int) -> str:
@@ -211,9 +217,10 @@ def change(table: pd.DataFrame) -> pd.DataFrame:
     """What fine-tuning did, by role: medians over the matrices."""
     own = table[table["control"] == "none"]
     own = own.assign(rises=own["std_gain"] > 0, relative=own["std_delta"] / own["std_base"])
+    roles = by_tower(own)
     wanted = {"relative": "std ΔW / std W₀", "gain": "g", "corr": "corr(ΔW, W₀)", "kl_bits": "kl_bits of ΔW"}
-    medians = own.groupby("role", sort=False)[list(wanted)].median().rename(columns=wanted)
-    shares = own.groupby("role", sort=False)["rises"].mean().map("{:.0%}".format)
+    medians = own.groupby(roles, sort=False)[list(wanted)].median().rename(columns=wanted)
+    shares = own.groupby(roles, sort=False)["rises"].mean().map("{:.0%}".format)
     return medians.assign(**{"std rises": shares}).rename_axis(None)
 
 
@@ -227,15 +234,37 @@ def verdicts(
     name: str,
     where: dict,
 ) -> list:
-    """The findings of the report: those that the weights alone decide, and with a base those on ΔW."""
-    found = [findings.f1(table, noise, name, where), findings.f3(table, noise, name, others, (), where)]
+    """The findings of the report: those that the weights alone decide, and with a base those on ΔW.
+
+    Args:
+        table, noise, arranged, laws, changed: what was measured.
+        others: findings that chapters kept before, also of other models. Of the same checkpoint, read whole by the same
+            code, they are taken: here only some matrices were looked at, and one model has one verdict.
+        name, where: of the model.
+    """
+    shapes = [one for one in others if one.id == "F3"]
+    found = [findings.f1(table, noise, name, where), findings.f3(table, noise, name, shapes, (), where)]
     if len(arranged):
         found.append(findings.f4(arranged, name, where, table))
     found += [findings.f9(table, noise, name, where), findings.f10(table, noise, name, where)]
     found.append(findings.f12(laws, name, where, table))
     if changed is not None:
         found += [findings.f6(changed, name, where), findings.f7(changed[changed["control"] == "none"], name, where)]
-    return [_heard(one) for one in found]
+    return [_by_its_chapter(_heard(one), others, where) for one in found]
+
+
+def _by_its_chapter(found: Finding, others: list[Finding], where: dict) -> Finding:
+    """What a chapter found of the same claim and the same whole checkpoint; the report's own where there is none."""
+    asked = where.get("parameters", {})
+    if asked.get("select") or asked.get("sample"):
+        return found
+    for one in others:
+        origin = where | one.provenance
+        same = all(origin.get(name) == where.get(name) for name in ("source", "revision", "commit"))
+        if (one.id, one.model) == (found.id, found.model) and same and not origin.get("parameters", {}).get("select"):
+            chapter = int(findings.CHAPTERS[one.id][:2])
+            return replace(one, details=one.details | {"caveat": f"as chapter {chapter} found it"})
+    return found
 
 
 def _heard(found: Finding) -> Finding:

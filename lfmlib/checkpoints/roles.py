@@ -71,10 +71,8 @@ _MATRIX_RULES = [
         (r"albert_layers\.\d+\.ffn_output|output_dense|pwconv2|(?:ffn|ff)\.(?:linear|layer)_2", "down"),
         (r"ffn\.\d+\.output\.dense", "down"),  # MobileBERT has several in a layer
         (r"down_proj|DenseReluDense\.wo|mlp\.c_proj|dense_4h_to_h|layer\.\d+\.output\.dense|ffn\.lin2", "down"),
-        (
-            r"(?:layers?|blocks?|\w+coder_layers)\.\d+\.(?:mlp\.|ffn\.)?(?:fc1|linear1)",
-            "up",
-        ),  # ambiguous outside a layer
+        # ambiguous outside a layer
+        (r"(?:layers?|blocks?|\w+coder_layers)\.\d+\.(?:mlp\.|ffn\.)?(?:fc1|linear1)", "up"),
         (r"(?:layers?|blocks?|\w+coder_layers)\.\d+\.(?:mlp\.|ffn\.)?(?:fc2|linear2)", "down"),
         (r"gate_up_proj", "gate_up"),
         (r"block_sparse_moe\.gate|router|router\.classifier", "router"),
@@ -168,9 +166,7 @@ def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
     if leaf in _SWIGLU:
         first, down, up = (shapes.get(f"{path[:-2]}{word}.weight", ()) for word in _SWIGLU)
         return _SWIGLU[leaf] if len(first) == 2 and first == up == down[::-1] else "other"
-    if path.endswith(
-        ("mlp.Wi", "mlp.Wo")
-    ):  # ModernBERT's, where the first holds what a gate and what it is held against
+    if path.endswith(("mlp.Wi", "mlp.Wo")):  # ModernBERT's, whose first may hold gate and up
         up, down = shapes.get(f"{path[:-2]}Wi.weight", ()), shapes.get(f"{path[:-2]}Wo.weight", ())
         if len(up) != 2 or len(down) != 2 or up[1] != down[0] or up[0] not in (down[1], 2 * down[1]):
             return "other"

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.stats loads at its first use: importing it takes half as long as torch
 
+from ..surveys.run import by_tower
+
 
 def depth_trend(table: pd.DataFrame, column: str = "std_delta", *, resamples: int = 9999) -> pd.DataFrame:
     """Whether a figure grows with depth: Spearman's correlation of both, role by role.
@@ -49,11 +51,7 @@ def profiles(table: pd.DataFrame, column: str = "std_delta") -> dict[str, pd.Ser
     known = table.dropna(subset=["depth", column])
     if "control" in known:
         known = known[known["control"] == "none"]
-    tower = known["tower"].fillna("") if "tower" in known else pd.Series("", index=known.index)
-    several = tower.nunique() > 1
-    known = known.assign(
-        role=[f"{t}.{role}" if several and t else role for t, role in zip(tower, known["role"], strict=True)]
-    )
+    known = known.assign(role=by_tower(known))
     return {
         str(role): some.groupby("depth")[column].median().sort_index()
         for role, some in known.groupby("role", sort=False)

@@ -6,7 +6,7 @@ from .finding import Finding
 from .rules import CHAPTERS, RULES, STATEMENTS, VERDICTS
 
 GROUPS = {
-    "holds": "Holds on every model it was tested on",
+    "holds": "Holds on every model it was judged on",
     "mixed": "Holds in part, or on some models",
     "fails": "Does not hold",
     "open": "Not decided",
@@ -14,8 +14,17 @@ GROUPS = {
 """What became of a statement, from its verdicts on all models, as the introduction groups them."""
 
 
+def own_model(findings: list[Finding]) -> str:
+    """The model that a book is on: the one that chapter 1, which looks at no other, found something of; empty where
+    there is none, or several."""
+    names = {finding.model for finding in findings if finding.id == "F1"}
+    return names.pop() if len(names) == 1 else ""
+
+
 def table(findings: list[Finding]) -> str:
-    """The scoreboard as Markdown: every claim and every model, nothing left out; unmeasured claims listed below."""
+    """The scoreboard as Markdown: every claim and every model, nothing left out, the book's own model first; unmeasured
+    claims listed below."""
+    findings = _own_first(findings)
     lines = [
         "| | The paper says | Model | Verdict | Measured | The control gives |",
         "|---|---|---|---|---|---|",
@@ -51,18 +60,33 @@ def group(verdicts: list[str]) -> str:
 def summary(findings: list[Finding]) -> str:
     """What holds, what holds in part and what does not, in lists: every statement with the number of its verdicts.
 
-    Where verdicts differ, one that fell on one or two models says which.
+    The book's own model is named first. Where verdicts differ, one that fell on one or two models says which; so does a
+    statement that was not judged on some.
     """
     lines: dict[str, list[str]] = {name: [] for name in GROUPS}
+    own, findings = own_model(findings), _own_first(findings)
     for id_, statement in STATEMENTS.items():
-        judged = [one for one in findings if one.id == id_ and one.value is not None]
+        models = [one for one in findings if one.id == id_]
+        judged = [one for one in models if one.value is not None]
         if judged:
             verdicts = [one.verdict for one in judged]
             counts = [_count(judged, verdict) for verdict in VERDICTS if verdict in verdicts]
+            if left := [one.model for one in models if one.value is None]:
+                counts.append(f"not judged on {len(left)} ({', '.join(left[:2])}{' …' if left[2:] else ''})")
             link = f"[{statement}](../notebooks/{CHAPTERS[id_]}.ipynb)"
             lines[group(verdicts)].append(f"- **{id_}** {link}: {', '.join(counts)}")
     parts = [f"**{GROUPS[name]}:**\n\n" + "\n".join(some) for name, some in lines.items() if some]
+    if own:
+        others = len({finding.model for finding in findings} - {own})
+        beside = f", beside {others} other models and trainings" if others else ""
+        parts.insert(0, f"This book is on **{own}**{beside}.")
     return "\n\n".join(parts or ["*Nothing has been measured yet.*"]) + "\n"
+
+
+def _own_first(findings: list[Finding]) -> list[Finding]:
+    """The findings claim by claim, of each those on the book's own model first."""
+    own, ids = own_model(findings), list(STATEMENTS)
+    return sorted(findings, key=lambda finding: (ids.index(finding.id), finding.model != own))
 
 
 def _count(judged: list[Finding], verdict: str) -> str:

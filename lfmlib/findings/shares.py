@@ -29,8 +29,8 @@ TOO_SMALL = (
 QUANTIZED_PARTS = "codes and scales of quantized matrices, which are measured"
 """How `left_out` names the tensors that quantized matrices are put together from."""
 ROLES_APART = ("embed", "head", "pooler", "norm", "conv")
-"""Roles that are reported apart: the paper's claim is about the matrices between them, and neither a norm with a row for
-each head nor a depthwise kernel is one."""
+"""Roles that are reported apart: the paper's claim is about the matrices between them, and norms and kernels that are
+stored as matrices are none."""
 
 
 def eligible(table: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from ..distribution.distances import coding_cells
 from ..distribution.sketch import Sketch
+from ..surveys.run import by_tower
 from .house_style import COLOURS, INK
 
 #: shape label → colour and marker
@@ -61,11 +62,12 @@ def map_height(table: pd.DataFrame) -> float:
 def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, label: str) -> Axes:
     """The model as a map, depth downwards and role across; log colours, cells beyond ``bound`` outlined.
 
-    Where a role has several matrices at one depth (experts, towers) the cell shows their median.
+    Where a role has several matrices at one depth (experts) the cell shows their median; each tower has its own roles.
     """
     known = table.dropna(subset=["depth", column])
     if known.empty:
         return _no_layers(ax)
+    known = known.assign(role=by_tower(known))
     roles = _roles(known)
     grid = known.pivot_table(index="depth", columns="role", values=column, aggfunc="median")[roles].astype(float)
     low = max(np.nanmin(grid.to_numpy()), bound / 100)  # the colours are logarithmic
@@ -99,6 +101,7 @@ def label_map(ax: Axes, table: pd.DataFrame, borderline: float) -> Axes:
     known = table.dropna(subset=["depth"])
     if known.empty:
         return _no_layers(ax)
+    known = known.assign(role=by_tower(known))
     roles = _roles(known)
     for name, (colour, marker) in SHAPES.items():
         rows = known[known["label"] == name]
@@ -149,7 +152,12 @@ def _roles(table: pd.DataFrame) -> list[str]:
     """The roles of a table in the order data passes them."""
     usual = ["q", "k", "v", "qkv", "o", "router", "gate", "up", "down"]
     found = list(dict.fromkeys(table["role"]))
-    return [role for role in usual if role in found] + [role for role in found if role not in usual]
+    towers = list(dict.fromkeys(role.rpartition(".")[0] for role in found))
+    places = {role: place for place, role in enumerate(usual)}
+    return sorted(
+        found,
+        key=lambda role: (towers.index(role.rpartition(".")[0]), places.get(role.rpartition(".")[2], len(usual))),
+    )
 
 
 def strip(ax: Axes, table: pd.DataFrame, noise: pd.DataFrame, column: str, marks: dict[str, float], label: str) -> Axes:

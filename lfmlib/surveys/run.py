@@ -123,6 +123,14 @@ def about(info: TensorInfo) -> dict:
     return {"tensor": fields.pop("name")} | fields
 
 
+def by_tower(table: pd.DataFrame) -> pd.Series:
+    """The roles of a table, named by tower where its layers are of several, as "vision.q": their depths are not one."""
+    layers = table["depth"].notna() if "tower" in table else pd.Series(False, index=table.index)
+    if table.loc[layers, "tower"].nunique() < 2 if layers.any() else True:
+        return table["role"]
+    return table["role"].where(~layers | (table["tower"] == ""), table["tower"] + "." + table["role"])
+
+
 def matrices(checkpoint: Checkpoint) -> tuple[list[TensorInfo], dict[str, str]]:
     """The floating-point matrices of a checkpoint; and of every other tensor, why it is none."""
     wanted, skipped = [], dict(checkpoint.skipped)

@@ -220,6 +220,34 @@ def test_threads_are_shared_out(monkeypatch):
     assert (environment["OMP_NUM_THREADS"], environment["NUMBA_NUM_THREADS"]) == ("4", "3")
 
 
+def test_the_report_waits_for_the_chapters_that_it_reads(tmp_path, monkeypatch):
+    running, seen = [], {}
+
+    class Child:
+        """A process that takes a few turns, the first chapter most."""
+
+        def __init__(self, source, *_):
+            seen[source.stem] = list(running)
+            running.append(source.stem)
+            self.source, self.process, self.left = source, self, 3 if len(running) > 1 else 30
+
+        def poll(self):
+            self.left -= 1
+            return None if self.left else 0
+
+        def finish(self, stamp):
+            running.remove(self.source.stem)
+            return execute.Run(self.source.stem, self.source, 0.0)
+
+    monkeypatch.setattr(execute, "_Child", Child)
+    monkeypatch.setattr(execute, "_stop", lambda processes: None)
+    names = ["01_a", "02_b", "12_c", execute.READS_OTHERS]
+    paths = [tmp_path / f"{name}.ipynb" for name in names]
+    runs = execute.execute(paths, tmp_path / "out", root=tmp_path, parameters={}, say=lambda *_, **__: None)
+    assert [run.chapter for run in runs] == names and seen["02_b"] == ["01_a"] and seen[execute.READS_OTHERS] == []
+    assert (ROOT / "notebooks" / f"{execute.READS_OTHERS}.ipynb").is_file()
+
+
 def test_toc_naming_an_absent_chapter(tmp_path, capsys):
     root = make_book(tmp_path)
     (root / "notebooks/01_is_it_so.ipynb").unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_a_cut_of_a_large_matrix_is_its_first_rows(model):
     part = checkpoint.cut([name], 70 * 128)
     assert torch.equal(part.read(name), checkpoint.read(name)[:70])
     assert (part.tensors[0].role, part.tensors[0].shape) == ("q", (70, 128))
-    assert "of 1 of them the first rows" in ch13_report.looked(part, checkpoint)
+    assert "; of 1 the first rows" in ch13_report.looked(part, checkpoint)
 
 
 def test_quantized_matrices_are_marked_and_their_pieces_counted_together():
@@ -227,3 +228,46 @@ def test_a_base_that_is_none_is_refused_before_anything_is_measured(tmp_path):
         ch13_report.opened("minilm", "", "", 0, " ")
     same = ch13_report.opened(str(tmp_path / "model.safetensors"), "", "", 0, str(tmp_path / "model.safetensors"))
     assert len(same.tensors) == len(tensors)
+
+
+def test_one_model_has_one_verdict(model):
+    """What a chapter found of the whole checkpoint is taken, where the report looked at some matrices only."""
+    checkpoint, table = model
+    part = checkpoint.only([info.name for info in checkpoint.tensors[::3]])
+    arranged = lfmlib.arrangement(part, controls=["permuted", "fresh"], progress=False)
+    laws = lfmlib.laws(part, pruned=findings.PRUNED_SHARE, progress=False)
+    where = {"source": "made", "revision": None, "commit": "abc", "parameters": {"select": "", "sample": 0}}
+
+    def f4(others: list, **parameters) -> findings.Finding:
+        here = where | {"parameters": where["parameters"] | parameters}
+        found = ch13_report.verdicts(table, lfmlib.noise_twin(table), arranged, laws, None, others, "made", here)
+        return next(one for one in found if one.id == "F4")
+
+    chapters = findings.Finding.of("F4", "made", where, {"parts": {}}, value=2.0, null=3.0)
+    taken = f4([chapters])
+    assert (taken.value, taken.verdict) == (2.0, "partly") and taken.details["caveat"] == "as chapter 4 found it"
+    others = [
+        replace(chapters, model="other"),
+        replace(chapters, provenance=where | {"source": "/elsewhere/made"}),
+        replace(chapters, provenance=where | {"commit": "older"}),
+        replace(chapters, provenance=where | {"parameters": {"select": "q_proj"}}),
+    ]
+    assert "looked at: 6 of 18" in f4(others).details["caveat"]
+    assert "looked at: 6 of 18" in f4([chapters], select="q_proj").details["caveat"]
+
+
+def test_what_was_looked_at_is_counted_as_the_verdict_counts_it():
+    checkpoint = lfmlib.open_checkpoint("minilm")
+    part = ch13_report.chosen(checkpoint, "full")
+    assert ch13_report.looked(part, checkpoint).startswith(
+        "Looked at: 36 of 36 matrices, evenly chosen, and 1 pooler as"
+    )
+
+
+def test_towers_have_rows_of_their_own():
+    tensors = {f"{tower}.{name}": one for tower in ("encoder", "decoder") for name, one in layers(2).items()}
+    table = lfmlib.survey(tensors, progress=False)
+    assert list(table["tower"].unique()) == ["encoder", "decoder"]
+    roles = ch13_report.by_role(table)["role"].tolist()
+    assert roles == ["all", *(f"{tower}.{role}" for tower in ("encoder", "decoder") for role in ("q", "up", "down"))]
+    assert ch13_report.by_role(lfmlib.survey(layers(2), progress=False))["role"].tolist() == ["all", "q", "up", "down"]

@@ -185,6 +185,23 @@ def test_the_summary_says_what_became_of_a_statement(verdicts, name):
     assert all(f"{verdicts.count(one)} {one}" in text for one in set(verdicts))
 
 
+def test_a_book_is_on_its_own_model_first():
+    """It is named on the front page, stands first in every claim, and a claim that leaves it out says so."""
+    lab = [example(id=id_, model=name) for id_ in ("F4", "F6") for name in ("alpha", "lab decoder")]
+    found = [*lab, example(model="zeta"), example(id="F4", model="zeta"), example(id="F6", model="zeta", value=None)]
+    found = [dataclasses.replace(one, verdict="supported") for one in found]
+    text = scoreboard.table(found)
+    assert [line.split(" | ")[2] for line in text.splitlines() if line.startswith("| F4")] == [
+        "zeta",
+        "alpha",
+        "lab decoder",
+    ]
+    summary = scoreboard.summary(found)
+    assert summary.startswith("This book is on **zeta**, beside 2 other models and trainings.")
+    (line,) = [line for line in summary.splitlines() if line.startswith("- **F6**")]
+    assert line.endswith(": 2 supported, not judged on 1 (zeta)") and "every model it was judged on" in summary
+
+
 def test_the_summary_of_nothing():
     assert "Nothing has been measured" in scoreboard.summary([])
 

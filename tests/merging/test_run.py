@@ -46,8 +46,8 @@ def models(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     base = LlamaForCausalLM(CONFIG)
     base.save_pretrained(home / "base", max_shard_size="200KB")
-    (home / "base" / "tokenizer.json").write_text("{}", encoding="utf-8", encoding="utf-8")
-    (home / "base" / "README.md").write_text("of the base", encoding="utf-8", encoding="utf-8")
+    (home / "base" / "tokenizer.json").write_text("{}", encoding="utf-8")
+    (home / "base" / "README.md").write_text("of the base", encoding="utf-8")
     for seed in range(3):
         tuned(base, seed).save_pretrained(home / f"t{seed}")
     return home
