@@ -17,9 +17,21 @@ from .packings import Awq, BitsandbytesFourBit, CodedRows, Gptq, SplitRows, unpa
 from .row_layouts import FLOATS, Refused, group_size, said, sizes_in
 from .stored import InMemory, Stored, is_positive_int
 
-MAX_STATE_BYTES = 1 << 16  # of the JSON that bitsandbytes stores beside codes, usually some hundred bytes
+MAX_STATE_BYTES = 1 << 16  # of the JSON that bitsandbytes and ComfyUI store beside codes, usually some hundred bytes
 RAW_ZEROS = ("gptq_v2", "auto_round", "auto_round:gptqmodel")
 """Formats of qweight that store zero points themselves; the others store them less 1."""
+
+
+def comfy(name: str, stored: PrefixDict, settings: Mapping) -> None:
+    """Refuse what ComfyUI marks as rotated, or as a format whose scales do not lie in rows; the rest is plain codes."""
+    mark = stored.get(f"{name.removesuffix('weight')}comfy_quant")
+    if not name.endswith(".weight") or mark is None:
+        return
+    said_there = _json(mark, "ComfyUI", "comfy_quant")
+    format = said_there.get("format")
+    if format not in ("float8_e4m3fn", "float8_e5m2", "int8_tensorwise") or said_there.get("convrot"):
+        rotated = " of rotated rows" if said_there.get("convrot") else ""
+        raise Refused(f"of ComfyUI, format {str(format)[:40]!r}{rotated}, whose values are known to its kernels alone")
 
 
 def qweight(name: str, stored: PrefixDict, settings: Mapping):
@@ -108,14 +120,7 @@ def bitsandbytes(name: str, stored: PrefixDict, settings: Mapping):
 
 def _read_state(entry, nested: bool) -> dict:
     """The JSON of settings that bitsandbytes stores beside 4-bit codes."""
-    if entry.dtype != "uint8" or math.prod(entry.shape) > MAX_STATE_BYTES:
-        raise Refused(f"of bitsandbytes, but its quant_state is {entry.dtype} {tuple(entry.shape)}; expected some JSON")
-    text = bytes(entry.load().reshape(-1).tolist())
-    try:
-        state = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Refused(f"of bitsandbytes, but its quant_state is no JSON ({error})") from None
-    state = state if isinstance(state, dict) else {}
+    state = _json(entry, "bitsandbytes", "quant_state")
     shape, counts = state.get("shape"), ("blocksize", "nested_blocksize") if nested else ("blocksize",)
     sound = (
         isinstance(shape, list)
@@ -128,6 +133,17 @@ def _read_state(entry, nested: bool) -> dict:
     if nested and not isinstance(state.get("nested_offset"), int | float):
         raise Refused("of bitsandbytes, but its quant_state has no nested_offset")
     return state
+
+
+def _json(entry: Stored, library: str, name: str) -> dict:
+    """Settings that a library stores as the bytes of some JSON beside codes; {} if they are no object."""
+    if entry.dtype != "uint8" or math.prod(entry.shape) > MAX_STATE_BYTES:
+        raise Refused(f"of {library}, but its {name} is {said(entry)}; expected some JSON")
+    try:
+        found = json.loads(bytes(entry.load().reshape(-1).tolist()))
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"of {library}, but its {name} is no JSON ({error})") from None
+    return found if isinstance(found, dict) else {}
 
 
 def _check_four_bit(entry: BitsandbytesFourBit) -> None:
@@ -197,4 +213,4 @@ def bitnet(name: str, stored: PrefixDict, settings: Mapping):
     return name, entry, [f"{name}_scale"]
 
 
-LIBRARY_LAYOUTS = (qweight, bitsandbytes, hqq, bitnet)
+LIBRARY_LAYOUTS = (comfy, qweight, bitsandbytes, hqq, bitnet)

@@ -14,8 +14,8 @@ names              codes and scales                                     value
 ``scale``,         compressed-tensors, torchao (``_weight_qdata``),     is 0)
 ``scale_weight``   quanto (``weight._data``), Gemma
 ``weight_packed``, uint8, two codes a byte, low first: NVFP4 with       E2M1[code] × scale / ``_global_scale``, or
-``weight`` and     float8 scales of 16 and one of the whole; MXFP4      × ``_scale_2`` (ModelOpt); × 2^(scale − 127);
-``…_scale``        of 32; MXFP6: four codes in three bytes              E2M3[code] × 2^(scale − 127)
+``weight`` and     float8 scales of 16 and one of the whole; MXFP4 of   × ``_scale_2`` (ModelOpt); × 2^(scale − 127);
+``…_scale``        32 (int8 too); MXFP6: four codes in three bytes      E2M3[code] × 2^(scale − 127)
 ``weight_packed``  compressed-tensors: int32, 1 to 8 bits               (code − zero) × scale; zero 2^(bits − 1)
 ``…_blocks``       MXFP4: (…, groups, 16) bytes, low code first         E2M1[code] × 2^(scale − 127)
 ``scales``,        MLX: uint32 (…, out, in · bits / 32)                 code × scale + bias
@@ -124,5 +124,5 @@ def _leaf(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-_RULES = (*ROW_LAYOUTS, *LIBRARY_LAYOUTS)
+_RULES = (*LIBRARY_LAYOUTS, *ROW_LAYOUTS)
 _SETTINGS = ("quantization_config", "compression_config", "quantization")

@@ -22,6 +22,7 @@ DEFAULT_BLOCK = 128  # rows and columns a scale, DeepSeek's, where config.json h
 MAX_DEPTH = 3  # of a layer's own settings in a quantization_config
 SMALL_FLOATS = {8: ("NVFP4", 16, 4), 16: ("MXFP4", 32, 4), 24: ("MXFP6", 32, 6)}
 """Bytes of codes a scale → format, values a scale, bits of a code."""
+TILE = (128, 4)  # rows and columns of scales in a tile of NVIDIA's kernels; fewer are padded, which their shape shows
 
 
 class Refused(ValueError):
@@ -45,7 +46,7 @@ def plain_codes(name: str, stored: PrefixDict, settings: Mapping):
     if weight.dtype in FLOAT8 and name.endswith(".weight"):
         known += [f"{name.removesuffix('weight')}{one}" for one in ("scale", "scale_weight")]
     scales = next((one for one in known if one in stored), None)
-    if scales is None:
+    if scales is None or (weight.dtype == "int8" and stored[scales].dtype in POWERS):  # of bytes with two codes each
         if weight.dtype in FLOAT8:
             _refuse_unscaled(name, stored, settings, known)
         return None
@@ -60,7 +61,7 @@ def plain_codes(name: str, stored: PrefixDict, settings: Mapping):
         raise Refused(f"of torchao, int8 {shape} with scales {said(scale)}: expected scales of its rows")
     kind = f"{weight.dtype}, a scale for {block[0]} × {block[1]}"
     entry = CodedRows(weight, scale, shape, block, kind, zero=zero)
-    pieces = [name, scales, f"{begin}_zero_point", f"{name}_g_idx"]
+    pieces = [name, scales, f"{begin}_zero_point", f"{name}_g_idx", f"{name.removesuffix('weight')}comfy_quant"]
     return whole, with_groups(entry, f"{name}_g_idx", stored), pieces
 
 
@@ -140,17 +141,20 @@ def block_shape(shape: tuple[int, ...], scale: tuple[int, ...], declared, sizes:
 
 
 def small_floats(name: str, stored: PrefixDict, settings: Mapping):
-    """NVFP4, MXFP4 and MXFP6 of compressed-tensors, ModelOpt, Quark and auto-round: one or two levels of scales."""
-    base = name.removesuffix("_packed")
-    codes, scale = stored[name], stored.get(f"{base}_scale")
-    if codes.dtype != "uint8" or not base.endswith("weight") or scale is None or len(codes.shape) != 2:
+    """NVFP4, MXFP4, MXFP6 of compressed-tensors, ModelOpt, Quark, auto-round, DeepSeek: one level of scales or two."""
+    base, codes = name.removesuffix("_packed"), stored[name]
+    beside = [f"{base}_scale"] if base.endswith("weight") else []
+    beside += [f"{name}_scale_inv", f"{name.removesuffix('weight')}scale"] if codes.dtype == "int8" else []
+    scaled = next((one for one in beside if one in stored), None)
+    if codes.dtype not in ("uint8", "int8") or scaled is None or len(codes.shape) < 2:
         return None
-    groups = scale.shape[1] if len(scale.shape) == 2 and scale.shape[0] == codes.shape[0] else 0
-    if not groups or codes.shape[1] % groups:
-        return None
+    scale, (*rows, width) = stored[scaled], codes.shape
+    groups = scale.shape[-1] if scale.shape and list(scale.shape[:-1]) == rows else 0
     powers = scale.dtype in POWERS
-    known = SMALL_FLOATS.get(codes.shape[1] // groups)
+    known = SMALL_FLOATS.get(width // groups if groups and width % groups == 0 else 0)
     if known is None or powers != known[0].startswith("MX") or not (powers or scale.dtype in (*FLOAT8, *FLOATS)):
+        return None
+    if codes.dtype == "int8" and not powers:
         return None
     format, size, bits = known
     second = [one for one in (f"{base}_global_scale", f"{base}_scale_2") if one in stored]
@@ -166,10 +170,14 @@ def small_floats(name: str, stored: PrefixDict, settings: Mapping):
         if not factor:
             raise Refused(f"NVFP4, but {second[0]} is 0, by which is divided")
         factor = 1 / factor
-    shape = (codes.shape[0], groups * size)
+    if not settings and second == [f"{base}_scale_2"] and rows[0] % TILE[0] == groups % TILE[1] == 0:
+        raise Refused(
+            "NVFP4, the scales of which may lie in rows (ModelOpt) or in tiles (ComfyUI): expected a "
+            "quantization_config in config.json, which says whose they are"
+        )
     kind = f"{format}, blocks of {size}"
-    entry = CodedRows(codes, scale, shape, (1, size), kind, bits, floats=True, factor=factor)
-    return base, entry, [name, f"{base}_scale", *second]
+    entry = CodedRows(codes, scale, (*rows, groups * size), (1, size), kind, bits, floats=True, factor=factor)
+    return base, entry, [name, scaled, *second]
 
 
 def mxfp4_blocks(name: str, stored: PrefixDict, settings: Mapping):

@@ -16,6 +16,7 @@ from gguf import GGMLQuantizationType, quants
 from safetensors.torch import save_file
 from test_quantized import noise, write_gguf
 from transformers.integrations.bitnet import pack_weights
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.gemma_quant import QuantizedEmbedding
 from transformers.integrations.metal_quantization import _affine_quantize_tensor
 
@@ -140,6 +141,48 @@ def test_powers_of_two_as_scales(tmp_path, bits, name):
         unpacked = unpack_fp4_from_uint8 if bits == 4 else unpack_fp6_from_uint8
         codes = unpacked(packed, 48, 128, torch.float64)
     same_values(opened(tmp_path, {f"l.{name}": packed, "l.weight_scale": scale}), codes * factor)
+
+
+@pytest.mark.parametrize(
+    "names", ["l.weight l.scale", "l.weight l.weight_scale_inv", "l.gate_up_proj l.gate_up_proj_scale_inv"]
+)
+def test_two_codes_in_an_int8_of_deepseek(tmp_path, names):
+    code, beside = names.split()
+    shape = (3, 16) if "gate" in code else (16,)
+    packed = (integers(256, *shape, 32) - 128).to(torch.int8)
+    scale = (integers(20, *shape, 2) + 110).to(torch.uint8).view(torch.float8_e8m0fnu)
+    theirs = Fp8Dequantize(None)._dequantize_one(packed, scale, torch.float64)
+    settings = {"quant_method": "fp8", "weight_block_size": [128, 128], "scale_fmt": "ue8m0"}
+    same_values(opened(tmp_path, {code: packed, beside: scale}, settings), theirs, code)
+
+
+@pytest.mark.parametrize(
+    ("mark", "words"),
+    [
+        ({"format": "int8_tensorwise"}, ""),
+        ({"format": "int8_tensorwise", "convrot": True}, "of rotated rows"),
+        ({"format": "nvfp4"}, "format 'nvfp4'"),
+    ],
+)
+def test_marks_of_comfyui(tmp_path, mark, words):
+    codes, scale = integers(256, 16, 32).to(torch.int8), uniform(1)
+    tensors = {"l.weight": codes, "l.weight_scale": scale, "other.weight": noise(8, 8)}
+    tensors |= {"l.comfy_quant": torch.tensor(list(json.dumps(mark).encode()), dtype=torch.uint8)}
+    checkpoint = opened(tmp_path, tensors)
+    if not words:
+        same_values(checkpoint, codes.double() * scale.double())
+    else:
+        assert [info.name for info in checkpoint.tensors if len(info.shape) == 2] == ["other.weight"]
+        assert words in checkpoint.skipped["l.weight"]
+
+
+def test_scales_of_nvfp4_that_may_lie_in_tiles(tmp_path):
+    packed, scale = integers(256, 128, 32).to(torch.uint8), uniform(128, 4).to(torch.float8_e4m3fn)
+    tensors = {"l.weight": packed, "l.weight_scale": scale, "l.weight_scale_2": torch.tensor(0.5)}
+    expected = unpack_fp4_from_uint8(packed, 128, 64, torch.float64) * scale.double().repeat_interleave(16, 1) / 2
+    same_values(opened(tmp_path, tensors, {"quant_method": "modelopt", "quant_algo": "NVFP4"}), expected)
+    with pytest.raises(ValueError, match="may lie in rows"):
+        opened(tmp_path, tensors | {"other.weight": noise(8, 8)}).read("l.weight")
 
 
 # --- GPTQ and auto-round: zero points and groups ----------------------------------------------------------------------
