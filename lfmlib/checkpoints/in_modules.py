@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.utils import parametrize
 
-from .quantized import FLOATS
+from .row_layouts import FLOATS
 from .stored import InMemory, Stored, dtype_name
 
 

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import torch
 
 from .names import PrefixDict
-from .quantized import FLOATS
+from .row_layouts import FLOATS
 from .stored import InMemory, Stored
 
 PARAMETRIZATION = re.compile(r"((?:.*\.)?)parametrizations\.([^.]+)\.original\d*$")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import bitsandbytes.functional as bnb
 import pytest
 import torch
 from compressed_tensors.compressors import BaseCompressor
@@ -262,6 +263,28 @@ def test_zero_points_and_groups_that_nothing_tells_are_refused(tmp_path, zeros, 
     assert [info.name for info in checkpoint.tensors] == ["other.weight"]
     with pytest.raises(ValueError, match=message):
         checkpoint.read("l.qweight")
+
+
+# --- bitsandbytes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_four_bits_of_bitsandbytes(tmp_path, kind, nested):
+    packed, state = bnb.quantize_4bit(noise(96, 128), quant_type=kind, compress_statistics=nested, blocksize=64)
+    absmax = state.absmax.double()
+    if nested:
+        scales = state.state2.absmax.double().repeat_interleave(state.state2.blocksize)[: len(absmax)]
+        absmax = state.state2.code.double()[state.absmax.long()] * scales + state.offset.double()
+    codes = torch.stack([packed >> 4, packed & 15], 1).flatten().long()
+    theirs = (state.code.double()[codes] * absmax.repeat_interleave(64)).reshape(96, 128)
+    tensors = {"weight": packed} | {f"weight.{name}": one for name, one in state.as_dict(packed=True).items()}
+    same_values(opened(tmp_path, {f"l.{name}": one for name, one in tensors.items()}), theirs)
+
+
+def test_eight_bits_of_bitsandbytes(tmp_path):
+    codes, scales, _ = bnb.int8_vectorwise_quant(noise(96, 128).half())
+    same_values(opened(tmp_path, {"l.weight": codes, "l.SCB": scales}), codes.double() * scales.double()[:, None] / 127)
 
 
 # --- other libraries ------------------------------------------------------------------------------------------------
