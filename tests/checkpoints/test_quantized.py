@@ -266,7 +266,7 @@ def test_what_is_unclear_is_refused_with_a_reason(tmp_path, tensors, words):
 # --- GGUF -----------------------------------------------------------------------------------------------------------
 
 WRITTEN = ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "TQ1_0", "TQ2_0"]
-READ = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4", "Q1_0"]
+READ = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4", "NVFP4"]
 
 
 def write_gguf(path, tensors, arch="llama"):
