@@ -299,10 +299,11 @@ def open_checkpoint(
 
     Args:
         source: `"minilm"` (the embedded model, its sha256 verified); a folder or weight file (.safetensors, .gguf,
-            .bin, .pt, .pth, .ckpt, a `model.bin` of CTranslate2); a hub id such as `"gpt2"` (weight files and config.json
-            are downloaded; with HF_HUB_OFFLINE=1 only the cache is used); an address, of which only what is asked for is read and nothing
-            is kept: `"hf://org/name"`, a file or folder at `"https://…"`, `"s3://…"`, `"gs://…"` and others that
-            fsspec knows; a `torch.nn.Module`; a mapping from names to tensors or arrays; a `Checkpoint`, as it is.
+            .bin, .pt, .pth, .ckpt, CTranslate2's model.bin); a hub id such as `"gpt2"` (weight files and config.json
+            are downloaded; with HF_HUB_OFFLINE=1 only the cache is used); an address, of which only what is asked for
+            is read and nothing is kept: `"hf://org/name"`, a file or folder at `"https://…"`, `"s3://…"`, `"gs://…"`
+            and others that fsspec knows; a `torch.nn.Module`; a mapping from names to tensors or arrays; a
+            `Checkpoint`, as it is.
         revision: branch, tag or commit of a hub id; the commit it meant is kept in `.revision`.
         select: regular expression searched in tensor names; others are left out.
         variant: which of several in one place: "fp16" of `model.fp16.safetensors` beside `model.safetensors`, "Q4_K_M"
