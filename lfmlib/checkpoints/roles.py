@@ -122,6 +122,9 @@ _TOWERS = {
     "encoder": "encoder",
     "decoder": "decoder",
 }
+_STACK = re.compile(
+    r"(?:_exps|switch_mlp\.(?:gate|up|down)_proj)\.weight$"
+)  # of llama.cpp and MLX: (experts, out, in)
 _CONV1D = re.compile(r"^(.*?)((?:attn|mlp)\.(?:c_attn|c_proj|c_fc))\.weight$")
 # Model types whose fused attention runs head by head (q k v, q k v, …); and those whose fused MLP has gate above up.
 _HEADWISE_TYPES = ("gpt_neox", "bloom")
@@ -161,7 +164,7 @@ def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
         return "norm"
     if len(shape) == 2 and "conv" in leaf and min(shape) <= _SMALL_KERNEL < max(shape):
         return "conv"
-    if weight and len(shape) >= 3 and not path.endswith("_exps"):
+    if weight and len(shape) >= 3 and not _STACK.search(name):
         return "conv" if len(shape) in (4, 5) or "conv" in leaf else "other"
     if leaf in _SWIGLU:
         first, down, up = (shapes.get(f"{path[:-2]}{word}.weight", ()) for word in _SWIGLU)
@@ -219,7 +222,7 @@ def _split(part: Part, shapes: Mapping[str, tuple[int, ...]], config: Mapping) -
     """The logical parts of a tensor that is not yet split: itself where it is not fused."""
     if not math.prod(part.shape):  # no values to split, whatever the shape
         return [part]
-    if len(part.shape) == 3 and part.stored.endswith("_exps.weight"):  # llama.cpp's stacks are all (out, in)
+    if len(part.shape) == 3 and _STACK.search(part.stored):
         return _split_stack(part)
     if len(part.shape) == 3 and re.search(r"experts\.(?:gate_up_proj|gate_proj|up_proj|down_proj)$", part.stored):
         return _split_experts(part, shapes, config)

@@ -343,6 +343,19 @@ def test_mlx_and_metal(tmp_path, bits):
     same_values(opened(tmp_path, tensors, own), expected)
 
 
+def test_experts_of_mlx_are_matrices(tmp_path):
+    packed, scales, shifts = integers(1 << 31, 3, 16, 8).to(torch.uint32), uniform(3, 16, 1), uniform(3, 16, 1)
+    base = "model.layers.2.mlp.switch_mlp.down_proj"
+    tensors = {f"{base}.weight": packed, f"{base}.scales": scales, f"{base}.biases": shifts}
+    checkpoint = opened(tmp_path, tensors, {"group_size": 64, "bits": 4})
+    codes = torch.stack([packed.long() >> (4 * i) & 15 for i in range(8)], 3).flatten(2)
+    expected = codes * scales.double() + shifts.double()
+    assert [(info.role, info.depth, info.shape) for info in checkpoint.tensors] == [("down", 2, (16, 64))] * 3
+    for i, matrix in enumerate(expected):
+        found = checkpoint.read(f"{base}.weight[{i}]")
+        assert bool(((found - matrix).abs() <= 1e-6 * matrix.abs()).all())
+
+
 def test_embedding_of_gemma(tmp_path):
     theirs = QuantizedEmbedding(40, 64, torch.float64)
     codes, scale = (integers(256, 40, 64) - 128).to(torch.int8), uniform(40, 1)
