@@ -18,7 +18,7 @@ import torch
 
 from .packings import CodedRows
 from .safetensors_files import Mapped
-from .stored import CheckpointError, Stored, check_shape
+from .stored import CheckpointError, Stored, check_shape, stamp_of
 
 NEWEST = 6  # version of a file that is known
 FIRST_WITH_ALIASES, FIRST_WITH_TYPES = 3, 4
@@ -51,13 +51,15 @@ class Reciprocal(Stored):
 
 
 def is_ctranslate2(path: Path) -> bool:
-    """Whether a file begins as CTranslate2 writes it."""
-    if not path.is_file():
+    """Whether a file begins as CTranslate2 writes it; False of one that cannot be read, or is none."""
+    if not path.is_file():  # reading a pipe may never end
         return False
-    with open(path, "rb") as file:
-        start = file.read(6)
-        version, length = struct.unpack("<IH", start.ljust(6, b"\0"))
-        return 2 <= version < 100 and bool(SPEC.fullmatch(file.read(length)))
+    try:
+        with open(path, "rb") as file:
+            version, length = struct.unpack("<IH", file.read(6).ljust(6, b"\0"))
+            return 2 <= version < 100 and bool(SPEC.fullmatch(file.read(length)))
+    except OSError:
+        return False
 
 
 def read_ctranslate2(path: Path) -> tuple[dict, dict]:
@@ -94,7 +96,7 @@ def read_ctranslate2(path: Path) -> tuple[dict, dict]:
 
 def _parse(file: BinaryIO, path: Path) -> tuple[dict[str, Mapped], list[tuple[str, str]]]:
     """Name → variable, and pairs of alias and name. Raises ValueError or struct.error where the file is damaged."""
-    size = path.stat().st_size
+    stamp = stamp_of(path)
 
     def number(format: str) -> int:
         return struct.unpack(f"<{format}", file.read(struct.calcsize(format)))[0]
@@ -116,8 +118,8 @@ def _parse(file: BinaryIO, path: Path) -> tuple[dict[str, Mapped], list[tuple[st
         width = getattr(torch, dtype).itemsize if dtype else 0
         values = count // width if width and version >= FIRST_WITH_TYPES else count
         at = file.tell()
-        if one in found or dtype is None or values != math.prod(shape) or at + values * width > size:
+        if one in found or dtype is None or values != math.prod(shape) or at + values * width > stamp[0]:
             raise ValueError(f"{one!r} of type {code} and shape {shape} is not all there, or stands there twice")
-        found[one] = Mapped(path, at, shape, dtype)
+        found[one] = Mapped(path, at, shape, dtype, stamp)
         file.seek(values * width, 1)
     return found, [(name(), name()) for _ in range(number("I") if version >= FIRST_WITH_ALIASES else 0)]

@@ -122,9 +122,7 @@ _TOWERS = {
     "encoder": "encoder",
     "decoder": "decoder",
 }
-_STACK = re.compile(
-    r"(?:_exps|switch_mlp\.(?:gate|up|down)_proj)\.weight$"
-)  # of llama.cpp and MLX: (experts, out, in)
+_STACK = re.compile(r"(?:_exps|switch_mlp\.(?:gate|up|down)_proj)\.weight$")  # of llama.cpp and MLX: (experts, out, in)
 _CONV1D = re.compile(r"^(.*?)((?:attn|mlp)\.(?:c_attn|c_proj|c_fc))\.weight$")
 # Model types whose fused attention runs head by head (q k v, q k v, …); and those whose fused MLP has gate above up.
 _HEADWISE_TYPES = ("gpt_neox", "bloom")
