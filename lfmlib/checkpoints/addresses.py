@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from . import gguf_files
-from .file_names import WEIGHT_SUFFIXES, choose_files, gguf_parts, is_index
+from .file_names import WEIGHT_SUFFIXES, check_numbering, choose_files, gguf_parts, is_index
 from .http import Traffic, without_query
 from .locate import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, Located, hub_errors, weight_map
 from .pickled_files import PICKLED_SUFFIXES
@@ -153,8 +153,10 @@ def _select_files(
     """
     chosen = choose_files(names, variant)
     index = {}
-    if len(chosen) == 1 and chosen[0].endswith(".gguf"):
-        chosen = gguf_parts(chosen[0])
+    if chosen and chosen[0].endswith(".gguf"):
+        chosen = gguf_parts(chosen[0])  # of an address only one may be known
+    elif len(chosen) > 1:
+        check_numbering(name, chosen)
     if chosen and is_index(chosen[0]):
         address = url(chosen[0])
         index = weight_map(_read_json(address, traffic, MAX_INDEX_BYTES, unique=True), without_query(address))

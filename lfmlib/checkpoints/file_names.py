@@ -127,6 +127,21 @@ def gguf_parts(name: str) -> list[str]:
     return [SHARD.sub(f"-{i:0{width}}-of-{found[2]}", name) for i in range(1, count + 1)]
 
 
+def check_numbering(place: object, names: list[str]) -> None:
+    """Raise CheckpointError if files numbered `…-00001-of-00003…`, which have no index, are incomplete."""
+    groups: dict[tuple[str, int], set[int]] = {}
+    for name in names:
+        if match := re.search(r"^(.*)-(\d+)-of-(\d+)\.", name):
+            groups.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
+    for (prefix, total), numbers in groups.items():
+        # Megatron counts from 0, everyone else from 1.
+        if len(numbers) < total:
+            raise CheckpointError(
+                f"{place} holds {len(numbers)} of {total} shards {prefix}-…: found numbers {sorted(numbers)}. "
+                "Copy or download the missing ones too."
+            )
+
+
 MAX_PARTS = 10_000  # of a split file; its name may say any number
 
 

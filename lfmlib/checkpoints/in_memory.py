@@ -64,18 +64,18 @@ def read_mapping(tensors: Mapping) -> tuple[dict, dict]:
 
 
 def is_tensor(value) -> bool:
-    """Whether a value is a torch tensor or a NumPy array."""
-    return isinstance(value, torch.Tensor | np.ndarray)
+    """Whether a value is a torch tensor, a NumPy array, or something that NumPy makes one of, such as a table."""
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return True
+    return hasattr(value, "__array__") and not isinstance(value, type | np.generic)
 
 
 def as_stored(value) -> Stored | str:
     """A value as a stored tensor that shares its memory; or why it cannot be one."""
     try:
-        if not is_tensor(value) and hasattr(value, "__array__"):  # such as a table of pandas
-            value = np.asarray(value)
         if not is_tensor(value):
             return f"not a tensor ({type(value).__name__})"
-        return _from_numpy(value) if isinstance(value, np.ndarray) else _from_torch(value)
+        return _from_torch(value) if isinstance(value, torch.Tensor) else _from_numpy(np.asanyarray(value))
     except Exception as error:  # subclasses of tensors raise anything: without storage, data or a process group
         return f"a {type(value).__name__} whose values cannot be read ({type(error).__name__}: {str(error)[:200]})"
 
@@ -92,7 +92,7 @@ def _from_torch(value: Any) -> Stored | str:  # a tensor; that it is a DTensor i
             )
         return _from_torch(value.to_local())
     if hasattr(value, "get_mask"):
-        return "a masked tensor, whose masked entries have no value; pass what its to_tensor() gives"
+        return "a masked tensor, whose masked entries have no value: fill them with its to_tensor()"
     if value.is_nested:
         return "a nested tensor, of tensors of several lengths; pass these one by one"
     if type(value).dequantize is not torch.Tensor.dequantize:  # such as torchao's, of codes and scales
@@ -112,8 +112,8 @@ def _from_torch(value: Any) -> Stored | str:  # a tensor; that it is a DTensor i
 
 
 def _from_numpy(array: np.ndarray) -> Stored | str:
-    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
-        return "a masked array, whose masked entries have no value; pass what its filled() or compressed() gives"
+    if np.ma.is_masked(array):
+        return f"{np.ma.count_masked(array):,} of its {array.size:,} entries are masked: fill them, or cut them out"
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if any(stride < 0 for stride in array.strides):

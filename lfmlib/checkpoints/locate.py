@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from . import gguf_files
-from .file_names import SHARD, WEIGHT_SUFFIXES, choose_files, gguf_parts, has_variant, hint, is_index
+from .file_names import SHARD, WEIGHT_SUFFIXES, check_numbering, choose_files, gguf_parts, has_variant, hint, is_index
 from .http import Traffic, gated_error, network_errors
 from .pickled_files import PICKLED_SUFFIXES
 from .stored import CheckpointError, json_object
@@ -163,7 +163,7 @@ def _locate_folder(folder: Path, variant: str | None = None) -> Located:
         )
     if is_index(chosen[0]):
         return _locate_shards(folder / chosen[0])
-    _check_numbering(folder, chosen)
+    check_numbering(folder, chosen)
     files = [folder / name for name in chosen]
     if chosen[0].endswith(".gguf"):
         _check_parts(files)
@@ -226,21 +226,6 @@ def weight_map(index: dict, path: Path | str) -> dict[str, str]:
                 "Do not trust this checkpoint unless you know why; correct the index if you do."
             )
     return found
-
-
-def _check_numbering(folder: Path, names: list[str]) -> None:
-    """Raise CheckpointError if files numbered `…-00001-of-00003…`, which have no index, are incomplete."""
-    groups: dict[tuple[str, int], set[int]] = {}
-    for name in names:
-        if match := re.search(r"^(.*)-(\d+)-of-(\d+)\.", name):
-            groups.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
-    for (prefix, total), numbers in groups.items():
-        # Megatron counts from 0, everyone else from 1.
-        if len(numbers) < total:
-            raise CheckpointError(
-                f"{folder} holds {len(numbers)} of {total} shards {prefix}-…: found numbers {sorted(numbers)}. "
-                "Copy or download the missing ones too."
-            )
 
 
 def _read_config(folder: Path, file: Path | None = None) -> dict:

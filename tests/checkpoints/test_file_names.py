@@ -4,6 +4,7 @@ import json
 import struct
 import warnings
 
+import fsspec
 import gguf
 import numpy as np
 import pytest
@@ -198,6 +199,27 @@ def test_pieces_are_told_how_to_be_joined(tmp_path, name, words):
         open_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match=words):
         open_checkpoint(tmp_path / name)
+
+
+def test_parts_and_variants_in_a_store(tmp_path):
+    names = split_gguf(tmp_path)
+    for name in ("model", "model.fp16"):
+        save_file({"a": A.half() if "fp16" in name else A}, tmp_path / f"{name}.safetensors")
+    store = fsspec.filesystem("memory")
+    for path in tmp_path.iterdir():
+        store.pipe(f"/{path.name.partition('.')[0][:1]}-{path.suffix[1:]}/{path.name}", path.read_bytes())
+    for source in ("memory://m-gguf", f"memory://m-gguf/{names[0]}"):
+        assert [info.name for info in open_checkpoint(source).tensors] == ["a.weight", "b.weight", "c.bias"]
+    found = [open_checkpoint("memory://m-safetensors", variant=one).read("a").dtype for one in (None, "fp16")]
+    assert found == [torch.float32, torch.float16]
+    store.rm(f"/m-gguf/{names[2]}")
+    for source in ("memory://m-gguf", f"memory://m-gguf/{names[0]}"):
+        with pytest.raises(FileNotFoundError, match="00003-of-00003"):
+            open_checkpoint(source)
+    for number in (1, 3):
+        store.pipe(f"/some/model-0000{number}-of-00003.safetensors", (tmp_path / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match="2 of 3 shards model-…: found numbers"):
+        open_checkpoint("memory://some")
 
 
 # --- files that cannot be read ----------------------------------------------------------------------------------------

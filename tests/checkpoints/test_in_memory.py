@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -43,6 +44,7 @@ VALUES = {
     "Fortran-ordered": (lambda: np.asfortranarray(X.numpy()), X),
     "backwards": (lambda: X.numpy()[::-1, ::-1], X.flip(0, 1)),
     "broadcast": (lambda: np.broadcast_to(X.numpy()[0], (4, 6)), X[:1].repeat(4, 1)),
+    "a table": (lambda: pd.DataFrame(X.numpy()), X),
     "without a mask": (lambda: np.ma.masked_array(X.numpy(), mask=np.zeros((4, 6), bool)), X),
 }
 REASONS = {
@@ -54,7 +56,7 @@ REASONS = {
         lambda: torch.sparse_coo_tensor([[0], [0]], [1.0], (2**20, 2**20)),
         f"4398046511104 bytes, where {MAX_DENSE_BYTES}",
     ),
-    "masked array": (lambda: np.ma.masked_array(X.numpy(), mask=X.numpy() > 0), "masked entries have no value"),
+    "masked array": (lambda: np.ma.masked_array(X.numpy(), mask=X.numpy() > 0), "15 of its 24 entries are masked"),
     "masked tensor": (lambda: torch.masked.masked_tensor(X, X > 0), "masked entries have no value"),
     "wide floats": (lambda: X.numpy().astype(np.longdouble), "is not one of torch's"),
     "objects": (lambda: np.array([[None]]), "dtype object is not one of torch's"),
