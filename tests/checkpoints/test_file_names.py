@@ -225,7 +225,7 @@ def test_parts_and_variants_in_a_store(tmp_path):
 # --- files that cannot be read ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.gguf", "model.pt"])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.gguf", "model.pt", "pytorch_model.bin"])
 def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, name):
     try:
         (tmp_path / name).symlink_to("/proc/self/mem")  # a file that gives an error of input and output
