@@ -173,7 +173,7 @@ def _locate_folder(folder: Path, variant: str | None = None) -> Located:
 
 def _check_parts(files: list[Path]) -> list[Path]:
     """The parts of a GGUF file. Raises CheckpointError if some are not there, or are not all."""
-    if missing := [file.name for file in files if not _is_file(file)]:
+    if len(files) > 1 and (missing := [file.name for file in files if not _is_file(file)]):
         raise CheckpointError(
             f"{files[0].parent} holds {len(files) - len(missing)} of the {len(files)} parts of a split GGUF file; "
             f"missing are {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}. Copy or download them too."
