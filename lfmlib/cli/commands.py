@@ -287,7 +287,7 @@ def report(model: str, **options) -> None:
     click.option(
         "--vocabulary", metavar="common",
         help="Merge the rows that embeddings and heads of another length have in common with those of BASE.",
-    ),  # fmt: skip
+    ),
     _seed("Of dare…, and della…, which draw at random."),
     _PROGRESS,
 )  # fmt: skip

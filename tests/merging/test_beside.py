@@ -25,27 +25,28 @@ LEFT = (
 
 @pytest.mark.parametrize("config", [True, False])
 def test_all_but_weights_and_what_is_said_of_them(tmp_path, config):
-    home = tmp_path / "base"
+    home, start = tmp_path / "base", {"w": torch.randn(70, 60)}
+    home.mkdir()
+    save_file(start, home / "model.safetensors")
+    if config:
+        (home / "config.json").write_text("{}", encoding="utf-8")
+    base = lfmlib.open_checkpoint(home)  # before there is what it would take for more weights
     for name in (*COPIED, *LEFT):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
-        (home / name).write_text(name)
+        (home / name).write_text(name, encoding="utf-8")
     (home / "3_Normalize").mkdir()
     modules = [{"path": one} for one in ("", "1_Pooling", "2_Dense", "3_Normalize", "4_None")]
-    (home / "modules.json").write_text(json.dumps(modules))
-    if config:
-        (home / "config.json").write_text("{}")
-    start = {"w": torch.randn(70, 60)}
-    save_file(start, home / "model.safetensors")
-    out = lfmlib.merge(home, {"w": start["w"] + 0.1}, "average", out=tmp_path / "out", progress=False)
+    (home / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    out = lfmlib.merge(base, {"w": start["w"] + 0.1}, "average", out=tmp_path / "out", progress=False)
     found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert found == {*COPIED, "modules.json", "merge.json", "model.safetensors"}
-    assert all((out / name).read_text() == name for name in COPIED) and (out / "3_Normalize").is_dir()
+    assert all((out / name).read_text(encoding="utf-8") == name for name in COPIED) and (out / "3_Normalize").is_dir()
 
 
 def test_nothing_is_copied_beside_a_file_on_its_own(tmp_path):
     start = {"w": torch.randn(70, 60)}
     save_file(start, tmp_path / "one.safetensors")
-    (tmp_path / "letter.txt").write_text("dear")
+    (tmp_path / "letter.txt").write_text("dear", encoding="utf-8")
     tuned = {"w": start["w"] + 0.1}
     out = lfmlib.merge(tmp_path / "one.safetensors", tuned, "average", out=tmp_path / "out", progress=False)
     assert sorted(path.name for path in out.iterdir()) == ["merge.json", "model.safetensors"]

@@ -37,7 +37,7 @@ def test_common_rows_are_merged_and_the_others_kept(tmp_path, rows, dtype):
         whole = tuned[name].float()
         expected = torch.cat([whole[:common], base[name][common:]]) if found.shape[0] == rows[0] else whole
         assert found.shape == base[name].shape and torch.allclose(found, expected, atol=1e-6), name
-    assert json.loads((out / "merge.json").read_text())["vocabulary"] == "common"
+    assert json.loads((out / "merge.json").read_text(encoding="utf-8"))["vocabulary"] == "common"
 
 
 @pytest.mark.filterwarnings("ignore:.*other numbers of rows")
