@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 from ..checkpoints.checkpoint import Checkpoint
@@ -26,8 +27,8 @@ RUNS = ("__pycache__", "runs", "wandb", "logs")
 def copy_files(like: Checkpoint, folder: Path, own: tuple[str, ...]) -> None:
     """Copy what lies beside the weights of a model: all but weights and their indexes, model cards and hidden files.
 
-    Folders are copied that hold no weights, such as additional templates, and those that the modules.json of
-    sentence-transformers names.
+    What the hub has of these and its cache has not is downloaded. Folders are copied that hold no weights, such as
+    additional templates, and those that the modules.json of sentence-transformers names.
 
     Args:
         like: opened from files; nothing is copied beside a single file that has no config.json.
@@ -37,6 +38,8 @@ def copy_files(like: Checkpoint, folder: Path, own: tuple[str, ...]) -> None:
     home = Path(like.files[0]).parent if like.files else None
     if home is None or not ((home / "config.json").exists() or Path(like.source).expanduser().is_dir()):
         return
+    if home.name == like.revision:  # a folder of the hub's cache, which holds what was asked for: the weights
+        _fetch(like)
     modules = _modules(home)
     for path in sorted(home.iterdir()):
         if path.is_file():
@@ -44,6 +47,23 @@ def copy_files(like: Checkpoint, folder: Path, own: tuple[str, ...]) -> None:
                 shutil.copyfile(path, folder / path.name)
         elif path.is_dir() and not path.is_symlink() and (path.name in modules or _holds_no_weights(path)):
             shutil.copytree(path, folder / path.name, dirs_exist_ok=True, ignore=_links)
+
+
+def _fetch(like: Checkpoint) -> None:
+    """Download what lies beside the weights of a model of the hub to its cache; a warning says where that fails."""
+    from huggingface_hub import snapshot_download  # slow to import, and only needed here
+
+    left = [f"*{end}*" for end in (".safetensors", ".bin", ".pt", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".ot")]
+    try:
+        snapshot_download(
+            like.name, revision=like.revision, ignore_patterns=[*left, "onnx/*", "openvino/*", "coreml/*"]
+        )
+    except Exception as error:  # whatever the reason, the weights are there
+        warnings.warn(
+            f"what lies beside the weights of {like.name} on the hub, such as its tokenizer, was not fetched "
+            f"({type(error).__name__}): copy it to the merged model from where you have it",
+            stacklevel=2,
+        )
 
 
 def _is_copied(name: str) -> bool:

@@ -13,7 +13,7 @@ _ENDS = {
     spectral_norm: (("_orig", "_u", "_v"), ("original", "0._u", "0._v")),
 }
 """What the names of pieces end in, by what is made of them: of the older form and of `torch.nn.utils.parametrize`, each
-in the order of `lfmlib.checkpoints.reparametrized.Effective.pieces`."""
+in the order in which `lfmlib.checkpoints.reparametrized.Effective` holds them."""
 
 
 def in_pieces(checkpoint: Checkpoint, like: Checkpoint | None = None) -> Checkpoint:

@@ -1,9 +1,12 @@
 """What lies beside the weights of a model is copied to the merged one: all that it needs, whatever it is called."""
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 
 import lfmlib
@@ -50,3 +53,29 @@ def test_nothing_is_copied_beside_a_file_on_its_own(tmp_path):
     tuned = {"w": start["w"] + 0.1}
     out = lfmlib.merge(tmp_path / "one.safetensors", tuned, "average", out=tmp_path / "out", progress=False)
     assert sorted(path.name for path in out.iterdir()) == ["merge.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("online", [True, False])
+def test_the_tokenizer_of_a_model_of_the_hub_is_fetched_when_it_is_needed(tmp_path, monkeypatch, online):
+    """Opening it fetched weights and configuration alone."""
+    home, start, asked = tmp_path / "snapshots" / ("a" * 40), {"w": torch.randn(70, 60)}, []
+    home.mkdir(parents=True)
+    save_file(start, home / "model.safetensors")
+    (home / "config.json").write_text("{}", encoding="utf-8")
+    base = replace(lfmlib.open_checkpoint(home), name="org/model", source="org/model", revision=home.name)
+
+    def download(repo, revision, ignore_patterns):
+        asked.append((repo, revision))
+        names = ["tokenizer.json", "vocab.bpe", "x.safetensors", "pytorch_model.bin", "onnx/model.onnx_data"]
+        assert list(filter_repo_objects(names, ignore_patterns=ignore_patterns)) == names[:2]
+        if not online:
+            raise ConnectionError
+        (home / "tokenizer.json").write_text("{}", encoding="utf-8")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    told = (
+        nullcontext() if online else pytest.warns(UserWarning, match=r"of org/model on the hub, such as its tokenizer")
+    )
+    with told:
+        out = lfmlib.merge(base, {"w": start["w"] + 0.1}, "average", out=tmp_path / "out", progress=False)
+    assert asked == [("org/model", home.name)] and (out / "tokenizer.json").exists() == online

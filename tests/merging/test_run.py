@@ -233,7 +233,7 @@ def test_random_merges_depend_on_the_seed(models, tmp_path):
 def test_large_tensors_come_in_pieces(tmp_path, monkeypatch):
     start = {"w": torch.randn(100, 90)}
     other = {"w": start["w"] + 0.01 * torch.randn(100, 90)}
-    monkeypatch.setattr("lfmlib.merging.run.PIECE", 1000)
+    monkeypatch.setattr("lfmlib.merging.one_tensor.PIECE", 1000)
     seen = []
     combine = methods.combine
     monkeypatch.setattr(methods, "combine", lambda d, *a, **k: seen.append(d[0].numel()) or combine(d, *a, **k))
@@ -445,7 +445,7 @@ def test_a_stray_value_neither_hides_a_stranger_nor_overflows(tmp_path):
 
 
 def test_what_is_random_is_so_whatever_else_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("lfmlib.merging.run.PIECE", 1000)
+    monkeypatch.setattr("lfmlib.merging.one_tensor.PIECE", 1000)
     start = {"w": torch.randn(100, 90)}
     other = {"w": start["w"] + 0.01 * torch.randn(100, 90)}
     made = [
