@@ -14,7 +14,8 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from toybooks import chapter, make_book, read
+from playwright.sync_api import sync_playwright
+from toybooks import ARGUMENTS, CHROMIUM, chapter, make_book, read
 
 from lfmlib import findings
 from lfmlib.book import build, execute, one_file, render, stage
@@ -141,6 +142,19 @@ def test_render_again_with_repository(built, monkeypatch):
     page = read(built / "html/notebooks/01_is_it_so.html")
     assert "https://github.com/someone/something/edit/main/notebooks/01_is_it_so.ipynb" in page
     assert "colab.research.google.com/github/someone/something" in page
+
+
+@pytest.mark.slow
+def test_search_shows_excerpts_also_from_disk(built):
+    if CHROMIUM is None:
+        pytest.skip("no google-chrome, chromium or chromium-browser is installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_page()
+        page.goto((built / "html/search.html").as_uri() + "?q=seed")
+        page.wait_for_selector("#search-results li p.context", timeout=60_000)
+        assert "seed = 0 # of everything random" in " ".join(page.inner_text("#search-results p.context").split())
+        browser.close()
 
 
 # --- a book that does not -------------------------------------------------------------------------------------------

@@ -19,16 +19,12 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from bs4 import BeautifulSoup
 from playwright.sync_api import expect, sync_playwright
+from toybooks import ARGUMENTS, CHROMIUM
 
 from lfmlib import findings
 from lfmlib.book import build, render, stage
 from lfmlib.provenance import ROOT
 
-CHROMIUM = next(filter(None, map(shutil.which, ("google-chrome", "chromium", "chromium-browser"))), None)
-# The last argument is the missing network: no name but the test server's address is ever found.
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-ARGUMENTS += ["--disable-sync", "--no-first-run", "--disable-dev-shm-usage"]
-ARGUMENTS += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 PAGES = stage.toc_pages(ROOT)
 CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
 REPORTS = [page.replace("notebooks/", "reports/") for page in CHAPTERS]
