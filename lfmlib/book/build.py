@@ -23,7 +23,7 @@ import yaml
 from ..checkpoints.checkpoint import open_checkpoint
 from ..deltas.pairs import akin, opened
 from ..provenance import ROOT
-from .execute import Run, execute, unfinished
+from .execute import Run, execute, is_changed, unfinished
 from .layout import OWN, Layout, writable
 from .one_file import write_report
 from .render import broken_links, missing_pages, render
@@ -59,14 +59,16 @@ def write_book(layout: Layout) -> int:
     waiting = stage(layout.root, layout.stage, executed=layout.executed, results=layout.results)
     if waiting:
         print(f"not run to their end, so only named in the book: {', '.join(waiting)}")
+    there = [chapter for chapter in toc_chapters(layout.root) if chapter.stem not in waiting]
+    if old := [chapter.stem for chapter in there if is_changed(layout.executed / chapter.name, chapter)]:
+        print(f"changed since they were run, and shown as they were then: {', '.join(old)}")
     if status := render(layout.stage, layout.html):
         print("The book was not built: see the warnings above, each of which counts as an error.", file=sys.stderr)
         return status
     baseurl = yaml.safe_load((layout.stage / "_config.yml").read_text(encoding="utf-8"))["html"]["baseurl"]
-    for chapter in toc_chapters(layout.root):
-        if chapter.stem not in waiting:
-            target = layout.html / "reports" / f"{chapter.stem}.html"
-            write_report(layout.executed / chapter.name, target, root=layout.root, baseurl=baseurl)
+    for chapter in there:
+        target = layout.html / "reports" / f"{chapter.stem}.html"
+        write_report(layout.executed / chapter.name, target, root=layout.root, baseurl=baseurl)
     problems = [f"page missing: {page}" for page in missing_pages(layout.html, toc_pages(layout.root))]
     problems += [f"broken link in {link}" for link in broken_links(layout.html)]
     for problem in problems:

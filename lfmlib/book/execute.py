@@ -21,10 +21,11 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from ..cache import file_hash
 from ..findings.finding import whole
 from ..provenance import commit, surroundings
 
-__all__ = ["Run", "execute", "failure_report", "is_complete", "unfinished"]
+__all__ = ["Run", "execute", "failure_report", "is_changed", "is_complete", "unfinished"]
 
 READS_OTHERS = "13_what_does_the_report_say"
 """The chapter that reads what the others found: it waits until these have ended."""
@@ -131,7 +132,7 @@ class _Child:
         """Mark the notebook as complete, or say why it cannot be."""
         try:
             notebook = nbformat.read(self.target, as_version=4)
-            notebook.metadata["lfm"] = {**stamp, "complete": True}
+            notebook.metadata["lfm"] = {**stamp, "complete": True, "chapter": file_hash(self.source)}
             with whole(self.target) as partial:
                 nbformat.write(notebook, partial)
         except (OSError, ValueError) as error:
@@ -154,6 +155,11 @@ def is_complete(path: Path) -> bool:
         return bool(nbformat.read(path, as_version=4).metadata.get("lfm", {}).get("complete"))
     except (FileNotFoundError, ValueError):  # never begun, or cut off while it was written
         return False
+
+
+def is_changed(path: Path, chapter: Path) -> bool:
+    """Whether a chapter is another now than when it was executed to `path`."""
+    return nbformat.read(path, as_version=4).metadata["lfm"].get("chapter") not in (None, file_hash(chapter))
 
 
 def unfinished(notebook: nbformat.NotebookNode) -> str | None:

@@ -21,6 +21,7 @@ from lfmlib import findings
 from lfmlib.book import build, execute, one_file, render, stage
 from lfmlib.book.layout import Layout
 from lfmlib.findings import scoreboard
+from lfmlib.provenance import ROOT
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -257,6 +258,8 @@ def test_the_report_waits_for_the_chapters_that_it_reads(tmp_path, monkeypatch):
     monkeypatch.setattr(execute, "_stop", lambda processes: None)
     names = ["01_a", "02_b", "12_c", execute.READS_OTHERS]
     paths = [tmp_path / f"{name}.ipynb" for name in names]
+    for path in paths:
+        nbformat.write(chapter(), path)
     runs = execute.execute(paths, tmp_path / "out", root=tmp_path, parameters={}, say=lambda *_, **__: None)
     assert [run.chapter for run in runs] == names and seen["02_b"] == ["01_a"] and seen[execute.READS_OTHERS] == []
     assert (ROOT / "notebooks" / f"{execute.READS_OTHERS}.ipynb").is_file()

@@ -64,26 +64,37 @@ def test_a_results_folder_that_takes_no_file_is_refused_at_once(cells, tmp_path)
         notebook.begin()
 
 
-def test_a_refusal_is_shown_as_its_sentence_and_a_mistake_with_its_traceback(capsys):
-    shell = InteractiveShell()
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("import lfmlib; lfmlib.open_checkpoint('no such model')", "FileNotFoundError: 'no such model' was not found."),
+        ("lfmlib.open_checkpoint('no/such-model')", "FileNotFoundError: 'no/such-model' is not an existing path"),
+        ("lfmlib.open_checkpoint('minilm', select='(')", "ValueError: select="),
+        ("lfmlib.open_checkpoint(torn)", "CheckpointError: "),
+        ("%tb", None),
+        ("lfmlib.findings.judge(1, 2, 3)", None),  # a mistake
+        ("int('x')", None),  # the reader's own
+    ],
+)
+def test_a_refusal_is_its_sentence_and_all_else_a_traceback(capsys, monkeypatch, tmp_path, source, shown):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    shell = InteractiveShell(user_ns={"torn": tmp_path / "torn.safetensors"})
     refusals.install(shell)
     try:
-        for source in (
-            "import lfmlib; lfmlib.open_checkpoint('no such model')",
-            "%tb",
-            "int('x')",
-            "lfmlib.iid(3, x=1)",
-        ):
-            shell.run_cell(source)
-            said = capsys.readouterr()
-            shown = re.sub(r"\x1b\[[0-9;]*m", "", said.out + said.err).strip()
-            if source.startswith("import"):
-                assert shown.startswith("FileNotFoundError: 'no such model' was not found.")
-                assert len(shown.splitlines()) == 2
-            else:
-                assert "Traceback (most recent call last)" in shown
+        shell.run_cell("import lfmlib")
+        if source == "%tb":
+            shell.run_cell("lfmlib.open_checkpoint('no such model')")
+        capsys.readouterr()
+        shell.run_cell(source)
+        said = capsys.readouterr()
     finally:
         InteractiveShell.clear_instance()
+    text = re.sub(r"\x1b\[[0-9;]*m", "", said.out + said.err).strip()
+    if shown is None:
+        assert "Traceback (most recent call last)" in text
+    else:
+        assert text.startswith(shown) and len(text.splitlines()) == 2, text
 
 
 def test_tables_replace_each_other_only_when_they_are_whole(tmp_path, monkeypatch):

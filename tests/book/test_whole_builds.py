@@ -18,6 +18,7 @@ from toybooks import chapter, executed, make_book, read
 
 from lfmlib.book import build, execute, stage
 from lfmlib.book.layout import Layout
+from lfmlib.cache import file_hash
 
 
 @pytest.fixture(autouse=True)
@@ -174,9 +175,25 @@ def test_models_are_opened_first_and_refused_once(tmp_path, capsys, monkeypatch,
     assert words in err and err.count("lfmlib.book: ") == 1
 
 
+def test_a_chapter_changed_since_its_run_is_named(tmp_path, capsys, monkeypatch):
+    root = three_chapters(tmp_path)
+    monkeypatch.setattr(build, "render", lambda *folders: 1)  # what is said before
+    for name in ("01_a", "03_c"):
+        path = root / f"_build/executed/{name}.ipynb"
+        notebook = nbformat.read(path, as_version=4)
+        notebook.metadata["lfm"]["chapter"] = file_hash(root / f"notebooks/{name}.ipynb")
+        nbformat.write(notebook, path)
+    nbformat.write(chapter("Another?"), root / "notebooks/03_c.ipynb")
+    assert build.main(["render"], root=root) == 1
+    said = capsys.readouterr().out
+    assert "not run to their end, so only named in the book: 02_b\n" in said
+    assert "changed since they were run, and shown as they were then: 03_c\n" in said
+
+
 def test_a_full_disk_is_called_one(tmp_path, monkeypatch):
     child = object.__new__(execute._Child)
-    child.source, child.target, child.started = Path("01_a.ipynb"), tmp_path / "01_a.ipynb", time.monotonic()
+    child.target, child.started = tmp_path / "01_a.ipynb", time.monotonic()
+    child.source = make_book(tmp_path / "toy", c01_a=chapter()) / "notebooks/01_a.ipynb"
     child.log, child.process = tmp_path / "01_a.log", SimpleNamespace(returncode=1)
     child.target.write_text('{"cells": [', encoding="utf-8")
     child.log.write_text("OSError: [Errno 28] No space left on device", encoding="utf-8")

@@ -29,7 +29,9 @@ GENERATOR = torch.Generator().manual_seed(1)
 
 def opened(tmp_path, tensors, settings=None):
     save_file({name: value.contiguous() for name, value in tensors.items()}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings} if settings else {}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"quantization_config": settings} if settings else {}), encoding="utf-8"
+    )
     return open_checkpoint(tmp_path)
 
 
