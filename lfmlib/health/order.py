@@ -39,8 +39,8 @@ FALSE_ALARMS = 0.01
 """Share of models in order in which the whole search names a pair, if no exchange makes their neighbours more alike."""
 MIN_RISE = float(special.ndtri(0.95))
 """Standard errors of unlikeness by which an exchange must raise the likeness of neighbours: one-sided 95 %, of the one
-pair that raises it most, on top of the bound of chance. Of 144 made models in order, with layers of unlike steps and
-parts of their own, one had a pair beyond all bounds."""
+pair that raises it most, on top of the bound of chance. Of 288 made models in order, with layers of unlike steps and
+parts of their own, three had a pair beyond all bounds; half of them were made after the bounds were set."""
 MAX_LAG = 3
 """Largest distance of layers whose similarities that scatter is taken from."""
 MIN_FIT_Z = float(-special.ndtri(FALSE_ALARMS))

@@ -110,6 +110,20 @@ def test_the_gain_is_what_the_norm_multiplies_with(build):
     )
 
 
+def test_files_of_llama_cpp_hold_the_gain_itself_and_towers_that_see_have_plain_norms():
+    weights = {"blk.0.attn_norm.weight": torch.full((4,), 0.5), "blk.0.attn_q.weight": torch.ones(4, 4)}
+    for config, wanted in (({"gguf": {}}, 0.5), ({}, 1.5), ({"text_config": {"model_type": "gemma3_text"}}, 1.5)):
+        checkpoint = lfmlib.open_checkpoint(weights)
+        checkpoint.config.update({"model_type": "gemma3"} | config)
+        assert set(gain(checkpoint, "blk.0.attn_norm.weight").tolist()) == {wanted}
+    towers = {
+        f"{tower}.layers.0.input_layernorm.weight": torch.zeros(4) for tower in ("vision_tower", "language_model")
+    }
+    checkpoint = lfmlib.open_checkpoint(towers)
+    checkpoint.config["model_type"] = "gemma3"
+    assert [gain(checkpoint, name).sum().item() for name in towers] == [0.0, 4.0]
+
+
 def test_a_gain_moved_into_the_matrix_changes_no_profile():
     """W · diag(g) is what acts: with a norm of 1 and the gain in the columns the profiles are the same."""
     torch.manual_seed(0)

@@ -145,9 +145,9 @@ def unequal(layers: int, width: int, rng: np.random.Generator) -> dict[str, pd.D
 
 @pytest.mark.parametrize("layers", [6, 12, 24])
 def test_layers_that_are_unlike_by_themselves_are_no_exchanged_ones(layers):
-    """Of 40 made models: the sum over neighbours alone, beyond chance, names a pair in about a third."""
+    """The sum over neighbours alone, beyond chance, names a pair in nearly half of such models."""
     rng = np.random.default_rng(layers)
-    models = [Likeness.of(unequal(layers, 256, rng), draws=60) for _ in range(40)]
+    models = [Likeness.of(unequal(layers, 192, rng), draws=40) for _ in range(16)]
     assert sum(len(one.order().exchanged) > 0 for one in models) <= 1
 
 
@@ -155,7 +155,7 @@ def test_the_self_test_names_no_exchange_wrongly():
     rng, called = np.random.default_rng(1), pd.Series(dtype=int)
     for layers in (12, 24):
         for _ in range(6):
-            one = Likeness.of(unequal(layers, 256, rng), draws=60)
+            one = Likeness.of(unequal(layers, 256, rng), draws=40)
             called = called.add(planted.exchanges(one, 0)["called"].value_counts(), fill_value=0)
     assert "wrong" not in called and called["right"] >= 30, called  # of 144
 
@@ -181,6 +181,9 @@ def test_each_tower_is_judged_by_itself():
     checkpoint = lfmlib.open_checkpoint(whole | hurt)
     words = ch13_report.layers(checkpoint, pd.DataFrame(columns=["role", "depth", "tower", "state"]), 0, 0)
     assert "Encoder: **Layers 2 and 9 look exchanged**" in words and "Decoder: **No two layers" in words
+    short = {name: one for name, one in whole.items() if name.split(".")[2] in "01"} | hurt  # as of Whisper turbo
+    few = ch13_report.layers(lfmlib.open_checkpoint(short), pd.DataFrame(columns=["role", "depth", "state"]), 0, 0)
+    assert "Decoder: Whether layers stand in their order cannot be told: 2 layers" in few and "2 and 9" in few
     states = pd.DataFrame({"role": ["q"], "depth": [4], "tower": ["decoder"], "state": ["zeroed"]})
     words = ch13_report.layers(checkpoint, states, 0, 0)
     assert words.count("Left out: layer 4.") == 1 and words.endswith("Left out: layer 4.")

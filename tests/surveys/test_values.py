@@ -12,6 +12,7 @@ import torch
 import lfmlib
 from lfmlib import findings
 from lfmlib.distribution import nulls
+from lfmlib.surveys.run import by_tower
 from lfmlib.surveys.values import noise_twin, survey
 
 
@@ -162,3 +163,19 @@ def test_select_reports_only_its_own(minilm):
     table = survey("minilm", select="pooler", progress=False)
     assert table["tensor"].tolist() == ["pooler.dense.weight"]
     assert set(table.attrs["skipped"]) == {"pooler.dense.bias"}
+
+
+def test_the_towers_of_a_model_are_told_apart():
+    """Their layers share their depths: a column names the tower, and roles do where there are several."""
+    weights = {
+        f"{tower}.layers.{i}.fc1.weight": torch.randn(64, 64) for tower in ("encoder", "decoder") for i in (0, 1)
+    }
+    weights["decoder.embed_tokens.weight"] = torch.randn(64, 64)
+    table = lfmlib.survey(weights, progress=False)
+    assert table["tower"].tolist() == ["encoder", "encoder", "decoder", "decoder", "decoder"]
+    assert by_tower(table).tolist() == ["encoder.up", "encoder.up", "decoder.up", "decoder.up", "embed"]
+    assert lfmlib.noise_twin(table)["tower"].tolist() == table["tower"].tolist()
+    one = lfmlib.survey({name: weights[name] for name in list(weights)[:2]}, progress=False)
+    assert by_tower(one).tolist() == ["up", "up"] and set(one["tower"]) == {""}
+    arranged = lfmlib.arrangement(weights, progress=False)
+    assert set(arranged["tower"]) == set(lfmlib.laws(weights, progress=False)["tower"]) == {"encoder", "decoder"}
