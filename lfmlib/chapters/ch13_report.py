@@ -248,9 +248,10 @@ def verdicts(
         found.append(findings.f4(arranged, name, where, table))
     found += [findings.f9(table, noise, name, where), findings.f10(table, noise, name, where)]
     found.append(findings.f12(laws, name, where, table))
-    if changed is not None:
+    found = [_by_its_chapter(_heard(one), others, where) for one in found]
+    if changed is not None:  # all of it, here as in the chapters
         found += [findings.f6(changed, name, where), findings.f7(changed[changed["control"] == "none"], name, where)]
-    return [_by_its_chapter(_heard(one), others, where) for one in found]
+    return found
 
 
 def _by_its_chapter(found: Finding, others: list[Finding], where: dict) -> Finding:
