@@ -88,9 +88,10 @@ def gain(checkpoint: Checkpoint, norm: str) -> torch.Tensor:
     weight = checkpoint.read(norm).double()
     text = checkpoint.config.get("text_config")
     kinds = {checkpoint.config.get("model_type"), text.get("model_type") if isinstance(text, Mapping) else None}
+    if not kinds & set(ZERO_CENTRED) or "gguf" in checkpoint.config:
+        return weight
     tower = next(info.tower for info in checkpoint.tensors if info.name == norm)
-    centred = kinds & set(ZERO_CENTRED) and "gguf" not in checkpoint.config and tower not in ("vision", "audio")
-    return weight + 1 if centred else weight
+    return weight if tower in ("vision", "audio") else weight + 1
 
 
 def _front(role: str, norms: Mapping[str, str], closed: bool) -> str | None:
