@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import optimize, special
@@ -39,6 +40,11 @@ class Counts:
     def both(self) -> np.ndarray:
         """Numbers of values of both signs, ``(m,)``."""
         return self.negative + self.positive
+
+    @cached_property
+    def sides(self) -> np.ndarray:
+        """Numbers of values above and below zero, ``(2, m)``."""
+        return np.stack([self.positive, self.negative])
 
     def upto(self, stop: int) -> Counts:
         """The first ``stop`` cells; the last one ends where its values do."""
@@ -112,10 +118,11 @@ class Fit:
         bits = counts.bits(_conditional(cells, whole))
         if whole <= LOG_ZERO / 2:  # the law has no mass in this range, and no slope leads back
             return bits, np.zeros(2)
-        towards = np.broadcast_to(np.array([[-1.0], [1.0]]) / self.scale, z.shape)
-        moved = np.stack([towards, -np.where(np.isinf(z), 0.0, z)])
+        moved = np.empty((2, *z.shape))
+        moved[0, 0], moved[0, 1] = -1.0 / self.scale, 1.0 / self.scale
+        np.negative(np.where(np.isinf(z), 0.0, z), out=moved[1])
         log_density = FAMILIES[self.family].log_density(z, self.shape)
-        sides = np.stack([counts.positive, counts.negative])
+        sides = counts.sides
         seen = np.where(sides > 0, cells, np.inf)  # so that empty cells contribute nothing
         with np.errstate(over="ignore", invalid="ignore"):  # values of no mass have infinite slopes
             inner, outer = np.exp(log_density[:, :-2] - seen), np.exp(log_density[:, 1:-1] - seen)
@@ -127,8 +134,13 @@ class Fit:
     def _standard(self, edges: np.ndarray, upper: float) -> np.ndarray:
         """Standardized edges and cut, z = (x - mean) / scale, ``(2, m + 2)``, above zero and (mirrored) below."""
         upper = max(upper, edges[0])
-        edges = np.append(np.minimum(edges, upper), upper)
-        return np.stack([edges - self.mean, edges + self.mean]) / self.scale
+        z = np.empty((2, len(edges) + 1))
+        np.minimum(edges, upper, out=z[0, :-1])
+        z[0, -1] = upper
+        np.add(z[0], self.mean, out=z[1])
+        z[0] -= self.mean
+        z /= self.scale
+        return z
 
     def _masses(self, z: np.ndarray) -> tuple[np.ndarray, float]:
         """Log masses of the cells ``(2, m)``, and of the whole truncated range, before normalization."""

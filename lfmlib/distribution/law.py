@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .blas import one_blas_thread
 from .coding import VARIANTS, Candidate, candidates, entropy, kept_cells
 from .families import FAMILIES
 from .sketch import Sketch
@@ -118,7 +119,8 @@ def optimal_law(x, *, seed: int = 0, pruned: float = 0.0, families: Sequence[str
             f"expected at least {MIN_KEPT_VALUES} in 8 or more. Prune less, or leave this tensor out"
         )
     halves = counts.halves(np.random.default_rng([seed, n]))
-    found = candidates(counts, halves, families)
+    with one_blas_thread():
+        found = candidates(counts, halves, families)
     best = min(found, key=lambda name: found[name].bits)
     won = found[best]
     return Law(

@@ -52,7 +52,7 @@ class ParetoOutliers:
         """
         first = int(np.searchsorted(counts.edges, start.begins * (1 - 1e-12)))
         edges, inside, n = counts.edges[first:], counts.both[:first].sum(), counts.both.sum()
-        sides, core = np.stack([counts.positive, counts.negative])[:, first:], core[:, first:]
+        sides, core = counts.sides[:, first:], core[:, first:]
 
         def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
             log_share, log_rest = special.log_expit(point[0]), special.log_expit(-point[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -14,10 +15,13 @@ from tqdm.auto import tqdm
 
 from ..deltas.pairs import FLOATS, opened, partners
 from ..surveys.run import reason
+from ..surveys.threads import one_thread
 from . import methods
 
 MIN_MATRIX_VALUES = 4096
 """Matrices with fewer entries are left out."""
+THREADED_VALUES = 1 << 20
+"""Entries of a matrix from which on several threads save more than they wait for one another."""
 _COLUMNS = (
     "tensor", "role", "depth", "numel", "size", "alike", "conflict", "outliers", "energy", "reach_single", "reach",
     "factor",
@@ -84,7 +88,8 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
             continue
         role, depth = about.get(name, ("fused", None))  # several matrices stored as one
         said = {"tensor": name, "role": role, "depth": depth, "numel": start.numel()}
-        rows.append(said | {"size": _size(deltas, start)} | _pairs(deltas) | _outliers(deltas))
+        with one_thread() if start.numel() < THREADED_VALUES else nullcontext():
+            rows.append(said | {"size": _size(deltas, start)} | _pairs(deltas) | _outliers(deltas))
     table = pd.DataFrame(rows, columns=_COLUMNS)
     if len(table) and not (table["size"] > 0).any():
         raise ValueError(

@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..distribution import nulls
+from ..distribution.blas import one_blas_thread
 from ..distribution.coding import VARIANTS
 from ..distribution.law import MIN_KEPT_VALUES, Law, optimal_law
 from .run import about, tabulate
@@ -38,15 +39,16 @@ def laws(
         0  pooler  gaussian  0.009
     """
     columns = [*_INFO, *_FIELDS, *_BITS]
-    return tabulate(
-        source,
-        partial(_measured, pruned=pruned),
-        columns,
-        select=select,
-        executor=executor,
-        progress=progress,
-        unfit=_too_small,
-    )
+    with one_blas_thread():  # here, since not every thread of a pool may set it
+        return tabulate(
+            source,
+            partial(_measured, pruned=pruned),
+            columns,
+            select=select,
+            executor=executor,
+            progress=progress,
+            unfit=_too_small,
+        )
 
 
 def _too_small(info: TensorInfo) -> str:
