@@ -241,6 +241,20 @@ def test_whatever_numpy_reads_is_sketched_as_one_array(values, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "missing", [pd.Series([0.5, pd.NA, 1.5], dtype="Float64"), pd.DataFrame({"a": [0.5, None, 1.5]})]
+)
+def test_missing_values_of_a_table_are_counted_apart(missing):
+    sketch = Sketch.of(missing)
+    assert (sketch.count, sketch.nonfinite, sketch.mean) == (2, 1, 1.0)
+
+
+def test_half_precision_of_another_library_is_read_bit_by_bit():
+    half = PLAIN.astype(ml_dtypes.bfloat16)
+    assert Sketch.of(Handed(half)) == Sketch.of(torch.tensor(PLAIN).bfloat16())
+    assert Sketch.of(list(half.ravel()[:100])) == Sketch.of(half.ravel()[:100])
+
+
+@pytest.mark.parametrize(
     ("values", "words"),
     [
         (np.arange(4), "int64"),

@@ -140,10 +140,20 @@ def test_files_that_a_worker_does_not_see_are_named(elsewhere, tmp_path, monkeyp
     checkpoint = lfmlib.open_checkpoint(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").unlink()
     with pytest.warns(
-        UserWarning, match=r"2 of 2 tensors have no row: .*every worker needs it at the same place; attrs"
+        UserWarning, match=r"2 of 2 tensors have no row: .*every worker see it at the same place.*; attrs"
     ):
         table = lfmlib.survey(checkpoint, executor=elsewhere, progress=False)
     assert table.empty and "model.safetensors" in table.attrs["skipped"]["layers.0.q_proj.weight"]
+
+
+def test_layers_of_zeros_or_of_one_value_cost_no_other_row():
+    weights = {"zeros": torch.zeros(64, 64), "equal": torch.full((64, 64), 0.25), "plain": torch.randn(64, 64)}
+    weights["flushed"] = torch.where(torch.arange(4096).reshape(64, 64) % 5 == 0, 1e-40, 0.0).bfloat16()
+    assert len(lfmlib.survey(weights, progress=False)) == 4
+    for measure in (lfmlib.laws, lfmlib.arrangement):
+        with pytest.warns(UserWarning, match=r"[23] of 4 tensors have no row: zeros: .*; attrs"):
+            table = measure(weights, progress=False)
+        assert "plain" in set(table["tensor"]) and all(table.attrs["skipped"].values())
 
 
 def test_a_table_without_a_row_says_why():
