@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import html
 import math
 import uuid
 import warnings
@@ -12,15 +11,18 @@ from pathlib import Path
 
 import pandas as pd
 from IPython import get_ipython
-from IPython.display import HTML, Markdown, display
+from IPython.display import HTML, display
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from .. import findings, plots, records
 from ..findings import Finding, scoreboard
 from ..findings.finding import whole
+from ..findings.markup import code, escaped, inline, plain, to_html
 from ..provenance import ROOT
 from . import TEMPORARY, refusals
 from .layout import Layout, writable
+
+__all__ = ["Board", "Claim", "begin", "code", "download", "plain", "record", "say", "table"]
 
 PROFILES = ("quick", "default", "full")
 LINKED = 2_000_000
@@ -62,11 +64,9 @@ class Claim:
         return found
 
     def _box(self, verdict: str, body: str) -> str:
-        statement = html.escape(_sentence(findings.STATEMENTS[self.id]))
-        return (
-            f'<div class="lfm-claim lfm-{verdict or "open"}" style="border-left:4px solid;padding:.4em 1em">'
-            f"<p><b>Claim {self.id}.</b> {statement} <small>(Si et al., 2025)</small></p>{body}</div>"
-        )
+        statement = escaped(_sentence(findings.STATEMENTS[self.id]))
+        claim = f"<p><b>Claim {self.id}.</b> {statement} <small>(Si et al., 2025)</small></p>"
+        return _box(verdict or "open", claim + body)
 
 
 class Board:
@@ -75,7 +75,7 @@ class Board:
     def __init__(self):
         self._display = uuid.uuid4().hex
         waiting = "<p>The verdicts appear here when the report has run.</p>"
-        display(HTML(self._box("open", waiting)), display_id=self._display)
+        display(HTML(_box("open", waiting)), display_id=self._display)
 
     def settle(self, found: list[Finding], folder: Path) -> list[Finding]:
         """Show the verdicts, one line a claim, and keep each finding as JSON in ``folder``."""
@@ -83,54 +83,60 @@ class Board:
             findings.write(finding, folder)
         lines = "".join(
             f"<tr><th style='min-width:0'>{one.id}</th><td>{_name(one)}</td>"
-            f"<td style='{_PROSE}'>{html.escape(one.statement)}</td>"
-            f"<td style='{_PROSE}'>{html.escape(scoreboard.measured(one))}</td>"
-            f"<td style='{_PROSE}'>{html.escape(scoreboard.control(one)) if one.value is not None else ''}</td></tr>"
+            f"<td style='{_PROSE}'>{escaped(one.statement)}</td>"
+            f"<td style='{_PROSE}'>{inline(scoreboard.measured(one))}</td>"
+            f"<td style='{_PROSE}'>{inline(scoreboard.control(one)) if one.value is not None else ''}</td></tr>"
             for one in found
         )
         head = "<tr><th></th><th>verdict</th><th>the paper says</th><th>measured</th><th>the control gives</th></tr>"
         body = (
-            f"<p>On <b>{html.escape(found[0].model)}</b>, by rules that were fixed beforehand:</p>"
+            f"<p>On <b>{escaped(found[0].model)}</b>, by rules that were fixed beforehand:</p>"
             "<div class='lfm-scroll' tabindex='0' role='region' aria-label='verdicts'>"
             f"<table class='dataframe lfm-table'><thead>{head}</thead><tbody>{lines}</tbody></table></div>"
         )
-        display(HTML(self._box("mixed", body)), display_id=self._display, update=True)
+        display(HTML(_box("mixed", body)), display_id=self._display, update=True)
         return found
 
-    @staticmethod
-    def _box(verdict: str, body: str) -> str:
-        return f'<div class="lfm-claim lfm-{verdict}" style="border-left:4px solid;padding:.4em 1em">{body}</div>'
+
+def _box(verdict: str, body: str) -> str:
+    """A box with a plain style of its own, for JupyterLab; no dollar in it begins an equation."""
+    style = "border-left:4px solid;padding:.4em 1em"
+    return f'<div class="lfm-claim lfm-{verdict} mathjax_ignore" style="{style}">{body}</div>'
 
 
 def _verdict(finding: Finding) -> str:
     """What the box says of one model."""
-    model = f"<b>{html.escape(finding.model)}</b>"
+    model = f"<b>{escaped(finding.model)}</b>"
     if finding.value is None:
-        return f"<p>Verdict on {model}: <b>not judged</b>. {html.escape(finding.details['reason'])}</p>"
+        return f"<p>Verdict on {model}: <b>not judged</b>. {inline(scoreboard.value(finding))}</p>"
     name = findings.RULES[finding.id].control
-    control = "" if finding.null is None else f" ({name} {scoreboard.control(finding)})"
+    control = "" if finding.null is None else f" ({name} {inline(scoreboard.control(finding))})"
     census = "" if finding.interval else " Every matrix is measured, so the number has no sampling error."
     return (
         f"<p>Verdict on {model}: <b class='lfm-verdict'>{finding.verdict}</b>.</p>"
-        f"<p>{html.escape(_sentence(finding.metric))[:-1]}: <b>{scoreboard.measured(finding)}</b>"
+        f"<p>{escaped(_sentence(finding.metric))[:-1]}: <b>{inline(scoreboard.measured(finding))}</b>"
         f"{control}.{census}</p>{_rule(finding)}"
     )
 
 
 def _verdicts(several: list[Finding]) -> str:
-    """What the box says of several models: a table, nothing left out; the shares that a count rests on get columns."""
+    """What the box says of several models: a table, nothing left out; the shares that a count rests on get columns. Why
+    a model was not judged takes the place of all its numbers."""
     parts = dict.fromkeys(part for finding in several for part in finding.details.get("parts", {}))
-    lines = "".join(
-        f"<tr><th>{html.escape(finding.model)}</th>"
-        f"<td>{_name(finding)}</td><td>{scoreboard.value(finding)}</td>"
-        + "".join(f"<td>{scoreboard.part(finding.details.get('parts', {}).get(part))}</td>" for part in parts)
-        + f"<td>{scoreboard.number(finding, finding.null)}</td></tr>"
-        for finding in several
-    )
     names = ["model", "verdict", "measured", *parts, findings.RULES[several[0].id].control]
-    head = "<tr>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"
+
+    def numbers(finding: Finding) -> str:
+        if finding.value is None:
+            why = inline(scoreboard.value(finding))
+            return f"<td colspan='{len(names) - 2}' style='{_PROSE}'>{why}</td>"
+        own = finding.details.get("parts", {})
+        each = (scoreboard.value(finding), *(scoreboard.part(own.get(part)) for part in parts))
+        return "".join(f"<td>{escaped(one)}</td>" for one in (*each, scoreboard.number(finding, finding.null)))
+
+    lines = "".join(f"<tr><th>{escaped(one.model)}</th><td>{_name(one)}</td>{numbers(one)}</tr>" for one in several)
+    head = "<tr>" + "".join(f"<th>{escaped(name)}</th>" for name in names) + "</tr>"
     return (
-        f"<p>{html.escape(_sentence(several[0].metric))}</p>"
+        f"<p>{escaped(_sentence(several[0].metric))}</p>"
         "<div class='lfm-scroll' tabindex='0' role='region' aria-label='verdicts'>"
         f"<table class='dataframe lfm-table'><thead>{head}</thead><tbody>{lines}</tbody></table></div>"
         f"{_rule(several[0])}"
@@ -144,7 +150,7 @@ def _name(finding: Finding) -> str:
 
 
 def _rule(finding: Finding) -> str:
-    return f"<p><small>Rule, fixed beforehand: {html.escape(finding.rule)}; else contradicted.</small></p>"
+    return f"<p><small>Rule, fixed beforehand: {escaped(finding.rule)}; else contradicted.</small></p>"
 
 
 def _sentence(text: str) -> str:
@@ -152,12 +158,13 @@ def _sentence(text: str) -> str:
 
 
 def say(text: str) -> None:
-    """Show a sentence (Markdown) that holds measured numbers."""
-    display(Markdown(text))
+    """Show sentences that hold measured numbers (see `lfmlib.findings.markup`)."""
+    display({"text/html": to_html(text), "text/plain": text}, raw=True)
 
 
 def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> None:
-    """Show a small table: floats with four decimals or as per cent, whole numbers with thousands separated."""
+    """Show a small table: floats with four decimals or as per cent, whole numbers with thousands separated, and words
+    as they are, never as markup."""
 
     def shown(value) -> str:
         if isinstance(value, bool):
@@ -166,13 +173,14 @@ def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> Non
             return "–"
         if isinstance(value, float):
             return f"{100 * value:.1f}\u00a0%" if percent else f"{value + 0.0:.4f}".replace("-0.0000", "0.0000")
-        return f"{value:,}" if isinstance(value, int) else str(value)
+        return f"{value:,}" if isinstance(value, int) else escaped(value)
 
     text = [name for name in frame if not pd.api.types.is_numeric_dtype(frame[name])]
     floats = [] if percent else frame.select_dtypes("float")
     whole = [name for name in floats if frame[name].notna().any() and (frame[name].dropna() % 1 == 0).all()]
     frame = frame.astype(dict.fromkeys(whole, "Int64")).astype(object)
-    style = frame.style.format(shown).set_table_attributes('class="dataframe lfm-table"')
+    style = frame.style.format(shown).format_index(escaped, axis=0).format_index(escaped, axis=1)
+    style = style.set_table_attributes('class="dataframe lfm-table mathjax_ignore"')
     style = style.set_properties(subset=text, **{"text-align": "left"})
     display(HTML((style if index else style.hide(axis="index")).to_html()))
 
@@ -182,21 +190,27 @@ def download(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     links = []
     for name, frame in tables.items():
-        plain = frame.assign(shape=frame["shape"].map(str)) if "shape" in frame else frame.copy()
-        plain.attrs = {}  # what a survey notes there is not JSON, which Parquet would make of it
-        text = plain.to_csv(index=False)
+        flat = frame.assign(shape=frame["shape"].map(str)) if "shape" in frame else frame.copy()
+        flat.attrs = {}  # what a survey notes there is not JSON, which Parquet would make of it
+        text = flat.assign(**{name: flat[name].map(_no_formula) for name in flat.select_dtypes(exclude="number")})
+        text = text.to_csv(index=False)
         with whole(folder / f"{name}.csv") as part:
             part.write_text(text, encoding="utf-8")
         with whole(folder / f"{name}.parquet") as part:
-            plain.to_parquet(part, index=False)
+            flat.to_parquet(part, index=False)
         data = b64encode(text.encode()).decode()
-        size = f"{len(plain):,} rows, {len(text) / 1000:,.0f} kB"
+        size = f"{len(flat):,} rows, {len(text) / 1000:,.0f} kB"
         link = f'<a download="{name}.csv" href="data:text/csv;base64,{data}">{name}.csv</a>'
         links.append(f"{link if len(text) < LINKED else f'{name}.csv'} ({size})")
-    where = f"They lie, also as Parquet, in <code>{html.escape(str(folder))}</code>."
+    where = f"They lie, also as Parquet, in <code>{escaped(folder)}</code>."
     if any(part.startswith(TEMPORARY) for part in folder.parts):
         where = "<code>lfmlib report --results FOLDER</code> keeps them as files, also as Parquet."
     display(HTML(f"<p>{'; '.join(links)}. {where}</p>"))
+
+
+def _no_formula(value: object) -> object:
+    """A cell of a CSV file; a word that a spreadsheet would compute gets an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def record(name: str, profile: str, cells: str = "trainings", again: bool = True) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
+from ..findings.markup import escaped
 from ..provenance import ROOT
 from .stage import chapter_number, clean_outputs
 
@@ -211,7 +212,7 @@ def _footer(notebook: nbformat.NotebookNode) -> str:
     run = notebook.metadata.get("papermill", {})
     given = run.get("parameters", {})
     parts = ["A chapter of “Gaussian Never Fades”"]
-    parts += [f"{name} <code>{html.escape(str(given[name]))}</code>" for name in ("model", "base") if given.get(name)]
+    parts += [f"{name} <code>{escaped(given[name])}</code>" for name in ("model", "base") if given.get(name)]
     if run.get("start_time"):
         parts.append(f"measured {str(run['start_time'])[:10]}")
     stamp = notebook.metadata.get("lfm", {})

@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
+from ..findings import markup
 from . import partial, speed
 from .execute import is_complete
 
@@ -164,7 +165,7 @@ def _runs(root: Path, executed: Path) -> str:
         metadata = nbformat.read(path, as_version=4).metadata
         run = metadata.get("papermill", {})
         given = run.get("parameters", {})
-        model = f"`{given['model']}`" if given.get("model") else "default"
+        model = markup.cell(markup.code(given["model"])) if given.get("model") else "default"
         started = str(run.get("start_time", ""))[:16].replace("T", " ")
         seconds = f"{run.get('duration') or 0:.0f} s"
         commit = metadata.get("lfm", {}).get("commit", "unknown")

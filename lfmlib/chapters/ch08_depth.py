@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from .. import findings
+from ..checkpoints.roles import in_order
 from ..deltas.trends import depth_trend
 from ..experiments.finetuning import DECAY
 from ..findings import Finding
@@ -38,7 +39,7 @@ def trend_grid(record: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Dat
         words[key] = {
             role: f"{found.loc[role, 'rho']:.2f}\n{low:.2f}, {high:.2f}" for role, (low, high) in limits.T.items()
         }
-    roles = list(dict.fromkeys(role for one in rho.values() for role in one.index))
+    roles = in_order(role for one in rho.values() for role in one.index)
     frames = (pd.DataFrame(one, roles) for one in (rho, words, grows))
     rho, words, grows = frames
     return rho, words.fillna(""), grows.fillna(False).astype(bool)
@@ -207,7 +208,7 @@ def course(rows: pd.DataFrame) -> pd.DataFrame:
             "into the last": f"{step.iloc[-1]:+.0f}\u00a0%",
         }
 
-    return table(rows.groupby("role", sort=False), told)
+    return table(findings.by_role(rows), told)
 
 
 def of_course(table: pd.DataFrame, way: str) -> str:

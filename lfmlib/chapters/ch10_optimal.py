@@ -212,7 +212,7 @@ def by_role(places: pd.DataFrame) -> pd.DataFrame:
     }
     if places.empty:
         return pd.DataFrame(columns=list(columns.values()))
-    return places.groupby("role", sort=False)[list(columns)].median().rename(columns=columns).rename_axis(None)
+    return findings.by_role(places)[list(columns)].median().rename(columns=columns).rename_axis(None)
 
 
 def core(law: Law, std: float) -> str:

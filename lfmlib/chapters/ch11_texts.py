@@ -17,6 +17,7 @@ from torch import nn
 from ..checkpoints.locate import locate
 from ..experiments.adaptation import HEAD_RATES
 from ..experiments.adaptation import RATES as TUNED
+from ..findings.markup import plain
 from ..lab import docstrings
 from ..lab.docstrings import Split
 
@@ -158,9 +159,9 @@ def compared(scores: dict[str, float], texts: Labelled) -> str:
     ]
     trivial = np.bincount(texts.test.labels).max() / count
     return (
-        f"Right answers on {count} held-out texts of {texts.name} ({len(texts.classes)} classes, the most frequent "
-        f"{100 * trivial:.1f} %): {'; '.join(words)}. The ± is the standard error of that many answers, of one "
-        "training: other seeds scatter beside it."
+        f"Right answers on {count} held-out texts of {plain(texts.name)} ({len(texts.classes)} classes, the most "
+        f"frequent {100 * trivial:.1f} %): {'; '.join(words)}. The ± is the standard error of that many answers, of "
+        "one training: other seeds scatter beside it."
     )
 
 

@@ -24,8 +24,8 @@ from ..checkpoints.locate import HUB_ID
 from ..deltas.pairs import akin
 from ..distribution import sampled
 from ..findings import RULES, Finding, judge
+from ..findings.markup import plain
 from ..health import gains, order, planted
-from ..surveys.run import by_tower
 
 MAX_MATRICES = {"quick": 6, "default": 36, "full": 10_000}
 """How many matrices the arrangement of entries is measured of, by profile, evenly chosen."""
@@ -88,7 +88,7 @@ def _pieces(checkpoint: Checkpoint) -> str:
 def by_role(body: pd.DataFrame) -> pd.DataFrame:
     """How Gaussian the matrices of each role are."""
     rows = []
-    for role, some in [("all", body), *body.groupby(by_tower(body), sort=False)]:
+    for role, some in [("all", body), *findings.by_role(body)]:
         rows.append({
             "role": role,
             "matrices": len(some),
@@ -185,7 +185,7 @@ def coded(table: pd.DataFrame) -> str:
     some = table[table["quantized"] != ""]
     if some.empty:
         return "No matrix is quantized."
-    kinds = "; ".join(some["quantized"].unique()[:4])
+    kinds = "; ".join(map(plain, some["quantized"].unique()[:4]))
     return (
         f"**{len(some)} of {len(table)} matrices are quantized** ({kinds}). What is said of their marginal law is said "
         "of the quantizer’s; null bands are those of unquantized noise."
@@ -217,10 +217,9 @@ def change(table: pd.DataFrame) -> pd.DataFrame:
     """What fine-tuning did, by role: medians over the matrices."""
     own = table[table["control"] == "none"]
     own = own.assign(rises=own["std_gain"] > 0, relative=own["std_delta"] / own["std_base"])
-    roles = by_tower(own)
     wanted = {"relative": "std ΔW / std W₀", "gain": "g", "corr": "corr(ΔW, W₀)", "kl_bits": "kl_bits of ΔW"}
-    medians = own.groupby(roles, sort=False)[list(wanted)].median().rename(columns=wanted)
-    shares = own.groupby(roles, sort=False)["rises"].mean().map("{:.0%}".format)
+    medians = findings.by_role(own)[list(wanted)].median().rename(columns=wanted)
+    shares = findings.by_role(own)["rises"].mean().map("{:.0%}".format)
     return medians.assign(**{"std rises": shares}).rename_axis(None)
 
 

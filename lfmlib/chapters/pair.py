@@ -12,6 +12,7 @@ from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..deltas.comparison import compare, delta
 from ..deltas.pairs import opened
 from ..experiments.finetuning import DECAY, FULL_RATES, TASKS, TOY_BATCH, plan
+from ..findings.markup import code, plain
 from ..lab.train import start_of, train
 
 
@@ -24,12 +25,12 @@ def pair(model: str, base: str, revision: str, profile: str, seed: int) -> tuple
     """
     if model and base:
         before, (after,) = opened(base, model, revision=revision or None)
-        return before, after, f"The pair: **{after.name}**, tuned from **{before.name}**."
+        return before, after, f"The pair: **{plain(after.name)}**, tuned from **{plain(before.name)}**."
     before, after = example(profile, seed)
     words = f"The pair: **{after.name}**, trained here or fetched from the lab’s cache."
     if model or base:
         given, missing = (model, "base") if model else (base, "model")
-        words += f" {given} was given without `-p {missing} …`; ΔW needs both, so it is not looked at."
+        words += f" {code(given)} was given without `-p {missing} …`; ΔW needs both, so it is not looked at."
     return before, after, words
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from .. import findings
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..deltas.pairs import partners
 from ..experiments.fine_tunes import Siblings
+from ..findings.markup import code, plain
 from ..merging import methods
 
 EXAMPLE = ("parity", "rotation")
@@ -30,7 +32,11 @@ def example(base: str, tuned: str, profile: str) -> tuple[Checkpoint, list[Check
     names = [name.strip() for name in tuned.split(",") if name.strip()]
     if base and names:
         before, *models = (open_checkpoint(name) for name in (base, *names))
-        return before, models, f"**{before.name}**, and tuned from it: {', '.join(one.name for one in models)}."
+        return (
+            before,
+            models,
+            f"**{plain(before.name)}**, and tuned from it: {', '.join(plain(one.name) for one in models)}.",
+        )
     cell = {"model": "vit", "seed": 0} | ({"steps": 20, "toy": True} if profile == "quick" else {})
     made = Siblings(cell, EXAMPLE)
     before = replace(open_checkpoint(made.base), name="a ViT of the lab")
@@ -91,7 +97,7 @@ def outliers(table: pd.DataFrame) -> str:
         )
     most = some.loc[some["energy"].idxmax()]
     return (
-        f"In the average of these ΔW **{len(some)} of {len(table)}** matrices have outliers. In `{most['tensor']}` "
+        f"In the average of these ΔW **{len(some)} of {len(table)}** matrices have outliers. In {code(most['tensor'])} "
         f"they are {most['outliers']:.2%} of the entries, with {most['energy']:.1%} of the squared norm; they reach "
         f"out to {most['reach']:.1f} times the core (in the single ΔW, {most['reach_single']:.1f} times). In the "
         f"median over all matrices they have {table['energy'].median():.2%} of the squared norm."
@@ -115,12 +121,14 @@ def by_role(table: pd.DataFrame) -> pd.DataFrame:
     """Medians of what ΔW have in common, by role."""
     names = {"size": "size of ΔW", "alike": "cosine", "conflict": "signs conflict", "outliers": "outliers",
              "energy": "of the norm²", "factor": "factor"}  # fmt: skip
-    return table.groupby("role", sort=False)[list(names)].median().rename(columns=names).rename_axis(None)
+    return findings.by_role(table)[list(names)].median().rename(columns=names).rename_axis(None)
 
 
 def written(place: Path) -> str:
     """What a merge wrote, in a sentence."""
     files = sorted(path for path in place.rglob("*") if path.is_file())
     size = sum(path.stat().st_size for path in files)
-    listed = ", ".join(f"`{path.relative_to(place)}`" for path in files[:6])
-    return f"Written to `{place.name}`: {len(files)} files, {size / 1e6:.1f} MB ({listed}{' …' if files[6:] else ''})."
+    listed = ", ".join(code(path.relative_to(place)) for path in files[:6])
+    return (
+        f"Written to {code(place.name)}: {len(files)} files, {size / 1e6:.1f} MB ({listed}{' …' if files[6:] else ''})."
+    )

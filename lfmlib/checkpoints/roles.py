@@ -37,13 +37,15 @@ nanoGPT), so orientation is decided by shapes: a bias is as long as the outputs.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from .names import PrefixDict
 from .slices import Part
 from .stored import is_positive_int
 
+READING_ORDER = ("q", "k", "v", "qkv", "o", "router", "gate", "gate_up", "up", "down")
+"""Roles inside a layer, in the order in which data passes them."""
 MAX_EXPERTS = 4096  # a longer stack holds something else than experts, and would become that many tensors
 
 _ATTENTION = (
@@ -297,6 +299,24 @@ def _split_experts(part: Part, shapes: Mapping[str, tuple[int, ...]], config: Ma
     if part.role == "gate_up" and (linear or str(config.get("model_type")).startswith("llama4")):
         return [half for one in each for half in _split_rows(one, {"gate": 1, "up": 1}, one.shape[0] // 2)]
     return each
+
+
+def in_order(roles: Iterable[str]) -> list[str]:
+    """Roles, each once: those of `READING_ORDER`, then others as they come; those of a tower ("vision.q") together.
+
+    Examples:
+        >>> in_order(["down", "gate", "up", "k", "v", "q", "o", "other"])
+        ['q', 'k', 'v', 'o', 'gate', 'up', 'down', 'other']
+    """
+    rank = {role: place for place, role in enumerate(READING_ORDER)}
+    found = dict.fromkeys(roles)
+    towers = list(dict.fromkeys(role.rpartition(".")[0] for role in found))
+
+    def place(role: str) -> tuple[int, int]:
+        tower, _, own = role.rpartition(".")
+        return towers.index(tower), rank.get(own, len(rank))
+
+    return sorted(found, key=place)
 
 
 def _split_rows(part: Part, shares: dict[str, int], unit: int, groups: int = 1) -> list[Part]:

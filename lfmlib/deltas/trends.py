@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy  # scipy.stats loads at its first use: importing it takes half as long as torch
 
+from ..checkpoints.roles import in_order
 from ..surveys.run import by_tower
 
 
@@ -52,10 +53,8 @@ def profiles(table: pd.DataFrame, column: str = "std_delta") -> dict[str, pd.Ser
     if "control" in known:
         known = known[known["control"] == "none"]
     known = known.assign(role=by_tower(known))
-    return {
-        str(role): some.groupby("depth")[column].median().sort_index()
-        for role, some in known.groupby("role", sort=False)
-    }
+    rows = dict(iter(known.groupby("role", sort=False)))
+    return {role: rows[role].groupby("depth")[column].median().sort_index() for role in in_order(known["role"])}
 
 
 def _growth(layers: pd.Series, role: str, resamples: int) -> tuple[float, float]:

@@ -17,6 +17,9 @@ from pathlib import Path
 
 from .rules import RULES, STATEMENTS, judge
 
+MAX_NAME = 80
+"""Letters of a model's name in the name of a file, at most: file systems take 255 bytes."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -94,8 +97,8 @@ def write(finding: Finding, folder: str | Path = "_build/results") -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{finding.id}-{stem(finding.model, finding.provenance)}.json"
     text = json.dumps(asdict(finding), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    with whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    with whole(path) as partial:  # a path may be no UTF-8; JSON reads back what is escaped
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -110,8 +113,10 @@ def stem(model: str, provenance: dict) -> str:
     if source != "minilm":  # which is one commit, always
         told.append(provenance.get("revision"))
     told += [given.get(name) for name in ("base", "base_revision", "select", "sample")]
-    whole, name = "\0".join(str(one) for one in told if one), re.sub(r"[^A-Za-z0-9._-]+", "-", model)
-    return f"{name}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}" if whole else name
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", model)
+    told += [model] if len(name) > MAX_NAME else []
+    whole = "\0".join(str(one) for one in told if one).encode(errors="backslashreplace")
+    return f"{name[:MAX_NAME]}-{hashlib.sha256(whole).hexdigest()[:8]}" if whole else name
 
 
 @contextmanager

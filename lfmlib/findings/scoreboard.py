@@ -1,8 +1,10 @@
-"""Findings as they are printed: a value with its interval, the scoreboard, and its summary."""
+"""Findings as they are printed, in sentences of `lfmlib.findings.markup`: a value with its interval, the scoreboard,
+and its summary."""
 
 from __future__ import annotations
 
 from .finding import Finding
+from .markup import cell, plain
 from .rules import CHAPTERS, RULES, STATEMENTS, VERDICTS
 
 GROUPS = {
@@ -36,7 +38,8 @@ def table(findings: list[Finding]) -> str:
         repeated = before is not None and before.id == finding.id  # the claim is written once
         claim = "" if repeated else f"[{STATEMENTS[finding.id]}](../notebooks/{CHAPTERS[finding.id]}.ipynb)"
         lines.append(
-            f"| {finding.id} | {claim} | {finding.model} | {verdict} | {measured(finding)} | {control(finding)} |"
+            f"| {finding.id} | {claim} | {plain(finding.model)} | {verdict} | {cell(measured(finding))} "
+            f"| {cell(control(finding))} |"
         )
     waiting = [id_ for id_ in STATEMENTS if id_ not in {finding.id for finding in findings}]
     listing = "\n".join(lines) if findings else "*Nothing has been measured yet.*"
@@ -91,7 +94,7 @@ def _own_first(findings: list[Finding]) -> list[Finding]:
 
 def _count(judged: list[Finding], verdict: str) -> str:
     """How many models have a verdict, and which, where they are few among others."""
-    models = [one.model for one in judged if one.verdict == verdict]
+    models = [plain(one.model) for one in judged if one.verdict == verdict]
     named = f" ({', '.join(models)})" if len(models) <= 2 and len(models) < len(judged) else ""
     return f"{len(models)} {verdict}{named}"
 
@@ -119,7 +122,7 @@ def control(finding: Finding) -> str:
 
 def _parts(parts: dict[str, float | str] | None) -> str:
     """What a value rests on, as printed behind it."""
-    return ": " + ", ".join(f"{name} {part(one)}" for name, one in parts.items()) if parts else ""
+    return ": " + ", ".join(f"{plain(name)} {plain(part(one))}" for name, one in parts.items()) if parts else ""
 
 
 def part(one: float | str | None) -> str:

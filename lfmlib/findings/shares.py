@@ -12,6 +12,8 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.roles import in_order
+from ..surveys.run import by_tower
 
 KL_BOUND = 0.02
 """F1: a matrix with at most so many `kl_bits` counts as Gaussian (just under a logistic distribution's 0.0206)."""
@@ -86,6 +88,14 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
             "to measure. `lfmlib.survey(model).attrs['skipped']` says why each tensor was left out"
         )
     return rows
+
+
+def by_role(table: pd.DataFrame):
+    """The rows of each role, named by tower where there are several, in the order in which data passes them, whatever
+    their order in the file."""
+    table = table.assign(role=by_tower(table))
+    place = {role: at for at, role in enumerate(in_order(table["role"]))}
+    return table.iloc[np.argsort(table["role"].map(place), kind="stable")].groupby("role", sort=False)
 
 
 def left_out(table: pd.DataFrame) -> str:

@@ -10,7 +10,7 @@ need("book", __name__)
 
 from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
 from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_gradient
-from .house_style import COLOURS, INK, WIDTH, figure, style
+from .house_style import COLOURS, INK, WIDTH, figure, literal, style
 from .noise import added, closing, shares, transport
 from .optimal import anatomy, by_law, pruning
 from .training import STARTS, by_parameters, collapse, curves, growth, panels, starts_legend, sweep_map
@@ -46,6 +46,7 @@ __all__ = [
     "label_map",
     "lags",
     "line_legend",
+    "literal",
     "local_scales",
     "map_height",
     "panels",

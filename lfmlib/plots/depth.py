@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from .house_style import COLOURS, INK
+from .house_style import COLOURS, INK, literal, no_layers
 
-PANELS = {"q": "Q", "k": "K", "v": "V", "o": "O", "up": "Up", "down": "Down", "gate": "Gate"}
+PANELS = {"q": "Q", "k": "K", "v": "V", "o": "O", "gate": "Gate", "up": "Up", "down": "Down"}
 """Role → title of its panel."""
 LINES = (
     (INK, "s"),
@@ -34,23 +34,22 @@ def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = Fa
     A linear axis begins at zero. Of several runs the legend says how many a line is the mean of.
 
     Args:
-        axes: ``(4, 2)``; the last holds the legend, and a panel without matrices is hidden.
+        axes: ``(4, 2)``; the last holds the legend. Roles without matrices have no panel, and rows without one no room.
         lines: name → rows with role, depth, std_delta, and seed where there are several runs; at most seven.
         log: logarithmic vertical axis.
     """
-    for ax, (role, title) in zip(axes.flat, PANELS.items(), strict=False):
+    shown = [role for role in PANELS if any((rows["role"] == role).any() for rows in lines.values())]
+    for ax, role in zip(axes.flat, shown, strict=False):
         for (colour, marker), (name, rows) in zip(LINES, lines.items(), strict=False):
             if "seed" in rows and (runs := rows["seed"].nunique()) > 1:
                 name = f"{name} ({runs} runs)"
+            name = literal(name)
             over = 1000 * rows[rows["role"] == role].groupby("depth")["std_delta"].agg(["mean", "min", "max"])
             if len(over):
                 depth = over.index.to_numpy(int)
                 ax.plot(depth, over["mean"], color=colour, marker=marker, ms=3, lw=1.2, label=name)
                 ax.fill_between(depth, over["min"], over["max"], color=colour, alpha=0.15, lw=0)
-        if not ax.lines:
-            ax.set_axis_off()
-            continue
-        ax.set_title(title)
+        ax.set_title(PANELS[role])
         ax.set_yscale("log" if log else "linear")
         if not log:
             ax.set_ylim(0, 1.08 * max(line.get_ydata().max() for line in ax.lines))
@@ -58,18 +57,21 @@ def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = Fa
         ax.yaxis.set_major_formatter("{x:g}")
         ax.minorticks_off()
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.tick_params(labelbottom=role in ("up", "down", "gate"))
-        ax.set_xlabel("layer" if role in ("down", "gate") else "")
+        ax.tick_params(labelbottom=role in shown[-2:])
+        ax.set_xlabel("layer" if role in shown[-2:] else "")
     for ax in axes[:, 0]:
         ax.set_ylabel("1000 std(ΔW)")
+    for ax in axes.flat[len(shown) :]:
+        ax.set_axis_off()
     named = _named(axes)
-    axes.flat[-1].set_axis_off()
     axes.flat[-1].legend(named.values(), named.keys(), loc="center")
-    if not axes[-1, 0].lines:  # no gate: the last row holds the legend alone
-        least = 0.3 + 0.1 * len(named)
-        axes[0, 0].get_gridspec().set_height_ratios([1, 1, 1, min(least, 1)])
-        ratio = (3 + min(least, 1)) / 4
-        axes[0, 0].figure.set_figheight(ratio * axes[0, 0].figure.get_figheight())
+    if not shown:
+        no_layers(axes.flat[0])
+    rows = -(-len(shown) // 2)
+    heights = np.array([1.0] * rows + [1e-3] * (4 - rows))
+    heights[-1] = max(heights[-1], min(0.3 + 0.1 * len(named), 1))  # of the legend, where it stands alone
+    axes[0, 0].get_gridspec().set_height_ratios(heights)
+    axes[0, 0].figure.set_figheight(heights.sum() / 4 * axes[0, 0].figure.get_figheight())
 
 
 def trend_map(ax: Axes, rho: pd.DataFrame, words: pd.DataFrame, grows: pd.DataFrame) -> Axes:

@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.axes import Axes
 
+from ..findings.markup import printable
+
 INK = "#7b7b7b"
 COLOURS = {
     "data": "#3b82c4",  # blue: what was measured
@@ -41,6 +43,32 @@ def style() -> None:
             "lines.linewidth": 1.6,
         }
     )
+
+
+def literal(name: object, most: int = 48) -> str:
+    r"""A name from a checkpoint as the text of a figure: no formula between dollars, none that a legend hides for its
+    underscore, and no longer than there is room for.
+
+    Args:
+        name: any word.
+        most: letters, at least; the middle of longer names is left out.
+
+    Examples:
+        >>> literal("$x$"), literal("_orig_mod"), literal("a" * 60 + "b" * 60, 9)
+        ('\\$x\\$', ' _orig_mod', 'aaaa…bbbb')
+    """
+    word = printable(name)
+    if len(word) > most:
+        word = f"{word[: most // 2]}…{word[-(most - 1) // 2 :]}"
+    word = word.replace("$", r"\$")
+    return f" {word}" if word.startswith("_") else word
+
+
+def no_layers(ax: Axes) -> Axes:
+    """What a figure by layers shows of a model whose names tell none."""
+    ax.set_axis_off()
+    ax.annotate("the names of this model's tensors tell no layers", (0.5, 0.5), xycoords="figure fraction", ha="center")
+    return ax
 
 
 def figure(height: float = 3.2, **options) -> tuple[plt.Figure, Axes]:

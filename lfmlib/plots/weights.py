@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import LogLocator, NullLocator
 
+from ..checkpoints.roles import in_order
 from ..distribution.distances import coding_cells
 from ..distribution.sketch import Sketch
 from ..surveys.run import by_tower
-from .house_style import COLOURS, INK
+from .house_style import COLOURS, INK, literal, no_layers
 
 #: shape label → colour and marker
 SHAPES = {
@@ -66,9 +67,9 @@ def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, lab
     """
     known = table.dropna(subset=["depth", column])
     if known.empty:
-        return _no_layers(ax)
+        return no_layers(ax)
     known = known.assign(role=by_tower(known))
-    roles = _roles(known)
+    roles = in_order(known["role"])
     grid = known.pivot_table(index="depth", columns="role", values=column, aggfunc="median")[roles].astype(float)
     low = max(np.nanmin(grid.to_numpy()), bound / 100)  # the colours are logarithmic
     few = grid.shape[0] <= 14
@@ -100,9 +101,9 @@ def label_map(ax: Axes, table: pd.DataFrame, borderline: float) -> Axes:
     """
     known = table.dropna(subset=["depth"])
     if known.empty:
-        return _no_layers(ax)
+        return no_layers(ax)
     known = known.assign(role=by_tower(known))
-    roles = _roles(known)
+    roles = in_order(known["role"])
     for name, (colour, marker) in SHAPES.items():
         rows = known[known["label"] == name]
         sure = rows["label_margin"] >= borderline
@@ -141,28 +142,10 @@ def score_plane(ax: Axes, table: pd.DataFrame, noise: pd.DataFrame, tie: float) 
     return ax
 
 
-def _no_layers(ax: Axes) -> Axes:
-    """What a map shows of a model whose names tell no layers."""
-    ax.set_axis_off()
-    ax.annotate("the names of this model's tensors tell no layers", (0.5, 0.5), xycoords="axes fraction", ha="center")
-    return ax
-
-
-def _roles(table: pd.DataFrame) -> list[str]:
-    """The roles of a table in the order data passes them."""
-    usual = ["q", "k", "v", "qkv", "o", "router", "gate", "up", "down"]
-    found = list(dict.fromkeys(table["role"]))
-    towers = list(dict.fromkeys(role.rpartition(".")[0] for role in found))
-    places = {role: place for place, role in enumerate(usual)}
-    return sorted(
-        found,
-        key=lambda role: (towers.index(role.rpartition(".")[0]), places.get(role.rpartition(".")[2], len(usual))),
-    )
-
-
 def strip(ax: Axes, table: pd.DataFrame, noise: pd.DataFrame, column: str, marks: dict[str, float], label: str) -> Axes:
     """One dot per matrix by role, measured and noise, on a symmetric-log axis, with labelled reference levels."""
-    roles = _roles(table)
+    ax.set_yscale("symlog", linthresh=1e-3, linscale=0.6)  # before anything is drawn: margins are those of the scale
+    roles = in_order(table["role"])
     shift = np.random.default_rng(0)
     for data, colour, name in ((table, "data", "measured"), (noise, "noise", "Gaussian noise, same size and type")):
         place = data["role"].map(roles.index) + shift.uniform(-0.22, 0.22, len(data))
@@ -170,7 +153,6 @@ def strip(ax: Axes, table: pd.DataFrame, noise: pd.DataFrame, column: str, marks
     for name, level in marks.items():
         ax.axhline(level, color=INK, lw=0.8, ls=":")
         ax.annotate(name, (1.01, level), xycoords=("axes fraction", "data"), ha="left", va="center", fontsize=9)
-    ax.set_yscale("symlog", linthresh=1e-3, linscale=0.6)
     ax.set_xticks(range(len(roles)), roles)
     ax.set(xlabel="role", ylabel=label)
     return ax
@@ -196,7 +178,7 @@ def ranges(ax: Axes, rows: pd.DataFrame, anchor: float, anchor_label: str, label
         anchor_label, (anchor, 1), xycoords=("data", "axes fraction"), xytext=(3, 2), textcoords="offset points",
         color=COLOURS["model"], fontsize=9, ha="center",
     )  # fmt: skip
-    ax.set_yticks(range(len(models)), models)
+    ax.set_yticks(range(len(models)), [literal(model, 32) for model in models])
     ax.invert_yaxis()
     ax.set(xlabel=label)
     return ax

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import re
 import subprocess
@@ -11,8 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
 
+from lfmlib import findings
 from lfmlib.book import notebook, refusals
 from lfmlib.provenance import ROOT
 from lfmlib.records import Comparison
@@ -175,6 +178,75 @@ def test_what_came_out_of_a_cell_measured_again_is_said(monkeypatch, found, word
     again = Comparison("toy", {"seed": 3, "adapter": ""}, 23.4, pd.DataFrame({"equal": [True], "difference": 0.0}))
     monkeypatch.setattr(notebook.records, "remeasure", lambda name, kept: dataclasses.replace(again, **found))
     assert words in notebook._again("toy")
+
+
+HOSTILE = "a`<img src=x onerror=alert(1)>`$b$\u202e*c*"
+SEEN = "a`<img src=x onerror=alert(1)>`$b$\\u202e*c*"
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The HTML of what is displayed, in order."""
+    pages = []
+    monkeypatch.setattr(
+        notebook, "display", lambda what, **how: pages.append(what["text/html"] if how.get("raw") else what.data)
+    )
+    return pages
+
+
+def read(page: str) -> BeautifulSoup:
+    soup = BeautifulSoup(page, "html.parser")
+    assert not soup.find(["img", "script", "a"])
+    assert all("mathjax_ignore" in found["class"] for found in soup.find_all(recursive=False) if found.name != "style")
+    return soup
+
+
+def test_names_are_words_in_sentences_and_tables(shown):
+    notebook.say(f"The matrix **{notebook.plain(HOSTILE)}** is {notebook.code(HOSTILE)}.")
+    assert read(shown[0]).get_text() == f"The matrix {SEEN} is {SEEN}."
+    frame = pd.DataFrame({HOSTILE: [HOSTILE, "b"], "value": [0.5, 1.5]}, index=[HOSTILE, "row"])
+    for index in (True, False):
+        shown.clear()
+        notebook.table(frame, index=index)
+        cells = [cell.get_text() for cell in read(shown[0]).find_all(["th", "td"]) if cell.get_text().strip()]
+        assert cells.count(SEEN) == 2 + index and "0.5000" in cells
+
+
+def test_names_are_words_in_boxes_and_the_report(shown, tmp_path):
+    parts = {HOSTILE: 0.25, "words": HOSTILE}
+    found = [
+        findings.Finding.of("F11", HOSTILE, {}, {"reason": "`lfmlib.pruning.curve` measures it."}),
+        findings.Finding.of("F11", "lab", {}, {"parts": parts}, value=0.7, interval=(0.6, 0.8), null=0.1),
+        findings.Finding.of("F11", HOSTILE + "2", {}, {"parts": parts}, value=0.7),
+    ]
+    for some in (found, found[0], found[2]):
+        shown.clear()
+        notebook.Claim("F11").settle(some, tmp_path)
+        assert SEEN in read(shown[-1]).get_text()
+    notebook.Board().settle(found, tmp_path)
+    assert read(shown[-1]).get_text().count(SEEN) >= 2
+
+
+def test_why_a_model_is_not_judged_wraps_beside_the_numbers_of_others(shown, tmp_path):
+    reason = findings.f11("own", {})
+    judged = findings.Finding.of("F11", "lab", {}, {"parts": {"Wanda": 0.2, "random": 0.1}}, value=0.7, null=0.1)
+    notebook.Claim("F11").settle([reason, judged], tmp_path)
+    own, lab = read(shown[-1]).select("tbody tr")
+    why = own.find_all("td")[1]
+    assert int(why["colspan"]) == len(lab.find_all("td")) - 1 == 4
+    assert "white-space:normal" in why["style"] and why.code.get_text() == "lfmlib.pruning.curve"
+    assert "`" not in own.get_text()
+
+
+def test_a_spreadsheet_computes_no_name(shown, tmp_path):
+    table = pd.DataFrame(
+        {"tensor": ["=1+1", "@x", "-x", "a"], "value": [-1.5, 2.0, 3.0, 4.0], "why": [None, "", "", ""]}
+    )
+    notebook.download({"matrices": table}, tmp_path)
+    text = base64.b64decode(re.search('base64,([^"]+)', shown[0])[1]).decode()
+    assert text == (tmp_path / "matrices.csv").read_text() and "-1.5" in text
+    assert pd.read_csv(tmp_path / "matrices.csv")["tensor"].tolist() == ["'=1+1", "'@x", "'-x", "a"]
+    assert pd.read_parquet(tmp_path / "matrices.parquet")["tensor"].tolist() == table["tensor"].tolist()
 
 
 @pytest.mark.slow
