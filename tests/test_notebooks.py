@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import nbformat
 import papermill
 import pytest
-import torch
-from IPython.core.interactiveshell import InteractiveShell
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
-from safetensors.torch import save_file
-from traitlets.config import Config
 
-from lfmlib import findings
 from lfmlib.book import stage
 from lfmlib.provenance import ROOT
 
@@ -56,9 +47,6 @@ def draws(cell: nbformat.NotebookNode) -> bool:
 
 def where(path: Path, cell: nbformat.NotebookNode) -> str:
     return f"{path.name}, cell {cell.id}: {cell.source.splitlines()[0][:60] if cell.source else '(empty)'}"
-
-
-# --- as stored ------------------------------------------------------------------------------------------------------
 
 
 def test_is_a_valid_notebook_stored_without_outputs(path):
@@ -145,46 +133,3 @@ def test_no_cell_ends_in_a_bare_figure(path):
         call = last.value.func if isinstance(last.value, ast.Call) else None
         name = call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", None)
         assert name in PRINTS, f"{where(path, cell)}: end it with plt.show() or a semicolon"
-
-
-# --- as run ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def shell(monkeypatch):
-    """IPython as in a kernel, in this process: `test_pages` runs every chapter with papermill, each in its own."""
-    monkeypatch.chdir(ROOT)
-    quiet = Config()
-    quiet.HistoryManager.enabled = False
-    with plt.rc_context(), warnings.catch_warnings():
-        yield InteractiveShell.instance(config=quiet)
-    plt.close("all")
-    InteractiveShell.clear_instance()
-
-
-def run(shell: InteractiveShell, path: Path, parameters: dict) -> None:
-    """Run a chapter as papermill would, and raise what its cells raise."""
-    stored = parameterize_notebook(load_notebook_node(str(path)), parameters)
-    for cell in stored.cells:
-        if cell.cell_type == "code":
-            shell.run_cell(cell.source, store_history=True).raise_error()
-
-
-@pytest.mark.slow
-def test_a_model_of_unknown_names_and_odd_tensors_gets_its_chapter(path, shell, tmp_path):
-    """No layers, no roles, a constant matrix, NaN among the values: still a complete run."""
-    if "model" not in papermill.inspect_notebook(str(path)):
-        pytest.skip("this chapter takes no model")
-    weights = torch.randn(96, 64)
-    weights[0, 0] = torch.nan
-    tensors = {"net.0": weights, "net.1": torch.randn(64, 96), "ones": torch.ones(64, 64), "steps": torch.arange(3)}
-    save_file(tensors, tmp_path / "odd.safetensors")
-    parameters = {"model": str(tmp_path / "odd.safetensors"), "profile": "quick", "results": str(tmp_path / "results")}
-    pairs = "example.pair(" in "".join(cell.source for cell in code_cells(path))
-    if pairs:  # a chapter on what fine-tuning adds: the same and a change of it
-        other = {name: w + 0.1 * torch.randn(w.shape) if w.is_floating_point() else w for name, w in tensors.items()}
-        save_file(other, tmp_path / "base.safetensors")
-        parameters["base"] = str(tmp_path / "base.safetensors")
-    run(shell, path, parameters)
-    found = findings.load(tmp_path / "results") or findings.load(tmp_path / "results" / "report")
-    assert found and (not pairs or "odd" in {finding.model for finding in found})

@@ -17,6 +17,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from browser import ARGUMENTS, CHROMIUM, SCREENS
 from bs4 import BeautifulSoup
 from playwright.sync_api import expect, sync_playwright
 from toybooks import ARGUMENTS, CHROMIUM
@@ -29,7 +30,6 @@ PAGES = stage.toc_pages(ROOT)
 CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
 REPORTS = [page.replace("notebooks/", "reports/") for page in CHAPTERS]
 ALL_PAGES = [*PAGES, "search", "genindex", *REPORTS]
-SCREENS = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 SMALLEST_LETTER = 7  # CSS pixels
 
 # Serious or critical findings of axe that stay, by rule: where, and why.
