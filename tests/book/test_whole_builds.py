@@ -67,7 +67,9 @@ def test_a_book_of_some_chapters_is_rendered_and_keeps_their_numbers(tmp_path):
     assert build.main(["render"], root=root) == 0
     assert '<span class="section-number">3. </span>C?' in read(root / "_build/html/notebooks/03_c.html")
     article = BeautifulSoup(read(root / "_build/html/notebooks/01_a.html"), "html.parser").select_one("article")
-    assert not [a for a in article.select("a[href]") if "02_b" in a["href"]] and "of a [part]" in article.text
+    assert not [a for a in article.select("a[href]") if "02_b" in a["href"]] and "of a [part]" in " ".join(
+        article.text.split()
+    )
 
 
 @pytest.mark.parametrize(
