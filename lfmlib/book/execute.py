@@ -213,7 +213,12 @@ def _given(source: Path, parameters: Mapping[str, object]) -> tuple[dict[str, ob
     asked = {name: value for name, value in parameters.items() if value is not None and name in declared}
     other = [name for name in own if name not in asked and own[name] != declared[name]]
     saved, run = (", ".join(f"{name} = {some[name]!r}" for name in other) for some in (declared, own))
-    return own | asked, f"saved with {saved}, run with {run}: `git restore {source.name}` undoes it" if other else ""
+    return (
+        own | asked,
+        f"saved with {saved}, run with {run}: `git restore {source.parent.name}/{source.name}` undoes it"
+        if other
+        else "",
+    )
 
 
 def _declared(source: Path) -> dict[str, object]:

@@ -235,4 +235,4 @@ def test_a_chapter_runs_with_the_books_values_whatever_was_saved(tmp_path, asked
     nbformat.write(saved, tmp_path / "01_a.ipynb")
     given, told = execute._given(tmp_path / "01_a.ipynb", asked)
     assert given == {"results": ""} | run
-    assert told == (words and f"{words}: `git restore 01_a.ipynb` undoes it")
+    assert told == (words and f"{words}: `git restore {tmp_path.name}/01_a.ipynb` undoes it")
