@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import partial, reduce
-from numbers import Real
 from operator import add
 from pathlib import Path
 from typing import Any
@@ -96,7 +95,8 @@ def survey(
 
 def _whole(sample) -> int:
     """A number of bytes as an integer, which 1e6 is not."""
-    if isinstance(sample, bool) or not isinstance(sample, Real) or not float(sample).is_integer() or sample < 1:
+    number = isinstance(sample, int | float | np.integer) and not isinstance(sample, bool)
+    if not number or not float(sample).is_integer() or sample < 1:
         raise ValueError(f"sample={sample!r}: expected a number of bytes from each tensor, or None to read all")
     return int(sample)
 

@@ -63,7 +63,7 @@ def test_a_model_of_tables_is_surveyed_and_a_masked_one_is_told():
     }
     table = lfmlib.survey(weights, progress=False).set_index("tensor")
     assert list(table.index) == ["plain", "table", "handed"] and table["std"].nunique() == 1
-    assert "masked array" in table.attrs["skipped"]["masked"]
+    assert "masked" in table.attrs["skipped"]["masked"]
     assert "not one of torch's" in table.attrs["skipped"]["text"]
 
 
