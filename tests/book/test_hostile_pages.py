@@ -130,6 +130,8 @@ def given(tmp_path_factory) -> dict[str, str]:
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_names_are_words_on_every_page(path, shell, given, browser, tmp_path):
     declared = papermill.inspect_notebook(str(path))
+    if not {"model", "tuned", "data"} & set(declared):
+        pytest.skip("this chapter is given no names")
     executed = run(shell, path, {name: value for name, value in given.items() if name in declared})
     executed.metadata["papermill"] = {"parameters": given, "input_path": str(path)}
     nbformat.write(executed, tmp_path / path.name)
@@ -148,6 +150,5 @@ def test_names_are_words_on_every_page(path, shell, given, browser, tmp_path):
         seen = page.evaluate(LOOK)
         text = seen.pop("text")
         assert seen == {"ran": "", "strange": [], "equations": 0, "lost": [], "sideways": 0} and wrong == []
-        if {"model", "tuned", "data"} & set(declared):
-            assert MODEL in text
+        assert MODEL in text
     page.close()
