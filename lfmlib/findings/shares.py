@@ -90,7 +90,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     return rows
 
 
-def by_role(table: pd.DataFrame):
+def by_role(table: pd.DataFrame) -> pd.api.typing.DataFrameGroupBy:
     """The rows of each role, named by tower where there are several, in the order in which data passes them, whatever
     their order in the file."""
     table = table.assign(role=by_tower(table))
