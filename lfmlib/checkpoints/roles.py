@@ -40,7 +40,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from .names import PrefixDict
+from .names import PrefixDict, plain_names
 from .slices import Part
 from .stored import is_positive_int
 
@@ -139,14 +139,23 @@ def logical_parts(shapes: Mapping[str, tuple[int, ...]], config: Mapping | None 
             `w3` that `w1` is a gate.
         config: content of config.json; without it, layouts that need the number of heads are left whole.
     """
-    shapes, config = PrefixDict(shapes), dict(config or {})
+    names = plain_names(shapes)  # what wrappers put between the words of a name says nothing of roles
+    shapes, config = PrefixDict({short: shapes[name] for short, name in names.items()}), dict(config or {})
     text = config.get("text_config")
     settings = {**config, **text} if isinstance(text, Mapping) else config
     found = [part for name in shapes for part in _split(_unsplit(name, shapes), shapes, settings)]
-    # A tower is worth naming only where there are several.
-    if len({part.tower for part in found if part.depth is not None}) < 2:
+    # A tower is worth naming only where there are several; beside one that sees or hears, a nameless one is of text.
+    towers = {part.tower for part in found if part.depth is not None}
+    if len(towers) < 2:
         found = [replace(part, tower="") for part in found]
-    return found
+    elif "" in towers and towers <= {"", "vision", "audio"}:
+        found = [replace(part, tower="text") if part.depth is not None and not part.tower else part for part in found]
+    if all(short == name for short, name in names.items()):
+        return found
+    return [
+        replace(part, name=names[part.stored] + part.name[len(part.stored) :], stored=names[part.stored])
+        for part in found
+    ]
 
 
 def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -19,11 +19,13 @@ from torch import nn
 
 from .. import noise_adapter  # registers itself with peft
 from ..checkpoints.checkpoint import Checkpoint, CheckpointError
-from ..checkpoints.names import prefixes
+from ..checkpoints.names import matched
 from ..checkpoints.stored import Stored
 
 _WRAPPED = "base_model.model."
 """What peft puts before the names of the base's modules."""
+_TOKENS = ".token_adapter.trainable_tokens_delta"
+"""What peft calls the rows of an embedding that were trained beside an adapter; they stand in place of the base's."""
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initializations of A and B that also change the base: the adapter does not belong to the base as it is stored."""
 
@@ -37,6 +39,7 @@ class Adapted(Stored):
         path: name of the adapted module, as the adapter spells it.
         state: the adapter's tensors for this module.
         config: of the adapter.
+        parameter: name of the adapted parameter in its module, where it is no linear layer: a stack of experts.
         transposed: whether the matrix is stored as ``(in, out)``.
         shape: of the stored matrix.
         dtype: of W₀ + ΔW: float32 or float64, since the sum is not rounded to the 16 bits of W₀.
@@ -49,10 +52,15 @@ class Adapted(Stored):
     transposed: bool
     shape: tuple[int, ...]
     dtype: str
+    parameter: str = ""
 
     def load(self) -> torch.Tensor:
         """W₀ + ΔW, in the layout of the stored matrix."""
         old = self.under.load().to(getattr(torch, self.dtype))
+        if _TOKENS in self.state:
+            return old.index_copy(0, torch.tensor(_tokens(self.config, self.path)), self.state[_TOKENS].to(old.dtype))
+        if self.parameter:
+            return _merge_stack(old, self)
         merged = _merge(old.T if self.transposed else old, self.path, self.state, self.config)
         return merged.T if self.transposed else merged
 
@@ -82,14 +90,16 @@ def adapted(base: Checkpoint, source: str | Path, *, whole: bool = False) -> Che
     _refuse_other_kinds(config, folder)
     modules, odd = _by_module(state, _prefix(config))
     matrices = {info.name: info for info in base.tensors if len(info.shape) == 2}
-    stored = dict.fromkeys(base._parts[name].stored for name in matrices)
-    before, after = prefixes(stored, [f"{path}.weight" for path in modules])
+    stored = {part.stored: () for name in matrices if (part := base._parts[name])}
+    stacks = {name: () for name, one in base.stored.items() if len(one.shape) == 3}
+    partner = matched(stored | stacks, {f"{path}.weight": () for path in modules} | _parameters(modules, config))
     places = {}
     for path in modules:
         name = f"{path}.weight"
-        partner = name if name in stored else before + name.removeprefix(after)
-        if partner in stored:
-            places[partner] = path
+        if name in partner:
+            places[partner[name]] = path
+        elif stack := _stack(base, partner, modules[path], path, config):
+            places[stack] = path
         else:
             odd[name] = base.skipped.get(name, f"{base.name} has no matrix of that name")
     if not places:
@@ -97,7 +107,11 @@ def adapted(base: Checkpoint, source: str | Path, *, whole: bool = False) -> Che
             f"{folder} adapts {', '.join(list(modules)[:3]) or 'nothing'}, and {base.name} has "
             f"{', '.join(sorted(stored)[:3])}: expected the model it was trained on"
         )
-    laid = {}
+    laid = {
+        name: _lay_stack(base, name, places[name], modules, config)
+        for name in places
+        if len(base.stored[name].shape) == 3
+    }
     for name in matrices:
         part = base._parts[name]
         if part.stored in places and part.stored not in laid:
@@ -157,9 +171,11 @@ def _by_module(state: dict[str, torch.Tensor], prefix: str) -> tuple[dict[str, d
     for key, value in state.items():
         name = key.removeprefix(_WRAPPED)
         path, mark, _ = name.partition(f".{prefix}")
-        if ".base_layer." in name:
+        if name.endswith(_TOKENS):
+            found[name.removesuffix(_TOKENS)] = {_TOKENS: value}
+        elif ".base_layer." in name and not mark:
             continue  # the base's own tensor, which peft saves beside a changed embedding
-        if not mark:
+        elif not mark:
             odd[name] = "saved whole beside the adapter, and not measured"
         elif ".lora_embedding_" in name:
             odd[f"{path}.weight"] = "an adapter of an embedding, and not measured"
@@ -172,6 +188,16 @@ def _lay(base: Checkpoint, part, path: str, modules: dict, config: PeftConfig, f
     entry = base._stored[part.stored]
     shape = tuple(entry.shape)[::-1] if part.transposed else tuple(entry.shape)
     state = modules[path]
+    if _TOKENS in state:
+        rows, count = state[_TOKENS], len(_tokens(config, path))
+        if tuple(rows.shape) != (count, entry.shape[1]):
+            raise CheckpointError(
+                f"{folder} has for {path} rows of shape {tuple(rows.shape)}, and {base.name} a matrix of {entry.shape} "
+                f"there, of which {count} rows were trained: expected these rows. Name the model that the adapter was "
+                "trained on"
+            )
+        dtype = "float64" if entry.dtype == "float64" else "float32"
+        return Adapted(entry, path, state, config, False, tuple(entry.shape), dtype)
     shapes = {
         name.rpartition(f".{_prefix(config)}")[2].split(".")[0]: tuple(value.shape) for name, value in state.items()
     }
@@ -192,22 +218,100 @@ def _lay(base: Checkpoint, part, path: str, modules: dict, config: PeftConfig, f
     return Adapted(entry, path, state, config, part.transposed, tuple(entry.shape), dtype)
 
 
+def _tokens(config: PeftConfig, path: str) -> list[int]:
+    """The rows of an embedding that were trained, by the name of its module."""
+    found: Any = getattr(config, "trainable_token_indices", None) or []
+    if isinstance(found, dict):
+        return next((list(rows) for name, rows in found.items() if f".{path}".endswith(f".{name}")), [])
+    return list(found)
+
+
+def _module(path: str) -> str:
+    """A module's own name: several parameters of one are each adapted by a layer around the one before."""
+    return path.split(".base_layer")[0]
+
+
+def _parameters(modules: dict[str, dict], config: PeftConfig) -> dict[str, tuple]:
+    """Names of the stacks of experts that modules of the adapter may be for."""
+    leaves = {name.rpartition(".")[2] for name in getattr(config, "target_parameters", None) or []}
+    return {f"{_module(path)}.{leaf}": () for path in modules for leaf in sorted(leaves - {"weight"})}
+
+
+def _stack(base: Checkpoint, partner: dict[str, str], state: dict, path: str, config: PeftConfig) -> str | None:
+    """Name of the stack of experts in the base on which the factors of a module lie, by their shapes; None: on none."""
+    a, b = _factors(state)
+    if a is None or b is None:
+        return None
+    for name in _parameters({path: state}, config):
+        shape = tuple(base.stored[partner[name]].shape) if name in partner else ()
+        if len(shape) == 3 and sorted(shape[1:]) == sorted((a.shape[1], b.shape[0])) and a.shape[0] % shape[0] == 0:
+            return partner[name]
+    return None
+
+
+def _factors(state: dict[str, torch.Tensor]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    found = {name.rpartition(".lora_")[2].split(".")[0]: value for name, value in state.items()}
+    return found.get("A"), found.get("B")
+
+
+def _lay_stack(base: Checkpoint, name: str, path: str, modules: dict[str, dict], config: PeftConfig) -> Adapted:
+    entry, (a, _) = base.stored[name], _factors(modules[path])
+    parts = [part for part in base._parts.values() if part.stored == name]
+    assert a is not None  # as `_stack` saw to
+    _, first, second = entry.shape
+    # What peft takes for (in, out): where a stack of square matrices leaves it open, as the experts are stored.
+    turned = a.shape[1] == first if first != second else any(part.transposed for part in parts)
+    dtype = "float64" if entry.dtype == "float64" else "float32"
+    leaf = name.rpartition(".")[2]
+    return Adapted(entry, path, modules[path], config, turned, tuple(entry.shape), dtype, leaf)
+
+
 @torch.no_grad()
-def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], config: PeftConfig) -> torch.Tensor:
-    """W₀ + ΔW by peft, from a model of this one layer; under its own name, by which peft looks up ranks and scales."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
+def _merge_stack(weight: torch.Tensor, one: Adapted) -> torch.Tensor:
+    """W₀ + ΔW of a stack of experts by peft, from a model of this one parameter."""
+    path = _module(one.path)
+    experts: Any = nn.Module()
+    experts.is_transposed = one.transposed
+    experts.register_parameter(one.parameter, nn.Parameter(weight.clone(), requires_grad=False))
+    model = _nested(path, experts)
+    config: Any = copy.copy(one.config)
+    config.target_modules, config.target_parameters = [], [f"{path}.{one.parameter}"]
+    config.trainable_token_indices, config.init_lora_weights = None, True
+    for chooser in ("modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules"):
+        setattr(config, chooser, None)
+    state = {name.replace(one.path, path, 1): value for name, value in one.state.items()}
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        inject_adapter_in_model(config, model)
+        set_peft_model_state_dict(model, state)
+    layer: Any = model.get_submodule(path)
+    layer.to(weight.dtype).merge()
+    return getattr(layer.get_base_layer(), one.parameter).detach()
+
+
+def _nested(path: str, module: nn.Module) -> nn.Module:
+    """A model that holds nothing but this module, under this name."""
     model = nn.Module()
     *parents, leaf = path.split(".")
     place = model
     for name in parents:
         place.add_module(name, nn.Module())
         place = place.get_submodule(name)
-    place.add_module(leaf, linear)
+    place.add_module(leaf, module)
+    return model
+
+
+@torch.no_grad()
+def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], config: PeftConfig) -> torch.Tensor:
+    """W₀ + ΔW by peft, from a model of this one layer; under its own name, by which peft looks up ranks and scales."""
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    model = _nested(path, linear)
     one: Any = copy.copy(config)
     # The layer is chosen already, and the initialization of A and B is overwritten by their trained values.
     one.target_modules = {path}
     if isinstance(config, LoraConfig):
+        one.trainable_token_indices = None
         one.fan_in_fan_out, one.init_lora_weights, one.lora_bias, one.target_parameters = False, True, False, None
     for chooser in ("modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules"):
         setattr(one, chooser, None)

@@ -26,7 +26,9 @@ from ..structure.random_matrices import null
 from ..structure.spectra import top_ratio
 from ..surveys.run import Rows, about, each, light, over
 from .budget import blocks, budget
-from .pairs import MIN_KINSHIP, Pair, kinship, opened, pair, read_pair, refuse_strangers
+from .fused import alike
+from .kin import MIN_KINSHIP, kinship, refuse_strangers
+from .pairs import Pair, opened, pair, read_pair
 from .stand_ins import adding
 
 HELD, BESIDES = 60_000_000, 1 << 22
@@ -111,6 +113,7 @@ def compare(
     if unknown := set(controls) - set(CONTROLS):
         raise ValueError(f"unknown control {', '.join(map(repr, sorted(unknown)))}: expected some of {CONTROLS}")
     base, (tuned,) = opened(base, tuned)
+    base, tuned = alike(base, tuned)
     pairs, skipped = pair(base, tuned.select(select) if select else tuned)
     if select:  # what was not asked for is not missing
         found = re.compile(select).search
@@ -147,6 +150,7 @@ def delta(base, tuned, name: str) -> torch.Tensor:
         (torch.Size([64, 64]), True)
     """
     base, (tuned,) = opened(base, tuned)
+    base, tuned = alike(base, tuned)
     pairs, skipped = pair(base, tuned)
     one = next((one for one in pairs if one.tuned == name), None)
     if one is None:
@@ -167,6 +171,7 @@ def _measured(
         if one.rows is not None and kinship(new, old) < MIN_KINSHIP:
             raise ValueError(f"its first {one.rows} rows are unlike those of {one.base}: other rows, not more of them")
         said = about(info) | {"base_tensor": one.base, "shape": tuple(new.shape), "numel": new.numel()}
+        said["tower"] = info.tower if info.tower == base.origin(one.base)[0].tower else ""
         rows = [said | {"control": "none"} | figures(blocks(new), old, info.dtype)]
         for kind in controls:
             rng = np.random.default_rng([seed, *info.name.encode()])

@@ -9,19 +9,20 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
-from ..checkpoints.names import prefixes
+from ..checkpoints.names import matched
+from ..checkpoints.slices import Part
 from ..checkpoints.state_dicts import BESIDE
 from ..surveys.run import matrices
+from .fused import Assembled, alike, cut_alike, pieces
+from .kin import KINSHIP_ROWS, MIN_KINSHIP, kinship, median_kinship, refuse_strangers
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 """Types whose values can be added; smaller ones are quantized."""
@@ -31,10 +32,10 @@ one axis is a weight."""
 
 GROWN = 'Resize one to the other’s first, or merge what they have in common by vocabulary="common"'
 """What to do where a vocabulary grew."""
-MIN_KINSHIP = 0.2
-"""Median correlation of W and W₀ below which two checkpoints are no fine-tune of one another."""
-KINSHIP_MATRICES, KINSHIP_ROWS = 16, 64
-"""Matrices, and rows of each, in which W and W₀ are correlated before anything is measured or written."""
+LAYER = re.compile(r"((?:.*?\.)?(?:layers?|h|blk|blocks?|resblocks))\.\d+\.")
+"""A layer: what it is called in, and its own number."""
+FORETELLS = re.compile(r"\.(?:eh_proj|enorm|hnorm|shared_head)\.")
+"""Names in a layer that foretells the token after next (DeepSeek's multi-token prediction)."""
 
 
 @dataclass(frozen=True)
@@ -104,47 +105,17 @@ def akin(base, tuned) -> None:
         base, tuned: as for `lfmlib.compare`. Rows are looked at where these are at hand.
     """
     base, (tuned,) = opened(base, tuned)
+    base, tuned = alike(base, tuned)
     pairs, _ = pair(base, tuned)
     if base.traffic is None and tuned.traffic is None:
         refuse_strangers(base, tuned, [partial(read_pair, one, tuned, base) for one in pairs])
 
 
-def refuse_strangers(
-    base: Checkpoint, tuned: Checkpoint, pairs: Sequence[Callable[[], tuple[torch.Tensor, torch.Tensor]]]
-) -> None:
-    """Raise ValueError where W and W₀ correlate no more than those of unrelated models do.
+def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str]]:
+    """Pair the floating-point matrices of two checkpoints, by `lfmlib.checkpoints.names.matched`.
 
     Args:
-        base, tuned: for their names.
-        pairs: each loads a W and its W₀, laid over each other; some of them are looked at. What cannot be read is left
-            to whoever measures it.
-    """
-    found = []
-    for load in pairs[:: max(1, -(-len(pairs) // KINSHIP_MATRICES))]:
-        with suppress(OSError, CheckpointError):
-            found.append(kinship(*load()))
-    if found and (middle := float(np.median(found))) < MIN_KINSHIP:
-        raise ValueError(
-            f"the tuned model ({tuned.name}) is no fine-tune of the base ({base.name}): their matrices correlate by "
-            f"{middle:.3f} in the median, as unrelated models do; expected at least {MIN_KINSHIP}. Name the model it "
-            "was fine-tuned from"
-        )
-
-
-def kinship(new: torch.Tensor, old: torch.Tensor) -> float:
-    """Correlation of some rows of W and W₀, of values that are finite in both; 1 where one side is constant."""
-    a, b = (w[:: max(1, len(w) // KINSHIP_ROWS)].double().flatten() for w in (new, old))
-    finite = a.isfinite() & b.isfinite()
-    a, b = a[finite] - a[finite].mean(), b[finite] - b[finite].mean()
-    norm = float(a.norm() * b.norm())
-    return float(a @ b) / norm if norm > 0 else 1.0
-
-
-def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str]]:
-    """Pair the floating-point matrices of two checkpoints.
-
-    Names are paired as they are; where that leaves tensors over, the pair of prefixes that joins most of them is taken
-    off (as of "bert.encoder.…" and "encoder.…").
+        base, tuned: as `lfmlib.deltas.fused.alike` returns them, where one may store fused what the other stores apart.
 
     Returns:
         Pairs, in the order of ``tuned``; and for every other tensor of either, by name, why it has no partner.
@@ -153,28 +124,43 @@ def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str
         ValueError: there is no pair at all; the message says what either holds.
     """
     (old, skipped_old), (new, skipped_new) = matrices(base), matrices(tuned)
-    known, wanted = ({info.name: info for info in some} for some in (old, new))
-    before, after = prefixes(known, wanted)
+    known, wanted = _by_key(base, old), _by_key(tuned, new)
+
+    def hold(pairs: dict[str, str]) -> bool:
+        some = [_fit(known[other], wanted[key]) for key, other in pairs.items()]
+        loads = [partial(_first_rows, one, tuned, base) for one in some if isinstance(one, Pair)]
+        return bool(loads) and median_kinship(loads) >= MIN_KINSHIP
+
+    shapes = ({key: info.shape for key, info in some.items()} for some in (known, wanted))
+    partner = matched(*shapes, holds=hold)
     found, left = [], {}
-    for name, info in wanted.items():
-        partner = name if name in known else before + name.removeprefix(after) if name.startswith(after) else ""
-        if partner not in known:
-            left[name] = f"only in the tuned model ({tuned.name})"
+    for key, info in wanted.items():
+        if key not in partner:
+            left[info.name] = f"only in the tuned model ({tuned.name})"
             continue
-        made = _fit(known[partner], info)
+        made = _fit(known[partner[key]], info)
         if isinstance(made, str):
-            left[name] = made
+            left[info.name] = made
         else:
             found.append(made)
     taken = {one.base for one in found}
-    left |= {name: f"only in the base ({base.name})" for name in known if name not in taken and name not in left}
+    reason = f"only in the base ({base.name})"
+    left |= {one.name: reason for one in old if one.name not in taken and one.name not in left}
     if not found:
-        some = [", ".join(list(names)[:3]) or "no floating-point matrix" for names in (known, wanted)]
+        some = [", ".join([one.name for one in infos][:3]) or "no floating-point matrix" for infos in (old, new)]
         raise ValueError(
             f"the tuned model ({tuned.name}) and the base ({base.name}) have no matrix in common: found {some[1]} … "
             f"and {some[0]} …; expected a model and the one it was fine-tuned from"
         )
     return found, left | skipped_old | skipped_new  # what a checkpoint says of its own tensor comes first
+
+
+def _by_key(checkpoint: Checkpoint, infos: Sequence[TensorInfo]) -> dict[str, TensorInfo]:
+    """These matrices by the names under which both checkpoints are looked through; a fused one by its first."""
+    keys: dict[str, str] = {}
+    for key, piece in pieces(checkpoint).items():
+        keys.setdefault(piece.part.name, key)
+    return {keys[info.name]: info for info in infos}
 
 
 def read_pair(one: Pair, tuned: Checkpoint, base: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
@@ -186,43 +172,108 @@ def read_pair(one: Pair, tuned: Checkpoint, base: Checkpoint) -> tuple[torch.Ten
     return (new, old) if one.rows is None else (new[: one.rows], old[: one.rows])
 
 
+def _first_rows(one: Pair, tuned: Checkpoint, base: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a pair as much as is needed to see whether it is one, and of remote files no more."""
+    if one.transposed or (base.traffic is None and tuned.traffic is None):
+        return read_pair(one, tuned, base)
+    most = min(KINSHIP_ROWS, one.rows or KINSHIP_ROWS)
+    return tuned.rows(one.tuned, most), base.rows(one.base, most)
+
+
 def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torch.Tensor]]:
     """For every tensor stored in the base, how that of the model is loaded which stands in its place.
 
-    Of tensors that the model has beside these, a warning is given.
+    What the model stores fused and the base apart, or the other way round, is laid out as in the base. Heads, towers
+    and other tensors outside layers that the model lacks are as in the base; of these, and of tensors that the model
+    has beside the base's, warnings are given.
 
     Raises:
-        ValueError: the model lacks some, or has them in another shape or of another kind.
+        ValueError: the model lacks some that are inside its layers, or has them in another shape or of another kind.
         CheckpointError: something is stored that has no values to add.
     """
-    known, own = base.stored, model.stored
     for one in (base, model):
         if odd := [name for name, why in one.skipped.items() if not why.startswith(("tied to", "a buffer", BESIDE))]:
             why, piece = one.skipped[odd[0]], one.skipped[odd[0]].startswith(("quantized", "a piece of"))
             raise CheckpointError(
                 f"{odd[0]} of {one.name} cannot be added: {why}{'. Dequantize it first' if piece else ''}"
             )
-    tied = {name: why.removeprefix("tied to ") for name, why in model.skipped.items() if why.startswith("tied to ")}
-    before, after = prefixes(known, own)
-    names = {before + name.removeprefix(after): name for name in [*own, *tied] if name.startswith(after)}
-    names |= {name: name for name in [*own, *tied]}
-    wanted = {name: place for name, place in known.items() if name in names or not _constant(name, place)}
-    if missing := [name for name in wanted if name not in names]:
+    base, model = alike(base, model)
+    known, own = pieces(base), pieces(model)
+    first = {piece.part.stored: piece for piece in reversed(own.values())}
+    for name, why in model.skipped.items():
+        if target := first.get(why.removeprefix("tied to ")):
+            own.setdefault(name, target)
+    shapes = ({key: piece.shape for key, piece in some.items()} for some in (known, own))
+
+    def hold(pairs: dict[str, str]) -> bool:
+        some = [(own[key].part, known[other].part) for key, other in pairs.items()]
+        loads = [partial(_of_both, *two, model, base) for two in some if two[0].shape == two[1].shape]
+        matrices = [load for load, two in zip(loads, some, strict=False) if len(two[0].shape) > 1]
+        return median_kinship(matrices or loads) >= MIN_KINSHIP
+
+    partner = {other: own[key].part for key, other in matched(*shapes, holds=hold).items()}
+    parts: dict[str, dict[Part, Part | None]] = {}
+    for key, piece in known.items():
+        parts.setdefault(piece.part.stored, {})[piece.part] = partner.get(key)
+    lacking = [name for name, some in parts.items() if None in some.values()]
+    _refuse_half_layers(lacking, [name for name in parts if name not in lacking], base, model)
+    found = {name: base.stored[name].load for name in lacking}
+    for name, some in parts.items():
+        if name not in found:
+            found[name] = _loader(name, [(one, other) for one, other in some.items() if other], base, model)
+    taken = {other.stored for other in partner.values()}
+    _tell(
+        f"of {model.name} are not in the base, and are left out", [name for name in model.stored if name not in taken]
+    )
+    weights = [name for name in lacking if not _constant(name, base.stored[name])]
+    _tell(f"of {base.name} are not in {model.name}, and stay as they are", weights)
+    return {name: found[name] for name in base.stored}
+
+
+def _tell(words: str, names: Sequence[str]) -> None:
+    if names:
+        some = f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+        warnings.warn(f"{len(names)} tensors {words}: {some}", stacklevel=4)
+
+
+def _of_both(one: Part, other: Part, model: Checkpoint, base: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
+    return one.load(model.stored[one.stored]), other.load(base.stored[other.stored])
+
+
+def _refuse_half_layers(lacking: Sequence[str], has: Sequence[str], base: Checkpoint, model: Checkpoint) -> None:
+    """Raise what `partners` raises of tensors that a model lacks inside towers of which it has layers."""
+    towers = {found[1] for name in has if (found := LAYER.match(name))}
+    inside = [
+        name
+        for name in lacking
+        if not _constant(name, base.stored[name])
+        and (not has or ((found := LAYER.match(name)) and found[1] in towers and not _foretells(found[0], lacking)))
+    ]
+    if inside:
         raise ValueError(
-            f"{model.name} lacks {len(missing)} of the {len(known)} tensors of {base.name}, such as {missing[0]}; it "
-            f"has {next(iter(own))} …: expected a model that was tuned from that base"
+            f"{model.name} lacks {len(inside)} of the {len(base.stored)} tensors of {base.name}, such as {inside[0]}; "
+            f"it has {next(iter(model.stored))} …: expected a model that was tuned from that base"
         )
-    taken = {name: tied.get(names[name], names[name]) for name in wanted}
-    for name, partner in taken.items():
-        _same_kind(name, known[name], own[partner], base, model)
-    if extra := [name for name in own if name not in taken.values()]:
-        warnings.warn(
-            f"{len(extra)} tensors of {model.name} are not in the base, and are left out: {', '.join(extra[:3])}"
-            f"{' …' if len(extra) > 3 else ''}",
-            stacklevel=3,
-        )
-    theirs = {name: own[partner].load for name, partner in taken.items()}
-    return {name: theirs.get(name, place.load) for name, place in known.items()}
+
+
+def _foretells(layer: str, names: Sequence[str]) -> bool:
+    """Whether a layer is one that foretells the token after next, beside the others, which fine-tunes drop."""
+    return any(name.startswith(layer) and FORETELLS.search(name) for name in names)
+
+
+def _loader(
+    name: str, some: list[tuple[Part, Part]], base: Checkpoint, model: Checkpoint
+) -> Callable[[], torch.Tensor]:
+    """How the values of a tensor of the base are loaded from the model's: of each part, where it lies there."""
+    place = base.stored[name]
+    entries = {other.stored: model.stored[other.stored] for _, other in some}
+    for one, other in some:
+        _same_kind(name, place, entries[other.stored], (one.shape, other.shape), base, model)
+    if len(entries) == 1 and all(cut_alike(one, other) for one, other in some):
+        (theirs,) = entries.values()
+        if theirs.shape == place.shape:
+            return theirs.load
+    return Assembled(tuple(place.shape), tuple((one, other, entries[other.stored]) for one, other in some))
 
 
 def _constant(name: str, place) -> bool:
@@ -231,14 +282,15 @@ def _constant(name: str, place) -> bool:
     return not floating or (len(place.shape) != 1 and CONSTANT.search(name) is not None)
 
 
-def _same_kind(name: str, place, theirs, base: Checkpoint, model: Checkpoint) -> None:
-    """Raise what `partners` raises of one tensor."""
+def _same_kind(name: str, place, theirs, shapes: tuple[tuple, tuple], base: Checkpoint, model: Checkpoint) -> None:
+    """Raise what `partners` raises of one tensor, or of one part; ``shapes`` are those in the base and in the model."""
+    here, there = shapes
     if math.prod(place.shape) == math.prod(theirs.shape) == 1 and not getattr(torch, place.dtype).is_floating_point:
         return  # a counter, which nothing is added to
-    if theirs.shape != place.shape:
-        grown = len(place.shape) == 2 and theirs.shape[1:] == place.shape[1:]
+    if there != here:
+        grown = len(here) == 2 and there[1:] == here[1:]
         why = f"their vocabularies differ. {GROWN}" if grown else "they are not of one kind"
-        raise ValueError(f"{name} is {theirs.shape} in {model.name}, and {place.shape} in {base.name}: {why}")
+        raise ValueError(f"{name} is {there} in {model.name}, and {here} in {base.name}: {why}")
     floating = [getattr(torch, one.dtype).is_floating_point for one in (place, theirs)]
     if floating[0] != floating[1]:
         raise ValueError(

@@ -77,7 +77,11 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
         raise ValueError(f"{base.name} has no matrix of {MIN_MATRIX_VALUES:,} or more entries that is looked at")
     rows, skipped = [], {}
     for name in tqdm(names, "ΔW", disable=not progress, leave=False, delay=1):
-        if all(one[name] == base.stored[name].load for one in theirs):
+        untouched = [model for model, one in zip(models, theirs, strict=True) if one[name] == base.stored[name].load]
+        if any(name not in model.stored for model in untouched):
+            skipped[name] = f"only in the base ({base.name})"
+            continue
+        if len(untouched) == len(models):
             skipped[name] = "no adapter on it"
             continue
         try:

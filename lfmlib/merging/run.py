@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.stored import Stored
-from ..deltas.pairs import FLOATS, opened, partners, refuse_strangers
+from ..deltas.kin import refuse_strangers
+from ..deltas.pairs import FLOATS, opened, partners
 from ..surveys.run import same_library
 from ..surveys.threads import one_thread
 from . import methods, model_folder

@@ -180,3 +180,51 @@ def test_adapters_are_merged_and_laid_beside_one_another_as_the_models_they_make
     with pytest.raises(CheckpointError, match=r"cannot be added: saved whole beside the adapter"):
         adapt(llama(), tmp_path / "head", target_modules=["q_proj"], modules_to_save=["lm_head"])
         lfmlib.merge(base, tmp_path / "head", out=tmp_path / "x", progress=False)
+
+
+class Experts(nn.Module):
+    """Two stacks, as experts of transformers are stored; ``is_transposed`` tells (in, out)."""
+
+    def __init__(self, turned: bool):
+        super().__init__()
+        self.is_transposed = turned
+        shapes = {"gate_up_proj": (3, 160, 64), "down_proj": (3, 64, 80)}
+        for name, (count, first, second) in shapes.items():
+            values = 0.02 * torch.randn(count, *((second, first) if turned else (first, second)))
+            self.register_parameter(name, nn.Parameter(values))
+
+
+def of_experts(turned: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.ModuleDict({"experts": Experts(turned), "q_proj": nn.Linear(64, 64, bias=False)}) for _ in range(2)]
+    model = nn.ModuleDict({"embed_tokens": nn.Embedding(30, 64), "layers": nn.ModuleList(layers)})
+    model.config = {"model_type": "llama4_text"}
+    return model
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    "parameters", [["experts.gate_up_proj", "experts.down_proj"], ["experts.down_proj"]], ids=["both", "one"]
+)
+def test_adapters_of_experts_and_trained_tokens_give_the_merged_model(tmp_path, parameters, turned):
+    settings = {"target_modules": ["q_proj"], "target_parameters": parameters}
+    wrapped = get_peft_model(
+        of_experts(turned), LoraConfig(r=4, lora_alpha=8, trainable_token_indices={"embed_tokens": [1, 5]}, **settings)
+    )
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name or "trainable_tokens_delta" in name:
+            parameter.data = parameter.data + 0.02 * torch.randn(parameter.shape)
+    wrapped.save_pretrained(tmp_path / "adapter")
+    merged = {name: w.clone() for name, w in wrapped.merge_and_unload().state_dict().items()}
+    base = {name: w.clone() for name, w in of_experts(turned).state_dict().items()}
+    found = adapted.adapted(lfmlib.open_checkpoint(base), tmp_path / "adapter", whole=True)
+    assert found.stored.keys() == merged.keys()
+    for name, w in merged.items():
+        assert torch.allclose(found.read(name), w, rtol=0, atol=1e-7), name
+        assert torch.equal(w, base[name]) == (not {"q_proj", "embed"} & set(name.replace("_tokens", "").split("."))
+                                              and not any(name.endswith(one) for one in parameters))  # fmt: skip
+    out = lfmlib.merge(base, tmp_path / "adapter", "average", out=tmp_path / "out", progress=False)
+    written = load_file(out / "model.safetensors")
+    assert all(torch.allclose(written[name], w, rtol=0, atol=1e-7) for name, w in merged.items())
+    reasons = adapted.adapted(lfmlib.open_checkpoint(base), tmp_path / "adapter").skipped
+    assert not any(name.endswith(one) for name in reasons for one in parameters)
