@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -118,6 +119,7 @@ def compare(
     if select:  # what was not asked for is not missing
         found = re.compile(select).search
         skipped = {name: reason for name, reason in skipped.items() if found(name)}
+    _tell_unpaired(base, tuned, skipped)
     refuse_strangers(base, tuned, [partial(read_pair, one, tuned, base) for one in pairs])
     by_name = {one.tuned: one for one in pairs}
     wanted = [info for info in tuned.tensors if info.name in by_name]
@@ -130,6 +132,21 @@ def compare(
 
     outcome = over(tuned, wanted, call, executor=executor, progress=progress)
     return outcome.table(_columns(), skipped, source=tuned.name, base=base.name)
+
+
+def _tell_unpaired(base: Checkpoint, tuned: Checkpoint, skipped: dict[str, str]) -> None:
+    """Warn of matrices without a partner, other than heads, which fine-tuning drops and makes anew."""
+    heads = {info.name for one in (base, tuned) for info in one.tensors if info.role in ("head", "pooler")}
+    left = [
+        name for name, why in skipped.items() if why.startswith(("only in the ", "of shape ")) and name not in heads
+    ]
+    if left:
+        some = "; ".join(f"{name}: {skipped[name]}" for name in left[:3])
+        warnings.warn(
+            f"{len(left)} matrices have no row, since they have no partner ({some}{' …' if len(left) > 3 else ''}); "
+            'attrs["skipped"] of the table says it of each',
+            stacklevel=3,
+        )
 
 
 def delta(base, tuned, name: str) -> torch.Tensor:

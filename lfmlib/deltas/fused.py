@@ -103,7 +103,8 @@ def alike(base: Checkpoint, tuned: Checkpoint) -> tuple[Checkpoint, Checkpoint]:
     if all(piece.shape for _, some in sides for piece in some.values()):
         return base, tuned
     (_, known), (_, wanted) = sides
-    pairs = matched(*({key: piece.shape for key, piece in some.items()} for some in (known, wanted)))
+    shapes = [{key: piece.shape for key, piece in some.items()} for some in (known, wanted)]
+    pairs = matched(shapes[0], shapes[1])
     back = {key: name for name, key in pairs.items()}
     return _cut(*sides[0], *sides[1], back), _cut(*sides[1], *sides[0], pairs)
 

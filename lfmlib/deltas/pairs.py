@@ -131,8 +131,8 @@ def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str
         loads = [partial(_first_rows, one, tuned, base) for one in some if isinstance(one, Pair)]
         return bool(loads) and median_kinship(loads) >= MIN_KINSHIP
 
-    shapes = ({key: info.shape for key, info in some.items()} for some in (known, wanted))
-    partner = matched(*shapes, holds=hold)
+    shapes = [{key: info.shape for key, info in some.items()} for some in (known, wanted)]
+    partner = matched(shapes[0], shapes[1], holds=hold)
     found, left = [], {}
     for key, info in wanted.items():
         if key not in partner:
@@ -203,7 +203,7 @@ def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torc
     for name, why in model.skipped.items():
         if target := first.get(why.removeprefix("tied to ")):
             own.setdefault(name, target)
-    shapes = ({key: piece.shape for key, piece in some.items()} for some in (known, own))
+    shapes = [{key: piece.shape for key, piece in some.items()} for some in (known, own)]
 
     def hold(pairs: dict[str, str]) -> bool:
         some = [(own[key].part, known[other].part) for key, other in pairs.items()]
@@ -211,7 +211,7 @@ def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torc
         matrices = [load for load, two in zip(loads, some, strict=False) if len(two[0].shape) > 1]
         return median_kinship(matrices or loads) >= MIN_KINSHIP
 
-    partner = {other: own[key].part for key, other in matched(*shapes, holds=hold).items()}
+    partner = {other: own[key].part for key, other in matched(shapes[0], shapes[1], holds=hold).items()}
     parts: dict[str, dict[Part, Part | None]] = {}
     for key, piece in known.items():
         parts.setdefault(piece.part.stored, {})[piece.part] = partner.get(key)

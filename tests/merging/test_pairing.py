@@ -234,6 +234,14 @@ def test_heads_that_fine_tuning_drops_stay_as_they_are(pair, tmp_path, names):
             assert table.attrs["skipped"][name] == "only in the base (mapping)"
 
 
+def test_rows_that_are_missing_are_told(pair):
+    base, tuned = pair
+    short = {name: w for name, w in tuned.items() if "experts.1" not in name and name != "lm_head.weight"}
+    with pytest.warns(UserWarning, match=r"3 matrices have no row.*experts\.1\.gate_proj\.weight: only in the base"):
+        table = lfmlib.compare(base, short, select="experts|lm_head", progress=False)
+    assert len(table) == 6 and table.attrs["skipped"]["lm_head.weight"] == "only in the base (mapping)"
+
+
 def test_half_a_layer_is_no_model(pair, tmp_path):
     base, tuned = pair
     short = {name: w for name, w in tuned.items() if "v_proj" not in name}
