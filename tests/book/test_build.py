@@ -22,7 +22,6 @@ from lfmlib.book import build, execute, one_file, render, stage
 from lfmlib.book.layout import Layout
 from lfmlib.findings import scoreboard
 from lfmlib.provenance import ROOT
-from lfmlib.provenance import ROOT
 
 
 @pytest.fixture(autouse=True, scope="module")
