@@ -11,12 +11,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from lfmlib.provenance import ROOT
 
-CHROMIUM = next(filter(None, map(shutil.which, ("google-chrome", "chromium", "chromium-browser"))), None)
-# The last argument is the missing network: no name but the test server's address is ever found.
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-ARGUMENTS += ["--disable-sync", "--no-first-run", "--disable-dev-shm-usage"]
-ARGUMENTS += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
-
 INTRO = "# A toy book\n\nRead {doc}`../notebooks/01_is_it_so`, {ref}`fig-hero` and {cite}`toy2025`.\n"
 FINDINGS = "# What was found\n\n```{include} _scoreboard.md\n```\n"
 METHODS = "# Methods\n\n## How it is done\n\n$$y = x^2$$\n\n```{include} _runs.md\n```\n"

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from browser import ARGUMENTS, CHROMIUM
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import sync_playwright
-from toybooks import ARGUMENTS, CHROMIUM, chapter, make_book, read
+from toybooks import chapter, make_book, read
 
 from lfmlib import findings
 from lfmlib.book import build, execute, one_file, render, stage

@@ -119,7 +119,9 @@ def given(tmp_path_factory) -> dict[str, str]:
         (folder / name).mkdir(parents=True)
         tensors = {key: w + change * torch.randn(w.shape) for key, w in base.items()}
         save_file(tensors | {"steps": torch.arange(3)}, folder / name / "model.safetensors")
-        (folder / name / "config.json").write_text(json.dumps({"architectures": NAMES, "model_type": NAMES[0]}))
+        (folder / name / "config.json").write_text(
+            json.dumps({"architectures": NAMES, "model_type": NAMES[0]}), encoding="utf-8"
+        )
     rows = [{"text": f"{name} text {at}", "label": name} for name in NAMES for at in range(30)]
     pd.DataFrame(rows).to_csv(folder / f"{MODEL}.csv", index=False)
     own = str(folder / MODEL)

@@ -244,7 +244,7 @@ def test_a_spreadsheet_computes_no_name(shown, tmp_path):
     )
     notebook.download({"matrices": table}, tmp_path)
     text = base64.b64decode(re.search('base64,([^"]+)', shown[0])[1]).decode()
-    assert text == (tmp_path / "matrices.csv").read_text() and "-1.5" in text
+    assert text == (tmp_path / "matrices.csv").read_text(encoding="utf-8") and "-1.5" in text
     assert pd.read_csv(tmp_path / "matrices.csv")["tensor"].tolist() == ["'=1+1", "'@x", "'-x", "a"]
     assert pd.read_parquet(tmp_path / "matrices.parquet")["tensor"].tolist() == table["tensor"].tolist()
 

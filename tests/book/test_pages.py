@@ -20,7 +20,6 @@ from axe_playwright_python.sync_playwright import Axe
 from browser import ARGUMENTS, CHROMIUM, SCREENS
 from bs4 import BeautifulSoup
 from playwright.sync_api import expect, sync_playwright
-from toybooks import ARGUMENTS, CHROMIUM
 
 from lfmlib import findings
 from lfmlib.book import build, render, stage
