@@ -192,8 +192,8 @@ def download(tables: dict[str, pd.DataFrame], folder: Path) -> None:
     for name, frame in tables.items():
         flat = frame.assign(shape=frame["shape"].map(str)) if "shape" in frame else frame.copy()
         flat.attrs = {}  # what a survey notes there is not JSON, which Parquet would make of it
-        text = flat.assign(**{name: flat[name].map(_no_formula) for name in flat.select_dtypes(exclude="number")})
-        text = text.to_csv(index=False)
+        words = flat.select_dtypes(exclude="number").columns
+        text = flat.assign(**{str(one): flat[one].map(_no_formula) for one in words}).to_csv(index=False)
         with whole(folder / f"{name}.csv") as part:
             part.write_text(text, encoding="utf-8")
         with whole(folder / f"{name}.parquet") as part:
