@@ -45,6 +45,7 @@ def plain(name: str) -> str:
     """A name without the words that wrappers put into it.
 
     Examples:
+        >>> from lfmlib.checkpoints.names import plain
         >>> plain("_orig_mod.layers.0._checkpoint_wrapped_module.mlp.up_proj.weight")
         'layers.0.mlp.up_proj.weight'
     """
@@ -77,6 +78,7 @@ def matched(
             prefixes are tried. Where that leaves no pair at all, those that were tried first are returned.
 
     Examples:
+        >>> from lfmlib.checkpoints.names import matched
         >>> before = {"model.layers.0.q.weight": (4, 4), "visual.patch.proj.weight": (4, 3)}
         >>> after = {"model.language_model.layers.0.q.weight": (4, 4), "model.visual.patch.proj.weight": (4, 3)}
         >>> for pair in matched(before, after).items():

@@ -314,6 +314,7 @@ def in_order(roles: Iterable[str]) -> list[str]:
     """Roles, each once: those of `READING_ORDER`, then others as they come; those of a tower ("vision.q") together.
 
     Examples:
+        >>> from lfmlib.checkpoints.roles import in_order
         >>> in_order(["down", "gate", "up", "k", "v", "q", "o", "other"])
         ['q', 'k', 'v', 'o', 'gate', 'up', 'down', 'other']
     """

@@ -22,6 +22,7 @@ def printable(text: object) -> str:
     do not break, which numbers hold, stay.
 
     Examples:
+        >>> from lfmlib.findings.markup import printable
         >>> printable("a\nb\u202ec")
         'a\\nb\\u202ec'
     """
@@ -32,6 +33,7 @@ def plain(text: object) -> str:
     r"""A word for a sentence, none of it markup.
 
     Examples:
+        >>> from lfmlib.findings.markup import plain
         >>> plain("a*b* <c>")
         'a\\*b\\* \\<c\\>'
     """
@@ -42,6 +44,7 @@ def code(text: object) -> str:
     """A word for a sentence, as code; within more backticks than it holds in a row.
 
     Examples:
+        >>> from lfmlib.findings.markup import code
         >>> code("layers.0.q"), code("a`b")
         ('`layers.0.q`', '``a`b``')
     """
@@ -57,6 +60,7 @@ def escaped(text: object) -> str:
     """A word for HTML, in text or in a quoted attribute.
 
     Examples:
+        >>> from lfmlib.findings.markup import escaped
         >>> escaped("<b>")
         '&lt;b&gt;'
     """
@@ -67,6 +71,7 @@ def inline(sentence: str) -> str:
     r"""A sentence as HTML, without a paragraph around it.
 
     Examples:
+        >>> from lfmlib.findings.markup import inline
         >>> inline("**2** of `a<b>`")
         '<strong>2</strong> of <code>a&lt;b&gt;</code>'
     """
@@ -93,6 +98,7 @@ def cell(sentence: str) -> str:
     r"""A sentence for a table of a page, whose Markdown knows more than sentences do: of it, only theirs stays markup.
 
     Examples:
+        >>> from lfmlib.findings.markup import cell
         >>> cell("**1** of `a|b` <c>")
         '**1** of `a\\|b` \\<c>'
     """
@@ -110,6 +116,7 @@ def to_html(text: str) -> str:
     """Sentences as HTML: paragraphs, with an empty line between, and lists, each item a line that begins with a dash.
 
     Examples:
+        >>> from lfmlib.findings.markup import to_html
         >>> to_html("- *a*\\n- b")
         '<ul class="lfm-say mathjax_ignore"><li><em>a</em></li><li>b</li></ul>'
     """
