@@ -74,7 +74,7 @@ def summary(findings: list[Finding]) -> str:
         if judged:
             verdicts = [one.verdict for one in judged]
             counts = [_count(judged, verdict) for verdict in VERDICTS if verdict in verdicts]
-            if left := [one.model for one in models if one.value is None]:
+            if left := [plain(one.model) for one in models if one.value is None]:
                 counts.append(f"not judged on {len(left)} ({', '.join(left[:2])}{' …' if left[2:] else ''})")
             link = f"[{statement}](../notebooks/{CHAPTERS[id_]}.ipynb)"
             lines[group(verdicts)].append(f"- **{id_}** {link}: {', '.join(counts)}")
@@ -82,7 +82,7 @@ def summary(findings: list[Finding]) -> str:
     if own:
         others = len({finding.model for finding in findings} - {own})
         beside = f", beside {others} other models and trainings" if others else ""
-        parts.insert(0, f"This book is on **{own}**{beside}.")
+        parts.insert(0, f"This book is on **{plain(own)}**{beside}.")
     return "\n\n".join(parts or ["*Nothing has been measured yet.*"]) + "\n"
 
 
