@@ -4,9 +4,9 @@ Where a norm stands between the residual stream and a matrix, its gain g is mult
 W · diag(g). Two matrices that read the stream alike may differ in W and g, since only the product counts. Names tell
 where norms stand:
 
-before  in front of attention and in front of the MLP, or one for both (Llama, GPT-2, ViT, T5, GPT-J)
-behind  behind attention and behind the MLP, on the stream itself (BERT), or inside the branch (OLMo 2): what the norm
-        gives is the stream, which a matrix reads as it is
+- *before*: in front of attention and in front of the MLP, or one for both (Llama, GPT-2, ViT, T5, GPT-J);
+- *behind*: behind attention and behind the MLP, on the stream itself (BERT), or inside the branch (OLMo 2): what the
+  norm gives is the stream, which a matrix reads as it is.
 
 PyTorch's and fairseq's layers have names for both (``norm1``, ``self_attn_layer_norm``); a norm behind the last layer
 tells that theirs stand before.
