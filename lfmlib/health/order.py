@@ -13,9 +13,9 @@ Other things raise that sum where nothing was exchanged, and each has its bound:
 - *Unlikeness*: layers are not equally alike at equal distance, and the largest of many rises is above 0 in many intact
   models. The rise in standard errors of a sum of as many similarities as change, from how those of layers one to three
   apart scatter about their median once the pair is put back.
-- *One layer unlike all others* raises the sum when it is moved to an end, where it has one neighbour and not two. So the
-  means over the neighbours of both layers must rise as well, by the same bounds, and each layer must fit its new place:
-  be more alike to its neighbours there than to its present ones, beyond chance, or nearly as alike as the least alike
+- *One layer unlike all others* raises the sum when it is moved to an end, where it has one neighbour and not two. So
+  the means over the neighbours of both layers must rise as well, by the same bounds, and each layer must fit its new
+  place: be more alike to its neighbours there than to its present ones, beyond chance, or nearly as alike as the least alike
   neighbours among the other layers. (One that gets a second neighbour needs no such test.) Of the two layers at an end
   an exchange and one layer unlike all others look the same: none is named.
 
