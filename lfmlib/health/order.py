@@ -15,9 +15,9 @@ Other things raise that sum where nothing was exchanged, and each has its bound:
   apart scatter about their median once the pair is put back.
 - *One layer unlike all others* raises the sum when it is moved to an end, where it has one neighbour and not two. So
   the means over the neighbours of both layers must rise as well, by the same bounds, and each layer must fit its new
-  place: be more alike to its neighbours there than to its present ones, beyond chance, or nearly as alike as the least alike
-  neighbours among the other layers. (One that gets a second neighbour needs no such test.) Of the two layers at an end
-  an exchange and one layer unlike all others look the same: none is named.
+  place: be more alike to its neighbours there than to its present ones, beyond chance, or nearly as alike as the
+  least alike neighbours among the other layers. (One that gets a second neighbour needs no such test.) Of the two
+  layers at an end an exchange and one layer unlike all others look the same: none is named.
 
 Layers that are damaged otherwise are left out; those beside them then count as neighbours.
 """

@@ -266,13 +266,17 @@ def test_laws_of_a_checkpoint():
         "layers.0.mlp.up_proj.weight": torch.tensor(rng.standard_normal((96, 64))).float(),
         "layers.1.mlp.up_proj.weight": torch.tensor(rng.laplace(size=(96, 64))).float(),
         "layers.1.mlp.tiny.weight": torch.ones(8, 8),
+        "layers.1.mlp.flat.weight": torch.ones(64, 64),
         "layers.0.norm.weight": torch.ones(96),
     }
-    table = lfmlib.laws(made, pruned=0.2, progress=False)
+    with pytest.warns(UserWarning, match=r"^1 of 3 tensors have no row"):
+        table = lfmlib.laws(made, pruned=0.2, progress=False)
     assert list(table["name"]) == ["gaussian", "laplace"] and list(table["depth"]) == [0, 1]
-    assert "64 values in 1 coding cells" in table.attrs["skipped"]["layers.1.mlp.tiny.weight"]
+    assert table.attrs["skipped"]["layers.1.mlp.tiny.weight"] == "64 values: expected at least 256"
+    assert "4096 values in 1 coding cells" in table.attrs["skipped"]["layers.1.mlp.flat.weight"]
     assert table[[f"bits_{name}" for name in VARIANTS]].notna().all(axis=None)
-    noise = optimal_laws.noise_laws(lfmlib.survey(made, progress=False), pruned=0.2)
+    measured = lfmlib.survey(made, progress=False, select="up_proj")
+    noise = optimal_laws.noise_laws(measured, pruned=0.2)
     assert list(noise["tensor"]) == list(table["tensor"]) and set(noise["name"]) == {"gaussian"}
     assert isinstance(noise, pd.DataFrame) and list(noise) == list(table)
 
