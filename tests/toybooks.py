@@ -46,7 +46,7 @@ def chapter(title: str = "Is it so?", *, draw: str = DRAW, extra: str = "") -> n
         new_code_cell(draw, metadata={"mystnb": figure, "tags": ["remove-input"]}),
         new_markdown_cell("## A section here\n\n$$\\mathrm{KL}(p \\| q) = \\sum_i p_i \\log_2 \\frac{p_i}{q_i}$$"),
         new_code_cell(
-            'display(Markdown(f"Measured $x = 1$, seed {seed}; see [how](../book/methods.md#how-it-is-done)."))'
+            'display(Markdown(f"Measured $x = 1$, seed {seed}; see [how](../book/methods.html#how-it-is-done)."))'
         ),
         new_code_cell('import pandas as pd\npd.DataFrame({f"a rather long column {k}": [k, 2.5] for k in range(9)})'),
         new_code_cell('import sys\nprint("on stderr", file=sys.stderr)'),

@@ -171,6 +171,9 @@ def unfinished(notebook: nbformat.NotebookNode) -> str | None:
         for output in cell.outputs:
             if output.output_type == "error" and "raises-exception" not in cell.metadata.get("tags", []):
                 return f"cell {number} failed with {output.ename}: {output.evalue}"
+        times = cell.metadata.get("execution", {})  # as nbclient and JupyterLab note them
+        if "iopub.execute_input" in times and "shell.execute_reply" not in times:
+            return f"cell {number} began and did not end: its kernel died, or was stopped"
     if waiting:
         return f"code cells that have not run: {len(waiting)} of {len(cells)}, the first of them cell {waiting[0]}"
     run = notebook.metadata.get("papermill", {})

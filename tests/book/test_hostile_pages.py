@@ -47,7 +47,7 @@ LOOK = """() => ({
   strange: [...document.querySelectorAll("main :is(script, iframe, object, [onerror], [onload], a[href^=javascript])")]
     .map(one => one.outerHTML),
   text: document.querySelector("main").innerText,
-  equations: document.querySelectorAll(":is(table, .lfm-say, .lfm-claim) mjx-container, mjx-merror").length,
+  equations: document.querySelectorAll(":is(table.dataframe, .lfm-say, .lfm-claim) mjx-container, mjx-merror").length,
   lost: [...document.querySelectorAll("main > :not(.cell), footer table")].map(one => one.outerHTML.slice(0, 80)),
   sideways: document.documentElement.scrollWidth - document.documentElement.clientWidth,
 })"""
