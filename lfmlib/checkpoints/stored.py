@@ -126,7 +126,7 @@ def stamp_of(path: Path) -> tuple[int, int]:
 
 
 def check_unchanged(path: Path, stamp: tuple[int, int]) -> None:
-    """Raise CheckpointError if a file no longer has the stamp that it had when it was opened."""
+    """Raise CheckpointError if a file no longer has the stamp it had when opened, FileNotFoundError if it is gone."""
     if not path.exists():
         raise FileNotFoundError(
             f"{path} is no longer there: it was moved or deleted since it was opened, or this worker does not see it. "

@@ -277,16 +277,21 @@ def _merge_stack(weight: torch.Tensor, one: Adapted) -> torch.Tensor:
     config: Any = copy.copy(one.config)
     config.target_modules, config.target_parameters = [], [f"{path}.{one.parameter}"]
     config.trainable_token_indices, config.init_lora_weights = None, True
+    state = {name.replace(one.path, path, 1): value for name, value in one.state.items()}
+    return getattr(_merged(model, path, state, config, weight.dtype), one.parameter).detach()
+
+
+def _merged(model: nn.Module, path: str, state: dict[str, torch.Tensor], config: Any, dtype: torch.dtype) -> Any:
+    """The module at ``path`` after peft has merged an adapter into it; ``config`` chooses it, and is changed here."""
     for chooser in ("modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules"):
         setattr(config, chooser, None)
-    state = {name.replace(one.path, path, 1): value for name, value in one.state.items()}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         inject_adapter_in_model(config, model)
         set_peft_model_state_dict(model, state)
     layer: Any = model.get_submodule(path)
-    layer.to(weight.dtype).merge()
-    return getattr(layer.get_base_layer(), one.parameter).detach()
+    layer.to(dtype).merge()
+    return layer.get_base_layer()
 
 
 def _nested(path: str, module: nn.Module) -> nn.Module:
@@ -313,12 +318,4 @@ def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], conf
     if isinstance(config, LoraConfig):
         one.trainable_token_indices = None
         one.fan_in_fan_out, one.init_lora_weights, one.lora_bias, one.target_parameters = False, True, False, None
-    for chooser in ("modules_to_save", "layers_to_transform", "layers_pattern", "exclude_modules"):
-        setattr(one, chooser, None)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        inject_adapter_in_model(one, model)
-        set_peft_model_state_dict(model, state)
-    layer: Any = model.get_submodule(path)
-    layer.to(weight.dtype).merge()
-    return layer.get_base_layer().weight.detach()
+    return _merged(model, path, state, one, weight.dtype).weight.detach()

@@ -115,8 +115,8 @@ def stem(model: str, provenance: dict) -> str:
     told += [given.get(name) for name in ("base", "base_revision", "select", "sample")]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model)
     told += [model] if len(name) > MAX_NAME else []
-    whole = "\0".join(str(one) for one in told if one).encode(errors="backslashreplace")
-    return f"{name[:MAX_NAME]}-{hashlib.sha256(whole).hexdigest()[:8]}" if whole else name
+    apart = "\0".join(str(one) for one in told if one).encode(errors="backslashreplace")
+    return f"{name[:MAX_NAME]}-{hashlib.sha256(apart).hexdigest()[:8]}" if apart else name
 
 
 @contextmanager
