@@ -41,15 +41,29 @@ def commit(root: Path = ROOT, *, apart: Sequence[str] = ()) -> str:
 
 
 def provenance(checkpoint, **parameters) -> dict:
-    """The origin of a finding on a checkpoint: source, revision, parameters, commit and versions."""
+    """The origin of a finding on a checkpoint: source, revision, state of files that have no revision, parameters,
+    commit and versions."""
     return {
         "source": str(checkpoint.source),
         "revision": checkpoint.revision,
+        "state": None if checkpoint.revision else state(checkpoint.files),
         "parameters": parameters,
         "commit": commit(),
         "versions": {name: version(name) for name in ("lfmlib", "numpy", "scipy", "torch")},
         "python": platform.python_version(),
     }
+
+
+def state(files: Sequence[Path | str]) -> str | None:
+    """What tells files in a folder from the same files trained further: a hash of their names, sizes and times of
+    change, 12 hexadecimal digits; None for none, for addresses, and for what is no longer there."""
+    if not files or not all(isinstance(file, Path) for file in files):
+        return None
+    try:
+        facts = sorted((Path(file).name, (found := os.stat(file)).st_size, found.st_mtime_ns) for file in files)
+    except OSError:
+        return None
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 
 def recorded(name: str, table, **parameters) -> dict:

@@ -179,10 +179,15 @@ def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> Non
     floats = [] if percent else frame.select_dtypes("float")
     whole = [name for name in floats if frame[name].notna().any() and (frame[name].dropna() % 1 == 0).all()]
     frame = frame.astype(dict.fromkeys(whole, "Int64")).astype(object)
+    frame = frame.rename_axis(index=_axis_name, columns=_axis_name)  # which pandas puts into HTML as they are
     style = frame.style.format(shown).format_index(escaped, axis=0).format_index(escaped, axis=1)
     style = style.set_table_attributes('class="dataframe lfm-table mathjax_ignore"')
     style = style.set_properties(subset=text, **{"text-align": "left"})
     display(HTML((style if index else style.hide(axis="index")).to_html()))
+
+
+def _axis_name(name: object) -> str | None:
+    return None if name is None else escaped(name)
 
 
 def download(tables: dict[str, pd.DataFrame], folder: Path) -> None:

@@ -259,12 +259,17 @@ def _by_its_chapter(found: Finding, others: list[Finding], where: dict) -> Findi
     if asked.get("select") or asked.get("sample"):
         return found
     for one in others:
-        origin = where | one.provenance
-        same = all(origin.get(name) == where.get(name) for name in ("source", "revision", "commit"))
-        if (one.id, one.model) == (found.id, found.model) and same and not origin.get("parameters", {}).get("select"):
+        if (one.id, one.model) == (found.id, found.model) and _alike(one.provenance, where):
             chapter = int(findings.CHAPTERS[one.id][:2])
             return replace(one, details=one.details | {"caveat": f"as chapter {chapter} found it"})
     return found
+
+
+def _alike(origin: dict, where: dict) -> bool:
+    """Whether a finding is on the same files in the same state, all of them, by the same code, and as thorough."""
+    theirs, ours = (one.get("parameters", {}) for one in (origin, where))
+    same = all(origin.get(name) == where.get(name) for name in ("source", "revision", "state", "commit"))
+    return same and not theirs.get("select") and theirs.get("profile") == ours.get("profile")
 
 
 def _heard(found: Finding) -> Finding:

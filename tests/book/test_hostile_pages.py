@@ -21,6 +21,8 @@ import torch
 from browser import ARGUMENTS, CHROMIUM, SCREENS
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
+from labserver import TOKEN, jupyterlab
+from nbformat.sign import NotebookNotary
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from playwright.sync_api import sync_playwright
@@ -41,7 +43,21 @@ NAMES = (
     "</code></td></table><svg onload=ran()>",
     r"[x](javascript:ran()) $\frac{x$ \(\href{javascript:ran()}{y}\)"
     + "\u202e\n\n```{raw} html\n<script>ran()</script>\n```",
+    "layer" + 60 * "without.a.space",  # as in jupyter-book#1959 and sphinx-book-theme#673
 )
+IN_LAB = ("01", "12", "13")
+"""Chapters that are opened in JupyterLab too, which takes seconds each; all of them passed by hand."""
+SEEN_IN_LAB = """() => {
+  const outputs = [...document.querySelectorAll(".jp-OutputArea-output")]
+  return {
+    ran: document.body.dataset.ran ?? "",
+    trusted: outputs.some(one => one.classList.contains("jp-mod-trusted")),
+    text: outputs.map(one => one.innerText).join("\\n"),
+    strange: outputs.flatMap(one => [...one.querySelectorAll(
+      ":is(script, iframe, object, [onerror], [onload], a[href^=javascript])")]).map(one => one.outerHTML),
+    equations: outputs.flatMap(one => [...one.querySelectorAll("mjx-container, mjx-merror")]).length,
+  }
+}"""
 LOOK = """() => ({
   ran: document.body.dataset.ran ?? "",
   strange: [...document.querySelectorAll("main :is(script, iframe, object, [onerror], [onload], a[href^=javascript])")]
@@ -114,11 +130,17 @@ def given(tmp_path_factory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("hostile") / FOLDER
     weights = torch.randn(96, 64)
     weights[0, 0] = torch.nan
-    base = dict(zip(NAMES, (weights, torch.randn(64, 96), torch.ones(64, 64), torch.randn(64, 64)), strict=True))
+    base = dict(
+        zip(
+            NAMES,
+            (weights, torch.randn(64, 96), torch.ones(64, 64), torch.randn(64, 64), torch.randn(64, 64)),
+            strict=True,
+        )
+    )
     for name, change in {MODEL: 0.1, "base": 0.0, "tuned": 0.2}.items():
         (folder / name).mkdir(parents=True)
         tensors = {key: w + change * torch.randn(w.shape) for key, w in base.items()}
-        save_file(tensors | {"steps": torch.arange(3)}, folder / name / "model.safetensors")
+        save_file(tensors | {"steps": torch.arange(3)}, folder / name / "model.safetensors", {"format": NAMES[0]})
         (folder / name / "config.json").write_text(
             json.dumps({"architectures": NAMES, "model_type": NAMES[0]}), encoding="utf-8"
         )
@@ -129,8 +151,45 @@ def given(tmp_path_factory) -> dict[str, str]:
             "data": f"{own}.csv", "results": str(folder / "results")}  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """The address of a JupyterLab server, its folder, and what signs notebooks there, as those who ran them would."""
+    folder, private = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("private")
+    settings = private / "lab/user-settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"windowingMode": "none"}', encoding="utf-8")  # all cells are in the page
+    notary = NotebookNotary(data_dir=str(private))
+    with jupyterlab(private, [f"--ServerApp.root_dir={folder}"], folder) as address:
+        yield address, folder, notary
+
+
+def look_in_lab(browser, lab, notebook: nbformat.NotebookNode) -> dict:
+    """What a reader sees of a trusted notebook in JupyterLab, where script could reach the kernel."""
+    address, folder, notary = lab
+    nbformat.write(notebook, folder / "seen.ipynb")
+    notary.sign(nbformat.read(folder / "seen.ipynb", as_version=4))
+    page = browser.new_page()
+    page.add_init_script("window.ran = () => document.body.dataset.ran = 'yes'")
+    page.goto(f"{address}/doc/tree/seen.ipynb?token={TOKEN}")
+    outputs = sum(len(cell.get("outputs", ())) for cell in notebook.cells)
+    shown = f"() => document.querySelectorAll('.jp-OutputArea-output').length >= {outputs}"
+    page.wait_for_function(shown, timeout=60_000)
+    page.wait_for_timeout(1000)  # MathJax, and pictures that are not there
+    seen = page.evaluate(SEEN_IN_LAB)
+    page.close()
+    return seen
+
+
+def test_what_runs_in_jupyterlab_is_seen(browser, lab):
+    """The look itself can fail."""
+    output = nbformat.v4.new_output("display_data", {"text/html": "<img src=x onerror=ran()>"})
+    cell = nbformat.v4.new_code_cell("1", outputs=[output])
+    seen = look_in_lab(browser, lab, nbformat.v4.new_notebook(cells=[cell]))
+    assert seen["ran"] == "yes" and seen["trusted"] and len(seen["strange"]) == 1
+
+
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-def test_names_are_words_on_every_page(path, shell, given, browser, tmp_path):
+def test_names_are_words_on_every_page(path, shell, given, browser, tmp_path, request):
     declared = papermill.inspect_notebook(str(path))
     if not {"model", "tuned", "data"} & set(declared):
         pytest.skip("this chapter is given no names")
@@ -144,7 +203,7 @@ def test_names_are_words_on_every_page(path, shell, given, browser, tmp_path):
     wrong = []
     page.on("requestfailed", lambda request: wrong.append(request.url))
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.add_init_script("var ran = () => document.body.dataset.ran = 'yes'")
+    page.add_init_script("window.ran = () => document.body.dataset.ran = 'yes'")
     page.goto(report.as_uri())
     page.evaluate("() => window.MathJax?.startup?.promise.then(() => null)")
     for size in SCREENS.values():
@@ -154,3 +213,7 @@ def test_names_are_words_on_every_page(path, shell, given, browser, tmp_path):
         assert seen == {"ran": "", "strange": [], "equations": 0, "lost": [], "sideways": 0} and wrong == []
         assert MODEL in text
     page.close()
+    if path.stem.startswith(IN_LAB):
+        seen = look_in_lab(browser, request.getfixturevalue("lab"), executed)
+        assert MODEL in seen.pop("text")
+        assert seen == {"ran": "", "trusted": True, "strange": [], "equations": 0}

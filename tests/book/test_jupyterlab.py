@@ -1,52 +1,26 @@
 """A chapter run in a real JupyterLab server, through its API, as a reader at the browser would run it."""
 
-import contextlib
 import json
-import os
 import re
-import subprocess
-import sys
-import time
 import urllib.request
 import uuid
 
 import pytest
 import websocket
+from labserver import TOKEN, jupyterlab
 
 from lfmlib.provenance import ROOT
 
 CHAPTER = "notebooks/01_are_the_weights_gaussian.ipynb"
-TOKEN = uuid.uuid4().hex
 
 
 @pytest.fixture
 def server(tmp_path):
     """Address of a JupyterLab server, started as the README says."""
-    (line,) = re.findall(
-        r"^\.venv/bin/jupyter lab (.+)$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    command = [sys.executable, "-m", "jupyterlab", *line.split(), "--no-browser", "--ServerApp.port=0"]
-    options = ["--ServerApp.ip=127.0.0.1", f"--IdentityProvider.token={TOKEN}", "--allow-root"]
-    private = {"JUPYTER_RUNTIME_DIR": tmp_path, "JUPYTER_CONFIG_DIR": tmp_path, "JUPYTER_DATA_DIR": tmp_path}
-    log = tmp_path / "server.log"
-    with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            command + options, cwd=ROOT, stderr=file, env=os.environ | {k: str(v) for k, v in private.items()}
-        )
-    address = None
-    for _ in range(300):
-        if found := re.search(r"http://127\.0\.0\.1:(\d+)/lab", log.read_text(encoding="utf-8")):
-            address = f"http://127.0.0.1:{found[1]}"
-            with contextlib.suppress(OSError):  # it prints its address before it listens
-                urllib.request.urlopen(f"{address}/api", timeout=10).close()
-                break
-        time.sleep(0.2)
-    else:
-        process.kill()
-        pytest.fail(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')}")
-    yield address
-    process.terminate()
-    process.wait(timeout=30)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^\.venv/bin/jupyter lab (.+)$", readme, re.MULTILINE)
+    with jupyterlab(tmp_path, line.split(), ROOT) as address:
+        yield address
 
 
 def call(address: str, path: str, body: dict | None = None) -> dict | str:

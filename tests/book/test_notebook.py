@@ -212,6 +212,20 @@ def test_names_are_words_in_sentences_and_tables(shown):
         assert cells.count(SEEN) == 2 + index and "0.5000" in cells
 
 
+@pytest.mark.parametrize("levels", [1, 2])
+def test_names_of_axes_and_captions_in_attributes_are_words(shown, levels):
+    """pandas escapes no name of an axis (phenobarbital/ai-parrot#1159); a quote ends no attribute (tokenizers#2210)."""
+    names = [HOSTILE, '" onload=alert(1) x="'][:levels]
+    index = pd.MultiIndex.from_product([["a", "b"]] * levels, names=names)
+    frame = pd.DataFrame({"value": np.arange(len(index)) / 3}, index=index).rename_axis(columns=HOSTILE)
+    notebook.table(frame)
+    page = read(shown[0])
+    heads = [cell.get_text() for cell in page.select("th.index_name")]
+    assert heads.count(SEEN) == 2 and set(heads) >= set(names[1:])
+    assert frame.index.names == names and frame.columns.name == HOSTILE  # the table itself keeps them
+    assert not [tag for tag in page.find_all(True) if any(key.startswith("on") for key in tag.attrs)]
+
+
 def test_names_are_words_in_boxes_and_the_report(shown, tmp_path):
     parts = {HOSTILE: 0.25, "words": HOSTILE}
     found = [

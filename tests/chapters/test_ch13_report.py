@@ -250,7 +250,9 @@ def test_one_model_has_one_verdict(model):
         replace(chapters, model="other"),
         replace(chapters, provenance=where | {"source": "/elsewhere/made"}),
         replace(chapters, provenance=where | {"commit": "older"}),
-        replace(chapters, provenance=where | {"parameters": {"select": "q_proj"}}),
+        replace(chapters, provenance=where | {"parameters": {"select": "q_proj"}}),  # as in prs-eth/Marigold#66
+        replace(chapters, provenance=where | {"parameters": {"profile": "quick"}}),  # as in zai-org/GLM-4#748
+        replace(chapters, provenance=where | {"state": "trained further"}),
     ]
     assert "looked at: 6 of 18" in f4(others).details["caveat"]
     assert "looked at: 6 of 18" in f4([chapters], select="q_proj").details["caveat"]

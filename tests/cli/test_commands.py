@@ -297,6 +297,29 @@ def test_a_terminal_that_lacks_letters_ends_no_command():
     assert done.returncode == DONE and r"\u0394W = W - W\u2080" in done.stdout, done.stderr
 
 
+def test_a_machine_without_a_locale_reads_and_writes_every_name(tmp_path):
+    """Names in a path, in config.json and of tensors (langgraph#8665, python-dotenv#74, bpython#735)."""
+    model = tmp_path / "Modèle ΔW"
+    model.mkdir()
+    save_file({"Schicht.0.gewöhnlich.weight": torch.randn(64, 64)}, model / "model.safetensors")
+    (model / "config.json").write_text('{"architectures": ["Größe"]}', encoding="utf-8")
+    code = (
+        "import pathlib, lfmlib; from lfmlib import findings; from lfmlib.provenance import provenance\n"
+        "model = next(one for one in pathlib.Path('.').iterdir() if one.is_dir())\n"
+        "checkpoint = lfmlib.open_checkpoint(model)\n"
+        "lfmlib.survey(checkpoint, progress=False, keep='kept').to_csv('matrices.csv', index=False)\n"
+        "findings.write(findings.Finding.of('F1', checkpoint.name, provenance(checkpoint), {}, value=0.5), 'found')"
+    )
+    bare = {key: one for key, one in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHONIO"))}
+    plain = bare | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=plain, capture_output=True, encoding="utf-8")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "matrices.csv", encoding="utf-8")
+    assert table["tensor"].tolist() == ["Schicht.0.gewöhnlich.weight"]
+    (found,) = lfmlib.findings.load(tmp_path / "found")
+    assert found.model.encode("utf-8", "surrogateescape").decode() == "Modèle ΔW"
+
+
 @pytest.mark.slow
 def test_a_report_from_any_folder(run, tmp_path):
     before = sorted(ROOT.glob("_build/*"))

