@@ -231,14 +231,31 @@ def test_nothing_is_missing_or_leads_nowhere(html):
     assert render.broken_links(html) == []
 
 
-@pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("name", ALL_PAGES)
-def test_page(name, screen, html, site, visit):
-    page = visit(f"{site}{name}.html", screen=screen)
-    look = page.evaluate(LOOK)
-    assert look["sideways"] <= 0
-    assert lost_links(html, site, look["links"]) == []
+def test_page(name, html, site, visit):
+    """In one tab: wide and narrow, in light and in dark, then on paper."""
+    page = visit(f"{site}{name}.html")
+    for screen, size in SCREENS.items():
+        page.emulate_media(color_scheme="light")
+        wait_for_theme(page, "light")
+        page.set_viewport_size(size)
+        look = page.evaluate(LOOK)
+        assert look["sideways"] <= 0, screen
+        looks_whole(look, name)
+        assert lost_links(html, site, look["links"]) == []
+        if screen == "desk":  # the phone shows the same colours, and less
+            assert accessibility(page) == []
+        page.emulate_media(color_scheme="dark")
+        wait_for_theme(page, "dark")
+        assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+        colours = {"runOnly": ["color-contrast", "link-in-text-block"]}
+        assert accessibility(page, **(colours if screen == "desk" else {})) == [], screen
+    if name in PAGES + REPORTS:
+        reads_on_paper(page)
 
+
+def looks_whole(look: dict, name: str) -> None:
+    """Nothing that a reader should see of a page is missing, too small, without words, or raw markup."""
     for image in look["images"]:
         assert image["natural"] > 0, f"not loaded: {image['src']}"
         assert image["alt"].strip(), f"no alternative text: {image['src']}"
@@ -251,24 +268,13 @@ def test_page(name, screen, html, site, visit):
         assert [(int(n[1]), int(n[2])) for n in numbers] == [(chapter, k + 1) for k in range(len(numbers))]
         assert all(image["captioned"] for image in look["images"])
         assert any(image["letters"] for image in look["images"])  # else their size would not have been checked
-
     assert look["faulty"] == []
     assert (look["equations"] > 0) >= ("$" in source(name))
     assert not re.search(r"\$\$|\\\(|\\\[|\\frac|\{[a-z]+\}`", look["text"]), "raw markup on the page"
-    if screen == "desk":  # the phone shows the same colours, and less
-        assert accessibility(page) == []
-    page.emulate_media(color_scheme="dark")
-    wait_for_theme(page, "dark")
-    assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
-    colours = {"runOnly": ["color-contrast", "link-in-text-block"]}
-    assert accessibility(page, **(colours if screen == "desk" else {})) == []
 
 
-@pytest.mark.parametrize("name", [*PAGES, *REPORTS])
-def test_on_paper(name, site, visit):
-    page = visit(f"{site}{name}.html")
-    page.emulate_media(color_scheme="dark")
-    wait_for_theme(page, "dark")  # before the page is told to print
+def reads_on_paper(page) -> None:
+    """Printed from a dark screen, a page is dark on light, without its bars, and nothing is cut off."""
     page.set_viewport_size({"width": 680, "height": 1000})  # A4 between its margins
     page.emulate_media(media="print")
     page.evaluate("() => window.dispatchEvent(new Event('beforeprint'))")
