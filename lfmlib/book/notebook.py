@@ -57,7 +57,7 @@ class Claim:
             body += "<p><b>Of a selection of tensors only</b>, so it is not kept for the scoreboard.</p>"
         verdicts = {finding.verdict for finding in several}
         display(
-            HTML(self._box(verdicts.pop() if len(verdicts) == 1 else "mixed", body)),
+            HTML(self._box(scoreboard.css(verdicts.pop()) if len(verdicts) == 1 else "lfm-mixed", body)),
             display_id=self._display,
             update=True,
         )
@@ -66,7 +66,7 @@ class Claim:
     def _box(self, verdict: str, body: str) -> str:
         statement = escaped(_sentence(findings.STATEMENTS[self.id]))
         claim = f"<p><b>Claim {self.id}.</b> {statement} <small>(Si et al., 2025)</small></p>"
-        return _box(verdict or "open", claim + body)
+        return _box(verdict or "lfm-open", claim + body)
 
 
 class Board:
@@ -75,7 +75,7 @@ class Board:
     def __init__(self):
         self._display = uuid.uuid4().hex
         waiting = "<p>The verdicts appear here when the report has run.</p>"
-        display(HTML(_box("open", waiting)), display_id=self._display)
+        display(HTML(_box("lfm-open", waiting)), display_id=self._display)
 
     def settle(self, found: list[Finding], folder: Path) -> list[Finding]:
         """Show the verdicts, one line a claim, and keep each finding as JSON in ``folder``."""
@@ -94,14 +94,14 @@ class Board:
             "<div class='lfm-scroll' tabindex='0' role='region' aria-label='verdicts'>"
             f"<table class='dataframe lfm-table'><thead>{head}</thead><tbody>{lines}</tbody></table></div>"
         )
-        display(HTML(_box("mixed", body)), display_id=self._display, update=True)
+        display(HTML(_box("lfm-mixed", body)), display_id=self._display, update=True)
         return found
 
 
 def _box(verdict: str, body: str) -> str:
     """A box with a plain style of its own, for JupyterLab; no dollar in it begins an equation."""
     style = "border-left:4px solid;padding:.4em 1em"
-    return f'<div class="lfm-claim lfm-{verdict} mathjax_ignore" style="{style}">{body}</div>'
+    return f'<div class="lfm-claim {verdict} mathjax_ignore" style="{style}">{body}</div>'
 
 
 def _verdict(finding: Finding) -> str:
@@ -115,7 +115,7 @@ def _verdict(finding: Finding) -> str:
     return (
         f"<p>Verdict on {model}: <b class='lfm-verdict'>{finding.verdict}</b>.</p>"
         f"<p>{escaped(_sentence(finding.metric))[:-1]}: <b>{inline(scoreboard.measured(finding))}</b>"
-        f"{control}.{census}</p>{_rule(finding)}"
+        f"{control}.{census}</p>{_first_rule([finding])}{_rule(finding)}"
     )
 
 
@@ -131,7 +131,7 @@ def _verdicts(several: list[Finding]) -> str:
             return f"<td colspan='{len(names) - 2}' style='{_PROSE}'>{why}</td>"
         own = finding.details.get("parts", {})
         each = (scoreboard.value(finding), *(scoreboard.part(own.get(part)) for part in parts))
-        return "".join(f"<td>{escaped(one)}</td>" for one in (*each, scoreboard.number(finding, finding.null)))
+        return "".join(f"<td>{escaped(one)}</td>" for one in (*each, scoreboard.control_number(finding)))
 
     lines = "".join(f"<tr><th>{escaped(one.model)}</th><td>{_name(one)}</td>{numbers(one)}</tr>" for one in several)
     head = "<tr>" + "".join(f"<th>{escaped(name)}</th>" for name in names) + "</tr>"
@@ -139,18 +139,27 @@ def _verdicts(several: list[Finding]) -> str:
         f"<p>{escaped(_sentence(several[0].metric))}</p>"
         "<div class='lfm-scroll' tabindex='0' role='region' aria-label='verdicts'>"
         f"<table class='dataframe lfm-table'><thead>{head}</thead><tbody>{lines}</tbody></table></div>"
-        f"{_rule(several[0])}"
+        f"{_first_rule(several)}{_rule(several[0])}"
     )
 
 
 def _name(finding: Finding) -> str:
     if finding.value is None:
         return "<i>not judged</i>"
-    return f"<b class='lfm-{finding.verdict}'>{finding.verdict}</b>"
+    return f"<b class='{scoreboard.css(finding.verdict)}'>{finding.verdict}</b>"
 
 
 def _rule(finding: Finding) -> str:
     return f"<p><small>Rule, fixed beforehand: {escaped(finding.rule)}; else contradicted.</small></p>"
+
+
+def _first_rule(several: list[Finding]) -> str:
+    """What the first rules said, where that is something else."""
+    other = [one for one in several if one.value is not None and one.first_verdict not in (None, one.verdict)]
+    if not other:
+        return ""
+    said = "; ".join(f"{escaped(one.model)} <b>{one.first_verdict}</b>" for one in other)
+    return f"<p><small>By the first rules, which did not judge the control: {said}.</small></p>"
 
 
 def _sentence(text: str) -> str:

@@ -137,13 +137,18 @@ def _with_addresses(settings: dict) -> dict:
 
 
 def _verdicts(results: Path) -> dict[str, str]:
-    """The scoreboard and its summary, by the file that pages include."""
+    """The scoreboard, its summary, and what the rules were, by the file that pages include."""
     from .. import findings
     from ..findings import scoreboard
 
     # No folder yet: nothing measured, and the pages say so.
     found = findings.load(results) if results.is_dir() else []
-    return {"_scoreboard.md": scoreboard.table(found), "_summary.md": scoreboard.summary(found)}
+    return {
+        "_scoreboard.md": scoreboard.table(found),
+        "_summary.md": scoreboard.summary(found),
+        "_changes.md": scoreboard.changes(found),
+        "_readings.md": scoreboard.readings(),
+    }
 
 
 def _calibration() -> str:

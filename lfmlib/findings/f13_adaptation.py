@@ -76,8 +76,13 @@ def f13_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         parts["of uniform noise, of ±1"] = " and ".join(_mean_accuracy(rows, method) for method in OTHER_NOISE)
     details = {"parts": parts, "runs": len(each)}
     beside = advantage(rows, floor)
-    null = None if beside.isna().any() else float(beside.mean())
-    return Finding.of("F13", model, provenance, details, value, (low, high), null, _verdict(low, high, len(each)))
+    null, control = None, None
+    if len(beside) > 1 and not beside.isna().any():
+        null, *limits = over_runs(beside)
+        control = _verdict(*limits, len(beside))
+    return Finding.of(
+        "F13", model, provenance, details, value, (low, high), null, _verdict(low, high, len(each)), control
+    )
 
 
 def f13(model: str, provenance: dict) -> Finding:

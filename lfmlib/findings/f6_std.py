@@ -78,8 +78,9 @@ def f6(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     wide = own["gain_median"] >= GAIN_BOUND and own["gain_mean"] > 0
     parts = {"median g": f"{own['gain_median']:.2f}"}
     details = own | {"parts": parts, "noise": noise, "matrices": int((body["control"] == "none").sum())}
-    verdict = _verdict(own["rises"], wide)
-    return Finding.of("F6", model, provenance, details, own["rises"], null=noise["rises"], verdict=verdict)
+    verdict, control = _verdict(own["rises"], wide), _verdict(noise["rises"], noise["gain_median"] >= GAIN_BOUND)
+    found = {"null": noise["rises"], "verdict": verdict, "control": control}
+    return Finding.of("F6", model, provenance, details, own["rises"], **found)
 
 
 def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
@@ -115,9 +116,11 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         "counts": worst,
         "runs": int(counted["runs"]["rises"]),
     }
-    noise = float(widening_over_runs(rows, "noise_")["mean"]["rises"])
+    beside = widening_over_runs(rows, "noise_")["mean"]
+    noise, control = float(beside["rises"]), _verdict(beside["rises"], beside["gain_median"] >= GAIN_BOUND)
     value, *limits = (float(counted[name]["rises"]) for name in ("mean", "low", "high"))
-    finding = Finding.of("F6", model, provenance, details, value, (limits[0], limits[1]), noise, verdicts[worst])
+    judged = {"null": noise, "verdict": verdicts[worst], "control": control}
+    finding = Finding.of("F6", model, provenance, details, value, (limits[0], limits[1]), **judged)
     return replace(finding, metric=f"{finding.metric}, under full fine-tuning")
 
 

@@ -88,9 +88,9 @@ def f8_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         parts["on the old task"] = _span(original) if len(original := log_ratios(old)) else "forgotten"
     details = {"parts": parts, "runs": len(logs), "draws": int(counted.groupby(["which", "seed"]).size().min())}
     random = log_ratios(own, "random")
-    noise = geometric_mean(random)[0] if len(random) else None
+    noise, control = (geometric_mean(random)[0], f8_judged(random)) if len(random) > 1 else (None, None)
     verdict = f8_judged(logs) if len(logs) == own["seed"].nunique() else "undecided"
-    return Finding.of("F8", model, provenance, details, value, (low, high), noise, verdict)
+    return Finding.of("F8", model, provenance, details, value, (low, high), noise, verdict, control)
 
 
 def _span(logs: pd.Series) -> str:

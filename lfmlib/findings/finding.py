@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import uuid
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from .rules import RULES, STATEMENTS, judge
+from .rules import RULES, STATEMENTS, beside_noise, digest, judge
 
 MAX_NAME = 80
 """Letters of a model's name in the name of a file, at most: file systems take 255 bytes."""
@@ -34,9 +35,11 @@ class Finding:
         interval: the 95 % limits of ``value``; None where the value is a census and has none.
         null: the same metric on the noise control; None where there is no control.
         rule: the rule in words.
-        verdict: one of `lfmlib.findings.VERDICTS`.
-        provenance: where it comes from: checkpoint, revision, versions, commit, parameters.
+        verdict: one of `lfmlib.findings.VERDICTS`, by the second rules.
+        provenance: where it comes from: checkpoint, revision, versions, commit, parameters, and the rules' hash.
         details: further figures that stand beside the value.
+        first_verdict: what the first rules say, which did not judge the control; kept, never reckoned again.
+        control_verdict: what the rule says of the control; None where there is none.
 
     Examples:
         >>> from lfmlib.findings import Finding
@@ -55,6 +58,8 @@ class Finding:
     verdict: str
     provenance: dict
     details: dict = field(default_factory=dict)
+    first_verdict: str | None = None
+    control_verdict: str | None = None
 
     @classmethod
     def of(
@@ -67,6 +72,7 @@ class Finding:
         interval: tuple[float, float] | None = None,
         null: float | None = None,
         verdict: str | None = None,
+        control: str | None = None,
     ) -> Finding:
         """A finding with the statement, the metric and the words of its rule.
 
@@ -74,13 +80,16 @@ class Finding:
             id_: a key of `lfmlib.findings.RULES`.
             model, provenance, details, value, interval, null: as the attributes.
             verdict: None: as the rule judges the value, and "undecided" without a value.
+            control: what the rule says of the control; None: as it judges ``null``.
         """
         rule = RULES[id_]
         if verdict is None:
             verdict = "undecided" if value is None else judge(rule, value, interval)
-        return cls(
-            id_, model, STATEMENTS[id_], rule.metric, value, interval, null, rule.text, verdict, provenance, details
-        )
+        if control is None and null is not None and not math.isnan(null):
+            control = judge(rule, null)
+        origin = provenance | {"rules": digest()}
+        read_twice = beside_noise(verdict, control), origin, details, verdict, control
+        return cls(id_, model, STATEMENTS[id_], rule.metric, value, interval, null, rule.text, *read_twice)
 
 
 def write(finding: Finding, folder: str | Path = "_build/results") -> Path:

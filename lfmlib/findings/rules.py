@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 
-VERDICTS = ("supported", "partly", "contradicted", "undecided")
+OF_NOISE_TOO = "true, of noise too"
+"""What a statement comes to that holds, and of its noise control by the same rule as well: so it tells nothing apart
+from noise."""
+VERDICTS = ("supported", OF_NOISE_TOO, "partly", "contradicted", "undecided")
 """What a finding can come to; undecided where its interval straddles the bound next to its value."""
 UNLIKE_STARTS = ("uniform", "signs", "laplace", "student-t3", "sparse-90")
 """Starts that F2 is about: laws of initial weights that are not Gaussian (see `lfmlib.lab.starts`)."""
@@ -55,6 +59,8 @@ class Rule:
         unit: "%" for a share; otherwise what is printed behind the number, such as "of 5".
         control: where the control was measured, in words.
         metric: what the number is, in words.
+        of_noise: the claim is that weights are like noise, so that noise must pass: where it does, the measure is
+            sound, and where weights pass too, nothing tells them from noise, as the claim has it.
     """
 
     text: str
@@ -63,6 +69,7 @@ class Rule:
     unit: str = ""
     control: str = "on Gaussian noise"
     metric: str = ""
+    of_noise: bool = False
 
 
 RULES = {
@@ -72,6 +79,7 @@ RULES = {
         partly=0.5,
         unit="%",
         metric="share of parameters in matrices with kl_bits ≤ 0.02",
+        of_noise=True,
     ),
     "F2": Rule(
         "number of five non-Gaussian starts from which training ends with at least 80 % of the parameters in matrices "
@@ -99,6 +107,7 @@ RULES = {
         partly=1,
         unit="of 3",
         metric="legs (independence, identity, spectrum) that hold for at least 80 % of the parameters",
+        of_noise=True,
     ),
     "F5": Rule(
         "(a) the Q–Q plot of ΔW against a Gaussian has an R² of at least 0.99 in matrices with at least 80 % of the "
@@ -202,6 +211,46 @@ RULES = {
 """The rule of each finding, “F1” to “F14”."""
 
 
+def digest() -> str:
+    """A hash of all that decides a verdict: `RULES`, and that controls are judged; 12 hexadecimal digits.
+
+    The last of `READINGS` bears it, so that no rule changes without an entry there.
+    """
+    return hashlib.sha256(repr(sorted(RULES.items())).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A state of the rules.
+
+    Attributes:
+        date: from when on they judge.
+        rules: their `digest`; empty for the first rules, which had none.
+        argument: what changed and why, and what had been seen by then.
+    """
+
+    date: str
+    rules: str
+    argument: str
+
+
+READINGS = (
+    Reading(
+        "2026-11-23",
+        "",
+        "The first rules, fixed after a rough look at one model, all-MiniLM-L6-v2. Their verdicts are kept beside "
+        "those of later rules.",
+    ),
+    Reading(
+        "2026-11-29",
+        "422079b5ecb2",
+        "The control goes through the rule as the model does, for every finding; where both come out supported, the "
+        "verdict is “true, of noise too”. Seen before: every result of the first reading.",
+    ),
+)
+"""Every state of the rules, oldest first; the verdicts of a run are by the last."""
+
+
 def judge(rule: Rule, value: float, interval: tuple[float, float] | None = None) -> str:
     """The verdict of a rule on a value: by the value itself, unless its interval straddles a bound.
 
@@ -211,7 +260,8 @@ def judge(rule: Rule, value: float, interval: tuple[float, float] | None = None)
         interval: its lower and upper limit with 95 %; None where the value is a census and has none.
 
     Returns:
-        One of `VERDICTS`; "undecided" where a bound lies above the lower limit and not above the upper one.
+        One of `VERDICTS`, without a look at the control (see `beside_noise`); "undecided" where a bound lies above the
+        lower limit and not above the upper one.
 
     Raises:
         ValueError: the value is NaN: nothing was measured.
@@ -230,3 +280,17 @@ def judge(rule: Rule, value: float, interval: tuple[float, float] | None = None)
     if value >= rule.supported:
         return "supported"
     return "partly" if value >= rule.partly else "contradicted"
+
+
+def beside_noise(verdict: str, control: str | None) -> str:
+    """The verdict on a model, once its noise control went through the same rule.
+
+    Args:
+        verdict, control: what the rule says of the model, and of its control; None where there is no control.
+
+    Examples:
+        >>> from lfmlib.findings.rules import beside_noise
+        >>> beside_noise("supported", "supported"), beside_noise("supported", "partly")
+        ('true, of noise too', 'supported')
+    """
+    return OF_NOISE_TOO if verdict == control == "supported" else verdict

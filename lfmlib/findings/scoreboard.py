@@ -5,15 +5,21 @@ from __future__ import annotations
 
 from .finding import Finding
 from .markup import cell, plain
-from .rules import CHAPTERS, RULES, STATEMENTS, VERDICTS
+from .rules import CHAPTERS, OF_NOISE_TOO, READINGS, RULES, STATEMENTS, VERDICTS
 
 GROUPS = {
     "holds": "Holds on every model it was judged on",
+    "noise": "Holds, and of noise as well, so that it tells nothing apart from noise",
     "mixed": "Holds in part, or on some models",
     "fails": "Does not hold",
     "open": "Not decided",
 }
 """What became of a statement, from its verdicts on all models, as the introduction groups them."""
+
+
+def css(verdict: str) -> str:
+    """The class of a verdict in pages and boxes."""
+    return f"lfm-{'noise-too' if verdict == OF_NOISE_TOO else verdict}"
 
 
 def own_model(findings: list[Finding]) -> str:
@@ -28,18 +34,18 @@ def table(findings: list[Finding]) -> str:
     claims listed below."""
     findings = _own_first(findings)
     lines = [
-        "| | The paper says | Model | Verdict | Measured | The control gives |",
-        "|---|---|---|---|---|---|",
+        "| | The paper says | Model | Verdict | Measured | The control gives | First rule |",
+        "|---|---|---|---|---|---|---|",
     ]
     for before, finding in zip([None, *findings], findings, strict=False):
         verdict = (
-            f'<b class="lfm-{finding.verdict}">{finding.verdict}</b>' if finding.value is not None else "*not judged*"
+            f'<b class="{css(finding.verdict)}">{finding.verdict}</b>' if finding.value is not None else "*not judged*"
         )
         repeated = before is not None and before.id == finding.id  # the claim is written once
         claim = "" if repeated else f"[{STATEMENTS[finding.id]}](../notebooks/{CHAPTERS[finding.id]}.ipynb)"
         lines.append(
             f"| {finding.id} | {claim} | {plain(finding.model)} | {verdict} | {cell(measured(finding))} "
-            f"| {cell(control(finding))} |"
+            f"| {cell(control(finding))} | {first(finding)} |"
         )
     waiting = [id_ for id_ in STATEMENTS if id_ not in {finding.id for finding in findings}]
     listing = "\n".join(lines) if findings else "*Nothing has been measured yet.*"
@@ -49,13 +55,20 @@ def table(findings: list[Finding]) -> str:
     return f"{listing}\n\nNot measured yet:\n\n{listed}\n"
 
 
-def group(verdicts: list[str]) -> str:
-    """A key of `GROUPS`: "holds" where all are supported, "fails" where some are contradicted and none is supported or
-    partly, "open" where all are undecided, else "mixed"."""
+def group(verdicts: list[str], of_noise: bool = False) -> str:
+    """A key of `GROUPS`: "holds" where all are supported, "noise" where all that hold do of noise too, "fails" where
+    some are contradicted and none holds or holds partly, "open" where all are undecided, else "mixed".
+
+    Args:
+        verdicts: on the models that a statement was judged on.
+        of_noise: the statement is that weights are like noise (see `lfmlib.findings.Rule`).
+    """
     found = set(verdicts)
-    if found == {"supported"}:
+    if found <= {"supported", OF_NOISE_TOO} and (of_noise or found == {"supported"}):
         return "holds"
-    if found & {"supported", "partly"}:
+    if found == {OF_NOISE_TOO}:
+        return "noise"
+    if found & {"supported", OF_NOISE_TOO, "partly"}:
         return "mixed"
     return "fails" if "contradicted" in found else "open"
 
@@ -77,13 +90,36 @@ def summary(findings: list[Finding]) -> str:
             if left := [plain(one.model) for one in models if one.value is None]:
                 counts.append(f"not judged on {len(left)} ({', '.join(left[:2])}{' …' if left[2:] else ''})")
             link = f"[{statement}](../notebooks/{CHAPTERS[id_]}.ipynb)"
-            lines[group(verdicts)].append(f"- **{id_}** {link}: {', '.join(counts)}")
+            lines[group(verdicts, RULES[id_].of_noise)].append(f"- **{id_}** {link}: {', '.join(counts)}")
     parts = [f"**{GROUPS[name]}:**\n\n" + "\n".join(some) for name, some in lines.items() if some]
     if own:
         others = len({finding.model for finding in findings} - {own})
         beside = f", beside {others} other models and trainings" if others else ""
         parts.insert(0, f"This book is on **{plain(own)}**{beside}.")
     return "\n\n".join(parts or ["*Nothing has been measured yet.*"]) + "\n"
+
+
+def changes(findings: list[Finding]) -> str:
+    """How many verdicts the second rules changed, from what into what, and of which findings, as a Markdown table."""
+    judged = [one for one in findings if one.value is not None and one.first_verdict]
+    moved: dict[tuple[str, str], list[str]] = {}
+    for one in judged:
+        if one.first_verdict != one.verdict:
+            moved.setdefault((str(one.first_verdict), one.verdict), []).append(one.id)
+    if not moved:
+        return f"Of {len(judged)} verdicts the second rules changed none.\n"
+    lines = ["| First rule | Now | Verdicts | Findings |", "|---|---|---:|---|"]
+    for (before, now), ids in sorted(moved.items()):
+        each = ", ".join(f"{id_} × {ids.count(id_)}" for id_ in sorted(set(ids), key=list(STATEMENTS).index))
+        lines.append(f"| {before} | {now} | {len(ids)} | {each} |")
+    count = sum(map(len, moved.values()))
+    return f"Of {len(judged)} verdicts the second rules changed {count}:\n\n" + "\n".join(lines) + "\n"
+
+
+def readings() -> str:
+    """The states of the rules, oldest first, as a Markdown list."""
+    hashes = {one: f", rules `{one.rules}`" if one.rules else "" for one in READINGS}
+    return "\n".join(f"- **{one.date}**{hashes[one]}: {one.argument}" for one in READINGS) + "\n"
 
 
 def _own_first(findings: list[Finding]) -> list[Finding]:
@@ -116,8 +152,22 @@ def value(finding: Finding) -> str:
 
 
 def control(finding: Finding) -> str:
-    """What the control gives, as printed."""
-    return number(finding, finding.null) + _parts(finding.details.get("null_parts"))
+    """What the control gives, and what the rule says of that, as printed."""
+    return number(finding, finding.null) + _parts(finding.details.get("null_parts")) + _judged_alike(finding)
+
+
+def control_number(finding: Finding) -> str:
+    """What the control gives, as printed in a column: without what it rests on."""
+    return number(finding, finding.null) + _judged_alike(finding)
+
+
+def _judged_alike(finding: Finding) -> str:
+    return f"; {finding.control_verdict}" if finding.control_verdict else ""
+
+
+def first(finding: Finding) -> str:
+    """The verdict by the first rules, as printed."""
+    return finding.first_verdict or "–" if finding.value is not None else "–"
 
 
 def _parts(parts: dict[str, float | str] | None) -> str:

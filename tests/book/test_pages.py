@@ -13,6 +13,7 @@ import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urljoin
 
 import nbformat
 import pytest
@@ -310,14 +311,19 @@ def test_search_finds_a_word(site, visit):
     expect(page.locator("article")).to_contain_text("pooler")
 
 
-def test_previous_and_next_visit_every_page_in_order(site, visit):
+def test_previous_and_next_visit_every_page_in_order(html, site, visit):
+    for before, name, after in zip([None, *PAGES], PAGES, [*PAGES[1:], None], strict=False):
+        footer = BeautifulSoup((html / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+        for side, other in (("left-prev", before), ("right-next", after)):
+            links = [
+                urljoin(f"{site}{name}.html", link["href"]) for link in footer.select(f".prev-next-footer .{side}")
+            ]
+            assert links == [f"{site}{other}.html"] * (other is not None)
     page = visit(f"{site}{PAGES[0]}.html")
-    for name in PAGES[1:]:
-        page.locator(".prev-next-footer .right-next").click()
-        page.wait_for_url(f"{site}{name}.html", wait_until="load")
-    for name in PAGES[-2::-1]:
-        page.locator(".prev-next-footer .left-prev").click()
-        page.wait_for_url(f"{site}{name}.html", wait_until="load")
+    page.locator(".prev-next-footer .right-next").click()
+    page.wait_for_url(f"{site}{PAGES[1]}.html", wait_until="load")
+    page.locator(".prev-next-footer .left-prev").click()
+    page.wait_for_url(f"{site}{PAGES[0]}.html", wait_until="load")
 
 
 def test_theme_switch(site, visit):

@@ -449,7 +449,7 @@ def test_hostile_pickles(tmp_path, kind):
         start = time.monotonic()
         with pytest.raises(CheckpointError, match=rf"{re.escape(str(path))} .*(?:{said}|wrong byte size|not found)"):
             open_checkpoint(path)
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 20  # of a machine that does other things too; it could take for ever
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def surveyed(mean: float, skewed: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
 def test_f9_and_f10_of_a_checkpoint(mean, skewed, verdicts):
     table, noise = surveyed(mean, skewed)
     found = findings.f9(table, noise, "m", {}), findings.f10(table, noise, "m", {})
-    assert tuple(one.verdict for one in found) == verdicts
+    assert tuple(one.first_verdict for one in found) == verdicts
     assert [one.null for one in found] == [1, 1] and found[0].interval is None
     assert found[0].value == (0.2 if mean else 1.0)
 

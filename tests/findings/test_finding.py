@@ -63,8 +63,9 @@ def test_f1_finds_the_planted_share(gaussians, verdict):
     table = lfmlib.survey(model, progress=False)
     finding = findings.f1(table, lfmlib.noise_twin(table), "made", {})
     assert finding.value == pytest.approx(gaussians / 10)
-    assert finding.verdict == verdict
-    assert finding.null == 1.0
+    assert finding.first_verdict == verdict
+    assert (finding.null, finding.control_verdict) == (1.0, "supported")
+    assert finding.verdict == (verdict if verdict != "supported" else findings.OF_NOISE_TOO)
     assert finding.interval is None
     assert finding.details["matrices"] == 10
 
@@ -150,7 +151,7 @@ def test_constant_and_lost_matrices_are_not_judged():
 
 
 def test_loading_nothing_or_rubbish(tmp_path):
-    with pytest.raises(FileNotFoundError, match="make book"):
+    with pytest.raises(FileNotFoundError, match="lfmlib report"):
         findings.load(tmp_path / "absent")
     (tmp_path / "F1-x.json").write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match="not a finding"):
@@ -175,6 +176,9 @@ def test_scoreboard_lists_every_model_and_every_claim():
         (["partly", "contradicted"], "mixed"),
         (["contradicted", "undecided"], "fails"),
         (["undecided"], "open"),
+        ([findings.OF_NOISE_TOO], "noise"),
+        (["supported", findings.OF_NOISE_TOO], "mixed"),
+        ([findings.OF_NOISE_TOO, "contradicted"], "mixed"),
     ],
 )
 def test_the_summary_says_what_became_of_a_statement(verdicts, name):
@@ -200,6 +204,41 @@ def test_a_book_is_on_its_own_model_first():
     assert summary.startswith("This book is on **zeta**, beside 2 other models and trainings.")
     (line,) = [line for line in summary.splitlines() if line.startswith("- **F6**")]
     assert line.endswith(": 2 supported, not judged on 1 (zeta)") and "every model it was judged on" in summary
+
+
+def test_a_claim_of_likeness_to_noise_holds_where_noise_passes_too():
+    assert scoreboard.group([findings.OF_NOISE_TOO], of_noise=True) == "holds"
+    assert scoreboard.group([findings.OF_NOISE_TOO, "partly"], of_noise=True) == "mixed"
+    assert [id_ for id_, rule in RULES.items() if rule.of_noise] == ["F1", "F4"]
+
+
+@given(st.sampled_from(sorted(RULES)), st.floats(-2, 7), st.floats(-2, 7))
+def test_nothing_is_supported_where_its_control_is(id_, value, null):
+    found = findings.Finding.of(id_, "any", {}, {}, value=value, null=null)
+    assert found.control_verdict == judge(RULES[id_], null) and found.first_verdict == judge(RULES[id_], value)
+    assert found.verdict == found.first_verdict or found.verdict == findings.OF_NOISE_TOO
+    assert (found.verdict == findings.OF_NOISE_TOO) == (found.first_verdict == found.control_verdict == "supported")
+
+
+def test_no_rule_changes_without_an_entry():
+    """Who changes a rule writes an entry: its date, its argument, what had been seen, and the hash of the rules."""
+    assert findings.READINGS[-1].rules == findings.digest()
+    assert [one.date for one in findings.READINGS] == sorted({one.date for one in findings.READINGS})
+    found = findings.Finding.of("F1", "any", {"commit": "abc"}, {}, value=0.9)
+    assert found.provenance == {"commit": "abc", "rules": findings.digest()}
+    assert findings.READINGS[-1].argument in scoreboard.readings()
+
+
+def test_a_verdict_that_the_second_rules_changed_is_told():
+    of = findings.Finding.of
+    found = [of("F9", "a", {}, {}, value=0.9, null=1.0), of("F9", "b", {}, {}, value=0.9, null=1.0)]
+    found.append(of("F1", "a", {}, {}, value=0.6, null=1.0))
+    assert "| supported | true, of noise too | 2 | F9 × 2 |" in scoreboard.changes(found)
+    assert scoreboard.changes(found[2:]) == "Of 1 verdicts the second rules changed none.\n"
+    lines = scoreboard.table(found).splitlines()
+    row = next(line for line in lines if line.startswith("| F9"))
+    assert 'class="lfm-noise-too">true, of noise too</b>' in row and row.endswith("| supported |")
+    assert "100.0\u00a0%; supported" in row
 
 
 def test_the_summary_of_nothing():
