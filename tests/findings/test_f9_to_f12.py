@@ -47,7 +47,8 @@ def test_f9_and_f10_over_runs():
          "noise_mean": 1.0, "noise_symmetric": 1.0}
     )  # fmt: skip
     f9, f10 = findings.f9_f10_over_runs(rows, "m", {})
-    assert (f9.id, f9.verdict, f10.id, f10.verdict) == ("F9", "supported", "F10", "undecided")
+    assert (f9.id, f9.first_verdict, f10.id, f10.verdict) == ("F9", "supported", "F10", "undecided")
+    assert f9.verdict == findings.OF_NOISE_TOO
     with pytest.raises(ValueError, match=r"F9 and F10 of m need at least two runs"):
         findings.f9_f10_over_runs(rows[:1], "m", {})
 
@@ -102,7 +103,8 @@ def recorded(
 )
 def test_f11_is_where_the_loss_has_risen_by_one_per_cent(free, scatter, verdict):
     found = findings.f11_over_runs(recorded(free, scatter=scatter), "m", {})
-    assert found.verdict == verdict and found.value == pytest.approx(free, abs=0.05)
+    assert found.first_verdict == verdict and found.value == pytest.approx(free, abs=0.05)
+    assert (found.verdict == findings.OF_NOISE_TOO) == (found.first_verdict == found.control_verdict == "supported")
     assert found.details["parts"]["at random"] == pytest.approx(0.2 * found.value, rel=0.2)
     assert found.null == pytest.approx(0.9 * found.value, rel=0.2)
 

@@ -182,7 +182,7 @@ def test_scoreboard_lists_every_model_and_every_claim():
     ],
 )
 def test_the_summary_says_what_became_of_a_statement(verdicts, name):
-    found = [dataclasses.replace(example(model=f"m{at}"), verdict=one) for at, one in enumerate(verdicts)]
+    found = [dataclasses.replace(example(id="F9", model=f"m{at}"), verdict=one) for at, one in enumerate(verdicts)]
     text = scoreboard.summary([*found, example(id="F2", model="unjudged", value=None)])
     assert scoreboard.group(verdicts) == name and f"**{scoreboard.GROUPS[name]}:**" in text
     assert text.count("\n- **") == 1 and "F2" not in text
