@@ -155,7 +155,7 @@ def _rule(finding: Finding) -> str:
 
 def _first_rule(several: list[Finding]) -> str:
     """What the first rules said, where that is something else."""
-    other = [one for one in several if one.value is not None and one.first_verdict not in (None, one.verdict)]
+    other = [one for one in several if scoreboard.first(one) not in ("–", one.verdict)]
     if not other:
         return ""
     said = "; ".join(f"{escaped(one.model)} <b>{one.first_verdict}</b>" for one in other)

@@ -328,6 +328,17 @@ def drifts(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
+def found(runs: dict[str, pd.DataFrame], where: dict) -> list[findings.Finding]:
+    """Finding F2 of every way of training.
+
+    Args:
+        runs: rows by name, as from `verdict_runs`.
+        where: provenance of the record.
+    """
+    fading = drift.fading(findings.KL_BOUND)
+    return [findings.f2(rows, name, where | {"source": name}, fading) for name, rows in runs.items()]
+
+
 def shapes_grown(rows: pd.DataFrame) -> dict[str, list[str]]:
     """Shapes that training gave to models that started Gaussian, for the rule of F3.
 

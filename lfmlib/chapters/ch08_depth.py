@@ -27,14 +27,15 @@ def trend_grid(record: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Dat
     """`lfmlib.findings.trends` of every model, fully fine-tuned and with LoRA 16, for a map of roles by models.
 
     Returns:
-        ρ; in words, with its interval over seeds, cut at -1 and 1; and whether the role grows by the rule.
+        ρ; in words, with its interval over seeds, cut at -1 and 1; and whether the role grows by the rule, which goes
+        by `lfmlib.findings.slopes` and asks for six layers.
     """
     rho, words, grows = {}, {}, {}
     for name, way, rows in by_way(record):
         if way not in ("full", "LoRA 16") or not len(found := findings.trends(rows)):
             continue
         key = f"{name}, {way}"
-        rho[key], grows[key] = found["rho"], found["grows"]
+        rho[key], grows[key] = found["rho"], findings.slopes(rows)["grows"]
         limits = found[["low", "high"]].clip(-1, 1)
         words[key] = {
             role: f"{found.loc[role, 'rho']:.2f}\n{low:.2f}, {high:.2f}" for role, (low, high) in limits.T.items()
@@ -45,19 +46,23 @@ def trend_grid(record: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Dat
     return rho, words.fillna(""), grows.fillna(False).astype(bool)
 
 
+def _of_roles(grows: pd.Series) -> str:
+    return f"{grows.sum()} of {len(grows)}" if len(grows) else MISSING
+
+
 def by_method(record: pd.DataFrame) -> pd.DataFrame:
     """For every model and method: mean ρ over its roles [interval over seeds], without the first and the last layer;
-    roles that grow, of `MIN_RUNS` runs or more; roles whose averaged profile has a corrected p of at most 0.05;
+    roles that grow by the rule, of `MIN_RUNS` runs or more and six layers; roles whose averaged profile has a corrected p of at most 0.05;
     std(ΔW) of the last layer over that of the first; runs."""
 
     def told(rows: pd.DataFrame) -> dict:
         if not len(trends := findings.trends(rows)):
             return {}
-        grow, low = trends["grows"].sum(), (trends["p_holm"] <= 0.05).sum()
+        slopes, low = findings.slopes(rows), (trends["p_holm"] <= 0.05).sum()
         return {
             "mean ρ": over(mean_rho(rows), -1, 1),
             "interior ρ": word(trends["rho_interior"].mean(), ".2f"),
-            "roles that grow": f"{grow} of {len(trends)}" if runs(rows) >= MIN_RUNS else MISSING,
+            "roles that grow": _of_roles(slopes["grows"]) if runs(rows) >= MIN_RUNS else MISSING,
             "p ≤ 0.05": f"{low} of {len(trends)}",
             "last / first": f"{_ends(rows):.2f}",
             "runs": runs(rows),

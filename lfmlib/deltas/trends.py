@@ -43,6 +43,43 @@ def depth_trend(table: pd.DataFrame, column: str = "std_delta", *, resamples: in
     return pd.DataFrame(rows, columns=["role", "layers", "rho", "p", "rho_interior", "p_interior"])
 
 
+def log_slopes(table: pd.DataFrame, column: str = "std_delta", *, least: int = 6, resamples: int = 0) -> pd.DataFrame:
+    """How fast a figure grows with depth: the least-squares slope of its logarithm over relative depth, role by role.
+
+    Args:
+        table: as for `depth_trend`.
+        column: a figure of at least 0; 0, which has no logarithm (a frozen layer), counts as the smallest above it.
+        least: layers that a role needs.
+        resamples: permutations drawn for p; 0: no p.
+
+    Returns:
+        One row per role: role; layers; slope, in nepers from the first layer to the last (0.69 doubles); p, one-sided
+        for growth, by permutation of the layers.
+
+    Examples:
+        >>> table = pd.DataFrame({"role": "q", "depth": range(6), "std_delta": [2.0 ** (i / 5) for i in range(6)]})
+        >>> from lfmlib.deltas.trends import log_slopes
+        >>> log_slopes(table)[["role", "layers", "slope"]].round(3)
+          role  layers  slope
+        0    q       6  0.693
+    """
+    rows = []
+    for role, layers in profiles(table, column).items():
+        if len(layers) < least:
+            continue
+        layers = layers.clip(lower=layers[layers > 0].min() if (layers > 0).any() else 1.0)
+        depth = layers.index.to_numpy(float)
+        place = (depth - depth.mean()) / np.ptp(depth)
+        logs = np.log(layers.to_numpy(float))
+        slope, p = float(place @ logs / (place @ place)), np.nan
+        if resamples:
+            rng = np.random.default_rng([*role.encode()])
+            shuffled = rng.permuted(np.tile(logs, (resamples, 1)), axis=1) @ place / (place @ place)
+            p = (1 + int((shuffled >= slope - 1e-12).sum())) / (1 + resamples)
+        rows.append({"role": role, "layers": len(layers), "slope": slope, "p": p})
+    return pd.DataFrame(rows, columns=["role", "layers", "slope", "p"])
+
+
 def profiles(table: pd.DataFrame, column: str = "std_delta") -> dict[str, pd.Series]:
     """A figure over depth, by role; arguments as for `depth_trend`.
 

@@ -65,6 +65,11 @@ def forgotten_at(start: str, bound: float) -> float:
     return float(ratio(brentq(lambda memory: predicted(start, memory) - bound, 0.0, 1.0, xtol=1e-4)))
 
 
+def fading(bound: float) -> dict[str, float]:
+    """Start → the correlation ρ of W with W₀ from which down even a Gaussian ΔW leaves `kl_bits` at most ``bound``."""
+    return {start: 1 / math.sqrt(1 + forgotten_at(start, bound) ** 2) for start in starts.STARTS}
+
+
 @functools.cache
 def _draws(start: str) -> tuple[np.ndarray, np.ndarray]:
     generator = torch.Generator().manual_seed(0)

@@ -6,7 +6,7 @@ from .f3_shapes import f3, shapes_found
 from .f4_iid import LEGS, by_control, f4, f4_over_runs, inside_noise, leg_shares, legs
 from .f5_noise import MIN_GAIN_SHARE, built_share, f5, f5_over_runs, kept_share
 from .f6_std import GAIN_BOUND, QQ_BOUND, f6, f6_over_runs, qq_share, widening, widening_over_runs
-from .f7_depth import by_chance, f7, f7_over_runs, holm, trends
+from .f7_depth import by_chance, f7, f7_over_runs, slopes, trends
 from .f8_radius import f8, f8_judged, f8_over_runs, geometric_mean, log_ratios
 from .f9_f10_centre import MAX_ASYMMETRY_EXCESS, MAX_MEAN_RATIO, f9, f9_f10_over_runs, f10, symmetric, zero_mean
 from .f11_sparse import MAX_LOSS_RISE, f11, f11_over_runs, free_share
@@ -21,16 +21,15 @@ from .f13_adaptation import (
 )
 from .f14_editing import METHOD_NAMES, f14, f14_over_runs, improvement, kept_score
 from .finding import Finding, load, write
+from .readings import FIRST_RULES, READINGS, Reading
 from .rules import (
     CHAPTERS,
     OF_NOISE_TOO,
-    READINGS,
     RULES,
     SCORE_SIGNS,
     STATEMENTS,
     UNLIKE_STARTS,
     VERDICTS,
-    Reading,
     Rule,
     beside_noise,
     digest,
@@ -44,6 +43,7 @@ from .shares import (
     by_role,
     eligible,
     gaussian,
+    holm,
     judged,
     left_out,
     over_runs,
@@ -57,6 +57,7 @@ from .shares import (
 __all__ = [
     "CHAPTERS",
     "CLAIMED_LAW",
+    "FIRST_RULES",
     "GAIN_BOUND",
     "KL_BOUND",
     "LEGS",
@@ -142,6 +143,7 @@ __all__ = [
     "share",
     "shares_by_start",
     "shown",
+    "slopes",
     "span",
     "symmetric",
     "trends",

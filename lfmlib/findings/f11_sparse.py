@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 from ..losses.pruning import largest_share
 from .finding import Finding
-from .shares import over_runs
+from .readings import FIRST_RULES
+from .rules import RULES, judge
+from .shares import over_runs, span
 
 MAX_LOSS_RISE = 0.01
 """Rise of the held-out loss that is allowed, as a share of the loss itself."""
@@ -32,6 +35,22 @@ def free_share(rows: pd.DataFrame, arm: str = "magnitude", of: str = "own") -> p
     return pd.Series(shares, dtype=float)
 
 
+def gap_closed(rows: pd.DataFrame, share: float, arm: str = "magnitude") -> pd.Series:
+    """Rise of the held-out loss at a share of weights pruned, as a share of the gap to guessing by frequencies, by run.
+
+    Args:
+        rows, arm: as for `free_share`.
+        share: one that the record holds.
+
+    Returns:
+        Index: seed; a rise that was too large to be written down counts as the whole gap.
+    """
+    at = rows[(rows["what"] == "curve") & (rows["arm"] == arm) & np.isclose(rows["share"], share)]
+    about = rows[rows["what"] == "model"].set_index("seed")
+    rise = at.groupby("seed")["rise"].mean() / (about["prior"] - about["own"])
+    return rise.reindex(about.index).fillna(1.0)
+
+
 def f11_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F11 of a model: magnitude pruning within matrices, without any training after it.
 
@@ -43,15 +62,29 @@ def f11_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     Raises:
         ValueError: fewer than two runs.
     """
-    each = free_share(rows)
-    if len(each) < 2:
+    own, noise = (free_share(rows, arm, of="gap") for arm in ("magnitude", "noise"))
+    if len(own) < 2:
         raise ValueError(f"F11 of {model} needs at least two runs: measure the record")
-    value, low, high = over_runs(each)
+    farther = over_runs(own - noise)
+    rises = {share: over_runs(100 * gap_closed(rows, share))[0] for share in (0.3, 0.5)}
+    parts: dict[str, float | str] = {
+        "farther than noise, points": span(100 * (own - noise), 1, "+"),
+        "of the gap at 30 % and 50 %": " and ".join(f"{rise:.2g}\u00a0%" for rise in rises.values()),
+    }
     arms = {"all matrices together": "magnitude, all together", "Wanda": "Wanda", "at random": "random"}
-    parts = {name: float(free_share(rows, arm).mean()) for name, arm in arms.items()}
-    details = {"parts": parts, "runs": len(each)}
-    null = float(free_share(rows, "noise").mean())
-    return Finding.of("F11", model, provenance, details, value, (max(low, 0.0), min(high, 1.0)), null)
+    parts |= {name: float(free_share(rows, arm, of="gap").mean()) for name, arm in arms.items()}
+    first, first_low, first_high = over_runs(free_share(rows))
+    value, low, high = over_runs(own)
+    verdict, control = judge(RULES["F11"], value, (low, high)), judge(RULES["F11"], noise.mean())
+    if verdict == "supported" and not farther[1] > 0:  # tolerant, as noise shows, and not sparse
+        verdict = "supported" if control == "supported" else "partly"
+    elif control == "supported":
+        control = "partly"  # noise goes no farther than noise
+    details = {"parts": parts, "runs": len(own), "first_value": [first, first_low, first_high]}
+    return Finding.of(
+        "F11", model, provenance, details, value, (max(low, 0.0), min(high, 1.0)), float(noise.mean()), verdict,
+        control, judge(FIRST_RULES["F11"], first, (first_low, first_high)),
+    )  # fmt: skip
 
 
 def f11(model: str, provenance: dict) -> Finding:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pandas as pd
 
 from .finding import Finding
-from .shares import over_runs
+from .rules import RULES, judge
+from .shares import MARGIN_POINTS, bracketed, compared, over_runs
 
 NOISE_ADAPTER, LORA = "noise-gaussian", "lora"
 """The methods that the rule compares, as the record names them."""
-MARGIN_POINTS = 1.0
-"""Points of accuracy by which the lower limit may lie below LoRA's accuracy where the verdict is "partly"."""
+INSIGHTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "a Gaussian against ±1 and uniform": (NOISE_ADAPTER, ("noise-uniform", "noise-signs")),
+    "scales that grow with depth": ("noise-deeper", (NOISE_ADAPTER,)),
+    "a raised σ": ("noise-gaussian, σ raised", (NOISE_ADAPTER,)),
+}
+"""What the paper's insights say of an adapter: the method that follows one, and those that do not, whose mean it is
+held against."""
+PLACEBO: dict[str, tuple[str, tuple[str, ...]]] = {"±1 against uniform": ("noise-signs", ("noise-uniform",))}
+"""A comparison that no insight says anything of."""
 OTHER_NOISE = ("noise-uniform", "noise-signs")
 """The same adapter built from other noise: where it does as well, “Gaussian” is not what helps."""
 MIN_RUNS = 5
@@ -50,11 +60,13 @@ def advantage(rows: pd.DataFrame, method: str = NOISE_ADAPTER, against: str = LO
 
 
 def f13_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
-    """Finding F13 of a model on one task.
+    """Finding F13 of a model on one task: the value counts the `INSIGHTS` that help (see
+    `lfmlib.findings.shares.compared`).
 
-    Supported where the interval of the paired difference over runs lies above 0; partly where it lies above
-    -`MARGIN_POINTS`; contradicted where it lies below that; undecided where it reaches across, where a training
-    diverged, and while there are fewer than `MIN_RUNS` runs.
+    Supported where one of them helps and none harms; partly where one helps and another harms; contradicted where none
+    helps, beyond `MARGIN_POINTS`; undecided while one may. Not judged where the variants were not trained, where a
+    training diverged, and with fewer than `MIN_RUNS` runs. How the adapter does beside LoRA stands apart, and is what
+    the first rule judges.
 
     Args:
         rows: of the record `adaptation`, of one model and task.
@@ -68,21 +80,43 @@ def f13_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     if each.isna().any():
         reason = f"{each.isna().sum()} of {len(each)} pairs of trainings diverged."
         return Finding.of("F13", model, provenance, {"reason": reason})
-    value, low, high = over_runs(each)
+    first = _verdict(*over_runs(each)[1:], len(each))
     floor = "head" if "head" in set(rows["method"]) else "none"
     names = {"LoRA": LORA, "noise-built": NOISE_ADAPTER, "full fine-tuning": "full", WITHOUT_ADAPTER[floor]: floor}
     parts = {name: _mean_accuracy(rows, method) for name, method in names.items()}
     if set(OTHER_NOISE) <= set(rows["method"]):
         parts["of uniform noise, of ±1"] = " and ".join(_mean_accuracy(rows, method) for method in OTHER_NOISE)
-    details = {"parts": parts, "runs": len(each)}
-    beside = advantage(rows, floor)
-    null, control = None, None
-    if len(beside) > 1 and not beside.isna().any():
-        null, *limits = over_runs(beside)
-        control = _verdict(*limits, len(beside))
-    return Finding.of(
-        "F13", model, provenance, details, value, (low, high), null, _verdict(low, high, len(each)), control
-    )
+    if not {method for own, others in INSIGHTS.values() for method in (own, *others)} <= set(rows["method"]):
+        reason = "Adapters with and without the insights were not trained on this task."
+        return Finding.of("F13", model, provenance, {"reason": reason, "parts": parts}, first=first)
+    gains = {name: insight_gain(rows, *pair) for name, pair in (INSIGHTS | PLACEBO).items()}
+    if len(each) < MIN_RUNS or any(one.isna().any() for one in gains.values()):
+        reason = f"Some trainings diverged, or there are fewer than {MIN_RUNS} runs."
+        return Finding.of("F13", model, provenance, {"reason": reason, "parts": parts}, first=first)
+    found = compared({name: gains[name] / 100 for name in INSIGHTS})
+    parts = {f"{name}: {found[name]}": bracketed(*over_runs(gains[name]), 2, "+") for name in INSIGHTS} | parts
+    value, low, high, placebo = (float(one) for one in (
+        _count(found, "gain"), _count(found, "gain"), _count(found, "gain", "open"),
+        _count(compared({name: gains[name] / 100 for name in PLACEBO}), "gain")))  # fmt: skip
+    verdict = judge(RULES["F13"], value, (low, high))
+    if verdict == "supported" and "loss" in found.values():
+        verdict = "partly"
+    details = {"parts": parts, "runs": len(each), "insights": found}
+    return Finding.of("F13", model, provenance, details, value, (low, high), placebo, verdict, first=first)
+
+
+def insight_gain(rows: pd.DataFrame, own: str, others: Sequence[str]) -> pd.Series:
+    """Accuracy of a method less the mean of others, in points, by run.
+
+    Args:
+        rows: as for `accuracy`.
+        own, others: methods (see `INSIGHTS`).
+    """
+    return accuracy(rows, own) - pd.DataFrame({other: accuracy(rows, other) for other in others}).mean(axis=1)
+
+
+def _count(found: Mapping[str, str], *outcomes: str) -> int:
+    return sum(one in outcomes for one in found.values())
 
 
 def f13(model: str, provenance: dict) -> Finding:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pandas as pd
 
 from .finding import Finding
-from .shares import over_runs
+from .readings import FIRST_RULES
+from .rules import RULES, judge
+from .shares import compared, over_runs
 
 METHOD_NAMES = {
     "average": "average",
@@ -46,11 +51,11 @@ def improvement(rows: pd.DataFrame, method: str, arm: str = "amplified", against
 def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F14 of a model that was fine-tuned for several tasks, several times.
 
-    The value counts the methods that are better with their outliers amplified: those whose interval over runs of the
-    paired difference lies above 0. Its interval ends with the number of those whose interval reaches above 0, however
-    little, so that a small effect, or none, is undecided, and only one that hurts is contradicted. The largest gain
-    that the intervals leave open stands beside it. The null is the same count where a random set of entries of equal
-    squared norm is amplified in place of the outliers, its scale chosen in the same way.
+    The value counts the methods that are better with their outliers amplified, than plain and than with a random set of
+    entries of equal squared norm amplified in their place, its scale chosen in the same way (see
+    `lfmlib.findings.shares.compared`); methods that give the same merges count once. Its interval ends with the number
+    of those that may be. The largest gain that the intervals leave open stands beside it. The null is the same count
+    for the random set against the plain merge.
 
     Args:
         rows: part "merged" of the record `editing`, of one model.
@@ -67,15 +72,36 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     if failed := [METHOD_NAMES[method] for method, each in both.items() if any(one.isna().any() for one in each)]:
         reason = f"Some runs of {', '.join(failed)} have no score."
         return Finding.of("F14", model, provenance, {"reason": reason})
-    spans, random = ({method: over_runs(100 * both[method][i]) for method in methods} for i in (0, 1))
-    better, chance = (float(sum(low > 0 for _, low, _ in some.values())) for some in (spans, random))
-    perhaps = float(sum(high > 0 for *_, high in spans.values()))
+    spans = {method: over_runs(100 * both[method][0]) for method in methods}
+    first = [float(sum(one > 0 for one in ends)) for ends in zip(*(span[1:] for span in spans.values()), strict=True)]
+    apart = _distinct(rows, methods)
+    beside = {method: improvement(rows, method, against="random") for method in apart}
+    found = compared({method: both[method][0] for method in apart}, beside)
+    chance = compared({method: both[method][1] for method in apart})
+    better, perhaps, placebo = (float(sum(one in some for one in given)) for given, some in (
+        (found.values(), {"gain"}), (found.values(), {"gain", "open"}), (chance.values(), {"gain"})))  # fmt: skip
+    rule = replace(RULES["F14"], supported=len(apart) // 2 + 1)
     parts = {"largest gain left open": f"{max(high for *_, high in spans.values()):+.2f}"}
     parts |= {
         METHOD_NAMES[method]: f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" for method, (mean, low, high) in spans.items()
     }
-    details = {"parts": parts, "runs": int(runs), "sets": int(rows["tasks"].nunique())}
-    return Finding.of("F14", model, provenance, details, better, (better, perhaps), chance)
+    parts["no gain in"] = (
+        f"{list(found.values()).count('no gain') + list(found.values()).count('loss')} of {len(apart)}"
+    )
+    details = {"parts": parts, "runs": int(runs), "sets": int(rows["tasks"].nunique()), "methods": found}
+    return Finding.of(
+        "F14", model, provenance, details, better, (better, perhaps), placebo, judge(rule, better, (better, perhaps)),
+        judge(rule, placebo), judge(FIRST_RULES["F14"], first[0], (first[0], first[1])),
+    )  # fmt: skip
+
+
+def _distinct(rows: pd.DataFrame, methods: list[str]) -> list[str]:
+    """The methods whose merges differ: of those with the same scores in every run and arm, the first."""
+    kept: dict[bytes, str] = {}
+    for method in methods:
+        scores = [kept_score(rows, method, arm) for arm in ("plain", "amplified")]
+        kept.setdefault(np.round(np.concatenate(scores), 9).tobytes(), method)
+    return list(kept.values())
 
 
 def f14(model: str, provenance: dict) -> Finding:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from .finding import Finding
-from .rules import UNLIKE_STARTS
+from .readings import FIRST_RULES
+from .rules import UNLIKE_STARTS, judge
 from .shares import SUPPORTED_SHARE, over_runs
 
 
@@ -37,16 +40,19 @@ def shares_by_start(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def f2(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
+def f2(rows: pd.DataFrame, model: str, provenance: dict, fading: Mapping[str, float]) -> Finding:
     """Finding F2 of one model trained in one way.
 
-    The value counts the non-Gaussian starts whose mean share is at least `SUPPORTED_SHARE`; its interval counts those
-    whose lower limit is, and those whose upper limit is. The null is the same count before the first step.
+    A start is judged where it could have been forgotten: where training from the Gaussian start ends Gaussian, and the
+    correlation ρ of W with W₀ lies below the one at which even a Gaussian ΔW leaves the start within the bound. The
+    value is the share of the judged starts whose mean share of parameters is at least `SUPPORTED_SHARE`; its interval
+    counts those whose lower limit is, and those whose upper limit is. The null is the same before the first step.
 
     Args:
         rows: as for `shares_by_start`.
         model: its name, with the way of training.
         provenance: of the record.
+        fading: start → the ρ from which down it can be forgotten (see `lfmlib.experiments.drift.forgotten_at`).
 
     Raises:
         ValueError: a non-Gaussian start is missing, or was run only once.
@@ -55,15 +61,31 @@ def f2(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     if missing := [start for start in UNLIKE_STARTS if shares["runs"].get(start, 0) < 2]:
         raise ValueError(f"F2 needs at least two runs from every unlike start; {model} lacks {', '.join(missing)}")
     unlike, controls = shares.loc[list(UNLIKE_STARTS)], shares.drop(list(UNLIKE_STARTS))
-    counts = (float((unlike[name] >= SUPPORTED_SHARE).sum()) for name in ("after", "low", "high", "before"))
-    value, low, high, null = counts
+    ends = ("after", "low", "high", "before")
+    first, first_low, first_high, _ = (float((unlike[name] >= SUPPORTED_SHARE).sum()) for name in ends)
     last = rows[rows["step"] == rows["steps"]]
+    memory = last.groupby("start")["memory"].mean()
+    moved = [start for start in UNLIKE_STARTS if memory[start] <= fading[start]]
     details = {
+        "parts": {f"ρ of {start} (needed)": f"{memory[start]:.2f} ({fading[start]:.2f})" for start in UNLIKE_STARTS},
         "shares": {start: [row.after, row.low, row.high] for start, row in unlike.iterrows()},
         "controls": {start: [row.after, row.low, row.high] for start, row in controls.iterrows()},
         "runs_each": int(shares["runs"].min()),
         "moved": {start: float(some["moved"].mean()) for start, some in last.groupby("start", sort=False)},
         "score": float(last["score"].mean()),
         "trivial_score": float(last["trivial"].mean()),
+        "judged": moved,
     }
-    return Finding.of("F2", model, provenance, details, value, (low, high), null)
+    verdict = judge(FIRST_RULES["F2"], first, (first_low, first_high))
+    if (own := controls["after"].get("gaussian", 0.0)) < SUPPORTED_SHARE:
+        reason = f"From a Gaussian start, too, only {own:.0%} of the parameters end in Gaussian matrices."
+        return Finding.of("F2", model, provenance, details | {"reason": reason}, first=verdict)
+    if not moved:
+        kept, needed = memory[list(UNLIKE_STARTS)].min(), max(fading[start] for start in UNLIKE_STARTS)
+        reason = (
+            f"The weights barely moved: their correlation with the start is {kept:.2f} or more; {needed:.2f} or less "
+            "is needed."
+        )
+        return Finding.of("F2", model, provenance, details | {"reason": reason}, first=verdict)
+    value, low, high, null = (float((unlike.loc[moved, name] >= SUPPORTED_SHARE).mean()) for name in ends)
+    return Finding.of("F2", model, provenance, details, value, (low, high), null, first=verdict)

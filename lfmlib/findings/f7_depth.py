@@ -9,15 +9,23 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from ..deltas.trends import depth_trend
+from ..deltas.trends import depth_trend, log_slopes
 from .finding import Finding
-from .shares import eligible, over_runs
+from .readings import FIRST_RULES
+from .rules import judge
+from .shares import eligible, holm, over_runs
 
 MIN_RHO = 0.5
 """Spearman's correlation of depth and std(ΔW) from which on a role counts as growing; of several runs their mean."""
 MAX_P = 0.05
 """Largest p, corrected for the number of roles, at which a role of a single pair counts as growing."""
-TOO_SHALLOW = "No role has matrices in four or more layers."
+PERMUTATIONS = 9999
+"""Drawn for the p of a single pair."""
+ONE_WALK = 0.5
+"""Share of random walks over depth that rise; where all runs share one, none of them falls."""
+MIN_LAYERS = 6
+"""Layers that a role needs: of fewer, an order holds no evidence."""
+TOO_SHALLOW = f"No role has matrices in {MIN_LAYERS} or more layers."
 
 
 def trends(rows: pd.DataFrame) -> pd.DataFrame:
@@ -44,24 +52,10 @@ def trends(rows: pd.DataFrame) -> pd.DataFrame:
     return found.assign(grows=(found["rho"] >= MIN_RHO) & (found["low"] > 0))
 
 
-def holm(p: pd.Series) -> pd.Series:
-    """p-values corrected for their number (Holm 1979).
-
-    As `statsmodels.stats.multitest.multipletests`, which runs Python's garbage collector at every call and so takes a
-    third of a second in a chapter.
-
-    Args:
-        p: one p-value for each test.
-
-    Returns:
-        Same index.
-    """
-    rising = p.sort_values(kind="stable")
-    return (rising * np.arange(len(p), 0, -1)).clip(upper=1.0).cummax().reindex(p.index)
-
-
 @functools.cache
-def by_chance(layers: int, runs: int = 1, level: float | None = None, draws: int = 20_000) -> float:
+def by_chance(
+    layers: int, runs: int = 1, level: float | None = None, draws: int = 20_000, *, of_slope: bool = False
+) -> float:
     """Share of random walks over depth, which have no drift, that pass for growth by the rule of F7.
 
     Profiles over depth are smooth, and a smooth profile often rises or falls by accident.
@@ -72,8 +66,12 @@ def by_chance(layers: int, runs: int = 1, level: float | None = None, draws: int
             `MIN_RHO`. Runs that all share one walk pass as often as one does.
         level: largest permutation p with which a single walk passes; None: any.
         draws: number of walks drawn.
+        of_slope: the walk is log std(ΔW), and its slope must be above 0; otherwise, as by the first rule, Spearman's
+            ρ must be at least `MIN_RHO`.
     """
     rng = np.random.default_rng([layers, runs])
+    if of_slope:
+        return _slope_by_chance(rng.standard_normal((draws, layers)).cumsum(axis=1), runs, level, rng)
     rho = _rho(rng.standard_normal((draws, layers)).cumsum(axis=1))
     if runs > 1:
         each = rho[: draws // runs * runs].reshape(-1, runs)
@@ -86,6 +84,19 @@ def by_chance(layers: int, runs: int = 1, level: float | None = None, draws: int
     return float(((rho >= MIN_RHO) & (p <= level)).mean())
 
 
+def _slope_by_chance(walks: np.ndarray, runs: int, level: float | None, rng: np.random.Generator) -> float:
+    """`by_chance` for slopes: of walks, ``(draws, layers)``."""
+    place = np.arange(walks.shape[1]) - (walks.shape[1] - 1) / 2
+    if runs > 1:
+        each = (walks @ place)[: len(walks) // runs * runs].reshape(-1, runs)
+        half = special.stdtrit(runs - 1, 0.975) * each.std(axis=1, ddof=1) / np.sqrt(runs)
+        return float((each.mean(axis=1) - half > 0).mean())
+    walks = walks[:2000]
+    shuffled = np.stack([rng.permuted(walks, axis=1) @ place for _ in range(999)])
+    p = (1 + (shuffled >= walks @ place).sum(axis=0)) / 1000
+    return float((p <= (level or 1.0)).mean())
+
+
 def _rho(profiles: np.ndarray) -> np.ndarray:
     """Spearman's correlation of every profile, a row of ``(draws, layers)``, with the number of the layer."""
     place = np.arange(profiles.shape[1]) - (profiles.shape[1] - 1) / 2
@@ -96,35 +107,38 @@ def _rho(profiles: np.ndarray) -> np.ndarray:
 def f7(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F7 of one pair: the permutation p, corrected for the number of roles, takes the interval's place.
 
-    Not judged where the layers are so few that even the profile that rises throughout has a larger p than `MAX_P`.
-
     Args:
         table: from `lfmlib.compare`.
         model: the tuned model's name.
         provenance: of the pair.
     """
-    found = depth_trend(eligible(table)).set_index("role")
+    body, first = eligible(table), _first_of_a_pair(table)
+    found = log_slopes(body, least=MIN_LAYERS, resamples=PERMUTATIONS).set_index("role")
     if found.empty:
-        return Finding.of("F7", model, provenance, {"reason": TOO_SHALLOW})
-    least = len(found) / math.factorial(int(found["layers"].max()))
-    if least > MAX_P:
-        reason = (
-            f"{int(found['layers'].max())} layers and {len(found)} roles: even a perfect rise has a corrected p of "
-            f"{least:.2g}, so a single pair cannot show it."
-        )
-        return Finding.of("F7", model, provenance, {"reason": reason})
+        return Finding.of("F7", model, provenance, {"reason": TOO_SHALLOW}, first=first)
     found = found.assign(p_holm=holm(found["p"]))
-    found = found.assign(grows=(found["rho"] >= MIN_RHO) & (found["p_holm"] <= MAX_P))
-    null = float(np.mean([by_chance(int(n), level=MAX_P / len(found)) for n in found["layers"]]))
-    details = {"parts": _mean_rho(found), "runs": 1} | _by_role(found)
-    return Finding.of("F7", model, provenance, details, float(found["grows"].mean()), null=null)
+    found = found.assign(grows=(found["slope"] > 0) & (found["p_holm"] <= MAX_P))
+    level = MAX_P / len(found)
+    null = float(np.mean([by_chance(int(n), level=level, of_slope=True) for n in found["layers"]]))
+    details = {"parts": _mean_slope(found), "runs": 1} | _by_role(found)
+    return Finding.of("F7", model, provenance, details, float(found["grows"].mean()), null=null, first=first)
+
+
+def _first_of_a_pair(table: pd.DataFrame) -> str:
+    """The verdict of the first rule, on Spearman's correlation."""
+    found = depth_trend(eligible(table)).set_index("role")
+    if found.empty or len(found) / math.factorial(int(found["layers"].max())) > MAX_P:
+        return "undecided"
+    grows = (found["rho"] >= MIN_RHO) & (holm(found["p"]) <= MAX_P)
+    return judge(FIRST_RULES["F7"], float(grows.mean()))
 
 
 def f7_over_runs(rows: pd.DataFrame, model: str, provenance: dict, shuffled: pd.DataFrame | None = None) -> Finding:
     """Finding F7 of a model fine-tuned several times.
 
-    The value is the share of roles that grow; its interval is from `bracket`. The null is the share of roles that would
-    pass if their profile were one random walk for all runs; beside it stands the share for walks of each run's own.
+    The value is the share of roles whose slope is above 0 beyond its interval over runs, which leaves it no interval of
+    its own. The null is the share of roles that would pass if their profile were one random
+    walk for all runs: one half. Beside it stands the share for walks of each run's own.
 
     Args:
         rows: of the record `finetuning`, of one model trained in one way.
@@ -137,17 +151,34 @@ def f7_over_runs(rows: pd.DataFrame, model: str, provenance: dict, shuffled: pd.
     """
     if (runs := rows["seed"].nunique()) < 2:
         raise ValueError(f"F7 of a trained model needs at least two runs; {model} has {runs}")
-    found = trends(rows)
+    before, found = trends(rows), slopes(rows)
+    first = "undecided" if before.empty else judge(FIRST_RULES["F7"], float(before["grows"].mean()), bracket(before))
     if found.empty:
-        return Finding.of("F7", model, provenance, {"reason": TOO_SHALLOW})
-    alone = float(np.mean([by_chance(int(n), int(runs)) for n in found["layers"]]))
-    parts = _mean_rho(found) | {"by walks of their own": f"{100 * alone:.1f}\u00a0%"}
+        return Finding.of("F7", model, provenance, {"reason": TOO_SHALLOW}, first=first)
+    alone = float(np.mean([by_chance(int(n), int(runs), of_slope=True) for n in found["layers"]]))
+    parts = _mean_slope(found) | {"by walks of their own": f"{100 * alone:.1f}\u00a0%"}
     details = {"parts": parts, "runs": int(runs), "independent_walks": alone}
     if shuffled is not None and len(shuffled):
-        details["shuffled_labels"] = float(trends(shuffled)["grows"].mean())
-    null = float(np.mean([by_chance(int(n)) for n in found["layers"]]))
+        details["shuffled_labels"] = float(slopes(shuffled)["grows"].mean())
     details |= _by_role(found)
-    return Finding.of("F7", model, provenance, details, float(found["grows"].mean()), bracket(found), null)
+    value = float(found["grows"].mean())
+    return Finding.of("F7", model, provenance, details, value, (value, value), ONE_WALK, first=first)
+
+
+def slopes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Growth of std(ΔW) with depth over several trainings, role by role, as the slope of its logarithm.
+
+    Args:
+        rows: as for `trends`.
+
+    Returns:
+        Index: role. Columns: layers; slope, low, high (mean and 95 % interval over seeds, see
+        `lfmlib.deltas.trends.log_slopes`); ``grows``, by the rule of F7. Empty where no role has `MIN_LAYERS`.
+    """
+    runs = [log_slopes(some, least=MIN_LAYERS).set_index("role") for _, some in rows.groupby("seed")]
+    each = pd.DataFrame({seed: run["slope"] for seed, run in enumerate(runs)})
+    spans = pd.DataFrame([over_runs(row) for _, row in each.iterrows()], each.index, ["slope", "low", "high"])
+    return runs[0][["layers"]].join(spans).assign(grows=lambda found: found["low"] > 0)
 
 
 def bracket(found: pd.DataFrame) -> tuple[float, float]:
@@ -163,11 +194,12 @@ def bracket(found: pd.DataFrame) -> tuple[float, float]:
     return float(sure.mean()), float(possible.mean())
 
 
-def _mean_rho(found: pd.DataFrame) -> dict[str, str]:
-    return {"mean ρ": f"{found['rho'].mean():.2f}"}
+def _mean_slope(found: pd.DataFrame) -> dict[str, str]:
+    return {"growth from first to last": f"× {math.exp(found['slope'].mean()):.2f}"}
 
 
 def _by_role(found: pd.DataFrame) -> dict:
     """What a finding's details say of each role, and which roles grow."""
-    numbers = found[["rho", "p_holm", "layers"]].astype(float).round(5)
+    kept = [name for name in ("slope", "low", "high", "p_holm", "layers") if name in found]
+    numbers = found[kept].astype(float).round(5)
     return {"roles": numbers.T.to_dict(), "grow": found.index[found["grows"]].tolist()}

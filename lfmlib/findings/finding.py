@@ -73,6 +73,7 @@ class Finding:
         null: float | None = None,
         verdict: str | None = None,
         control: str | None = None,
+        first: str | None = None,
     ) -> Finding:
         """A finding with the statement, the metric and the words of its rule.
 
@@ -81,6 +82,7 @@ class Finding:
             model, provenance, details, value, interval, null: as the attributes.
             verdict: None: as the rule judges the value, and "undecided" without a value.
             control: what the rule says of the control; None: as it judges ``null``.
+            first: the verdict by the first rule (`lfmlib.findings.FIRST_RULES`); None: by the same rule.
         """
         rule = RULES[id_]
         if verdict is None:
@@ -88,7 +90,7 @@ class Finding:
         if control is None and null is not None and not math.isnan(null):
             control = judge(rule, null)
         origin = provenance | {"rules": digest()}
-        read_twice = beside_noise(verdict, control), origin, details, verdict, control
+        read_twice = beside_noise(verdict, control), origin, details, first or verdict, control
         return cls(id_, model, STATEMENTS[id_], rule.metric, value, interval, null, rule.text, *read_twice)
 
 

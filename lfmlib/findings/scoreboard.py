@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from .finding import Finding
 from .markup import cell, plain
-from .rules import CHAPTERS, OF_NOISE_TOO, READINGS, RULES, STATEMENTS, VERDICTS
+from .readings import READINGS
+from .rules import CHAPTERS, OF_NOISE_TOO, RULES, STATEMENTS, VERDICTS
 
 GROUPS = {
     "holds": "Holds on every model it was judged on",
@@ -101,11 +102,12 @@ def summary(findings: list[Finding]) -> str:
 
 def changes(findings: list[Finding]) -> str:
     """How many verdicts the second rules changed, from what into what, and of which findings, as a Markdown table."""
-    judged = [one for one in findings if one.value is not None and one.first_verdict]
+    judged = [one for one in findings if first(one) != "–"]
     moved: dict[tuple[str, str], list[str]] = {}
     for one in judged:
-        if one.first_verdict != one.verdict:
-            moved.setdefault((str(one.first_verdict), one.verdict), []).append(one.id)
+        now = one.verdict if one.value is not None else "not judged"
+        if one.first_verdict != now:
+            moved.setdefault((first(one), now), []).append(one.id)
     if not moved:
         return f"Of {len(judged)} verdicts the second rules changed none.\n"
     lines = ["| First rule | Now | Verdicts | Findings |", "|---|---|---:|---|"]
@@ -167,7 +169,8 @@ def _judged_alike(finding: Finding) -> str:
 
 def first(finding: Finding) -> str:
     """The verdict by the first rules, as printed."""
-    return finding.first_verdict or "–" if finding.value is not None else "–"
+    judged = finding.value is not None or finding.first_verdict != finding.verdict
+    return finding.first_verdict or "–" if judged else "–"
 
 
 def _parts(parts: dict[str, float | str] | None) -> str:

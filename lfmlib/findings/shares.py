@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,8 @@ TOO_SMALL = (
 """Why a finding on shares is not judged, where no matrix is `eligible`."""
 QUANTIZED_PARTS = "codes and scales of quantized matrices, which are measured"
 """How `left_out` names the tensors that quantized matrices are put together from."""
+MARGIN_POINTS = 1.0
+"""Points of a score below which a difference is too small to matter, to either side."""
 ROLES_APART = ("embed", "head", "pooler", "norm", "conv")
 """Roles that are reported apart: the paper's claim is about the matrices between them, and norms and kernels that are
 stored as matrices are none."""
@@ -252,7 +254,7 @@ def bracketed(mean: float, low: float, high: float, digits: int, sign: str = "",
     return f"{middle} [{', '.join(ends)}]{unit}" if all(ends) else f"{middle}{unit} (one run)"
 
 
-def paired_p(differences: Sequence[float]) -> float:
+def paired_p(differences: Sequence[float] | pd.Series) -> float:
     """Two-sided p of a paired t-test of independent differences against a mean of 0; 1 where all of them are 0.
 
     NaN where there is no test: fewer than two differences, or one that is infinite or NaN.
@@ -263,6 +265,53 @@ def paired_p(differences: Sequence[float]) -> float:
     if values.std() == 0:  # all are equal: t is not defined
         return 0.0 if values[0] else 1.0
     return float(scipy.stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """p-values corrected for their number (Holm 1979).
+
+    As `statsmodels.stats.multitest.multipletests`, which runs Python's garbage collector at every call and so takes a
+    third of a second in a chapter.
+
+    Args:
+        p: one p-value for each test.
+
+    Returns:
+        Same index.
+    """
+    rising = p.sort_values(kind="stable")
+    return (rising * np.arange(len(p), 0, -1)).clip(upper=1.0).cummax().reindex(p.index)
+
+
+def compared(
+    differences: Mapping[str, pd.Series], also: Mapping[str, pd.Series] | None = None, margin: float = MARGIN_POINTS
+) -> dict[str, str]:
+    """What came of several paired comparisons, each of an arm against another, over runs.
+
+    "gain": the mean is above 0 with a two-sided p of at most 0.05, corrected for their number (Holm). "loss": the
+    interval lies below minus the margin. "no gain": it ends below the margin, so that whatever there is, is too small
+    to matter. "open": none of these.
+
+    Args:
+        differences: name → differences, one for each run, as shares of 1.
+        also: differences from a second control; a gain must be one here too, and no gain here is none.
+        margin: in points, hundredths.
+    """
+    each = [given for given in (differences, also) if given is not None]
+    spans = [{name: over_runs(100 * some[name]) for name in some} for some in each]
+    p = [holm(pd.Series({name: paired_p(some[name]) for name in some})) for some in each]
+    found = {}
+    for name in differences:
+        ends = [span[name] for span in spans]
+        if all(one[name] <= 0.05 and end[0] > 0 for one, end in zip(p, ends, strict=True)):
+            found[name] = "gain"
+        elif any(high < -margin for _, _, high in ends):
+            found[name] = "loss"
+        elif any(high <= margin for _, _, high in ends):
+            found[name] = "no gain"
+        else:
+            found[name] = "open"
+    return found
 
 
 def ratios(own: pd.Series, whole: pd.Series) -> pd.Series:

@@ -57,41 +57,68 @@ def test_an_interval_over_runs_is_students():
     assert over_runs([0.5])[0] == 0.5 and math.isnan(over_runs([0.5])[1])
 
 
+FADING = forgetting.fading(findings.KL_BOUND)
+
+
 @pytest.mark.parametrize(
     ("forgotten", "verdict"),
     [(5, "supported"), (4, "partly"), (3, "partly"), (2, "contradicted"), (0, "contradicted")],
 )
 def test_f2_counts_the_starts_that_were_forgotten(forgotten, verdict):
-    rows = planted(dict.fromkeys(starts.UNLIKE_STARTS[:forgotten], 0.2))
-    finding = findings.f2(rows, "made", {})
-    assert (finding.value, finding.interval, finding.null) == (forgotten, (forgotten, forgotten), 0)
-    assert finding.verdict == verdict
+    """All have moved far enough, and some have not become Gaussian."""
+    rows = planted(ALL)
+    kept = rows["start"].isin(starts.UNLIKE_STARTS[forgotten:])
+    rows.loc[kept, "share"] = 0.0
+    finding = findings.f2(rows, "made", {}, FADING)
+    assert (finding.value, finding.null) == (forgotten / 5, 0) and finding.interval == (finding.value, finding.value)
+    assert finding.verdict == verdict == finding.first_verdict
     assert set(finding.details["shares"]) == set(starts.UNLIKE_STARTS)
     assert finding.details["controls"]["gaussian"][0] == 1.0
-    assert scoreboard.measured(finding) == f"{forgotten} [{forgotten}, {forgotten}]\u00a0of 5"
+    assert scoreboard.measured(finding).startswith(f"{20 * forgotten:.1f}\u00a0%")
+
+
+def test_f2_judges_no_start_that_cannot_be_forgotten():
+    """Memory is printed beside what would be needed; the values of the design: 0.46 for sparse, 0.58 for t₃."""
+    assert FADING["sparse-90"] == pytest.approx(0.46, abs=0.02) and FADING["student-t3"] == pytest.approx(
+        0.58, abs=0.03
+    )
+    barely = findings.f2(planted(dict.fromkeys(starts.UNLIKE_STARTS, 0.97)), "made", {}, FADING)
+    assert barely.value is None and barely.first_verdict == "contradicted"
+    assert "barely moved: their correlation with the start is 0.97 or more; 0.8" in barely.details["reason"]
+    some = findings.f2(planted(ALL | {"sparse-90": 0.6, "student-t3": 0.7}), "made", {}, FADING)
+    assert (some.value, some.verdict, some.first_verdict) == (1.0, "supported", "partly")
+    assert some.details["judged"] == ["uniform", "signs", "laplace"]
+    assert some.details["parts"]["ρ of sparse-90 (needed)"].startswith("0.60 (0.4")
+
+
+def test_f2_asks_what_a_gaussian_start_gives():
+    rows = planted(ALL)
+    rows.loc[rows["start"] == "gaussian", "share"] = 0.6
+    found = findings.f2(rows, "made", {}, FADING)
+    assert found.value is None and "From a Gaussian start, too, only 60%" in found.details["reason"]
 
 
 def test_f2_is_undecided_where_the_seeds_disagree():
     rows = planted(ALL)
     torn = (rows["start"] == "uniform") & (rows["step"] == STEPS[-1])
     rows.loc[torn, "share"] = [1.0, 1.0, 1.0, 0.6, 0.5]
-    finding = findings.f2(rows, "made", {})
-    assert finding.interval == (4, 5) and finding.verdict == "undecided"
+    finding = findings.f2(rows, "made", {}, FADING)
+    assert finding.interval == (0.8, 1.0) and finding.verdict == "undecided"
 
 
 def test_f2_refuses_what_it_cannot_judge():
     rows = planted(ALL)
     with pytest.raises(ValueError, match="lacks sparse-90"):
-        findings.f2(rows[rows["start"] != "sparse-90"], "made", {})
+        findings.f2(rows[rows["start"] != "sparse-90"], "made", {}, FADING)
     with pytest.raises(ValueError, match="at least two runs"):
-        findings.f2(rows[rows["seed"] == 0], "made", {})
+        findings.f2(rows[rows["seed"] == 0], "made", {}, FADING)
     one = (rows["start"] == "uniform") & (rows["seed"] == 3)
     cut = rows[~(one & (rows["step"] == STEPS[-1]))]
     lost = rows.assign(share=rows["share"].mask(one))
     copied = rows.assign(seed=0)
     for wrong in (cut, lost, copied, rows[rows["step"] < STEPS[-1]]):
         with pytest.raises(ValueError, match="not one whole run a seed"):
-            findings.f2(wrong, "made", {})
+            findings.f2(wrong, "made", {}, FADING)
 
 
 def test_every_unlike_start_begins_unlike_and_every_control_gaussian():
@@ -188,9 +215,9 @@ def test_the_record_is_whole_and_its_models_learned(record):
 
 
 def test_the_verdicts_follow_from_the_record(record):
-    verdicts = [findings.f2(rows, name, {}) for name, rows in ch02_start.verdict_runs(record).items()]
-    assert len(verdicts) == 9
-    assert all(finding.null == 0 and finding.details["runs_each"] >= 5 for finding in verdicts)
+    verdicts = ch02_start.found(ch02_start.verdict_runs(record), {})
+    assert len(verdicts) == 9 and all(finding.details["runs_each"] >= 5 for finding in verdicts)
+    assert all(finding.null == 0 if finding.value is not None else finding.details["reason"] for finding in verdicts)
 
 
 def tampered(rows: list[dict], column: str, value) -> list[dict]:

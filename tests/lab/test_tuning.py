@@ -1,5 +1,6 @@
 """Fine-tuning in the lab: from a base, with adapters, on fewer samples, without meaning; and what its record says."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -238,7 +239,8 @@ def made(growth: float, gain: float = 1.0, part: str = "plain", seeds: int = 5, 
 )
 def test_f6_by_the_share_that_rises_and_by_g(gain, verdict):
     (found,) = tuned.f6_found(made(0.1, gain))
-    assert found.verdict == verdict and found.null == 1.0
+    assert found.first_verdict == verdict and (found.null, found.control_verdict) == (1.0, "supported")
+    assert found.verdict == (verdict if verdict != "supported" else findings.OF_NOISE_TOO)
     assert float(found.details["by_decay"]["no decay"]["gain_median"]["mean"]) == pytest.approx(gain, abs=0.05)
 
 
@@ -268,9 +270,9 @@ def test_f6_is_undecided_where_either_decay_is():
 def test_f7_finds_the_planted_trend(growth, verdict):
     (found,) = tuned.f7_found(made(growth))
     assert found.verdict == verdict
-    assert 0.2 < found.null < 0.4  # random walks of eight layers, shared by all runs
+    assert found.null == 0.5 and found.control_verdict == "partly"  # one random walk for all runs rises half the time
     assert found.details["independent_walks"] < 0.1
-    assert found.interval == ((1.0, 1.0) if verdict == "supported" else (0.0, 0.0))
+    assert found.value == (1.0 if verdict == "supported" else pytest.approx(0, abs=0.2))
     assert found.details["parts"]["by walks of their own"].endswith("%")
 
 
@@ -296,15 +298,36 @@ def made_profiles(turned: dict[str, int]) -> pd.DataFrame:
         ({"q": 2, "k": 2, "v": 2, "o": 5}, 0.0, (0.0, 0.0), "contradicted"),  # q: up to 1.29, but its interval holds 0
     ],
 )
-def test_f7_brackets_the_roles_by_their_limits(turned, value, interval, verdict):
-    found = findings.f7_over_runs(made_profiles(turned), "x", {})
-    assert (found.value, found.interval, found.verdict) == (value, interval, verdict)
+def test_the_first_rule_of_f7_brackets_the_roles_by_their_limits(turned, value, interval, verdict):
+    rows = made_profiles(turned)
+    trends = findings.trends(rows)
+    assert (trends["grows"].mean(), findings.f7_depth.bracket(trends)) == (value, interval)
+    assert findings.f7_over_runs(rows, "x", {}).first_verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("falling", "value", "verdict"), [(0, 1.0, "supported"), (1, 0.75, "partly"), (3, 0.25, "contradicted")]
+)
+def test_f7_goes_by_slopes_whose_interval_lies_above_zero(falling, value, verdict):
+    rng, rows = np.random.default_rng(0), []
+    for at, role in enumerate("qkvo"):
+        slope = -0.5 if at < falling else 0.5
+        rows += [
+            {"seed": seed, "role": role, "depth": depth, "std_delta": math.exp(slope * depth / 7 + scatter)}
+            for seed in range(5)
+            for depth, scatter in enumerate(rng.normal(scale=0.05, size=8))
+        ]
+    found = findings.f7_over_runs(pd.DataFrame(rows), "x", {})
+    assert (found.value, found.verdict) == (value, verdict)
+    assert found.details["roles"]["o"]["slope"] == pytest.approx(0.5, abs=0.1)
+    pair = pd.DataFrame(rows).query("seed == 0").assign(control="none", numel=4096, kl_bits=0.0)
+    assert findings.f7(pair, "x", {}).value == value
 
 
 def test_f7_needs_layers_and_runs():
     rows = made(0.1)
     shallow = findings.f7_over_runs(rows[rows["depth"] < 3], "x", {})
-    assert shallow.value is None and shallow.details["reason"] == "No role has matrices in four or more layers."
+    assert shallow.value is None and shallow.details["reason"] == "No role has matrices in 6 or more layers."
     with pytest.raises(ValueError, match="at least two runs"):
         findings.f7_over_runs(rows[rows["seed"] == 0], "x", {})
 
@@ -323,7 +346,7 @@ def test_a_pair_too_shallow_for_any_p_is_not_judged():
     rows = made(0.1, seeds=1)
     rows = rows[(rows["weight_decay"] == 0) & (rows["depth"] < 4)].assign(control="none")
     found = findings.f7(rows, "x", {})
-    assert found.value is None and "even a perfect rise has a corrected p of 0.25" in found.details["reason"]
+    assert found.value is None and "6 or more layers" in found.details["reason"]
 
 
 def test_frozen_layers_count():
@@ -385,7 +408,7 @@ def test_what_the_verdict_on_f6_leaves_out_is_said():
     own = made(0.1, gain=1.5, part="cause", seeds=3, cause="own labels").query("weight_decay == 0.01")
     record = pd.concat([made(0.1), dora, lora, own], ignore_index=True)
     (found,) = tuned.f6_found(record)
-    assert found.verdict == "supported" and "with DoRA 16" in found.details["parts"]
+    assert found.first_verdict == "supported" and "with DoRA 16" in found.details["parts"]
     assert found.metric.endswith("under full fine-tuning")
     said = ch06_deltas.not_passing(record)
     assert "12-layer decoder, DoRA 16" in said and "decay 1" not in said

@@ -1,0 +1,110 @@
+"""Which rules judged when: the first ones, which later readings changed, and every change with its argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .rules import RULES, Rule
+
+FIRST_RULES = RULES | {
+    "F2": Rule(
+        "number of five non-Gaussian starts from which training ends with at least 80 % of the parameters in matrices "
+        "with kl_bits ≤ 0.02: all five supported, at least three partly",
+        supported=5,
+        partly=3,
+        unit="of 5",
+        control="before training",
+        metric="non-Gaussian starts from which ≥ 80 % of the parameters became Gaussian",
+    ),
+    "F7": Rule(
+        "share of roles in which std(ΔW) grows with depth, that is, with a Spearman correlation of at least 0.5 in the "
+        "mean of the runs and an interval over them above 0 (for a single pair: a permutation p, corrected for the "
+        "number of roles, of at most 0.05): at least 80 % supported, at least 50 % partly",
+        supported=0.8,
+        partly=0.5,
+        unit="%",
+        control="by random walks",
+        metric="share of roles in which std(ΔW) grows with depth",
+    ),
+    "F11": Rule(
+        "share of the weights that magnitude pruning can set to zero, in every matrix alike and without any training "
+        "after it, while the held-out loss rises by at most 1 %: at least 30 % supported, at least 10 % partly",
+        supported=0.3,
+        partly=0.1,
+        unit="%",
+        control="with noise of that size instead",
+        metric="share of weights that go by magnitude for a rise of the held-out loss of at most 1 %",
+    ),
+    "F12": Rule(
+        "law: of what is left when 30 % are pruned, a truncated Gaussian + outliers (at most 1 %) has the shortest "
+        "held-out code, parameters charged, in matrices with at least 80 % of the parameters; damage: zeroing these "
+        "outliers raises the loss at least 3 times as much as zeroing random sets of equal squared norm, with a lower "
+        "limit above 1: both supported, one of them partly",
+        supported=2,
+        partly=1,
+        unit="of 2",
+        control="on pruned noise",
+        metric="legs that hold: the law of what pruning keeps, and the damage of losing the outliers",
+    ),
+    "F13": Rule(
+        "test accuracy of an adapter built from Gaussian noise less that of LoRA, at equal trained parameters, rates "
+        "tuned in the same way, over at least five seeds: an interval of the paired difference above 0 supported, its "
+        "lower limit at least minus one point partly",
+        supported=0,
+        partly=-1,
+        unit="points",
+        control="without an adapter",
+        metric="test accuracy of an adapter built from Gaussian noise, less that of LoRA, in points, paired by run",
+    ),
+    "F14": Rule(
+        "methods of merging (average, task arithmetic, TIES, DARE, DARE-TIES, NAN) that keep more of the fine-tunes’ "
+        "test scores with the outliers of the merged ΔW amplified than without, that is, with an interval of the "
+        "paired difference over runs above 0, the scale of ΔW being chosen on the same grid for both: at least four of "
+        "the six supported, at least one partly; undecided while intervals that reach above 0 leave it open",
+        supported=4,
+        partly=1,
+        unit="of 6",
+        control="with a random set amplified",
+        metric="methods of merging that are better with outliers amplified, of six; beside it by how much, in points "
+        "of the normalized score",
+    ),
+}
+"""The rules of the first reading: another text, number or bound for some findings; none judged the control."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A state of the rules.
+
+    Attributes:
+        date: from when on they judge.
+        rules: their `digest`; empty for the first rules, which had none.
+        argument: what changed and why, and what had been seen by then.
+    """
+
+    date: str
+    rules: str
+    argument: str
+
+
+READINGS = (
+    Reading(
+        "2026-11-23",
+        "",
+        "The first rules, fixed after a rough look at one model, all-MiniLM-L6-v2. Their verdicts are kept beside "
+        "those of later rules.",
+    ),
+    Reading(
+        "2026-11-29",
+        "2c59ef6f7b2f",
+        "The control goes through the rule as the model does, for every finding; where both come out supported, the "
+        "verdict is “true, of noise too”. F2 judges only starts that the training could have made forgotten, since at "
+        "a correlation of 0.97 none is; F7 goes by the slope of log std(ΔW) over at least six layers, since ranks of "
+        "four hold no evidence; F11 by the share of the gap to guessing, and asks for more than noise of that size "
+        "does, which went farther in all five models; F12 has a margin of 0.01 bits and a least damage, since to win "
+        "by 0.0001 bits is no margin; F13 judges the insights, not the adapter beside LoRA of rank 1; F14 has a "
+        "margin of one point, so that no gain can be found. Seen before: every result of the first reading, and the "
+        "figures of nine real models that the design lists.",
+    ),
+)
+"""Every state of the rules, oldest first; the verdicts of a run are by the last."""
