@@ -52,8 +52,8 @@ def _of_roles(grows: pd.Series) -> str:
 
 def by_method(record: pd.DataFrame) -> pd.DataFrame:
     """For every model and method: mean ρ over its roles [interval over seeds], without the first and the last layer;
-    roles that grow by the rule, of `MIN_RUNS` runs or more and six layers; roles whose averaged profile has a corrected p of at most 0.05;
-    std(ΔW) of the last layer over that of the first; runs."""
+    roles that grow by the rule, of `MIN_RUNS` runs or more and six layers; roles whose averaged profile has a corrected
+    p of at most 0.05; std(ΔW) of the last layer over that of the first; runs."""
 
     def told(rows: pd.DataFrame) -> dict:
         if not len(trends := findings.trends(rows)):
