@@ -66,8 +66,11 @@ def f2(rows: pd.DataFrame, model: str, provenance: dict, fading: Mapping[str, fl
     last = rows[rows["step"] == rows["steps"]]
     memory = last.groupby("start")["memory"].mean()
     moved = [start for start in UNLIKE_STARTS if memory[start] <= fading[start]]
+    kept = [f"{start} {memory[start]:.2f} ({fading[start]:.2f})" for start in UNLIKE_STARTS if start not in moved]
+    others = ", ".join(kept) or "–"
     details = {
-        "parts": {f"ρ of {start} (needed)": f"{memory[start]:.2f} ({fading[start]:.2f})" for start in UNLIKE_STARTS},
+        "parts": {"could be forgotten": f"{len(moved)} of {len(UNLIKE_STARTS)}", "ρ of the others (needed)": others},
+        "memory": {start: [float(memory[start]), fading[start]] for start in UNLIKE_STARTS},
         "shares": {start: [row.after, row.low, row.high] for start, row in unlike.iterrows()},
         "controls": {start: [row.after, row.low, row.high] for start, row in controls.iterrows()},
         "runs_each": int(shares["runs"].min()),
@@ -79,13 +82,13 @@ def f2(rows: pd.DataFrame, model: str, provenance: dict, fading: Mapping[str, fl
     verdict = judge(FIRST_RULES["F2"], first, (first_low, first_high))
     if (own := controls["after"].get("gaussian", 0.0)) < SUPPORTED_SHARE:
         reason = f"From a Gaussian start, too, only {own:.0%} of the parameters end in Gaussian matrices."
-        return Finding.of("F2", model, provenance, details | {"reason": reason}, first=verdict)
+        return Finding.of("F2", model, provenance, details | {"reason": reason, "parts": {}}, first=verdict)
     if not moved:
-        kept, needed = memory[list(UNLIKE_STARTS)].min(), max(fading[start] for start in UNLIKE_STARTS)
+        least, needed = memory[list(UNLIKE_STARTS)].min(), max(fading[start] for start in UNLIKE_STARTS)
         reason = (
-            f"The weights barely moved: their correlation with the start is {kept:.2f} or more; {needed:.2f} or less "
+            f"The weights barely moved: their correlation with the start is {least:.2f} or more; {needed:.2f} or less "
             "is needed."
         )
-        return Finding.of("F2", model, provenance, details | {"reason": reason}, first=verdict)
+        return Finding.of("F2", model, provenance, details | {"reason": reason, "parts": {}}, first=verdict)
     value, low, high, null = (float((unlike.loc[moved, name] >= SUPPORTED_SHARE).mean()) for name in ends)
     return Finding.of("F2", model, provenance, details, value, (low, high), null, first=verdict)

@@ -24,6 +24,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from lfmlib import findings
 from lfmlib.book import build, render, stage
+from lfmlib.findings import scoreboard
 from lfmlib.provenance import ROOT
 
 PAGES = stage.toc_pages(ROOT)
@@ -206,7 +207,7 @@ def test_a_quick_run_is_complete(name, html):
     executed = nbformat.read(made / "executed" / f"{chapter}.ipynb", as_version=4)
     shown = [output for cell in executed.cells for output in cell.get("outputs", []) if "data" in output]
     claims = [box for box in (output.data.get("text/html", "") for output in shown) if "lfm-claim" in box]
-    verdicts = "|".join(("lfm-verdict", *(f"lfm-{verdict}" for verdict in findings.VERDICTS)))
+    verdicts = "|".join(("lfm-verdict", *map(scoreboard.css, findings.VERDICTS)))
     kept = [*findings.load(made / "quick"), *findings.load(made / "quick" / "report")]  # the report keeps its own
     found = {finding.id for finding in kept if finding.verdict}
     assert claims and all(re.search(rf"<b class='({verdicts})'>", box) for box in claims), "a box is not filled"

@@ -88,7 +88,9 @@ def test_f2_judges_no_start_that_cannot_be_forgotten():
     some = findings.f2(planted(ALL | {"sparse-90": 0.6, "student-t3": 0.7}), "made", {}, FADING)
     assert (some.value, some.verdict, some.first_verdict) == (1.0, "supported", "partly")
     assert some.details["judged"] == ["uniform", "signs", "laplace"]
-    assert some.details["parts"]["ρ of sparse-90 (needed)"].startswith("0.60 (0.4")
+    assert some.details["parts"]["could be forgotten"] == "3 of 5"
+    assert "sparse-90 0.60 (0.4" in some.details["parts"]["ρ of the others (needed)"]
+    assert some.details["memory"]["uniform"] == [pytest.approx(0.2), FADING["uniform"]]
 
 
 def test_f2_asks_what_a_gaussian_start_gives():
