@@ -36,6 +36,7 @@ def surroundings():
             scoreboard, "table", lambda found: f"| Finding | Verdict |\n|---|---|\n| F1 | partly, from {found} |\n"
         )
         patch.setattr(scoreboard, "summary", lambda found: f"Holds: {found}\n")
+        patch.setattr(scoreboard, "changes", lambda found: f"Changed: {found}\n")
         yield
 
 

@@ -6,6 +6,7 @@ Browser: the system's Chromium or Chrome; without one, what it takes a browser f
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
@@ -20,7 +21,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import ARGUMENTS, CHROMIUM, SCREENS
 from bs4 import BeautifulSoup
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import TimeoutError, expect, sync_playwright
 
 from lfmlib import findings
 from lfmlib.book import build, render, stage
@@ -65,6 +66,10 @@ LOOK = """async () => {
     sideways: document.documentElement.scrollWidth - width,
   };
 }"""
+
+# Whether all that scrolls sideways can be reached with the keyboard; what cannot, axe tells.
+REACHABLE = """() => [...document.querySelectorAll("main pre, main .output, main .lfm-scroll")].every(element =>
+  element.scrollWidth <= element.clientWidth || element.tabIndex >= 0)"""
 
 # Elements that paper cuts off: beyond the edge of the sheet, or scrolling inside their own box.
 CUT_OFF = """() => [...document.querySelectorAll("main *")].filter(element => {
@@ -242,6 +247,8 @@ def test_page(name, html, site, visit):
         page.emulate_media(color_scheme="light")
         wait_for_theme(page, "light")
         page.set_viewport_size(size)
+        with contextlib.suppress(TimeoutError):  # the theme makes what scrolls reachable, a moment after a resize
+            page.wait_for_function(REACHABLE, timeout=3000)
         look = page.evaluate(LOOK)
         assert look["sideways"] <= 0, screen
         looks_whole(look, name)

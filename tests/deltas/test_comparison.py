@@ -74,7 +74,7 @@ PLANTED = {
     "independent noise widens": (
         lambda w, noise, layer: 0.2 * noise,
         lambda table, own: (
-            findings.f6(table, "made", {}).verdict == "supported" and abs(own["gain"].median() - 1) < 0.2
+            findings.f6(table, "made", {}).verdict == findings.OF_NOISE_TOO and abs(own["gain"].median() - 1) < 0.2
         ),
     ),
     "a known growth of the std": (
