@@ -146,11 +146,9 @@ def test_building_touches_no_network(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_short_tuning_beats_the_trivial_baseline(tmp_path, few_snapshots, monkeypatch):
-    posed = problem("minilm", "library")  # all its test items take 20 seconds, at every snapshot
-    monkeypatch.setattr(posed, "test", posed.test[:: len(posed.test) // 300])
+def test_a_short_tuning_beats_the_trivial_baseline(tmp_path, few_snapshots):
     config = Config("minilm", "library", start="library", steps=40, batch=16, lr=3e-4)
     trained = train(config, progress=False, snapshots=2, folder=tmp_path)
-    assert trained.scores["trivial_accuracy"] == pytest.approx(1 / 6, abs=0.05)  # of six kinds, in a part of the items
+    assert trained.scores["trivial_accuracy"] == pytest.approx(1 / 6)
     assert trained.scores["accuracy"] > 0.35
     assert trained.scores["loss"] < 0.9 * math.log(6)
