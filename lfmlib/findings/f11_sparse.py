@@ -13,6 +13,8 @@ from .shares import over_runs, span
 
 MAX_LOSS_RISE = 0.01
 """Rise of the held-out loss that is allowed, as a share of the loss itself."""
+ARMS_BESIDE = {"Wanda": "Wanda", "at random": "random"}
+"""Other ways of pruning that stand beside the verdict, by the name they are printed under."""
 
 
 def free_share(rows: pd.DataFrame, arm: str = "magnitude", of: str = "own") -> pd.Series:
@@ -66,13 +68,9 @@ def f11_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     if len(own) < 2:
         raise ValueError(f"F11 of {model} needs at least two runs: measure the record")
     farther = over_runs(own - noise)
-    rises = {share: over_runs(100 * gap_closed(rows, share))[0] for share in (0.3, 0.5)}
-    parts: dict[str, float | str] = {
-        "farther than noise, points": span(100 * (own - noise), 1, "+"),
-        "of the gap at 30 % and 50 %": " and ".join(f"{rise:.2g}\u00a0%" for rise in rises.values()),
-    }
-    arms = {"all matrices together": "magnitude, all together", "Wanda": "Wanda", "at random": "random"}
-    parts |= {name: float(free_share(rows, arm, of="gap").mean()) for name, arm in arms.items()}
+    rises = {f"{share:.0%}".replace("%", " %"): float(gap_closed(rows, share).mean()) for share in (0.3, 0.5)}
+    parts: dict[str, float | str] = {"beyond noise, points": span(100 * (own - noise), 1, "+")}
+    parts |= {name: float(free_share(rows, arm, of="gap").mean()) for name, arm in ARMS_BESIDE.items()}
     first, first_low, first_high = over_runs(free_share(rows))
     value, low, high = over_runs(own)
     verdict, control = judge(RULES["F11"], value, (low, high)), judge(RULES["F11"], noise.mean())
@@ -80,7 +78,7 @@ def f11_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         verdict = "supported" if control == "supported" else "partly"
     elif control == "supported":
         control = "partly"  # noise goes no farther than noise
-    details = {"parts": parts, "runs": len(own), "first_value": [first, first_low, first_high]}
+    details = {"parts": parts, "gap_closed": rises, "runs": len(own), "first_value": [first, first_low, first_high]}
     return Finding.of(
         "F11", model, provenance, details, value, (max(low, 0.0), min(high, 1.0)), float(noise.mean()), verdict,
         control, judge(FIRST_RULES["F11"], first, (first_low, first_high)),

@@ -125,12 +125,16 @@ def f12_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     either = laws[laws["variant"].isin(OUTLIER_LAWS)]["wins"].sum() / len(law)
     parts = {
         "law, within 0.01 bits": f"{near[CLAIMED_LAW][0]:.0%}",
-        f"simpler ({simpler}) as near": f"{near[simpler][0]:.0%}",
+        "a simpler one": f"{near[simpler][0]:.0%}, {simpler}",
         "shortest": f"{shares[0]:.0%}",
-        "with a core cut or open above": f"{either:.0%}",
         "damage": words,
     }
-    details = {"parts": parts, "null_parts": {"law": noise}, "runs": int(rows["seed"].nunique())}
+    details = {
+        "parts": parts,
+        "null_parts": {"law": noise},
+        "cut_or_open": float(either),
+        "runs": int(rows["seed"].nunique()),
+    }
     judged = judge(FIRST_RULES["F12"], first[0], (first[1], first[2]))
     null = float(noise >= SUPPORTED_SHARE)
     return Finding.of("F12", model, provenance, details, value, (low, high), null, first=judged)

@@ -107,7 +107,7 @@ def test_f11_asks_for_more_than_noise_of_that_size(free, scatter, noise, verdict
 
 def test_f11_says_how_much_of_the_gap_is_closed_and_keeps_the_first_reading():
     found = findings.f11_over_runs(recorded(0.4), "m", {})
-    assert found.details["parts"]["of the gap at 30 % and 50 %"] == "0.75\u00a0% and 1.2\u00a0%"
+    assert found.details["gap_closed"] == pytest.approx({"30 %": 0.0075, "50 %": 0.0125})
     assert found.details["first_value"][0] == pytest.approx(0.8, abs=1e-6)  # 1 % of a loss that is twice the gap
     assert found.first_verdict == "supported"
 
