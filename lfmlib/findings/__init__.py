@@ -35,23 +35,18 @@ from .rules import (
     digest,
     judge,
 )
+from .runs import bracketed, holm, over_runs, paired_p, ratios, span
 from .shares import (
     KL_BOUND,
     MIN_MATRIX_VALUES,
     SUPPORTED_SHARE,
-    bracketed,
     by_role,
     eligible,
     gaussian,
-    holm,
     judged,
     left_out,
-    over_runs,
-    paired_p,
-    ratios,
     share,
     shown,
-    span,
 )
 
 __all__ = [

@@ -9,7 +9,7 @@ from ..losses.pruning import largest_share
 from .finding import Finding
 from .readings import FIRST_RULES
 from .rules import RULES, judge
-from .shares import over_runs, span
+from .runs import over_runs, span
 
 MAX_LOSS_RISE = 0.01
 """Rise of the held-out loss that is allowed, as a share of the loss itself."""

@@ -10,16 +10,8 @@ import pandas as pd
 from .finding import Finding
 from .readings import FIRST_RULES
 from .rules import judge
-from .shares import (
-    SUPPORTED_SHARE,
-    TOO_SMALL,
-    eligible,
-    interval_over_matrices,
-    looked_at,
-    over_runs,
-    ratios,
-    share,
-)
+from .runs import over_runs, ratios
+from .shares import SUPPORTED_SHARE, TOO_SMALL, eligible, interval_over_matrices, looked_at, share
 
 CLAIMED_LAW = "truncated-gaussian+outliers"
 """The law that the claim names: one of `lfmlib.distribution.coding.VARIANTS`."""

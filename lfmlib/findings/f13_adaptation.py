@@ -8,7 +8,7 @@ import pandas as pd
 
 from .finding import Finding
 from .rules import RULES, judge
-from .shares import MARGIN_POINTS, bracketed, compared, over_runs
+from .runs import MARGIN_POINTS, bracketed, compared, over_runs
 
 NOISE_ADAPTER, LORA = "noise-gaussian", "lora"
 """The methods that the rule compares, as the record names them."""
@@ -61,7 +61,7 @@ def advantage(rows: pd.DataFrame, method: str = NOISE_ADAPTER, against: str = LO
 
 def f13_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F13 of a model on one task: the value counts the `INSIGHTS` that help (see
-    `lfmlib.findings.shares.compared`).
+    `lfmlib.findings.runs.compared`).
 
     Supported where one of them helps and none harms; partly where one helps and another harms; contradicted where none
     helps, beyond `MARGIN_POINTS`; undecided while one may. Not judged where the variants were not trained, where a

@@ -10,7 +10,7 @@ import pandas as pd
 from .finding import Finding
 from .readings import FIRST_RULES
 from .rules import RULES, judge
-from .shares import compared, over_runs
+from .runs import compared, over_runs
 
 METHOD_NAMES = {
     "average": "average",
@@ -53,7 +53,7 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
 
     The value counts the methods that are better with their outliers amplified, than plain and than with a random set of
     entries of equal squared norm amplified in their place, its scale chosen in the same way (see
-    `lfmlib.findings.shares.compared`); methods that give the same merges count once. Its interval ends with the number
+    `lfmlib.findings.runs.compared`); methods that give the same merges count once. Its interval ends with the number
     of those that may be. The largest gain that the intervals leave open stands beside it. The null is the same count
     for the random set against the plain merge.
 

@@ -10,7 +10,8 @@ import pandas as pd
 from .finding import Finding
 from .readings import FIRST_RULES
 from .rules import UNLIKE_STARTS, judge
-from .shares import SUPPORTED_SHARE, over_runs
+from .runs import over_runs
+from .shares import SUPPORTED_SHARE
 
 
 def shares_by_start(rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,8 @@ import pandas as pd
 from scipy import special
 
 from .finding import Finding
-from .shares import SUPPORTED_SHARE, TOO_SMALL, eligible, interval_over_matrices, looked_at, over_runs, share, shown
+from .runs import over_runs
+from .shares import SUPPORTED_SHARE, TOO_SMALL, eligible, interval_over_matrices, looked_at, share, shown
 
 LEGS = ("independence", "identity", "spectrum")
 MAX_LAG = 0.05

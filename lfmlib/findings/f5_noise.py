@@ -12,7 +12,8 @@ import pandas as pd
 from .f6_std import qq_share
 from .finding import Finding
 from .rules import SCORE_SIGNS
-from .shares import SUPPORTED_SHARE, TOO_SMALL, eligible, over_runs, ratios
+from .runs import over_runs, ratios
+from .shares import SUPPORTED_SHARE, TOO_SMALL, eligible
 
 MIN_GAIN_SHARE = 0.95
 """F5 (b): share of LoRA's gain that a ΔW built from frozen noise must reach."""

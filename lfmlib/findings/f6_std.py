@@ -9,7 +9,8 @@ import pandas as pd
 
 from .finding import Finding
 from .rules import RULES, judge
-from .shares import TOO_SMALL, eligible, over_runs, share
+from .runs import over_runs
+from .shares import TOO_SMALL, eligible, share
 
 QQ_BOUND = 0.99
 """F5 (a): R² of the Q–Q plot from which on ΔW counts as derivable from Gaussian noise."""
@@ -75,10 +76,9 @@ def f6(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     if body.empty:
         return Finding.of("F6", model, provenance, {"reason": TOO_SMALL})
     own, noise = (widening(body[body["control"] == kind]) for kind in ("none", "noise"))
-    wide = own["gain_median"] >= GAIN_BOUND and own["gain_mean"] > 0
     parts = {"median g": f"{own['gain_median']:.2f}"}
     details = own | {"parts": parts, "noise": noise, "matrices": int((body["control"] == "none").sum())}
-    verdict, control = _verdict(own["rises"], wide), _verdict(noise["rises"], noise["gain_median"] >= GAIN_BOUND)
+    verdict, control = (_verdict(one["rises"], _wide(one, one["gain_mean"])) for one in (own, noise))
     found = {"null": noise["rises"], "verdict": verdict, "control": control}
     return Finding.of("F6", model, provenance, details, own["rises"], **found)
 
@@ -102,9 +102,7 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     }
     verdicts = {}
     for name, one in found.items():
-        mean, low, high = one["mean"], one["low"], one["high"]
-        wide = bool(mean["gain_median"] >= GAIN_BOUND and low["gain_mean"] > 0)
-        verdicts[name] = _verdict(mean["rises"], wide, (low["rises"], high["rises"]))
+        verdicts[name] = _verdict_over_runs(one)
     order = ("supported", "partly", "undecided", "contradicted")
     worst = max(found, key=lambda name: (order.index(verdicts[name]), -found[name]["mean"]["rises"]))
     counted = found[worst]
@@ -116,12 +114,23 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         "counts": worst,
         "runs": int(counted["runs"]["rises"]),
     }
-    beside = widening_over_runs(rows, "noise_")["mean"]
-    noise, control = float(beside["rises"]), _verdict(beside["rises"], beside["gain_median"] >= GAIN_BOUND)
+    beside = widening_over_runs(rows, "noise_")
+    noise, control = float(beside["mean"]["rises"]), _verdict_over_runs(beside)
     value, *limits = (float(counted[name]["rises"]) for name in ("mean", "low", "high"))
     judged = {"null": noise, "verdict": verdicts[worst], "control": control}
     finding = Finding.of("F6", model, provenance, details, value, (limits[0], limits[1]), **judged)
     return replace(finding, metric=f"{finding.metric}, under full fine-tuning")
+
+
+def _verdict_over_runs(found: pd.DataFrame) -> str:
+    """The verdict on what `widening_over_runs` gives, of a model or of its noise."""
+    mean, low, high = (found[name] for name in ("mean", "low", "high"))
+    return _verdict(mean["rises"], _wide(mean, low["gain_mean"]), (low["rises"], high["rises"]))
+
+
+def _wide(figures, least: float) -> bool:
+    """Whether g is large enough: its median, and the least that its mean may be."""
+    return bool(figures["gain_median"] >= GAIN_BOUND and least > 0)
 
 
 def _verdict(rises: float, wide: bool, interval: tuple[float, float] | None = None) -> str:

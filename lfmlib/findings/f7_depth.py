@@ -13,7 +13,8 @@ from ..deltas.trends import depth_trend, log_slopes
 from .finding import Finding
 from .readings import FIRST_RULES
 from .rules import judge
-from .shares import eligible, holm, over_runs
+from .runs import holm, over_runs
+from .shares import eligible
 
 MIN_RHO = 0.5
 """Spearman's correlation of depth and std(ΔW) from which on a role counts as growing; of several runs their mean."""

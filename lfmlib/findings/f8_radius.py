@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .finding import Finding
-from .shares import over_runs
+from .runs import over_runs
 
 
 def log_ratios(rows: pd.DataFrame, which: str = "tuned", kind: str = "matrix", head: str | None = None) -> pd.Series:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from .finding import Finding
-from .shares import TOO_SMALL, eligible, interval_over_samples, over_runs, share
+from .runs import over_runs
+from .shares import TOO_SMALL, eligible, interval_over_samples, share
 
 MAX_MEAN_RATIO = 0.05
 """F9: largest abs(mean) / std of a matrix that counts as zero-mean."""

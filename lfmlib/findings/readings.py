@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .rules import RULES, Rule
 
@@ -16,35 +16,31 @@ FIRST_RULES = RULES | {
         control="before training",
         metric="non-Gaussian starts from which ≥ 80 % of the parameters became Gaussian",
     ),
-    "F7": Rule(
-        "share of roles in which std(ΔW) grows with depth, that is, with a Spearman correlation of at least 0.5 in the "
-        "mean of the runs and an interval over them above 0 (for a single pair: a permutation p, corrected for the "
-        "number of roles, of at most 0.05): at least 80 % supported, at least 50 % partly",
-        supported=0.8,
-        partly=0.5,
-        unit="%",
-        control="by random walks",
-        metric="share of roles in which std(ΔW) grows with depth",
+    "F7": replace(
+        RULES["F7"],
+        text=(
+            "share of roles in which std(ΔW) grows with depth, that is, with a Spearman correlation of at least 0.5 "
+            "in the mean of the runs and an interval over them above 0 (for a single pair: a permutation p, corrected "
+            "for the number of roles, of at most 0.05): at least 80 % supported, at least 50 % partly"
+        ),
     ),
-    "F11": Rule(
-        "share of the weights that magnitude pruning can set to zero, in every matrix alike and without any training "
-        "after it, while the held-out loss rises by at most 1 %: at least 30 % supported, at least 10 % partly",
-        supported=0.3,
-        partly=0.1,
-        unit="%",
-        control="with noise of that size instead",
+    "F11": replace(
+        RULES["F11"],
+        text=(
+            "share of the weights that magnitude pruning can set to zero, in every matrix alike and without any "
+            "training after it, while the held-out loss rises by at most 1 %: at least 30 % supported, at least 10 % "
+            "partly"
+        ),
         metric="share of weights that go by magnitude for a rise of the held-out loss of at most 1 %",
     ),
-    "F12": Rule(
-        "law: of what is left when 30 % are pruned, a truncated Gaussian + outliers (at most 1 %) has the shortest "
-        "held-out code, parameters charged, in matrices with at least 80 % of the parameters; damage: zeroing these "
-        "outliers raises the loss at least 3 times as much as zeroing random sets of equal squared norm, with a lower "
-        "limit above 1: both supported, one of them partly",
-        supported=2,
-        partly=1,
-        unit="of 2",
-        control="on pruned noise",
-        metric="legs that hold: the law of what pruning keeps, and the damage of losing the outliers",
+    "F12": replace(
+        RULES["F12"],
+        text=(
+            "law: of what is left when 30 % are pruned, a truncated Gaussian + outliers (at most 1 %) has the "
+            "shortest held-out code, parameters charged, in matrices with at least 80 % of the parameters; damage: "
+            "zeroing these outliers raises the loss at least 3 times as much as zeroing random sets of equal squared "
+            "norm, with a lower limit above 1: both supported, one of them partly"
+        ),
     ),
     "F13": Rule(
         "test accuracy of an adapter built from Gaussian noise less that of LoRA, at equal trained parameters, rates "
@@ -56,15 +52,15 @@ FIRST_RULES = RULES | {
         control="without an adapter",
         metric="test accuracy of an adapter built from Gaussian noise, less that of LoRA, in points, paired by run",
     ),
-    "F14": Rule(
-        "methods of merging (average, task arithmetic, TIES, DARE, DARE-TIES, NAN) that keep more of the fine-tunes’ "
-        "test scores with the outliers of the merged ΔW amplified than without, that is, with an interval of the "
-        "paired difference over runs above 0, the scale of ΔW being chosen on the same grid for both: at least four of "
-        "the six supported, at least one partly; undecided while intervals that reach above 0 leave it open",
-        supported=4,
-        partly=1,
-        unit="of 6",
-        control="with a random set amplified",
+    "F14": replace(
+        RULES["F14"],
+        text=(
+            "methods of merging (average, task arithmetic, TIES, DARE, DARE-TIES, NAN) that keep more of the fine- "
+            "tunes’ test scores with the outliers of the merged ΔW amplified than without, that is, with an interval "
+            "of the paired difference over runs above 0, the scale of ΔW being chosen on the same grid for both: at "
+            "least four of the six supported, at least one partly; undecided while intervals that reach above 0 leave "
+            "it open"
+        ),
         metric="methods of merging that are better with outliers amplified, of six; beside it by how much, in points "
         "of the normalized score",
     ),
@@ -96,7 +92,7 @@ READINGS = (
     ),
     Reading(
         "2026-11-29",
-        "2c59ef6f7b2f",
+        "65fa4e139149",
         "The control goes through the rule as the model does, for every finding; where both come out supported, the "
         "verdict is “true, of noise too”. F2 judges only starts that the training could have made forgotten, since at "
         "a correlation of 0.97 none is; F7 goes by the slope of log std(ΔW) over at least six layers, since ranks of "
@@ -104,7 +100,7 @@ READINGS = (
         "does, which went farther in all five models; F12 has a margin of 0.01 bits and a least damage, since to win "
         "by 0.0001 bits is no margin; F13 judges the insights, not the adapter beside LoRA of rank 1; F14 has a "
         "margin of one point, so that no gain can be found. Seen before: every result of the first reading, and the "
-        "figures of nine real models that the design lists.",
+        "single runs on real models that the Methods page lists.",
     ),
 )
 """Every state of the rules, oldest first; the verdicts of a run are by the last."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 OF_NOISE_TOO = "true, of noise too"
 """What a statement comes to that holds, and of its noise control by the same rule as well: so it tells nothing apart
@@ -216,12 +219,24 @@ RULES = {
 """The rule of each finding, “F1” to “F14”."""
 
 
+@functools.cache
 def digest() -> str:
-    """A hash of all that decides a verdict: `RULES`, and that controls are judged; 12 hexadecimal digits.
+    """A hash of `RULES` and of the constants of this package, such as bounds on figures; 12 hexadecimal digits.
 
-    The last of `READINGS` bears it, so that no rule changes without an entry there.
+    The last of `READINGS` bears it, so that none of them changes without an entry there. What a function of this
+    package does with them is not in it.
     """
-    return hashlib.sha256(repr(sorted(RULES.items())).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr((sorted(RULES.items()), constants())).encode()).hexdigest()[:12]
+
+
+def constants() -> list[tuple[str, str, str]]:
+    """Module, name and value, as it is written, of all that the findings' modules fix by name: bounds, margins, laws."""
+    folder, found = Path(__file__).parent, []
+    for path in sorted([*folder.glob("f[0-9]*.py"), folder / "runs.py", folder / "shares.py"]):
+        for one in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(one, ast.Assign) and isinstance(one.value, ast.Constant | ast.Tuple):
+                found += [(path.stem, ast.unparse(name), ast.unparse(one.value)) for name in one.targets]
+    return found
 
 
 def judge(rule: Rule, value: float, interval: tuple[float, float] | None = None) -> str:

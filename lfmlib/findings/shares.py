@@ -1,14 +1,12 @@
-"""What the findings share: which matrices count, and the shares, means and intervals that verdicts rest on."""
+"""What the findings share: which matrices count, and the shares of their parameters that verdicts rest on."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-import scipy  # scipy.stats loads at its first use: importing it takes half as long as torch
-from numpy.typing import ArrayLike
 from scipy import special
 
 from ..checkpoints.checkpoint import Checkpoint
@@ -30,8 +28,6 @@ TOO_SMALL = (
 """Why a finding on shares is not judged, where no matrix is `eligible`."""
 QUANTIZED_PARTS = "codes and scales of quantized matrices, which are measured"
 """How `left_out` names the tensors that quantized matrices are put together from."""
-MARGIN_POINTS = 1.0
-"""Points of a score below which a difference is too small to matter, to either side."""
 ROLES_APART = ("embed", "head", "pooler", "norm", "conv")
 """Roles that are reported apart: the paper's claim is about the matrices between them, and norms and kernels that are
 stored as matrices are none."""
@@ -203,131 +199,3 @@ def _at(table: pd.DataFrame, end: str) -> pd.DataFrame:
     ends = {name: table[f"{name}_{end}"] for name in ("kl_bits", "mean_ratio", "asymmetry")}
     typical = table["asymmetry"] - table["asymmetry_excess"]
     return table.assign(**ends, asymmetry_excess=ends["asymmetry"] - typical)
-
-
-def over_runs(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean of independent runs and its Student-t interval.
-
-    Args:
-        values: one for each run. Runs that are all equal have an interval of no width.
-        level: coverage of the interval.
-
-    Returns:
-        Mean, lower and upper limit; the limits are NaN where there are fewer than two runs.
-    """
-    values = np.asarray(values, dtype=float)
-    mean = values.mean()
-    if len(values) < 2:
-        return mean, math.nan, math.nan
-    half = special.stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / math.sqrt(len(values))
-    return mean, mean - half, mean + half
-
-
-def span(
-    values: Sequence[float],
-    digits: int,
-    sign: str = "",
-    unit: str = "",
-    *,
-    least: float = -math.inf,
-    most: float = math.inf,
-) -> str:
-    """Mean of independent runs and its 95 % interval in words, as by `bracketed`.
-
-    Args:
-        values: one for each run; where one is NaN, as of a training that diverged, the words say so instead.
-        digits: decimals.
-        sign: "+" writes the sign of numbers above 0.
-        unit: what is written behind the numbers.
-        least, most: range of the figure, to which mean and limits are clipped.
-    """
-    missing = int(np.isnan(np.asarray(values, dtype=float)).sum())
-    if missing or not len(values):
-        return f"no number in {missing} of {len(values)}" if missing else "–"
-    mean, low, high = (min(max(one, least), most) for one in over_runs(values))
-    return bracketed(mean, low, high, digits, sign, unit)
-
-
-def bracketed(mean: float, low: float, high: float, digits: int, sign: str = "", unit: str = "") -> str:
-    """A mean over runs and its interval in words: "1.2 [0.9, 1.5] %", or "1.2 % (one run)" where the limits are NaN."""
-    middle, *ends = (f"{one:{sign}.{digits}f}" if not math.isnan(one) else "" for one in (mean, low, high))
-    return f"{middle} [{', '.join(ends)}]{unit}" if all(ends) else f"{middle}{unit} (one run)"
-
-
-def paired_p(differences: Sequence[float] | pd.Series) -> float:
-    """Two-sided p of a paired t-test of independent differences against a mean of 0; 1 where all of them are 0.
-
-    NaN where there is no test: fewer than two differences, or one that is infinite or NaN.
-    """
-    values = np.asarray(differences, dtype=float)
-    if len(values) < 2 or not np.isfinite(values).all():
-        return math.nan
-    if values.std() == 0:  # all are equal: t is not defined
-        return 0.0 if values[0] else 1.0
-    return float(scipy.stats.ttest_1samp(values, 0.0).pvalue)
-
-
-def holm(p: pd.Series) -> pd.Series:
-    """p-values corrected for their number (Holm 1979).
-
-    As `statsmodels.stats.multitest.multipletests`, which runs Python's garbage collector at every call and so takes a
-    third of a second in a chapter.
-
-    Args:
-        p: one p-value for each test.
-
-    Returns:
-        Same index.
-    """
-    rising = p.sort_values(kind="stable")
-    return (rising * np.arange(len(p), 0, -1)).clip(upper=1.0).cummax().reindex(p.index)
-
-
-def compared(
-    differences: Mapping[str, pd.Series], also: Mapping[str, pd.Series] | None = None, margin: float = MARGIN_POINTS
-) -> dict[str, str]:
-    """What came of several paired comparisons, each of an arm against another, over runs.
-
-    "gain": the mean is above 0 with a two-sided p of at most 0.05, corrected for their number (Holm). "loss": the
-    interval lies below minus the margin. "no gain": it ends below the margin, so that whatever there is, is too small
-    to matter. "open": none of these.
-
-    Args:
-        differences: name → differences, one for each run, as shares of 1.
-        also: differences from a second control; a gain must be one here too, and no gain here is none.
-        margin: in points, hundredths.
-    """
-    each = [given for given in (differences, also) if given is not None]
-    spans = [{name: over_runs(100 * some[name]) for name in some} for some in each]
-    p = [holm(pd.Series({name: paired_p(some[name]) for name in some})) for some in each]
-    found = {}
-    for name in differences:
-        ends = [span[name] for span in spans]
-        if all(one[name] <= 0.05 and end[0] > 0 for one, end in zip(p, ends, strict=True)):
-            found[name] = "gain"
-        elif any(high < -margin for _, _, high in ends):
-            found[name] = "loss"
-        elif any(high <= margin for _, _, high in ends):
-            found[name] = "no gain"
-        else:
-            found[name] = "open"
-    return found
-
-
-def ratios(own: pd.Series, whole: pd.Series) -> pd.Series:
-    """Ratio R of the means of two figures, as one value for each run: R + (own - R whole) / mean(whole).
-
-    The mean of these values is R, and their interval over runs is that of the delta method, paired by run. Unlike the
-    ratio of each run it divides by no single value of ``whole``, which may be near 0.
-
-    Args:
-        own, whole: the two figures by run; runs that lack either are left out.
-
-    Returns:
-        By run; empty where the mean of ``whole`` is not above 0, so that there is no share of it.
-    """
-    both = pd.DataFrame({"own": own, "whole": whole}).dropna()
-    if both.empty or not both["whole"].mean() > 0:
-        return pd.Series(dtype=float)
-    ratio = both["own"].mean() / both["whole"].mean()
-    return ratio + (both["own"] - ratio * both["whole"]) / both["whole"].mean()

@@ -51,8 +51,9 @@ def test_planted_insights_come_out(insights, scatter, value, verdict):
         found = findings.f13_over_runs(recorded(gain, scatter, insights=insights), "lab ViT, rotation", {})
         assert (found.id, found.value, found.verdict) == ("F13", value, verdict)
         assert found.control_verdict == "contradicted" or scatter > 0.01
+        if scatter < 0.01:
+            assert found.first_verdict == ("supported" if gain > 0 else "contradicted")
     assert list(found.details["parts"])[3:7] == ["LoRA", "noise-built", "full fine-tuning", "head alone"]
-    assert found.first_verdict == ("contradicted" if scatter < 0.01 else found.first_verdict)
 
 
 @pytest.mark.parametrize(

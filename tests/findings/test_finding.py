@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import lfmlib
 from lfmlib import findings
-from lfmlib.findings import RULES, Rule, judge, scoreboard
+from lfmlib.findings import RULES, Rule, judge, rules, scoreboard
 from lfmlib.provenance import commit, provenance
 
 RULE = Rule("share", supported=0.8, partly=0.5, unit="%")
@@ -224,6 +224,9 @@ def test_no_rule_changes_without_an_entry():
     """Who changes a rule writes an entry: its date, its argument, what had been seen, and the hash of the rules."""
     assert findings.READINGS[-1].rules == findings.digest()
     assert [one.date for one in findings.READINGS] == sorted({one.date for one in findings.READINGS})
+    known = {f"{module}.{name}": value for module, name, value in rules.constants()}
+    assert known["shares.KL_BOUND"] == "0.02" and known["runs.MARGIN_POINTS"] == "1.0"
+    assert known["f12_law.MIN_DAMAGE"] == "0.01" and known["f7_depth.MIN_LAYERS"] == "6"
     found = findings.Finding.of("F1", "any", {"commit": "abc"}, {}, value=0.9)
     assert found.provenance == {"commit": "abc", "rules": findings.digest()}
     assert findings.READINGS[-1].argument in scoreboard.readings()
