@@ -230,7 +230,7 @@ def digest() -> str:
 
 
 def constants() -> list[tuple[str, str, str]]:
-    """Module, name and value, as it is written, of all that the findings' modules fix by name: bounds, margins, laws."""
+    """Module, name and value, as written, of all that the findings' modules fix by name: bounds, margins, laws."""
     folder, found = Path(__file__).parent, []
     for path in sorted([*folder.glob("f[0-9]*.py"), folder / "runs.py", folder / "shares.py"]):
         for one in ast.parse(path.read_text(encoding="utf-8")).body:
