@@ -179,7 +179,9 @@ def _by_module(state: dict[str, torch.Tensor], prefix: str) -> tuple[dict[str, d
             odd[name] = "saved whole beside the adapter, and not measured"
         elif ".lora_embedding_" in name:
             odd[f"{path}.weight"] = "an adapter of an embedding, and not measured"
-        elif not name.endswith(".bias"):
+        elif name.endswith(".bias"):
+            odd[f"{path}.bias"] = "with a bias of the adapter’s, and not measured"
+        else:
             found.setdefault(path, {})[name] = value
     return found, odd
 

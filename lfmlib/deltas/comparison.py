@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
+from ..checkpoints.unread import tell_unread
 from ..distribution import nulls
 from ..distribution.distances import measure, qq_r2
 from ..distribution.shapes import classify
@@ -119,6 +120,7 @@ def compare(
     if select:  # what was not asked for is not missing
         found = re.compile(select).search
         skipped = {name: reason for name, reason in skipped.items() if found(name)}
+    tell_unread({name: why for name, why in (base.skipped | tuned.skipped).items() if skipped.get(name) == why}, 2)
     _tell_unpaired(base, tuned, skipped)
     refuse_strangers(base, tuned, [partial(read_pair, one, tuned, base) for one in pairs])
     by_name = {one.tuned: one for one in pairs}

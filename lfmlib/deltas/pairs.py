@@ -194,9 +194,10 @@ def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torc
     for one in (base, model):
         if odd := [name for name, why in one.skipped.items() if not why.startswith(("tied to", "a buffer", BESIDE))]:
             why, piece = one.skipped[odd[0]], one.skipped[odd[0]].startswith(("quantized", "a piece of"))
-            raise CheckpointError(
-                f"{odd[0]} of {one.name} cannot be added: {why}{'. Dequantize it first' if piece else ''}"
-            )
+            advice = ". Dequantize it first" if piece else ""
+            if why.endswith("not measured"):
+                advice = ". Merge the adapter into its base with peft, and give the merged model"
+            raise CheckpointError(f"{odd[0]} of {one.name} cannot be added: {why}{advice}")
     base, model = alike(base, model)
     known, own = pieces(base), pieces(model)
     first = {piece.part.stored: piece for piece in reversed(own.values())}

@@ -23,6 +23,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from ..checkpoints.unread import tell_unread
 from ..distribution.formats import DTYPES
 from ..provenance import sources
 from .journal import Journal
@@ -80,7 +81,8 @@ def tabulate(
 
     Returns:
         The table. ``attrs`` holds source, revision, skipped (why each other tensor is not there) and interrupted. A
-        warning says how many matrices have no row, and why the first has none.
+        warning says how many matrices have no row, and why the first has none; another one how many tensors could not
+        be read.
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
@@ -90,6 +92,8 @@ def tabulate(
     wanted, skipped = matrices(checkpoint)
     skipped |= {info.name: why for info in wanted if (why := unfit(info))}
     wanted = [info for info in wanted if info.name not in skipped]
+    if wanted:
+        tell_unread(checkpoint.skipped, stacklevel=3)
     journal = Journal(keep, measure) if keep is not None else None
     call = lambda names: partial(each, light(checkpoint, names), measure)  # noqa: E731
     outcome = over(checkpoint, wanted, call, executor=executor, progress=progress, journal=journal, spread=spread)

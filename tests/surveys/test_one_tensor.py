@@ -161,6 +161,26 @@ def test_a_table_without_a_row_says_why():
         lfmlib.survey({"bias": torch.zeros(3), "ids": torch.arange(3)}, progress=False)
 
 
+def test_weights_that_are_not_read_are_told(tmp_path):
+    weights = {"a.q_proj.weight": torch.randn(64, 64), "tied": torch.zeros(3), "note": "text"}
+    weights |= {"meta": torch.empty(64, 64, device="meta"), "also": weights["a.q_proj.weight"]}
+    for measure in (lfmlib.survey, lfmlib.arrangement, lfmlib.laws):
+        with pytest.warns(
+            UserWarning, match="^1 tensor was not read, .* lacks what it holds: meta: on the meta device"
+        ):
+            assert len(measure(weights, progress=False)) == 1
+    codes = {"b.k_proj.weight": torch.zeros(64, 64, dtype=torch.int8), "b.k_proj.scales": torch.ones(64)}
+    save_file({"a.q_proj.weight": weights["a.q_proj.weight"], **codes}, tmp_path / "model.safetensors")
+    with pytest.warns(UserWarning, match=r"^1 tensor was not read.*b\.k_proj\.weight: quantized, and not read"):
+        lfmlib.survey(tmp_path, progress=False)
+    tuned = {**weights, "a.q_proj.weight": weights["a.q_proj.weight"] + 0.01 * torch.randn(64, 64)}
+    with pytest.warns(UserWarning, match="not read.* meta: on the meta device"):
+        lfmlib.compare(weights, tuned, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lfmlib.survey(weights, select="^a|also|note", progress=False)
+
+
 def test_matrices_that_a_table_is_not_about_are_no_failures():
     weights = {"small": torch.randn(4, 40), "large": torch.randn(64, 64)}
     with warnings.catch_warnings():
