@@ -6,6 +6,7 @@ constant   every value is the same
 non-finite infinities or NaN among the values
 swapped    the bytes of each value are in reverse order: log2 of the magnitudes has a standard deviation of hundreds
            as stored, and of a few when the bytes are reversed (of Gaussian values: 1.6)
+unwritten  no value but zero is as large as the smallest normal number, as in memory that nobody has filled
 pruned     at least half of the values are exactly zero
 untrained  arranged like noise in every respect that `lfmlib.arrangement` measures, with a law that weights are drawn
            from at the start: Gaussian, truncated at two standard deviations, or uniform
@@ -29,6 +30,10 @@ from ..checkpoints.checkpoint import Checkpoint
 
 MAX_OCTAVES = 5.0
 """Standard deviation of log2 of the magnitudes, in octaves, that weights do not exceed."""
+MIN_OCTAVES = 0.5
+"""And that they do not fall short of: of values that are all of one size no order of bytes is more like weights."""
+WIDE = 1e-30
+"""A type whose smallest normal number is below this holds no weights that are smaller than that; float16 does."""
 NOISE_FACTOR = 1.2
 """Multiple of the 97.5 % point of noise up to which a figure of the arrangement counts as that of noise."""
 TOP_FACTOR = 1.05
@@ -83,6 +88,8 @@ def examine(checkpoint: Checkpoint, table: pd.DataFrame, arranged: pd.DataFrame,
 
 
 def _state(checkpoint: Checkpoint, row: dict, arranged: pd.Series | None, bytes: int) -> tuple[str, str]:
+    if _unwritten(row):
+        return "unwritten", f"no value is larger than {max(abs(row['min']), abs(row['max'])):.3g}, and none is normal"
     if _doubtful(row) and (why := swapped(torch.cat(checkpoint.sample(row["tensor"], bytes, groups=4)))):
         return "swapped", why
     if row["count"] and row["zeros"] == row["count"]:
@@ -108,6 +115,12 @@ def _state(checkpoint: Checkpoint, row: dict, arranged: pd.Series | None, bytes:
     )
 
 
+def _unwritten(row: Mapping) -> bool:
+    """Whether all values of a row of a survey are zero or subnormal, and not all zero."""
+    smallest = torch.finfo(getattr(torch, row["dtype"])).smallest_normal
+    return bool(row["subnormals"] and smallest < WIDE and max(abs(row["min"]), abs(row["max"])) < smallest)
+
+
 def _doubtful(row: Mapping) -> bool:
     """Whether the order of bytes of a row of a survey is in doubt.
 
@@ -123,7 +136,7 @@ def swapped(values: torch.Tensor) -> str:
     if values.element_size() < 2 or not values.is_floating_point() or not values.numel():
         return ""
     here, there = _octaves(values), _octaves(bytes_reversed(values))
-    if here <= MAX_OCTAVES or there > MAX_OCTAVES:
+    if here <= MAX_OCTAVES or not MIN_OCTAVES <= there <= MAX_OCTAVES:
         return ""
     spread = "hold no numbers" if math.isinf(here) else f"scatter over {here:.0f} octaves"
     return f"magnitudes {spread} as stored, and over {there:.1f} with the bytes turned round"

@@ -48,6 +48,18 @@ def test_planted_states_are_named(dtype):
     assert "with the bytes turned round" in found.loc[names[3], "why"]
 
 
+@pytest.mark.parametrize("others", [0.0, 4.1e-41])
+def test_memory_that_nobody_filled_is_not_taken_for_turned_bytes(others):
+    weight = torch.where(torch.rand(64, 64, generator=torch.Generator().manual_seed(0)) < 0.5, others, 4.59e-41)
+    found = examined({"layers.0.q_proj.weight": weight})
+    assert found["state"].tolist() == ["unwritten"] and "no value is larger than 4.59e-41" in found["why"].iloc[0]
+
+
+def test_small_weights_of_float16_are_weights():
+    weight = (trained(np.random.default_rng(0)) * 1e-4).to(torch.float16)  # subnormal, most of them
+    assert examined({"layers.0.q_proj.weight": weight}).empty
+
+
 @pytest.mark.parametrize("law", ["uniform", "truncated", "xavier"])
 def test_the_usual_starts_are_called_untrained(law):
     weight = torch.empty(256, 192)
