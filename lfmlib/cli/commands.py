@@ -67,7 +67,8 @@ class _Command(click.Command):
 
 def _say(message: object, path: str | None = None) -> None:
     """A message in one line on stderr, behind the name of the command."""
-    click.echo(f"{path or click.get_current_context().command_path}: {' '.join(str(message).split())}", err=True)
+    told = tables.visible(" ".join(str(message).split()))
+    click.echo(f"{path or click.get_current_context().command_path}: {told}", err=True)
 
 
 def _kept(params: dict) -> str:

@@ -58,6 +58,17 @@ def skipped(table: pd.DataFrame) -> str:
     return f"skipped {reasons.total():,} tensors: {'; '.join(named)}" if named else ""
 
 
+def visible(text: object) -> str:
+    r"""Words on one line, what a terminal would obey and not show as its code; names in a file may hold anything.
+
+    Examples:
+        >>> from lfmlib.cli.tables import visible
+        >>> visible("\x1b[31mred\n")
+        '\\x1b[31mred\\n'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def _lines(table: pd.DataFrame) -> list[str]:
     """All of a table as aligned text, numbers to the right."""
     columns = []
@@ -82,6 +93,7 @@ def _fitting(text: dict[str, list[str]], width: int) -> dict[str, list[str]]:
 
 def _rich(text: dict[str, list[str]], table: pd.DataFrame):
     from rich.table import Table
+    from rich.text import Text
 
     found = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for i, name in enumerate(text):
@@ -89,7 +101,7 @@ def _rich(text: dict[str, list[str]], table: pd.DataFrame):
             name, justify="right" if _numeric(table[name]) else "left", no_wrap=i > 0, overflow="fold",
         )  # fmt: skip
     for row in zip(*text.values(), strict=True):
-        found.add_row(*row)
+        found.add_row(*map(Text, row))  # a name in brackets is no style of rich's
     return found
 
 
@@ -100,11 +112,11 @@ def _numeric(column: pd.Series) -> bool:
 
 
 def _text(value: object, digits: int) -> str:
-    """A cell: floats with so many digits, shapes as 64×96, a dash for what is not there."""
+    """A cell on one line: floats with so many digits, shapes as 64×96, a dash for what is not there."""
     if isinstance(value, tuple):
         return "×".join(map(str, value))
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.{digits}g}"
-    return "–" if value is None or str(value) in ("", "<NA>") else str(value)
+    return "–" if value is None or str(value) in ("", "<NA>") else visible(value)

@@ -140,6 +140,21 @@ def test_a_terminal_gets_what_fits_and_is_told_of_the_rest(run, monkeypatch, wid
     assert len(run("survey base --rows 0")[1]) > len(out)
 
 
+NAMES = ["h.0.attn.c_attn[q]", "x[/q]", "\x1b[31mred\nb\u202ec"]
+
+
+@pytest.mark.parametrize("terminal", ["0", "1"])
+def test_names_are_shown_as_they_are_and_obeyed_by_no_terminal(run, monkeypatch, tmp_path, terminal):
+    monkeypatch.setenv("TTY_COMPATIBLE", terminal)
+    monkeypatch.setenv("NO_COLOR", "1")
+    save_file({name: torch.randn(64, 64) for name in NAMES}, tmp_path / "model.safetensors")
+    status, out, _ = run(f"survey {tmp_path}")
+    begins = [click.unstyle(line).split()[0] for line in out.splitlines()[1:]]
+    assert status == DONE and sorted(begins) == sorted([*NAMES[:2], "\\x1b[31mred\\nb\\u202ec"])
+    save_file({NAMES[2]: torch.zeros(3)}, tmp_path / "model.safetensors")
+    assert "\x1b" not in "".join(run(f"survey {tmp_path}")[2])
+
+
 def test_models_at_hand_are_listed(run, monkeypatch):
     status, out, err = run("models")
     assert status == DONE and not err
