@@ -19,6 +19,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Iterable, Sequence
+from numbers import Real
 
 import torch
 
@@ -228,8 +229,8 @@ def check(
         raise ValueError(f"unknown method {method!r}: expected one of {', '.join(METHODS)}")
     if method in ("ties", "dare", "dare_ties"):
         need("adapters", f"merging by {method}")
-    if density is not None and not 0 <= density <= 1:
-        raise ValueError(f"density is {density}: expected a share of each ΔW that is kept, between 0 and 1")
+    if density is not None and not (isinstance(density, Real) and 0 <= density <= 1):
+        raise ValueError(f"density is {density!r}: expected a share of each ΔW that is kept, between 0 and 1")
     if method.startswith("della"):
         _check_chances(DENSITY[method] if density is None else density, EPSILON if epsilon is None else epsilon)
     if not count:
@@ -238,7 +239,7 @@ def check(
         raise ValueError(
             f"{method} takes a base and one tuned model, and {count} were given: expected one. Merge two at a time"
         )
-    if len(weights) != count or not all(map(math.isfinite, weights)):
+    if len(weights) != count or not all(isinstance(one, Real) and math.isfinite(one) for one in weights):
         raise ValueError(f"weights are {list(weights)}: expected a number for each of the {count} tuned models")
 
 

@@ -203,6 +203,8 @@ def test_projections():
         ("ties", [1, 1], 0.5, r"weights are \[1, 1\]: expected a number for each of the 3"),
         ("ties", [1, 1, math.nan], 0.5, "expected a number for each"),
         ("ties", [1, 1, 1], 1.5, "density is 1.5: expected a share"),
+        ("ties", [1, 1, 1], "0.5", "density is '0.5': expected a share"),
+        ("ties", "111", 0.5, "weights are .*: expected a number for each of the 3"),
     ],
 )
 def test_wrong_options_say_what_is_expected(method, weights, density, message):
