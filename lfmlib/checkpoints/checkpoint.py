@@ -347,8 +347,11 @@ def open_checkpoint(
     stored, left_out = effective(stored)
     skipped |= left_out
     if not stored:
-        why = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:3])
-        raise CheckpointError(f"{located.name} holds no tensors{f' ({why})' if why else ''}; expected at least one.")
+        reasons = {reason: name for name, reason in reversed(skipped.items()) if not reason.startswith("beside codes")}
+        why = "; ".join(f"{name}: {reason}" for reason, name in list(reasons.items())[::-1][:3])
+        raise CheckpointError(
+            f"{located.name} holds no tensors{f' that are read ({why})' if why else ''}; expected at least one."
+        )
 
     shapes = {name: entry.shape for name, entry in stored.items()}
     logical = {part.name: part for part in logical_parts(shapes, located.config)}

@@ -12,7 +12,8 @@ If a folder or a repository holds several kinds of weight files, the first kind 
 8. a single `*.gguf`, or all parts of one that was split
 
 A variant of a file, such as `model.fp16.safetensors`, is left alone where the file itself is there, and taken where it
-is asked for. Of several GGUF files, usually one model in several precisions, one must be named.
+is asked for. Of several GGUF files, usually one model in several precisions, one must be named; towers of images
+(`mmproj-….gguf`) are left alone where the model is there.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from .stored import CheckpointError
 
 WEIGHT_SUFFIXES = (".safetensors", ".gguf", *PICKLED_SUFFIXES)
 NOT_WEIGHTS = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state|openvino)|optim_states?\.pt$")
+BESIDE_GGUF = re.compile(r"(?:^|[.\-_])(?:mmproj|imatrix)(?=[.\-_])", re.IGNORECASE)
+"""A GGUF file that is no language model, but the tower of images beside one, or what its quantizer measured."""
 SHARD = re.compile(r"-(\d+)-of-(\d+)(?=\.)")
 """Number and count in the name of a shard, counted from 1 (by Megatron from 0)."""
 VARIANT = re.compile(
@@ -59,6 +62,7 @@ def choose_files(names: Iterable[str], variant: str | None = None) -> list[str]:
         safe = [name for name in safe if not name.startswith("consolidated")]
     pickled = [name for name in names if name.endswith(PICKLED_SUFFIXES) and not NOT_WEIGHTS.search(name)]
     gguf = [name for name in names if name.endswith(".gguf")]
+    gguf = [name for name in gguf if not BESIDE_GGUF.search(name)] or gguf
     indexes = [name for name in names if is_index(name)]
     safe_indexes = [name for name in indexes if ".safetensors." in name]
     ranked = [

@@ -38,7 +38,8 @@ def read_files(located: Located) -> tuple[dict, dict]:
             if (owner := owners.get(located.index.get(name, ""))) not in (path, where[name]):
                 raise CheckpointError(
                     f"{name!r} is in both {where[name]} and {path}; expected each tensor once. They look like two "
-                    "copies of a model: give one file by its path."
+                    "copies of a model, or like slices of one for several devices: give one file by its path, or join "
+                    "the slices first."
                 )
             if owner != path:
                 del found[name]

@@ -189,7 +189,10 @@ def _unpickle(path: Path, size: int) -> Mapping:
     if isinstance(content, LeftOut):
         raise CheckpointError(_has_code(path, type(content).__name__))
     if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, where a dictionary of tensors was expected.")
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, where a dictionary of tensors was expected. Load it yourself "
+            "and pass the dictionary that is the model."
+        )
     # State dicts have such keys; str() of another object, such as a deeply nested tuple, might never return.
     return {key: value for key, value in content.items() if isinstance(key, str | int)}
 

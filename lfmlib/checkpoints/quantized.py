@@ -64,7 +64,10 @@ def resolve(stored: Mapping, config: Mapping) -> tuple[dict, dict[str, str]]:
         Name → `Stored` in the same order; and name → reason for what is no longer listed: the pieces, and quantized
         tensors that are not read, with all that belongs to them.
     """
-    settings = next((found for key in _SETTINGS if isinstance(found := config.get(key), Mapping) and found), {})
+    inner = config.get("text_config")
+    places = [config, *([inner] if isinstance(inner, Mapping) else [])]
+    found = (place.get(key) for place in places for key in _SETTINGS)
+    settings = next((one for one in found if isinstance(one, Mapping) and one), {})
     stored = PrefixDict(stored)
     entries, skipped, joined = {}, {}, {}
     for name, entry in stored.items():

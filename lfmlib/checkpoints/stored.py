@@ -133,24 +133,35 @@ def check_unchanged(path: Path, stamp: tuple[int, int]) -> None:
             "Open it anew, or let every worker see it at the same place."
         )
     if (now := stamp_of(path)) != stamp:
+        found = f"has {now[0]} bytes, but {stamp[0]} were there when it was opened"
+        if now[0] == stamp[0]:
+            found = "was written to since it was opened, though its size is the same"
         raise CheckpointError(
-            f"{path} has {now[0]} bytes, but {stamp[0]} were there when it was opened"
-            f"{', and was written to since' if now[0] == stamp[0] else ''}: it changed meanwhile. "
-            "Open the checkpoint again, once nothing writes to it."
+            f"{path} {found}: it changed meanwhile. Open the checkpoint again, once nothing writes to it."
         )
 
 
 def check_readable(path: Path, kind: str) -> None:
-    """Raise FileNotFoundError if there is no such file, CheckpointError if the system does not let it be read."""
+    """Raise FileNotFoundError if there is no such file, CheckpointError if the system does not let it be read, or if it
+    is what stands in place of a file that was not downloaded."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there (expected {kind}). Check the path.")
     try:
         with open(path, "rb") as file:
-            file.read(1)
+            start = file.read(64).lstrip().lower()
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}); what it holds may be sound. Check its permissions, and the disk."
         ) from error
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is a pointer of Git LFS, where {kind} was expected. Run `git lfs pull` for that."
+        )
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise CheckpointError(
+            f"{path} is a web page, where {kind} was expected: its address asked for something else, such as a login. "
+            "Open it in a browser to see what, and download the file again."
+        )
 
 
 def json_object(content: bytes, name: str, *, unique: bool = False) -> dict:

@@ -87,6 +87,17 @@ def test_one_gguf_of_several(tmp_path):
         open_checkpoint(tmp_path / "m-Q8_0.gguf", variant="Q8_0")
 
 
+def test_a_tower_of_images_beside_a_gguf_is_another_model(tmp_path):
+    for name in ("m-F16.gguf", "mmproj-F16.gguf", "m-imatrix.gguf"):
+        write_gguf(tmp_path / name, {"a.weight": A})
+    assert (
+        open_checkpoint(tmp_path).files == open_checkpoint(tmp_path, variant="F16").files == [tmp_path / "m-F16.gguf"]
+    )
+    (tmp_path / "m-F16.gguf").unlink()
+    (tmp_path / "m-imatrix.gguf").unlink()
+    assert open_checkpoint(tmp_path).files == [tmp_path / "mmproj-F16.gguf"]
+
+
 # --- an index and its shards ------------------------------------------------------------------------------------------
 
 
@@ -238,3 +249,19 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, name):
     with pytest.raises(CheckpointError, match=r"cannot be read \(.*\); what it holds may be sound") as caught:
         open_checkpoint(tmp_path)
     assert "ownload" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.bin", "model.gguf"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:00\n", r"pointer of Git LFS.*Run `git lfs pull`"),
+        ("\n<!DOCTYPE html>\n<html>Log in</html>\n", r"is a web page.*download the file again"),
+    ],
+    ids=["pointer", "page"],
+)
+def test_what_stands_in_place_of_a_file_is_not_called_damaged(tmp_path, name, content, words):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    for source in (tmp_path, tmp_path / name):
+        with pytest.raises(CheckpointError, match=words):
+            open_checkpoint(source)

@@ -22,7 +22,7 @@ from transformers.integrations.gemma_quant import QuantizedEmbedding
 from transformers.integrations.metal_quantization import _affine_quantize_tensor
 
 import lfmlib
-from lfmlib.checkpoints.checkpoint import open_checkpoint
+from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
 
 GENERATOR = torch.Generator().manual_seed(1)
 
@@ -225,6 +225,24 @@ def test_zero_points_as_their_format_stores_them(tmp_path, settings, less):
     checkpoint = opened(tmp_path, gptq(codes, zeros, torch.full((1, 32), 0.01)), settings)
     same_values(checkpoint, (codes.T.double() - 8) * torch.tensor(0.01).double())
     assert float(checkpoint.read("l.weight").mean()) == pytest.approx(-0.005)
+
+
+def test_settings_of_the_language_model_inside_a_larger_one(tmp_path):
+    codes, zeros = torch.arange(16).repeat(12)[:, None].expand(192, 32), torch.full((2, 32), 7)
+    scales = torch.tensor([[0.01], [0.1]]).expand(2, 32)
+    settings = {"quant_method": "gptq", "checkpoint_format": "gptq", "sym": False, "bits": 4, "group_size": 128}
+    opened(tmp_path, gptq(codes, zeros, scales), settings)
+    config = {"text_config": {"quantization_config": settings}}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    expected = (codes.double() - 8) * scales.double()[torch.arange(192) // 128]
+    same_values(open_checkpoint(tmp_path), expected.T)
+
+
+def test_what_cannot_be_read_at_all_is_told_once(tmp_path):
+    codes, zeros = torch.zeros(192, 32, dtype=torch.int64), torch.full((2, 32), 7)
+    with pytest.raises(CheckpointError, match="holds no tensors that are read") as found:
+        opened(tmp_path, gptq(codes, zeros, torch.full((2, 32), 0.01)))
+    assert str(found.value).count("192 inputs in 2 groups") == 1
 
 
 def test_a_zero_point_of_0_stored_less_1(tmp_path):
