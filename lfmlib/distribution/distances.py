@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from scipy import optimize, special
 
-from . import nulls
+from . import like_noise
 from .sketch import Sketch
 
 MIN_CELL_STD = 0.1
@@ -49,8 +49,9 @@ class Normality:
         exponent_entropy: entropy in bits of the exponent field of the storage type.
         asymmetry: Kolmogorov–Smirnov distance from the mirror image about the mean (see
             `lfmlib.distribution.distances`).
-        null: for each of the figures above, the central 95 % that Gaussian noise of the same size and type gives, as
-            ``(low, high)``; empty where the type or size is not tabulated.
+        null: for each of the figures above, the central 95 % that Gaussian noise of the same size and type gives, in
+            float8 and among subnormal numbers also of the same mean and standard deviation (see
+            `lfmlib.distribution.like_noise`), as ``(low, high)``; empty below 64 values, or if all are equal.
 
     Examples:
         >>> found = lfmlib.normality(np.random.default_rng(0).laplace(size=65536))
@@ -95,7 +96,18 @@ def normality(x) -> Normality:
         0.11
     """
     sketch = Sketch.of(x)
-    return Normality(**measure(sketch), null=nulls.band(sketch.dtype, sketch.count))
+    return Normality(**measure(sketch), null=null(sketch))
+
+
+def null(x, name: str = "") -> dict[str, tuple[float, float]]:
+    """Central 95 % of the figures of `normality` and of ``mean_ratio`` on noise like ``x``, figure → (low, high).
+
+    Args:
+        x: a `Sketch`, or anything `Sketch.of` takes.
+        name: of the tensor, which seeds what must be drawn (see `lfmlib.distribution.like_noise`).
+    """
+    found = like_noise.null(Sketch.of(x), measure, name)
+    return {figure: (low, high) for figure, (low, _, high) in found.items()}
 
 
 def measure(x) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 The counts of n independent draws in the cells of a type are multinomial, so a sketch of noise can be drawn without
 drawing the noise, and one of a billion values costs as much as one of a thousand (`draw`). The table `nulls.csv` in
-this package was computed from such sketches by `python -m lfmlib.structure.calibrate`; `band` interpolates it.
+this package was computed from such sketches by `python -m lfmlib.structure.calibrate`; `band` interpolates it. It holds
+for types of many values within a standard deviation; `lfmlib.distribution.like_noise` is for all.
 """
 
 from __future__ import annotations
@@ -42,25 +43,36 @@ def draw(dtype: str, count: int, rng: np.random.Generator, mean: float = 0.0, st
         ValueError: unknown type.
     """
     shape = grid(dtype)
-    z = (shape.edges - mean) / std
+    likely, mass = masses(dtype, mean, std)
+    counts = rng.multinomial(count, mass / mass.sum())
+    patterns = np.zeros(shape.patterns, dtype=np.int64)
+    patterns[shape.order[likely]] = counts
+    if not shape.wide:
+        return Sketch(dtype, patterns[None, :])
+    square = [int(c) * ((2**32 - 1) // 12) for c in patterns[shape.order[likely]]]
+    limbs = np.zeros((2, shape.patterns), dtype=np.int64)
+    limbs[:, shape.order[likely]] = [[s >> 32 for s in square], [s & 0xFFFFFFFF for s in square]]
+    occupied = likely[counts > 0]
+    ends = shape.edges[[occupied[0], occupied[-1] + 1]] * (1 - 2**-24)
+    zeros = np.zeros_like(patterns)
+    return Sketch(dtype, np.stack([patterns, zeros, *limbs, zeros]), (_key(ends[0]), _key(ends[1])))
+
+
+def masses(dtype: str, mean: float = 0.0, std: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of the cells of a storage type under N(mean, std²), without those below 1e-18.
+
+    Returns:
+        Indices among the cells of the type's grid, ascending, and their probabilities, float64 of the same length.
+    """
+    z = (grid(dtype).edges - mean) / std
     first, last = np.searchsorted(z, -12.0, side="right") - 1, np.searchsorted(z, 12.0)
-    first, last = max(first, 0), min(last, z.size - 1)
+    first = max(min(first, z.size - 2), 0)
+    last = min(max(last, first + 1), z.size - 1)
     a, b = z[first:last].copy(), z[first + 1 : last + 1].copy()
     a[0], b[-1] = -np.inf, np.inf  # values beyond the type's range are stored as its extremes
     mass = np.where(a > 0, special.ndtr(-a) - special.ndtr(-b), special.ndtr(b) - special.ndtr(a))
     likely = np.flatnonzero(mass > 1e-18)
-    counts = rng.multinomial(count, mass[likely] / mass[likely].sum())
-    patterns = np.zeros(shape.patterns, dtype=np.int64)
-    patterns[shape.order[first + likely]] = counts
-    if not shape.wide:
-        return Sketch(dtype, patterns[None, :])
-    square = [int(c) * ((2**32 - 1) // 12) for c in patterns[shape.order[first + likely]]]
-    limbs = np.zeros((2, shape.patterns), dtype=np.int64)
-    limbs[:, shape.order[first + likely]] = [[s >> 32 for s in square], [s & 0xFFFFFFFF for s in square]]
-    occupied = first + likely[counts > 0]
-    ends = shape.edges[[occupied[0], occupied[-1] + 1]] * (1 - 2**-24)
-    zeros = np.zeros_like(patterns)
-    return Sketch(dtype, np.stack([patterns, zeros, *limbs, zeros]), (_key(ends[0]), _key(ends[1])))
+    return first + likely, mass[likely]
 
 
 def _key(value: float) -> int:
@@ -82,17 +94,17 @@ def band(dtype: str, count: int) -> dict[str, tuple[float, float]]:
     Returns:
         Figure → (low, high); empty for a type that is not tabulated, and below 64 values.
     """
-    return {name: (low, high) for name, (low, _, high) in _interpolated(dtype, count).items()}
+    return {name: (low, high) for name, (low, _, high) in bounds(dtype, count).items()}
 
 
 def typical(dtype: str, count: int) -> dict[str, float]:
     """Median of each figure for noise of a storage type and size, interpolated as `band`, and empty where it is."""
-    return {name: middle for name, (_, middle, _) in _interpolated(dtype, count).items()}
+    return {name: middle for name, (_, middle, _) in bounds(dtype, count).items()}
 
 
 @lru_cache(maxsize=256)  # many matrices of a model are of one size
-def _interpolated(dtype: str, count: int) -> dict[str, tuple[float, float, float]]:
-    """Figure → low, median and high end of its band."""
+def bounds(dtype: str, count: int) -> dict[str, tuple[float, float, float]]:
+    """Figure → low end, median and high end of its `band`; empty where that is."""
     table = _table().get(_TABULATED_AS.get(dtype, dtype))
     if table is None or count < table[0][0]:
         return {}

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
-from ..distribution import nulls, sampled
+from ..distribution import like_noise, nulls, sampled
 from ..distribution.distances import measure
 from ..distribution.shapes import SHAPES, classify, standings
 from ..distribution.sketch import Sketch
@@ -120,9 +120,10 @@ def noise_twin(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     rows = []
     for row in table[table["std"] > 0].to_dict("records"):
         rng = np.random.default_rng([seed, *row["tensor"].encode()])
-        sketch = nulls.draw(row["dtype"], row["count"], rng, row["mean"], row["std"])
+        centre, scale = like_noise.latent(row["dtype"], row["mean"], row["std"])
+        sketch = nulls.draw(row["dtype"], row["count"], rng, centre, scale)
         info = {name: row[name] for name in _INFO}
-        rows.append(info | _figures(sketch))
+        rows.append(info | _figures(sketch, row["tensor"]))
     noise = pd.DataFrame(rows, columns=list(_columns()))
     noise["depth"] = noise["depth"].astype("Int64")
     return noise
@@ -145,13 +146,13 @@ def _sketch_part(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Sk
 
 def _row(info: TensorInfo, sketch: Sketch) -> list[dict]:
     """The row of a tensor whose values were sketched."""
-    return [about(info) | _figures(sketch)]
+    return [about(info) | _figures(sketch, info.name)]
 
 
 def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str, Any]:
     """Figures of a sample of a tensor, and the ends of their intervals; of one that is cheaper to read whole, of it."""
     if _is_cheap(checkpoint, info):
-        row = _figures(Sketch.of(checkpoint.chunks(info.name)))
+        row = _figures(Sketch.of(checkpoint.chunks(info.name)), info.name)
         ends = {f"{name}_{end}": row[name] for name in SAMPLED for end in ("low", "high")}
         return row | ends | {"label_possible": row["label"]}
     parts = [Sketch.of(piece) for piece in checkpoint.sample(info.name, sample)]
@@ -159,7 +160,7 @@ def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str,
     ends = {
         f"{name}_{end}": value for name, both in found.items() for end, value in zip(("low", "high"), both, strict=True)
     }
-    return _figures(reduce(add, parts)) | ends | {"label_possible": _possible(parts, info.numel)}
+    return _figures(reduce(add, parts), info.name) | ends | {"label_possible": _possible(parts, info.numel)}
 
 
 def _is_cheap(checkpoint: Checkpoint, info: TensorInfo) -> bool:
@@ -180,15 +181,16 @@ def _possible(parts: list[Sketch], whole: int) -> str:
     return ", ".join(names if any(low > 0 for low, _ in found.values()) else [*names, "other"])
 
 
-def _figures(sketch: Sketch) -> dict[str, Any]:
-    """The columns of a row that are about a tensor's values."""
+def _figures(sketch: Sketch, name: str) -> dict[str, Any]:
+    """The columns of a row that are about the values of a tensor of that name."""
     row: dict[str, Any] = {name: getattr(sketch, name) for name in _SKETCH} | _distances(sketch)
-    row["asymmetry_excess"] = row["asymmetry"] - nulls.typical(sketch.dtype, sketch.count).get("asymmetry", np.nan)
+    noise = like_noise.null(sketch, measure, name)
+    row["asymmetry_excess"] = row["asymmetry"] - noise["asymmetry"][1] if noise else np.nan
     shape = classify(sketch)
     row |= {"label": shape.label, "label_margin": shape.margin}
     row |= {f"score_{name}": shape.scores.get(name, np.nan) for name in SHAPES}
-    for name, (low, high) in nulls.band(sketch.dtype, sketch.count).items():
-        row |= {f"{name}_null_low": low, f"{name}_null_high": high}
+    for figure, (low, _, high) in noise.items():
+        row |= {f"{figure}_null_low": low, f"{figure}_null_high": high}
     return row
 
 
