@@ -1,4 +1,4 @@
-"""The null of a sketch: what the figures of `normality` are on noise of its own type, mean, standard deviation and size.
+"""The null of a sketch: the figures of `normality` on noise of its own type, mean, standard deviation and size.
 
 Where a type has many values within a standard deviation, rounding matters little, and the table of `nulls` serves
 whatever the scale. Where it has few, as float8 always and the 16-bit types near their smallest numbers, each figure

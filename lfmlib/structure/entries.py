@@ -5,8 +5,8 @@ neurons is arbitrary, between whole rows and between whole columns; *identity* b
 log (w - μ)² the row, the column, or the position in the matrix explain.
 
 Every figure but `runs_z` is an effect size that does not grow with the matrix, and each comes with its null, its
-central 95 % on independent Gaussian entries. The null distributions are closed forms, exact or good from some thousand
-entries on; `lfmlib.experiments.calibration` measures how good.
+central 95 % on independent entries (see `lfmlib.structure.entry_laws`); `lfmlib.experiments.calibration` measures how
+good these are.
 """
 
 from __future__ import annotations
@@ -14,29 +14,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy  # scipy.stats loads at its first use: importing it takes half as long as torch
 import torch
-from scipy import optimize, special
+from scipy import special
 
 from ..distribution.formats import as_array
 from .controls import measure_controls
-from .dependence import (
-    BINS,
-    LAGS,
-    lag_correlations,
-    ljung_box,
-    mean_squared_correlations,
-    mutual_information,
-    runs_z,
-)
+from .dependence import LAGS, all_lag_correlations, information_and_freedom, ljung_box, runs_z
+from .entry_laws import heavy_lag_laws, information_law, laws
 from .gram import check_range
+from .likeness import alike, alike_at_width, transpose_correlation
+from .scales import scales
 
-BLOCKS_PER_SIDE = 8
-"""Blocks along each side of the grid that `IID.block_share` is computed on."""
 MIN_SIDE = 2 * LAGS
 """Rows and columns that a matrix must have at least."""
 JACKKNIFE_GROUPS = 10
@@ -63,11 +55,16 @@ class IID:
             equal to zero, or to the mean, are left out.
         block_share: share that an 8 × 8 grid of blocks explains of the variance that rows and columns leave.
         row_drift, col_drift: Spearman correlation of a row's, a column's mean log (w - μ)² with its number.
-        null: figure → its central 95 % on independent Gaussian entries.
+        row_alike_64, col_alike_64: `row_alike` and `col_alike` on 64 × 64 submatrices, which matrices of unlike size
+            are compared by (see `lfmlib.structure.likeness`). A side shorter than 64 is taken whole.
+        transpose_corr: correlation of the entries off the diagonal with those across it, 1 of a symmetric matrix; NaN
+            where the matrix is not square.
+        null: figure → its central 95 % on independent entries: of the figures above, and of the properties below.
         p: figure → two-sided p-value under that null; effect sizes come first.
         interval: figure → its 95 % confidence interval; empty unless asked for.
         controls: name of the control → its `IID`, for each control asked for.
         shape: (r, c).
+        expected: "both_share" and "block_share" → their value on independent entries, as many of them zero.
 
     Examples:
         >>> matrix = np.random.default_rng(0).standard_normal((256, 512))
@@ -92,11 +89,15 @@ class IID:
     block_share: float
     row_drift: float
     col_drift: float
+    row_alike_64: float
+    col_alike_64: float
+    transpose_corr: float
     null: Mapping[str, tuple[float, float]] = field(repr=False)
     p: Mapping[str, float] = field(repr=False)
     interval: Mapping[str, tuple[float, float]] = field(default_factory=dict, repr=False)
     controls: Mapping[str, IID] = field(default_factory=dict, repr=False)
     shape: tuple[int, int] = field(default=(0, 0), repr=False)
+    expected: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     @property
     def lag_one(self) -> float:
@@ -105,12 +106,13 @@ class IID:
 
     @property
     def row_alike(self) -> float:
-        """`row_corr` over its value on noise, 1 / (c - 1)."""
+        """`row_corr` over its value on noise, 1 / (c - 1). It grows with the width of rows that are alike, and is too
+        small where rows keep away from each other, 0 where they are orthogonal."""
         return self.row_corr * (self.shape[1] - 1)
 
     @property
     def col_alike(self) -> float:
-        """`col_corr` over its value on noise, 1 / (r - 1)."""
+        """`col_corr` over its value on noise, 1 / (r - 1); as `row_alike`."""
         return self.col_corr * (self.shape[0] - 1)
 
     @property
@@ -120,14 +122,20 @@ class IID:
 
     @property
     def unequal(self) -> float:
-        """`both_share` minus its value on noise, (r + c - 2) / (rc - 1)."""
-        r, c = self.shape
-        return self.both_share - (r + c - 2) / (r * c - 1)
+        """`both_share` minus its value on noise, (r + c - 2) / (rc - 1) where no entry is zero."""
+        return self.both_share - self.expected["both_share"]
+
+    @property
+    def block_excess(self) -> float:
+        """`block_share` minus its value on noise."""
+        return self.block_share - self.expected["block_share"]
 
     def table(self) -> pd.DataFrame:
         """One row per figure: value, interval (low, high) if it was asked for, null (null_low, null_high), and p."""
         rows = {}
-        for name in FIGURES:
+        for name in (*FIGURES, *FURTHER):
+            if name not in self.p:  # there is no transpose
+                continue
             low, high = self.interval.get(name, (math.nan, math.nan))
             rows[name] = (getattr(self, name), low, high, *self.null[name], self.p[name])
         columns = ["value", "low", "high", "null_low", "null_high", "p"]
@@ -135,8 +143,12 @@ class IID:
         return frame if self.interval else frame.drop(columns=["low", "high"])
 
 
-FIGURES = tuple(one.name for one in fields(IID) if one.type == "float")
-"""Names of the figures of `IID`."""
+FURTHER = ("row_alike_64", "col_alike_64", "transpose_corr")
+"""Figures of `IID` that records of earlier measurements do not hold."""
+FIGURES = tuple(one.name for one in fields(IID) if one.type == "float" and one.name not in FURTHER)
+"""Names of the other figures of `IID`."""
+SUMS = ("lag_one", "row_alike", "col_alike", "both_share", "unequal", "block_excess")
+"""Properties of `IID` that have a null too."""
 
 
 def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals: bool = False) -> IID:
@@ -170,145 +182,98 @@ def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals:
             f"found shape {w.shape}: intervals leave out a tenth of the rows and of the columns, and need 50 of each; "
             "leave out intervals=True"
         )
-    found, laws = _figures(w), _laws(*w.shape)
+    found, own, expected = _measured(w)
+    every = laws(*w.shape) | own
     return IID(
         **found,
-        null=null(*w.shape),
-        p={name: float(2 * min(law.cdf(found[name]), law.sf(found[name]))) for name, law in laws.items()},
+        null=_bands(every, w.shape, expected),
+        p={
+            name: min(1.0, float(2 * min(every[name].cdf(value), every[name].sf(value))))
+            for name, value in found.items()
+            if name in every
+        },
         interval=_intervals(w, found) if intervals else {},
         controls=measure_controls(matrix if _is_floating(matrix) else w, controls, iid, seed=seed),
         shape=w.shape,
+        expected=expected,
     )
 
 
-def _figures(w: np.ndarray) -> dict[str, float]:
-    rows, columns, diagonal = (lag_correlations(w, along) for along in ("row", "column", "diagonal"))
-    row_share, col_share, block_share, row_drift, col_drift = _identity(w)
-    row_corr, col_corr = mean_squared_correlations(w)
-    return {
-        "lag_row": float(rows[0]),
-        "lag_col": float(columns[0]),
-        "lag_diagonal": float(diagonal[0]),
-        "lag_max": float(np.abs([rows, columns, diagonal]).max()),
+def _measured(w: np.ndarray) -> tuple[dict[str, float], dict[str, Any], dict[str, float]]:
+    """The figures; the laws of those whose law is not that of Gaussian entries; and what `IID` calls expected."""
+    lags = all_lag_correlations(w)
+    parts = scales(w)
+    rows, columns = alike(w)
+    rows_64, columns_64 = alike_at_width(w)
+    information, freedom = information_and_freedom(w[:, :-1], w[:, 1:])
+    figures = {
+        "lag_row": float(lags[0, 0]),
+        "lag_col": float(lags[1, 0]),
+        "lag_diagonal": float(lags[2, 0]),
+        "lag_max": float(np.abs(lags).max()),
         "ljung_box": math.sqrt(ljung_box(w.ravel()) / (w.size * LAGS)),
         "runs_z": runs_z(w.ravel()),
-        "mutual_information": mutual_information(w[:, :-1], w[:, 1:]),
-        "row_corr": row_corr,
-        "col_corr": col_corr,
-        "row_share": row_share,
-        "col_share": col_share,
-        "block_share": block_share,
-        "row_drift": row_drift,
-        "col_drift": col_drift,
+        "mutual_information": information,
+        "row_corr": rows.value,
+        "col_corr": columns.value,
+        "row_share": parts.row_share,
+        "col_share": parts.col_share,
+        "block_share": parts.block_share,
+        "row_drift": parts.row_drift,
+        "col_drift": parts.col_drift,
+        "row_alike_64": rows_64.value,
+        "col_alike_64": columns_64.value,
+        "transpose_corr": transpose_correlation(w),
     }
+    r, c = w.shape
+    own = {
+        "mutual_information": information_law(freedom, r * (c - 1)),
+        "row_corr": rows.law(1 / (c - 1)),
+        "col_corr": columns.law(1 / (r - 1)),
+        "row_alike_64": rows_64.law(1.0),
+        "col_alike_64": columns_64.law(1.0),
+    }
+    own |= heavy_lag_laws(r, c, _kurtosis(w)) | dict(parts.laws)
+    return figures, own, dict(parts.expected)
+
+
+def _kurtosis(w: np.ndarray) -> float:
+    """Fourth standardized moment of all entries, 3 of Gaussian ones."""
+    squares = np.square(w - w.mean())
+    squares /= squares.mean()
+    return float(np.vdot(squares, squares)) / w.size
 
 
 def _intervals(w: np.ndarray, found: Mapping[str, float]) -> dict[str, tuple[float, float]]:
     errors = []
     for axis, length in enumerate(w.shape):
         parts = np.array_split(np.arange(length), JACKKNIFE_GROUPS)
-        without = pd.DataFrame([_figures(np.delete(w, part, axis=axis)) for part in parts])
+        without = pd.DataFrame([_measured(np.delete(w, part, axis=axis))[0] for part in parts])
         # the square root of (g - 1) / g times the sum of squares, for g groups
         errors.append(math.sqrt((JACKKNIFE_GROUPS - 1) ** 2 / JACKKNIFE_GROUPS) * without.std())
     half = special.stdtrit(JACKKNIFE_GROUPS - 1, 0.975) * np.maximum(*errors)
-    return {name: (value - float(half[name]), value + float(half[name])) for name, value in found.items()}
+    ends = {name: (value - float(half[name]), value + float(half[name])) for name, value in found.items()}
+    if not math.isnan(value := found["transpose_corr"]):  # without some rows there is no transpose: Fisher's (1921)
+        z = math.atanh(max(-1 + 1e-12, min(value, 1 - 1e-12)))
+        half = special.ndtri(0.975) / math.sqrt(w.size / 2)
+        ends["transpose_corr"] = math.tanh(z - half), math.tanh(z + half)
+    return ends
 
 
 def null(r: int, c: int) -> dict[str, tuple[float, float]]:
-    """Central 95 % of every figure of `IID` on r × c independent Gaussian entries."""
-    ends = {name: law.ppf([0.025, 0.975]) for name, law in _laws(r, c).items()}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+    """Central 95 % of every figure of `IID`, and of `SUMS`, on r × c independent Gaussian entries."""
+    every = laws(r, c)
+    return _bands(every, (r, c), {name: float(every[name].mean()) for name in ("both_share", "block_share")})
 
 
-@lru_cache(maxsize=256)
-def _laws(r: int, c: int) -> dict:
-    """Figure → its distribution on r × c independent Gaussian entries, with methods of scipy's frozen ones."""
-    n, classes = r * c, (BINS - 1) ** 2
-    return {
-        "lag_row": scipy.stats.norm(0, 1 / math.sqrt(r * (c - 1))),
-        "lag_col": scipy.stats.norm(0, 1 / math.sqrt((r - 1) * c)),
-        "lag_diagonal": scipy.stats.norm(0, 1 / math.sqrt((r - 1) * (c - 1))),
-        "lag_max": _LargestLag(r, c),
-        "ljung_box": scipy.stats.chi(LAGS, scale=1 / math.sqrt(n * LAGS)),
-        "runs_z": scipy.stats.norm(),
-        "mutual_information": scipy.stats.chi2(classes, *(np.array([-classes, 1]) / (2 * r * (c - 1) * math.log(2)))),
-        "row_corr": _correlation_law(r, c),
-        "col_corr": _correlation_law(c, r),
-        "row_share": _share_law(r - 1, n),
-        "col_share": _share_law(c - 1, n),
-        "block_share": _share_law((BLOCKS_PER_SIDE - 1) ** 2, n - r - c + 2),
-        "row_drift": scipy.stats.norm(0, 1 / math.sqrt(r - 1)),
-        "col_drift": scipy.stats.norm(0, 1 / math.sqrt(c - 1)),
-    }
-
-
-class _LargestLag:
-    """Distribution of the largest absolute correlation over directions and lags, which are independent Gaussians."""
-
-    def __init__(self, r: int, c: int):
-        k = np.arange(1, LAGS + 1)
-        self.roots = np.sqrt(np.concatenate([r * (c - k), (r - k) * c, (r - k) * (c - k)]))
-
-    def cdf(self, x: float) -> float:
-        return math.exp(np.log(special.erf(max(x, 1e-300) * self.roots / math.sqrt(2))).sum())
-
-    def sf(self, x: float) -> float:
-        return -math.expm1(np.log1p(-special.erfc(max(x, 1e-300) * self.roots / math.sqrt(2))).sum())
-
-    def ppf(self, levels) -> list[float]:
-        return [optimize.brentq(lambda x, q=q: self.cdf(x) - q, 1e-9, 1.0) for q in levels]
-
-
-def _correlation_law(r: int, c: int):
-    """Distribution of the mean squared correlation of r independent rows of c entries.
-
-    Squared correlations are Beta(1/2, (c - 2)/2) and pairwise independent; their mean is taken to be Gaussian.
-    """
-    variance = 2 * (c - 2) / ((c - 1) ** 2 * (c + 1))
-    return scipy.stats.norm(1 / (c - 1), math.sqrt(variance / (r * (r - 1) / 2)))
-
-
-def _share_law(freedom: int, n: int):
-    """Distribution of the share of n values' variance that group means with ``freedom`` degrees of freedom explain.
-
-    It is exact for Gaussian values. The logarithm of a square is far from Gaussian, but for groups of equal size its
-    kurtosis cancels from the variance of the share.
-    """
-    return scipy.stats.beta(freedom / 2, (n - 1 - freedom) / 2)
-
-
-def _identity(w: np.ndarray) -> tuple[float, float, float, float, float]:
-    """row_share, col_share, block_share, row_drift and col_drift of `IID`, from y = log (w - μ)²."""
-    square = np.square(w - w.mean())
-    known = (square > 0) & (w != 0)  # exact zeros say nothing about scale
-    y = np.log(square, out=np.zeros_like(square), where=known)
-    y -= y.sum() / max(known.sum(), 1)
-    y[~known] = 0.0
-    total = np.square(y).sum()
-    if total <= 1e-20 * w.size:  # all abs(w - μ) are equal: no variance to explain
-        return 0.0, 0.0, 0.0, 0.0, 0.0
-    counts, means, shares = [], [], []
-    for axis in (1, 0):
-        count = known.sum(axis)
-        mean = y.sum(axis) / np.maximum(count, 1)
-        counts.append(count)
-        means.append(mean)
-        shares.append(float(np.sum(count * mean**2) / total))
-    left = np.where(known, y - means[0][:, None] - means[1][None, :], 0.0)
-    cut = [np.linspace(0, size, BLOCKS_PER_SIDE + 1).astype(int)[:-1] for size in w.shape]
-    sums, places = (np.add.reduceat(np.add.reduceat(one, cut[0], 0), cut[1], 1) for one in (left, known))
-    rest = np.square(left).sum()
-    block = np.sum(sums**2 / np.maximum(places, 1)) / rest if rest > 1e-12 * total else 0.0
-    row_drift, col_drift = (
-        _drift(mean[count > 0], np.flatnonzero(count > 0)) for mean, count in zip(means, counts, strict=True)
-    )
-    row_share, col_share = shares
-    return row_share, col_share, float(block), row_drift, col_drift
-
-
-def _drift(means: np.ndarray, numbers: np.ndarray) -> float:
-    """Spearman correlation of means with row or column numbers; 0 if there is nothing to order."""
-    return float(scipy.stats.spearmanr(means, numbers).statistic) if len(means) > 1 and np.ptp(means) > 0 else 0.0
+def _bands(every: Mapping[str, Any], shape: tuple[int, int], expected: Mapping[str, float]) -> dict:
+    """The central 95 % of each law, and of what is made of them."""
+    ends = {name: tuple(float(end) for end in law.ppf([0.025, 0.975])) for name, law in every.items()}
+    for side, length in (("row", shape[1]), ("col", shape[0])):
+        ends[f"{side}_alike"] = tuple(end * (length - 1) for end in ends[f"{side}_corr"])
+    for name, share in (("unequal", "both_share"), ("block_excess", "block_share")):
+        ends[name] = tuple(end - expected[share] for end in ends[share])
+    return ends
 
 
 def _as_float64(matrix) -> np.ndarray:

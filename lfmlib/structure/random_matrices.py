@@ -125,6 +125,7 @@ def null(p: int, n: int) -> Mapping[str, tuple[float, float]]:
         "outliers": (0, 0),  # 99 % of noise has none
         "outlier_share": (0.0, 0.0),
         "outlier_variance": (0.0, 0.0),
+        "beyond_variance": (0.0, 0.0),
         "ks": as_floats(ks / p),
         "top_ratio": as_floats(np.sqrt(n * top) / (math.sqrt(p) + math.sqrt(n))),
         "stable_rank": as_floats(p / top[::-1]),

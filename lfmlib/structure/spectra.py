@@ -38,6 +38,8 @@ class Spectrum:
         outlier_share: their number over the smaller dimension.
         outlier_variance: sum of their squares over the sum of all squares: the share of the variance of the entries
             that the outlying directions carry, the noise along them included.
+        beyond_variance: the same sum of what the squares exceed the squared threshold by. It does not jump where a
+            singular value crosses the threshold, so that a matrix and its permuted entries can be compared.
         ks: Kolmogorov–Smirnov distance of the eigenvalues s² / (n sigma²) to the Marchenko–Pastur law of ratio p / n.
         top_ratio: largest singular value over the edge.
         stable_rank: sum of all squares over the largest.
@@ -60,6 +62,7 @@ class Spectrum:
     outliers: int
     outlier_share: float
     outlier_variance: float
+    beyond_variance: float
     ks: float
     top_ratio: float
     stable_rank: float
@@ -118,6 +121,7 @@ def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact
         outliers=len(outlying),
         outlier_share=len(outlying) / m.p,
         outlier_variance=float(outlying.sum() / m.p),
+        beyond_variance=float((outlying - top**2 / m.n).sum() / m.p),
         ks=ks,
         top_ratio=math.sqrt(m.n * largest) / edge,
         stable_rank=float(m.p / largest),

@@ -16,11 +16,11 @@ from lfmlib.structure.dependence import (
     LAGS,
     lag_correlations,
     ljung_box,
-    mean_squared_correlations,
     mutual_information,
     runs_z,
 )
 from lfmlib.structure.entries import FIGURES, iid, null
+from lfmlib.structure.likeness import mean_squared_correlations
 from lfmlib.structure.made_matrices import matrix as planted_matrix
 
 
