@@ -35,7 +35,7 @@ def false_alarms(dtype: str, std: float, count: int, draws: int) -> dict[str, in
 
 
 def likely(draws: int, tests: int) -> float:
-    """Alarms at 5 % that are not exceeded in any of so many tests, but once in a thousand; each null is itself drawn."""
+    """Alarms at 5 % not exceeded in any of so many tests, but once in a thousand; the nulls are themselves drawn."""
     return float(stats.binom.ppf(1 - 1e-3 / tests, draws, 0.06))
 
 
