@@ -23,7 +23,7 @@ from scipy import special
 
 from ..distribution.formats import as_array
 from .controls import measure_controls
-from .dependence import LAGS, all_lag_correlations, information_and_freedom, ljung_box, runs_z
+from .dependence import BINS, LAGS, all_lag_correlations, information_and_freedom, ljung_box, runs_z
 from .entry_laws import heavy_lag_laws, information_law, laws
 from .gram import check_range
 from .likeness import alike, alike_at_width, transpose_correlation
@@ -226,13 +226,14 @@ def _measured(w: np.ndarray) -> tuple[dict[str, float], dict[str, Any], dict[str
         "transpose_corr": transpose_correlation(w),
     }
     r, c = w.shape
-    own = {
-        "mutual_information": information_law(freedom, r * (c - 1)),
+    own: dict[str, Any] = {
         "row_corr": rows.law(1 / (c - 1)),
         "col_corr": columns.law(1 / (r - 1)),
         "row_alike_64": rows_64.law(1.0),
         "col_alike_64": columns_64.law(1.0),
     }
+    if freedom < (BINS - 1) ** 2:
+        own["mutual_information"] = information_law(freedom, r * (c - 1))
     own |= heavy_lag_laws(r, c, _kurtosis(w)) | dict(parts.laws)
     return figures, own, dict(parts.expected)
 

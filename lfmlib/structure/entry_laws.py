@@ -56,9 +56,9 @@ class _LargestLag:
     def __init__(self, r: int, c: int, lags: Iterable[int], freedom: float = math.inf):
         k = np.array(lags)
         if freedom < math.inf:  # Student's t of unit variance in place of the Gaussian
-            law, scale = scipy.stats.t(freedom), math.sqrt(freedom / (freedom - 2))
-            self.within = lambda z: 1 - 2 * law.sf(z * scale)
-            self.beyond = lambda z: 2 * law.sf(z * scale)
+            scale = math.sqrt(freedom / (freedom - 2))
+            self.within = lambda z: 1 - 2 * special.stdtr(freedom, -z * scale)
+            self.beyond = lambda z: 2 * special.stdtr(freedom, -z * scale)
         else:
             self.within, self.beyond = (
                 (lambda z: special.erf(z / math.sqrt(2))),

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import scipy
 
+from .likeness import Normal
+
 BLOCKS_PER_SIDE = 8
 """Blocks along each side of the grid that `Scales.block_share` is computed on."""
 MIN_KNOWN = 64
@@ -117,9 +119,9 @@ def _nothing(r: int, c: int) -> Scales:
     )
 
 
-def certain(value: float):
+def certain(value: float) -> Normal:
     """The law of a figure that has one value, on noise as well."""
-    return scipy.stats.norm(value, 1e-9)
+    return Normal(value, 1e-9)
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def _sparse_laws(
     for name, one, filled in zip(("row", "col"), inverse, groups, strict=True):
         form = _Form(filled - 1, filled - 1, float(one.sum()) - (2 * filled - 1) / n)
         laws[f"{name}_share"] = _beta(*form.moments(n, fourth))
-        laws[f"{name}_drift"] = scipy.stats.norm(0, 1 / math.sqrt(max(filled - 1, 1)))
+        laws[f"{name}_drift"] = Normal(0.0, 1 / math.sqrt(max(filled - 1, 1)))
     freedom = sum(groups) - 2
     diagonal = float(inverse[0].sum() + inverse[1].sum()) + (4 - 4 * sum(groups)) / n + 2 * common
     both = _Form(freedom, freedom + 2 * (common - 1), diagonal)
