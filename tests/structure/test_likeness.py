@@ -47,7 +47,7 @@ def test_the_same_correlation_is_the_same_at_any_width():
         w = rng.standard_normal((256, width)) + 0.5 * rng.standard_normal(width)
         found.append((alike(w)[0].value * (width - 1), alike_at_width(w)[0].value))
     assert found[1][0] > 2.5 * found[0][0]
-    assert found[1][1] == pytest.approx(found[0][1], rel=0.1) and found[0][1] > 2
+    assert found[1][1] == pytest.approx(found[0][1], rel=0.25) and found[0][1] > 2
 
 
 def test_a_matrix_of_the_common_width_is_its_own_submatrix():
