@@ -57,8 +57,10 @@ def arrangement(
         and the nulls as ``…_null_low`` and ``…_null_high``; `transpose_corr` is NaN where a matrix is not square.
         ``beyond_excess`` is ``beyond_variance`` less that of the control "permuted", NaN without that control: heavy
         tails alone carry variance beyond the edge of Gaussian noise, with no dependence, and as much of it in any
-        order. Its null is half of what one direction at the edge carries; of 20 matrices of Student's t₃ of each of
-        four shapes none went beyond it. ``attrs`` as of `survey`.
+        order. Its null is half of what one direction at the edge carries, either way. That is a measured bound and no
+        law: of 1,200 matrices of independent Student's t₃ entries, of six shapes, 2 % lay above it and 3 % below; of
+        lighter tails none.
+        ``attrs`` as of `survey`.
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; an unknown control.

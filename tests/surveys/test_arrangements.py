@@ -83,6 +83,26 @@ def test_f4_says_which_controls_it_needs():
         findings.f4(lfmlib.arrangement(MADE, controls=None, progress=False), "made", {})
 
 
+def test_heavy_tails_without_dependence_are_told_from_directions():
+    """Student's t₃ has variance beyond the edge of Gaussian noise, in any order of its entries as much."""
+    tails, planted = 0, 0
+    for seed in range(20):
+        rng = np.random.default_rng([6, seed])
+        made = {"t3": rng.standard_t(3, (128, 192)), "three": made_matrices.matrix("rank three", 0.1, (128, 192), rng)}
+        found = lfmlib.arrangement(made, controls="permuted", progress=False, seed=seed)
+        beyond = found["beyond_excess"] > found["beyond_excess_null_high"].clip(lower=0.01)
+        own = beyond[found["control"] == "none"].set_axis(made)
+        tails, planted = tails + (not own["t3"]), planted + own["three"]
+        assert (found.loc[found["control"] == "permuted", "beyond_excess"] == 0).all()
+        assert found["beyond_variance"][0] > found["beyond_variance_null_high"][0]  # against noise alone t3 fails
+    assert tails >= 19 and planted >= 19
+
+
+def test_excess_over_permuted_entries_needs_that_control():
+    found = lfmlib.arrangement(MADE, select="0.q", controls="fresh", progress=False)
+    assert found["beyond_excess"].isna().all() and found["beyond_variance"].notna().all()
+
+
 # --- finding F4 -----------------------------------------------------------------------------------------------------
 
 
