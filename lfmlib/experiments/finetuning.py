@@ -6,6 +6,7 @@ Its parts, all from bases of their own (MiniLM, the real one, is one for all see
     rank         LoRA and DoRA, at several ranks
     samples      an eighth, a quarter and a half of the training data, at equal steps and at equal passes over them
     cause        one setting changed at a time: rate, warm-up, weight decay, optimizer, steps, labels without meaning
+    decay        weight decays, from none to one that narrows the weights, at several rates, steps and optimizers
     pretraining  the bases themselves, from their own starts
 """
 
@@ -22,7 +23,7 @@ from ..deltas.comparison import compare
 from ..deltas.stand_ins import low_rank
 from ..distribution.distances import measure, qq_r2
 from ..lab.problems import problem
-from ..lab.train import Config, Trained, start_of, train
+from ..lab.train import Config, Trained, left_by_decay, start_of, train
 from ..lab.tuning import gradients
 from ..records import Experiment
 from . import trainings
@@ -71,13 +72,27 @@ CAUSES = {
 }
 """What the part `cause` changes on the 12-layer decoder. Another optimizer comes with its own rate, by held-out score,
 and without decay, which SGD and Adagrad would have inside the gradient."""
+DECAYS = {"minilm": (0.0, 0.01, 0.03, 0.1), "deep-decoder": (0.0, 0.1, 0.3, 1.0)}
+"""Weight decays of the part `decay`; where it foretells the spread from no decay, the others are measured."""
+SGD_DECAYS = {"minilm": (0.0, 3e-6, 1e-5, 3e-5), "deep-decoder": (0.0, 1e-4, 3e-4, 1e-3)}
+"""The same with SGD, whose decay is in the gradient, and ten times as strong for its momentum."""
+PACES = {
+    "minilm": ({}, {"lr": 1e-4}, {"lr": 4e-4}, {"steps": 40}, {"steps": 160}, {"optimizer": "sgd", "lr": 0.1}),
+    "deep-decoder": ({}, {"lr": 1e-3}, {"lr": 9e-3}, {"steps": 100}, {"steps": 400}, {"optimizer": "sgd", "lr": 0.3}),
+}
+"""Settings at which the part `decay` tries every decay: three seeds of the first, as the part `plain` trains, and one
+of each other."""
 ALL_FIGURES = (
     "std_base", "std_delta", "std_gain", "gain", "corr", "kl_bits", "kl_bits_null_high", "qq_r2", "top_ratio",
     "top_ratio_null_high",
 )  # fmt: skip
 """Figures of `lfmlib.compare` that a row of the parts plain and rank holds, on which findings rest."""
+SPREAD_FIGURES = ("std_base", "std_delta", "std_gain", "gain", "corr")
+"""Those that a row of the part decay holds."""
 SIZE_FIGURES = ("std_delta", "std_gain", "gain", "top_ratio")
 """Those that a row of the other parts holds, which ask for the size of ΔW and the std of W alone."""
+FIGURES = {"plain": ALL_FIGURES, "rank": ALL_FIGURES, "decay": SPREAD_FIGURES}
+"""Part → figures of its rows; of others `SIZE_FIGURES`."""
 TOLERANCES = tolerances({
     ("std_base", "qq_r2", "rank_qq_r2"): 0.05,
     ("std_delta", "gradient", "agreement"): 0.3,
@@ -85,7 +100,7 @@ TOLERANCES = tolerances({
     "moved": (0.3, 0.05), "corr": (0.3, 0.1),
     ("std_gain", "noise_std_gain", "top_ratio"): 0.5,
     ("kl_bits", "rank_kl_bits"): (1.0, 0.02),
-    ("kl_bits_null_high", "top_ratio_null_high", "trivial"): 1e-9,
+    ("kl_bits_null_high", "top_ratio_null_high", "trivial", "kept"): 1e-9,
     "score": (0.15, 1.0),
 })  # fmt: skip
 """Wide: another processor trains another model, as in `initialization`."""
@@ -126,6 +141,11 @@ def _cells() -> Iterator[dict]:
     for cause, changed in CAUSES.items():
         yield from _grid("cause", "deep-decoder", seeds=3, cause=cause, **changed)
     yield from _grid("cause", "minilm", seeds=3, cause="shuffled labels", labels="shuffled")
+    for model, paces in PACES.items():
+        for pace in paces:
+            for decay in (SGD_DECAYS if "optimizer" in pace else DECAYS)[model]:
+                if pace or decay not in (0.0, DECAY):  # the part plain has these
+                    yield from _grid("decay", model, seeds=1 if pace else 3, weight_decay=decay, **pace)
     for model in ("deep-decoder", "minilm"):
         for share in (0.125, 0.25, 0.5):
             yield from _grid("samples", model, seeds=3, samples=share)
@@ -172,6 +192,8 @@ def _toy_seeds(cell: dict) -> int:
     if part == "rank":
         lora = model == "deep-decoder" and cell["adapter"] == "lora"
         return 2 * (lora and cell["rank"] == 16) + (lora and cell["rank"] == 4)
+    if part == "decay":
+        return int(model == "deep-decoder" and cell["lr"] == FULL_RATES[model] and cell["steps"] == TASKS[model]["steps"])
     return 2 if part == "plain" else int(model in ("vit", "decoder"))
 
 
@@ -185,11 +207,11 @@ def plan(cell: dict) -> Config:
 def run(cell: dict) -> list[dict]:
     """Train as the cell says; a row for each judged matrix, or for a pre-training one for each snapshot.
 
-    A row of a fine-tuning holds role, depth and numel; figures of `lfmlib.compare`, all of `ALL_FIGURES` in the parts
-    plain and rank, else `SIZE_FIGURES`; for plain, ``noise_gain`` and ``noise_std_gain`` of norm-matched noise; for
-    adapters, ``rank_kl_bits`` and ``rank_qq_r2`` of Gaussian factors of the same rank; for full fine-tuning on real
-    labels, ``gradient`` and ``agreement`` before the first step (see `lfmlib.lab.tuning.gradients`). A row of a
-    pre-training holds ``step``; the share of the judged matrices whose std ``rises``; medians of gain, corr and
+    A row of a fine-tuning holds role, depth and numel; figures of `lfmlib.compare`, those of `FIGURES`; for plain, ``noise_gain`` and ``noise_std_gain`` of norm-matched noise; for
+    adapters, ``rank_kl_bits`` and ``rank_qq_r2`` of Gaussian factors of the same rank; for other full fine-tuning on
+    real labels but that of decay, ``gradient`` and ``agreement`` before the first step (see
+    `lfmlib.lab.tuning.gradients`); for decay, in the first row, ``kept``, the share of W₀ that it leaves by itself. A
+    row of a pre-training holds ``step``; the share of the judged matrices whose std ``rises``; medians of gain, corr and
     ``moved`` over them. The first row (of a pre-training the last) has ``score`` and ``trivial``.
     """
     settings = plan(cell)
@@ -199,7 +221,7 @@ def run(cell: dict) -> list[dict]:
     before = start_of(replace(settings, adapter="", rank=0))
     with_noise = ("noise",) if cell["part"] == "plain" else ()
     table = findings.eligible(compare(before, trained.model, progress=False, controls=with_noise, seed=cell["seed"]))
-    wanted = ALL_FIGURES if cell["part"] in ("plain", "rank") else SIZE_FIGURES
+    wanted = FIGURES.get(cell["part"], SIZE_FIGURES)
     body = table[table["control"] == "none"].set_index("tensor")
     rows = body[["role", "depth", "numel", *wanted]]
     if with_noise:
@@ -207,11 +229,13 @@ def run(cell: dict) -> list[dict]:
         rows = rows.assign(noise_gain=noise["gain"], noise_std_gain=noise["std_gain"])
     if settings.adapter:
         rows = rows.join(_of_factors(body, settings.rank, cell["seed"]))
-    elif settings.labels == "real":
+    elif settings.labels == "real" and cell["part"] != "decay":
         found = gradients(before, problem(settings.model, settings.task), seed=cell["seed"], size=settings.batch)
         rows = rows.join(found.set_index("tensor"))
     listed = [{name: _brief(value) for name, value in row.items()} for row in rows.to_dict("records")]
     listed[0] |= scored(trained.scores)
+    if cell["part"] == "decay":
+        listed[0]["kept"] = left_by_decay(settings)
     return listed
 
 

@@ -196,6 +196,23 @@ def rate(config: Config, step: int) -> float:
     return config.lr * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
+def left_by_decay(config: Config) -> float:
+    """Share of a weight that weight decay alone would leave of it: the optimizer's own steps, without any gradient.
+
+    Raises:
+        ValueError: Adagrad, which divides the decay, too, by the gradients it has seen.
+    """
+    if config.optimizer == "adagrad":
+        raise ValueError("Adagrad's decay depends on the gradients: it leaves no share that could be told beforehand")
+    weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = OPTIMIZERS[config.optimizer]([weight], config.lr, config.weight_decay)
+    for step in range(config.steps):
+        optimizer.param_groups[0]["lr"] = rate(config, step)
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+    return weight.item()
+
+
 def snapshot_steps(steps: int, count: int = SNAPSHOTS) -> set[int]:
     """Steps before which the weights are surveyed: 0, the end, and in equal ratios between a 64th of the way and it."""
     if count == 0:
