@@ -23,7 +23,7 @@ from ..deltas.comparison import compare
 from ..deltas.stand_ins import low_rank
 from ..distribution.distances import measure, qq_r2
 from ..lab.problems import problem
-from ..lab.train import Config, Trained, left_by_decay, start_of, train
+from ..lab.train import Config, Trained, start_of, train
 from ..lab.tuning import gradients
 from ..records import Experiment
 from . import trainings
@@ -100,7 +100,7 @@ TOLERANCES = tolerances({
     "moved": (0.3, 0.05), "corr": (0.3, 0.1),
     ("std_gain", "noise_std_gain", "top_ratio"): 0.5,
     ("kl_bits", "rank_kl_bits"): (1.0, 0.02),
-    ("kl_bits_null_high", "top_ratio_null_high", "trivial", "kept"): 1e-9,
+    ("kl_bits_null_high", "top_ratio_null_high", "trivial"): 1e-9,
     "score": (0.15, 1.0),
 })  # fmt: skip
 """Wide: another processor trains another model, as in `initialization`."""
@@ -193,7 +193,9 @@ def _toy_seeds(cell: dict) -> int:
         lora = model == "deep-decoder" and cell["adapter"] == "lora"
         return 2 * (lora and cell["rank"] == 16) + (lora and cell["rank"] == 4)
     if part == "decay":
-        return int(model == "deep-decoder" and cell["lr"] == FULL_RATES[model] and cell["steps"] == TASKS[model]["steps"])
+        return int(
+            model == "deep-decoder" and cell["lr"] == FULL_RATES[model] and cell["steps"] == TASKS[model]["steps"]
+        )
     return 2 if part == "plain" else int(model in ("vit", "decoder"))
 
 
@@ -207,12 +209,12 @@ def plan(cell: dict) -> Config:
 def run(cell: dict) -> list[dict]:
     """Train as the cell says; a row for each judged matrix, or for a pre-training one for each snapshot.
 
-    A row of a fine-tuning holds role, depth and numel; figures of `lfmlib.compare`, those of `FIGURES`; for plain, ``noise_gain`` and ``noise_std_gain`` of norm-matched noise; for
-    adapters, ``rank_kl_bits`` and ``rank_qq_r2`` of Gaussian factors of the same rank; for other full fine-tuning on
-    real labels but that of decay, ``gradient`` and ``agreement`` before the first step (see
-    `lfmlib.lab.tuning.gradients`); for decay, in the first row, ``kept``, the share of W₀ that it leaves by itself. A
-    row of a pre-training holds ``step``; the share of the judged matrices whose std ``rises``; medians of gain, corr and
-    ``moved`` over them. The first row (of a pre-training the last) has ``score`` and ``trivial``.
+    A row of a fine-tuning holds role, depth and numel, and figures of `lfmlib.compare`, those of `FIGURES`. For plain
+    also ``noise_gain`` and ``noise_std_gain`` of norm-matched noise; for adapters ``rank_kl_bits`` and ``rank_qq_r2``
+    of Gaussian factors of the same rank; for full fine-tuning on real labels, but not for decay, ``gradient`` and
+    ``agreement`` before the first step (see `lfmlib.lab.tuning.gradients`). A row of a pre-training holds ``step``; the
+    share of the judged matrices whose std ``rises``; medians of gain, corr and ``moved`` over them. The first row (of a
+    pre-training the last) has ``score`` and ``trivial``.
     """
     settings = plan(cell)
     if cell["part"] == "pretraining":
@@ -234,8 +236,6 @@ def run(cell: dict) -> list[dict]:
         rows = rows.join(found.set_index("tensor"))
     listed = [{name: _brief(value) for name, value in row.items()} for row in rows.to_dict("records")]
     listed[0] |= scored(trained.scores)
-    if cell["part"] == "decay":
-        listed[0]["kept"] = left_by_decay(settings)
     return listed
 
 

@@ -2,61 +2,106 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
+from ..structure.likeness import WIDTH
 from .finding import Finding
+from .readings import FIRST_RULES
+from .rules import judge
 from .runs import over_runs
 from .shares import SUPPORTED_SHARE, TOO_SMALL, eligible, interval_over_matrices, looked_at, share, shown
 
 LEGS = ("independence", "identity", "spectrum")
-MAX_LAG = 0.05
-"""Independence: largest absolute correlation of neighbouring entries."""
-MAX_ALIKE = 1.25
-"""Independence: mean squared correlation between rows, and between columns, as a multiple of that of noise."""
+MAX_CORRELATION = 0.05
+"""Independence: largest absolute correlation of neighbours, or of entries across the diagonal; and the root of the mean
+squared correlation between rows, and between columns, beyond that of noise or short of it."""
+MIN_ALIKE = 0.8
+"""Independence: least mean squared correlation between whole rows, and whole columns, as a multiple of that of noise:
+those of an orthogonal matrix have none."""
 MAX_UNEQUAL = 0.05
-"""Identity: share of the log-variance that rows and columns explain, beyond that of noise."""
+"""Identity: share of the log-variance that rows and columns explain beyond that of noise, and that blocks do."""
 MAX_BEYOND_EDGE = 0.01
-"""Spectrum: share of the variance beyond the edge of noise."""
+"""Spectrum: share of the variance beyond the edge of noise, less that of the same entries in another order."""
+EFFECTS = ("row_alike_64", "col_alike_64", "unequal", "block_excess", "beyond_excess")
+"""What the legs are about, one figure each, of which findings hold the size."""
+FIRST_MAX_ALIKE = 1.25
+"""First rule, independence: mean squared correlation between rows, and columns, as a multiple of that of noise."""
 
 
 def legs(table: pd.DataFrame) -> pd.DataFrame:
-    """Which matrices pass each leg; a bound below the 97.5 % point of noise is replaced by that point.
+    """Which matrices pass each leg; a bound within the central 95 % of noise is replaced by the end of that.
 
     Args:
-        table: rows of `lfmlib.arrangement`.
+        table: rows of `lfmlib.arrangement`. Without its control "permuted" the spectrum is held against noise alone.
 
     Returns:
         Same index; a boolean column for each of `LEGS`, and "all".
     """
-    r, c = (table["shape"].str[place].astype(float) for place in (0, 1))
+    across = table["transpose_corr"].abs() > _point(table, "transpose_corr").clip(lower=MAX_CORRELATION)
+    independence = _neighbours(table) & ~across  # a matrix that is not square has no transpose to be like
+    for side, place in (("row", 1), ("col", 0)):
+        others = np.minimum(table["shape"].str[place].astype(float), WIDTH) - 1
+        most = (_point(table, f"{side}_alike_64", 1) / others).clip(lower=MAX_CORRELATION**2)
+        independence &= table[f"{side}_alike_64"].sub(1).abs() / others <= most
+        independence &= table[f"{side}_alike"] >= table[f"{side}_alike_null_low"].clip(upper=MIN_ALIKE)
+    known = table["beyond_excess"].notna()
+    excess = table["beyond_excess"].where(known, table["beyond_variance"])
+    most = table["beyond_excess_null_high"].where(known, table["beyond_variance_null_high"])
+    return _with_all({
+        "independence": independence,
+        "identity": _at_most(table, "unequal", MAX_UNEQUAL) & _at_most(table, "block_excess", MAX_UNEQUAL),
+        "spectrum": excess <= most.clip(lower=MAX_BEYOND_EDGE),
+    })  # fmt: skip
+
+
+def first_legs(table: pd.DataFrame) -> pd.DataFrame:
+    """`legs` by the first rule: one-sided, likeness at each matrix's own width, no blocks, a spectrum beside noise."""
+    independence = _neighbours(table)
+    for side, place in (("row", 1), ("col", 0)):
+        noise = table[f"{side}_corr_null_high"] * (table["shape"].str[place].astype(float) - 1)
+        independence &= table[f"{side}_alike"] <= noise.clip(lower=FIRST_MAX_ALIKE)
+    return _with_all({
+        "independence": independence,
+        "identity": _at_most(table, "unequal", MAX_UNEQUAL),
+        "spectrum": _at_most(table, "outlier_variance", MAX_BEYOND_EDGE),
+    })  # fmt: skip
+
+
+def _neighbours(table: pd.DataFrame) -> pd.Series:
     # lag_one is the largest of three correlations, each of std 1 / √numel on noise: the 97.5 % point of that largest
     lag = special.ndtri((1 + 0.975 ** (1 / 3)) / 2) / np.sqrt(table["numel"])
-    independence = table["lag_one"] <= lag.clip(lower=MAX_LAG)
-    for side, length in (("row", c), ("col", r)):
-        noise = table[f"{side}_corr_null_high"] * (length - 1)
-        independence &= table[f"{side}_alike"] <= noise.clip(lower=MAX_ALIKE)
-    over = [table[f"{side}_share_null_high"] - (count - 1) / (r * c - 1) for side, count in (("row", r), ("col", c))]
-    passed = {
-        "independence": independence,
-        "identity": table["unequal"] <= np.hypot(*over).clip(lower=MAX_UNEQUAL),
-        "spectrum": table["outlier_variance"] <= table["outlier_variance_null_high"].clip(lower=MAX_BEYOND_EDGE),
-    }
-    return pd.DataFrame(passed).assign(all=pd.DataFrame(passed).all(axis=1))
+    return table["lag_one"] <= lag.clip(lower=MAX_CORRELATION)
 
 
-def leg_shares(table: pd.DataFrame) -> dict[str, float]:
+def _point(table: pd.DataFrame, name: str, centre: float = 0.0) -> pd.Series:
+    """How far the central 95 % of noise reach from a centre, to either side."""
+    ends = [table[f"{name}_null_{end}"].sub(centre).abs() for end in ("low", "high")]
+    return pd.concat(ends, axis=1).max(axis=1)
+
+
+def _at_most(table: pd.DataFrame, name: str, bound: float) -> pd.Series:
+    return table[name] <= table[f"{name}_null_high"].clip(lower=bound)
+
+
+def _with_all(passed: dict[str, pd.Series]) -> pd.DataFrame:
+    found = pd.DataFrame(passed)
+    return found.assign(all=found.all(axis=1))
+
+
+def leg_shares(table: pd.DataFrame, rule: Callable[[pd.DataFrame], pd.DataFrame] = legs) -> dict[str, float]:
     """Share of the parameters of eligible matrices that pass each leg, and "all" legs; NaN where there are none.
 
     Args:
         table: rows of `lfmlib.arrangement`.
+        rule: `legs`, or `first_legs`.
     """
     body = eligible(table)
-    passed = legs(body)
+    passed = rule(body)
     return {name: share(body, passed[name]) for name in (*LEGS, "all")}
 
 
@@ -97,7 +142,8 @@ def f4(table: pd.DataFrame, model: str, provenance: dict, whole: pd.DataFrame | 
     """Finding F4 of a checkpoint; not judged where no matrix is eligible.
 
     Where only some matrices were looked at, the interval counts the legs whose lower limit is at least
-    `SUPPORTED_SHARE`, and those whose upper limit is (see `lfmlib.findings.shares.interval_over_matrices`).
+    `SUPPORTED_SHARE`, and those whose upper limit is (see `lfmlib.findings.shares.interval_over_matrices`). The details
+    hold the ``effects`` that the legs are about: medians over the matrices, with their interquartile range.
 
     Args:
         table: from `lfmlib.arrangement`, with the controls "fresh" and "permuted".
@@ -117,30 +163,39 @@ def f4(table: pd.DataFrame, model: str, provenance: dict, whole: pd.DataFrame | 
     if own.empty:
         return Finding.of("F4", model, provenance, {"reason": TOO_SMALL})
     shares = {name: leg_shares(rows) for name, rows in table.groupby("control")}
-    limits = {
-        name: interval_over_matrices(own, lambda rows, name=name: legs(rows)[name], whole) for name in (*LEGS, "all")
-    }
-    interval, known = None, [(name, both) for name, both in limits.items() if both]
-    if known:
-        low, high = (legs_held({name: both[end] for name, both in known}) for end in (0, 1))
-        interval = low, high
+    value, interval = _held(own, legs, whole)
     details = {
         "parts": {leg: shares["none"][leg] for leg in LEGS},
         "null_parts": {leg: shares["fresh"][leg] for leg in LEGS},
         "permuted": shares["permuted"],
         "rescaled": shares.get("rescaled"),
+        "effects": {name: own[name].quantile([0.5, 0.25, 0.75]).tolist() for name in EFFECTS},
         "matrices": len(own),
         "caveat": looked_at(own, whole),
     }
-    value, null = legs_held(shares["none"]), legs_held(shares["fresh"])
-    return Finding.of("F4", model, provenance, details, value, interval, null)
+    first = judge(FIRST_RULES["F4"], *_held(own, first_legs, whole))
+    return Finding.of("F4", model, provenance, details, value, interval, legs_held(shares["fresh"]), first=first)
+
+
+def _held(
+    own: pd.DataFrame, rule: Callable[[pd.DataFrame], pd.DataFrame], whole: pd.DataFrame | None
+) -> tuple[float, tuple[float, float] | None]:
+    """The number of legs that hold of eligible rows, and its interval where they are some of the ``whole``."""
+    spans = [(leg, interval_over_matrices(own, lambda rows, leg=leg: rule(rows)[leg], whole)) for leg in (*LEGS, "all")]
+    known = [(leg, both) for leg, both in spans if both]
+    value = legs_held(leg_shares(own, rule))
+    if not known:
+        return value, None
+    low, high = (legs_held({leg: both[end] for leg, both in known}) for end in (0, 1))
+    return value, (low, high)
 
 
 def f4_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F4 of a model trained several times, from starts of Gaussian noise.
 
     The value counts the legs whose mean share is at least `SUPPORTED_SHARE`; its interval counts those whose lower
-    limit is, and those whose upper limit is. The null is the count before the first step.
+    limit is, and those whose upper limit is. The null is the count before the first step. The details hold the
+    ``effects`` that the legs are about: medians over the matrices, mean and limits over runs.
 
     Args:
         rows: of the record `arrangement`, of one model trained in one way.
@@ -151,18 +206,27 @@ def f4_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         ValueError: fewer than two seeds.
     """
     plain, names = rows[rows["control"] == "none"], [*LEGS, "all"]
-    first, last = plain.loc[plain["step"] == 0, names], plain.loc[plain["step"] == plain["steps"], names]
-    if len(last) < 2:
-        raise ValueError(f"F4 of a trained model needs at least two runs; {model} has {len(last)}")
-    limits = pd.DataFrame({name: over_runs(last[name]) for name in names}, index=["mean", "low", "high"]).clip(0, 1)
-    value, low, high = (legs_held(limits.loc[which].to_dict()) for which in ("mean", "low", "high"))
+    start, end = plain[plain["step"] == 0], plain[plain["step"] == plain["steps"]]
+    if len(end) < 2:
+        raise ValueError(f"F4 of a trained model needs at least two runs; {model} has {len(end)}")
+    limits, value, interval = _held_over_runs(end[names])
+    _, first_value, first_interval = _held_over_runs(end[[f"first_{name}" for name in names]].set_axis(names, axis=1))
     permuted, rescaled = (rows.loc[rows["control"] == kind, names].mean() for kind in ("permuted", "rescaled"))
     details = {
         "parts": limits.loc["mean", list(LEGS)].to_dict(),
-        "null_parts": first[list(LEGS)].mean().to_dict(),
+        "null_parts": start[list(LEGS)].mean().to_dict(),
         "limits": {name: limits.loc[["low", "high"], name].tolist() for name in names},
         "permuted": permuted.to_dict(),
         "rescaled": rescaled.dropna().to_dict(),
-        "runs": len(last),
+        "effects": {name: list(map(float, over_runs(end[name]))) for name in EFFECTS},
+        "runs": len(end),
     }
-    return Finding.of("F4", model, provenance, details, value, (low, high), legs_held(first.mean().to_dict()))
+    null, first = legs_held(start[names].mean().to_dict()), judge(FIRST_RULES["F4"], first_value, first_interval)
+    return Finding.of("F4", model, provenance, details, value, interval, null, first=first)
+
+
+def _held_over_runs(shares: pd.DataFrame) -> tuple[pd.DataFrame, float, tuple[float, float]]:
+    """Mean and limits of the shares over runs; the number of legs that hold in the mean; and its interval."""
+    limits = pd.DataFrame({name: over_runs(shares[name]) for name in shares}, index=["mean", "low", "high"]).clip(0, 1)
+    value, low, high = (legs_held(limits.loc[which].to_dict()) for which in ("mean", "low", "high"))
+    return limits, value, (low, high)

@@ -8,14 +8,17 @@ from dataclasses import replace
 import pandas as pd
 
 from .finding import Finding
-from .rules import RULES, judge
+from .readings import FIRST_RULES
+from .rules import RULES, Rule, judge
 from .runs import over_runs
 from .shares import TOO_SMALL, eligible, share
 
 QQ_BOUND = 0.99
 """F5 (a): R² of the Q–Q plot from which on ΔW counts as derivable from Gaussian noise."""
 GAIN_BOUND = 0.5
-"""F6: least median of g = (Var W - Var W₀) / Var ΔW, for which independent noise gives 1."""
+"""F6, first rule: least median of g = (Var W - Var W₀) / Var ΔW, for which independent noise gives 1."""
+Z = 1.96
+"""Standard errors that the mean of g may be below 1, its value for noise, where there is but one pair."""
 
 
 def qq_share(table: pd.DataFrame) -> float:
@@ -37,12 +40,13 @@ def widening(rows: pd.DataFrame, prefix: str = "") -> dict[str, float]:
         prefix: "noise_" for the figures of norm-matched noise.
 
     Returns:
-        rises, the share of parameters in matrices whose std rises; gain_median and gain_mean, the median and mean of g
-        over the matrices.
+        rises, the share of parameters in matrices whose std rises; matrices, the share of the matrices; gain_median and
+        gain_mean, the median and mean of g over them.
     """
     gain = rows[f"{prefix}gain"]
     return {
         "rises": share(rows, rows[f"{prefix}std_gain"] > 0),
+        "matrices": float((gain > 0).mean()),
         "gain_median": float(gain.median()),
         "gain_mean": float(gain.mean()),
     }
@@ -60,7 +64,8 @@ def widening_over_runs(rows: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
     """
     each = pd.DataFrame([widening(some, prefix) for _, some in rows.groupby("seed")])
     found = pd.DataFrame({name: over_runs(each[name]) for name in each}, index=["mean", "low", "high"]).T
-    found.loc["rises"] = found.loc["rises"].clip(0, 1)
+    shares = ["rises", "matrices"]
+    found.loc[shares] = found.loc[shares].clip(0, 1)
     return found.assign(runs=len(each))
 
 
@@ -75,16 +80,29 @@ def f6(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     body = eligible(table)
     if body.empty:
         return Finding.of("F6", model, provenance, {"reason": TOO_SMALL})
-    own, noise = (widening(body[body["control"] == kind]) for kind in ("none", "noise"))
-    parts = {"median g": f"{own['gain_median']:.2f}"}
-    details = own | {"parts": parts, "noise": noise, "matrices": int((body["control"] == "none").sum())}
-    verdict, control = (_verdict(one["rises"], _wide(one, one["gain_mean"])) for one in (own, noise))
-    found = {"null": noise["rises"], "verdict": verdict, "control": control}
-    return Finding.of("F6", model, provenance, details, own["rises"], **found)
+    each = {kind: body[body["control"] == kind] for kind in ("none", "noise")}
+    own, noise = (widening(rows) for rows in each.values())
+    parts = {"mean g": f"{own['gain_mean']:.2f}", "median": f"{own['gain_median']:.2f}"}
+    details = own | {"parts": parts, "noise": noise, "matrices": len(each["none"])}
+    verdict, control = (
+        _verdict(one["matrices"], one["gain_mean"] >= 1 - Z * _scatter(rows))
+        for one, rows in zip((own, noise), each.values(), strict=True)
+    )
+    first = _verdict(own["rises"], _wide(own, own["gain_mean"]), rule=FIRST_RULES["F6"])
+    found = {"null": noise["matrices"], "verdict": verdict, "control": control, "first": first}
+    return Finding.of("F6", model, provenance, details, own["matrices"], **found)
+
+
+def _scatter(rows: pd.DataFrame) -> float:
+    """Standard error of the mean of g where ΔW is noise: that of a matrix is 2 (std(W₀) / std(ΔW)) / √n."""
+    each = 2 * rows["std_base"] / rows["std_delta"] / rows["numel"] ** 0.5
+    return float((each**2).sum() ** 0.5 / len(each))
 
 
 def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
-    """Finding F6 of a model fine-tuned several times, with and without weight decay; the worse verdict counts.
+    """Finding F6 of a model fine-tuned several times; judged at the recipe's own weight decay, the largest of the rows.
+
+    The first rule asks for more: training without a decay as well, the worse verdict counting.
 
     Args:
         rows: of the record `finetuning`, part "plain", of one model.
@@ -100,40 +118,46 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         f"decay {decay:g}" if decay else "no decay": widening_over_runs(some)
         for decay, some in rows.groupby("weight_decay")
     }
-    verdicts = {}
-    for name, one in found.items():
-        verdicts[name] = _verdict_over_runs(one)
-    order = ("supported", "partly", "undecided", "contradicted")
-    worst = max(found, key=lambda name: (order.index(verdicts[name]), -found[name]["mean"]["rises"]))
-    counted = found[worst]
-    medians = [f"{one['mean']['gain_median']:.2f}" for one in found.values()]
+    own = rows[rows["weight_decay"] == rows["weight_decay"].max()]
+    counted, noise = widening_over_runs(own), widening_over_runs(own, "noise_")
+    verdict, control = (
+        _verdict(one["mean"]["matrices"], one["high"]["gain_mean"] >= 1, _limits(one)) for one in (counted, noise)
+    )
+    means = [f"{one['mean']['gain_mean']:.2f}" for one in found.values()]
+    earlier = {name: _first_over_runs(one) for name, one in found.items()}
     details = {
-        "parts": {f"median g, {' / '.join(found)}": " / ".join(medians)},
+        "parts": {f"mean g, {' / '.join(found)}": " / ".join(means)},
         "by_decay": {name: one.drop(columns="runs").T.to_dict() for name, one in found.items()},
-        "verdicts": verdicts,
-        "counts": worst,
-        "runs": int(counted["runs"]["rises"]),
+        "first_verdicts": earlier,
+        "runs": int(counted["runs"]["matrices"]),
     }
-    beside = widening_over_runs(rows, "noise_")
-    noise, control = float(beside["mean"]["rises"]), _verdict_over_runs(beside)
-    value, *limits = (float(counted[name]["rises"]) for name in ("mean", "low", "high"))
-    judged = {"null": noise, "verdict": verdicts[worst], "control": control}
-    finding = Finding.of("F6", model, provenance, details, value, (limits[0], limits[1]), **judged)
+    judged = {
+        "null": float(noise["mean"]["matrices"]),
+        "verdict": verdict,
+        "control": control,
+        "first": max(earlier.values(), key=("supported", "partly", "undecided", "contradicted").index),
+    }
+    value = float(counted["mean"]["matrices"])
+    finding = Finding.of("F6", model, provenance, details, value, _limits(counted), **judged)
     return replace(finding, metric=f"{finding.metric}, under full fine-tuning")
 
 
-def _verdict_over_runs(found: pd.DataFrame) -> str:
-    """The verdict on what `widening_over_runs` gives, of a model or of its noise."""
-    mean, low, high = (found[name] for name in ("mean", "low", "high"))
-    return _verdict(mean["rises"], _wide(mean, low["gain_mean"]), (low["rises"], high["rises"]))
+def _limits(found: pd.DataFrame, figure: str = "matrices") -> tuple[float, float]:
+    """The interval of a share, from `widening_over_runs`."""
+    return float(found["low"][figure]), float(found["high"][figure])
+
+
+def _first_over_runs(found: pd.DataFrame) -> str:
+    """The verdict of the first rule on what `widening_over_runs` gives."""
+    mean, least = found["mean"], found["low"]["gain_mean"]
+    return _verdict(mean["rises"], _wide(mean, least), _limits(found, "rises"), FIRST_RULES["F6"])
 
 
 def _wide(figures, least: float) -> bool:
-    """Whether g is large enough: its median, and the least that its mean may be."""
+    """First rule: whether g is large enough: its median, and the least that its mean may be."""
     return bool(figures["gain_median"] >= GAIN_BOUND and least > 0)
 
 
-def _verdict(rises: float, wide: bool, interval: tuple[float, float] | None = None) -> str:
-    """The verdict on a share; where g is too small (not ``wide``), "supported" is out of reach."""
-    rule = RULES["F6"] if wide else replace(RULES["F6"], supported=math.inf)
-    return judge(rule, rises, interval)
+def _verdict(value: float, enough: bool, interval: tuple[float, float] | None = None, rule: Rule = RULES["F6"]) -> str:
+    """The verdict on a share that rises; where g is too small (not ``enough``), "supported" is out of reach."""
+    return judge(rule if enough else replace(rule, supported=math.inf), value, interval)

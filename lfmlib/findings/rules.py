@@ -103,9 +103,11 @@ RULES = {
         metric="named shapes in at least two matrices (in brackets: confirmed by other models so far, and at most)",
     ),
     "F4": Rule(
-        "independence (correlation of neighbours at most 0.05; squared correlation between rows, and between columns, "
-        "at most 1.25 times that of noise), identity (rows and columns explain at most 5 % of the log-variance beyond "
-        "noise) and spectrum (at most 1 % of the variance beyond the edge of noise), each for at least 80 % of the "
+        "independence (no neighbours, and no entries across the diagonal, correlated by more than 0.05; correlations "
+        "between rows, and between columns, of 64 × 64 submatrices, whose mean square differs from that of noise by at "
+        "most 0.05²; between whole rows and columns at least 0.8 times that of noise), identity (rows and columns, and "
+        "8 × 8 blocks, explain at most 5 % of the log-variance beyond noise) and spectrum (at most 1 % of the variance "
+        "beyond the edge of noise, less that of the same entries in another order), each for at least 80 % of the "
         "parameters: all three, for the same matrices, supported; one or two partly",
         supported=3,
         partly=1,
@@ -124,14 +126,15 @@ RULES = {
         metric="senses in which ΔW can be derived from Gaussian noise: (a) its histogram, (b) built from frozen noise",
     ),
     "F6": Rule(
-        "share of parameters in matrices whose standard deviation rises: at least 80 % supported, provided that the "
-        "median of g = (Var W − Var W₀) / Var ΔW is at least 0.5 and its mean above 0 beyond the interval over runs; "
-        "at least 50 % partly; without weight decay and with the default one, the worse of the two counting",
+        "share of matrices with g = (Var W − Var W₀) / Var ΔW above 0, at the recipe’s own weight decay: at least 80 % "
+        "supported, provided that the rise in variance beyond that of noise of ΔW’s size, 2 Cov(W₀, ΔW), is not below "
+        "0 in the mean over the matrices, by its interval over runs (for a single pair: by the scatter of noise); at "
+        "least 50 % partly",
         supported=0.8,
         partly=0.5,
         unit="%",
         control="with norm-matched noise",
-        metric="share of parameters in matrices whose standard deviation rises",
+        metric="share of matrices whose standard deviation rises",
     ),
     "F7": Rule(
         "share of roles, of at least six layers, in which std(ΔW) grows with depth, that is, with a slope of log "

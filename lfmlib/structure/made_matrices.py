@@ -14,6 +14,8 @@ DEPARTURES = {
     "blocks": "log-normal scales of the blocks of an 8 × 8 grid: their relative spread",
     "spikes": "directions each of which, alone, would have its singular value 5 % beyond the edge: how many",
     "rank three": "three directions added: the share of the variance they carry",
+    "orthogonal": "a matrix added whose rows, or columns, are orthogonal: the share of the variance it carries",
+    "symmetric": "entries of the leading square alike across its diagonal: their correlation",
 }
 """Departures from independent, identical Gaussian entries that `matrix` plants, and what their size means."""
 
@@ -22,8 +24,9 @@ def matrix(departure: str, size: float, shape: tuple[int, int], rng: np.random.G
     """Draw a matrix of Gaussian entries with one planted departure.
 
     Args:
-        departure: a key of `DEPARTURES`; or one of three with independent and identical entries: ``noise``, ``Laplace``
-            (both ignore ``size``), or ``outliers``, with a share ``size`` of the entries at 30 standard deviations.
+        departure: a key of `DEPARTURES`; or one with independent and identical entries: ``noise``, ``Laplace``, ``t3``
+            (Student's, these ignore ``size``), ``sparse``, with a share ``size`` of zeros, or ``outliers``, with a
+            share ``size`` at 30 standard deviations.
         size: of the departure, as `DEPARTURES` says.
         shape: (rows, columns).
         rng: source of randomness.
@@ -40,6 +43,10 @@ def matrix(departure: str, size: float, shape: tuple[int, int], rng: np.random.G
         return noise
     if departure == "Laplace":
         return rng.laplace(size=shape)
+    if departure == "t3":
+        return rng.standard_t(3, shape) / np.sqrt(3)
+    if departure == "sparse":
+        return noise * (rng.random(shape) >= size)
     if departure == "outliers":
         return with_outliers(noise.ravel(), rng, share=size).reshape(shape)
     if departure == "neighbours":
@@ -53,6 +60,15 @@ def matrix(departure: str, size: float, shape: tuple[int, int], rng: np.random.G
     if departure == "blocks":
         block = _scales(size, (8, 8), rng)
         return noise * block[np.arange(r) * 8 // r][:, np.arange(c) * 8 // c]
+    if departure == "orthogonal":
+        tall = np.linalg.qr(rng.standard_normal((max(shape), min(shape))))[0] * np.sqrt(max(shape))
+        return np.sqrt(size) * (tall if r >= c else tall.T) + np.sqrt(1 - size) * noise
+    if departure == "symmetric":
+        side = min(shape)
+        upper = np.triu(noise[:side, :side], 1)
+        below = np.tril(noise[:side, :side], -1)
+        noise[:side, :side] += size * upper.T + (np.sqrt(1 - size**2) - 1) * below
+        return noise
     if departure in ("spikes", "rank three"):
         count = int(size) if departure == "spikes" else 3
         left, right = (np.linalg.qr(rng.standard_normal((length, count)))[0] for length in shape)

@@ -55,11 +55,11 @@ def arrangement(
         For each matrix one row for itself (``control`` is "none") and one for each control, in checkpoint order: its
         `TensorInfo` (the name in column ``tensor``), the figures of its `IID` with `DERIVED`, those of its `Spectrum`,
         and the nulls as ``…_null_low`` and ``…_null_high``; `transpose_corr` is NaN where a matrix is not square.
-        ``beyond_excess`` is ``beyond_variance`` less that of the control "permuted", NaN without that control: heavy
-        tails alone carry variance beyond the edge of Gaussian noise, with no dependence, and as much of it in any
-        order. Its null is half of what one direction at the edge carries, either way. That is a measured bound and no
-        law: of 1,200 matrices of independent Student's t₃ entries, of six shapes, 2 % lay above it and 3 % below; of
-        lighter tails none.
+        ``beyond_excess`` is ``beyond_variance`` less that of the same entries in a random order, NaN without the
+        control "permuted": heavy tails alone carry variance beyond the edge of Gaussian noise, with no dependence, and
+        as much of it in any order. Its null is half of what one direction at the edge carries, either way. That is a
+        measured bound and no law: of 1,200 matrices of independent Student's t₃ entries, of six shapes, 2 % lay above
+        it and 3 % below; of lighter tails none.
         ``attrs`` as of `survey`.
 
     Raises:
@@ -86,11 +86,26 @@ def _measured(checkpoint: Checkpoint, info: TensorInfo, controls: tuple[str, ...
     matrix = checkpoint.read(info.name)
     rows: list[dict[str, Any]] = [about(info) | {"control": "none"} | figures(matrix)]
     for name in controls:
-        rows.append(about(info) | {"control": name} | figures(control(matrix, name, seed=stream)))
+        made = control(matrix, name, seed=stream)
+        rows.append(about(info) | {"control": name} | figures(made))
+        if name == "rescaled" and "permuted" in controls:  # its entries are others
+            rows[-1]["beyond_excess"] = beyond_excess(made, rows[-1]["beyond_variance"], seed=stream)
     shuffled = next((row["beyond_variance"] for row in rows if row["control"] == "permuted"), np.nan)
     for row in rows:
-        row["beyond_excess"] = row["beyond_variance"] - shuffled
+        gaussian = row["control"] == "fresh"  # whose entries, in any order, lie within the edge
+        row.setdefault("beyond_excess", row["beyond_variance"] - shuffled * (not gaussian))
     return rows
+
+
+def beyond_excess(matrix, own: float, *, seed: int = 0) -> float:
+    """Variance of a matrix beyond the edge of noise, less that of the same entries in a random order.
+
+    Args:
+        matrix: as for `lfmlib.spectrum`.
+        own: its `Spectrum.beyond_variance`.
+        seed: of the order.
+    """
+    return own - spectrum(control(matrix, "permuted", seed=seed)).beyond_variance if own > 0 else 0.0
 
 
 def figures(matrix) -> dict[str, float]:

@@ -1,0 +1,80 @@
+"""F6 as a law, in chapter 6: where weight decay turns a training that widens the weights into one that narrows them.
+
+Rows are those of the record `finetuning`, full fine-tunings of its parts plain and decay; what is foretold of a
+training comes from one of the same seed and settings without a decay (see `lfmlib.deltas.decay`), and from no other.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from ..deltas.decay import foretold_gain, turning_point, widened
+from ..lab.train import Config, left_by_decay
+
+SETTING = ["model", "task", "optimizer", "lr", "steps"]
+"""What a training is told apart by, beside its seed and its decay."""
+
+
+def trials(record: pd.DataFrame) -> pd.DataFrame:
+    """Every matrix of every training with weight decay, beside the same matrix trained without.
+
+    Returns:
+        Columns: `SETTING`, seed, weight_decay, role, depth; ``kept``, the share of W₀ that decay leaves; ``moved`` and
+        ``along``, m and c of `lfmlib.deltas.decay`, from the training without; ``gain`` and ``rise``, the measured g
+        and Var W / Var W₀ - 1; ``gain_foretold`` and ``rise_foretold``.
+    """
+    rows = record[record["part"].isin(["plain", "decay"])]
+    named = rows["optimizer"].fillna("adamw") if "optimizer" in rows else "adamw"
+    rows = rows.assign(optimizer=named)
+    size = rows["std_delta"] / rows["std_base"]
+    rows = rows.assign(moved=size, along=rows["corr"] * size, rise=rows["gain"] * size**2)
+    own, place = [*SETTING, "seed"], ["role", "depth"]
+    without = rows[rows["weight_decay"] == 0].set_index([*own, *place])[["moved", "along"]]
+    decayed = rows.loc[rows["weight_decay"] > 0, [*own, *place, "weight_decay", "gain", "rise"]]
+    found = decayed.join(without, on=[*own, *place], how="inner")
+    settings = found[[*SETTING, "weight_decay"]].drop_duplicates()
+    kept = settings.assign(kept=[left_by_decay(_config(one)) for one in settings.to_dict("records")])
+    found = found.merge(kept, on=[*SETTING, "weight_decay"])
+    path = found["kept"], found["moved"], found["along"]
+    return found.assign(gain_foretold=foretold_gain(*path), rise_foretold=widened(*path))
+
+
+def _config(setting: dict) -> Config:
+    known = {name: setting[name] for name in (*SETTING, "weight_decay")} | {"steps": int(setting["steps"])}
+    return Config(**known, start="library")
+
+
+def turning_points(found: pd.DataFrame) -> pd.DataFrame:
+    """The weight decay at which the median matrix keeps its spread, foretold and measured, for every setting.
+
+    It is foretold from the trainings without a decay alone; measured, between the two decays where the median rise
+    changes its sign, on a straight line. Beyond the decays that were tried nothing is measured.
+
+    Args:
+        found: from `trials`.
+
+    Returns:
+        Columns: `SETTING`; runs; ``foretold``, ``measured`` (NaN where no sign changes), ``error`` (foretold over
+        measured, less 1); ``right``, the share of matrices and decays for which the sign of the rise was foretold.
+    """
+    return pd.DataFrame([_turning_point(rows) for _, rows in found.groupby(SETTING, sort=False)])
+
+
+def _turning_point(rows: pd.DataFrame) -> dict:
+    one = rows.iloc[0]
+    spent = -math.log(one["kept"]) / one["weight_decay"]  # per unit of decay
+    foretold = -np.log([turning_point(*path) for path in rows[["moved", "along"]].drop_duplicates().to_numpy()]) / spent
+    foretold = np.where(np.isnan(foretold), 0.0, foretold)  # narrows without any decay
+    rises = rows.groupby("weight_decay")["rise"].median()
+    first = (rows["moved"] ** 2 + 2 * rows["along"]).median()
+    decays, rises = np.array([0.0, *rises.index]), np.array([first, *rises])
+    measured = math.nan
+    for at in np.flatnonzero((rises[:-1] > 0) & (rises[1:] <= 0))[:1]:
+        measured = float(np.interp(0.0, -rises[at : at + 2], decays[at : at + 2]))
+    middle = float(np.median(foretold))
+    right = (np.sign(rows["rise"]) == np.sign(rows["rise_foretold"])).mean()
+    about = {name: one[name] for name in SETTING} | {"runs": rows["seed"].nunique()}
+    return about | {"foretold": middle, "measured": measured, "error": middle / measured - 1, "right": float(right)}
