@@ -8,8 +8,23 @@ from .. import findings
 from ..experiments.arrangement import WAYS
 from ..findings import Finding
 from ..provenance import recorded
+from ..structure.likeness import WIDTH
 from .names import LAB, where
 from .sentences import arrow, at_end, mean, span, table, within
+
+SHOWN = (
+    "lag_one",
+    "transpose_corr",
+    "row_alike",
+    "col_alike",
+    "row_alike_64",
+    "col_alike_64",
+    "unequal",
+    "block_excess",
+)
+"""Figures that the chapter shows of matrices and their controls."""
+MOST_ALIKE = 1 + (WIDTH - 1) * findings.MAX_CORRELATION**2
+"""Squared correlation of rows and columns at one width, over that of noise, up to which the rule lets them pass."""
 
 
 def runs(record: pd.DataFrame) -> dict[str, pd.DataFrame]:

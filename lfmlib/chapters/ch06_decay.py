@@ -13,9 +13,16 @@ import pandas as pd
 
 from ..deltas.decay import foretold_gain, turning_point, widened
 from ..lab.train import Config, left_by_decay
+from .names import SHORT
+from .sentences import MISSING
 
 SETTING = ["model", "task", "optimizer", "lr", "steps"]
 """What a training is told apart by, beside its seed and its decay."""
+OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD"}
+FEWEST = 3
+"""Seeds with which every decay was tried."""
+SAME_SCORE = 0.02
+"""Relative difference up to which two mean scores are called equal."""
 
 
 def trials(record: pd.DataFrame) -> pd.DataFrame:
@@ -24,9 +31,10 @@ def trials(record: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns: `SETTING`, seed, weight_decay, role, depth; ``kept``, the share of W₀ that decay leaves; ``moved`` and
         ``along``, m and c of `lfmlib.deltas.decay`, from the training without; ``gain`` and ``rise``, the measured g
-        and Var W / Var W₀ - 1; ``gain_foretold`` and ``rise_foretold``.
+        and Var W / Var W₀ - 1; ``gain_foretold`` and ``rise_foretold``, of which decay has ``taken`` one part, and the
+        path ``given`` the other; ``name`` of the model in print.
     """
-    rows = record[record["part"].isin(["plain", "decay"])]
+    rows = record[record["part"].isin(["plain", "decay"])].dropna(subset="corr")
     named = rows["optimizer"].fillna("adamw") if "optimizer" in rows else "adamw"
     rows = rows.assign(optimizer=named)
     size = rows["std_delta"] / rows["std_base"]
@@ -39,7 +47,9 @@ def trials(record: pd.DataFrame) -> pd.DataFrame:
     kept = settings.assign(kept=[left_by_decay(_config(one)) for one in settings.to_dict("records")])
     found = found.merge(kept, on=[*SETTING, "weight_decay"])
     path = found["kept"], found["moved"], found["along"]
-    return found.assign(gain_foretold=foretold_gain(*path), rise_foretold=widened(*path))
+    foretold = widened(*path)
+    found = found.assign(gain_foretold=foretold_gain(*path), rise_foretold=foretold, taken=1 - found["kept"] ** 2)
+    return found.assign(given=foretold + found["taken"], name=found["model"].map(SHORT))
 
 
 def _config(setting: dict) -> Config:
@@ -78,3 +88,60 @@ def _turning_point(rows: pd.DataFrame) -> dict:
     right = (np.sign(rows["rise"]) == np.sign(rows["rise_foretold"])).mean()
     about = {name: one[name] for name in SETTING} | {"runs": rows["seed"].nunique()}
     return about | {"foretold": middle, "measured": measured, "error": middle / measured - 1, "right": float(right)}
+
+
+def table_of_turning_points(points: pd.DataFrame) -> pd.DataFrame:
+    """`turning_points` in words, a row for each setting."""
+    listed = {}
+    for one in points.to_dict("records"):
+        name = f"{SHORT[one['model']]}, {OPTIMIZERS[one['optimizer']]} {one['lr']:g}, {one['steps']:.0f} steps"
+        known = not math.isnan(one["measured"])
+        listed[name] = {
+            "foretold": f"{one['foretold']:.3g}",
+            "measured": f"{one['measured']:.3g}" if known else "not reached",
+            "error": f"{one['error']:+.1%}" if known else MISSING,
+            "sign right": f"{one['right']:.1%}",
+            "runs": one["runs"],
+        }
+    return pd.DataFrame.from_dict(listed, orient="index")
+
+
+def of_turning_points(found: pd.DataFrame, points: pd.DataFrame) -> str:
+    """How good the forecast is, and what it costs to narrow instead of widen, in sentences.
+
+    Args:
+        found: from `trials`.
+        points: from `turning_points`.
+    """
+    known = points.dropna(subset="measured")
+    if known.empty:
+        return "No setting was tried here with decays on both sides of its turning point."
+    words = []
+    for model, some in known.groupby("model", sort=False):
+        worst = some.loc[some["error"].abs().idxmax(), "error"]
+        words.append(
+            f"{SHORT[model]} {some['error'].abs().median():.1%} (at most {abs(worst):.1%}, {len(some)} settings)"
+        )
+    right = (np.sign(found["rise"]) == np.sign(found["rise_foretold"])).mean()
+    return (
+        f"Error of the foretold decay, median: **{'; '.join(words)}**. Over all {len(found):,} matrices and decays the "
+        f"sign of the change was foretold for **{right:.1%}**."
+    )
+
+
+def at_equal_score(record: pd.DataFrame) -> str:
+    """What the held-out scores are at the least and at the largest decay that was tried, in sentences."""
+    rows = record[record["part"].isin(["plain", "decay"]) & record["score"].notna()]
+    words, equal = [], True
+    for model, some in rows.groupby("model", sort=False):
+        pace = some[(some["lr"] == some["lr"].mode()[0]) & (some["steps"] == some["steps"].mode()[0])]
+        scores = pace[pace["seed"] < FEWEST].groupby("weight_decay")["score"].mean()
+        if len(scores) > 2:
+            (first, own), (last, other) = ((scores.index[at], scores.iloc[at]) for at in (0, -1))
+            words.append(f"{SHORT[model]} {own:.3f} at {first:g} and {other:.3f} at {last:g}")
+            equal &= abs(other / own - 1) <= SAME_SCORE
+    if not words:
+        return "One decay alone was tried here."
+    return f"Held-out score without a decay and at the largest one: {'; '.join(words)}." + (
+        " So whether the weights widen or narrow says nothing of what was learned." if equal else ""
+    )

@@ -3,7 +3,7 @@
 from .f1_gaussian import agreement, f1
 from .f2_start import f2, shares_by_start
 from .f3_shapes import f3, shapes_found
-from .f4_iid import LEGS, by_control, f4, f4_over_runs, first_legs, inside_noise, leg_shares, legs
+from .f4_iid import LEGS, MAX_CORRELATION, by_control, f4, f4_over_runs, first_legs, inside_noise, leg_shares, legs
 from .f5_noise import MIN_GAIN_SHARE, built_share, f5, f5_over_runs, kept_share
 from .f6_std import GAIN_BOUND, QQ_BOUND, f6, f6_over_runs, qq_share, widening, widening_over_runs
 from .f7_depth import by_chance, f7, f7_over_runs, slopes, trends
@@ -57,6 +57,7 @@ __all__ = [
     "KL_BOUND",
     "LEGS",
     "MAX_ASYMMETRY_EXCESS",
+    "MAX_CORRELATION",
     "MAX_LOSS_RISE",
     "MAX_MEAN_RATIO",
     "METHOD_NAMES",

@@ -123,5 +123,16 @@ READINGS = (
         "margin of one point, so that no gain can be found. Seen before: every result of the first reading, and the "
         "single runs on real models that the Methods page lists.",
     ),
+    Reading(
+        "2026-11-29",
+        "be9cd02abb30",
+        "F4 looks both ways and at one width, 64 × 64, since likeness grows with width, and orthogonal, symmetric and "
+        "block-scaled matrices passed all three legs; its spectrum stands beside that of the same entries in another "
+        "order, since heavy tails alone failed it. F6 is judged at the recipe’s own weight decay by the share of "
+        "matrices with g above 0, and asks that 2 Cov(W₀, ΔW), the rise beyond that of noise, is not below 0: g "
+        "changes its sign with the decay at equal accuracy. Seen before: F4’s and F6’s results by the first rules; "
+        "F4’s bounds were fixed before any matrix had been measured by them; for F6 the g of every recorded training "
+        "was known.",
+    ),
 )
 """Every state of the rules, oldest first; the verdicts of a run are by the last."""

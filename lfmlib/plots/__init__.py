@@ -13,7 +13,7 @@ from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_
 from .house_style import COLOURS, INK, WIDTH, figure, literal, style
 from .noise import added, closing, shares, transport
 from .optimal import anatomy, by_law, pruning
-from .training import STARTS, by_parameters, collapse, curves, growth, panels, starts_legend, sweep_map
+from .training import STARTS, by_parameters, collapse, curves, growth, panels, phases, starts_legend, sweep_map
 from .weights import SHAPES, depth_role_map, gaussian, histogram, label_map, map_height, ranges, score_plane, strip
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "local_scales",
     "map_height",
     "panels",
+    "phases",
     "power",
     "pruning",
     "ranges",

@@ -168,3 +168,23 @@ def by_parameters(ax: Axes, rows: pd.DataFrame) -> Axes:
     ax.set(xscale="log", xlabel="trained parameters", ylabel="test accuracy in per cent")
     ax.tick_params(which="minor", color=INK)
     return ax
+
+
+def phases(ax: Axes, rows: pd.DataFrame) -> Axes:
+    """What decay takes of the variance against what the path gives, one mark per matrix, by what was measured.
+
+    Args:
+        ax: where to draw.
+        rows: ``taken`` and ``given``, in Var W₀; ``rise``, the measured change of the variance; ``name`` of the model.
+    """
+    some = rows[(rows["taken"] > 0) & (rows["given"] > 0)]
+    markers = dict(zip(some["name"].unique(), "o^s", strict=False))
+    for (name, wider), points in some.groupby(["name", some["rise"] > 0], sort=False):
+        look = {"color": COLOURS["data" if wider else "model"], "marker": markers[name], "ms": 2.5, "alpha": 0.5}
+        word = "widened" if wider else "narrowed"
+        ax.plot(points["taken"], points["given"], ls="", label=f"{name}, {word}", **look)
+    ends = [some[["taken", "given"]].min().min(), some[["taken", "given"]].max().max()]
+    ax.plot(ends, ends, color=INK, lw=1.2, label="foretold")
+    ax.set(xscale="log", yscale="log", xlabel="taken by decay / Var W₀", ylabel="given by the path / Var W₀")
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, markerscale=2)
+    return ax

@@ -15,7 +15,7 @@ DEPARTURES = {
     "spikes": "directions each of which, alone, would have its singular value 5 % beyond the edge: how many",
     "rank three": "three directions added: the share of the variance they carry",
     "orthogonal": "a matrix added whose rows, or columns, are orthogonal: the share of the variance it carries",
-    "symmetric": "entries of the leading square alike across its diagonal: their correlation",
+    "symmetric": "entries alike across the diagonal, which is asked of square matrices alone: their correlation",
 }
 """Departures from independent, identical Gaussian entries that `matrix` plants, and what their size means."""
 

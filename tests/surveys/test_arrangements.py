@@ -110,11 +110,43 @@ def test_each_leg_fails_what_it_is_about():
     passed = findings.legs(table()).join(table()[["tensor", "control"]])
     plain = passed[passed["control"] == "none"].set_index("tensor")[[*findings.LEGS, "all"]]
     assert plain.loc["layers.0.q.weight"].all()
-    assert not plain.loc["layers.0.up.weight", "identity"] and not plain.loc["layers.0.up.weight", "spectrum"]
+    assert not plain.loc["layers.0.up.weight", "identity"]
     assert not plain.loc["layers.1.q.weight", ["independence", "spectrum", "all"]].any()
     assert passed.loc[passed["control"] == "permuted", "independence"].all()
     rescaled = passed[(passed["control"] == "rescaled") & (passed["tensor"] == "layers.0.up.weight")]
     assert rescaled["all"].all()  # nothing but its scales was unlike noise
+
+
+FAILS = {
+    ("noise", 0.0): (),
+    ("Laplace", 0.0): (),
+    ("t3", 0.0): (),
+    ("sparse", 0.9): (),
+    ("orthogonal", 1.0): ("independence",),
+    ("symmetric", 1.0): ("independence",),
+    ("neighbours", 0.1): ("independence",),
+    ("blocks", 0.5): ("identity",),
+    ("row scales", 0.5): ("identity",),
+    ("rank three", 0.2): ("independence", "spectrum"),
+}
+"""Departure and size → the legs that fail of it, at least; what fails none passes all three."""
+
+
+@pytest.mark.parametrize("planted", FAILS, ids=lambda planted: f"{planted[0]} {planted[1]:g}")
+def test_made_matrices_are_called_right_in_nineteen_of_twenty_draws(planted):
+    right = 0
+    for seed in range(20):
+        w = made_matrices.matrix(*planted, (128, 128), np.random.default_rng([4, seed]))
+        found = lfmlib.arrangement({"w": w}, controls="permuted", progress=False, seed=seed)
+        passed = findings.legs(found[found["control"] == "none"]).iloc[0]
+        right += not passed[list(FAILS[planted])].any() if FAILS[planted] else bool(passed["all"])
+    assert right >= 19
+
+
+def test_what_passed_the_first_rule():
+    for departure, size in (("orthogonal", 1.0), ("symmetric", 1.0)):
+        w = made_matrices.matrix(departure, size, (128, 128), np.random.default_rng(0))
+        assert findings.first_legs(lfmlib.arrangement({"w": w}, controls=None, progress=False))["all"].all()
 
 
 def test_forty_percent_in_rank_three_fails():
@@ -149,14 +181,16 @@ def test_a_model_without_a_judged_matrix_is_not_judged():
 
 
 def test_trained_models_are_judged_over_their_runs():
+    rest = {"identity": 1.0, "spectrum": 0.0, "all": 0.0} | dict.fromkeys(findings.f4_iid.EFFECTS, 0.0)
+    first = {f"first_{leg}": 0.0 for leg in (*findings.LEGS, "all")}
     rows = [
-        {"seed": seed, "step": step, "steps": 9, "control": kind, "independence": a, "identity": 1.0, "spectrum": 0.0}
-        | {"all": 0.0}
+        {"seed": seed, "step": step, "steps": 9, "control": kind, "independence": a} | rest | first
         for seed in range(5)
         for step, kind, a in ((0, "none", 1.0), (9, "none", 0.5 + 0.14 * seed), (9, "permuted", 1.0))
     ]
     found = findings.f4_over_runs(pd.DataFrame(rows), "lab", {})
-    assert found.value == 1.0 and found.interval == (1.0, 2.0) and found.verdict == "partly"
+    assert found.value == 1.0 and found.interval == (1.0, 2.0)
+    assert (found.verdict, found.first_verdict) == ("partly", "contradicted")
     with pytest.raises(ValueError, match="at least two runs"):
         findings.f4_over_runs(pd.DataFrame(rows[:3]), "lab", {})
 
@@ -166,7 +200,7 @@ def test_minilm_is_no_noise_and_its_pooler_is():
     judged = findings.judged(lfmlib.open_checkpoint("minilm"))
     found = lfmlib.arrangement(judged, controls=["permuted", "fresh"], progress=False)
     shares = {name: findings.leg_shares(rows) for name, rows in found.groupby("control")}
-    assert shares["none"]["independence"] < 0.1 and shares["none"]["spectrum"] == 0.0
+    assert shares["none"]["independence"] < 0.2 and shares["none"]["spectrum"] < 0.05
     assert 0.5 < shares["none"]["identity"] < 0.8
     assert shares["fresh"]["all"] == 1.0 and shares["permuted"]["independence"] == 1.0
     pooler = found[found["role"] == "pooler"]
