@@ -223,7 +223,8 @@ def test_nothing_is_supported_where_its_control_is(id_, value, null):
 def test_no_rule_changes_without_an_entry():
     """Who changes a rule writes an entry: its date, its argument, what had been seen, and the hash of the rules."""
     assert findings.READINGS[-1].rules == findings.digest()
-    assert [one.date for one in findings.READINGS] == sorted({one.date for one in findings.READINGS})
+    assert [one.date for one in findings.READINGS] == sorted(one.date for one in findings.READINGS)
+    assert len({one.rules for one in findings.READINGS}) == len(findings.READINGS)
     known = {f"{module}.{name}": value for module, name, value in rules.constants()}
     assert known["shares.KL_BOUND"] == "0.02" and known["runs.MARGIN_POINTS"] == "1.0"
     assert known["f12_law.MIN_DAMAGE"] == "0.01" and known["f7_depth.MIN_LAYERS"] == "6"
