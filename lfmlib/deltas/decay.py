@@ -27,7 +27,7 @@ def widened(kept, moved, along):
 
     Examples:
         >>> from lfmlib.deltas.decay import widened
-        >>> round(widened(0.99, moved=0.2, along=0.0), 3)
+        >>> float(round(widened(0.99, moved=0.2, along=0.0), 3))
         0.02
     """
     kept = np.asarray(kept, dtype=float)
@@ -39,7 +39,7 @@ def foretold_gain(kept, moved, along):
 
     Examples:
         >>> from lfmlib.deltas.decay import foretold_gain
-        >>> float(foretold_gain(1.0, moved=0.2, along=0.0))  # no decay, a path unrelated to W₀
+        >>> float(round(foretold_gain(1.0, moved=0.2, along=0.0), 3))  # no decay, a path unrelated to W₀
         1.0
     """
     kept = np.asarray(kept, dtype=float)
