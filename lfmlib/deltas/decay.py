@@ -14,10 +14,11 @@ them. That the gradient does not answer to the shrinking is assumed; where it do
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import optimize
 
 
-def widened(kept, moved, along):
+def widened(kept: ArrayLike, moved: ArrayLike, along: ArrayLike) -> np.ndarray:
     """Var W / Var W₀ - 1 after a training with weight decay.
 
     Args:
@@ -25,30 +26,41 @@ def widened(kept, moved, along):
         moved: m = std(ΔW) / std(W₀) of the same training without decay.
         along: c = Cov(ΔW, W₀) / Var W₀ of it.
 
+    Returns:
+        An array of their common shape.
+
     Examples:
         >>> from lfmlib.deltas.decay import widened
         >>> float(round(widened(0.99, moved=0.2, along=0.0), 3))
         0.02
     """
-    kept = np.asarray(kept, dtype=float)
-    return kept**2 + kept * moved**2 + 2 * kept**1.5 * along - 1
+    p, m, c = (np.asarray(one, dtype=float) for one in (kept, moved, along))
+    return p**2 + p * m**2 + 2 * p**1.5 * c - 1
 
 
-def foretold_gain(kept, moved, along):
-    """g = (Var W - Var W₀) / Var ΔW after a training with weight decay; arguments as of `widened`.
+def foretold_gain(kept: ArrayLike, moved: ArrayLike, along: ArrayLike) -> np.ndarray:
+    """g = (Var W - Var W₀) / Var ΔW after a training with weight decay.
+
+    Args:
+        kept, moved, along: as for `widened`.
+
+    Returns:
+        An array of their common shape.
 
     Examples:
         >>> from lfmlib.deltas.decay import foretold_gain
         >>> float(round(foretold_gain(1.0, moved=0.2, along=0.0), 3))  # no decay, a path unrelated to W₀
         1.0
     """
-    kept = np.asarray(kept, dtype=float)
-    added = (1 - kept) ** 2 + kept * moved**2 - 2 * (1 - kept) * kept**0.5 * along
-    return widened(kept, moved, along) / added
+    p, m, c = (np.asarray(one, dtype=float) for one in (kept, moved, along))
+    return widened(p, m, c) / ((1 - p) ** 2 + p * m**2 - 2 * (1 - p) * p**0.5 * c)
 
 
 def turning_point(moved: float, along: float) -> float:
     """The share of W₀ that decay must leave for the weights to keep their spread; NaN where they narrow anyway.
+
+    Args:
+        moved, along: as for `widened`.
 
     Examples:
         >>> from lfmlib.deltas.decay import turning_point
@@ -57,6 +69,4 @@ def turning_point(moved: float, along: float) -> float:
     """
     if moved**2 + 2 * along <= 0:
         return float("nan")
-    if along < 0 and widened(1e-6, moved, along) >= 0:  # wider than W₀ even where nothing of it is left
-        return 0.0
-    return float(optimize.brentq(lambda kept: widened(kept, moved, along), 1e-6, 1.0 - 1e-12))
+    return float(optimize.brentq(lambda kept: float(widened(kept, moved, along)), 0.0, 1.0))

@@ -79,7 +79,9 @@ def run(cell: dict) -> list[dict]:
 
 
 def _outside(found: pd.DataFrame, name: str) -> pd.Series:
-    return ~found[name].between(found[f"{name}_null_low"], found[f"{name}_null_high"]) & found[name].notna()
+    if f"{name}_null_low" not in found:  # there is no transpose
+        return pd.Series(False, index=found.index)
+    return ~found[name].between(found[f"{name}_null_low"], found[f"{name}_null_high"])
 
 
 def _cells() -> Iterator[dict]:
