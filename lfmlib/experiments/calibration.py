@@ -79,9 +79,7 @@ def run(cell: dict) -> list[dict]:
 
 
 def _outside(found: pd.DataFrame, name: str) -> pd.Series:
-    if f"{name}_null_low" not in found:  # there is no transpose
-        return pd.Series(False, index=found.index)
-    return ~found[name].between(found[f"{name}_null_low"], found[f"{name}_null_high"])
+    return ~found[name].between(found[f"{name}_null_low"], found[f"{name}_null_high"]) & found[name].notna()
 
 
 def _cells() -> Iterator[dict]:

@@ -119,7 +119,11 @@ def figures(matrix) -> dict[str, float]:
     row |= {
         column: getattr(values, name) for name, column in (SPECTRAL | {"beyond_variance": "beyond_variance"}).items()
     }
-    bands = dict(entries.null) | {column: values.null[name] for name, column in SPECTRAL.items()}
+    bands = (
+        dict.fromkeys(WHOLE, (np.nan, np.nan))
+        | dict(entries.null)
+        | {column: values.null[name] for name, column in SPECTRAL.items()}
+    )
     r, c = entries.shape
     half = threshold(r, c) ** 2 / (2 * r * c)
     bands |= {"beyond_variance": values.null["beyond_variance"], "beyond_excess": (-half, half)}
