@@ -63,3 +63,26 @@ def before_after(record: pd.DataFrame, columns: dict[str, str], percent: bool = 
         for heading, column in columns.items()
     }
     return table(runs(where(record, control="none")), words)
+
+
+def at_other_bounds(weights: pd.DataFrame) -> pd.DataFrame:
+    """The share of parameters that would pass independence, by rows and columns, and identity, at other bounds.
+
+    Args:
+        weights: rows of `lfmlib.arrangement`, without controls.
+    """
+    alike = weights[["row_alike_64", "col_alike_64"]].sub(1).abs().max(axis=1) / (WIDTH - 1)
+    unequal = weights[["unequal", "block_excess"]].max(axis=1)
+    shares = {f"correlation ≤ {b}": findings.share(weights, alike <= b**2) for b in (0.03, 0.05, 0.07, 0.1)}
+    shares |= {f"unequal ≤ {b:.0%}": findings.share(weights, unequal <= b) for b in (0.02, 0.05, 0.1)}
+    return pd.DataFrame({"parameters": shares})
+
+
+def passing(weights: pd.DataFrame) -> str:
+    """The share of parameters that passes the spectrum's leg, by the rule and against noise alone, in a sentence.
+
+    Args:
+        weights: rows of `lfmlib.arrangement`, without controls.
+    """
+    own, alone = (findings.leg_shares(weights, rule)["spectrum"] for rule in (findings.legs, findings.first_legs))
+    return f"The rule takes that off: {own:.1%} of the parameters pass, and {alone:.1%} against noise alone."

@@ -67,6 +67,6 @@ def turning_point(moved: float, along: float) -> float:
         >>> round(1 - turning_point(moved=0.2, along=0.0), 3)  # about m² / 2
         0.02
     """
-    if moved**2 + 2 * along <= 0:
+    if not widened(1.0, moved, along) > 1e-12:  # NaN too
         return float("nan")
     return float(optimize.brentq(lambda kept: float(widened(kept, moved, along)), 0.0, 1.0))

@@ -18,7 +18,7 @@ QQ_BOUND = 0.99
 GAIN_BOUND = 0.5
 """F6, first rule: least median of g = (Var W - Var W₀) / Var ΔW, for which independent noise gives 1."""
 Z = 1.96
-"""Standard errors that the mean of g may be below 1, its value for noise, where there is but one pair."""
+"""Standard errors that the mean covariance may be below 0, its value for noise, where there is but one pair."""
 
 
 def qq_share(table: pd.DataFrame) -> float:
@@ -41,14 +41,18 @@ def widening(rows: pd.DataFrame, prefix: str = "") -> dict[str, float]:
 
     Returns:
         rises, the share of parameters in matrices whose std rises; matrices, the share of the matrices; gain_median and
-        gain_mean, the median and mean of g over them.
+        gain_mean, the median and mean of g over them; covariance, the mean of 2 Cov(W₀, ΔW) / Var W₀, NaN without
+        ``std_base``.
     """
     gain = rows[f"{prefix}gain"]
+    size = rows["std_delta"] / rows["std_base"] if "std_base" in rows else math.nan
+    covariance = ((gain - 1) * size**2).where(rows["std_delta"] > 0, 0.0)  # of a ΔW that is zero there is no g
     return {
         "rises": share(rows, rows[f"{prefix}std_gain"] > 0),
         "matrices": float((gain > 0).mean()),
         "gain_median": float(gain.median()),
         "gain_mean": float(gain.mean()),
+        "covariance": float(covariance.mean()),
     }
 
 
@@ -80,12 +84,14 @@ def f6(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     body = eligible(table)
     if body.empty:
         return Finding.of("F6", model, provenance, {"reason": TOO_SMALL})
+    if not (body.loc[body["control"] == "none", "std_delta"] > 0).any():
+        return Finding.of("F6", model, provenance, {"reason": "ΔW is exactly zero in every judged matrix."})
     each = {kind: body[body["control"] == kind] for kind in ("none", "noise")}
     own, noise = (widening(rows) for rows in each.values())
     parts = {"mean g": f"{own['gain_mean']:.2f}", "median": f"{own['gain_median']:.2f}"}
     details = own | {"parts": parts, "noise": noise, "matrices": len(each["none"])}
     verdict, control = (
-        _verdict(one["matrices"], one["gain_mean"] >= 1 - Z * _scatter(rows))
+        _verdict(one["matrices"], one["covariance"] >= -Z * _scatter(rows))
         for one, rows in zip((own, noise), each.values(), strict=True)
     )
     first = _verdict(own["rises"], _wide(own, own["gain_mean"]), rule=FIRST_RULES["F6"])
@@ -94,8 +100,8 @@ def f6(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
 
 
 def _scatter(rows: pd.DataFrame) -> float:
-    """Standard error of the mean of g where ΔW is noise: that of a matrix is 2 (std(W₀) / std(ΔW)) / √n."""
-    each = 2 * rows["std_base"] / rows["std_delta"] / rows["numel"] ** 0.5
+    """Standard error of the mean of 2 Cov(W₀, ΔW) / Var W₀ where ΔW is noise: 2 std(ΔW) / (std(W₀) √n) of a matrix."""
+    each = 2 * rows["std_delta"] / rows["std_base"] / rows["numel"] ** 0.5
     return float((each**2).sum() ** 0.5 / len(each))
 
 
@@ -121,7 +127,7 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     own = rows[rows["weight_decay"] == rows["weight_decay"].max()]
     counted, noise = widening_over_runs(own), widening_over_runs(own, "noise_")
     verdict, control = (
-        _verdict(one["mean"]["matrices"], one["high"]["gain_mean"] >= 1, _limits(one)) for one in (counted, noise)
+        _verdict(one["mean"]["matrices"], one["high"]["covariance"] >= 0, _limits(one)) for one in (counted, noise)
     )
     means = [f"{one['mean']['gain_mean']:.2f}" for one in found.values()]
     earlier = {name: _first_over_runs(one) for name, one in found.items()}

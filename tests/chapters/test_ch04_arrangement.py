@@ -21,9 +21,9 @@ def test_the_record_is_whole(record):
 
 
 def test_starts_and_fresh_noise_pass(record):
-    """The spectrum's leg fails one noise matrix in a hundred, so a model's share can be a little below one."""
+    """Small matrices are judged by 97.5 % points of noise, so a model's share can be a little below one."""
     noise = record[(record["step"] == 0) | (record["control"] == "fresh")]
-    assert (noise[["independence", "identity"]] == 1.0).all().all()
+    assert (noise["identity"] == 1.0).all() and (noise[["independence", "spectrum"]].mean() > 0.98).all()
     assert noise["all"].mean() > 0.97
 
 
@@ -44,3 +44,15 @@ def test_before_and_after_in_words():
     assert table.loc["lab ViT, wide start", "spectrum"] == "100 → 25 [25, 25]"
     table = ch04_arrangement.before_after(pd.DataFrame(rows), {"spectrum": "spectrum"})
     assert table.loc["lab ViT, wide start", "spectrum"] == "1.00 → 0.25 [0.25, 0.25]"
+
+
+def test_shares_at_other_bounds():
+    figures = {
+        "row_alike_64": [1.0, 1.3],
+        "col_alike_64": [1.1, 1.0],
+        "unequal": [0.03, 0.2],
+        "block_excess": [0.0, 0.0],
+    }
+    table = ch04_arrangement.at_other_bounds(pd.DataFrame(figures).assign(numel=[3, 1]))
+    assert table.loc["correlation ≤ 0.03", "parameters"] == 0 and table.loc["correlation ≤ 0.05", "parameters"] == 0.75
+    assert table.loc["unequal ≤ 2%", "parameters"] == 0 and table.loc["unequal ≤ 10%", "parameters"] == 0.75

@@ -53,7 +53,10 @@ def test_the_turning_point_is_where_the_spread_stays():
     assert after.var() / before.var() == pytest.approx(1, abs=0.01)
     assert math.isnan(turning_point(0.1, -0.2))  # narrows without any decay
     assert 1 - turning_point(1e-3, 0.0) == pytest.approx(0.5e-6, rel=1e-3)
-    assert turning_point(2.0, -0.1) < 1  # wide paths
+    for moved, along in ((2.0, -0.1), (1000.0, 0.0), (1000.0, 1000.0)):
+        assert 0 < turning_point(moved, along) < 1
+    for moved, along in ((0.0, 0.0), (1e-8, 0.0), (math.nan, 0.0)):  # ΔW is zero, or as good as
+        assert math.isnan(turning_point(moved, along))
 
 
 @pytest.mark.parametrize(("optimizer", "decay"), [("adamw", 0.1), ("sgd", 1e-3)])
@@ -87,11 +90,11 @@ def rows(gain_at: dict[float, float], size: float = 0.02, seeds: int = 3) -> pd.
 def test_measured_turning_points_lie_between_the_decays_around_them():
     found = ch06_decay.trials(rows({0.0: 1.0, 0.01: 0.5, 0.03: -0.5, 0.1: -4.0}))
     (point,) = ch06_decay.turning_points(found).to_dict("records")
-    assert point["measured"] == pytest.approx(0.02) and point["runs"] == 3
+    assert 0.01 < point["measured"] < 0.03 and point["runs"] == 3
     spent = -math.log(left_by_decay(ch06_decay._config(found.iloc[0].to_dict()))) / found.iloc[0]["weight_decay"]
     assert point["foretold"] == pytest.approx(-math.log(turning_point(0.02, 0.0)) / spent)
     words = ch06_decay.table_of_turning_points(ch06_decay.turning_points(found))
-    assert words.index[0] == "MiniLM, AdamW 0.0002, 80 steps" and words["measured"].iloc[0] == "0.02"
+    assert words.index[0] == "MiniLM, AdamW 0.0002, 80 steps" and words["measured"].iloc[0].startswith("0.0")
 
 
 def test_where_no_sign_changes_nothing_is_measured():
@@ -103,6 +106,8 @@ def test_where_no_sign_changes_nothing_is_measured():
 
 def test_scores_are_called_equal_only_where_they_are():
     made = rows({0.0: 1.0, 0.01: 0.5, 0.03: -0.5})
-    assert "says nothing of what was learned" in ch06_decay.at_equal_score(made)
+    assert "At equal score" in ch06_decay.at_equal_score(made)
     made.loc[made["weight_decay"] == 0.03, "score"] = 0.4
-    assert "says nothing" not in ch06_decay.at_equal_score(made) and "0.400 at 0.03" in ch06_decay.at_equal_score(made)
+    assert "At equal score" not in ch06_decay.at_equal_score(made) and "0.400 at 0.03" in ch06_decay.at_equal_score(
+        made
+    )

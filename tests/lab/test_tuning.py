@@ -261,6 +261,20 @@ def test_f6_is_judged_at_the_recipes_own_decay_and_the_first_rule_at_both():
         findings.f6_over_runs(rows[rows["weight_decay"] == 0], "x", {})
 
 
+def test_f6_of_a_pair_goes_by_covariances_that_one_matrix_does_not_decide():
+    """Eleven matrices shrink by 2 % and get noise; a twelfth is untouched, or hardly, and has a g without bounds."""
+    rng = np.random.default_rng(0)
+    base = {f"layers.{i}.mlp.up_proj.weight": torch.tensor(0.1 * rng.standard_normal((96, 128))) for i in range(12)}
+    tuned_ = {name: 0.98 * w + 0.03 * torch.tensor(rng.standard_normal(w.shape)) for name, w in base.items()}
+    last = "layers.11.mlp.up_proj.weight"
+    for twelfth in (tuned_[last], base[last], 1.001 * base[last]):
+        table = lfmlib.compare(base, tuned_ | {last: twelfth}, controls=("noise",), progress=False)
+        found = findings.f6(table, "made", {})
+        assert found.verdict == "partly" and found.control_verdict == "supported"
+    same = findings.f6(lfmlib.compare(base, base, controls=("noise",), progress=False), "made", {})
+    assert same.value is None and "exactly zero" in same.details["reason"]
+
+
 def test_f6_is_undecided_where_runs_disagree():
     """A share of 84 % with seeds that differ widely; where the covariance is below 0, 80 % is out of reach."""
     rows = made(0.1, 1.2)
