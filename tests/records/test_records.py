@@ -437,7 +437,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(register, tmp_path, monkeypatch,
         workers = children(process.pid)
         assert len(workers) >= 2
         os.killpg(process.pid, stop) if stop == signal.SIGINT else process.kill()
-        told = process.communicate(timeout=20)[1]
+        told = process.communicate(timeout=120)[1]
     finally:
         process.kill()
     if stop == signal.SIGINT:
