@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from scipy import stats
 
-from ..experiments.calibration import ALIKE, COUNTS, EDGE, TESTS
+from ..experiments.calibration import COUNTS, EDGE, INDEPENDENT, TESTS
 from ..structure import made_matrices
 
 
@@ -71,7 +71,7 @@ def page(record: pd.DataFrame) -> str:
         "",
         "## Independent and identical, but not Gaussian",
         "",
-        *_shares(power(record, 384, 384), ["noise", *ALIKE]),
+        *_shares(power(record, 384, 384), ["noise", *INDEPENDENT]),
         "",
         "## Power",
     ]

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from ..deltas.decay import foretold_gain, turning_point, widened
+from ..deltas.decay import turning_point, widened
 from ..lab.train import Config, left_by_decay
 from .names import SHORT
 from .sentences import MISSING
@@ -23,7 +23,7 @@ GRID = 2001
 """Decays between none and the largest tried at which the law is looked at for its turning point."""
 NEAR = 2.0
 """Ratio of what the path gives to what decay takes, either way, up to which a forecast counts as a close call."""
-FEWEST = 3
+SEEDS = 3
 """Seeds with which every decay was tried."""
 SAME_SCORE = 0.02
 """Relative difference up to which two mean scores are called equal."""
@@ -34,9 +34,8 @@ def trials(record: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns: `SETTING`, seed, weight_decay, role, depth; ``kept``, the share of W₀ that decay leaves; ``moved`` and
-        ``along``, m and c of `lfmlib.deltas.decay`, from the training without; ``gain`` and ``rise``, the measured g
-        and Var W / Var W₀ - 1; ``gain_foretold`` and ``rise_foretold``, of which decay has ``taken`` one part, and the
-        path ``given`` the other; ``name`` of the model in print.
+        ``along``, m and c of `lfmlib.deltas.decay`, from the training without; ``rise``, Var W / Var W₀ - 1 as
+        measured; ``rise_foretold``, what the path has ``given`` less what decay has ``taken``; ``name`` of the model.
     """
     rows = record[record["part"].isin(["plain", "decay"])].dropna(subset="corr")
     named = rows["optimizer"].fillna("adamw") if "optimizer" in rows else "adamw"
@@ -45,15 +44,13 @@ def trials(record: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(moved=size, along=rows["corr"] * size, rise=rows["gain"] * size**2)
     own, place = [*SETTING, "seed"], ["role", "depth"]
     without = rows[rows["weight_decay"] == 0].set_index([*own, *place])[["moved", "along"]]
-    decayed = rows.loc[rows["weight_decay"] > 0, [*own, *place, "weight_decay", "gain", "rise"]]
+    decayed = rows.loc[rows["weight_decay"] > 0, [*own, *place, "weight_decay", "rise"]]
     found = decayed.join(without, on=[*own, *place], how="inner")
     settings = found[[*SETTING, "weight_decay"]].drop_duplicates()
     kept = settings.assign(kept=[left_by_decay(_config(one)) for one in settings.to_dict("records")])
     found = found.merge(kept, on=[*SETTING, "weight_decay"])
-    path = found["kept"], found["moved"], found["along"]
-    foretold = widened(*path)
-    found = found.assign(gain_foretold=foretold_gain(*path), rise_foretold=foretold, taken=1 - found["kept"] ** 2)
-    return found.assign(given=foretold + found["taken"], name=found["model"].map(SHORT))
+    foretold, taken = widened(found["kept"], found["moved"], found["along"]), 1 - found["kept"] ** 2
+    return found.assign(rise_foretold=foretold, taken=taken, given=foretold + taken, name=found["model"].map(SHORT))
 
 
 def _config(setting: dict) -> Config:
@@ -89,9 +86,13 @@ def _turning_point(rows: pd.DataFrame) -> dict:
     below = np.flatnonzero(law + np.interp(decays, tried, off) <= 0)
     measured = float(decays[below[0]]) if len(below) and below[0] else math.nan
     foretold = float(np.median(-np.log(kept) / spent))
-    right = (np.sign(rows["rise"]) == np.sign(rows["rise_foretold"])).mean()
     about = {name: one[name] for name in SETTING} | {"runs": rows["seed"].nunique()}
-    return about | {"foretold": foretold, "measured": measured, "error": foretold / measured - 1, "right": float(right)}
+    return about | {"foretold": foretold, "measured": measured, "error": foretold / measured - 1, "right": _right(rows)}
+
+
+def _right(rows: pd.DataFrame) -> float:
+    """Share of matrices and decays for which the sign of the rise was foretold."""
+    return float((np.sign(rows["rise"]) == np.sign(rows["rise_foretold"])).mean())
 
 
 def table_of_turning_points(points: pd.DataFrame) -> pd.DataFrame:
@@ -111,7 +112,7 @@ def table_of_turning_points(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_turning_points(found: pd.DataFrame, points: pd.DataFrame) -> str:
-    """How good the forecast is, and what it costs to narrow instead of widen, in sentences.
+    """How good the forecast is, in sentences.
 
     Args:
         found: from `trials`.
@@ -126,13 +127,11 @@ def of_turning_points(found: pd.DataFrame, points: pd.DataFrame) -> str:
         words.append(
             f"{SHORT[model]} {some['error'].abs().median():.1%} (at most {abs(worst):.1%}, {len(some)} settings)"
         )
-    right = (np.sign(found["rise"]) == np.sign(found["rise_foretold"])).mean()
     close = found[found["given"].between(found["taken"] / NEAR, found["taken"] * NEAR)]
-    near = (np.sign(close["rise"]) == np.sign(close["rise_foretold"])).mean()
     return (
         f"Error of the foretold decay, median: **{'; '.join(words)}**. Over all {len(found):,} matrices and decays the "
-        f"sign of the change was foretold for **{right:.1%}**; of the {len(close):,} where the path gives within a "
-        f"factor of {NEAR:g} of what decay takes, for {near:.1%}."
+        f"sign of the change was foretold for **{_right(found):.1%}**; of the {len(close):,} where the path gives "
+        f"within a factor of {NEAR:g} of what decay takes, for {_right(close):.1%}."
     )
 
 
@@ -142,7 +141,7 @@ def at_equal_score(record: pd.DataFrame) -> str:
     words, equal = [], True
     for model, some in rows.groupby("model", sort=False):
         pace = some[(some["lr"] == some["lr"].mode()[0]) & (some["steps"] == some["steps"].mode()[0])]
-        scores = pace[pace["seed"] < FEWEST].groupby("weight_decay")["score"].mean()
+        scores = pace[pace["seed"] < SEEDS].groupby("weight_decay")["score"].mean()
         if len(scores) > 2:
             (first, own), (last, other) = ((scores.index[at], scores.iloc[at]) for at in (0, -1))
             words.append(f"{SHORT[model]} {own:.3f} at {first:g} and {other:.3f} at {last:g}")

@@ -85,11 +85,11 @@ def not_passing(record: pd.DataFrame) -> str:
     for model, name in SHORT.items():
         for way, rows in unjudged(record, model):
             own = findings.widening_over_runs(rows)
-            rises, g = own.loc["matrices", "mean"], own.loc["gain_mean", "mean"]
+            rises, g = own.loc["widened", "mean"], own.loc["gain_mean", "mean"]
             if rises < findings.SUPPORTED_SHARE or own.loc["covariance", "high"] < 0:
                 words.append(f"{name}, {way} ({rises:.0%} rise, mean g {g:.2f})")
         if len(rows := plain(record, model)):
-            noise.append(findings.widening_over_runs(rows, "noise_").loc["matrices", "mean"])
+            noise.append(findings.widening_over_runs(rows, "noise_").loc["widened", "mean"])
     return (
         f"The verdicts are on full fine-tuning only. Judged alike, these would not be *supported*: "
         f"**{'; '.join(words) or 'none'}**. Noise of the same size would be ({min(noise):.0%} rise)."

@@ -35,7 +35,7 @@ STRENGTHS = {
     "symmetric": (0.05, 0.1, 0.2, 1.0),
 }
 """Sizes of the planted departures (see `lfmlib.structure.made_matrices.DEPARTURES`)."""
-ALIKE = {"Laplace": 0.0, "t3": 0.0, "sparse": 0.9, "outliers": 1e-4}
+INDEPENDENT = {"Laplace": 0.0, "t3": 0.0, "sparse": 0.9, "outliers": 1e-4}
 """Laws of independent, identical entries that are not Gaussian, and their sizes."""
 TESTS = (*FIGURES, *FURTHER, "block_excess", "mp_ks", "top_ratio", "stable_rank", "effective_rank")
 """Figures with a two-sided null at 95 %; `transpose_corr` is known of square matrices alone."""
@@ -92,7 +92,7 @@ def _cells() -> Iterator[dict]:
     for shape in SHAPES:
         for dtype in DTYPES:
             yield from cells("noise", 0.0, shape, dtype, seeds=4)
-    for departure, size in ALIKE.items():
+    for departure, size in INDEPENDENT.items():
         for shape in ((96, 256), (384, 384)):
             yield from cells(departure, size, shape)
     for departure, sizes in STRENGTHS.items():

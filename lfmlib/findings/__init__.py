@@ -5,7 +5,7 @@ from .f2_start import f2, shares_by_start
 from .f3_shapes import f3, shapes_found
 from .f4_iid import LEGS, MAX_CORRELATION, by_control, f4, f4_over_runs, first_legs, inside_noise, leg_shares, legs
 from .f5_noise import MIN_GAIN_SHARE, built_share, f5, f5_over_runs, kept_share
-from .f6_std import GAIN_BOUND, QQ_BOUND, f6, f6_over_runs, qq_share, widening, widening_over_runs
+from .f6_std import QQ_BOUND, f6, f6_over_runs, qq_share, widening, widening_over_runs
 from .f7_depth import by_chance, f7, f7_over_runs, slopes, trends
 from .f8_radius import f8, f8_judged, f8_over_runs, geometric_mean, log_ratios
 from .f9_f10_centre import MAX_ASYMMETRY_EXCESS, MAX_MEAN_RATIO, f9, f9_f10_over_runs, f10, symmetric, zero_mean
@@ -53,7 +53,6 @@ __all__ = [
     "CHAPTERS",
     "CLAIMED_LAW",
     "FIRST_RULES",
-    "GAIN_BOUND",
     "KL_BOUND",
     "LEGS",
     "MAX_ASYMMETRY_EXCESS",

@@ -34,7 +34,7 @@ FIRST_MAX_ALIKE = 1.25
 
 
 def legs(table: pd.DataFrame) -> pd.DataFrame:
-    """Which matrices pass each leg; a bound within the central 95 % of noise is replaced by the end of that.
+    """Which matrices pass each leg; a bound that lies inside the null of its figure is replaced by the end of that.
 
     Args:
         table: rows of `lfmlib.arrangement`. Without its control "permuted" the spectrum is held against noise alone.

@@ -40,7 +40,7 @@ def widening(rows: pd.DataFrame, prefix: str = "") -> dict[str, float]:
         prefix: "noise_" for the figures of norm-matched noise.
 
     Returns:
-        rises, the share of parameters in matrices whose std rises; matrices, the share of the matrices; gain_median and
+        rises, the share of parameters in matrices whose std rises; widened, the share of the matrices; gain_median and
         gain_mean, the median and mean of g over them; covariance, the mean of 2 Cov(W₀, ΔW) / Var W₀, NaN without
         ``std_base``.
     """
@@ -49,7 +49,7 @@ def widening(rows: pd.DataFrame, prefix: str = "") -> dict[str, float]:
     covariance = ((gain - 1) * size**2).where(rows["std_delta"] > 0, 0.0)  # of a ΔW that is zero there is no g
     return {
         "rises": share(rows, rows[f"{prefix}std_gain"] > 0),
-        "matrices": float((gain > 0).mean()),
+        "widened": float((gain > 0).mean()),
         "gain_median": float(gain.median()),
         "gain_mean": float(gain.mean()),
         "covariance": float(covariance.mean()),
@@ -68,7 +68,7 @@ def widening_over_runs(rows: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
     """
     each = pd.DataFrame([widening(some, prefix) for _, some in rows.groupby("seed")])
     found = pd.DataFrame({name: over_runs(each[name]) for name in each}, index=["mean", "low", "high"]).T
-    shares = ["rises", "matrices"]
+    shares = ["rises", "widened"]
     found.loc[shares] = found.loc[shares].clip(0, 1)
     return found.assign(runs=len(each))
 
@@ -91,12 +91,12 @@ def f6(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     parts = {"mean g": f"{own['gain_mean']:.2f}", "median": f"{own['gain_median']:.2f}"}
     details = own | {"parts": parts, "noise": noise, "matrices": len(each["none"])}
     verdict, control = (
-        _verdict(one["matrices"], one["covariance"] >= -Z * _scatter(rows))
+        _verdict(one["widened"], one["covariance"] >= -Z * _scatter(rows))
         for one, rows in zip((own, noise), each.values(), strict=True)
     )
     first = _verdict(own["rises"], _wide(own, own["gain_mean"]), rule=FIRST_RULES["F6"])
-    found = {"null": noise["matrices"], "verdict": verdict, "control": control, "first": first}
-    return Finding.of("F6", model, provenance, details, own["matrices"], **found)
+    found = {"null": noise["widened"], "verdict": verdict, "control": control, "first": first}
+    return Finding.of("F6", model, provenance, details, own["widened"], **found)
 
 
 def _scatter(rows: pd.DataFrame) -> float:
@@ -125,9 +125,9 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         for decay, some in rows.groupby("weight_decay")
     }
     own = rows[rows["weight_decay"] == rows["weight_decay"].max()]
-    counted, noise = widening_over_runs(own), widening_over_runs(own, "noise_")
+    counted, noise = list(found.values())[-1], widening_over_runs(own, "noise_")
     verdict, control = (
-        _verdict(one["mean"]["matrices"], one["high"]["covariance"] >= 0, _limits(one)) for one in (counted, noise)
+        _verdict(one["mean"]["widened"], one["high"]["covariance"] >= 0, _limits(one)) for one in (counted, noise)
     )
     means = [f"{one['mean']['gain_mean']:.2f}" for one in found.values()]
     earlier = {name: _first_over_runs(one) for name, one in found.items()}
@@ -135,20 +135,20 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         "parts": {f"mean g, {' / '.join(found)}": " / ".join(means)},
         "by_decay": {name: one.drop(columns="runs").T.to_dict() for name, one in found.items()},
         "first_verdicts": earlier,
-        "runs": int(counted["runs"]["matrices"]),
+        "runs": int(counted["runs"]["widened"]),
     }
     judged = {
-        "null": float(noise["mean"]["matrices"]),
+        "null": float(noise["mean"]["widened"]),
         "verdict": verdict,
         "control": control,
         "first": max(earlier.values(), key=("supported", "partly", "undecided", "contradicted").index),
     }
-    value = float(counted["mean"]["matrices"])
+    value = float(counted["mean"]["widened"])
     finding = Finding.of("F6", model, provenance, details, value, _limits(counted), **judged)
     return replace(finding, metric=f"{finding.metric}, under full fine-tuning")
 
 
-def _limits(found: pd.DataFrame, figure: str = "matrices") -> tuple[float, float]:
+def _limits(found: pd.DataFrame, figure: str = "widened") -> tuple[float, float]:
     """The interval of a share, from `widening_over_runs`."""
     return float(found["low"][figure]), float(found["high"][figure])
 

@@ -16,25 +16,22 @@ FIRST_RULES = RULES | {
         control="before training",
         metric="non-Gaussian starts from which ≥ 80 % of the parameters became Gaussian",
     ),
-    "F4": Rule(
-        "independence (correlation of neighbours at most 0.05; squared correlation between rows, and between columns, "
-        "at most 1.25 times that of noise), identity (rows and columns explain at most 5 % of the log-variance beyond "
-        "noise) and spectrum (at most 1 % of the variance beyond the edge of noise), each for at least 80 % of the "
-        "parameters: all three, for the same matrices, supported; one or two partly",
-        supported=3,
-        partly=1,
-        unit="of 3",
-        metric="legs (independence, identity, spectrum) that hold for at least 80 % of the parameters",
-        of_noise=True,
+    "F4": replace(
+        RULES["F4"],
+        text=(
+            "independence (correlation of neighbours at most 0.05; squared correlation between rows, and between "
+            "columns, at most 1.25 times that of noise), identity (rows and columns explain at most 5 % of the "
+            "log-variance beyond noise) and spectrum (at most 1 % of the variance beyond the edge of noise), each for "
+            "at least 80 % of the parameters: all three, for the same matrices, supported; one or two partly"
+        ),
     ),
-    "F6": Rule(
-        "share of parameters in matrices whose standard deviation rises: at least 80 % supported, provided that the "
-        "median of g = (Var W − Var W₀) / Var ΔW is at least 0.5 and its mean above 0 beyond the interval over runs; "
-        "at least 50 % partly; without weight decay and with the default one, the worse of the two counting",
-        supported=0.8,
-        partly=0.5,
-        unit="%",
-        control="with norm-matched noise",
+    "F6": replace(
+        RULES["F6"],
+        text=(
+            "share of parameters in matrices whose standard deviation rises: at least 80 % supported, provided that "
+            "the median of g = (Var W − Var W₀) / Var ΔW is at least 0.5 and its mean above 0 beyond the interval over "
+            "runs; at least 50 % partly; without weight decay and with the default one, the worse of the two counting"
+        ),
         metric="share of parameters in matrices whose standard deviation rises",
     ),
     "F7": replace(

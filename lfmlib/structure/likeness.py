@@ -57,14 +57,8 @@ class Alike(NamedTuple):
         return Normal(expected, math.sqrt(max(self.variance, 1e-24)))
 
 
-def mean_squared_correlations(w: np.ndarray) -> tuple[float, float]:
-    """Mean squared Pearson correlation between different rows, and between different columns."""
-    rows, columns = alike(w)
-    return rows.value, columns.value
-
-
 def alike(w: np.ndarray) -> tuple[Alike, Alike]:
-    """`mean_squared_correlations` of a matrix ``(r, c)``, with what they are on independent entries.
+    """Mean squared Pearson correlation between different rows, and columns, of a matrix ``(r, c)``.
 
     Rows and columns that are constant are left out.
 
@@ -78,7 +72,7 @@ def alike(w: np.ndarray) -> tuple[Alike, Alike]:
 
 
 def alike_at_width(w: np.ndarray, width: int = WIDTH, tiles: int = TILES) -> tuple[Alike, Alike]:
-    """`mean_squared_correlations` inside ``width`` × ``width`` submatrices, over their value on noise.
+    """`alike` inside ``width`` × ``width`` submatrices, over their value on noise.
 
     The average over up to ``tiles`` submatrices, which have no entry in common; their rows and columns are chosen with
     a fixed seed. A side shorter than ``width`` is taken whole.
