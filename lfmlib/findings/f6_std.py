@@ -17,8 +17,9 @@ QQ_BOUND = 0.99
 """F5 (a): R² of the Q–Q plot from which on ΔW counts as derivable from Gaussian noise."""
 GAIN_BOUND = 0.5
 """F6, first rule: least median of g = (Var W - Var W₀) / Var ΔW, for which independent noise gives 1."""
-Z = 1.96
-"""Standard errors that the mean covariance may be below 0, its value for noise, where there is but one pair."""
+Z = 3.0
+"""Of a single pair: standard errors, by the scatter of noise of ΔW's size, that the mean covariance may be below 0, and
+within which the sign of a g is not known. Beyond three lies one draw of noise in 740; the control is one draw."""
 
 
 def qq_share(table: pd.DataFrame) -> float:
@@ -74,7 +75,8 @@ def widening_over_runs(rows: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
 
 
 def f6(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
-    """Finding F6 of one pair. It has no interval: all matrices count, and other fine-tunes of the model are not known.
+    """Finding F6 of one pair. All matrices count, and other fine-tunes of the model are not known; its interval holds
+    the matrices that moved so little that noise of ΔW's size might have given their g either sign.
 
     Args:
         table: from `lfmlib.compare`, with the control "noise".
@@ -91,12 +93,19 @@ def f6(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     parts = {"mean g": f"{own['gain_mean']:.2f}", "median": f"{own['gain_median']:.2f}"}
     details = own | {"parts": parts, "noise": noise, "matrices": len(each["none"])}
     verdict, control = (
-        _verdict(one["widened"], one["covariance"] >= -Z * _scatter(rows))
+        _verdict(one["widened"], one["covariance"] >= -Z * _scatter(rows), _unsure(rows))
         for one, rows in zip((own, noise), each.values(), strict=True)
     )
     first = _verdict(own["rises"], _wide(own, own["gain_mean"]), rule=FIRST_RULES["F6"])
     found = {"null": noise["widened"], "verdict": verdict, "control": control, "first": first}
-    return Finding.of("F6", model, provenance, details, own["widened"], **found)
+    return Finding.of("F6", model, provenance, details, own["widened"], _unsure(each["none"]), **found)
+
+
+def _unsure(rows: pd.DataFrame) -> tuple[float, float]:
+    """Limits of the share of matrices with g > 0: where g is above 0 beyond its scatter as noise, 2 std(W₀) /
+    (std(ΔW) √n) of a matrix, and where it is not below 0 beyond that."""
+    scatter = 2 * rows["std_base"] / rows["std_delta"] / rows["numel"] ** 0.5
+    return float((rows["gain"] > Z * scatter).mean()), float((rows["gain"] > -Z * scatter).mean())
 
 
 def _scatter(rows: pd.DataFrame) -> float:

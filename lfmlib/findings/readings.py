@@ -131,5 +131,12 @@ READINGS = (
         "F4’s bounds were fixed before any matrix had been measured by them; for F6 the g of every recorded training "
         "was known.",
     ),
+    Reading(
+        "2026-11-29",
+        "620c7968dd83",
+        "F6 of a single pair goes by three times the scatter of noise, not by twice: two of 20 draws of noise failed "
+        "by chance, so that independent noise was called supported; and a matrix that hardly moved has a g whose sign "
+        "is chance, so that of 25 such pairs four were. Seen before: these made pairs, and no real one.",
+    ),
 )
 """Every state of the rules, oldest first; the verdicts of a run are by the last."""

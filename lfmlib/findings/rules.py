@@ -128,8 +128,8 @@ RULES = {
     "F6": Rule(
         "share of matrices with g = (Var W − Var W₀) / Var ΔW above 0, at the recipe’s own weight decay: at least 80 % "
         "supported, provided that the rise in variance beyond that of noise of ΔW’s size, 2 Cov(W₀, ΔW), is not below "
-        "0 in the mean over the matrices, by its interval over runs (for a single pair: by the scatter of noise); at "
-        "least 50 % partly",
+        "0 in the mean over the matrices, by its interval over runs; at least 50 % partly (for a single pair: by three "
+        "times the scatter of noise of that size; undecided where so small a ΔW leaves the sign of g open)",
         supported=0.8,
         partly=0.5,
         unit="%",

@@ -155,7 +155,7 @@ def test_results_that_take_no_file_are_refused_first(tmp_path, capsys, no_chapte
         (["--revision", "v1"], "revision='v1' was given for \"minilm\""),
         (["--model", "tuned.safetensors", "--select", "nothing"], "nothing"),
         (["--model", "tuned.safetensors", "--select", "norm"], "holds no matrix to measure: found 1 tensors ([64] …)"),
-        (["--model", "pointer.safetensors"], "a pointer of Git LFS, not the file itself"),
+        (["--model", "pointer.safetensors"], "is a pointer of Git LFS, where a safetensors file was expected"),
         (["--model", "empty"], "holds no weight files"),
         (["--model", "tuned.safetensors", "--base", "wide.safetensors"], "have no matrix in common"),
         (["--model", "tuned.safetensors", "--revision", "v1"], "only hub ids have revisions"),

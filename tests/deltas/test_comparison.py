@@ -127,6 +127,14 @@ def test_planted_truths_come_out_in_19_of_20(name):
     assert right >= 19
 
 
+def test_noise_so_small_that_chance_gives_g_its_sign_is_not_judged():
+    for seed in range(20):
+        base = made(seed, layers=3, shape=(64, 64))
+        tuned = moved(base, lambda w, noise, layer: 0.01 * noise, seed + 100)
+        found = findings.f6(compare(base, tuned, progress=False, controls=["noise"], seed=seed), "made", {})
+        assert found.verdict == found.control_verdict == "undecided" and found.interval == (0, 1)
+
+
 def test_noise_in_place_of_delta_is_of_its_size_and_type():
     base = made(dtype=torch.bfloat16, layers=2)
     tuned = moved(base, lambda w, noise, layer: torch.where(noise > 0.02, noise, 0.0))
