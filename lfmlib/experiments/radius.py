@@ -4,30 +4,30 @@ Its parts, from the bases and the full fine-tunings of `lfmlib.experiments.finet
 
     radius    noise radius of the base, of its fine-tune, and of the base plus noise of ΔW's size, by kind of noise, on
               the task that was learned; where there is one, on the task of the base too
+    protocols radii of the same three by head, unit of the noise and task: does the answer depend on how one asks?
     noisier   fine-tunings that begin from the base plus noise: does raising σ beforehand help?
 
 A classifier's head is fitted anew for every model, in one way: logistic regression on what the model's body makes of
 the first training examples, its strength chosen by cross-validation. What is shaken is the body. So base and fine-tune
 differ in their bodies alone. A head that leans on small differences makes a body look fragile; hence a second, timid
-head, kept small for all models alike.
+head, kept small for all models alike; and a third, frozen one: fitted to the base, timid too, before a fine-tuning of
+its own, in which it stays as it is, so that base and fine-tune have the very same head.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
 from torch import nn
 
 from ..deltas import stand_ins
 from ..lab.problems import problem
 from ..lab.train import Config, start_of
-from ..lab.tuning import body
+from ..lab.tuning import TIMID, body, fit_head
 from ..losses.tolerance import KINDS, curve, radius
 from ..records import Experiment
 from ..records.experiment import brief
@@ -41,14 +41,17 @@ CLOSED = 0.1
 DRAWS, OTHER_DRAWS = 16, 4
 """Draws of the first of `lfmlib.tolerance.KINDS` of noise with the fitted head, and draws of other kinds, or with the
 timid head. The base plus noise is judged by the former alone."""
-STRENGTHS = {"fitted": (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2), "timid": (1e-3,)}
+STRENGTHS = {"fitted": (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2), "timid": (TIMID,)}
 """Heads, and the inverse penalties (scikit-learn's C) that cross-validation chooses from."""
+UNITS = ("own", "base", "one size")
+"""What noise is measured in: each matrix's own standard deviation, that of W₀, or for all matrices alike the root mean
+square of all entries of W₀."""
+PROTOCOL_DRAWS = 3
+"""Draws of the noise of each protocol."""
 SCALES = (0.025, 0.05, 0.1, 0.2, 0.4)
 """Sizes of the noise on the curves of loss against noise, in std(W)."""
 HELD_OUT_ITEMS = {"minilm": 128, "deep-decoder": 64, "vit": 256}
 """Held-out examples (of the decoder: windows of text) that the noise is judged on, at most."""
-HEAD_ITEMS = 1024
-"""Training examples that a head is fitted to."""
 JITTER = (0.1,)
 """Noise added to a base before it is fine-tuned, in std(W₀)."""
 SEEDS = 5
@@ -80,16 +83,22 @@ def _cells() -> Iterator[dict]:
             common = settings | {"lr": finetuning.FULL_RATES[model], "weight_decay": finetuning.DECAY, "seed": seed}
             downstream = {"model": model, **common, "judged_on": settings["task"], "jitter": 0.0, "draws": DRAWS}
             yield {"part": "radius", **downstream}
+            asked = downstream | {"part": "protocols", "draws": PROTOCOL_DRAWS, "frozen_head": False}
+            yield asked
+            if model != "deep-decoder":  # whose head is of one piece with it
+                yield asked | {"frozen_head": True}
             if model in ORIGINAL:
                 yield {"part": "radius", **downstream, "judged_on": ORIGINAL[model]}
+                yield asked | {"judged_on": ORIGINAL[model]}
                 for jitter in JITTER:
                     yield {"part": "noisier", **downstream, "jitter": jitter, "draws": 0}
 
 
 def _toys() -> Iterator[dict]:
-    """A few steps of the ViT, at two seeds."""
+    """A few steps of the ViT, at two seeds; of the protocols those on the new task."""
     for cell in _cells():
-        if cell["model"] == "vit" and cell["seed"] < 2 and cell["jitter"] in (0.0, JITTER[0]):
+        old = cell["part"] == "protocols" and cell["judged_on"] != cell["task"]
+        if cell["model"] == "vit" and cell["seed"] < 2 and not old:
             yield cell | {"steps": 8, "batch": finetuning.TOY_BATCH, "draws": min(cell["draws"], 2)}
 
 
@@ -103,14 +112,19 @@ def run(cell: dict) -> list[dict]:
     chosen; the first of a ``which`` also ``moved``, RMS(ΔW) / RMS(W₀) (median over the matrices); the first of all also
     the ``trained`` score of the fine-tune with its own head, on all held-out data, and ``trivial``. Rows without a kind
     hold the mean ``rise`` of the loss, over two draws, at a ``scale``.
+
+    For `protocols` the same without curves, all with noise of the first kind, and ``unit``, one of `UNITS`, of which
+    ``radius`` is a multiple; the ``head`` may also be "frozen".
     """
     config = finetuning.plan(cell)
     trained = retrained(config, snapshots=0)
     if cell["part"] == "noisier":
         return [{name: brief(value) for name, value in scored(trained.scores).items()}]
     rows: list[dict] = []
-    for which, model in candidates(config, trained.model).items():
-        found = _shaken(which, model, cell)
+    models = candidates(config, trained.model)
+    units = _sizes(_matrices(models["base"])) if cell["part"] == "protocols" else {}
+    for which, model in models.items():
+        found = _asked(which, model, cell, units) if units else _shaken(which, model, cell)
         found[0]["moved"] = brief(_moved(config, model))
         rows += found
     rows[0] |= {"trained": brief(score(trained.scores)), "trivial": brief(trivial(trained.scores))}
@@ -138,82 +152,82 @@ def _moved(config: Config, model: nn.Module) -> float:
     return float(np.median(sizes))
 
 
+def _matrices(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The matrices of the body, which are shaken, by name."""
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name] for name in body(model)["name"]}
+
+
+def _sizes(weights: dict[str, torch.Tensor]) -> dict[str, dict[str, float] | None]:
+    """For each of `UNITS`, name → standard deviation of the noise; None: that of each model's own matrix."""
+    with torch.no_grad():
+        base = {name: w.std(correction=0).item() for name, w in weights.items()}
+        entries = sum(w.numel() for w in weights.values())
+        whole = math.sqrt(sum(w.square().sum().item() for w in weights.values()) / entries)
+    return dict(zip(UNITS, (None, base, dict.fromkeys(weights, whole)), strict=True))
+
+
+class _Judge:
+    """A model's loss on the held-out examples of a cell, once it has a head."""
+
+    def __init__(self, model: nn.Module, cell: dict):
+        toy = cell["batch"] == finetuning.TOY_BATCH
+        self.model, self.task = model, problem(cell["model"], cell["judged_on"])
+        self.items = HELD_OUT_ITEMS[cell["model"]] // (4 if toy else 1)
+        self.every = 3 if toy else 1  # of the penalties tried; what toys see is hard to fit
+
+    def __call__(self) -> float:
+        return self.task.evaluate(self.model, self.items)["loss"]
+
+    def with_head(self, head: str) -> tuple[dict, float]:
+        """Fit a head, if it is one of `STRENGTHS`; what the first row of it holds, and the rise up to the radius."""
+        strength = fit_head(self.model, self.task, STRENGTHS[head][:: self.every]) if head in STRENGTHS else 0.0
+        own, prior = self.task.evaluate(self.model, self.items), self.task.prior(self.items)
+        said = {"own": brief(own["loss"]), "prior": brief(prior), "score": brief(score(own)), "strength": strength}
+        return said, CLOSED * (prior - own["loss"])
+
+    def radii(self, weights: dict[str, torch.Tensor], rise: float, **how) -> list[tuple[int, float | None]]:
+        """Draw and radius; one without a radius where the model is no better than the class frequencies."""
+        if not rise > 0:
+            return [(0, None)]
+        return [(int(draw), brief(size)) for draw, size in radius(self, weights, rise, **how).to_numpy()]
+
+
+def _asked(which: str, model: nn.Module, cell: dict, units: dict[str, dict[str, float] | None]) -> list[dict]:
+    """Radii of one model, by head and unit."""
+    judge, weights, rows = _Judge(model, cell), _matrices(model), []
+    heads = ("frozen",) if cell["frozen_head"] else tuple(STRENGTHS)
+    for head in heads if hasattr(model, "classifier") else ("",):
+        said, rise = judge.with_head(head)
+        first, known = len(rows), {}
+        for unit, std in units.items():
+            same = "own" if which == "base" and unit == "base" else unit  # which is one and the same
+            if same not in known:
+                known[same] = judge.radii(weights, rise, draws=cell["draws"], seed=cell["seed"], std=std)
+            about = {"which": which, "head": head, "unit": unit, "kind": KINDS[0]}
+            rows += [about | {"draw": draw, "radius": size} for draw, size in known[same]]
+        rows[first] |= said
+    return rows
+
+
 def _shaken(which: str, model: nn.Module, cell: dict) -> list[dict]:
-    """Radii and curve of one model."""
-    task = problem(cell["model"], cell["judged_on"])
-    judged, parameters = body(model), dict(model.named_parameters())
-    weights = {name: parameters[name] for name in judged["name"]}
+    """Radii of one model by kind of noise, and its curve."""
+    judge, weights, rows = _Judge(model, cell), _matrices(model), []
+    judged = body(model)
     common = {"depth": dict(zip(judged["name"], judged["depth"], strict=True)), "seed": cell["seed"]}
-
-    toy = cell["batch"] == finetuning.TOY_BATCH
-    items = HELD_OUT_ITEMS[cell["model"]] // (4 if toy else 1)
-    every = 3 if toy else 1  # of the penalties tried; what toys see is hard to fit
-
-    def loss() -> float:
-        return task.evaluate(model, items)["loss"]
-
-    rows = []
     heads = ("fitted", "timid") if which != "random" else ("fitted",)
     for head in heads if hasattr(model, "classifier") else ("",):
-        strength = fit_head(model, task, STRENGTHS[head][::every]) if head else 0.0
-        own, prior = task.evaluate(model, items), task.prior(items)
-        rise = CLOSED * (prior - own["loss"])
+        said, rise = judge.with_head(head)
         about = {"which": which, "head": head}
         first = len(rows)
         for kind in KINDS if which != "random" and head != "timid" else KINDS[:1]:
             draws = (
                 cell["draws"] if (kind, head != "timid") == (KINDS[0], True) else min(OTHER_DRAWS, cell["draws"] - 1)
             )
-            if rise > 0:
-                found = radius(loss, weights, rise, kind=kind, draws=draws, **common).to_numpy()
-            else:  # no better than the class frequencies: there is nothing to lose
-                found = [(0, math.inf)]
-            rows += [about | {"kind": kind, "draw": int(draw), "radius": brief(size)} for draw, size in found]
-        rows[first] |= {"own": brief(own["loss"]), "prior": brief(prior), "score": brief(score(own))}
-        rows[first]["strength"] = strength
+            found = judge.radii(weights, rise, kind=kind, draws=draws, **common)
+            rows += [about | {"kind": kind, "draw": draw, "radius": size} for draw, size in found]
+        rows[first] |= said
         if head != "timid":
-            rises = curve(loss, weights, SCALES, draws=2, **common).groupby("scale")["rise"].mean()
+            rises = curve(judge, weights, SCALES, draws=2, **common).groupby("scale")["rise"].mean()
             rows += [about | {"scale": scale, "rise": brief(rise)} for scale, rise in rises.items()]
     return rows
-
-
-@torch.no_grad()
-def fit_head(model: nn.Module, task, strengths: Sequence[float]) -> float:
-    """Fit the head of a classifier by logistic regression on what its body makes of the first training examples.
-
-    Features are brought to mean 0 and variance 1 first, which is then put into the head's weights.
-
-    Args:
-        model: with a linear layer ``classifier``, which is replaced, in place.
-        task: of any number of classes.
-        strengths: inverse penalties, from which five-fold cross-validation by loss chooses.
-
-    Returns:
-        The inverse penalty that was chosen.
-    """
-    seen: list[torch.Tensor] = []
-    old = model.classifier
-    hook = old.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach().cpu()))
-    try:
-        labels = task.first(model, HEAD_ITEMS)
-    finally:
-        hook.remove()
-    features = torch.cat(seen).double().numpy()
-    middle, scale = features.mean(0), features.std(0) + 1e-12
-    scaled = (features - middle) / scale
-    chosen = strengths[0]
-    if len(strengths) > 1:
-        losses = [
-            -cross_val_score(_logistic(c), scaled, labels, cv=5, scoring="neg_log_loss").mean() for c in strengths
-        ]
-        chosen = strengths[int(np.argmin(losses))]
-    fitted = _logistic(chosen).fit(scaled, labels)
-    head = nn.Linear(features.shape[1], task.classes).to(old.weight.device)
-    head.weight.copy_(torch.from_numpy(fitted.coef_ / scale))
-    head.bias.copy_(torch.from_numpy(fitted.intercept_ - fitted.coef_ @ (middle / scale)))
-    model.classifier = head
-    return chosen
-
-
-def _logistic(strength: float) -> LogisticRegression:
-    return LogisticRegression(C=strength, max_iter=1000)

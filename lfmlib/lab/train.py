@@ -25,7 +25,7 @@ from . import models, starts
 from .adapters import ADAPTERS, adapt, merged
 from .problems import problem
 from .snapshots import trace
-from .tuning import LABELS, inherit, jittered, labelled
+from .tuning import LABELS, TIMID, fit_head, inherit, jittered, labelled
 
 OPTIMIZERS = {
     "adamw": lambda p, lr, decay: torch.optim.AdamW(p, lr=lr, weight_decay=decay, betas=(0.9, 0.98), fused=True),
@@ -61,6 +61,8 @@ class Config:
             predicts, so that there is nothing to learn (see `lfmlib.lab.tuning`).
         head_lr: learning rate of a head for classes, if it is to have its own; 0: the same.
         jitter: Gaussian noise added to the matrices of the start, in units of each one's standard deviation.
+        frozen_head: whether a head for classes is fitted to the start, kept small (`lfmlib.lab.tuning.TIMID`), and then
+            not trained.
 
     Raises:
         ValueError: a pre-trained model with another start than "library"; a base of another model; an unknown adapter,
@@ -85,6 +87,7 @@ class Config:
     labels: str = "real"
     head_lr: float = 0.0
     jitter: float = 0.0
+    frozen_head: bool = False
 
     def __post_init__(self):
         if self.model in models.PRETRAINED and self.start != "library":
@@ -179,6 +182,9 @@ def start_of(config: Config) -> nn.Module:
         starts.initialize(model, config.start, config.gain, config.seed)
     if config.jitter:
         jittered(model, config.jitter, config.seed)
+    if config.frozen_head:
+        fit_head(model.eval(), task, (TIMID,))
+        model.classifier.requires_grad_(False)
     return adapt(model, config.adapter, config.rank, config.seed) if config.adapter else model
 
 

@@ -1,12 +1,15 @@
-"""What fine-tuning adds to plain training: a trained model to start from, other labels, noise, gradients."""
+"""What fine-tuning adds to plain training: a trained start, a fitted head, other labels, noise, gradients."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
 from torch import nn
 
 from .. import findings
@@ -15,6 +18,10 @@ from ..deltas import stand_ins
 
 LABELS = ("real", "shuffled", "own")
 """What a model is taught: see `labelled`."""
+HEAD_ITEMS = 1024
+"""Training examples that a head is fitted to."""
+TIMID = 1e-3
+"""Inverse penalty of a head that is kept small, in scikit-learn's units."""
 
 
 def inherit(model: nn.Module, base: dict[str, torch.Tensor]) -> None:
@@ -43,6 +50,48 @@ def jittered(model: nn.Module, size: float, seed: int) -> nn.Module:
         rng = np.random.default_rng([seed, 17, *name.encode()])
         parameters[name].copy_(stand_ins.added(parameters[name], size * parameters[name].std(correction=0).item(), rng))
     return model
+
+
+@torch.no_grad()
+def fit_head(model: nn.Module, task, strengths: Sequence[float]) -> float:
+    """Fit the head of a classifier by logistic regression on what its body makes of the first training examples.
+
+    Features are brought to mean 0 and variance 1 first, which is then put into the head's weights.
+
+    Args:
+        model: with a linear layer ``classifier``, which is replaced, in place.
+        task: of any number of classes.
+        strengths: inverse penalties, from which five-fold cross-validation by loss chooses.
+
+    Returns:
+        The inverse penalty that was chosen.
+    """
+    seen: list[torch.Tensor] = []
+    old = model.classifier
+    hook = old.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach().cpu()))
+    try:
+        labels = task.first(model, HEAD_ITEMS)
+    finally:
+        hook.remove()
+    features = torch.cat(seen).double().numpy()
+    middle, scale = features.mean(0), features.std(0) + 1e-12
+    scaled = (features - middle) / scale
+    chosen = strengths[0]
+    if len(strengths) > 1:
+        losses = [
+            -cross_val_score(_logistic(c), scaled, labels, cv=5, scoring="neg_log_loss").mean() for c in strengths
+        ]
+        chosen = strengths[int(np.argmin(losses))]
+    fitted = _logistic(chosen).fit(scaled, labels)
+    head = nn.Linear(features.shape[1], task.classes).to(old.weight.device)
+    head.weight.copy_(torch.from_numpy(fitted.coef_ / scale))
+    head.bias.copy_(torch.from_numpy(fitted.intercept_ - fitted.coef_ @ (middle / scale)))
+    model.classifier = head
+    return chosen
+
+
+def _logistic(strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=1000)
 
 
 def labelled(

@@ -1,8 +1,9 @@
 """How much noise weights tolerate: the scale of random noise at which a loss has risen by a given amount.
 
 The weights become W + s D. In each matrix the root mean square of the noise D is the standard deviation of W, so that
-the scale s is in units of std(W). D depends on the seed, the number of the draw and the name of the matrix alone: two
-models with the same names get the same noise, up to its scale, and can be compared draw by draw.
+the scale s is in units of std(W), unless another standard deviation is given. D depends on the seed, the number of the
+draw and the name of the matrix alone: two models with the same names get the same noise, up to its scale, and can be
+compared draw by draw.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ def radius(
     kind: str = "matrix",
     depth: Mapping[str, float] | None = None,
     draws: int = 16,
+    std: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """The scale of noise at which a loss has risen by ``rise``, for each of several draws of the noise.
 
@@ -55,13 +57,15 @@ def radius(
         depth: name → number of the layer, for "growing" and "falling"; a matrix without one (NaN) has the noise of the
             middle layer.
         draws: number of draws of the noise.
+        std: name → standard deviation of the noise at scale 1, such as those of a model to be compared with; None: the
+            standard deviation of each matrix.
         seed: of the draws.
         progress: show a bar.
 
     Returns:
-        Columns: draw; radius, in standard deviations of each matrix; inf where even the largest scale does not raise
-        the loss that much, and 0 where the smallest already does (see `EXPONENTS`). ``attrs["loss"]`` is the loss
-        without noise. Ctrl-C returns the draws that are done, if there are any.
+        Columns: draw; radius, in standard deviations of each matrix, or in units of ``std``; inf where even the largest
+        scale does not raise the loss that much, and 0 where the smallest already does (see `EXPONENTS`).
+        ``attrs["loss"]`` is the loss without noise. Ctrl-C returns the draws that are done, if there are any.
 
     Raises:
         ValueError: ``rise`` is not above 0, the kind is unknown or needs a depth, there are no weights, or the loss is
@@ -80,7 +84,7 @@ def radius(
     rows, exponent = [], START_EXPONENT
     try:
         for draw in tqdm(range(draws), f"noise radius, {kind}", disable=not progress, leave=False, delay=1):
-            with perturbed(weights, kind, depth, seed, draw) as perturb:
+            with perturbed(weights, kind, depth, seed, draw, std) as perturb:
 
                 def rise_at(scale: float, perturb=perturb) -> float:
                     perturb(scale)
@@ -137,20 +141,25 @@ def curve(
 
 @contextmanager
 def perturbed(
-    weights: Mapping[str, torch.Tensor], kind: str, depth: Mapping[str, float] | None, seed: int, draw: int
+    weights: Mapping[str, torch.Tensor],
+    kind: str,
+    depth: Mapping[str, float] | None,
+    seed: int,
+    draw: int,
+    std: Mapping[str, float] | None = None,
 ) -> Iterator[Callable[[float], None]]:
     """A context that gives a function of the scale s, which sets the weights to W + s D; on leaving they are W again.
 
     Args:
-        weights, kind, depth, seed: as for `radius`.
+        weights, kind, depth, seed, std: as for `radius`.
         draw: number of the draw of D.
     """
     with restored(weights) as before:
-        std, noise = _noise_std(before, kind, depth), {}
+        sizes, noise = _noise_std(before, kind, depth, std), {}
         for name, w in before.items():
             rng = np.random.default_rng([seed, draw, *name.encode()])
             unit = torch.from_numpy(rng.standard_normal(tuple(w.shape), dtype=np.float32)).to(w.device)
-            noise[name] = unit * std[name]
+            noise[name] = unit * sizes[name]
 
         def perturb(scale: float) -> None:
             with torch.no_grad():
@@ -160,9 +169,14 @@ def perturbed(
         yield perturb
 
 
-def _noise_std(weights: Mapping[str, torch.Tensor], kind: str, depth: Mapping[str, float] | None) -> dict:
+def _noise_std(
+    weights: Mapping[str, torch.Tensor],
+    kind: str,
+    depth: Mapping[str, float] | None,
+    given: Mapping[str, float] | None,
+) -> dict:
     """Name → standard deviation of D, of the whole matrix or of each row ``(out, 1)``."""
-    std = {name: w.float().std(correction=0) for name, w in weights.items()}
+    std = {name: w.float().std(correction=0) if given is None else given[name] for name, w in weights.items()}
     if kind == "rows":
         rows = {name: w.float().std(dim=1, correction=0, keepdim=True) for name, w in weights.items()}
         sizes = {name: one.square().mean().sqrt() for name, one in rows.items()}

@@ -80,11 +80,11 @@ def test_jitter_adds_noise_of_the_size_asked_for_to_the_body_alone():
 
 def test_a_fitted_head_is_the_logistic_regression_of_the_features():
     model, task = start_of(TUNE).eval(), problem("vit", "rotation")
-    chosen = radius.fit_head(model, task, (0.01,))
+    chosen = tuning.fit_head(model, task, (0.01,))
     seen = []
     hook = model.classifier.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     with torch.no_grad():
-        labels = task.first(model, radius.HEAD_ITEMS)
+        labels = task.first(model, tuning.HEAD_ITEMS)
         hook.remove()
         said = model.classifier(seen[0]).softmax(1).double().numpy()
     features = seen[0].double().numpy()
