@@ -145,14 +145,16 @@ def _budgets(record: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame]]:
 
 
 def _built(record: pd.DataFrame) -> Iterator[tuple[str, int, dict[str, pd.Series]]]:
-    """Model, number of random matrices, and by law of the noise the share of LoRA's gain that is reached, by seed."""
+    """Model, number of random matrices, and by law of the noise the share of LoRA's gain in loss that is reached, by
+    seed."""
     for name, budget, some in _budgets(record):
-        each = {arm: findings.built_share(some, arm, budget, score=MEASURED[key(some)]) for arm in NOISE_BUILT}
+        counted = findings.in_loss(some)
+        each = {arm: findings.built_share(counted, arm, budget, score="loss") for arm in NOISE_BUILT}
         yield name, budget, {ARMS[arm]: found for arm, found in each.items() if len(found)}
 
 
 def shares(record: pd.DataFrame) -> pd.DataFrame:
-    """Share of LoRA's gain that ΔW built from noise reaches.
+    """Share of LoRA's gain in held-out loss that ΔW built from noise reaches.
 
     Returns:
         One row per model, number of random matrices and law: model, bases, law, share, low, high.
@@ -179,10 +181,12 @@ def rivals(record: pd.DataFrame) -> pd.DataFrame:
 
 def _differences(record: pd.DataFrame) -> Iterator[tuple[str, int, str, pd.Series]]:
     """Model, number of random matrices, rival law, and the share that Gaussian noise reaches less the rival's."""
-    for name, budget, each in _built(record):
-        for law in (ARMS[arm] for arm in NOISE_BUILT[1:]):
-            if law in each:
-                yield name, budget, law, each[ARMS["noise-gaussian"]] - each[law]
+    first, *rest = NOISE_BUILT
+    for name, budget, some in _budgets(record):
+        for arm in rest:
+            ahead = findings.built_ahead(findings.in_loss(some), first, arm, budget, score="loss")
+            if len(ahead):
+                yield name, budget, ARMS[arm], ahead
 
 
 def differ(record: pd.DataFrame) -> str:

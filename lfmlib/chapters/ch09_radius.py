@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from .. import findings
-from ..experiments.radius import CLOSED, SCALES
+from ..experiments.radius import CLOSED, SCALES, UNITS
 from ..findings import Finding
 from ..losses.tolerance import KINDS
 from ..provenance import recorded
@@ -21,15 +21,15 @@ from .tuned import MEASURED
 
 WHICH = {"base": "W₀", "tuned": "W", "random": "W₀ + noise"}
 """The models that are shaken, as tables name them."""
+HEADS = {"fitted": "fitted anew", "timid": "kept small", "frozen": "frozen", "": "its own"}
+UNIT_NAMES = dict(zip(UNITS, ("in σ of W", "in σ of W₀", "one size for all"), strict=True))
+"""Heads, and units of the noise, as tables name them."""
 
 
 def f8_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     """Finding F8 of every model; ``parameters`` of the chapter go into its provenance."""
     origin = recorded("radius", record, **parameters)
-    return [
-        findings.f8_over_runs(rows, name, origin | {"source": name})
-        for name, rows in by_model(record, TUNED, part="radius")
-    ]
+    return [findings.f8_over_runs(rows, name, origin | {"source": name}) for name, rows in by_model(record, TUNED)]
 
 
 def tasks(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -50,21 +50,20 @@ def new_tasks(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {name.removesuffix(end): rows for name, rows in tasks(record).items() if name.endswith(end)}
 
 
-def radii(record: pd.DataFrame, timid: bool = False) -> pd.DataFrame:
+def radii(record: pd.DataFrame) -> pd.DataFrame:
     """The noise radii of every model and task, in words: medians over seeds and draws, and ratios to W₀ with intervals.
 
-    Args:
-        timid: with the timid head instead of the fitted one; models that have one only.
+    Heads are fitted; the unit is each model's own standard deviations.
     """
 
     def told(rows: pd.DataFrame) -> dict:
         sizes = rows.groupby("which")["radius"].median()
         sizes = sizes[[which for which in WHICH if which in sizes]]
         words = {f"radius of {WHICH[which]}": f"{size:.3f}" if size > 0 else MISSING for which, size in sizes.items()}
-        ratios = {which: findings.log_ratios(rows, which, head=rows["head"].iloc[0]) for which in sizes.index[1:]}
+        ratios = {which: findings.log_ratios(rows, which) for which in sizes.index[1:]}
         return words | {f"{WHICH[which]} / W₀": times(logs) for which, logs in ratios.items()}
 
-    found = {name: rows[(rows["head"] == "timid") == timid] for name, rows in tasks(record).items()}
+    found = {name: rows[rows["head"] != "timid"] for name, rows in tasks(record).items()}
     return table({name: where(rows, kind=KINDS[0]) for name, rows in found.items()}, told)
 
 
@@ -174,20 +173,35 @@ def helped(table: pd.DataFrame) -> str:
     return f"Noise helps, beyond the interval, in **{better} of {len(table)}** cases, and harms in {worse}{rest}."
 
 
-def in_old_units(record: pd.DataFrame) -> str:
-    """The ratios of radii in standard deviations of W₀ for both models, in a sentence.
+def protocols(record: pd.DataFrame, which: str = "tuned") -> pd.DataFrame:
+    """Radius over that of W₀ by protocol, in words: a row for each model, task and head, a column for each unit.
 
-    The standard deviation of W is taken to have grown as by independent noise of ΔW's size (g = 1).
+    An arrow stands where the interval lies above or below 1; protocols in which a run has no radius are left out.
     """
-    words = []
-    for name, rows in new_tasks(record).items():
-        logs = findings.log_ratios(rows)
-        if len(logs) > 1:
-            absolute = logs + np.log1p(_moved(rows) ** 2) / 2
-            before, after = findings.f8_judged(logs), findings.f8_judged(absolute)
-            said = f"**{after} instead of {before}**" if after != before else f"{after} as well"
-            words.append(f"{name} {times(absolute)}, {said}")
-    return f"W / W₀ in standard deviations of W₀: {'; '.join(words)}."
+    rows = []
+    for name, some in by_model(record, part="protocols"):
+        for one in findings.by_protocol(some, which).itertuples():
+            words = findings.bracketed(one.ratio, one.low, one.high, 2)
+            mark = " ↑" if one.low > 1 else " ↓" if one.high < 1 else ""
+            rows.append((name, f"{one.task} task", HEADS[one.head], UNIT_NAMES[one.unit], words + mark))
+    about = ["model", "task", "head"]
+    wide = pd.DataFrame(rows, columns=[*about, "unit", "words"]).pivot(index=about, columns="unit", values="words")
+    return wide.reindex(columns=list(UNIT_NAMES.values())).rename_axis(columns=None).reset_index()
+
+
+def asked(record: pd.DataFrame) -> str:
+    """By how many protocols W, and W₀ + noise, stand more noise than W₀, and by how many less, in sentences."""
+    words, undefined = [], 0
+    for name, some in by_model(record, part="protocols"):
+        told = []
+        for which in ("tuned", "random"):
+            found = findings.by_protocol(some, which)
+            more, less = (found["low"] > 1).sum(), (found["high"] < 1).sum()
+            told.append(f"{WHICH[which]} stands more noise than W₀ in **{more} of {len(found)}**, less in {less}")
+            undefined += found.attrs["undefined"] if which == "tuned" else 0
+        words.append(f"{name}: {'; '.join(told)}.")
+    left = f" {undefined} protocols are left out: in some run W knows nothing there to lose." if undefined else ""
+    return " ".join(words) + left
 
 
 def _moved(rows: pd.DataFrame) -> pd.Series:
@@ -203,18 +217,6 @@ def strayed(record: pd.DataFrame) -> pd.DataFrame:
         "radius of W₀": lambda rows: radius(rows[rows["head"] != "timid"]),
     }
     return table(new_tasks(record), columns)
-
-
-def of_heads(record: pd.DataFrame) -> str:
-    """Whether the timid head changes what is said of the new task, in a sentence."""
-    words = []
-    for name, rows in new_tasks(record).items():
-        fitted, timid = (findings.log_ratios(rows, head=head) for head in ("fitted", "timid"))
-        if len(timid) > 1:
-            before, after = (findings.f8_judged(logs) for logs in (fitted, timid))
-            said = f"**{after}**" if after != before else "as before"
-            words.append(f"{name}: {times(fitted)}, {before}, becomes {times(timid)}, {said}")
-    return f"W / W₀ with the fitted head, and with the timid one. {'; '.join(words)}." if words else ""
 
 
 def forgotten(record: pd.DataFrame) -> str:

@@ -4,10 +4,10 @@ from .f1_gaussian import agreement, f1
 from .f2_start import f2, shares_by_start
 from .f3_shapes import f3, shapes_found
 from .f4_iid import LEGS, MAX_CORRELATION, by_control, f4, f4_over_runs, first_legs, inside_noise, leg_shares, legs
-from .f5_noise import MIN_GAIN_SHARE, built_share, f5, f5_over_runs, kept_share
+from .f5_noise import MIN_GAIN_SHARE, built_ahead, built_share, f5, f5_over_runs, in_loss, kept_share
 from .f6_std import QQ_BOUND, f6, f6_over_runs, qq_share, widening, widening_over_runs
 from .f7_depth import by_chance, f7, f7_over_runs, slopes, trends
-from .f8_radius import f8, f8_judged, f8_over_runs, geometric_mean, log_ratios
+from .f8_radius import by_protocol, f8, f8_judged, f8_over_runs, geometric_mean, log_ratios
 from .f9_f10_centre import MAX_ASYMMETRY_EXCESS, MAX_MEAN_RATIO, f9, f9_f10_over_runs, f10, symmetric, zero_mean
 from .f11_sparse import MAX_LOSS_RISE, f11, f11_over_runs, free_share
 from .f12_law import CLAIMED_LAW, NEAR_BITS, PRUNED_SHARE, damage_ratio, f12, f12_over_runs
@@ -83,9 +83,11 @@ __all__ = [
     "agreement",
     "beside_noise",
     "bracketed",
+    "built_ahead",
     "built_share",
     "by_chance",
     "by_control",
+    "by_protocol",
     "by_role",
     "damage_ratio",
     "digest",
@@ -121,6 +123,7 @@ __all__ = [
     "geometric_mean",
     "holm",
     "improvement",
+    "in_loss",
     "inside_noise",
     "judge",
     "judged",

@@ -11,12 +11,17 @@ import pandas as pd
 
 from .f6_std import qq_share
 from .finding import Finding
-from .rules import SCORE_SIGNS
-from .runs import over_runs, ratios
+from .readings import FIRST_RULES
+from .rules import SCORE_SIGNS, judge
+from .runs import bracketed, over_runs, ratios
 from .shares import SUPPORTED_SHARE, TOO_SMALL, eligible
 
 MIN_GAIN_SHARE = 0.95
 """F5 (b): share of LoRA's gain that a ΔW built from frozen noise must reach."""
+MAX_MISFIT = 0.01
+"""F5 (a): median over the matrices of 1 - R² of the Q–Q plot of ΔW, at most."""
+OTHER_LAWS = ("uniform", "signs")
+"""Laws of frozen noise that are not Gaussian, the control of (b)."""
 
 
 def gains(rows: pd.DataFrame, floor: pd.Series, *, score: str) -> pd.Series:
@@ -65,18 +70,39 @@ def kept_share(rows: pd.DataFrame, kind: str, *, score: str) -> pd.Series:
     return ratios(own, whole)
 
 
+def built_ahead(rows: pd.DataFrame, adapter: str, rival: str, budget: int, *, score: str) -> pd.Series:
+    """Gain of an adapter less that of a rival, as a share of LoRA's, over the seeds that all three have.
+
+    Args:
+        rows, budget, score: as for `built_share`.
+        adapter, rival: names in the record.
+
+    Returns:
+        Index: seed (see `lfmlib.findings.ratios`). Empty where LoRA gains nothing.
+    """
+    same, floor = rows[rows["rank"] == budget], rows[rows["rank"] == 0].set_index("seed")["score"]
+    own, other, lora = (gains(same[same["adapter"] == name], floor, score=score) for name in (adapter, rival, "lora"))
+    return ratios(own - other, lora)
+
+
+def in_loss(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the record `derived` with the held-out loss for a score, which scatters less than an accuracy."""
+    return rows.assign(score=rows["loss"])
+
+
 def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, provenance: dict, *, score: str) -> Finding:
     """Finding F5 of a model trained several times.
 
-    The value counts the legs, (a) and (b), that hold; its interval counts those that hold by their lower limit, and
-    those that do by their upper limit. (b) is judged at the smallest number of trained parameters. The null is the same
-    count for Gaussian noise of the size of ΔW.
+    The value counts the legs, (a) and (b), that hold; its interval counts those that hold by their worse limit, and
+    those that do by their better one. (b) is judged at the smallest number of trained parameters. The control is noise
+    of the size of ΔW for (a), and for (b) what is built from uniform noise or signs: it holds there as well where
+    Gaussian noise is not ahead of both beyond the interval.
 
     Args:
         built, replaced: parts "built" and "stand-in" of the record `derived`, of one model.
         model: its name.
         provenance: of the record.
-        score: "accuracy" or "loss".
+        score: "accuracy" or "loss", which the first rule counts gains in; the second one counts them in loss.
 
     Raises:
         ValueError: fewer than two seeds.
@@ -84,26 +110,44 @@ def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, proven
     if (runs := min(built["seed"].nunique(), replaced["seed"].nunique())) < 2:
         raise ValueError(f"F5 of {model} needs at least two runs of every kind: measure the record")
     budget = int(built.loc[built["rank"] > 0, "rank"].min())
-    if built_share(built, "lora", budget, score=score).empty or kept_share(replaced, "trained", score=score).empty:
-        return Finding.of("F5", model, provenance, {"reason": "LoRA, or ΔW itself, gains nothing over the head alone."})
-    normal = {kind: over_runs(replaced.loc[replaced["kind"] == kind, "normal_share"]) for kind in ("trained", "noise")}
-    laws = ("gaussian", "uniform", "signs")
-    shares = {law: over_runs(built_share(built, f"noise-{law}", budget, score=score)) for law in laws}
-    value, low, high = map(_legs_held, normal["trained"], shares["gaussian"])
-    noise = (normal["noise"][0], float(kept_share(replaced, "noise", score=score).mean()))
+    how, counted = {"budget": budget, "score": "loss"}, in_loss(built)
+    if built_share(built, "lora", budget, score=score).empty or built_share(counted, "lora", **how).empty:
+        return Finding.of("F5", model, provenance, {"reason": "LoRA gains nothing over the head alone."})
+    misfit = {kind: over_runs(replaced.loc[replaced["kind"] == kind, "misfit"]) for kind in ("trained", "noise")}
+    shares = {law: over_runs(built_share(counted, f"noise-{law}", **how)) for law in ("gaussian", *OTHER_LAWS)}
+    ahead = {law: over_runs(built_ahead(counted, "noise-gaussian", f"noise-{law}", **how)) for law in OTHER_LAWS}
+    (mean, low, high), built_of = misfit["trained"], shares["gaussian"]
+    value, *limits = map(_legs_held, (mean, high, low), built_of)
+    others = max(shares[law][0] for law in OTHER_LAWS)
+    if not all(low > 0 for _, low, _ in ahead.values()):
+        others = max(others, built_of[0])
     details = {
         "parts": {
-            "(a) R² ≥ 0.99": _percent(normal["trained"], most=1.0),
-            "(b) of LoRA’s gain": _percent(shares["gaussian"]),
-            "of uniform noise, of ±1": " and ".join(f"{shares[law][0]:.0%}" for law in laws[1:]),
+            "(a) median 1 − R²": bracketed(mean, max(low, 0), high, 4),
+            "(b) of LoRA’s gain": _percent(built_of),
+            "of uniform noise, of ±1": " and ".join(f"{shares[law][0]:.0%}" for law in OTHER_LAWS),
         },
-        "null_parts": {"(a)": noise[0], "(b)": noise[1]},
-        "shares": {name: list(map(float, span)) for name, span in shares.items()},
-        "normal": list(map(float, normal["trained"])),
+        "shares": {name: list(map(float, one)) for name, one in shares.items()},
+        "ahead": {name: list(map(float, one)) for name, one in ahead.items()},
+        "misfit": {name: list(map(float, one)) for name, one in misfit.items()},
         "budget": budget,
         "runs": int(runs),
     }
-    return Finding.of("F5", model, provenance, details, value, (low, high), _legs_held(*noise))
+    null = _legs_held(misfit["noise"][0], others)
+    return Finding.of(
+        "F5", model, provenance, details, value, tuple(limits), null, first=_first(built, replaced, budget, score)
+    )
+
+
+def _first(built: pd.DataFrame, replaced: pd.DataFrame, budget: int, score: str) -> str:
+    """The verdict of the first rule, by the share of normal ΔW and gains in the score."""
+    normal = over_runs(replaced.loc[replaced["kind"] == "trained", "normal_share"])
+    share = over_runs(built_share(built, "noise-gaussian", budget, score=score))
+    value, *limits = (
+        float(int(one >= SUPPORTED_SHARE) + int(other >= MIN_GAIN_SHARE))
+        for one, other in zip(normal, share, strict=True)
+    )
+    return judge(FIRST_RULES["F5"], value, tuple(limits))
 
 
 def f5(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
@@ -125,9 +169,9 @@ def f5(table: pd.DataFrame, model: str, provenance: dict) -> Finding:
     return Finding.of("F5", model, provenance, {"reason": reason, "normal_share": found})
 
 
-def _legs_held(normal: float, built: float) -> float:
-    """How many legs hold at a share of normal ΔW and at a share of LoRA's gain."""
-    return float(int(normal >= SUPPORTED_SHARE) + int(built >= MIN_GAIN_SHARE))
+def _legs_held(misfit: float, built: float) -> float:
+    """How many legs hold at a median of 1 - R² and at a share of LoRA's gain."""
+    return float(int(misfit <= MAX_MISFIT) + int(built >= MIN_GAIN_SHARE))
 
 
 def _percent(found: tuple[float, float, float], most: float = math.inf) -> str:

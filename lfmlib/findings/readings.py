@@ -25,6 +25,16 @@ FIRST_RULES = RULES | {
             "at least 80 % of the parameters: all three, for the same matrices, supported; one or two partly"
         ),
     ),
+    "F5": Rule(
+        "(a) the Q–Q plot of ΔW against a Gaussian has an R² of at least 0.99 in matrices with at least 80 % of the "
+        "parameters; (b) a ΔW built from frozen Gaussian noise and learned scales, with no more trained parameters "
+        "than LoRA, reaches at least 95 % of LoRA’s gain: both supported, one of them partly",
+        supported=2,
+        partly=1,
+        unit="of 2",
+        control="with Gaussian noise of ΔW’s size",
+        metric="senses in which ΔW can be derived from Gaussian noise: (a) its histogram, (b) built from frozen noise",
+    ),
     "F6": replace(
         RULES["F6"],
         text=(
@@ -41,6 +51,17 @@ FIRST_RULES = RULES | {
             "in the mean of the runs and an interval over them above 0 (for a single pair: a permutation p, corrected "
             "for the number of roles, of at most 0.05): at least 80 % supported, at least 50 % partly"
         ),
+    ),
+    "F8": Rule(
+        "radius: the noise, in standard deviations of each matrix, that closes 10 % of the gap between a model’s own "
+        "loss and that of the class frequencies, with a head fitted in the same way to base and fine-tune and the same "
+        "draws of the noise for both: larger for the fine-tune, with an interval over runs above 1, supported; larger, "
+        "partly",
+        supported=1,
+        partly=1,
+        unit="times",
+        control="with noise in place of ΔW",
+        metric="noise radius of the fine-tuned weights over that of the base",
     ),
     "F11": replace(
         RULES["F11"],
@@ -133,10 +154,14 @@ READINGS = (
     ),
     Reading(
         "2026-11-29",
-        "620c7968dd83",
-        "F6 of a single pair goes by three times the scatter of noise, not by twice: two of 20 draws of noise failed "
-        "by chance, so that independent noise was called supported; and a matrix that hardly moved has a g whose sign "
-        "is chance, so that of 25 such pairs four were. Seen before: these made pairs, and no real one.",
+        "e48ec4313ac0",
+        "F5 counts gains in held-out loss, at rates tuned as F13’s, goes by the median of 1 - R², and asks of the "
+        "Gaussian that uniform noise and signs do worse, for otherwise any frozen noise will do. F8 is asked by "
+        "protocol, since its verdict changed with the head. F6 of a single pair goes by three times the scatter of "
+        "noise, not by twice: of 20 draws of independent noise two were called supported, since their control had "
+        "failed by chance; and the sign of g of a matrix that hardly moved is chance. Seen before: F5’s and F8’s "
+        "results by the first rules, with the ratios of radii of a timid head, and by protocol those of one seed of "
+        "the ViT; for F6 made pairs, and no real one.",
     ),
 )
 """Every state of the rules, oldest first; the verdicts of a run are by the last."""

@@ -116,13 +116,15 @@ RULES = {
         of_noise=True,
     ),
     "F5": Rule(
-        "(a) the Q–Q plot of ΔW against a Gaussian has an R² of at least 0.99 in matrices with at least 80 % of the "
-        "parameters; (b) a ΔW built from frozen Gaussian noise and learned scales, with no more trained parameters "
-        "than LoRA, reaches at least 95 % of LoRA’s gain: both supported, one of them partly",
+        "(a) the median over the matrices of 1 − R² of the Q–Q plot of ΔW against a Gaussian is at most 0.01; (b) a ΔW "
+        "built from frozen Gaussian noise and learned scales, with no more trained parameters than LoRA and at rates "
+        "tuned alike, reaches at least 95 % of LoRA’s gain in held-out loss: both supported, one of them partly. The "
+        "control has noise of ΔW’s size in (a); in (b) uniform noise and ±1, and passes unless the Gaussian is ahead "
+        "of both beyond the interval",
         supported=2,
         partly=1,
         unit="of 2",
-        control="with Gaussian noise of ΔW’s size",
+        control="with noise in ΔW’s place, and built from noise that is not Gaussian",
         metric="senses in which ΔW can be derived from Gaussian noise: (a) its histogram, (b) built from frozen noise",
     ),
     "F6": Rule(
@@ -147,15 +149,16 @@ RULES = {
         metric="share of roles in which std(ΔW) grows with depth",
     ),
     "F8": Rule(
-        "radius: the noise, in standard deviations of each matrix, that closes 10 % of the gap between a model’s own "
-        "loss and that of the class frequencies, with a head fitted in the same way to base and fine-tune and the same "
-        "draws of the noise for both: larger for the fine-tune, with an interval over runs above 1, supported; larger, "
-        "partly",
+        "radius: the noise that closes 10 % of the gap between a model’s own loss and that of the class frequencies, "
+        "with the same draws for base and fine-tune; asked by head (fitted anew to each, kept small, or frozen before "
+        "the fine-tuning), by unit of the noise (the standard deviations of W, those of W₀, one size for all) and by "
+        "task (new and old), wherever every run has a radius of both. Larger for the fine-tune beyond the interval "
+        "over runs in all of these protocols, supported; in some, partly: it depends on the protocol",
         supported=1,
-        partly=1,
-        unit="times",
+        partly=0.01,
+        unit="%",
         control="with noise in place of ΔW",
-        metric="noise radius of the fine-tuned weights over that of the base",
+        metric="share of the protocols in which the noise radius of the fine-tuned weights is larger than the base’s",
     ),
     "F9": Rule(
         "share of parameters in matrices with abs(mean) / std ≤ 0.05: at least 80 % supported, at least 50 % partly",

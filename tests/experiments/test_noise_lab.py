@@ -105,7 +105,7 @@ def test_the_random_direction_has_the_size_of_delta():
 def test_five_runs_of_everything_a_verdict_rests_on(experiment):
     cells = pd.DataFrame(experiment().cells)
     by = ["part", "model", *(name for name in ("adapter", "rank", "judged_on", "jitter") if name in cells)]
-    assert (cells.groupby(by, dropna=False)["seed"].nunique() == 5).all()
+    assert (cells.groupby(by, dropna=False)["seed"].nunique() >= 5).all()
 
 
 def test_lora_and_noise_have_rates_for_the_same_budgets():
@@ -153,19 +153,25 @@ def shaken(ratio: float) -> pd.DataFrame:
             for scale in radius.SCALES:
                 rise = 0.1 * (scale / (size * (1 + 0.01 * seed))) ** 2
                 rows.append(about | {"scale": scale, "rise": rise})
-    return pd.DataFrame(rows).assign(trained=2.0, trivial=3.1, cell="made")
+            for unit, factor in zip(radius.UNITS, (1.0, 1.1, 0.5), strict=True):
+                asked = about | {"part": "protocols", "unit": unit, "kind": "matrix", "draw": 0}
+                rows.append(asked | {"radius": size * (factor if which == "tuned" else 1.0)})
+    made = pd.DataFrame(rows)
+    return made.assign(trained=made["own"].where(made["own"].isna(), 2.0), trivial=3.1, cell="made")
 
 
 def test_a_planted_ratio_is_read_off_and_explained():
     record = shaken(1.5)
     (found,) = ch09_radius.f8_found(record)
-    assert found.verdict == "supported" and found.value == pytest.approx(1.5)
+    assert found.first_verdict == "supported" and found.verdict == "partly" and found.value == pytest.approx(2 / 3)
     why = ch09_radius.reasons(record).iloc[0]
     assert why["allowed rise"].startswith("1.00") and why["curvature"].startswith("0.44")
     assert why["radius, foretold"].startswith("1.50") and why["radius, measured"].startswith("1.50")
-    assert (
-        ch09_radius.radii(record)["W / W₀"].iloc[0].startswith("1.50") and ch09_radius.radii(record, timid=True).empty
-    )
+    assert ch09_radius.radii(record)["W / W₀"].iloc[0].startswith("1.50")
+    assert ch09_radius.protocols(record).to_numpy().tolist() == [
+        ["12-layer decoder", "new task", "its own", "1.50 [1.50, 1.50] ↑", "1.65 [1.65, 1.65] ↑", "0.75 [0.75, 0.75] ↓"]
+    ]
+    assert "W stands more noise than W₀ in **2 of 3**, less in 1" in ch09_radius.asked(record)
     closed = ch09_radius.curves(record)["12-layer decoder"]
     assert np.allclose(closed["closed"], closed["rise"])  # a gap of one nat
     assert ch09_radius.strayed(record)["RMS ΔW / RMS W₀"].iloc[0] == "0.400"

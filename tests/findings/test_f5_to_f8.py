@@ -1,5 +1,7 @@
 """F5 and F8: verdicts on made records, planted both ways."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,61 +9,76 @@ import pytest
 from lfmlib import findings
 
 
-def built(noise: float, scatter: float = 0.005, loss: bool = False) -> pd.DataFrame:
-    """Five runs in which LoRA gains 0.2 over the head alone, and noise a share of it."""
+def built(noise: float, scatter: float = 0.005, loss: bool = False, other: float | None = None) -> pd.DataFrame:
+    """Five runs in which LoRA gains 0.2 over the head alone, Gaussian noise a share of it, other noise another."""
     rng, rows = np.random.default_rng(0), []
     for seed in range(5):
         level = 0.5 + 0.05 * rng.standard_normal()  # seeds differ by more than the methods: gains are paired
         for adapter, rank, gain in (
             ("head", 0, 0.0),
             ("lora", 1, 0.2),
-            *((f"noise-{law}", 1, 0.2 * noise) for law in ("gaussian", "uniform", "signs")),
+            ("noise-gaussian", 1, 0.2 * noise),
+            *((f"noise-{law}", 1, 0.2 * (noise if other is None else other)) for law in ("uniform", "signs")),
         ):
             score = level + gain + (scatter * rng.standard_normal() if rank else 0)
             value = 3 - score if loss else score
-            rows.append(
-                {"seed": seed, "adapter": adapter, "rank": rank, "score": value, "loss": value if loss else 9.0}
-            )
+            rows.append({"seed": seed, "adapter": adapter, "rank": rank, "score": value, "loss": 3 - score})
     return pd.DataFrame(rows)
 
 
-def replaced(normal: float, kept: float = 0.0, loss: bool = False) -> pd.DataFrame:
-    """Five runs: a share of normal ΔW, and norm-matched noise that keeps a share of the gain."""
+def replaced(normal: bool, loss: bool = False) -> pd.DataFrame:
+    """Five runs: ΔW with a Gaussian histogram or not, and norm-matched noise, which gains nothing."""
     rows = []
     for seed in range(5):
-        for kind, gain, share in (("trained", 0.3, normal), ("noise", 0.3 * kept, 1.0), ("none", 0.0, 0.0)):
+        for kind, gain, share in (("trained", 0.3, float(normal)), ("noise", 0.0, 1.0), ("none", 0.0, 0.0)):
             score = 0.4 + 0.01 * seed + gain
-            score = 3 - score if loss else score
-            rows.append({"seed": seed, "kind": kind, "score": score, "loss": 9.0, "normal_share": share})
+            about = {"seed": seed, "kind": kind, "score": 3 - score if loss else score, "loss": 3 - score}
+            misfit = (0.002 if share else 0.05) + 0.0001 * seed
+            rows.append(about | {"normal_share": share, "misfit": misfit})
     return pd.DataFrame(rows)
 
 
 @pytest.mark.parametrize("loss", [False, True])
 @pytest.mark.parametrize(
     ("noise", "normal", "verdict", "value"),
-    [(1.1, 1.0, "supported", 2), (0.6, 1.0, "partly", 1), (1.1, 0.3, "partly", 1), (0.6, 0.3, "contradicted", 0)],
+    [
+        (1.1, True, findings.OF_NOISE_TOO, 2),
+        (0.6, True, "partly", 1),
+        (1.1, False, "partly", 1),
+        (0.6, False, "contradicted", 0),
+    ],
 )
 def test_f5_counts_its_two_legs(noise, normal, verdict, value, loss):
-    found = findings.f5_over_runs(
-        built(noise, loss=loss), replaced(normal, loss=loss), "m", {}, score="loss" if loss else "accuracy"
-    )
+    given = built(noise, loss=loss), replaced(normal, loss=loss)
+    found = findings.f5_over_runs(*given, "m", {}, score="loss" if loss else "accuracy")
     assert (found.verdict, found.value) == (verdict, value)
-    assert found.null == 1  # noise has the histogram, and learns nothing
+    assert found.first_verdict == ("supported" if value == 2 else verdict)
+    assert found.null == 1 + (noise > 1)  # uniform noise and signs do as well
     assert found.details["shares"]["gaussian"][0] == pytest.approx(noise, abs=0.06)
 
 
+@pytest.mark.parametrize(("other", "verdict"), [(0.5, "supported"), (1.07, findings.OF_NOISE_TOO)])
+def test_f5_is_of_the_gaussian_only_where_other_noise_does_worse(other, verdict):
+    found = findings.f5_over_runs(built(1.1, other=other), replaced(True), "m", {}, score="accuracy")
+    assert found.verdict == verdict and found.first_verdict == "supported"
+    assert (found.details["ahead"]["uniform"][1] > 0) == (found.null == 1)
+
+
+def test_f5_compares_over_the_seeds_that_both_have():
+    rows = built(1.1)
+    fewer = rows[(rows["adapter"] != "noise-uniform") | (rows["seed"] < 3)]
+    ahead = findings.built_ahead(fewer, "noise-gaussian", "noise-uniform", 1, score="accuracy")
+    assert len(ahead) == 3 and ahead.mean() == pytest.approx(0, abs=0.05)
+
+
 def test_f5_is_undecided_where_the_share_of_the_gain_straddles_its_bound():
-    found = findings.f5_over_runs(built(0.95, scatter=0.02), replaced(1.0), "m", {}, score="accuracy")
+    found = findings.f5_over_runs(built(0.95, scatter=0.02), replaced(True), "m", {}, score="accuracy")
     assert found.verdict == "undecided" and found.interval == (1, 2)
-
-
-def test_f5_noise_that_keeps_the_gain_would_be_seen():
-    assert findings.f5_over_runs(built(1.0), replaced(1.0, kept=1.0), "m", {}, score="accuracy").null == 2
 
 
 def test_f5_of_one_run_is_refused():
     with pytest.raises(ValueError, match=r"F5 of m needs at least two runs"):
-        findings.f5_over_runs(built(1.0).query("seed == 0"), replaced(1.0), "m", {}, score="accuracy")
+        findings.f5_over_runs(built(1.0).query("seed == 0"), replaced(True), "m", {}, score="accuracy")
 
 
 def radii(ratio: float, scatter: float = 0.05, seeds: int = 5, **more) -> pd.DataFrame:
@@ -74,31 +91,85 @@ def radii(ratio: float, scatter: float = 0.05, seeds: int = 5, **more) -> pd.Dat
             size = 0.2 * np.exp(0.5 * rng.standard_normal())
             for which, factor in (("base", 1.0), ("tuned", np.exp(logs[seed])), ("random", 0.9)):
                 rows.append({"seed": seed, "draw": draw, "which": which, "radius": size * factor})
-    about = {"kind": "matrix", "head": "fitted", "task": "t", "judged_on": "t"}
+    about = {"part": "radius", "kind": "matrix", "head": "fitted", "task": "t", "judged_on": "t"}
     return pd.DataFrame(rows).assign(**about | more)
 
 
+def asked(*ratios: float, scatter: float = 0.05, **more) -> pd.DataFrame:
+    """The radii of the first rule, with the first ratio, and those of as many protocols as there are ratios."""
+    protocols = [
+        radii(ratio, scatter, **{"part": "protocols", "unit": unit, "head": head} | more)
+        for ratio, (head, unit) in zip(ratios, itertools.product(("fitted", "timid"), ("own", "base")), strict=False)
+    ]
+    return pd.concat([radii(ratios[0], scatter), *protocols])
+
+
 @pytest.mark.parametrize(
-    ("ratio", "scatter", "verdict"),
+    ("ratio", "scatter", "first"),
     [(1.5, 0.05, "supported"), (1.1, 0.3, "partly"), (0.7, 0.05, "contradicted"), (0.95, 0.3, "undecided")],
 )
-def test_f8_by_the_ratio_of_radii(ratio, scatter, verdict):
-    found = findings.f8_over_runs(radii(ratio, scatter), "m", {})
-    assert found.verdict == verdict and found.value == pytest.approx(ratio)
+def test_the_first_rule_of_f8_goes_by_one_ratio(ratio, scatter, first):
+    assert findings.f8_over_runs(asked(ratio, scatter=scatter), "m", {}).first_verdict == first
+    low, high = findings.by_protocol(radii(ratio, scatter, unit="own")).loc[0, ["low", "high"]].astype(float)
     half = 2.776 * scatter / 5**0.5  # Student's t with four degrees of freedom
-    assert np.log(found.interval) == pytest.approx([np.log(ratio) - half, np.log(ratio) + half], abs=1e-3)
-    assert found.null == pytest.approx(0.9) and found.details["draws"] == 16
+    assert np.log([low, high]) == pytest.approx([np.log(ratio) - half, np.log(ratio) + half], abs=1e-3)
 
 
-def test_f8_with_a_run_that_has_no_radius_is_undecided():
-    rows = radii(1.5)
-    rows.loc[(rows["seed"] == 2) & (rows["which"] == "base"), "radius"] = np.nan
-    assert findings.f8_over_runs(rows, "m", {}).verdict == "undecided"
+@pytest.mark.parametrize(
+    ("ratios", "scatter", "verdict", "value"),
+    [
+        ((1.5, 1.4, 1.6), 0.05, "supported", 1),
+        ((1.5, 1.4, 0.7, 1.3), 0.05, "partly", 0.75),
+        ((0.7, 0.8), 0.05, "contradicted", 0),
+        ((1.02, 1.03), 0.3, "undecided", 0),
+        ((1.0, 1.0, 1.0), 0.3, "undecided", 0),
+    ],
+)
+def test_f8_asks_by_protocol(ratios, scatter, verdict, value):
+    found = findings.f8_over_runs(asked(*ratios, scatter=scatter), "m", {})
+    assert (found.verdict, found.value) == (verdict, value)
+    assert found.null == 0 and found.control_verdict == "contradicted"  # it stands 0.9 of the noise, every time
+
+
+def test_f8_of_a_random_step_that_widens_as_well_is_of_noise_too():
+    rows = asked(1.5, 1.4)
+    rows.loc[rows["which"] == "random", "radius"] *= 2
+    assert findings.f8_over_runs(rows, "m", {}).verdict == findings.OF_NOISE_TOO
+
+
+def test_f8_leaves_out_protocols_in_which_a_run_has_no_radius():
+    rows = asked(1.5, 1.5)
+    gone = (rows["part"] == "protocols") & (rows["unit"] == "base") & (rows["seed"] == 2) & (rows["which"] == "tuned")
+    rows.loc[gone, "radius"] = np.nan
+    found = findings.f8_over_runs(rows, "m", {})
+    assert found.verdict == "supported" and found.details["undefined"] == 1
+    rows.loc[(rows["seed"] == 2) & (rows["which"] == "tuned"), "radius"] = np.nan
+    found = findings.f8_over_runs(rows, "m", {})
+    assert found.value is None and found.verdict == "undecided" and "class frequencies" in found.details["reason"]
+
+
+def test_f8_keeps_tasks_apart():
+    rows = pd.concat([asked(1.5, 1.5), asked(0.8, judged_on="old").query("part == 'protocols'")])
+    protocols = findings.by_protocol(rows[rows["part"] == "protocols"])
+    assert protocols["task"].tolist() == ["new", "new", "old"]
+    assert protocols["ratio"].tolist() == pytest.approx([1.5, 1.5, 0.8])
 
 
 def test_f8_without_a_control_says_so():
-    rows = radii(1.5)
+    rows = asked(1.5)
     assert findings.f8_over_runs(rows[rows["which"] != "random"], "m", {}).null is None
+
+
+def test_f8_leaves_out_draws_without_a_radius():
+    rows = asked(1.5, scatter=0.0)
+    rows.loc[(rows["which"] == "base") & (rows["draw"] == 3), "radius"] = np.inf
+    assert findings.by_protocol(rows[rows["part"] == "protocols"])["ratio"].tolist() == pytest.approx([1.5])
+
+
+def test_f8_of_one_run_is_refused():
+    rows = asked(1.5)
+    with pytest.raises(ValueError, match=r"F8 of m needs at least two runs"):
+        findings.f8_over_runs(rows[rows["seed"] == 0], "m", {})
 
 
 def test_shares_of_gains_are_paired():
@@ -110,22 +181,3 @@ def test_shares_of_gains_are_paired():
     ]
     kept = {kind: findings.kept_share(pd.DataFrame(rows), kind, score="accuracy") for kind in ("flattened", "trained")}
     assert kept["flattened"].to_numpy() == pytest.approx(0.9) and kept["trained"].std() < 1e-12
-
-
-def test_f8_pairs_the_draws_and_keeps_other_heads_and_tasks_apart():
-    other = pd.concat([radii(1.5), radii(0.5, head="timid"), radii(0.8, judged_on="old")])
-    found = findings.f8_over_runs(other, "m", {})
-    assert found.value == pytest.approx(1.5, rel=0.1)
-    assert float(found.details["parts"]["with a timid head"].split()[0]) == pytest.approx(0.5, rel=0.1)
-    assert float(found.details["parts"]["on the old task"].split()[0]) == pytest.approx(0.8, rel=0.1)
-
-
-def test_f8_leaves_out_draws_without_a_radius():
-    rows = radii(1.5, scatter=0.0)
-    rows.loc[(rows["which"] == "base") & (rows["draw"] == 3), "radius"] = np.inf
-    assert findings.f8_over_runs(rows, "m", {}).value == pytest.approx(1.5)
-
-
-def test_f8_of_one_run_is_refused():
-    with pytest.raises(ValueError, match=r"F8 of m needs at least two runs"):
-        findings.f8_over_runs(radii(1.5, seeds=1), "m", {})
