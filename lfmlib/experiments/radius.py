@@ -46,7 +46,7 @@ STRENGTHS = {"fitted": (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2), "timid": (TIMID,)}
 UNITS = ("own", "base", "one size")
 """What noise is measured in: each matrix's own standard deviation, that of W₀, or for all matrices alike the root mean
 square of all entries of W₀."""
-PROTOCOL_DRAWS = 3
+PROTOCOL_DRAWS = 2
 """Draws of the noise of each protocol."""
 SCALES = (0.025, 0.05, 0.1, 0.2, 0.4)
 """Sizes of the noise on the curves of loss against noise, in std(W)."""
