@@ -51,9 +51,9 @@ def kept(record: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, some in by_model(record, part="stand-in"):
         for kind in STAND_INS:
-            if not len(found := findings.kept_share(some, kind, score=MEASURED[key(some)])):
+            share, low, high = findings.kept_share(some, kind, score=MEASURED[key(some)])
+            if np.isnan(share):
                 continue
-            share, low, high = findings.over_runs(found)
             loss = some.loc[some["kind"] == kind, "loss"].mean()
             rows.append((kind, STAND_INS[kind], name, share, low, high, loss))
     return pd.DataFrame(rows, columns=["kind", "keeps", "model", "share", "low", "high", "loss"])
@@ -144,26 +144,16 @@ def _budgets(record: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame]]:
             yield name, int(budget), some
 
 
-def _built(record: pd.DataFrame) -> Iterator[tuple[str, int, dict[str, pd.Series]]]:
-    """Model, number of random matrices, and by law of the noise the share of LoRA's gain in loss that is reached, by
-    seed."""
-    for name, budget, some in _budgets(record):
-        counted = findings.in_loss(some)
-        each = {arm: findings.built_share(counted, arm, budget, score="loss") for arm in NOISE_BUILT}
-        yield name, budget, {ARMS[arm]: found for arm, found in each.items() if len(found)}
-
-
 def shares(record: pd.DataFrame) -> pd.DataFrame:
     """Share of LoRA's gain in held-out loss that ΔW built from noise reaches.
 
     Returns:
         One row per model, number of random matrices and law: model, bases, law, share, low, high.
     """
-    rows = [
-        (name, budget, law, *findings.over_runs(found))
-        for name, budget, each in _built(record)
-        for law, found in each.items()
-    ]
+    rows = []
+    for name, budget, some in _budgets(record):
+        each = {arm: findings.built_share(findings.in_loss(some), arm, budget, score="loss") for arm in NOISE_BUILT}
+        rows += [(name, budget, ARMS[arm], *found) for arm, found in each.items() if not np.isnan(found[0])]
     return pd.DataFrame(rows, columns=["model", "bases", "law", "share", "low", "high"])
 
 
@@ -174,24 +164,24 @@ def rivals(record: pd.DataFrame) -> pd.DataFrame:
         Index: model and bases. Columns: "− uniform", "− ±1": mean and 95 % interval over seeds.
     """
     found = {}
-    for name, budget, law, difference in _differences(record):
-        found.setdefault(f"{name}, {budget}", {})[f"− {law}"] = findings.span(difference, 2, "+")
+    for name, budget, law, ahead in _differences(record):
+        found.setdefault(f"{name}, {budget}", {})[f"− {law}"] = findings.bracketed(*ahead, 2, "+")
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def _differences(record: pd.DataFrame) -> Iterator[tuple[str, int, str, pd.Series]]:
+def _differences(record: pd.DataFrame) -> Iterator[tuple[str, int, str, tuple[float, float, float]]]:
     """Model, number of random matrices, rival law, and the share that Gaussian noise reaches less the rival's."""
     first, *rest = NOISE_BUILT
     for name, budget, some in _budgets(record):
         for arm in rest:
             ahead = findings.built_ahead(findings.in_loss(some), first, arm, budget, score="loss")
-            if len(ahead):
+            if not np.isnan(ahead[0]):
                 yield name, budget, ARMS[arm], ahead
 
 
 def differ(record: pd.DataFrame) -> str:
     """In how many of the comparisons with uniform noise and ±1 Gaussian noise is better, beyond the interval."""
-    spans = [findings.over_runs(one) for *_, one in _differences(record) if len(one) > 1]
+    spans = [ahead for *_, ahead in _differences(record) if not np.isnan(ahead[1])]
     better, worse = sum(low > 0 for _, low, _ in spans), sum(high < 0 for *_, high in spans)
     count, widest = len(spans), max([(high - low) / 2 for _, low, high in spans], default=0.0)
     if not count:

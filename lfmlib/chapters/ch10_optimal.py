@@ -5,6 +5,7 @@ Every function takes rows of the record (see `lfmlib.experiments.optimal.run`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -20,7 +21,7 @@ from ..findings import Finding
 from ..losses.outliers import RANGES
 from ..provenance import recorded
 from .names import NAMES, by_model, key, where
-from .sentences import Cell, listed, mean, number, span, table, within
+from .sentences import MISSING, Cell, listed, mean, number, span, table, within, worded
 
 LIMIT_REACHED = 0.9
 """Share of the outliers that a matrix may have at most, from which on that limit decides where they begin."""
@@ -263,9 +264,13 @@ def damage(record: pd.DataFrame) -> pd.DataFrame:
         "as many": _rise("as many", "zeroed"),
         "as large": _rise("as large", "zeroed"),
         "which are": _size("as large", ".1f"),
-        "ratio": span(findings.damage_ratio, 1),
+        "ratio": worded(_ratio, findings.damage_ratio),
     }
     return table(_whole(record), columns)
+
+
+def _ratio(found: tuple[float, float, float]) -> str:
+    return MISSING if math.isnan(found[0]) else findings.bracketed(*found, 1)
 
 
 def changed(record: pd.DataFrame) -> pd.DataFrame:

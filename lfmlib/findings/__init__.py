@@ -35,7 +35,7 @@ from .rules import (
     digest,
     judge,
 )
-from .runs import bracketed, holm, over_runs, paired_p, ratios, span
+from .runs import bracketed, holm, over_runs, paired_p, ratio, span
 from .shares import (
     KL_BOUND,
     MIN_MATRIX_VALUES,
@@ -137,7 +137,7 @@ __all__ = [
     "over_runs",
     "paired_p",
     "qq_share",
-    "ratios",
+    "ratio",
     "shapes_found",
     "share",
     "shares_by_start",

@@ -5,12 +5,14 @@ Two legs: the law that codes these values shortest, and how much the loss rises 
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from .finding import Finding
 from .readings import FIRST_RULES
 from .rules import judge
-from .runs import over_runs, ratios
+from .runs import over_runs, ratio
 from .shares import SUPPORTED_SHARE, TOO_SMALL, eligible, interval_over_matrices, looked_at, share
 
 CLAIMED_LAW = "truncated-gaussian+outliers"
@@ -29,20 +31,20 @@ PRUNED_SHARE = 0.3
 """Share of the weights that is pruned before the law of the rest is judged: that which F11 asks for."""
 
 
-def damage_ratio(rows: pd.DataFrame) -> pd.Series:
-    """Rise of the loss when the outliers are zeroed, over its rise when random sets of equal squared norm are, by run.
+def damage_ratio(rows: pd.DataFrame) -> tuple[float, float, float]:
+    """Rise of the loss when the outliers are zeroed, over its rise when random sets of equal squared norm are.
 
     Args:
         rows: of the record `optimal`, of one model.
 
     Returns:
-        Index: seed (see `lfmlib.findings.ratios`). Empty where a run has no outliers, or where the rise by random sets
-        is not above 0 beyond its interval over runs, so that there is nothing to divide by.
+        Ratio and interval over runs (see `lfmlib.findings.ratio`). NaN where a run has no outliers, or where the rise
+        by random sets is not above 0 beyond its interval over runs, so that there is nothing to divide by.
     """
     own, random = _damages(rows)
     if len(own) < max(2, rows["seed"].nunique()) or not over_runs(random)[1] > 0:
-        return pd.Series(dtype=float)
-    return ratios(own, random)
+        return math.nan, math.nan, math.nan
+    return ratio(own, random)
 
 
 def _damages(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
@@ -68,9 +70,8 @@ def _damage_leg(rows: pd.DataFrame) -> tuple[tuple[bool, bool, bool], str]:
 
 def _first_damage_leg(rows: pd.DataFrame) -> tuple[tuple[bool, bool, bool], str]:
     """As `_damage_leg`, by the first rule, which compared any damage above 0."""
-    each, (own, _) = damage_ratio(rows), _damages(rows)
-    if len(each):
-        value, low, high = over_runs(each)
+    (value, low, high), (own, _) = damage_ratio(rows), _damages(rows)
+    if not math.isnan(value):
         holds = value >= MIN_DAMAGE_RATIO and low > 1, low >= MIN_DAMAGE_RATIO, high >= MIN_DAMAGE_RATIO
         return holds, f"{value:.1f} [{low:.1f}, {high:.1f}] ×"
     if own.empty:

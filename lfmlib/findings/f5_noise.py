@@ -13,7 +13,7 @@ from .f6_std import qq_share
 from .finding import Finding
 from .readings import FIRST_RULES
 from .rules import SCORE_SIGNS, judge
-from .runs import bracketed, over_runs, ratios
+from .runs import bracketed, over_runs, ratio
 from .shares import SUPPORTED_SHARE, TOO_SMALL, eligible
 
 MIN_GAIN_SHARE = 0.95
@@ -36,7 +36,7 @@ def gains(rows: pd.DataFrame, floor: pd.Series, *, score: str) -> pd.Series:
     return SCORE_SIGNS[score] * (by_seed - floor.reindex(by_seed.index))
 
 
-def built_share(rows: pd.DataFrame, adapter: str, budget: int, *, score: str) -> pd.Series:
+def built_share(rows: pd.DataFrame, adapter: str, budget: int, *, score: str) -> tuple[float, float, float]:
     """Gain of an adapter as a share of LoRA's, both counted from what is reached without an adapter.
 
     Args:
@@ -46,15 +46,15 @@ def built_share(rows: pd.DataFrame, adapter: str, budget: int, *, score: str) ->
         score: "accuracy" or "loss".
 
     Returns:
-        Index: seed (see `lfmlib.findings.ratios`). Empty where LoRA gains nothing, so that there is no share of it.
+        Mean and interval over seeds (see `lfmlib.findings.ratio`); NaN where LoRA gains nothing.
     """
     same = rows[rows["rank"] == budget]
     floor = rows[rows["rank"] == 0].set_index("seed")["score"]
     own, lora = (gains(same[same["adapter"] == name], floor, score=score) for name in (adapter, "lora"))
-    return ratios(own, lora)
+    return ratio(own, lora)
 
 
-def kept_share(rows: pd.DataFrame, kind: str, *, score: str) -> pd.Series:
+def kept_share(rows: pd.DataFrame, kind: str, *, score: str) -> tuple[float, float, float]:
     """Share of ΔW's gain that a stand-in for it keeps, both counted from no ΔW at all.
 
     Args:
@@ -63,14 +63,14 @@ def kept_share(rows: pd.DataFrame, kind: str, *, score: str) -> pd.Series:
         score: "accuracy" or "loss".
 
     Returns:
-        Index: seed (see `lfmlib.findings.ratios`). Empty where ΔW gains nothing.
+        Mean and interval over seeds (see `lfmlib.findings.ratio`); NaN where ΔW gains nothing.
     """
     floor = rows[rows["kind"] == "none"].set_index("seed")["score"]
     own, whole = (gains(rows[rows["kind"] == name], floor, score=score) for name in (kind, "trained"))
-    return ratios(own, whole)
+    return ratio(own, whole)
 
 
-def built_ahead(rows: pd.DataFrame, adapter: str, rival: str, budget: int, *, score: str) -> pd.Series:
+def built_ahead(rows: pd.DataFrame, adapter: str, rival: str, budget: int, *, score: str) -> tuple[float, float, float]:
     """Gain of an adapter less that of a rival, as a share of LoRA's, over the seeds that all three have.
 
     Args:
@@ -78,11 +78,11 @@ def built_ahead(rows: pd.DataFrame, adapter: str, rival: str, budget: int, *, sc
         adapter, rival: names in the record.
 
     Returns:
-        Index: seed (see `lfmlib.findings.ratios`). Empty where LoRA gains nothing.
+        Mean and interval (see `lfmlib.findings.ratio`); NaN where LoRA gains nothing.
     """
     same, floor = rows[rows["rank"] == budget], rows[rows["rank"] == 0].set_index("seed")["score"]
     own, other, lora = (gains(same[same["adapter"] == name], floor, score=score) for name in (adapter, rival, "lora"))
-    return ratios(own - other, lora)
+    return ratio(own - other, lora)
 
 
 def in_loss(rows: pd.DataFrame) -> pd.DataFrame:
@@ -111,11 +111,11 @@ def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, proven
         raise ValueError(f"F5 of {model} needs at least two runs of every kind: measure the record")
     budget = int(built.loc[built["rank"] > 0, "rank"].min())
     how, counted = {"budget": budget, "score": "loss"}, in_loss(built)
-    if built_share(built, "lora", budget, score=score).empty or built_share(counted, "lora", **how).empty:
+    if math.isnan(built_share(built, "lora", budget, score=score)[0] + built_share(counted, "lora", **how)[0]):
         return Finding.of("F5", model, provenance, {"reason": "LoRA gains nothing over the head alone."})
     misfit = {kind: over_runs(replaced.loc[replaced["kind"] == kind, "misfit"]) for kind in ("trained", "noise")}
-    shares = {law: over_runs(built_share(counted, f"noise-{law}", **how)) for law in ("gaussian", *OTHER_LAWS)}
-    ahead = {law: over_runs(built_ahead(counted, "noise-gaussian", f"noise-{law}", **how)) for law in OTHER_LAWS}
+    shares = {law: built_share(counted, f"noise-{law}", **how) for law in ("gaussian", *OTHER_LAWS)}
+    ahead = {law: built_ahead(counted, "noise-gaussian", f"noise-{law}", **how) for law in OTHER_LAWS}
     (mean, low, high), built_of = misfit["trained"], shares["gaussian"]
     value, *limits = map(_legs_held, (mean, high, low), built_of)
     others = max(shares[law][0] for law in OTHER_LAWS)
@@ -127,8 +127,8 @@ def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, proven
             "(b) of LoRA’s gain": _percent(built_of),
             "of uniform noise, of ±1": " and ".join(f"{shares[law][0]:.0%}" for law in OTHER_LAWS),
         },
-        "shares": {name: list(map(float, one)) for name, one in shares.items()},
-        "ahead": {name: list(map(float, one)) for name, one in ahead.items()},
+        "shares": {name: list(one) for name, one in shares.items()},
+        "ahead": {name: list(one) for name, one in ahead.items()},
         "misfit": {name: list(map(float, one)) for name, one in misfit.items()},
         "budget": budget,
         "runs": int(runs),
@@ -142,7 +142,7 @@ def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, proven
 def _first(built: pd.DataFrame, replaced: pd.DataFrame, budget: int, score: str) -> str:
     """The verdict of the first rule, by the share of normal ΔW and gains in the score."""
     normal = over_runs(replaced.loc[replaced["kind"] == "trained", "normal_share"])
-    share = over_runs(built_share(built, "noise-gaussian", budget, score=score))
+    share = built_share(built, "noise-gaussian", budget, score=score)
     value, *limits = (
         float(int(one >= SUPPORTED_SHARE) + int(other >= MIN_GAIN_SHARE))
         for one, other in zip(normal, share, strict=True)

@@ -159,7 +159,8 @@ READINGS = (
         "Gaussian that uniform noise and signs do worse, for otherwise any frozen noise will do. F8 is asked by "
         "protocol, since its verdict changed with the head. F6 of a single pair goes by three times the scatter of "
         "noise, not by twice: of 20 draws of independent noise two were called supported, since their control had "
-        "failed by chance; and the sign of g of a matrix that hardly moved is chance. Seen before: F5’s and F8’s "
+        "failed by chance; and the sign of g of a matrix that hardly moved is chance. Ratios over runs, in F5 and F12, "
+        "have Fieller’s interval, which is exact, for that of the delta method. Seen before: F5’s and F8’s "
         "results by the first rules, with the ratios of radii of a timid head, and by protocol those of one seed of "
         "the ViT; for F6 made pairs, and no real one.",
     ),

@@ -124,20 +124,36 @@ def compared(
     return found
 
 
-def ratios(own: pd.Series, whole: pd.Series) -> pd.Series:
-    """Ratio R of the means of two figures, as one value for each run: R + (own - R whole) / mean(whole).
+def ratio(own: pd.Series, whole: pd.Series, level: float = 0.95) -> tuple[float, float, float]:
+    """Ratio of the means of two figures over runs, and Fieller's interval (1954), paired by run.
 
-    The mean of these values is R, and their interval over runs is that of the delta method, paired by run. Unlike the
-    ratio of each run it divides by no single value of ``whole``, which may be near 0.
+    Unlike a mean of ratios it divides by no single value of ``whole``, which may be near 0; and unlike the delta
+    method's, its interval is not symmetric, and has no end where the mean of ``whole`` may be 0.
 
     Args:
         own, whole: the two figures by run; runs that lack either are left out.
+        level: coverage of the interval.
 
     Returns:
-        By run; empty where the mean of ``whole`` is not above 0, so that there is no share of it.
+        Ratio, lower and upper limit; the limits are NaN of one run, and infinite where the mean of ``whole`` is not
+        above 0 beyond its interval. All are NaN where that mean is not above 0, so that there is no share of it.
+
+    Examples:
+        >>> from lfmlib.findings import ratio
+        >>> whole = pd.Series([1.0, 2.0, 3.0, 2.0])
+        >>> ratio(0.9 * whole, whole)  # nine tenths in every run, however unlike these are
+        (0.9, 0.9, 0.9)
     """
-    both = pd.DataFrame({"own": own, "whole": whole}).dropna()
-    if both.empty or not both["whole"].mean() > 0:
-        return pd.Series(dtype=float)
-    ratio = both["own"].mean() / both["whole"].mean()
-    return ratio + (both["own"] - ratio * both["whole"]) / both["whole"].mean()
+    both = pd.DataFrame({"own": own, "whole": whole}).dropna().to_numpy()
+    if not len(both) or not both[:, 1].mean() > 0:
+        return math.nan, math.nan, math.nan
+    a, b = both.mean(0)
+    if len(both) < 2:
+        return float(a / b), math.nan, math.nan
+    scatter = float(special.stdtrit(len(both) - 1, (1 + level) / 2)) ** 2 * np.cov(both.T) / len(both)
+    leading = b**2 - scatter[1, 1]
+    if leading <= 0:
+        return float(a / b), -math.inf, math.inf
+    middle, last = a * b - scatter[0, 1], a**2 - scatter[0, 0]
+    half = math.sqrt(max(middle**2 - leading * last, 0.0))
+    return float(a / b), float((middle - half) / leading), float((middle + half) / leading)

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from lfmlib import findings
 
@@ -68,7 +69,9 @@ def test_f5_compares_over_the_seeds_that_both_have():
     rows = built(1.1)
     fewer = rows[(rows["adapter"] != "noise-uniform") | (rows["seed"] < 3)]
     ahead = findings.built_ahead(fewer, "noise-gaussian", "noise-uniform", 1, score="accuracy")
-    assert len(ahead) == 3 and ahead.mean() == pytest.approx(0, abs=0.05)
+    three = rows[rows["seed"] < 3]
+    assert ahead == findings.built_ahead(three, "noise-gaussian", "noise-uniform", 1, score="accuracy")
+    assert ahead[0] == pytest.approx(0, abs=0.05)
 
 
 def test_f5_is_undecided_where_the_share_of_the_gain_straddles_its_bound():
@@ -179,5 +182,32 @@ def test_shares_of_gains_are_paired():
         for seed, whole in enumerate((0.1, 0.3, 0.5, 0.2))
         for kind, share in (("trained", 1.0), ("flattened", 0.9), ("none", 0.0))
     ]
-    kept = {kind: findings.kept_share(pd.DataFrame(rows), kind, score="accuracy") for kind in ("flattened", "trained")}
-    assert kept["flattened"].to_numpy() == pytest.approx(0.9) and kept["trained"].std() < 1e-12
+    whole, most = (findings.kept_share(pd.DataFrame(rows), kind, score="accuracy") for kind in ("trained", "flattened"))
+    assert whole == pytest.approx((1, 1, 1)) and most == pytest.approx((0.9, 0.9, 0.9))
+
+
+@pytest.mark.parametrize("runs", [3, 5, 12])
+def test_a_ratio_ends_where_a_paired_test_turns(runs):
+    """Fieller's limits are the ratios R at which own - R whole has a mean of 0 with a p of 0.05."""
+    rng = np.random.default_rng(runs)
+    whole = pd.Series(1 + 0.1 * rng.standard_normal(runs))
+    own = 0.8 * whole + 0.1 * pd.Series(rng.standard_normal(runs))
+    value, low, high = findings.ratio(own, whole)
+    assert low < value < high and value == pytest.approx(own.mean() / whole.mean())
+    for end in (low, high):
+        assert stats.ttest_1samp(own - end * whole, 0).pvalue == pytest.approx(0.05)
+
+
+def test_a_ratio_to_what_may_be_nothing_has_no_ends():
+    whole = pd.Series([1.0, -0.5, 0.3])
+    assert findings.ratio(2 * whole + 1, whole)[1:] == (-np.inf, np.inf)
+    assert np.isnan(findings.ratio(whole, -whole)).all() and np.isnan(findings.ratio(whole[:1], whole[:1])[1])
+
+
+def test_ratios_are_covered_as_often_as_they_say():
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(2000):
+        whole = pd.Series(0.04 + 0.02 * rng.standard_normal(5))
+        _, low, high = findings.ratio(whole + 0.01 * pd.Series(rng.standard_normal(5)), whole)
+        inside += not low > 1 and not high < 1
+    assert abs(inside / 2000 - 0.95) < 3 * (0.05 * 0.95 / 2000) ** 0.5
