@@ -120,7 +120,8 @@ def f8_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     first = f8_judged(logs) if len(logs) == own["seed"].nunique() else "undecided"
     value, interval = share_of_protocols(table)
     parts = {
-        "more, less, of protocols": f"{(table['low'] > 1).sum()}, {(table['high'] < 1).sum()}, {len(table)}",
+        "W stands more noise in": f"{(table['low'] > 1).sum()} of {len(table)} protocols",
+        "less in": f"{(table['high'] < 1).sum()}",
         "W / W₀": f"{table['ratio'].min():.2f} to {table['ratio'].max():.2f}",
         "by the first rule": _span(logs),
     }

@@ -10,9 +10,11 @@ from scipy import stats
 from lfmlib import findings
 
 
-def built(noise: float, scatter: float = 0.005, loss: bool = False, other: float | None = None) -> pd.DataFrame:
+def built(
+    noise: float, scatter: float = 0.005, loss: bool = False, other: float | None = None, draw: int = 0
+) -> pd.DataFrame:
     """Five runs in which LoRA gains 0.2 over the head alone, Gaussian noise a share of it, other noise another."""
-    rng, rows = np.random.default_rng(0), []
+    rng, rows = np.random.default_rng(draw), []
     for seed in range(5):
         level = 0.5 + 0.05 * rng.standard_normal()  # seeds differ by more than the methods: gains are paired
         for adapter, rank, gain in (
@@ -65,6 +67,16 @@ def test_f5_is_of_the_gaussian_only_where_other_noise_does_worse(other, verdict)
     assert (found.details["ahead"]["uniform"][1] > 0) == (found.null == 1)
 
 
+@pytest.mark.parametrize(
+    ("noise", "other", "verdict"), [(1.1, 0.8, "supported"), (1.1, 1.1, findings.OF_NOISE_TOO), (0.8, 0.8, "partly")]
+)
+def test_planted_gains_come_out_in_19_of_20(noise, other, verdict):
+    """Of 0.1 in 1 around the bound of 0.95, at twice the scatter between methods that records have."""
+    given = [(built(noise, scatter=0.01, other=other, draw=draw), replaced(True)) for draw in range(20)]
+    found = [findings.f5_over_runs(*one, "m", {}, score="accuracy") for one in given]
+    assert sum(one.verdict == verdict for one in found) >= 19
+
+
 def test_f5_compares_over_the_seeds_that_both_have():
     rows = built(1.1)
     fewer = rows[(rows["adapter"] != "noise-uniform") | (rows["seed"] < 3)]
@@ -84,11 +96,14 @@ def test_f5_of_one_run_is_refused():
         findings.f5_over_runs(built(1.0).query("seed == 0"), replaced(True), "m", {}, score="accuracy")
 
 
-def radii(ratio: float, scatter: float = 0.05, seeds: int = 5, **more) -> pd.DataFrame:
-    """Runs in which the fine-tune stands `ratio` times the noise of its base, exactly in the mean; draws are shared."""
-    rng, rows = np.random.default_rng(1), []
+def radii(ratio: float, scatter: float = 0.05, seeds: int = 5, drawn: int | None = None, **more) -> pd.DataFrame:
+    """Runs in which the fine-tune stands `ratio` times the noise of its base, exactly in the mean, or where they are
+    ``drawn``, in expectation; draws of the noise are shared."""
+    rng, rows = np.random.default_rng(1 if drawn is None else drawn), []
     logs = rng.standard_normal(seeds)
-    logs = np.log(ratio) + scatter * (logs - logs.mean()) / max(logs.std(ddof=1) if seeds > 1 else 1, 1e-9)
+    if drawn is None:
+        logs = (logs - logs.mean()) / max(logs.std(ddof=1) if seeds > 1 else 1, 1e-9)
+    logs = np.log(ratio) + scatter * logs
     for seed in range(seeds):
         for draw in range(16):
             size = 0.2 * np.exp(0.5 * rng.standard_normal())
@@ -98,13 +113,13 @@ def radii(ratio: float, scatter: float = 0.05, seeds: int = 5, **more) -> pd.Dat
     return pd.DataFrame(rows).assign(**about | more)
 
 
-def asked(*ratios: float, scatter: float = 0.05, **more) -> pd.DataFrame:
+def asked(*ratios: float, scatter: float = 0.05, drawn: int | None = None, **more) -> pd.DataFrame:
     """The radii of the first rule, with the first ratio, and those of as many protocols as there are ratios."""
     protocols = [
-        radii(ratio, scatter, **{"part": "protocols", "unit": unit, "head": head} | more)
+        radii(ratio, scatter, drawn=drawn, **{"part": "protocols", "unit": unit, "head": head} | more)
         for ratio, (head, unit) in zip(ratios, itertools.product(("fitted", "timid"), ("own", "base")), strict=False)
     ]
-    return pd.concat([radii(ratios[0], scatter), *protocols])
+    return pd.concat([radii(ratios[0], scatter, drawn=drawn), *protocols])
 
 
 @pytest.mark.parametrize(
@@ -132,6 +147,14 @@ def test_f8_asks_by_protocol(ratios, scatter, verdict, value):
     found = findings.f8_over_runs(asked(*ratios, scatter=scatter), "m", {})
     assert (found.verdict, found.value) == (verdict, value)
     assert found.null == 0 and found.control_verdict == "contradicted"  # it stands 0.9 of the noise, every time
+
+
+@pytest.mark.parametrize(("ratios", "verdict"), [((1.2,) * 4, "supported"), ((1.2, 1.2, 0.8, 1.2), "partly")])
+def test_planted_radii_come_out_in_19_of_20(ratios, verdict):
+    found = [findings.f8_over_runs(asked(*ratios, scatter=0.07, drawn=draw), "m", {}) for draw in range(20)]
+    assert sum(one.verdict == verdict for one in found) >= 19
+    same = [findings.f8_over_runs(asked(*(1.0,) * 4, scatter=0.07, drawn=draw), "m", {}) for draw in range(20)]
+    assert sum(one.verdict in ("supported", findings.OF_NOISE_TOO) for one in same) <= 1  # of made protocols, all alike
 
 
 def test_f8_of_a_random_step_that_widens_as_well_is_of_noise_too():
