@@ -2,6 +2,7 @@
 
 Its parts, from the bases of `lfmlib.experiments.finetuning`:
 
+    tuning    learning rates of MiniLM's adapters, on validation data
     built     adapters whose ΔW is frozen noise with learned scales (Gaussian, uniform, signs), and LoRA with as many
               trained parameters; the floor is the head alone, or for the decoder, which has none, the base as it is
     stand-in  full fine-tuning, and then ΔW replaced by what keeps some of it (`lfmlib.deltas.stand_ins.STAND_INS`); all
@@ -38,8 +39,12 @@ RATES = {
 }
 """Learning rates by held-out loss of seed 90, both kinds of adapter on the same grid (see the Methods page), by the
 rank of LoRA or the number of random matrices, which train as many parameters; uniform noise and signs take the rates
-of Gaussian noise. Whatever the adapter, the head has the rate that is best for it alone. MiniLM's are those of the
-record `rates`, on validation data and the whole grid; 0.01, tried before, was below the optimum of noise."""
+of Gaussian noise. Whatever the adapter, the head has the rate that is best for it alone. MiniLM's adapters have those of
+the part `tuning`."""
+TUNING = {"lora": (1e-3, 3e-3, 1e-2), "noise-gaussian": (1e-2, 3e-2, 1e-1)}
+"""Rates that MiniLM's adapters are tried with, on validation data."""
+TUNING_SEEDS = (90, 91)
+"""Seeds that rates are tuned with, and that nothing else has."""
 FLOOR = {"minilm": "head", "vit": "head", "deep-decoder": "none"}
 """What gains are counted from: the head alone, or where there is none the base as it is."""
 SEEDS, MORE_SEEDS = 5, {"minilm": 12}
@@ -70,6 +75,10 @@ def experiment() -> Experiment:
 
 
 def _cells() -> Iterator[dict]:
+    for adapter, rates in TUNING.items():
+        for seed in TUNING_SEEDS:
+            for lr in rates:
+                yield _cell("tuning", "minilm", seed, adapter, 1) | {"lr": lr}
     for model in TASKS:
         for seed in range(MORE_SEEDS.get(model, SEEDS)):
             yield _cell("built", model, seed, FLOOR[model], 0)
@@ -102,8 +111,8 @@ def _toys() -> Iterator[dict]:
 def run(cell: dict) -> list[dict]:
     """Train as the cell says.
 
-    For `built` one row: ``score`` (accuracy; for the decoder the loss) and ``loss`` in nats on held-out data,
-    ``trivial`` for the baseline's score, and the number of trained ``parameters``. For `stand-in` a row for each
+    For `built` and `tuning` one row: ``score`` (accuracy; for the decoder the loss) and ``loss`` in nats on held-out data
+    (`tuning`: on validation data), ``trivial`` for the baseline's score, and the number of trained ``parameters``. For `stand-in` a row for each
     ``kind``: score and loss; ``normal_share``, the share of the parameters of judged matrices whose (stand-in for) ΔW
     has an R² of at least 0.99; ``misfit``, the median of 1 - R² over them; ``size``, that of RMS(ΔW) / std(W₀); the
     first row has in ``whole`` the score on all held-out data.
@@ -114,6 +123,9 @@ def run(cell: dict) -> list[dict]:
     if untouched:
         return [_scores(task.evaluate(start_of(config).eval())) | {"parameters": 0}]
     trained = retrained(config, snapshots=0)
+    if cell["part"] == "tuning":
+        found = task.figures(trained.model, "validation")
+        return [{"score": brief(found["accuracy"]), "loss": brief(found["loss"])}]
     if cell["part"] == "built":
         count = sum(p.numel() for p in start_of(config).parameters() if p.requires_grad)
         return [_scores(trained.scores) | {"parameters": count}]
