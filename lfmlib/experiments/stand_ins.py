@@ -39,8 +39,8 @@ RATES = {
 }
 """Learning rates by held-out loss of seed 90, both kinds of adapter on the same grid (see the Methods page), by the
 rank of LoRA or the number of random matrices, which train as many parameters; uniform noise and signs take the rates
-of Gaussian noise. Whatever the adapter, the head has the rate that is best for it alone. MiniLM's adapters have those of
-the part `tuning`."""
+of Gaussian noise. Whatever the adapter, the head has the rate that is best for it alone. MiniLM's adapters have those
+of the part `tuning`."""
 TUNING = {"lora": (1e-3, 3e-3, 1e-2), "noise-gaussian": (1e-2, 3e-2, 1e-1)}
 """Rates that MiniLM's adapters are tried with, on validation data."""
 TUNING_SEEDS = (90, 91)
@@ -111,11 +111,11 @@ def _toys() -> Iterator[dict]:
 def run(cell: dict) -> list[dict]:
     """Train as the cell says.
 
-    For `built` and `tuning` one row: ``score`` (accuracy; for the decoder the loss) and ``loss`` in nats on held-out data
-    (`tuning`: on validation data), ``trivial`` for the baseline's score, and the number of trained ``parameters``. For `stand-in` a row for each
-    ``kind``: score and loss; ``normal_share``, the share of the parameters of judged matrices whose (stand-in for) ΔW
-    has an R² of at least 0.99; ``misfit``, the median of 1 - R² over them; ``size``, that of RMS(ΔW) / std(W₀); the
-    first row has in ``whole`` the score on all held-out data.
+    For `built` and `tuning` one row: ``score`` (accuracy; for the decoder the loss) and ``loss`` in nats on held-out
+    data, of `tuning` on validation data; for `built` also ``trivial``, the baseline's score, and the number of trained
+    ``parameters``. For `stand-in` a row for each ``kind``: score and loss; ``normal_share``, the share of the parameters
+    of judged matrices whose (stand-in for) ΔW has an R² of at least 0.99; ``misfit``, the median of 1 - R² over them;
+    ``size``, that of RMS(ΔW) / std(W₀); the first row has in ``whole`` the score on all held-out data.
     """
     untouched = cell["adapter"] == "none"
     config = finetuning.plan(cell | ({"adapter": ""} if untouched else {}))

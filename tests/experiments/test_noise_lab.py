@@ -105,7 +105,8 @@ def test_the_random_direction_has_the_size_of_delta():
 def test_five_runs_of_everything_a_verdict_rests_on(experiment):
     cells = pd.DataFrame(experiment().cells)
     by = ["part", "model", *(name for name in ("adapter", "rank", "judged_on", "jitter") if name in cells)]
-    assert (cells.groupby(by, dropna=False)["seed"].nunique() >= 5).all()
+    runs = cells[cells["part"] != "tuning"].groupby(by, dropna=False)["seed"].nunique()
+    assert (runs >= 5).all()
 
 
 def test_lora_and_noise_have_rates_for_the_same_budgets():
