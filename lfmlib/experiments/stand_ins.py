@@ -113,9 +113,9 @@ def run(cell: dict) -> list[dict]:
 
     For `built` and `tuning` one row: ``score`` (accuracy; for the decoder the loss) and ``loss`` in nats on held-out
     data, of `tuning` on validation data; for `built` also ``trivial``, the baseline's score, and the number of trained
-    ``parameters``. For `stand-in` a row for each ``kind``: score and loss; ``normal_share``, the share of the parameters
-    of judged matrices whose (stand-in for) ΔW has an R² of at least 0.99; ``misfit``, the median of 1 - R² over them;
-    ``size``, that of RMS(ΔW) / std(W₀); the first row has in ``whole`` the score on all held-out data.
+    ``parameters``. For `stand-in` a row for each ``kind``: score and loss; ``normal_share``, the share of the
+    parameters of judged matrices whose (stand-in for) ΔW has an R² of at least 0.99; ``misfit``, the median of 1 - R²
+    over them; ``size``, that of RMS(ΔW) / std(W₀); the first row has in ``whole`` the score on all held-out data.
     """
     untouched = cell["adapter"] == "none"
     config = finetuning.plan(cell | ({"adapter": ""} if untouched else {}))

@@ -155,8 +155,8 @@ READINGS = (
     Reading(
         "2026-11-29",
         "e48ec4313ac0",
-        "F5 counts gains in held-out loss, at rates tuned as F13’s, goes by the median of 1 - R², and asks of the "
-        "Gaussian that uniform noise and signs do worse, for otherwise any frozen noise will do. F8 is asked by "
+        "F5 counts gains in held-out loss, MiniLM’s at rates tuned on validation data, goes by the median of 1 - R², "
+        "and asks of the Gaussian that uniform noise and signs do worse, for otherwise any frozen noise will do. F8 is asked by "
         "protocol, since its verdict changed with the head. F6 of a single pair goes by three times the scatter of "
         "noise, not by twice: of 20 draws of independent noise two were called supported, since their control had "
         "failed by chance; and the sign of g of a matrix that hardly moved is chance. Ratios over runs, in F5 and F12, "

@@ -119,7 +119,7 @@ def test_a_toy_of_each_part_has_the_columns_that_are_promised():
 
     def toy(experiment, part: str) -> dict:
         cells = [one for one in experiment.cells if one["model"] == "vit" and one["part"] == part]
-        return cells[0] | {"steps": 8, "batch": 2} | ({"draws": 2} if part == "radius" else {})
+        return cells[0] | {"steps": 8, "batch": 2} | ({} if part == "stand-in" else {"draws": 2})
 
     rows = pd.DataFrame(measure(stand_ins.experiment(), toy(stand_ins.experiment(), "stand-in"))["rows"])
     assert rows["kind"].tolist() == list(STAND_INS) and rows["whole"].notna().sum() == 1
@@ -135,6 +135,20 @@ def test_a_toy_of_each_part_has_the_columns_that_are_promised():
         ("tuned", "fitted"): 2,
         ("tuned", "timid"): 1,
     }
+    rows = pd.DataFrame(measure(radius.experiment(), toy(radius.experiment(), "protocols"))["rows"])
+    assert set(rows["unit"]) == set(radius.UNITS) and set(rows["head"]) == {"fitted", "timid"}
+    sizes = rows.pivot_table(index=["head", "draw"], columns=["which", "unit"], values="radius")
+    assert sizes["base", "own"].equals(sizes["base", "base"])
+    assert sizes["tuned", "base"] == pytest.approx(sizes["tuned", "own"], rel=0.1)  # σ has hardly changed
+
+
+def test_a_frozen_head_is_the_same_before_and_after():
+    config = replace(TUNE, frozen_head=True)
+    before, after = start_of(config), train(config, progress=False, snapshots=0).model
+    assert torch.equal(before.classifier.weight, after.classifier.weight)
+    assert not any(p.requires_grad for p in before.classifier.parameters())
+    name = tuning.body(before)["name"].iloc[0]
+    assert not torch.equal(dict(before.named_parameters())[name], dict(after.named_parameters())[name])
 
 
 # --- what is read off the records -----------------------------------------------------------------------------------

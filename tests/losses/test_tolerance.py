@@ -38,6 +38,17 @@ def test_a_quadratic_of_known_curvature_is_recovered(curvature):
     assert found.attrs["loss"] == 1.0 and found["draw"].tolist() == list(range(8))
 
 
+def test_other_units_are_factors_where_they_are_for_all_matrices():
+    now = weights()
+    stds = {name: w.std(correction=0).item() for name, w in now.items()}
+    own, same, half, even = (
+        tolerance.radius(quadratic(now, 0.01), now, 0.1, draws=3, std=std)["radius"]
+        for std in (None, stds, {name: std / 2 for name, std in stds.items()}, dict.fromkeys(now, stds["b"]))
+    )
+    assert same.to_numpy() == pytest.approx(own.to_numpy()) and half.to_numpy() == pytest.approx(2 * own.to_numpy())
+    assert (even < own / 10).all()  # noise of one size drowns the matrix that is 25 times smaller
+
+
 @pytest.mark.parametrize("power", [1.0, 4.0])
 def test_other_powers_come_out_between_grid_points(power):
     now = weights(a=1.0)
