@@ -156,13 +156,13 @@ READINGS = (
         "2026-11-29",
         "e48ec4313ac0",
         "F5 counts gains in held-out loss, MiniLM’s at rates tuned on validation data, goes by the median of 1 - R², "
-        "and asks of the Gaussian that uniform noise and signs do worse, for otherwise any frozen noise will do. F8 is asked by "
-        "protocol, since its verdict changed with the head. F6 of a single pair goes by three times the scatter of "
-        "noise, not by twice: of 20 draws of independent noise two were called supported, since their control had "
-        "failed by chance; and the sign of g of a matrix that hardly moved is chance. Ratios over runs, in F5 and F12, "
-        "have Fieller’s interval, which is exact, for that of the delta method. Seen before: F5’s and F8’s "
-        "results by the first rules, with the ratios of radii of a timid head, and by protocol those of one seed of "
-        "the ViT; for F6 made pairs, and no real one.",
+        "and asks of the Gaussian that uniform noise and signs do worse, for otherwise any frozen noise will do. F8 "
+        "is asked by protocol, since its verdict changed with the head. F6 of a single pair goes by three times the "
+        "scatter of noise, not by twice: of 20 draws of independent noise two were called supported, since their "
+        "control had failed by chance; and the sign of g of a matrix that hardly moved is chance. Ratios over runs, "
+        "in F5 and F12, have Fieller’s interval, which is exact, for that of the delta method. Seen before: F5’s and "
+        "F8’s results by the first rules, with the ratios of radii of a timid head, and by protocol those of one seed"
+        " of the ViT; for F6 made pairs, and no real one.",
     ),
 )
 """Every state of the rules, oldest first; the verdicts of a run are by the last."""
