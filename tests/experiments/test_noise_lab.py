@@ -228,3 +228,9 @@ def test_what_stand_ins_say_of_places_and_values():
     assert "keep the signs alone: 90% to 90%" in said and "worth nothing" not in said  # a tenth of the gain is left
     table = ch07_stand_ins.kept_in_words(kept.reset_index())
     assert table["in ΔW’s place"].tolist() == list(STAND_INS) and table["ViT"].iloc[0] == "100 % (1.00)"
+
+
+def test_minilms_rates_are_those_that_won_on_validation_data():
+    tried = records.load("derived").query("part == 'tuning'")
+    won = tried.groupby(["adapter", "lr"])["loss"].mean().unstack().idxmin(axis=1)
+    assert stand_ins.RATES["minilm"] == {"head": 1e-2, "lora": {1: won["lora"]}, "noise": {1: won["noise-gaussian"]}}
