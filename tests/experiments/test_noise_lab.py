@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from lfmlib import records
 from lfmlib.chapters import ch07_stand_ins, ch09_radius
 from lfmlib.deltas.stand_ins import STAND_INS
 from lfmlib.experiments import radius, stand_ins
