@@ -52,7 +52,7 @@ records: $(STAMP)  ## measure a long experiment into book/records: make records 
 	@$(BIN)/python -m lfmlib.records $(if $(NAMES),run,list) $(NAMES) $(if $(NAMES),$(RUN) $(if $(ONLY),--only $(ONLY)))
 
 records-check: $(STAMP)  ## measure every recorded cell again, or those of NAME, and compare: may take hours
-	@$(BIN)/python -m lfmlib.records check $(or $(NAMES),--all) $(RUN)
+	@$(BIN)/python -m lfmlib.records check $(or $(NAMES),--all) $(RUN) $(if $(ONLY),--only $(ONLY))
 
 $(NAMES):
 	@:

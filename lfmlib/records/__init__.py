@@ -65,7 +65,7 @@ EXPERIMENTS: dict[str, str] = {
 """Name of an experiment → "module:attribute", where an `Experiment` is, or a function that returns it."""
 
 FOLDER = ROOT / "book" / "records"
-BUDGET = 40.0
+BUDGET = 50.0
 """Core-seconds that a chapter or a test may spend on measuring a cell again; every record holds such a cell."""
 
 
@@ -193,12 +193,19 @@ def remeasure(
 
 
 def check(
-    name: str, *, jobs: int = 2, budget_seconds: float = math.inf, folder: Path | None = None, progress: bool = False
+    name: str,
+    *,
+    jobs: int = 2,
+    budget_seconds: float = math.inf,
+    only: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    progress: bool = False,
 ) -> list[Comparison]:
-    """Measure every recorded cell again, or those of at most ``budget_seconds`` core-seconds, and compare."""
+    """Measure recorded cells again and compare: all, those with the settings ``only``, or those of at most
+    ``budget_seconds`` core-seconds."""
     current, record, rows = _open(name, folder)
     keys = affordable(record["cells"], budget_seconds)
-    cells = [cell for cell in current.cells if current.key(cell) in keys]
+    cells = [cell for cell in _chosen(current, only) if current.key(cell) in keys]
     found = {}
     for cell, result in tqdm(_each(current, cells, jobs), name, len(cells), unit="cell", disable=not progress):
         key = current.key(cell)
@@ -206,14 +213,12 @@ def check(
     return [found[current.key(cell)] for cell in cells]
 
 
-def check_all(
-    names: Sequence[str] | None = None, *, jobs: int = 2, folder: Path | None = None, progress: bool = False
-) -> list[Comparison]:
+def check_all(names: Sequence[str] | None = None, *, folder: Path | None = None, **how) -> list[Comparison]:
     """`check` for all experiments, or these; a missing record is told before anything is measured."""
     names = list(EXPERIMENTS) if names is None else names
     for name in names:
         _open(name, folder)
-    return [found for name in names for found in check(name, jobs=jobs, folder=folder, progress=progress)]
+    return [found for name in names for found in check(name, folder=folder, **how)]
 
 
 def run(name: str, *, jobs: int = 2, only: Mapping[str, str] | None = None, folder: Path | None = None) -> int:
@@ -228,9 +233,7 @@ def run(name: str, *, jobs: int = 2, only: Mapping[str, str] | None = None, fold
             its same-seed reruns disagree. What was measured is kept.
     """
     current, folder = registered(name), folder or FOLDER
-    chosen = [cell for cell in current.cells if all(_has(cell, *setting) for setting in (only or {}).items())]
-    if not chosen:
-        raise ValueError(f"no cell of {name} has {dict(only)}; its settings are: {', '.join(current.cells[0])}")
+    chosen = _chosen(current, only)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / f"{name}.lock", timeout=0):
@@ -317,6 +320,15 @@ def _each(current: Experiment, cells: Sequence[dict], jobs: int) -> Iterator[tup
     """Each cell with its result, or the exception that it raised, as they come."""
     with contextlib.closing(each(partial(measure, current), cells, jobs)) as results:
         yield from results
+
+
+def _chosen(current: Experiment, only: Mapping[str, str] | None) -> list[dict]:
+    """The cells with these settings. Raises ValueError if there is none."""
+    chosen = [cell for cell in current.cells if all(_has(cell, *setting) for setting in (only or {}).items())]
+    if not chosen:
+        has = dict(only or {})
+        raise ValueError(f"no cell of {current.name} has {has}; its settings are: {', '.join(current.cells[0])}")
+    return chosen
 
 
 def _has(cell: dict, key: str, text: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,8 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    only = dict(setting.partition("=")[::2] for setting in options.only)
-    failed = sum(records.run(name, jobs=options.jobs, only=only) for name in options.names)
+    failed = sum(records.run(name, jobs=options.jobs, only=_settings(options)) for name in options.names)
     if failed:
         print(f"{failed} failed (see above); finished cells are kept, and the next run tries again", file=sys.stderr)
         return 1
@@ -34,12 +34,17 @@ def _run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     names = list(records.EXPERIMENTS) if options.all else options.names
-    found = records.check_all(names, jobs=options.jobs, progress=True)
+    how = {"jobs": options.jobs, "only": _settings(options), "budget_seconds": options.seconds}
+    found = records.check_all(names, progress=True, **how)
     for comparison in found:
         print(comparison)
     notices = [text for name in names if (text := records.notice(name))]
     print(*notices, f"{sum(one.equal for one in found)} of {len(found)} cells are as recorded", sep="\n")
     return 1 if notices or not all(one.equal for one in found) else 0
+
+
+def _settings(options: argparse.Namespace) -> dict[str, str]:
+    return dict(setting.partition("=")[::2] for setting in options.only)
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -72,10 +77,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("names", nargs="+" if name == "run" else "*", metavar="NAME")
         if name != "list":
             command.add_argument("--jobs", type=int, default=2, metavar="N", help="cells that run at once (default: 2)")
-        if name == "run":
             command.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE", help="cells with these settings")
         if name == "check":
             command.add_argument("--all", action="store_true", help="every experiment")
+            text = "only cells that cost at most so many core-seconds"
+            command.add_argument("--seconds", type=float, default=math.inf, metavar="S", help=text)
     return parser
 
 

@@ -71,7 +71,8 @@ def test_cells_are_models_and_seeds():
     assert {cell["model"] for cell in experiment.cells} == set(names.MODELS)
     remeasured = [cell for cell in experiment.cells if experiment.alone(cell)]
     assert {cell["part"] for cell in remeasured} == {"whole"}
-    assert finetuning.BASES["vit"].items() <= next(cell for cell in remeasured if cell["model"] == "vit").items()
+    assert {cell["model"] for cell in remeasured} == {"minilm", "decoder"}  # which are the same on any processor
+    assert finetuning.BASES["vit"].items() <= next(cell for cell in experiment.cells if cell["model"] == "vit").items()
 
 
 def test_a_toy_has_every_kind_of_row(toy):
