@@ -250,7 +250,8 @@ def with_quantizers_own(config: dict, read: Callable[[str], dict | None]) -> dic
         config: content of config.json.
         read: gives the content of a file beside it, by name; None where there is none.
     """
-    if any("quantization_config" in one for one in (config, config.get("text_config") or {})):
+    inner = config.get("text_config")
+    if "quantization_config" in config or (isinstance(inner, dict) and "quantization_config" in inner):
         return config
     for name, method in QUANTIZERS_OWN.items():
         if (found := read(name)) is not None:
