@@ -18,7 +18,7 @@ from .. import findings, plots, records
 from ..findings import Finding, scoreboard
 from ..findings.finding import whole
 from ..findings.markup import code, escaped, inline, plain, to_html
-from ..provenance import ROOT
+from ..provenance import HOME
 from . import TEMPORARY, refusals
 from .layout import Layout, writable
 
@@ -171,9 +171,12 @@ def say(text: str) -> None:
     display({"text/html": to_html(text), "text/plain": text}, raw=True)
 
 
-def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> None:
+def table(frame: pd.DataFrame, index: bool = True, percent: bool = False, most: int | None = None) -> None:
     """Show a small table: floats with four decimals or as per cent, whole numbers with thousands separated, and words
-    as they are, never as markup."""
+    as they are, never as markup; of a longer one than ``most`` the first rows, and a sentence that says so."""
+    if most is not None and len(frame) > most:
+        table(frame.head(most), index, percent)
+        return say(f"The first {most} of {len(frame):,} rows.")
 
     def shown(value) -> str:
         if isinstance(value, bool):
@@ -300,10 +303,10 @@ def begin() -> Path:
     plots.style()
     set_matplotlib_formats("svg")
     if variables["results"]:
-        return writable(ROOT / Path(variables["results"]).expanduser())
+        return writable(HOME / Path(variables["results"]).expanduser())
     model = variables.get("model") or variables.get("adapt") or variables.get("tuned")
     own = {"base": variables.get("base"), "revision": variables.get("revision")}
-    return writable(Layout.of(ROOT, model=model, profile=profile, **own).results)
+    return writable(Layout.of(HOME, model=model, profile=profile, **own).results)
 
 
 def _parameters(cells: list[str]) -> tuple[list[str], list[str]]:
