@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -89,7 +89,7 @@ def opened(
     return base, models
 
 
-def is_adapter(source) -> bool:
+def is_adapter(source) -> TypeGuard[str | Path]:
     """Whether a source is a folder with an adapter, as peft saves it."""
     return isinstance(source, str | Path) and (Path(source).expanduser() / "adapter_config.json").is_file()
 

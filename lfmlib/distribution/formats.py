@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -199,7 +200,7 @@ def _words_of_tensor(tensor: torch.Tensor) -> tuple[str, np.ndarray | torch.Tens
     return dtype, np.ravel(array, order="K").view(f"uint{8 * array.dtype.itemsize}")
 
 
-def _to_float32(values):
+def _to_float32(values) -> Any:
     """Round float64 to float32, array to array and tensor to tensor; what is nonzero stays so, as the smallest number
     that float32 has. Raises ValueError for values that overflow."""
     if isinstance(values, torch.Tensor):
