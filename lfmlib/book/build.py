@@ -124,7 +124,7 @@ def _open(model: str | None, base: str | None, revision: str | None, select: str
     if is_adapter(model):
         raise ValueError(
             f"{model} holds an adapter, and most chapters look at a whole model: write one with `lfmlib merge "
-            f"{base or 'BASE'} {model} --method passthrough --out FOLDER` and name that folder; or run chapters 6 to 8 "
+            f"{base or 'BASE'} {model} --method passthrough --out FOLDER` and name that folder; or run chapters 6 to 9 "
             "alone on the adapter, with papermill"
         )
     if model or revision or select:

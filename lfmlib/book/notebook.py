@@ -64,7 +64,7 @@ class Claim:
         return found
 
     def _box(self, verdict: str, body: str) -> str:
-        statement = escaped(_sentence(findings.STATEMENTS[self.id]))
+        statement = escaped(scoreboard.sentence(findings.STATEMENTS[self.id]))
         claim = f"<p><b>Claim {self.id}.</b> {statement} <small>(Si et al., 2025)</small></p>"
         return _box(verdict or "lfm-open", claim + body)
 
@@ -114,7 +114,7 @@ def _verdict(finding: Finding) -> str:
     census = "" if finding.interval else " Every matrix is measured, so the number has no sampling error."
     return (
         f"<p>Verdict on {model}: <b class='lfm-verdict'>{finding.verdict}</b>.</p>"
-        f"<p>{escaped(_sentence(finding.metric))[:-1]}: <b>{inline(scoreboard.measured(finding))}</b>"
+        f"<p>{escaped(scoreboard.sentence(finding.metric))[:-1]}: <b>{inline(scoreboard.measured(finding))}</b>"
         f"{control}.{census}</p>{_first_rule([finding])}{_rule(finding)}"
     )
 
@@ -136,7 +136,7 @@ def _verdicts(several: list[Finding]) -> str:
     lines = "".join(f"<tr><th>{escaped(one.model)}</th><td>{_name(one)}</td>{numbers(one)}</tr>" for one in several)
     head = "<tr>" + "".join(f"<th>{escaped(name)}</th>" for name in names) + "</tr>"
     return (
-        f"<p>{escaped(_sentence(several[0].metric))}</p>"
+        f"<p>{escaped(scoreboard.sentence(several[0].metric))}</p>"
         "<div class='lfm-scroll' tabindex='0' role='region' aria-label='verdicts'>"
         f"<table class='dataframe lfm-table'><thead>{head}</thead><tbody>{lines}</tbody></table></div>"
         f"{_first_rule(several)}{_rule(several[0])}"
@@ -160,10 +160,6 @@ def _first_rule(several: list[Finding]) -> str:
         return ""
     said = "; ".join(f"{escaped(one.model)} <b>{one.first_verdict}</b>" for one in other)
     return f"<p><small>By the first rules, which did not judge the control: {said}.</small></p>"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
 
 
 def say(text: str) -> None:

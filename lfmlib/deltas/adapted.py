@@ -330,8 +330,8 @@ def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], conf
     """W₀ + ΔW by peft, from a model of this one layer; under its own name, by which peft looks up ranks and scales."""
     embeds = any(".lora_embedding_" in name for name in state)
     rows, columns = weight.shape
-    layer: Any = nn.Embedding(rows, columns, device="meta") if embeds else None
-    layer = layer or nn.Linear(columns, rows, bias=False, device="meta")
+    with torch.device("meta"):
+        layer: Any = nn.Embedding(rows, columns) if embeds else nn.Linear(columns, rows, bias=False)
     layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
     model = _nested(path, layer)
     one: Any = copy.copy(config)

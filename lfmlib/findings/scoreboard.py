@@ -35,12 +35,12 @@ def table(findings: list[Finding]) -> str:
     left out, the book's own model first; claims without a row listed below."""
     if not findings:
         return "*Nothing has been measured yet.*\n"
-    sections = []
+    sections, findings = [], _own_first(findings)
     for id_, statement in STATEMENTS.items():
-        if not (rows := [_row(finding) for finding in _own_first(findings) if finding.id == id_]):
+        if not (rows := [_row(finding) for finding in findings if finding.id == id_]):
             continue
         link = f"[chapter {int(CHAPTERS[id_][:2])}](../notebooks/{CHAPTERS[id_]}.ipynb)"
-        said = f"{cell(_sentence(RULES[id_].metric))}. Measured in {link}."
+        said = f"{cell(sentence(RULES[id_].metric))} Measured in {link}."
         head = [f"## {id_}: {statement}", "", said, ""]
         head += ["| Model | Verdict | Measured | Control | First rule |", "|---|---|---|---|---|"]
         sections.append("\n".join(head + rows))
@@ -60,9 +60,9 @@ def _row(finding: Finding) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _sentence(words: str) -> str:
-    """With a capital letter in front."""
-    return words[:1].upper() + words[1:]
+def sentence(words: str) -> str:
+    """Words with a capital letter in front and a full stop behind."""
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def group(verdicts: list[str], of_noise: bool = False) -> str:

@@ -214,7 +214,7 @@ def check(
 
 
 def check_all(names: Sequence[str] | None = None, *, folder: Path | None = None, **how) -> list[Comparison]:
-    """`check` for all experiments, or these; a missing record is told before anything is measured."""
+    """`check` for all experiments, or these, ``how`` as there; a missing record is told before anything is measured."""
     names = list(EXPERIMENTS) if names is None else names
     for name in names:
         _open(name, folder)
