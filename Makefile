@@ -40,7 +40,7 @@ book: $(STAMP)  ## run every chapter and render the book into _build/html
 	@$(BIN)/python -m lfmlib.book build $(BOOK)
 
 # One BLAS thread each: two processes with as many threads as cores wait for one another.
-TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
 
 test: $(STAMP)  ## run the tests, without those marked slow (ARGS="tests/distribution/test_sketch.py -x")
 	@$(TESTS) -m 'not slow' $(ARGS)

@@ -13,6 +13,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 """Root of the source tree."""
+IN_TREE = (ROOT / "_toc.yml").is_file()
+"""Whether this is the source tree, which holds the book, and not an installed copy of the library."""
+HOME = ROOT if IN_TREE else Path.cwd()
+"""Below which folder results are kept: the source tree, or for an installed copy where its user stands."""
 
 PACKAGES = (
     *("lfmlib", "numpy", "scipy", "numba", "pandas", "torch", "transformers", "safetensors", "huggingface_hub"),

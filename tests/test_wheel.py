@@ -123,11 +123,13 @@ def test_without_extras_tables_are_made_and_what_is_missing_is_named(bare, tmp_p
         "    print(len(table))\n"
         "lfmlib.merge('base.safetensors', ['tuned.safetensors'], 'average', out='merged')\n"
         "Path('x.gguf').write_bytes(b'GGUF' + bytes(60))\n"
+        "Path('lora').mkdir(); Path('lora/adapter_config.json').write_text('{}')\n"
+        "more = lambda: lfmlib.compare('base.safetensors', 'lora')\n"
         "asked = {\n"
         "    'gguf': lambda: lfmlib.open_checkpoint('x.gguf'),\n"
         "    'adapters': lambda: lfmlib.merge('base.safetensors', ['tuned.safetensors'], 'ties', out='other'),\n"
         "    'lab': lambda: __import__('lfmlib.lab'), 'book': lambda: __import__('lfmlib.plots')}\n"
-        "for extra, ask in asked.items():\n"
+        "for extra, ask in [*asked.items(), ('adapters', more)]:\n"
         "    try:\n"
         "        ask()\n"
         "    except ModuleNotFoundError as error:\n"
@@ -136,12 +138,33 @@ def test_without_extras_tables_are_made_and_what_is_missing_is_named(bare, tmp_p
         folder=tmp_path,
         PYTHONPATH="",
     )
-    assert told.split() == ["1", "1", *["True"] * 4]
+    assert told.split() == ["1", "1", *["True"] * 5]
     command = [str(bare.with_name("lfmlib")), "report", "base.safetensors", "--out", "r.html"]
     run = subprocess.run(
         command, capture_output=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}, encoding="utf-8"
     )
     assert run.returncode == 2 and run.stderr.count("\n") == 1 and "pip install 'lfmlib[book]'" in run.stderr
+
+
+@pytest.mark.slow
+def test_an_installed_copy_keeps_nothing_beside_its_packages(installed, tmp_path):
+    """Results and records lie where its user stands; the book itself needs the tree, which is said in a sentence."""
+    site = next(installed.parents[1].glob("lib/python*/site-packages"))
+    before = sorted(path.name for path in site.iterdir())
+    code = "from lfmlib import records; from lfmlib.book import notebook; print(records.FOLDER); print(notebook.HOME)"
+    told = python(code, program=installed, folder=tmp_path, PYTHONPATH="")
+    assert told.splitlines() == [str(tmp_path / "records"), str(tmp_path)]
+    for command in ("build", "render"):
+        run = subprocess.run(
+            [installed, "-m", "lfmlib.book", command],
+            capture_output=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": ""},
+            encoding="utf-8",
+        )
+        assert run.returncode == 2 and "is an installed copy of the library" in run.stderr, run.stderr
+        assert run.stderr.count("\n") == 1 and "`lfmlib report MODEL`" in run.stderr
+    assert sorted(path.name for path in site.iterdir()) == before
 
 
 def test_reading_a_checkpoint_imports_nothing_heavy():

@@ -21,7 +21,7 @@ import nbformat
 import yaml
 
 from ..checkpoints.checkpoint import open_checkpoint
-from ..deltas.pairs import akin, opened
+from ..deltas.pairs import akin, is_adapter, opened
 from ..provenance import ROOT
 from .execute import Run, execute, is_changed, unfinished
 from .layout import OWN, Layout, writable
@@ -93,6 +93,11 @@ def main(arguments: Sequence[str] | None = None, *, root: Path = ROOT) -> int:
 
 
 def _make(options: argparse.Namespace, root: Path) -> int:
+    if not (root / "_toc.yml").is_file():
+        raise FileNotFoundError(
+            f"{root} is an installed copy of the library, without the book’s chapters: `lfmlib report MODEL` makes a "
+            "page on a model; for the book, run this in its source tree"
+        )
     started = time.monotonic()
     model, base = (_from_root(source, root) for source in (options.model, options.base))
     about = {"model": model, "base": base, "revision": options.revision, "profile": options.profile}
@@ -116,6 +121,12 @@ def _make(options: argparse.Namespace, root: Path) -> int:
 
 def _open(model: str | None, base: str | None, revision: str | None, select: str | None) -> None:
     """Open the reader's models before any chapter starts, so that what is wrong with them is told once."""
+    if is_adapter(model):
+        raise ValueError(
+            f"{model} holds an adapter, and most chapters look at a whole model: write one with `lfmlib merge "
+            f"{base or 'BASE'} {model} --method passthrough --out FOLDER` and name that folder; or run chapters 6 to 9 "
+            "alone on the adapter, with papermill"
+        )
     if model or revision or select:
         checkpoint = open_checkpoint(model or OWN, revision=revision, select=select)
         if not any(len(info.shape) == 2 for info in checkpoint.tensors):

@@ -19,6 +19,8 @@ from ..checkpoints.locate import HUB_ID
 
 OWN = "minilm"
 """The model that the book is about where none is given."""
+MAX_NAME = 150
+"""Letters of a folder's name, at most, before its hash."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Layout:
         if base or revision or (model or OWN) != OWN:
             names = [_slug(model or OWN)]
             names += [f"{word}--{_slug(one)}" for word, one in (("at", revision), ("from", base)) if one]
-            out = out / "models" / "--".join(names)
+            out = out / "models" / _short("--".join(names))
         return cls(root, out, out / ("quick" if profile == "quick" else "results"))
 
     @property
@@ -99,6 +101,11 @@ def writable(folder: Path) -> Path:
         raise ValueError(
             f"nothing can be written to {folder} ({error.strerror}): make it a writable folder, or name another"
         ) from error
+
+
+def _short(name: str) -> str:
+    """A folder name that any file system takes: the end of a long one is a hash of the whole."""
+    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _slug(source: str) -> str:

@@ -18,7 +18,7 @@ from .. import findings, plots, records
 from ..findings import Finding, scoreboard
 from ..findings.finding import whole
 from ..findings.markup import code, escaped, inline, plain, to_html
-from ..provenance import ROOT
+from ..provenance import HOME
 from . import TEMPORARY, refusals
 from .layout import Layout, writable
 
@@ -64,7 +64,7 @@ class Claim:
         return found
 
     def _box(self, verdict: str, body: str) -> str:
-        statement = escaped(_sentence(findings.STATEMENTS[self.id]))
+        statement = escaped(scoreboard.sentence(findings.STATEMENTS[self.id]))
         claim = f"<p><b>Claim {self.id}.</b> {statement} <small>(Si et al., 2025)</small></p>"
         return _box(verdict or "lfm-open", claim + body)
 
@@ -114,7 +114,7 @@ def _verdict(finding: Finding) -> str:
     census = "" if finding.interval else " Every matrix is measured, so the number has no sampling error."
     return (
         f"<p>Verdict on {model}: <b class='lfm-verdict'>{finding.verdict}</b>.</p>"
-        f"<p>{escaped(_sentence(finding.metric))[:-1]}: <b>{inline(scoreboard.measured(finding))}</b>"
+        f"<p>{escaped(scoreboard.sentence(finding.metric))[:-1]}: <b>{inline(scoreboard.measured(finding))}</b>"
         f"{control}.{census}</p>{_first_rule([finding])}{_rule(finding)}"
     )
 
@@ -136,7 +136,7 @@ def _verdicts(several: list[Finding]) -> str:
     lines = "".join(f"<tr><th>{escaped(one.model)}</th><td>{_name(one)}</td>{numbers(one)}</tr>" for one in several)
     head = "<tr>" + "".join(f"<th>{escaped(name)}</th>" for name in names) + "</tr>"
     return (
-        f"<p>{escaped(_sentence(several[0].metric))}</p>"
+        f"<p>{escaped(scoreboard.sentence(several[0].metric))}</p>"
         "<div class='lfm-scroll' tabindex='0' role='region' aria-label='verdicts'>"
         f"<table class='dataframe lfm-table'><thead>{head}</thead><tbody>{lines}</tbody></table></div>"
         f"{_first_rule(several)}{_rule(several[0])}"
@@ -162,18 +162,17 @@ def _first_rule(several: list[Finding]) -> str:
     return f"<p><small>By the first rules, which did not judge the control: {said}.</small></p>"
 
 
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
-
-
 def say(text: str) -> None:
     """Show sentences that hold measured numbers (see `lfmlib.findings.markup`)."""
     display({"text/html": to_html(text), "text/plain": text}, raw=True)
 
 
-def table(frame: pd.DataFrame, index: bool = True, percent: bool = False) -> None:
+def table(frame: pd.DataFrame, index: bool = True, percent: bool = False, most: int | None = None) -> None:
     """Show a small table: floats with four decimals or as per cent, whole numbers with thousands separated, and words
-    as they are, never as markup."""
+    as they are, never as markup; of a longer one than ``most`` the first rows, and a sentence that says so."""
+    if most is not None and len(frame) > most:
+        table(frame.head(most), index, percent)
+        return say(f"The first {most} of {len(frame):,} rows.")
 
     def shown(value) -> str:
         if isinstance(value, bool):
@@ -300,10 +299,10 @@ def begin() -> Path:
     plots.style()
     set_matplotlib_formats("svg")
     if variables["results"]:
-        return writable(ROOT / Path(variables["results"]).expanduser())
+        return writable(HOME / Path(variables["results"]).expanduser())
     model = variables.get("model") or variables.get("adapt") or variables.get("tuned")
     own = {"base": variables.get("base"), "revision": variables.get("revision")}
-    return writable(Layout.of(ROOT, model=model, profile=profile, **own).results)
+    return writable(Layout.of(HOME, model=model, profile=profile, **own).results)
 
 
 def _parameters(cells: list[str]) -> tuple[list[str], list[str]]:

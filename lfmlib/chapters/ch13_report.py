@@ -21,11 +21,14 @@ from ..checkpoints import places
 from ..checkpoints.addresses import normalized_source
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from ..checkpoints.locate import HUB_ID
-from ..deltas.pairs import akin
+from ..deltas import pairs
+from ..deltas.comparison import compare
+from ..deltas.pairs import akin, is_adapter
 from ..distribution import sampled
 from ..findings import RULES, Finding, judge
 from ..findings.markup import plain
 from ..health import gains, order, planted
+from ..surveys.values import noise_twin
 
 MAX_MATRICES = {"quick": 6, "default": 36, "full": 10_000}
 """How many matrices the arrangement of entries is measured of, by profile, evenly chosen."""
@@ -35,22 +38,33 @@ since rows of noise are noise."""
 
 
 def opened(model: str, revision: str, select: str, sample: int, base: str = "") -> Checkpoint:
-    """The checkpoint of a report; a hub id is read from the hub in ranges where only a sample is wanted.
+    """The checkpoint of a report; a hub id is read from the hub in ranges where only a sample is wanted, and the folder
+    of an adapter is laid over the base.
 
-    Raises ValueError for a sample that says nothing, and for a base that is none, before anything is measured; and
-    whatever `open_checkpoint` raises.
+    Raises ValueError for a sample that says nothing, for a base that is none, and for an adapter without one, before
+    anything is measured; and whatever `open_checkpoint` raises.
     """
     if not isinstance(sample, int) or 0 < sample < sampled.MIN_SAMPLE_BYTES or sample < 0:
         raise ValueError(
             f"sample is {sample!r}: expected bytes to read of each tensor, {sampled.MIN_SAMPLE_BYTES:,} or more, or 0 "
             "for all"
         )
+    if is_adapter(model):
+        if not base:
+            raise ValueError(f"{model} holds an adapter, which is no model by itself: name the base it was trained on")
+        _, (merged,) = pairs.opened(base, model, whole=True)
+        return merged.select(select) if select else merged
     model = normalized_source(model)
     afar = sample and HUB_ID.match(model) and model != "minilm" and not Path(model).expanduser().exists()
     checkpoint = open_checkpoint(f"hf://{model}" if afar else model, revision=revision, select=select)
     if base:
         akin(base, checkpoint)
     return checkpoint
+
+
+def changed(base: str, model: str, checkpoint: Checkpoint, seed: int) -> pd.DataFrame:
+    """`lfmlib.compare` of the checkpoint of a report with its base; of an adapter, the matrices that it changes."""
+    return compare(base, model if is_adapter(model) else checkpoint, controls=["noise"], seed=seed)
 
 
 def identity(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
@@ -235,6 +249,8 @@ def verdicts(
 ) -> list:
     """The findings of the report: those that the weights alone decide, and with a base those on ΔW.
 
+    The noise of F9 and F10 has a mean of 0, as in chapter 10: their control is what the claims say of weights.
+
     Args:
         table, noise, arranged, laws, changed: what was measured.
         others: findings that chapters kept before, also of other models. Of the same checkpoint, read whole by the same
@@ -245,9 +261,11 @@ def verdicts(
     found = [findings.f1(table, noise, name, where), findings.f3(table, noise, name, shapes, (), where)]
     if len(arranged):
         found.append(findings.f4(arranged, name, where, table))
-    found += [findings.f9(table, noise, name, where), findings.f10(table, noise, name, where)]
+    centred = noise_twin(table.assign(mean=0.0), seed=where.get("parameters", {}).get("seed", 0))
+    found += [findings.f9(table, centred, name, where), findings.f10(table, centred, name, where)]
     found.append(findings.f12(laws, name, where, table))
-    found = [_by_its_chapter(_heard(one), others, where) for one in found]
+    sampled = "kl_bits_low" in table
+    found = [_by_its_chapter(_heard(one) if sampled else one, others, where) for one in found]
     if changed is not None:  # all of it, here as in the chapters
         found += [findings.f6(changed, name, where), findings.f7(changed[changed["control"] == "none"], name, where)]
     return found
@@ -273,7 +291,7 @@ def _alike(origin: dict, where: dict) -> bool:
 
 
 def _heard(found: Finding) -> Finding:
-    """A finding whose own noise fails the rule, since too little was read, is not judged."""
+    """A finding on a sample: where its own noise fails the rule, too little was read, and it is not judged."""
     if found.id not in ("F1", "F9", "F10") or found.null is None or judge(RULES[found.id], found.null) == "supported":
         return found
     reason = f"So little was read of each matrix that noise passes in only {found.null:.0%}: take a larger sample."

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 from . import gguf_files
 from .file_names import WEIGHT_SUFFIXES, check_numbering, choose_files, gguf_parts, is_index
 from .http import Traffic, without_query
-from .locate import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, Located, hub_errors, weight_map
+from .locate import MAX_CONFIG_BYTES, MAX_INDEX_BYTES, Located, hub_errors, weight_map, with_quantizers_own
 from .pickled_files import PICKLED_SUFFIXES
 from .remote import RemoteFile, RemoteTensor, filesystem, open_remote, read_small_file
 from .safetensors_files import MAX_HEADER_BYTES, check_safetensors, list_header
@@ -181,6 +181,9 @@ def _select_files(
         except CheckpointError:  # a signed address allows one file only; some servers refuse what does not exist
             if config:
                 raise
+    settings = with_quantizers_own(
+        settings, lambda own: _read_json(url(own), traffic, MAX_CONFIG_BYTES) if own in names else None
+    )
     return Located(name, tuple(url(one) for one in chosen), settings, revision, index, traffic)
 
 

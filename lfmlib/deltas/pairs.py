@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -20,6 +20,7 @@ from ..checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, op
 from ..checkpoints.names import matched
 from ..checkpoints.slices import Part
 from ..checkpoints.state_dicts import BESIDE
+from ..extras import need
 from ..surveys.run import matrices
 from .fused import Assembled, alike, cut_alike, pieces
 from .kin import KINSHIP_ROWS, MIN_KINSHIP, kinship, median_kinship, refuse_strangers
@@ -77,7 +78,8 @@ def opened(
     _refuse_factors(base, "base")
     models = []
     for source in sources:
-        if isinstance(source, str | Path) and (Path(source).expanduser() / "adapter_config.json").is_file():
+        if is_adapter(source):
+            need("adapters", "an adapter, which is laid over its base by peft,")
             from . import adapted  # imports peft, which takes seconds
 
             models.append(adapted.adapted(base, source, whole=whole))
@@ -85,6 +87,11 @@ def opened(
         models.append(open_checkpoint(source, revision=revision))
         _refuse_factors(models[-1], "tuned model")
     return base, models
+
+
+def is_adapter(source) -> TypeGuard[str | Path]:
+    """Whether a source is a folder with an adapter, as peft saves it."""
+    return isinstance(source, str | Path) and (Path(source).expanduser() / "adapter_config.json").is_file()
 
 
 def _refuse_factors(checkpoint: Checkpoint, side: str) -> None:

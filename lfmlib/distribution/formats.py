@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,8 @@ _LAYOUT = {
 
 DTYPES = tuple(_LAYOUT)
 """Names of the storage types that can be sketched."""
+SMALLEST_FLOAT32 = 2.0**-149
+"""The smallest positive number of float32, which is subnormal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,15 +200,20 @@ def _words_of_tensor(tensor: torch.Tensor) -> tuple[str, np.ndarray | torch.Tens
     return dtype, np.ravel(array, order="K").view(f"uint{8 * array.dtype.itemsize}")
 
 
-def _to_float32(values):
-    """Round float64 to float32, array to array and tensor to tensor. Raises ValueError for values that overflow."""
+def _to_float32(values) -> Any:
+    """Round float64 to float32, array to array and tensor to tensor; what is nonzero stays so, as the smallest number
+    that float32 has. Raises ValueError for values that overflow."""
     if isinstance(values, torch.Tensor):
         rounded = values.float()
         overflow = values[rounded.isinf() & ~values.isinf()]
+        if (vanished := (rounded == 0) & (values != 0)).any():
+            rounded[vanished] = values[vanished].sign().float() * SMALLEST_FLOAT32
     else:
         with np.errstate(over="ignore"):
-            rounded = values.astype(np.float32)
+            rounded = np.asarray(values.astype(np.float32))
         overflow = values[np.isinf(rounded) & ~np.isinf(values)]
+        if (vanished := (rounded == 0) & (values != 0)).any():
+            rounded[vanished] = np.sign(values[vanished]) * SMALLEST_FLOAT32
     if len(overflow):
         raise ValueError(
             f"float64 value {float(overflow.flat[0] if isinstance(overflow, np.ndarray) else overflow[0]):g} is "

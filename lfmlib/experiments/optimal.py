@@ -72,10 +72,11 @@ def experiment() -> Experiment:
 
 
 def alone(cell: dict) -> bool:
-    """Whether a cell needs no model that takes minutes to train, and what it holds is the same on any processor.
+    """Whether a cell needs no model that takes minutes to train, and other processors are not known to differ on it.
 
-    Single entries are not; nor is what pruning costs a ViT or a CLIP, whose trainings another processor ends elsewhere:
-    rises of a ViT by 0.61 and 0.50 were recorded as 0.27 and 0.25.
+    Single entries differ; so does what pruning costs a ViT, whose trainings another processor ends elsewhere: rises of
+    0.61 and 0.50 were recorded as 0.27 and 0.25. CLIP's trainings come apart alike. A decoder's cell came out as
+    recorded without AVX; MiniLM is not trained.
     """
     return cell["part"] == "whole" and cell["model"] in ("minilm", "decoder")
 

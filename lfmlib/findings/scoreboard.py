@@ -31,29 +31,38 @@ def own_model(findings: list[Finding]) -> str:
 
 
 def table(findings: list[Finding]) -> str:
-    """The scoreboard as Markdown: every claim and every model, nothing left out, the book's own model first; unmeasured
-    claims listed below."""
-    findings = _own_first(findings)
-    lines = [
-        "| | The paper says | Model | Verdict | Measured | The control gives | First rule |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for before, finding in zip([None, *findings], findings, strict=False):
-        verdict = (
-            f'<b class="{css(finding.verdict)}">{finding.verdict}</b>' if finding.value is not None else "*not judged*"
-        )
-        repeated = before is not None and before.id == finding.id  # the claim is written once
-        claim = "" if repeated else f"[{STATEMENTS[finding.id]}](../notebooks/{CHAPTERS[finding.id]}.ipynb)"
-        lines.append(
-            f"| {finding.id} | {claim} | {plain(finding.model)} | {verdict} | {cell(measured(finding))} "
-            f"| {cell(control(finding))} | {first(finding)} |"
-        )
+    """The scoreboard as Markdown: a section for each claim, with what is measured and a row for every model, nothing
+    left out, the book's own model first; claims without a row listed below."""
+    if not findings:
+        return "*Nothing has been measured yet.*\n"
+    sections, findings = [], _own_first(findings)
+    for id_, statement in STATEMENTS.items():
+        if not (rows := [_row(finding) for finding in findings if finding.id == id_]):
+            continue
+        link = f"[chapter {int(CHAPTERS[id_][:2])}](../notebooks/{CHAPTERS[id_]}.ipynb)"
+        said = f"{cell(sentence(RULES[id_].metric))} Measured in {link}."
+        head = [f"## {id_}: {statement}", "", said, ""]
+        head += ["| Model | Verdict | Measured | Control | First rule |", "|---|---|---|---|---|"]
+        sections.append("\n".join(head + rows))
     waiting = [id_ for id_ in STATEMENTS if id_ not in {finding.id for finding in findings}]
-    listing = "\n".join(lines) if findings else "*Nothing has been measured yet.*"
-    if not waiting:
-        return listing + "\n"
-    listed = "\n".join(f"- **{id_}**: {STATEMENTS[id_]}" for id_ in waiting)
-    return f"{listing}\n\nNot measured yet:\n\n{listed}\n"
+    if waiting:
+        listed = [f"- **{id_}**: {STATEMENTS[id_]}" for id_ in waiting]
+        sections.append("\n".join(["## Not measured yet", "", *listed]))
+    return "\n\n".join(sections) + "\n"
+
+
+def _row(finding: Finding) -> str:
+    """The row of one model under its claim."""
+    verdict = (
+        f'<b class="{css(finding.verdict)}">{finding.verdict}</b>' if finding.value is not None else "*not judged*"
+    )
+    cells = (plain(finding.model), verdict, cell(measured(finding)), cell(control(finding)), first(finding))
+    return f"| {' | '.join(cells)} |"
+
+
+def sentence(words: str) -> str:
+    """Words with a capital letter in front and a full stop behind."""
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def group(verdicts: list[str], of_noise: bool = False) -> str:

@@ -91,9 +91,17 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 def by_role(table: pd.DataFrame) -> pd.api.typing.DataFrameGroupBy:
     """The rows of each role, named by tower where there are several, in the order in which data passes them, whatever
     their order in the file."""
-    table = table.assign(role=by_tower(table))
+    return _in_order_of_roles(table.assign(role=by_tower(table))).groupby("role", sort=False)
+
+
+def layer_by_layer(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows layer by layer, those without a layer first, and in a layer in the order in which data passes them."""
+    return _in_order_of_roles(table).sort_values(["tower", "depth"], kind="stable", na_position="first")
+
+
+def _in_order_of_roles(table: pd.DataFrame) -> pd.DataFrame:
     place = {role: at for at, role in enumerate(in_order(table["role"]))}
-    return table.iloc[np.argsort(table["role"].map(place), kind="stable")].groupby("role", sort=False)
+    return table.iloc[np.argsort(table["role"].map(place), kind="stable")]
 
 
 def left_out(table: pd.DataFrame) -> str:

@@ -72,17 +72,18 @@ def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, lab
     roles = in_order(known["role"])
     grid = known.pivot_table(index="depth", columns="role", values=column, aggfunc="median")[roles].astype(float)
     low = max(np.nanmin(grid.to_numpy()), bound / 100)  # the colours are logarithmic
-    few = grid.shape[0] <= 14
+    few = grid.shape[0] <= 14 and grid.shape[1] <= 8  # a number needs the room
     shown = grid.round(3) + 0.0  # and no “-0.000”
     sns.heatmap(
         grid.clip(lower=low), ax=ax, cmap="cividis_r", norm=LogNorm(low, max(np.nanmax(grid.to_numpy()), 1.01 * low)),
         annot=few and shown, fmt=".3f", annot_kws={"size": 8.5}, linewidths=0.5 if few else 0,
-        cbar_kws={"label": label, "format": "{x:g}"},
+        xticklabels=True, cbar_kws={"label": label, "format": "{x:g}"},
     )  # fmt: skip
     bar = ax.collections[0].colorbar.ax.yaxis
     bar.set_major_locator(LogLocator(subs=(1, 2, 5)))
     bar.set_minor_locator(NullLocator())
     ax.set(xlabel="role", ylabel="layer")
+    ax.tick_params("x", rotation=90 if grid.shape[1] > 8 else 0)
     return outlined(ax, grid, bound)
 
 

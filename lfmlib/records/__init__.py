@@ -39,7 +39,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ..provenance import ROOT, commit, surroundings
+from ..provenance import HOME, IN_TREE, commit, surroundings
 from . import files
 from .experiment import Comparison, Experiment, affordable, compare, measure, processor
 from .kept import once, toy_rows
@@ -64,7 +64,7 @@ EXPERIMENTS: dict[str, str] = {
 }
 """Name of an experiment → "module:attribute", where an `Experiment` is, or a function that returns it."""
 
-FOLDER = ROOT / "book" / "records"
+FOLDER = HOME / ("book/records" if IN_TREE else "records")
 BUDGET = 50.0
 """Core-seconds that a chapter or a test may spend on measuring a cell again; every record holds such a cell."""
 
@@ -214,7 +214,7 @@ def check(
 
 
 def check_all(names: Sequence[str] | None = None, *, folder: Path | None = None, **how) -> list[Comparison]:
-    """`check` for all experiments, or these; a missing record is told before anything is measured."""
+    """`check` for all experiments, or these, ``how`` as there; a missing record is told before anything is measured."""
     names = list(EXPERIMENTS) if names is None else names
     for name in names:
         _open(name, folder)

@@ -215,6 +215,8 @@ def test_layout(tmp_path):
     assert Layout.of(tmp_path, model="minilm", profile="quick").results == tmp_path / "_build/quick"
     other = Layout.of(tmp_path, model="org/name", base="/data/b v1")
     assert other.html == tmp_path / "_build/models/org--name--from--b-v1-d7591f80/html"
+    long = [Layout.of(tmp_path, model=f"{'o' * 40}/{'n' * 90}", base=f"{'p' * 90}/{end}").out for end in "ab"]
+    assert long[0] != long[1] and all(len(one.name) < 200 for one in long)
 
 
 def test_chapters_are_chosen_by_number_or_name(tmp_path, capsys):

@@ -33,7 +33,7 @@ def cells(monkeypatch, tmp_path):
             exec(source, variables)
         shell = SimpleNamespace(user_ns=variables, set_custom_exc=lambda kinds, handler: None)
         monkeypatch.setattr(notebook, "get_ipython", lambda: shell)
-        monkeypatch.setattr(notebook, "ROOT", tmp_path)
+        monkeypatch.setattr(notebook, "HOME", tmp_path)
         monkeypatch.setattr(notebook, "set_matplotlib_formats", lambda kind: None)
 
     return cells
@@ -210,6 +210,13 @@ def test_names_are_words_in_sentences_and_tables(shown):
         notebook.table(frame, index=index)
         cells = [cell.get_text() for cell in read(shown[0]).find_all(["th", "td"]) if cell.get_text().strip()]
         assert cells.count(SEEN) == 2 + index and "0.5000" in cells
+
+
+def test_a_table_that_is_cut_says_so(shown):
+    notebook.table(pd.DataFrame({"value": range(50)}), most=20)
+    assert len(read(shown[0]).select("tbody tr")) == 20 and "The first 20 of 50 rows." in shown[1]
+    notebook.table(pd.DataFrame({"value": range(20)}), most=20)
+    assert len(shown) == 3
 
 
 @pytest.mark.parametrize("levels", [1, 2])

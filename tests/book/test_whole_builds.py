@@ -157,6 +157,10 @@ def test_results_that_take_no_file_are_refused_first(tmp_path, capsys, no_chapte
         (["--model", "tuned.safetensors", "--select", "norm"], "holds no matrix to measure: found 1 tensors ([64] …)"),
         (["--model", "pointer.safetensors"], "is a pointer of Git LFS, where a safetensors file was expected"),
         (["--model", "empty"], "holds no weight files"),
+        (
+            ["--model", "lora", "--base", "stranger.safetensors"],
+            "lora holds an adapter, and most chapters look at a whole",
+        ),
         (["--model", "tuned.safetensors", "--base", "wide.safetensors"], "have no matrix in common"),
         (["--model", "tuned.safetensors", "--revision", "v1"], "only hub ids have revisions"),
     ],
@@ -171,6 +175,8 @@ def test_models_are_opened_first_and_refused_once(tmp_path, capsys, monkeypatch,
     save_file({f"layers.{k}.mlp.up_proj.weight": torch.randn(64, 96) for k in range(3)}, "wide.safetensors")
     Path("pointer.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid x\n", encoding="utf-8")
     Path("empty").mkdir()
+    Path("lora").mkdir()
+    Path("lora/adapter_config.json").write_text("{}", encoding="utf-8")
     Path("notes.txt").write_text("hello", encoding="utf-8")
     assert build.main(["execute", *options], root=root) == 2
     err = capsys.readouterr().err

@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 import torch
 from hubserver import HubServer, Repository
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save, save_file
+from torch import nn
 
 import lfmlib
 from lfmlib import findings
@@ -228,6 +230,40 @@ def test_a_base_that_is_none_is_refused_before_anything_is_measured(tmp_path):
         ch13_report.opened("minilm", "", "", 0, " ")
     same = ch13_report.opened(str(tmp_path / "model.safetensors"), "", "", 0, str(tmp_path / "model.safetensors"))
     assert len(same.tensors) == len(tensors)
+
+
+def test_weights_off_centre_fail_where_their_noise_passes():
+    """Their control has a mean of 0, and nothing was read too little of where all was read."""
+    rng = np.random.default_rng(0)
+    part = lfmlib.open_checkpoint(
+        {f"layers.{i}.q_proj.weight": 0.1 * rng.standard_normal((128, 128)) + 0.02 for i in range(4)}
+    )
+    table = lfmlib.survey(part, progress=False)
+    laws = lfmlib.laws(part, pruned=findings.PRUNED_SHARE, progress=False)
+    made = table, lfmlib.noise_twin(table), pd.DataFrame(), laws, None, [], "made", {"source": "made"}
+    found = {one.id: one for one in ch13_report.verdicts(*made)}
+    assert (found["F9"].value, found["F9"].verdict, found["F9"].control_verdict) == (0.0, "contradicted", "supported")
+    assert found["F10"].control_verdict == "supported"
+
+
+def test_an_adapter_is_reported_as_the_model_it_makes(tmp_path):
+    base = {name: tensor.float() for name, tensor in layers(3).items()}
+    save_file(base, tmp_path / "base.safetensors")
+    plain = nn.ModuleDict({"model": nn.ModuleDict({"layers": nn.ModuleList()})})
+    for _ in range(3):
+        parts = {"q_proj": nn.Linear(128, 128, bias=False)}
+        plain["model"]["layers"].append(nn.ModuleDict({"self_attn": nn.ModuleDict(parts)}))
+    wrapped = get_peft_model(plain, LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False))
+    wrapped.save_pretrained(tmp_path / "lora")
+    given = str(tmp_path / "lora"), "", ""
+    with pytest.raises(ValueError, match="holds an adapter, which is no model by itself: name the base"):
+        ch13_report.opened(*given, 0)
+    checkpoint = ch13_report.opened(*given, 0, str(tmp_path / "base.safetensors"))
+    assert {info.name for info in checkpoint.tensors} == base.keys()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(checkpoint.read(name), base[name])
+    changed = ch13_report.changed(str(tmp_path / "base.safetensors"), given[0], checkpoint, seed=0)
+    assert len(changed[changed["control"] == "none"]) == 3 and (changed["std_delta"] > 0).all()
 
 
 def test_one_model_has_one_verdict(model):

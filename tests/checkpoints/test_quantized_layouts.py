@@ -238,6 +238,25 @@ def test_settings_of_the_language_model_inside_a_larger_one(tmp_path):
     same_values(open_checkpoint(tmp_path), expected.T)
 
 
+@pytest.mark.parametrize("config", [None, {}, {"quantization_config": {"quant_method": "gptq", "group_size": 64}}])
+def test_settings_in_a_file_of_the_quantizers_own(tmp_path, config):
+    """Older files of GPTQ keep them in quantize_config.json; config.json, where it has some, comes first."""
+    codes, zeros = torch.arange(16).repeat(12)[:, None].expand(192, 32), torch.full((2, 32), 7)
+    scales = torch.tensor([[0.01], [0.1]]).expand(2, 32)
+    pieces = {name: one.contiguous() for name, one in gptq(codes, zeros, scales).items()}
+    save_file(pieces, tmp_path / "model.safetensors")
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    own = {"bits": 4, "group_size": 128, "desc_act": False, "sym": False, "true_sequential": True}
+    (tmp_path / "quantize_config.json").write_text(json.dumps(own), encoding="utf-8")
+    if config:
+        with pytest.raises(CheckpointError, match="192 inputs in 2 groups"):
+            open_checkpoint(tmp_path)
+        return
+    expected = (codes.double() - 8) * scales.double()[torch.arange(192) // 128]
+    same_values(open_checkpoint(tmp_path), expected.T)
+
+
 def test_what_cannot_be_read_at_all_is_told_once(tmp_path):
     codes, zeros = torch.zeros(192, 32, dtype=torch.int64), torch.full((2, 32), 7)
     with pytest.raises(CheckpointError, match="holds no tensors that are read") as found:

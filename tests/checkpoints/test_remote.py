@@ -53,6 +53,17 @@ def weights_sent(server) -> int:
     return sum(sent for file, _, sent in server.ranges if file.endswith((".safetensors", ".gguf")))
 
 
+@pytest.mark.parametrize("config", [b'{"model_type": "made"}', b'{"quantization_config": {"bits": 2}}'])
+def test_settings_in_a_file_of_the_quantizers_own(hub, config):
+    """Of an address, and of a repository that is downloaded; what config.json says comes first."""
+    own, files = b'{"bits": 4, "group_size": 128}', {"model.safetensors": save(TENSORS), "config.json": config}
+    hub.repositories["made/gptq"] = repository = Repository()
+    repository.commit(files | {"quantize_config.json": own})
+    expected = {"bits": 2} if b"bits" in config else {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    for source in ("hf://made/gptq", "made/gptq"):
+        assert open_checkpoint(source).config["quantization_config"] == expected
+
+
 @pytest.mark.parametrize(
     "address",
     [

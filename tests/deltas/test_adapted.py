@@ -1,6 +1,7 @@
 """Adapter folders: the same numbers as the merged model, whatever kind, prefixes and layout; or an error."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -36,7 +37,7 @@ def adapt(model: nn.Module, folder, **settings) -> nn.Module:
     wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, **settings))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in wrapped.named_parameters():
-        if "lora_B" in name:
+        if "lora_B" in name or "lora_embedding_" in name or "modules_to_save" in name:
             parameter.data = 0.02 * torch.randn(parameter.shape, generator=generator)
         if "magnitude" in name:
             parameter.data *= 1 + 0.05 * torch.randn(parameter.shape, generator=generator)
@@ -52,8 +53,10 @@ def adapt(model: nn.Module, folder, **settings) -> nn.Module:
         {"target_modules": ["q_proj", "up_proj"], "use_dora": True},
         {"target_modules": ["k_proj", "o_proj"], "rank_pattern": {"k_proj": 2}, "alpha_pattern": {"layers.1.*": 32}},
         {"target_modules": ["q_proj"], "layers_to_transform": [1], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj", "embed_tokens"]},
+        {"target_modules": ["embed_tokens", "o_proj"], "use_dora": True},
     ],
-    ids=["lora", "rslora", "dora", "patterns", "one layer"],
+    ids=["lora", "rslora", "dora", "patterns", "a head saved whole", "embedding", "embedding, dora"],
 )
 def test_a_folder_gives_the_numbers_of_its_merged_model(tmp_path, settings):
     base = {name: w.clone() for name, w in llama().state_dict().items()}
@@ -61,14 +64,13 @@ def test_a_folder_gives_the_numbers_of_its_merged_model(tmp_path, settings):
     folder = lfmlib.compare(base, tmp_path, progress=False)
     whole = lfmlib.compare(base, merged, progress=False).set_index("tensor").loc[folder["tensor"]]
     changed = [name for name, w in base.items() if not torch.equal(w, merged[name])]
-    assert folder["tensor"].tolist() == [name for name in changed if "lm_head" not in name]
+    assert folder["tensor"].tolist() == changed
     for name in FIGURES:
         assert folder[name].to_numpy() == pytest.approx(whole[name].to_numpy(), rel=1e-9, abs=1e-12), name
-    assert (folder["top_ratio"] > 2).all()
+    assert (folder["top_ratio"] > 2).all() or "modules_to_save" in settings
     reasons = folder.attrs["skipped"]
-    assert reasons["model.embed_tokens.weight"] == "no adapter on it"
-    if "modules_to_save" in settings:
-        assert "saved whole beside the adapter, and not measured" in reasons.values()
+    assert reasons.get("model.embed_tokens.weight", "no adapter on it") == "no adapter on it"
+    assert len(folder) + len(reasons) == len(base)
 
 
 def test_what_an_adapter_makes_can_be_surveyed_and_sampled(tmp_path):
@@ -138,14 +140,14 @@ def test_adapters_that_changed_their_base_are_refused(tmp_path, how):
         lfmlib.compare(llama(), tmp_path, progress=False)
 
 
-def test_biases_and_embeddings_stand_beside(tmp_path):
-    """A LoRA with biases changes its matrices as one without; an adapted embedding is named, not measured."""
-    settings = {"target_modules": ["q_proj", "embed_tokens"], "lora_bias": False}
-    adapt(llama(), tmp_path / "embedding", **settings)
-    with pytest.warns(UserWarning, match=r"^1 tensor was not read.*embed_tokens\.weight: an adapter of an embedding"):
-        table = lfmlib.compare(llama(), tmp_path / "embedding", progress=False)
-    assert len(table) == 2
-    assert table.attrs["skipped"]["model.embed_tokens.weight"] == "an adapter of an embedding, and not measured"
+def test_what_was_saved_whole_and_the_base_has_otherwise_is_told(tmp_path):
+    adapt(llama(), tmp_path, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    smaller = llama().state_dict() | {"lm_head.weight": torch.zeros(32, 64)}
+    without = {name: w for name, w in smaller.items() if "lm_head" not in name}
+    for base, words in ((smaller, r"has one of \(32, 64\)"), (without, "has none of that name")):
+        with pytest.warns(UserWarning, match=r"lm_head\.weight: saved whole beside the adapter, of \(64, 64\)"):
+            table = lfmlib.compare(base, tmp_path, progress=False)
+        assert len(table) == 2 and re.search(words, " ".join(table.attrs["skipped"].values()))
 
 
 def test_the_adapter_of_one_layer_lies_on_its_layer(tmp_path):
@@ -178,9 +180,12 @@ def test_adapters_are_merged_and_laid_beside_one_another_as_the_models_they_make
     expected = expected[expected["size"] > 0].reset_index(drop=True)
     pd.testing.assert_frame_equal(found, expected, rtol=1e-3)
     assert set(found.attrs["skipped"].values()) == {"no adapter on it"}
-    with pytest.raises(CheckpointError, match=r"cannot be added: saved whole beside the adapter.* Merge the adapter"):
-        adapt(llama(), tmp_path / "head", target_modules=["q_proj"], modules_to_save=["lm_head"])
-        lfmlib.merge(base, tmp_path / "head", out=tmp_path / "x", progress=False)
+    head = adapt(llama(), tmp_path / "head", target_modules=["q_proj"], modules_to_save=["lm_head"]).state_dict()
+    found = merged([tmp_path / "head"], "average", "whole")
+    assert all(torch.allclose(found[name], head[name], atol=1e-6) for name in found)
+    other = base | {"lm_head.weight": torch.zeros(32, 64)}
+    with pytest.raises(CheckpointError, match=r"cannot be added: saved whole .*mapping has one of \(32, 64\)"):
+        lfmlib.merge(other, tmp_path / "head", out=tmp_path / "y", progress=False)
 
 
 class Experts(nn.Module):

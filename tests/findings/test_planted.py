@@ -18,7 +18,7 @@ def gaussian(rng):
 
 
 def student(rng):
-    """kl_bits of 0.03: half as much again as the bound."""
+    """kl_bits of 0.04: twice the bound."""
     return rng.standard_t(6, (128, 128))
 
 

@@ -52,6 +52,23 @@ def test_maps_and_tables_have_roles_in_the_order_of_reading():
     assert findings.by_role(rows(ROLES))["kl_bits"].median().index.tolist() == READ
 
 
+def test_rows_stand_layer_by_layer_and_what_has_no_layer_first():
+    table = rows([*ROLES, "embed"], layers=2).assign(tower="")
+    table.loc[table["role"] == "embed", "depth"] = np.nan
+    found = findings.layer_by_layer(table)
+    assert found["role"].tolist() == ["embed"] * 2 + READ * 2
+    assert found["depth"].tolist()[2:] == [0] * len(READ) + [1] * len(READ)
+
+
+def test_a_map_of_two_towers_names_every_column_and_prints_no_numbers_over_one_another():
+    table = pd.concat([rows(ROLES).assign(tower=tower) for tower in ("encoder", "decoder")])
+    fig, ax = plots.figure()
+    plots.depth_role_map(ax, table, "kl_bits", 0.02, "kl_bits")
+    fig.canvas.draw()
+    assert len([label for label in ax.get_xticklabels() if label.get_text()]) == 2 * len(ROLES)
+    assert not ax.texts
+
+
 @pytest.mark.parametrize("top", [0.05, 0.3, 3.0])
 def test_no_dot_is_cut_off(top):
     fig, ax = plots.figure(3.8)

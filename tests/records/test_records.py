@@ -248,6 +248,10 @@ def test_a_tampered_cell_is_caught_when_drawn(recorded, pattern, replacement, to
     found = records.remeasure("toy", pick=pick)
     assert not found.equal and told in str(found)
     assert [one.equal for one in records.check("toy", jobs=0)] == [True, True, False, True]
+    assert [one.equal for one in records.check("toy", jobs=0, only={"seed": "2"})] == [False]
+    assert main(["check", "toy", "--jobs", "0", "--only", "seed=0"]) == 0
+    assert main(["check", "toy", "--jobs", "0", "--only", "seed=77"]) == 2
+    assert records.check("toy", jobs=0, budget_seconds=-1) == []
 
 
 def test_tolerance_is_the_larger_of_floor_and_spread(register, recorded):
