@@ -19,7 +19,9 @@ from .sketch import Sketch
 
 SHAPES = ("gaussian", "sharp", "inverted-t", "linear")
 LABELS = (*SHAPES, "other")
-"""Every shape that `classify_shape` may name: the families, and "other" where none of them fits."""
+"""Every label that `classify` may give: the shapes, and "other" where none of them fits."""
+FAMILIES = (*SHAPES, "skewed")
+"""Every family that is tried; what is skewed is none of the shapes, all of which are symmetric."""
 MARGIN_BITS = 0.01
 """Difference between families, in bits per weight, below which the simpler one is chosen."""
 MAX_MISFIT_BITS = 0.05
@@ -63,10 +65,12 @@ def classify(x) -> Shape:
 
     The families, each with centre and scale fitted: ``gaussian``; ``sharp``, the Laplace density; ``inverted-t``, a
     Gaussian spike holding most weights on a Gaussian floor at least 5 times as wide; ``linear``, a density that falls
-    in straight lines, from triangle over trapezoid to uniform.
+    in straight lines, from triangle over trapezoid to uniform. Beside these four shapes stands ``skewed``, two halves
+    of Gaussians of unlike scale that meet at the mode.
 
     The label is the family with the fewest parameters whose score is within `MARGIN_BITS` of the best. It is ``other``
-    if two such families have equally few, or if the best loses more than `MAX_MISFIT_BITS`.
+    if two such families have equally few, if that family is the skewed one, or if the best loses more than
+    `MAX_MISFIT_BITS`.
 
     Args:
         x: a `Sketch`, or anything `Sketch.of` takes.
@@ -111,6 +115,8 @@ def label(scores: dict[str, float], margin: float = MARGIN_BITS) -> tuple[str, f
     if len(simplest) > 1 or best > MAX_MISFIT_BITS:
         return "other", 0.0
     (name,) = simplest
+    if name not in SHAPES:
+        return "other", 0.0
     rivals = [scores[other] for other, (_, size) in _FAMILIES.items() if size <= fewest and other != name]
     return name, min(MAX_MISFIT_BITS - best, best + margin - scores[name], *(rival - best - margin for rival in rivals))
 
@@ -249,9 +255,39 @@ def _linear_length(z: np.ndarray, share: np.ndarray) -> float:
     return best
 
 
+def _skewed_length(z: np.ndarray, share: np.ndarray) -> float:
+    """Best length of a split normal density of mean 0 over a grid of the ratio of its two scales, refined once, and of
+    their size."""
+    middle = (z[:-1] + z[1:]) / 2
+    std = math.sqrt(np.dot(share, middle**2))
+    if np.dot(share, middle**3) < 0:  # the wider half is to lie above the mode
+        z, share = -z[::-1], share[::-1]
+    ratios, stds = _points(np.geomspace, 1.0, 6.0, 13), std * _points(np.linspace, 0.85, 1.05, 5)
+    for _ in range(2):
+        lengths = _code_length(_split_normal_masses(z, ratios[:, None], stds), z, share)
+        i, j = np.unravel_index(np.argmin(lengths), lengths.shape)
+        best = lengths[i, j]
+        ratios, stds = _refined(ratios, i, 5, np.geomspace), _refined(stds, j, 5, np.linspace)
+    return best
+
+
 def _normal_masses(z: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Masses ``(scales, cells)`` of the cells between edges z under centred Gaussians."""
     return np.maximum(np.diff(special.ndtr(z / scale[:, None])), 1e-300)
+
+
+def _split_normal_masses(z: np.ndarray, ratio: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Masses ``(ratios, stds, cells)`` of the cells between edges z under split normals of mean 0.
+
+    The density falls from the mode as a Gaussian on both sides, upwards with a scale ``ratio`` times as large.
+    """
+    scale = std / np.sqrt(ratio + (1 - 2 / math.pi) * (ratio - 1) ** 2)
+    mode = math.sqrt(2 / math.pi) * scale * (1 - ratio)
+    t, ratio = (z - mode[..., None]) / scale[..., None], ratio[..., None]
+    above = t > 0
+    part = special.ndtr(np.where(above, t / ratio, t))
+    below = np.where(above, 1 + ratio * (2 * part - 1), 2 * part) / (1 + ratio)
+    return np.maximum(np.diff(below), 1e-300)
 
 
 def _trapezoid_masses(z: np.ndarray, width: np.ndarray, flat: np.ndarray) -> np.ndarray:
@@ -285,5 +321,6 @@ _FAMILIES = {
     "sharp": (_laplace_length, 2),
     "inverted-t": (_inverted_t_length, 4),
     "linear": (_linear_length, 3),
+    "skewed": (_skewed_length, 3),
 }
-_ABOUT_MEAN = ("gaussian", "linear")  # the other two have their peak at the median
+_ABOUT_MEAN = ("gaussian", "linear", "skewed")  # the other two have their peak at the median

@@ -27,6 +27,7 @@ from ..checkpoints.unread import tell_unread
 from ..distribution.formats import DTYPES
 from ..provenance import sources
 from .journal import Journal
+from .threads import in_worker
 
 Rows = list[tuple[str, list[dict] | str]]
 """For each tensor its name and its rows, or why it could not be measured."""
@@ -362,7 +363,7 @@ def same_library(workers: Executor) -> None:
 def _submit(workers: Executor, call: Callable) -> Future:
     """A task handed over; where the workers are dead already, a future that says so."""
     try:
-        return workers.submit(call)
+        return workers.submit(in_worker, call)
     except BrokenExecutor as error:
         lost: Future = Future()
         lost.set_exception(error)

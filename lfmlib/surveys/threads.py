@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -34,3 +36,18 @@ def one_thread() -> Iterator[None]:
             _inside.users -= 1
             if not _inside.users:
                 torch.set_num_threads(_inside.before)
+
+
+def in_worker(call: Callable) -> Any:
+    """Make a call; in a forked process with one thread of torch.
+
+    OpenMP's threads are not forked with their process, and an operation that shares its work among them waits for them
+    for ever if the parent had done so before. `ProcessPoolExecutor` forks on Linux until Python 3.13.
+    """
+    if os.getpid() != _IMPORTED_BY:
+        torch.set_num_threads(1)
+    return call()
+
+
+_IMPORTED_BY = os.getpid()
+"""The process that imported this module; one that was forked from it has another number."""

@@ -21,7 +21,7 @@ import torch
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..distribution import like_noise, nulls, sampled
 from ..distribution.distances import measure
-from ..distribution.shapes import SHAPES, classify, standings
+from ..distribution.shapes import FAMILIES, SHAPES, classify, standings
 from ..distribution.sketch import Sketch
 from .run import Spread, about, reason, tabulate
 
@@ -188,7 +188,7 @@ def _figures(sketch: Sketch, name: str) -> dict[str, Any]:
     row["asymmetry_excess"] = row["asymmetry"] - noise["asymmetry"][1] if noise else np.nan
     shape = classify(sketch)
     row |= {"label": shape.label, "label_margin": shape.margin}
-    row |= {f"score_{name}": shape.scores.get(name, np.nan) for name in SHAPES}
+    row |= {f"score_{name}": shape.scores.get(name, np.nan) for name in FAMILIES}
     for figure, (low, _, high) in noise.items():
         row |= {f"{figure}_null_low": low, f"{figure}_null_high": high}
     return row
@@ -224,7 +224,7 @@ LABEL_GROUPS = 8
 
 
 def _columns() -> Iterator[str]:
-    yield from (*_INFO, *_SKETCH, *_NORMALITY, "label", "label_margin", *(f"score_{name}" for name in SHAPES))
+    yield from (*_INFO, *_SKETCH, *_NORMALITY, "label", "label_margin", *(f"score_{name}" for name in FAMILIES))
     for name in nulls.FIGURES:
         yield f"{name}_null_low"
         yield f"{name}_null_high"

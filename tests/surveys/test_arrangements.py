@@ -1,6 +1,8 @@
 """The table of arrangements: its rows and their controls, whatever runs it; and finding F4 from it."""
 
 import functools
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
@@ -57,6 +59,25 @@ def test_any_executor_gives_the_same_table(pool):
     with pool(2) as executor:
         other = lfmlib.arrangement(MADE, controls=CONTROLS, executor=executor, progress=False)
     pd.testing.assert_frame_equal(other, table(), rtol=1e-9)
+
+
+FORKED = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+import torch, lfmlib
+torch.set_num_threads(2)
+made = {f"layers.{i}.q.weight": torch.randn(300, 400) for i in range(2)}
+torch.randn(800, 800, dtype=torch.float64) @ torch.randn(800, 800, dtype=torch.float64)  # wakes the threads
+torch.randn(3000, 3000).exp().sum()
+with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as executor:
+    print(len(lfmlib.arrangement(made, executor=executor, progress=False)), torch.get_num_threads())
+"""
+
+
+def test_forked_workers_do_not_wait_for_threads_that_were_not_forked():
+    """They waited for ever where torch had used several threads before."""
+    ran = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120)
+    assert ran.stdout == "2 2\n", ran.stderr
 
 
 def test_controls_depend_on_seed_and_name_alone():
