@@ -47,6 +47,13 @@ def test_a_noise_built_fine_tune_is_a_plain_model_of_full_rank():
     assert torch.linalg.matrix_rank(one.double(), rtol=1e-4) == min(one.shape)
 
 
+def test_radii_that_other_processors_do_not_repeat_are_not_drawn():
+    drawn = [cell for cell in radius.experiment().cells if radius.alone(cell)]
+    assert {(cell["part"], cell["model"]) for cell in drawn} == {
+        ("radius", "minilm"), ("protocols", "minilm"), ("noisier", "vit"),
+    }  # fmt: skip
+
+
 def test_of_the_head_alone_nothing_else_moves():
     config = replace(TUNE, adapter="head")
     assert set(trained_parameters(config)) == {"classifier.weight", "classifier.bias"}
