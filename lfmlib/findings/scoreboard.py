@@ -106,7 +106,29 @@ def summary(findings: list[Finding]) -> str:
         others = len({finding.model for finding in findings} - {own})
         beside = f", beside {others} other models and trainings" if others else ""
         parts.insert(0, f"This book is on **{plain(own)}**{beside}.")
+    parts += mixed(findings)
     return "\n\n".join(parts or ["*Nothing has been measured yet.*"]) + "\n"
+
+
+def mixed(findings: list[Finding]) -> list[str]:
+    """Sentences on findings that do not belong together: of one model in several states of its files, or by rules that
+    are no longer the last."""
+    states: dict[tuple[str, str], dict[tuple, list[str]]] = {}
+    for one in findings:
+        if source := one.provenance.get("source"):
+            state = one.provenance.get("revision"), one.provenance.get("state")
+            states.setdefault((one.model, source), {}).setdefault(state, []).append(one.id)
+    told = []
+    for (model, _), by_state in states.items():
+        if len(by_state) > 1:
+            each = " and ".join(", ".join(ids) for ids in by_state.values())
+            told.append(
+                f"**{plain(model)} changed between chapters**: {each} are of different states of its files. Build its "
+                "chapters anew, or name a revision."
+            )
+    if old := [one.id for one in findings if one.provenance.get("rules", READINGS[-1].rules) != READINGS[-1].rules]:
+        told.append(f"**Judged by earlier rules**: {', '.join(dict.fromkeys(old))}. Run their chapters again.")
+    return told
 
 
 def changes(findings: list[Finding]) -> str:

@@ -244,6 +244,23 @@ def test_a_verdict_that_the_second_rules_changed_is_told():
     assert "100.0\u00a0%; supported" in row
 
 
+def test_findings_that_do_not_belong_together_are_told():
+    """A folder trained further between two builds of some chapters, or a hub's main that moved, made one scoreboard."""
+    rules = findings.READINGS[-1].rules
+
+    def of(id_, **where):
+        return dataclasses.replace(example(id=id_, model="a|b"), provenance={"source": "x/a", "rules": rules} | where)
+
+    same = [of("F1", state="0"), of("F9", state="0"), of("F4", source="y/a", state="1")]
+    assert scoreboard.mixed(same) == [] and "changed between" not in scoreboard.summary(same)
+    (told,) = scoreboard.mixed([*same, of("F3", state="2")])
+    assert told.startswith("**a\\|b changed between chapters**: F1, F9 and F3 are of different states")
+    assert told in scoreboard.summary([*same, of("F3", state="2")])
+    (told,) = scoreboard.mixed([of("F1", revision="0"), of("F3", revision="1")])
+    assert "F1 and F3" in told
+    assert "F3. Run their chapters again." in scoreboard.mixed([of("F1"), of("F3", rules="0")])[0]
+
+
 def test_the_summary_of_nothing():
     assert "Nothing has been measured" in scoreboard.summary([])
 
