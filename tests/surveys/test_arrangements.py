@@ -164,6 +164,36 @@ def test_made_matrices_are_called_right_in_nineteen_of_twenty_draws(planted):
     assert right >= 19
 
 
+EIGHT_BITS = [
+    *(("float8_e4m3fn", 0.01, name) for name in ("noise", "t3", "orthogonal", "blocks")),
+    *(("float8_e4m3fn", 1.0, name) for name in ("noise", "orthogonal")),
+    *(("float8_e5m2", 2e-5, name) for name in ("noise", "orthogonal")),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "std", "name"), EIGHT_BITS)
+def test_so_are_those_stored_in_eight_bits(dtype, std, name):
+    """At the smaller stds values are subnormal: within one std float8_e4m3fn has eleven of them, float8_e5m2 three."""
+    (planted,) = [one for one in FAILS if one[0] == name]
+    right = 0
+    for seed in range(20):
+        w = torch.tensor(std * made_matrices.matrix(*planted, (128, 128), np.random.default_rng([8, seed])))
+        stored = {"w": w.clamp(-448, 448).to(getattr(torch, dtype))}
+        found = lfmlib.arrangement(stored, controls="permuted", progress=False, seed=seed)
+        passed = findings.legs(found[found["control"] == "none"]).iloc[0]
+        right += not passed[list(FAILS[planted])].any() if FAILS[planted] else bool(passed["all"])
+    assert right >= 19
+
+
+def test_so_are_skewed_entries():
+    rng, right = np.random.default_rng(9), 0
+    for seed in range(20):
+        found = lfmlib.arrangement({"w": rng.gamma(2, size=(128, 128))}, controls="permuted", progress=False, seed=seed)
+        right += findings.legs(found[found["control"] == "none"])["all"].item()
+    assert right >= 19
+
+
 def test_what_passed_the_first_rule():
     for departure, size in (("orthogonal", 1.0), ("symmetric", 1.0)):
         w = made_matrices.matrix(departure, size, (128, 128), np.random.default_rng(0))
