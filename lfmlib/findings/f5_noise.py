@@ -117,7 +117,7 @@ def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, proven
     shares = {law: built_share(counted, f"noise-{law}", **how) for law in ("gaussian", *OTHER_LAWS)}
     ahead = {law: built_ahead(counted, "noise-gaussian", f"noise-{law}", **how) for law in OTHER_LAWS}
     (mean, low, high), built_of = misfit["trained"], shares["gaussian"]
-    value, *limits = map(_legs_held, (mean, high, low), built_of)
+    value, worse, better = map(_legs_held, (mean, high, low), built_of)
     others = max(shares[law][0] for law in OTHER_LAWS)
     if not all(low > 0 for _, low, _ in ahead.values()):
         others = max(others, built_of[0])
@@ -135,7 +135,7 @@ def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, proven
     }
     null = _legs_held(misfit["noise"][0], others)
     return Finding.of(
-        "F5", model, provenance, details, value, tuple(limits), null, first=_first(built, replaced, budget, score)
+        "F5", model, provenance, details, value, (worse, better), null, first=_first(built, replaced, budget, score)
     )
 
 
@@ -143,11 +143,11 @@ def _first(built: pd.DataFrame, replaced: pd.DataFrame, budget: int, score: str)
     """The verdict of the first rule, by the share of normal ΔW and gains in the score."""
     normal = over_runs(replaced.loc[replaced["kind"] == "trained", "normal_share"])
     share = built_share(built, "noise-gaussian", budget, score=score)
-    value, *limits = (
+    value, low, high = (
         float(int(one >= SUPPORTED_SHARE) + int(other >= MIN_GAIN_SHARE))
         for one, other in zip(normal, share, strict=True)
     )
-    return judge(FIRST_RULES["F5"], value, tuple(limits))
+    return judge(FIRST_RULES["F5"], value, (low, high))
 
 
 def f5(table: pd.DataFrame, model: str, provenance: dict) -> Finding:

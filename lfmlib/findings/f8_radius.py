@@ -73,7 +73,7 @@ def by_protocol(rows: pd.DataFrame, which: str = "tuned") -> pd.DataFrame:
     old = rows["judged_on"] != rows["task"]
     protocols = rows.assign(task=np.where(old, "old", "new"), head=rows["head"].astype(object).fillna(""))
     for (task, head, unit), some in protocols.groupby(["task", "head", "unit"], sort=False):
-        logs = log_ratios(some, which, head=head)
+        logs = log_ratios(some, which, head=str(head))
         if len(logs) > 1 and len(logs) == some["seed"].nunique():
             found.append((task, head, unit, *geometric_mean(logs)))
         else:
