@@ -117,7 +117,7 @@ def label(scores: dict[str, float], margin: float = MARGIN_BITS) -> tuple[str, f
     (name,) = simplest
     if name not in SHAPES:
         return "other", 0.0
-    rivals = [scores[other] for other, (_, size) in _FAMILIES.items() if size <= fewest and other != name]
+    rivals = [score for other, score in scores.items() if _FAMILIES[other][1] <= fewest and other != name]
     return name, min(MAX_MISFIT_BITS - best, best + margin - scores[name], *(rival - best - margin for rival in rivals))
 
 
