@@ -115,8 +115,8 @@ def mixed(findings: list[Finding]) -> list[str]:
     are no longer the last."""
     states: dict[tuple[str, str], dict[tuple, list[str]]] = {}
     for one in findings:
-        if source := one.provenance.get("source"):
-            state = one.provenance.get("revision"), one.provenance.get("state")
+        state = one.provenance.get("revision"), one.provenance.get("state")
+        if (source := one.provenance.get("source")) and any(state):  # a record knows neither
             states.setdefault((one.model, source), {}).setdefault(state, []).append(one.id)
     told = []
     for (model, _), by_state in states.items():

@@ -251,7 +251,7 @@ def test_findings_that_do_not_belong_together_are_told():
     def of(id_, **where):
         return dataclasses.replace(example(id=id_, model="a|b"), provenance={"source": "x/a", "rules": rules} | where)
 
-    same = [of("F1", state="0"), of("F9", state="0"), of("F4", source="y/a", state="1")]
+    same = [of("F1", state="0"), of("F9", state="0"), of("F4", source="y/a", state="1"), of("F11", record={})]
     assert scoreboard.mixed(same) == [] and "changed between" not in scoreboard.summary(same)
     (told,) = scoreboard.mixed([*same, of("F3", state="2")])
     assert told.startswith("**a\\|b changed between chapters**: F1, F9 and F3 are of different states")
