@@ -141,8 +141,8 @@ def ratio(own: pd.Series, whole: pd.Series, level: float = 0.95) -> tuple[float,
     Examples:
         >>> from lfmlib.findings import ratio
         >>> whole = pd.Series([1.0, 2.0, 3.0, 2.0])
-        >>> ratio(0.9 * whole, whole)  # nine tenths in every run, however unlike these are
-        (0.9, 0.9, 0.9)
+        >>> np.round(ratio(0.9 * whole, whole), 6)  # nine tenths in every run, however unlike these are
+        array([0.9, 0.9, 0.9])
     """
     both = pd.DataFrame({"own": own, "whole": whole}).dropna().to_numpy()
     if not len(both) or not both[:, 1].mean() > 0:

@@ -76,7 +76,7 @@ with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as executor:
 
 def test_forked_workers_do_not_wait_for_threads_that_were_not_forked():
     """They waited for ever where torch had used several threads before."""
-    ran = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, encoding="utf-8", timeout=120)
     assert ran.stdout == "2 2\n", ran.stderr
 
 
