@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return {"run": _run, "check": _check, "list": _list}[options.command](options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (ModuleNotFoundError, OSError, RuntimeError, ValueError) as error:
         print(f"lfmlib.records: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -477,6 +477,17 @@ def alive(process: int) -> bool:
 # The command line.
 
 
+def test_a_package_that_is_not_installed_is_told_in_one_line(monkeypatch, capsys):
+    def missing(name, **_):
+        raise ModuleNotFoundError("training needs what is not installed here (peft); run: pip install 'lfmlib[lab]'")
+
+    monkeypatch.setattr(records, "run", missing)
+    assert main(["run", "toy"]) == 2
+    assert capsys.readouterr().err == (
+        "lfmlib.records: training needs what is not installed here (peft); run: pip install 'lfmlib[lab]'\n"
+    )
+
+
 def test_a_full_disk_leaves_the_record_as_it_was(register, recorded, monkeypatch, capsys):
     def full(_):
         raise OSError(28, "No space left on device")
