@@ -10,7 +10,6 @@ import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -339,7 +338,7 @@ class _Elsewhere(Executor):
     tasks = 0
 
     def submit(self, call, /, *arguments, **options):
-        self.tasks += isinstance(call, partial)  # the library asks workers who they are, too
+        self.tasks += call is not eval  # with which the library asks workers who they are
         done: Future = Future()
         done.set_result(call(*arguments, **options))
         return done
