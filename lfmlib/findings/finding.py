@@ -107,10 +107,20 @@ def write(finding: Finding, folder: str | Path = "_build/results") -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{finding.id}-{stem(finding.model, finding.provenance)}.json"
-    text = json.dumps(asdict(finding), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    known = asdict(finding) | {"details": _finite(finding.details)}
+    text = json.dumps(known, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with whole(path) as partial:  # a path may be no UTF-8; JSON reads back what is escaped
         partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path
+
+
+def _finite(details):
+    """Details as JSON knows them: a limit that is infinite, or not known, is null."""
+    if isinstance(details, dict):
+        return {name: _finite(one) for name, one in details.items()}
+    if isinstance(details, list | tuple):
+        return [_finite(one) for one in details]
+    return None if isinstance(details, float) and not math.isfinite(details) else details
 
 
 def stem(model: str, provenance: dict) -> str:

@@ -261,6 +261,13 @@ def test_findings_that_do_not_belong_together_are_told():
     assert "F3. Run their chapters again." in scoreboard.mixed([of("F1"), of("F3", rules="0")])[0]
 
 
+def test_a_limit_without_an_end_is_kept_as_null(tmp_path):
+    """Fieller's interval of two runs has no end where the mean of what is divided by may be 0."""
+    endless = dataclasses.replace(example(), details={"share": [1.0, -math.inf, math.inf], "parts": {"a": math.nan}})
+    findings.write(endless, tmp_path)
+    assert findings.load(tmp_path)[0].details == {"share": [1.0, None, None], "parts": {"a": None}}
+
+
 def test_the_summary_of_nothing():
     assert "Nothing has been measured" in scoreboard.summary([])
 
