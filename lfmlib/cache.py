@@ -21,9 +21,14 @@ VERSIONED = ("torch", "transformers", "numpy")
 """Packages whose versions are part of every key, since other versions may train another model."""
 
 
+def home() -> Path:
+    """The cache folder: ``LFMLIB_CACHE`` if set, else the user's cache folder of this system."""
+    return Path(os.environ.get("LFMLIB_CACHE") or user_cache_path("lfmlib"))
+
+
 def folder() -> Path:
-    """The lab's cache folder: ``LFMLIB_CACHE`` if set, else the user's cache folder of this system."""
-    return Path(os.environ.get("LFMLIB_CACHE") or user_cache_path("lfmlib")) / "lab"
+    """The lab's folder in the cache."""
+    return home() / "lab"
 
 
 def key(description: dict) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 
 from ..chapters import ch13_report
+from ..checkpoints.named import named
 from ..checkpoints.stored import CheckpointError
 from ..provenance import ROOT
 from . import TEMPORARY
@@ -41,7 +42,7 @@ def report(
     """Write the report on a model.
 
     Args:
-        model: a path, hub id, address, or "minilm".
+        model: a path, hub id, address, or a name of `lfmlib models`.
         out: the HTML file.
         base: the model that it was fine-tuned from; None: no word on fine-tuning.
         revision: branch, tag or commit of ``model`` on the hub.
@@ -96,7 +97,7 @@ def chapter() -> Path:
 def _whole(source: str) -> str:
     """A path as seen from any folder; hub ids and addresses as they are."""
     path = Path(source).expanduser()
-    return str(path.resolve()) if source != "minilm" and path.exists() else source
+    return str(path.resolve()) if named(source) is None and path.exists() else source
 
 
 def _error(run: Run) -> Exception:

@@ -21,6 +21,7 @@ from ..checkpoints import places
 from ..checkpoints.addresses import normalized_source
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from ..checkpoints.locate import HUB_ID
+from ..checkpoints.named import named
 from ..deltas import pairs
 from ..deltas.comparison import compare
 from ..deltas.pairs import akin, is_adapter
@@ -55,7 +56,7 @@ def opened(model: str, revision: str, select: str, sample: int, base: str = "") 
         _, (merged,) = pairs.opened(base, model, whole=True)
         return merged.select(select) if select else merged
     model = normalized_source(model)
-    afar = sample and HUB_ID.match(model) and model != "minilm" and not Path(model).expanduser().exists()
+    afar = sample and HUB_ID.match(model) and named(model) is None and not Path(model).expanduser().exists()
     checkpoint = open_checkpoint(f"hf://{model}" if afar else model, revision=revision, select=select)
     if base:
         akin(base, checkpoint)

@@ -298,12 +298,12 @@ def open_checkpoint(
     """List the tensors of a checkpoint without reading their values.
 
     Args:
-        source: `"minilm"` (the embedded model, its sha256 verified); a folder or weight file (.safetensors, .gguf,
-            .bin, .pt, .pth, .ckpt, CTranslate2's model.bin); a hub id such as `"gpt2"` (weight files and config.json
-            are downloaded; with HF_HUB_OFFLINE=1 only the cache is used); an address, of which only what is asked for
-            is read and nothing is kept: `"hf://org/name"`, a file or folder at `"https://…"`, `"s3://…"`, `"gs://…"`
-            and others that fsspec knows; a `torch.nn.Module`; a mapping from names to tensors or arrays; a
-            `Checkpoint`, as it is.
+        source: a name that `lfmlib models` lists, such as `"minilm"` (a published model, fetched if need be, its sha256
+            verified); a folder or weight file (.safetensors, .gguf, .bin, .pt, .pth, .ckpt, CTranslate2's model.bin); a
+            hub id such as `"gpt2"` (weight files and config.json are downloaded; with HF_HUB_OFFLINE=1 only the cache
+            is used); an address, of which only what is asked for is read and nothing is kept: `"hf://org/name"`, a file
+            or folder at `"https://…"`, `"s3://…"`, `"gs://…"` and others that fsspec knows; a `torch.nn.Module`; a
+            mapping from names to tensors or arrays; a `Checkpoint`, as it is.
         revision: branch, tag or commit of a hub id; the commit it meant is kept in `.revision`.
         select: regular expression searched in tensor names; others are left out.
         variant: which of several in one place: "fp16" of `model.fp16.safetensors` beside `model.safetensors`, "Q4_K_M"

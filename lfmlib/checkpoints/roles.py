@@ -29,7 +29,8 @@ Every logical matrix is (out, in), as `torch.nn.Linear` stores it. Tensors that 
 - `name[gate]`, `name[up]`: fused MLP
 - `name[3]`, `name[3][gate]`: one expert of a stack
 
-Names of llama.cpp (`blk.0.attn_q.weight`) are known too. Its conversion reorders the rows of q and k of some models.
+Names of CTranslate2 (`self_attention.linear_0`) and of llama.cpp (`blk.0.attn_q.weight`) are known too. The latter's
+conversion reorders the rows of q and k of some models.
 
 GPT-2's Conv1D stores (in, out). Its names (c_attn, c_fc, c_proj) are used with Linear too (GPTBigCode, open_clip,
 nanoGPT), so orientation is decided by shapes: a bias is as long as the outputs.
@@ -94,18 +95,22 @@ _MATRIX_RULES = [
         (r"wte|wpe|tok_embeddings|token_embedding|position_embedding|shared|relative_attention_bias", "embed"),
         (r"pos_embed|decoder_pos_embed|cls_token|mask_token|class_embedding|mask_emb|rel_embeddings", "embed"),
         (r"embedding_hidden_mapping_in|embeddings_project|embedding_transformation|project_(?:in|out)", "embed"),
-        (r"word_embedding|(?:^|backbone\.|model\.|rwkv\.)embeddings", "embed"),
+        (r"word_embedding|(?:^|backbone\.|model\.|rwkv\.|(?:en|de)coder\.)embeddings(?:_\d+)?", "embed"),
+        (r"position_encodings\.encodings", "embed"),
         (r"lm_head|embed_out|vocab_projector|score|qa_outputs|classifier|head", "head"),
         (
             r"classifier\.(?:dense|out_proj)|cls\.predictions\.(?:decoder|transform\.dense)|cls\.seq_relationship",
             "head",
         ),
         (r"visual_projection|text_projection|decoder_pred", "head"),
+        (r"(?:en|de)coder\.projection", "head"),
         (r"predictions\.dense|\w+_predictions\.(?:dense|dense_prediction)", "head"),
         (r"pooler(?:\.dense)?", "pooler"),
     ]
 ]
 _SWIGLU = {"w1": "gate", "w2": "down", "w3": "up"}  # Mixtral's and the first Llama's names
+_NUMBERED = re.compile(r"^(.*\b(self_attention|attention|ffn)\.)(linear_\d(?:_noact)?)$")
+"""CTranslate2's names, which count from 0: projections are fused where they read the same, and a gate comes first."""
 _NORM = re.compile(r"norm|^ln(?:_|\d|$)|_ln$|^bn\d*$", re.IGNORECASE)  # on the last word of the name
 _MATRIX_NORM = re.compile(r"norm\d?$|_ln$")  # a row for each head
 _SMALL_KERNEL = 16  # a depthwise kernel has so many values for a channel, at most
@@ -183,6 +188,8 @@ def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
         if len(up) != 2 or len(down) != 2 or up[1] != down[0] or up[0] not in (down[1], 2 * down[1]):
             return "other"
         return "down" if leaf == "Wo" else "up" if up[0] == down[1] else "gate_up"
+    if (numbered := _NUMBERED.match(path)) and weight and f"{numbered[1]}linear_0.weight" in shapes:
+        return _role_of_numbered(numbered, shapes)
     if path.endswith("mlp.gate"):  # a router if there are experts beside it; some MLPs name their gate like this
         near = shapes if isinstance(shapes, PrefixDict) else PrefixDict(shapes)
         return "router" if near.with_prefix(f"{path[:-4]}experts.") else "other"
@@ -190,6 +197,17 @@ def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
         return "head"
     role = next((role for rule, role in _MATRIX_RULES if rule.search(path)), "other")
     return "other" if role == "head" and _LAYER.search(name) else role
+
+
+def _role_of_numbered(found: re.Match, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Role of a matrix by its number in a block of CTranslate2, "kv" of keys and values that read the same."""
+    start, block, number = found.groups()
+    if block == "ffn":
+        gated = f"{start}linear_0_noact.weight" in shapes
+        return {"linear_0": "gate" if gated else "up", "linear_0_noact": "up", "linear_1": "down"}.get(number, "other")
+    crossed = f"{start}linear_2.weight" in shapes
+    order = ("q", "kv", "o") if crossed else ("qkv", "o")
+    return dict(zip(("linear_0", "linear_1", "linear_2"), order, strict=False)).get(number, "other")
 
 
 def depth_and_tower(name: str) -> tuple[int | None, str]:
@@ -239,6 +257,9 @@ def _split(part: Part, shapes: Mapping[str, tuple[int, ...]], config: Mapping) -
         return [part]
     if part.role == "gate_up" and config.get("model_type") in _GATE_ABOVE_UP_TYPES:
         return _split_rows(part, {"gate": 1, "up": 1}, part.shape[0] // 2)
+    if part.role == "kv":
+        halves = _split_rows(part, {"k": 1, "v": 1}, part.shape[0] // 2)
+        return halves if len(halves) > 1 else [replace(part, role="other")]
     if part.role == "qkv":
         return _split_attention(part, config)
     return [part]
@@ -255,6 +276,8 @@ def _split_attention(part: Part, config: Mapping) -> list[Part]:
         or leaf in ("in_proj_weight", "Wqkv")
     ):
         return _split_rows(part, thirds, columns)
+    if leaf == "linear_0" and (shared := (rows - columns) // 2) > 0 and columns % shared == 0:  # CTranslate2
+        return _split_rows(part, {"q": columns // shared, "k": 1, "v": 1}, shared)
     if not heads:
         return [part]
     size = _count(config, "head_dim") or columns // heads

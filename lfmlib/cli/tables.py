@@ -19,7 +19,7 @@ COMPARE = (
     "moved", "zeros", "rounding_std", "shape", "dtype",
 )  # fmt: skip
 OVERLAP = ("tensor", "size", "alike", "conflict", "outliers", "energy", "reach_single", "reach", "factor", "numel")
-MODELS = ("name", "here", "megabytes", "licence", "source", "revision", "place")
+MODELS = ("name", "here", "megabytes", "what", "licence", "modality", "family", "base", "package", "citation", "place")
 """Columns on a terminal, as many as fit from the left; the first one always."""
 REASONS = 4
 """Reasons for skipping tensors that are named."""

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 
-from ..checkpoints.locate import MINILM_SHA256
+from ..checkpoints.named import MINILM_SHA256
 from ..lab import models
 from ..lab.problems import problem
 from ..lab.train import Config, Trained, train

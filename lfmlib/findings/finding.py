@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..checkpoints.named import named
 from .rules import RULES, STATEMENTS, beside_noise, digest, judge
 
 MAX_NAME = 80
@@ -131,7 +132,7 @@ def stem(model: str, provenance: dict) -> str:
     """
     source, given = provenance.get("source", model), provenance.get("parameters", {})
     told = [] if source == model else [source]
-    if source != "minilm":  # which is one commit, always
+    if named(source) is None:  # which is one file, always
         told.append(provenance.get("revision"))
     told += [given.get(name) for name in ("base", "base_revision", "select", "sample")]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from ..checkpoints.locate import MINILM_SHA256
+from ..checkpoints.named import MINILM_SHA256
 from . import docstrings, models
 from .scores import contrast, evenly, first_of, frequency_loss, judged
 

