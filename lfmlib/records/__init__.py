@@ -51,6 +51,7 @@ __all__ = [
 ]
 
 EXPERIMENTS: dict[str, str] = {
+    "census": "lfmlib.experiments.census:experiment",
     "initialization": "lfmlib.experiments.initialization:initialization",
     "calibration": "lfmlib.experiments.calibration:calibration",
     "arrangement": "lfmlib.experiments.arrangement:experiment",

@@ -1,0 +1,106 @@
+"""Published models beside the reader's own: the record `census` as tables, and as findings for the chapters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from .. import findings
+from ..checkpoints.named import MODELS, named
+from ..findings import Finding
+from ..provenance import recorded
+from .names import where
+
+SIZES = {one.name: one.bytes for one in MODELS}
+"""Bytes of the file of each model, by which they are put in order."""
+
+
+def part(record: pd.DataFrame, model: str, name: str, control: str = "") -> pd.DataFrame:
+    """What one part of the record holds of a model, as the library's own table has it; empty where it holds nothing.
+
+    Args:
+        record: `census`.
+        model: a name of `lfmlib models`.
+        name: of the part.
+        control: rows of one control only; "none" are the weights themselves.
+    """
+    rows = where(record, model=model, part=name, **({"control": control} if control else {}))
+    rows = rows.dropna(axis="columns", how="all").drop(columns=["cell", "part", "model", "seed"], errors="ignore")
+    if "rows" not in rows:
+        return rows
+    rows = rows[rows["rows"].notna()]  # norms and biases have none
+    shape = list(zip(rows["rows"].astype(int), rows["columns"].astype(int), strict=True))
+    told = {name: rows[name].fillna("") for name in ("tower", "quantized") if name in rows}
+    depth = rows["depth"].astype("Int64") if "depth" in rows else pd.array([pd.NA] * len(rows), "Int64")
+    return rows.assign(shape=shape, depth=depth, **({"tower": "", "quantized": ""} | told)).reset_index(drop=True)
+
+
+def models(record: pd.DataFrame, but: str = "") -> list[str]:
+    """The models of the record, all `but` one, the largest file first."""
+    return sorted(set(record["model"]) - {but}, key=lambda name: -SIZES[name])
+
+
+def judged(record: pd.DataFrame, id_: str, but: str = "", grown: Sequence[str] = ()) -> list[Finding]:
+    """A finding on every model of the record that has what it takes.
+
+    Args:
+        record: `census`.
+        id_: of the finding: F1, F3, F4, F9, F10 or F12; of the fine-tunes among them F5, F6 or F7.
+        but: a model that the chapter measures itself.
+        grown: F3: the shapes that lab models grew in training.
+    """
+    origin = recorded("census", record)
+    if id_ == "F3":
+        several = [_f3(record, name, origin, [], grown) for name in models(record)]
+        return [_f3(record, name, origin, several, grown) for name in models(record, but)]
+    judge = _JUDGES[id_]
+    return [judge(record, name, origin) for name in models(record, but) if id_ not in PAIRED or named(name).base]
+
+
+def _survey(record: pd.DataFrame, model: str, control: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A model's survey, and that of a control."""
+    return part(record, model, "values", "none"), part(record, model, "values", control)
+
+
+def _f1(record: pd.DataFrame, model: str, origin: dict) -> Finding:
+    return findings.f1(*_survey(record, model, "noise"), model, origin)
+
+
+def _f3(record: pd.DataFrame, model: str, origin: dict, others: list[Finding], grown: Sequence[str]) -> Finding:
+    return findings.f3(*_survey(record, model, "noise"), model, others, grown, origin)
+
+
+def _f4(record: pd.DataFrame, model: str, origin: dict) -> Finding:
+    return findings.f4(part(record, model, "arrangement"), model, origin)
+
+
+def _f5(record: pd.DataFrame, model: str, origin: dict) -> Finding:
+    return findings.f5(part(record, model, "pair"), model, origin)
+
+
+def _f6(record: pd.DataFrame, model: str, origin: dict) -> Finding:
+    return findings.f6(part(record, model, "pair"), model, origin)
+
+
+def _f7(record: pd.DataFrame, model: str, origin: dict) -> Finding:
+    return findings.f7(part(record, model, "pair", "none"), model, origin)
+
+
+def _f9(record: pd.DataFrame, model: str, origin: dict) -> Finding:
+    return findings.f9(*_survey(record, model, "centred"), model, origin)
+
+
+def _f10(record: pd.DataFrame, model: str, origin: dict) -> Finding:
+    return findings.f10(*_survey(record, model, "centred"), model, origin)
+
+
+def _f12(record: pd.DataFrame, model: str, origin: dict) -> Finding:
+    return findings.f12(part(record, model, "laws"), model, origin)
+
+
+PAIRED = ("F5", "F6", "F7")
+"""Findings on a base and its fine-tune."""
+_JUDGES: dict[str, Callable[[pd.DataFrame, str, dict], Finding]] = {
+    "F1": _f1, "F4": _f4, "F5": _f5, "F6": _f6, "F7": _f7, "F9": _f9, "F10": _f10, "F12": _f12,
+}  # fmt: skip
