@@ -45,7 +45,7 @@ def stage(root: Path, folder: Path, *, executed: Path, results: Path) -> list[st
     (folder / "_config.yml").write_text(text, encoding="utf-8")
     made = _verdicts(results) | speed.tables(root / "book" / "speed")
     made |= {"_calibration.md": _calibration(), "_runs.md": _runs(root, executed)}
-    made |= {"_surroundings.md": _surroundings(root, executed)}
+    made |= {"_surroundings.md": _surroundings(root, executed)} | _atlas(folder / "book/_static/atlas")
     for name, text in made.items():
         (folder / "book" / name).write_text(text, encoding="utf-8")
     partial.complete(folder, missing)
@@ -157,6 +157,14 @@ def _calibration() -> str:
     from ..chapters import calibration
 
     return calibration.page(records.load("calibration"))
+
+
+def _atlas(folder: Path) -> dict[str, str]:
+    """The page on published models, read off its record; its figures go into a folder."""
+    from .. import records
+    from ..chapters import atlas
+
+    return atlas.pages(records.load("census"), folder)
 
 
 def _runs(root: Path, executed: Path) -> str:

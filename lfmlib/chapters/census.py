@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from .. import findings
+from .. import findings, records
 from ..checkpoints.named import MODELS, named
 from ..findings import Finding
+from ..findings.markup import plain
 from ..provenance import recorded
 from .names import where
+from .sentences import table
 
+RECIPE = {"decay": 0.01, "rate": 2e-5}
+"""Weight decay and first learning rate with which encoders are customarily fine-tuned (Devlin and others 2019)."""
 SIZES = {one.name: one.bytes for one in MODELS}
 """Bytes of the file of each model, by which they are put in order."""
 
@@ -56,6 +62,74 @@ def judged(record: pd.DataFrame, id_: str, but: str = "", grown: Sequence[str] =
         return [_f3(record, name, origin, several, grown) for name in models(record, but)]
     judge = _JUDGES[id_]
     return [judge(record, name, origin) for name in models(record, but) if id_ not in PAIRED or named(name).base]
+
+
+def found(id_: str, profile: str, but: str = "", grown: Sequence[str] = ()) -> list[Finding]:
+    """A finding on every published model, for a chapter that judges one itself; arguments as for `judged`.
+
+    They are those of the record, also under ``full``, where chapter 1 measures all of it again; under ``quick`` there
+    are none, since toys are no models.
+    """
+    if profile == "quick":
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # chapter 1 says what there is to say of the record
+        return judged(records.load("census"), id_, but, grown)
+
+
+def gaussian(record: pd.DataFrame) -> pd.DataFrame:
+    """How Gaussian the judged matrices of each model are, beside noise: a row for each, the largest file first."""
+    rows = {name: (findings.eligible(part(record, name, "values", "none")), named(name)) for name in models(record)}
+    return table({name: both for name, both in rows.items() if len(both[0])}, {
+        "what it is": lambda both: both[1].what.partition(",")[0],
+        "weights": lambda both: f"{both[0]['numel'].sum() / 1e6:.1f} M",
+        "Gaussian": lambda both: f"{findings.share(both[0], findings.gaussian(both[0])):.0%}",
+        "median kl_bits": lambda both: f"{both[0]['kl_bits'].median():.4f}",
+        "noise": lambda both: f"{both[0]['kl_bits_null_high'].median():.5f}",
+        "largest": lambda both: f"{both[0]['kl_bits'].max():.3f}",
+    })  # fmt: skip
+
+
+def pairs(record: pd.DataFrame | None = None) -> pd.DataFrame:
+    """What two real fine-tunes left of W₀ and what they did to the spread, a row for each.
+
+    *W₀ left* is the slope of W on W₀, in the median over matrices (from the smallest to the largest) and over norms;
+    *decay* is the λ Σ η that would leave as much of a matrix, if nothing but decay shrank it.
+
+    Args:
+        record: `census`; None: as recorded, whatever the profile.
+    """
+    record = records.load("census") if record is None else record
+    rows = where(record, part="pair", control="none")
+    norms = rows[(rows["role"] == "norm") & rows["rows"].isna()]
+    names = dict.fromkeys(rows["model"])
+    each = {name: (findings.eligible(part(record, name, "pair", "none")), where(norms, model=name)) for name in names}
+    return table(each, {
+        "W₀ left": lambda both: _range(both[0]["factor"]),
+        "of norms": lambda both: f"{both[1]['factor'].median():.3f}",
+        "decay": lambda both: f"{max(-math.log(both[0]['factor'].median()), 0):.4f}",
+        "std ΔW / std W₀": lambda both: f"{(both[0]['std_delta'] / both[0]['std_base']).median():.3f}",
+        "median g": lambda both: f"{both[0]['gain'].median():.2f}",
+        "g of norms": lambda both: f"{both[1]['gain'].median():.2f}",
+    })  # fmt: skip
+
+
+def of_decay(record: pd.DataFrame | None = None) -> str:
+    """How many steps of a customary recipe would shrink W₀ as the fine-tunes did, in a sentence."""
+    record = records.load("census") if record is None else record
+    rows = where(record, part="pair", control="none")
+    told = []
+    for name in dict.fromkeys(rows["model"]):
+        shrunk = max(-math.log(findings.eligible(part(record, name, "pair", "none"))["factor"].median()), 0.0)
+        told.append(f"{shrunk / (RECIPE['decay'] * RECIPE['rate'] / 2):,.0f} for {plain(name)}")
+    return (
+        f"At a decay of {RECIPE['decay']:g} and a rate that falls from {RECIPE['rate']:g} to 0, which are customary for "
+        f"such models, as much shrinking takes this many steps: {', '.join(told)}."
+    )
+
+
+def _range(values: pd.Series) -> str:
+    return f"{values.median():.3f} ({values.min():.3f} to {values.max():.3f})"
 
 
 def _survey(record: pd.DataFrame, model: str, control: str) -> tuple[pd.DataFrame, pd.DataFrame]:

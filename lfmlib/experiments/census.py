@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -16,6 +17,7 @@ from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.named import MODELS, named
 from ..checkpoints.names import matched
 from ..deltas.comparison import compare
+from ..distribution.sketch import Sketch
 from ..health import order, states
 from ..records import Experiment
 from ..records.experiment import brief
@@ -23,8 +25,12 @@ from ..surveys.arrangements import arrangement
 from ..surveys.optimal_laws import laws
 from ..surveys.values import noise_twin, survey
 
-PARTS = ("values", "arrangement", "laws", "health")
+PARTS = ("values", "arrangement", "laws", "health", "shapes")
 """What is measured of a model; of one that was fine-tuned from another here, "pair" as well."""
+STRANGERS = ("minilm-l3", "minilm")
+"""Two models with a parent in common, long ago: what remains of it is the part "kin"."""
+STEP, REACH = 0.2, 6.0
+"""Width of a histogram's cells, and how far it reaches, in standard deviations."""
 CONTROLS = ("permuted", "rescaled", "fresh")
 """Controls of the arrangement (see `lfmlib.arrangement`)."""
 ABOUT = ("tensor", "role", "depth", "tower", "numel", "dtype", "quantized")
@@ -50,9 +56,9 @@ CHANGED = (
     "skewness", "excess_kurtosis", "kl_bits", "tail_bits", "gg_shape", "qq_r2", "top_ratio", "factor",
     "kl_bits_null_low", "kl_bits_null_high", "top_ratio_null_low", "top_ratio_null_high",
 )  # fmt: skip
-HEALTH = ("neighbours", "distant", "exchanged")
+OTHERS = ("neighbours", "distant", "exchanged", "z", "density", "likeness")
 TOLERANCES = dict.fromkeys((*VALUES, *LAWS, *CHANGED), 1e-4) | dict.fromkeys(
-    (*ARRANGED, *(f"{name}_null_{end}" for name in JUDGED for end in ("low", "high")), *HEALTH), 1e-3
+    (*ARRANGED, *(f"{name}_null_{end}" for name in JUDGED for end in ("low", "high")), *OTHERS), 1e-3
 )
 """What is counted comes out to the digit; what is multiplied is summed in another order by another processor."""
 LEAST = {"lag_one": 0.05, "transpose_corr": 0.05, "beyond_variance": 0.01, "beyond_excess": 0.01}
@@ -63,6 +69,7 @@ def experiment() -> Experiment:
     """Every named model, and every pair of a base and its fine-tune among them."""
     cells = [{"part": part, "model": one.name, "base": "", "seed": 0} for one in MODELS for part in PARTS]
     cells += [{"part": "pair", "model": one.name, "base": one.base, "seed": 0} for one in MODELS if one.base]
+    cells.append(dict(zip(("part", "model", "base", "seed"), ("kin", *STRANGERS, 0), strict=True)))
     toys = [{"part": part, "model": "minilm", "base": "", "seed": 0, "select": r"layer\.[01]\."} for part in PARTS]
     return Experiment(
         name="census",
@@ -90,7 +97,8 @@ def inputs(cell: dict) -> dict[str, str]:
 
 
 def run(cell: dict) -> list[dict]:
-    """Measure what the cell says; a row for each matrix and control, or of "health" one for each tower and state."""
+    """Measure what the cell says; a row for each matrix and control, of "health" one for each tower and state, of
+    "shapes" one for each cell of a histogram, of "kin" one for each pair of matrices."""
     checkpoint = open_checkpoint(cell["model"], select=cell.get("select"))
     return globals()[f"_{cell['part']}"](checkpoint, cell)
 
@@ -130,6 +138,35 @@ def _health(checkpoint: Checkpoint, cell: dict) -> list[dict]:
         figures = {"neighbours": brief(result.neighbours), "distant": brief(result.distant)}
         state = state if result.judged else "order not known"
         rows.append({"tower": tower, "state": state, **figures, "exchanged": len(result.exchanged)})
+    return rows
+
+
+def _shapes(checkpoint: Checkpoint, cell: dict) -> list[dict]:
+    """Histograms: of each shape but the Gaussian that two matrices have, the one that has it most clearly."""
+    table = survey(checkpoint, progress=False)
+    body, rows = findings.eligible(table), []
+    for label in findings.shapes_found(body):
+        best = body[body["label"] == label].sort_values("label_margin").iloc[-1]
+        sketch = Sketch.of(checkpoint.chunks(best["tensor"]))
+        edges = np.arange(-REACH, REACH + STEP / 2, STEP)
+        density = np.diff(sketch.cdf(sketch.mean + edges * sketch.std)) / STEP
+        about = {"tensor": best["tensor"], "role": best["role"], "label": label}
+        for left, one in zip(edges, density, strict=False):
+            rows.append(about | {"z": brief(float(left + STEP / 2)), "density": brief(float(one))})
+    return rows or [{"label": "gaussian"}]
+
+
+def _kin(checkpoint: Checkpoint, cell: dict) -> list[dict]:
+    """The correlation of every matrix with those of the same role and shape in another model, at all depths."""
+    base, rows = open_checkpoint(cell["base"]), []
+    for info in (one for one in checkpoint.tensors if len(one.shape) == 2):
+        own = checkpoint.read(info.name).double().flatten()
+        for other in base.tensors:
+            if (other.role, other.shape) != (info.role, info.shape) or (other.depth is None) != (info.depth is None):
+                continue
+            alike = torch.corrcoef(torch.stack([own, base.read(other.name).double().flatten()]))[0, 1].item()
+            about = {"tensor": info.name, "role": info.role, "depth": info.depth, "other_depth": other.depth}
+            rows.append(about | {"likeness": brief(alike)})
     return rows
 
 

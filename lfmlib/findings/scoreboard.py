@@ -3,6 +3,7 @@ and its summary."""
 
 from __future__ import annotations
 
+from ..checkpoints.named import named
 from .finding import Finding
 from .markup import cell, plain
 from .readings import READINGS
@@ -24,15 +25,14 @@ def css(verdict: str) -> str:
 
 
 def own_model(findings: list[Finding]) -> str:
-    """The model that a book is on: the one that chapter 1, which looks at no other, found something of; empty where
-    there is none, or several."""
-    names = {finding.model for finding in findings if finding.id == "F1"}
+    """The model that a book is on: the one that chapter 1 looked at itself; empty where there is none, or several."""
+    names = {finding.model for finding in findings if finding.id == "F1" and "record" not in finding.provenance}
     return names.pop() if len(names) == 1 else ""
 
 
 def table(findings: list[Finding]) -> str:
     """The scoreboard as Markdown: a section for each claim, with what is measured and a row for every model, nothing
-    left out, the book's own model first; claims without a row listed below."""
+    left out, the book's own model first and then other published ones; claims without a row listed below."""
     if not findings:
         return "*Nothing has been measured yet.*\n"
     sections, findings = [], _own_first(findings)
@@ -156,9 +156,15 @@ def readings() -> str:
 
 
 def _own_first(findings: list[Finding]) -> list[Finding]:
-    """The findings claim by claim, of each those on the book's own model first."""
+    """The findings claim by claim: of each those on the book's own model first, then published ones, the largest file
+    first, then models trained in the lab."""
     own, ids = own_model(findings), list(STATEMENTS)
-    return sorted(findings, key=lambda finding: (ids.index(finding.id), finding.model != own))
+
+    def place(finding: Finding) -> tuple[int, bool, int]:
+        published = named(finding.model)
+        return ids.index(finding.id), finding.model != own, -published.bytes if published else 1
+
+    return sorted(findings, key=place)
 
 
 def _count(judged: list[Finding], verdict: str) -> str:

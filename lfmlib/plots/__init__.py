@@ -14,7 +14,19 @@ from .house_style import COLOURS, INK, WIDTH, figure, literal, style
 from .noise import added, closing, shares, transport
 from .optimal import anatomy, by_law, pruning
 from .training import STARTS, by_parameters, collapse, curves, growth, panels, phases, starts_legend, sweep_map
-from .weights import SHAPES, depth_role_map, gaussian, histogram, label_map, map_height, ranges, score_plane, strip
+from .weights import (
+    SHAPES,
+    by_model,
+    depth_role_map,
+    gaussian,
+    histogram,
+    label_map,
+    landscape,
+    map_height,
+    ranges,
+    score_plane,
+    strip,
+)
 
 __all__ = [
     "COLOURS",
@@ -32,6 +44,7 @@ __all__ = [
     "by_control",
     "by_law",
     "by_layer",
+    "by_model",
     "by_parameters",
     "by_share",
     "closing",
@@ -45,6 +58,7 @@ __all__ = [
     "histogram",
     "label_map",
     "lags",
+    "landscape",
     "line_legend",
     "literal",
     "local_scales",

@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, PercentFormatter
 
 from ..checkpoints.roles import in_order
 from ..distribution.distances import coding_cells
@@ -60,10 +60,13 @@ def map_height(table: pd.DataFrame) -> float:
     return min(1.2 + 0.36 * max(table["depth"].nunique(), 1), 8)
 
 
-def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, label: str) -> Axes:
+def depth_role_map(
+    ax: Axes, table: pd.DataFrame, column: str, bound: float, label: str, span: tuple[float, float] | None = None
+) -> Axes:
     """The model as a map, depth downwards and role across; log colours, cells beyond ``bound`` outlined.
 
     Where a role has several matrices at one depth (experts) the cell shows their median; each tower has its own roles.
+    ``span`` are the values at the ends of the colours, for maps that are compared; None: those of this map.
     """
     known = table.dropna(subset=["depth", column])
     if known.empty:
@@ -71,11 +74,11 @@ def depth_role_map(ax: Axes, table: pd.DataFrame, column: str, bound: float, lab
     known = known.assign(role=by_tower(known))
     roles = in_order(known["role"])
     grid = known.pivot_table(index="depth", columns="role", values=column, aggfunc="median")[roles].astype(float)
-    low = max(np.nanmin(grid.to_numpy()), bound / 100)  # the colours are logarithmic
+    low, high = span or (max(np.nanmin(grid.to_numpy()), bound / 100), np.nanmax(grid.to_numpy()))  # log colours
     few = grid.shape[0] <= 14 and grid.shape[1] <= 8  # a number needs the room
     shown = grid.round(3) + 0.0  # and no “-0.000”
     sns.heatmap(
-        grid.clip(lower=low), ax=ax, cmap="cividis_r", norm=LogNorm(low, max(np.nanmax(grid.to_numpy()), 1.01 * low)),
+        grid.clip(low, high), ax=ax, cmap="cividis_r", norm=LogNorm(low, max(high, 1.01 * low)),
         annot=few and shown, fmt=".3f", annot_kws={"size": 8.5}, linewidths=0.5 if few else 0,
         xticklabels=True, cbar_kws={"label": label, "format": "{x:g}"},
     )  # fmt: skip
@@ -182,4 +185,48 @@ def ranges(ax: Axes, rows: pd.DataFrame, anchor: float, anchor_label: str, label
     ax.set_yticks(range(len(models)), [literal(model, 32) for model in models])
     ax.invert_yaxis()
     ax.set(xlabel=label)
+    return ax
+
+
+def landscape(ax: Axes, rows: pd.DataFrame, bound: float) -> Axes:
+    """Models as marks with names: share of Gaussian parameters against their number, by modality.
+
+    Args:
+        ax: where to draw.
+        rows: model, modality, parameters, share, and base: fine-tunes of a model that is here are hollow, and unnamed.
+        bound: share at which a dotted line is drawn.
+    """
+    marks = dict(zip(dict.fromkeys(rows["modality"]), zip(COLOURS.values(), "osD^", strict=False), strict=False))
+    for modality, (colour, marker) in marks.items():
+        for tuned in (False, True):
+            some = rows[(rows["modality"] == modality) & ((rows["base"] != "") == tuned)]
+            face, label = ("none", None) if tuned else (colour, modality)
+            ax.plot(some["parameters"], some["share"], marker, ms=6, color=colour, mfc=face, label=label)
+    for row in rows[rows["base"] == ""].itertuples():
+        above = row.share < 0.9
+        ax.annotate(
+            literal(row.model), (row.parameters, row.share), xytext=(0, 7 if above else -9), fontsize=8.5, ha="center",
+            textcoords="offset points", va="bottom" if above else "top",
+        )  # fmt: skip
+    ax.axhline(bound, color=INK, lw=0.8, ls=":")
+    ax.set(xscale="log", ylim=(0, 1.05), xlabel="judged parameters", ylabel="share of them in Gaussian matrices")
+    ax.margins(x=0.16)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.legend(loc="lower left")
+    return ax
+
+
+def by_model(ax: Axes, models: dict[str, pd.DataFrame], noise: dict[str, pd.DataFrame], bound: float) -> Axes:
+    """A row of dots for each model, one a matrix, its `kl_bits` on a logarithmic axis from 10⁻⁴; noise below them."""
+    shift = np.random.default_rng(0)
+    for place, (name, body) in enumerate(models.items()):
+        twins = noise[name][noise[name]["tensor"].isin(body["tensor"])]
+        for table, colour, offset in ((body, "data", -0.15), (twins, "noise", 0.25)):
+            y = place + offset + shift.uniform(-0.12, 0.12, len(table))
+            ax.plot(table["kl_bits"].clip(lower=1e-4), y, "o", ms=3.2, alpha=0.6, mew=0, color=COLOURS[colour])
+    ax.axvline(bound, color=INK, lw=0.8, ls=":")
+    ax.set_yticks(range(len(models)), [literal(name) for name in models])
+    ax.invert_yaxis()
+    ax.set(xscale="log", xlabel="kl_bits (bits per weight)")
     return ax

@@ -23,8 +23,9 @@ from lfmlib.cache import file_hash
 
 @pytest.fixture(autouse=True)
 def no_records(monkeypatch):
-    """The page of the calibration takes seconds, and is not what these tests are about."""
+    """The pages that are made of records take seconds, and are not what these tests are about."""
     monkeypatch.setattr(stage, "_calibration", lambda: "")
+    monkeypatch.setattr(stage, "_atlas", lambda folder: {})
 
 
 LINKS = """[words](02_b.ipynb), [of
