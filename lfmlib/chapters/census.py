@@ -123,8 +123,8 @@ def of_decay(record: pd.DataFrame | None = None) -> str:
         shrunk = max(-math.log(findings.eligible(part(record, name, "pair", "none"))["factor"].median()), 0.0)
         told.append(f"{shrunk / (RECIPE['decay'] * RECIPE['rate'] / 2):,.0f} for {plain(name)}")
     return (
-        f"At a decay of {RECIPE['decay']:g} and a rate that falls from {RECIPE['rate']:g} to 0, which are customary for "
-        f"such models, as much shrinking takes this many steps: {', '.join(told)}."
+        f"At a decay of {RECIPE['decay']:g} and a rate that falls from {RECIPE['rate']:g} to 0, which are customary "
+        f"for such models, as much shrinking takes this many steps: {', '.join(told)}."
     )
 
 
