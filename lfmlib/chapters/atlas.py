@@ -62,15 +62,8 @@ def share(body: pd.DataFrame) -> float:
 
 def _all(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -> str:
     """Two pictures of all models, and a table."""
-    rows = pd.DataFrame([
-        {
-            "model": name, "modality": named(name).modality, "parameters": int(body["numel"].sum()),
-            "share": share(body), "base": named(name).base if named(name).base in known else "",
-        }
-        for name, body in known.items()
-    ])  # fmt: skip
     fig, ax = plots.figure(3.6)
-    plots.landscape(ax, rows, SUPPORTED_SHARE)
+    plots.landscape(ax, census.beside(record), SUPPORTED_SHARE)
     first = _figure(
         fig, folder, "landscape", "Scatter plot of nine models: share of Gaussian parameters against size.",
         "Share of the judged parameters in matrices within 0.02 bits of a Gaussian, against their number. Dotted: the "

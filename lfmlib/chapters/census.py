@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import pandas as pd
 
@@ -16,6 +18,8 @@ from ..provenance import recorded
 from .names import where
 from .sentences import table
 
+SHIPPED = Path(__file__).parents[1] / "_records"
+"""Where an installed library has the record; the source tree has it in book/records."""
 RECIPE = {"decay": 0.01, "rate": 2e-5}
 """Weight decay and first learning rate with which encoders are customarily fine-tuned (Devlin and others 2019)."""
 SIZES = {one.name: one.bytes for one in MODELS}
@@ -64,17 +68,52 @@ def judged(record: pd.DataFrame, id_: str, but: str = "", grown: Sequence[str] =
     return [judge(record, name, origin) for name in models(record, but) if id_ not in PAIRED or named(name).base]
 
 
+def kept() -> pd.DataFrame:
+    """The record, of this source tree or else as the installed library brings it; empty where neither has one."""
+    for folder in (None, SHIPPED):
+        with suppress(FileNotFoundError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # chapter 1 says what there is to say of the record
+            return records.load("census", folder=folder)
+    return pd.DataFrame({"model": [], "part": []})
+
+
+def beside(record: pd.DataFrame, body: pd.DataFrame | None = None, name: str = "") -> pd.DataFrame:
+    """The share of Gaussian parameters of each model of the record, and of another one that it is not.
+
+    Args:
+        record: `census`.
+        body: judged rows of a survey of the other model; None: there is none.
+        name: of the other model.
+
+    Returns:
+        Columns model, modality, parameters, share, low, high, base (of a fine-tune of a model that is here); the
+        modality of the other model is "", and a model of the record that has its name is left out.
+    """
+    known = {one: findings.eligible(part(record, one, "values", "none")) for one in models(record, name)}
+    rows = [
+        {"model": one, "modality": named(one).modality, "base": named(one).base if named(one).base in known else ""}
+        | _place(table)
+        for one, table in known.items()
+        if len(table)
+    ]
+    if body is not None and len(body):
+        rows.append({"model": name, "modality": "", "base": ""} | _place(body))
+    return pd.DataFrame(rows)
+
+
+def _place(body: pd.DataFrame) -> dict[str, float]:
+    value = findings.share(body, findings.gaussian(body))
+    low, high = findings.shares.interval_over_samples(body, findings.gaussian) or (value, value)
+    return {"parameters": int(body["numel"].sum()), "share": value, "low": low, "high": high}
+
+
 def found(id_: str, profile: str, but: str = "", grown: Sequence[str] = ()) -> list[Finding]:
     """A finding on every published model, for a chapter that judges one itself; arguments as for `judged`.
 
     They are those of the record, also under ``full``, where chapter 1 measures all of it again; under ``quick`` there
     are none, since toys are no models.
     """
-    if profile == "quick":
-        return []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # chapter 1 says what there is to say of the record
-        return judged(records.load("census"), id_, but, grown)
+    return [] if profile == "quick" else judged(kept(), id_, but, grown)
 
 
 def gaussian(record: pd.DataFrame) -> pd.DataFrame:
@@ -99,7 +138,7 @@ def pairs(record: pd.DataFrame | None = None) -> pd.DataFrame:
     Args:
         record: `census`; None: as recorded, whatever the profile.
     """
-    record = records.load("census") if record is None else record
+    record = kept() if record is None else record
     rows = where(record, part="pair", control="none")
     norms = rows[(rows["role"] == "norm") & rows["rows"].isna()]
     names = dict.fromkeys(rows["model"])
@@ -116,7 +155,7 @@ def pairs(record: pd.DataFrame | None = None) -> pd.DataFrame:
 
 def of_decay(record: pd.DataFrame | None = None) -> str:
     """How many steps of a customary recipe would shrink W₀ as the fine-tunes did, in a sentence."""
-    record = records.load("census") if record is None else record
+    record = kept() if record is None else record
     rows = where(record, part="pair", control="none")
     told = []
     for name in dict.fromkeys(rows["model"]):

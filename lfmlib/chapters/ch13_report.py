@@ -30,6 +30,7 @@ from ..findings import RULES, Finding, judge
 from ..findings.markup import plain
 from ..health import gains, order, planted
 from ..surveys.values import noise_twin
+from . import census
 
 MAX_MATRICES = {"quick": 6, "default": 36, "full": 10_000}
 """How many matrices the arrangement of entries is measured of, by profile, evenly chosen."""
@@ -258,7 +259,7 @@ def verdicts(
             code, they are taken: here only some matrices were looked at, and one model has one verdict.
         name, where: of the model.
     """
-    shapes = [one for one in others if one.id == "F3"]
+    shapes = census.judged(census.kept(), "F3", name)
     found = [findings.f1(table, noise, name, where), findings.f3(table, noise, name, shapes, (), where)]
     if len(arranged):
         found.append(findings.f4(arranged, name, where, table))

@@ -193,10 +193,15 @@ def landscape(ax: Axes, rows: pd.DataFrame, bound: float) -> Axes:
 
     Args:
         ax: where to draw.
-        rows: model, modality, parameters, share, and base: fine-tunes of a model that is here are hollow, and unnamed.
+        rows: model, modality, parameters, share, and base: fine-tunes of a model that is here are hollow, and unnamed;
+            one whose modality is "" is drawn as a star, with its interval ``low`` to ``high``.
         bound: share at which a dotted line is drawn.
     """
-    marks = dict(zip(dict.fromkeys(rows["modality"]), zip(COLOURS.values(), "osD^", strict=False), strict=False))
+    kinds = [kind for kind in dict.fromkeys(rows["modality"]) if kind]
+    marks = dict(zip(kinds, zip(COLOURS.values(), "osD^", strict=False), strict=False))
+    for row in rows[rows["modality"] == ""].itertuples():
+        ax.plot([row.parameters] * 2, [row.low, row.high], color=INK, lw=1.2)
+        ax.plot(row.parameters, row.share, "*", ms=12, color=INK, zorder=3)
     for modality, (colour, marker) in marks.items():
         for tuned in (False, True):
             some = rows[(rows["modality"] == modality) & ((rows["base"] != "") == tuned)]
