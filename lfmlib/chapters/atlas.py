@@ -90,10 +90,14 @@ def _said_of_all(known: dict[str, pd.DataFrame]) -> str:
     return (
         f"**{len(high)} of {len(known)} models** have 80 % of their judged parameters within 0.02 bits of a Gaussian"
         f"{f' ({_names(high)})' if high else ''}. The share runs from {shares[order[0]]:.0%} ({code(order[0])}) to "
-        f"{shares[order[-1]]:.0%} ({code(order[-1])}); its rank correlation with size is {rho:+.2f}. These are the "
+        f"{shares[order[-1]]:.0%} ({code(order[-1])}); its rank correlation with size is {_signed(rho)}. These are the "
         "models that could be had from a package index, not a sample of all models: what differs between two of them "
         "may be their size, modality, training or format."
     )
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 def _names(names: list[str]) -> str:
@@ -101,15 +105,15 @@ def _names(names: list[str]) -> str:
 
 
 def _table(known: dict[str, pd.DataFrame]) -> str:
-    lines = ["| model | what it is | judged weights | Gaussian | median kl_bits | largest | shapes |"]
-    lines.append("|---|---|---:|---:|---:|---:|---|")
+    lines = ["| model | judged weights | Gaussian | median kl_bits | largest | shapes |"]
+    lines.append("|---|---:|---:|---:|---:|---|")
     for name, body in known.items():
         labels = body["label"].value_counts()
         shapes = ", ".join(f"{count} {label}" for label, count in labels.items())
         middle, worst = body["kl_bits"].median(), body["kl_bits"].max()
         words = (
-            f"[{code(name)}](#atlas-{name})", cell(named(name).what), f"{_count(body):,}", f"{share(body):.0%}",
-            f"{middle:.4f}", f"{worst:.3f}", cell(shapes),
+            f"[{name}](#atlas-{name})", f"{_count(body) / 1e6:.1f} M", f"{share(body):.0%}", f"{middle:.4f}",
+            f"{worst:.3f}", cell(shapes),
         )  # fmt: skip
         lines.append(f"| {' | '.join(words)} |")
     return "\n".join(lines) + "\n"
