@@ -30,14 +30,21 @@ from .row_layouts import FLOAT8, FLOATS, Refused, said
 from .stored import Stored, is_positive_int
 
 CODES = ("int8", "uint8", "int16", "uint16", "int32", *FLOAT8)
+TWO_SIDES = ((0, 1, 2), (3, 4, 5))
 PLACES = {
-    "DequantizeLinear": (0, 1, 2), "MatMulInteger": (1, None, 3), "ConvInteger": (1, None, 3),
-    "DynamicQuantizeMatMul": (1, 2, 3), "MatMulIntegerToFloat": (1, 3, 5), "QAttention": (1, 4, 7),
-    "QLinearMatMul": (3, 4, 5), "QLinearConv": (3, 4, 5), "QGemm": (3, 4, 5),
+    "DequantizeLinear": ((0, 1, 2),), "MatMulInteger": ((1, None, 3),), "ConvInteger": ((1, None, 3),),
+    "DynamicQuantizeMatMul": ((1, 2, 3),), "MatMulIntegerToFloat": ((1, 3, 5),), "QAttention": ((1, 4, 7),),
+    "QLinearMatMul": TWO_SIDES, "QLinearConv": TWO_SIDES[1:], "QGemm": TWO_SIDES[1:], "QLinearAdd": TWO_SIDES,
+    "QLinearMul": TWO_SIDES,
 }  # fmt: skip
-"""Operator → which of its inputs are codes of a weight, their scale (None: it is told by its name) and zero point."""
+"""Operator → which of its inputs are codes of a weight, their scale (None: it is told by its name) and zero point; of
+those that take codes on both sides, of either."""
+BIASES = {"QLinearConv": 8, "QGemm": 6, "QAttention": 2, "DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}
+"""Operator on codes → which of its inputs is a bias."""
 UNKNOWN = ("QMoE", "MatMulBnb4", "GatherBlockQuantized", "MatMulFpQ4", "QLinearConvTranspose", "QOrderedMatMul")
 """Operators on codes that are not known here."""
+UNSEEN = ("Reshape", "Transpose", "Slice", "Squeeze", "Unsqueeze", "Expand", "Identity")
+"""Operators that change the shape of what is called codes, so that it is not known which scale is whose."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +161,9 @@ def _uses(graph: Uses, name: str) -> list[Use]:
     """The nodes that take a tensor for codes of a weight, the first of them before which it is not transposed."""
     found = []
     for node, place in graph.users.get(name, ()):
-        known = PLACES.get(node.op, (None,))[0] == place or (node.op == "MatMulNBits" and place == 1)
-        if known or node.op in UNKNOWN or (node.op == "Gather" and place == 0 and CODED.search(name)):
+        known = _triple(node, place) or (node.op == "MatMulNBits" and place == 1)
+        called = CODED.search(name) and place == 0 and node.op in ("Gather", *UNSEEN)
+        if known or node.op in UNKNOWN or called:
             found.append(Use(node, place, False))
     return [one for one in found if one.node.op not in UNKNOWN or one.place in (0, 1)]
 
@@ -165,11 +173,13 @@ def _joined(graph: Uses, name: str, use: Use, entries: Mapping[str, Stored]) -> 
     node, codes = use.node, entries[name]
     if node.op in UNKNOWN:
         raise Refused(f"how {node.op} of {node.domain or 'ONNX'} packs {said(codes)} is not known")
+    if node.op in UNSEEN:
+        raise Refused(f"{said(codes)}, which {node.op} changes before they are multiplied by a scale")
     if node.op == "MatMulNBits":
         return _packed(node, codes, entries)
     if codes.dtype not in CODES or not math.prod(codes.shape):
         raise Refused(f"{said(codes)}, where codes of 8 bits were expected")
-    scales, zeros = _pieces(graph, name, node)
+    scales, zeros = _pieces(graph, name, use)
     if scales not in entries:
         raise Refused(f"{said(codes)} whose scale, {scales!r}, is not among the tensors of the file")
     if zeros and zeros not in entries:
@@ -184,16 +194,20 @@ def _joined(graph: Uses, name: str, use: Use, entries: Mapping[str, Stored]) -> 
     return whole, [one for one in (scales, zeros) if one]
 
 
-def _pieces(graph: Uses, name: str, node: Node) -> tuple[str, str]:
+def _pieces(graph: Uses, name: str, use: Use) -> tuple[str, str]:
     """The names of scale and zero point; "" for a zero point that is not there."""
-    base = CODED.sub("", name)
-    if node.op == "Gather":
-        behind = [one for one, place in graph.users.get(node.outputs[0], ()) if place == 0] if node.outputs else []
+    node, place, base = use.node, use.place, CODED.sub("", name)
+    if gathered := node.op == "Gather":
+        behind = [one for one, at in graph.users.get(node.outputs[0], ()) if at == 0] if node.outputs else []
         node = next((one for one in behind if one.op == "DequantizeLinear"), node)
-    places = PLACES.get(node.op, (0, None, None))
-    inputs = [node.inputs[i] if i is not None and i < len(node.inputs) else "" for i in places[1:]]
-    zero = inputs[1] or (f"{base}_zero_point" if node.op == "Gather" else "")
-    return inputs[0] or f"{base}_scale", zero
+    _, *places = _triple(node, place) or (0, None, None)
+    scale, zero = (node.inputs[i] if i is not None and i < len(node.inputs) else "" for i in places)
+    return scale or f"{base}_scale", zero or (f"{base}_zero_point" if gathered else "")
+
+
+def _triple(node: Node, place: int) -> tuple | None:
+    """Where codes, their scale and their zero point stand among the inputs of a node, if codes stand at a place."""
+    return next((one for one in PLACES.get(node.op, ()) if one[0] == place), None)
 
 
 def _blocks(node: Node, shape: tuple[int, ...], scale: Stored) -> tuple[tuple[int, int], tuple[int, int], str]:
@@ -209,6 +223,8 @@ def _blocks(node: Node, shape: tuple[int, ...], scale: Stored) -> tuple[tuple[in
     if node.op == "Gather" or type(axis) is not int or not -axes <= axis < axes:
         raise Refused(f"scales {said(scale)} for codes of shape {shape}, along axis {axis}")
     if node.op != "DequantizeLinear":
+        if node.op in ("QLinearAdd", "QLinearMul") and axes != 1:
+            raise Refused(f"scales {said(scale)} for codes of shape {shape} of {node.op}")
         kernel = "Conv" in node.op or (node.op == "QGemm" and node.settings.get("transB", 0))
         axis = 0 if kernel else axes - 1
     axis %= axes
@@ -259,12 +275,10 @@ def _beside(name: str, entries: Mapping[str, Stored]) -> list[str]:
 
 def _is_of_activations(node: Node, place: int) -> bool:
     """Whether an input of a node is a scale or zero point of what the model computes, or of its output."""
-    known = PLACES.get(node.op, (None, None, None))
-    if place == known[0]:
-        return False
     if node.op in ("QuantizeLinear", "DequantizeLinear"):
         return place in (1, 2)
-    bias = {"QLinearConv": 8, "QGemm": 6, "QAttention": 2, "DynamicQuantizeMatMul": 4, "MatMulIntegerToFloat": 6}
-    if node.op.startswith("QLinear") or node.op in bias:
-        return place != bias.get(node.op) and place > 0
+    if node.op == "QLinearConcat":  # scale and zero point of what it makes, then codes, scale and zero point of each
+        return place < 2 or place % 3 != 2
+    if node.op.startswith("QLinear") or node.op in BIASES:
+        return place > 0 and place != BIASES.get(node.op) and not _triple(node, place)
     return node.op in ("MatMulInteger", "ConvInteger") and place in (2, 3)
