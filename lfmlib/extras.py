@@ -7,6 +7,7 @@ import importlib.util
 EXTRAS = {
     "adapters": ("peft",),
     "gguf": ("gguf",),
+    "onnx": ("onnx",),
     "lab": ("peft", "sklearn", "tokenizers", "transformers"),
     "book": (
         "IPython",

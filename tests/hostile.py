@@ -12,7 +12,9 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import onnx
 import torch
+from onnx import helper, numpy_helper
 from safetensors.torch import save
 
 from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
@@ -97,6 +99,51 @@ def made_gguf() -> bytes:
         return path.read_bytes()
 
 
+EXTERNAL = np.arange(64, dtype="f4").tobytes()
+
+
+def made_onnx(external: bool) -> bytes:
+    """Weights in every form; with some that lie in `EXTERNAL`, as which a file "model.onnx.data" is written."""
+    rng = np.random.default_rng(0)
+
+    def held(name: str, shape: tuple[int, ...], dtype: str = "f4"):
+        return numpy_helper.from_array(rng.integers(0, 99, shape).astype(dtype), name)
+
+    weights = [
+        held("h.0.q.bias", (6,)), held("onnx::MatMul_7", (4, 6)), held("val_8", (4, 6)), held("h.2.w", (3,), "f8"),
+        held("x_quantized", (4, 6), "i1"), held("x_scale", (6,)), held("x_zero_point", (6,), "i1"),
+        held("y", (6, 2, 8), "u1"), held("y_scales", (12,)), held("y_zero_points", (6,), "u1"),
+        held("onnx::Conv_9", (4, 6, 3)), held("empty", (0, 3)),
+        helper.make_tensor("h.1.w", onnx.TensorProto.FLOAT16, (2, 3), [1.0] * 6),
+        helper.make_tensor("h.3.w", onnx.TensorProto.FLOAT, (2, 3), [1.0] * 6),
+    ]  # fmt: skip
+    if external:
+        for name, offset in (("far.a", 0), ("far.b", 96)):
+            one = onnx.TensorProto(name=name, data_type=1, dims=(4, 6), data_location=onnx.TensorProto.EXTERNAL)
+            for key, value in (("location", "model.onnx.data"), ("offset", offset), ("length", 96)):
+                one.external_data.add(key=key, value=str(value))
+            weights.append(one)
+    inner = helper.make_graph(
+        [helper.make_node("MatMul", ["in", "val_8"], ["made"], name="/h.1/v/MatMul")], "g", [], []
+    )
+    nodes = [
+        helper.make_node("MatMul", ["in", "onnx::MatMul_7"], ["a"], name="/h.0/q/MatMul"),
+        helper.make_node("Add", ["a", "h.0.q.bias"], ["b"], name="/h.0/q/Add"),
+        helper.make_node("If", ["c"], ["d"], then_branch=inner, else_branch=inner),
+        helper.make_node("DequantizeLinear", ["x_quantized", "x_scale", "x_zero_point"], ["x"], axis=1),
+        helper.make_node("MatMul", ["in", "x"], ["e"]),
+        helper.make_node("MatMulNBits", ["in", "y", "y_scales", "y_zero_points"], ["f"], "/h.2/k/MatMul",
+                         domain="com.microsoft", K=30, N=6, bits=4, block_size=16),
+        helper.make_node("Constant", [], ["t"], value=held("", (4, 6))),
+        helper.make_node("Transpose", ["t"], ["u"], perm=(1, 0)),
+        helper.make_node("Gemm", ["in", "u"], ["g"], name="/h.3/o/Gemm", transB=1),
+        helper.make_node("Conv", ["in", "onnx::Conv_9"], ["i"], name="/conv/Conv"),
+        helper.make_node("Identity", ["j"], ["j"]),
+    ]  # fmt: skip
+    nodes[0].metadata_props.add(key="pkg.torch.onnx.name_scopes", value="['', 'h.0', 'h.0.q', 'linear']")
+    return helper.make_model(helper.make_graph(nodes, "g", [], [], weights)).SerializeToString()
+
+
 def saved(content, **options) -> bytes:
     torch.save(content, made := io.BytesIO(), **options)
     return made.getvalue()
@@ -110,6 +157,7 @@ SEEDS = {
     "safetensors": [save(quantized()), save(plain())],
     "index": [json.dumps(INDEX).encode(), json.dumps(CONFIG).encode()],
     "gguf": [made_gguf()],
+    "onnx": [made_onnx(False), made_onnx(True)],
     "bin": [saved(_weights), saved({"state_dict": _weights}), saved(_weights, _use_new_zipfile_serialization=False)],
 }
 
@@ -157,6 +205,8 @@ def damaged(target: str, script: bytes) -> dict[str, bytes]:
         seed = made.getvalue()
     else:
         seed = edited(seed, script, target == "index")
+    if target == "onnx":
+        return {"model.onnx": seed, "model.onnx.data": EXTERNAL}
     if target != "index":
         return {f"model.{target}": seed, "config.json": json.dumps(CONFIG).encode()}
     index, config = SEEDS["index"] if not first[0] >> 2 & 1 else (SEEDS["index"][0], seed)

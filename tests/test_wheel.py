@@ -122,11 +122,11 @@ def test_without_extras_tables_are_made_and_what_is_missing_is_named(bare, tmp_p
         "for table in (lfmlib.survey('base.safetensors'), lfmlib.compare('base.safetensors', 'tuned.safetensors')):\n"
         "    print(len(table))\n"
         "lfmlib.merge('base.safetensors', ['tuned.safetensors'], 'average', out='merged')\n"
-        "Path('x.gguf').write_bytes(b'GGUF' + bytes(60))\n"
+        "Path('x.gguf').write_bytes(b'GGUF' + bytes(60)); Path('x.onnx').write_bytes(bytes(60))\n"
         "Path('lora').mkdir(); Path('lora/adapter_config.json').write_text('{}')\n"
         "more = lambda: lfmlib.compare('base.safetensors', 'lora')\n"
         "asked = {\n"
-        "    'gguf': lambda: lfmlib.open_checkpoint('x.gguf'),\n"
+        "    'gguf': lambda: lfmlib.open_checkpoint('x.gguf'), 'onnx': lambda: lfmlib.open_checkpoint('x.onnx'),\n"
         "    'adapters': lambda: lfmlib.merge('base.safetensors', ['tuned.safetensors'], 'ties', out='other'),\n"
         "    'lab': lambda: __import__('lfmlib.lab'), 'book': lambda: __import__('lfmlib.plots')}\n"
         "for extra, ask in [*asked.items(), ('adapters', more)]:\n"
@@ -138,7 +138,7 @@ def test_without_extras_tables_are_made_and_what_is_missing_is_named(bare, tmp_p
         folder=tmp_path,
         PYTHONPATH="",
     )
-    assert told.split() == ["1", "1", *["True"] * 5]
+    assert told.split() == ["1", "1", *["True"] * 6]
     command = [str(bare.with_name("lfmlib")), "report", "base.safetensors", "--out", "r.html"]
     run = subprocess.run(
         command, capture_output=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}, encoding="utf-8"

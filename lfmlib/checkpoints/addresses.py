@@ -171,6 +171,11 @@ def _select_files(
             f"{name} has its weights in {pickled[0]}, a file of torch.save, which cannot be read in parts. Download it "
             "and open it by its path, or ask for safetensors."
         )
+    if chosen[0].endswith(".onnx"):
+        raise CheckpointError(
+            f"{name} has its weights in {chosen[0]}, an ONNX file, which is not read in parts. "
+            "Download it, with the data beside it if there are some, and open it by its path."
+        )
     settings = {}
     if config is not False:
         try:

@@ -299,11 +299,11 @@ def open_checkpoint(
 
     Args:
         source: a name that `lfmlib models` lists, such as `"minilm"` (a published model, fetched if need be, its sha256
-            verified); a folder or weight file (.safetensors, .gguf, .bin, .pt, .pth, .ckpt, CTranslate2's model.bin); a
-            hub id such as `"gpt2"` (weight files and config.json are downloaded; with HF_HUB_OFFLINE=1 only the cache
-            is used); an address, of which only what is asked for is read and nothing is kept: `"hf://org/name"`, a file
-            or folder at `"https://…"`, `"s3://…"`, `"gs://…"` and others that fsspec knows; a `torch.nn.Module`; a
-            mapping from names to tensors or arrays; a `Checkpoint`, as it is.
+            verified); a folder or weight file (.safetensors, .gguf, .bin, .pt, .pth, .ckpt, .onnx, CTranslate2's
+            model.bin); a hub id such as `"gpt2"` (weight files and config.json are downloaded; with HF_HUB_OFFLINE=1
+            only the cache is used); an address, of which only what is asked for is read and nothing is kept:
+            `"hf://org/name"`, a file or folder at `"https://…"`, `"s3://…"`, `"gs://…"` and others that fsspec knows; a
+            `torch.nn.Module`; a mapping from names to tensors or arrays; a `Checkpoint`, as it is.
         revision: branch, tag or commit of a hub id; the commit it meant is kept in `.revision`.
         select: regular expression searched in tensor names; others are left out.
         variant: which of several in one place: "fp16" of `model.fp16.safetensors` beside `model.safetensors`, "Q4_K_M"
@@ -353,8 +353,12 @@ def open_checkpoint(
             f"{located.name} holds no tensors{f' that are read ({why})' if why else ''}; expected at least one."
         )
 
-    shapes = {name: entry.shape for name, entry in stored.items()}
-    logical = {part.name: part for part in logical_parts(shapes, located.config)}
+    first = {name for name, entry in stored.items() if entry.inputs_first}
+    shapes = {
+        name: (*entry.shape[:-2], *entry.shape[:-3:-1]) if name in first else entry.shape
+        for name, entry in stored.items()
+    }
+    logical = {part.name: part for part in logical_parts(shapes, located.config, first)}
     tensors = [_info(part, stored[part.stored]) for part in logical.values()]
     checkpoint = Checkpoint(
         located.name,

@@ -10,6 +10,7 @@ If a folder or a repository holds several kinds of weight files, the first kind 
 6. `pytorch_model.bin`
 7. all other `*.bin`, `*.pt`, `*.pth`, `*.ckpt` that are not known to be something else (optimizer states and the like)
 8. a single `*.gguf`, or all parts of one that was split
+9. a single `*.onnx`, or `encoder_model.onnx` and `decoder_model.onnx`; their data beside them are no files of their own
 
 A variant of a file, such as `model.fp16.safetensors`, is left alone where the file itself is there, and taken where it
 is asked for. Of several GGUF files, usually one model in several precisions, one must be named; towers of images
@@ -24,10 +25,12 @@ from collections.abc import Iterable
 from .pickled_files import PICKLED_SUFFIXES
 from .stored import CheckpointError
 
-WEIGHT_SUFFIXES = (".safetensors", ".gguf", *PICKLED_SUFFIXES)
+WEIGHT_SUFFIXES = (".safetensors", ".gguf", ".onnx", *PICKLED_SUFFIXES)
 NOT_WEIGHTS = re.compile(r"^(training_args|optimizer|scheduler|scaler|rng_state|openvino)|optim_states?\.pt$")
 BESIDE_GGUF = re.compile(r"(?:^|[.\-_])(?:mmproj|imatrix)(?=[.\-_])", re.IGNORECASE)
 """A GGUF file that is no language model, but the tower of images beside one, or what its quantizer measured."""
+ONNX_PART = re.compile(r"(decoder_model_merged|decoder_with_past_model|decoder_model|encoder_model)(?:_\w+)?\.onnx")
+"""A part of a model that was exported in parts; the first two hold the same weights as the third."""
 SHARD = re.compile(r"-(\d+)-of-(\d+)(?=\.)")
 """Number and count in the name of a shard, counted from 1 (by Megatron from 0)."""
 VARIANT = re.compile(
@@ -63,6 +66,7 @@ def choose_files(names: Iterable[str], variant: str | None = None) -> list[str]:
     pickled = [name for name in names if name.endswith(PICKLED_SUFFIXES) and not NOT_WEIGHTS.search(name)]
     gguf = [name for name in names if name.endswith(".gguf")]
     gguf = [name for name in gguf if not BESIDE_GGUF.search(name)] or gguf
+    onnx = _encoder_and_decoder([name for name in names if name.endswith(".onnx")])
     indexes = [name for name in names if is_index(name)]
     safe_indexes = [name for name in indexes if ".safetensors." in name]
     ranked = [
@@ -74,8 +78,14 @@ def choose_files(names: Iterable[str], variant: str | None = None) -> list[str]:
         ["pytorch_model.bin"] if "pytorch_model.bin" in pickled else [],
         pickled,
         gguf,
+        onnx,
     ]
     chosen = next((files for files in ranked if files), [])
+    if chosen == onnx and len(onnx) > 1 and not all(map(ONNX_PART.fullmatch, onnx)):
+        raise CheckpointError(
+            f"{', '.join(onnx[:6])}{' …' if len(onnx) > 6 else ''} are several ONNX models; expected one, or "
+            "encoder_model.onnx and decoder_model.onnx: name a file by its path."
+        )
     several = _variants(chosen)
     if (len({SHARD.sub("", name) for name in gguf}) > 1 and chosen == gguf) or len(several) > 1:
         asked = " or ".join(f"variant={one!r}" for one in several[:6])
@@ -92,6 +102,17 @@ def choose_files(names: Iterable[str], variant: str | None = None) -> list[str]:
             f"model.{variant}.safetensors. Leave variant out, or name one of these."
         )
     return chosen
+
+
+def _encoder_and_decoder(names: list[str]) -> list[str]:
+    """Of the files of a model that was exported in parts the encoder and the decoder; else all."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        if not (found := ONNX_PART.fullmatch(name)):
+            return names
+        parts.setdefault(found[1], []).append(name)
+    chosen = parts.get("encoder_model", []) + parts.get("decoder_model", [])
+    return chosen if len(chosen) == 2 and len(parts.get("encoder_model", [])) == 1 else names
 
 
 def has_variant(name: str, variant: str) -> bool:

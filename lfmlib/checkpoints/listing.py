@@ -18,6 +18,7 @@ from .gguf_files import read_gguf
 from .in_memory import read_mapping
 from .in_modules import computed
 from .locate import Located
+from .onnx_files import apart, read_onnx
 from .pickled_files import PICKLED_SUFFIXES, read_pickled
 from .safetensors_files import read_safetensors
 from .state_dicts import model_of
@@ -75,7 +76,10 @@ def _ties(config: Mapping) -> bool:
 def _listings(located: Located) -> Iterable[tuple[dict, dict]]:
     """The listing of each file; headers of remote files are read concurrently."""
     if (traffic := located.traffic) is None:
-        return (_read_file(Path(path), located.variant) for path in located.files)
+        listings = (_read_file(Path(path), located.variant) for path in located.files)
+        if len(located.files) > 1 and str(located.files[0]).endswith(".onnx"):  # exports of the parts of one model
+            return apart([*listings], [f"{Path(path).name.split('_')[0]}." for path in located.files])
+        return listings
     with ThreadPoolExecutor(8) as pool:
         return list(pool.map(lambda url: list_remote(url, traffic), map(str, located.files)))
 
@@ -86,7 +90,7 @@ def _read_file(path: Path, variant: str | None) -> tuple[dict, dict]:
         return read_ctranslate2(path)
     if path.name.endswith(PICKLED_SUFFIXES):
         return read_pickled(path, variant)
-    readers = {".safetensors": read_safetensors, ".gguf": read_gguf}
+    readers = {".safetensors": read_safetensors, ".gguf": read_gguf, ".onnx": read_onnx}
     if path.suffix not in readers:
         raise CheckpointError(
             f"{path} ends in {path.suffix!r}; this library reads {', '.join([*readers, *PICKLED_SUFFIXES])}."

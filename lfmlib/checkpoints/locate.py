@@ -126,7 +126,7 @@ def _locate_file(path: Path, variant: str | None = None) -> Located:
         raise FileNotFoundError(f"{path} is not there, or no file (expected a weight file). Check the path.")
     if variant is not None and not path.name.endswith(PICKLED_SUFFIXES):
         raise ValueError(f"variant={variant!r} was given for {path}, a file that has none. Leave it out.")
-    plain = path.name in ("model.safetensors", "pytorch_model.bin")
+    plain = path.name in ("model.safetensors", "pytorch_model.bin", "model.onnx")
     name = path.parent.resolve().name if plain else SHARD.sub("", path.name).removesuffix(path.suffix)
     files = [path]
     if path.suffix == ".gguf":
@@ -145,8 +145,8 @@ def _locate_folder(folder: Path, variant: str | None = None) -> Located:
     if not chosen:
         shown = ", ".join(sorted(names)[:12]) or "nothing"
         raise FileNotFoundError(
-            f"{folder} holds no weight files: found {shown}; expected *.safetensors, one *.gguf, or *.bin, *.pt, "
-            f"*.pth, *.ckpt directly in it.{hint(names)} Name the folder that holds them, or one file."
+            f"{folder} holds no weight files: found {shown}; expected *.safetensors, one *.gguf or *.onnx, or *.bin, "
+            f"*.pt, *.pth, *.ckpt directly in it.{hint(names)} Name the folder that holds them, or one file."
         )
     if is_index(chosen[0]):
         return _locate_shards(folder / chosen[0])
@@ -295,7 +295,14 @@ def _repository(repo: str, revision: str | None, variant: str | None = None) -> 
                 "expected *.safetensors or *.bin, *.pt, *.pth at its top level. If this machine is offline, open it "
                 "once online."
             )
-        folder = _fetch(repo, commit, [*chosen, *(QUANTIZERS_OWN.keys() & set(names))], offline)
+        beside = [
+            one
+            for name in chosen
+            if name.endswith(".onnx")
+            for one in names
+            if one.startswith((f"{name}_", f"{name}."))
+        ]
+        folder = _fetch(repo, commit, [*chosen, *beside, *(QUANTIZERS_OWN.keys() & set(names))], offline)
     return replace(_locate_folder(folder, variant), name=repo, revision=commit)
 
 

@@ -75,6 +75,7 @@ class CodedRows(Dequantized):
         bits: of a code; 0 where the codes are numbers.
         floats: whether the codes are small floats (`FLOAT_CODES`) and not integers.
         groups: index of the group of each column, where columns of one group do not lie side by side.
+        inputs_first: the rows are the inputs, see `Stored`.
     """
 
     codes: Stored
@@ -89,6 +90,7 @@ class CodedRows(Dequantized):
     groups: Stored | None = None
     offset: int = 0
     factor: float = 1.0
+    inputs_first: bool = False
 
     def preloaded(self) -> CodedRows:
         """This tensor with its remote scales, and zero points packed along the outputs, loaded into memory once."""

@@ -38,7 +38,7 @@ nanoGPT), so orientation is decided by shapes: a bias is as long as the outputs.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from .names import PrefixDict, plain_names
@@ -136,19 +136,24 @@ _HEADWISE_TYPES = ("gpt_neox", "bloom")
 _GATE_ABOVE_UP_TYPES = ("phi3", "glm", "glm4", "dia", "modernbert")
 
 
-def logical_parts(shapes: Mapping[str, tuple[int, ...]], config: Mapping | None = None) -> list[Part]:
+def logical_parts(
+    shapes: Mapping[str, tuple[int, ...]], config: Mapping | None = None, inputs_first: Collection[str] = ()
+) -> list[Part]:
     """The logical tensors of a checkpoint, in stored order.
 
     Args:
         shapes: stored name → shape, of all tensors, since neighbours decide: a bias tells which axis is the output, a
             `w3` that `w1` is a gate.
         config: content of config.json; without it, layouts that need the number of heads are left whole.
+        inputs_first: names of those that are stored as (in, out), which is known of them; their shapes in `shapes` are
+            (out, in) nevertheless.
     """
     names = plain_names(shapes)  # what wrappers put between the words of a name says nothing of roles
     shapes, config = PrefixDict({short: shapes[name] for short, name in names.items()}), dict(config or {})
     text = config.get("text_config")
     settings = {**config, **text} if isinstance(text, Mapping) else config
-    found = [part for name in shapes for part in _split(_unsplit(name, shapes), shapes, settings)]
+    known = {short for short, name in names.items() if name in inputs_first}
+    found = [part for name in shapes for part in _split(_unsplit(name, shapes, name in known), shapes, settings)]
     # A tower is worth naming only where there are several; beside one that sees or hears, a nameless one is of text.
     towers = {part.tower for part in found if part.depth is not None}
     if len(towers) < 2:
@@ -223,14 +228,17 @@ def inside_layer(name: str) -> str | None:
     return name[layer.end() + 1 :] if (layer := _LAYER.search(name)) else None
 
 
-def _unsplit(name: str, shapes: Mapping[str, tuple[int, ...]]) -> Part:
+def _unsplit(name: str, shapes: Mapping[str, tuple[int, ...]], inputs_first: bool = False) -> Part:
     depth, tower = depth_and_tower(name)
-    part = Part(name, name, tuple(shapes[name]), role_of(name, shapes), depth, tower)
+    part = Part(name, name, tuple(shapes[name]), role_of(name, shapes), depth, tower, transposed=inputs_first)
+    if inputs_first:
+        return part
     return _transpose(part) if len(part.shape) == 2 and _is_conv1d(name, shapes) else part
 
 
 def _transpose(part: Part) -> Part:
-    return replace(part, shape=(*part.shape[:-2], part.shape[-1], part.shape[-2]), transposed=True)
+    shape = (*part.shape[:-2], part.shape[-1], part.shape[-2])
+    return replace(part, shape=shape, transposed=not part.transposed)
 
 
 def _is_conv1d(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -271,7 +279,7 @@ def _split_attention(part: Part, config: Mapping) -> list[Part]:
     kind, heads = config.get("model_type"), _count(config, "num_attention_heads") or _count(config, "n_head")
     thirds = {"q": 1, "k": 1, "v": 1}
     if rows == 3 * columns and (
-        (leaf == "c_attn" and (part.transposed or kind == "qwen"))
+        (leaf == "c_attn" and (part.transposed or kind == "qwen") and kind != "gpt_bigcode")
         or (leaf == "qkv" and re.search(r"attn\.qkv\b", part.stored))
         or leaf in ("in_proj_weight", "Wqkv")
     ):

@@ -64,6 +64,7 @@ class Mapped(Stored):
     shape: tuple[int, ...]
     dtype: str
     stamp: tuple[int, int]
+    inputs_first: bool = False
 
     def load(self) -> torch.Tensor:
         """Map the tensor; values are read when touched. Raises CheckpointError, FileNotFoundError."""

@@ -18,7 +18,7 @@ too."""
 class Part:
     """A logical tensor and how it is cut from a stored one.
 
-    In this order: `expert` indexes the first axis of the stored tensor; `transposed` swaps the two remaining axes; the
+    In this order: `expert` indexes the first axis of the stored tensor; `transposed` swaps the last two axes; the
     rows are divided into `groups` equal blocks, and rows `start` to `stop` of each block belong to the part (all rows
     where `stop` is None).
 
@@ -55,7 +55,7 @@ class Part:
         if self.stop is not None:
             axis = 1 if self.transposed else 0
             values = values.flatten(axis, axis + 1)
-        return values.t() if self.transposed else values
+        return values.mT if self.transposed else values
 
     def load(self, entry) -> torch.Tensor:
         """This part of `entry`, a `Stored`; of a lazy stack only the expert's own matrix is loaded."""

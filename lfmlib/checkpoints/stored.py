@@ -1,8 +1,8 @@
 """`Stored`, the interface of a stored tensor, and what the readers of all file formats share.
 
-A tensor is stored in a safetensors, pickled (`torch.save`), GGUF or remote file, or in memory (`InMemory`). Each reader
-lists a file without reading values and returns two dictionaries: name → `Stored`, and name → reason for the tensors
-that are not read. The order is the file's own: by offset in safetensors and by insertion elsewhere.
+A tensor is stored in a safetensors, pickled (`torch.save`), GGUF, ONNX or remote file, or in memory (`InMemory`). Each
+reader lists a file without reading values and returns two dictionaries: name → `Stored`, and name → reason for the
+tensors that are not read. The order is the file's own: by offset in safetensors and by insertion elsewhere.
 """
 
 import json
@@ -41,11 +41,12 @@ class Stored:
         lazy: `load` reads or computes every value (that of a mapped tensor does not), so parts are read by `span`.
         remote: its bytes are in a remote file.
         kind: the quantization in words, such as "int4 of GPTQ, groups of 128"; "" for plain numbers.
+        inputs_first: a matrix, or each of a stack, is stored as (in, out); its reader knows, whatever its name says.
     """
 
     shape: tuple[int, ...]
     dtype: str
-    lazy = remote = False
+    lazy = remote = inputs_first = False
     kind = ""
 
     def load(self) -> torch.Tensor:

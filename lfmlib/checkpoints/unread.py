@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from .state_dicts import BESIDE
 
 NOT_MISSED = re.compile(
-    rf"tied to |a buffer|a piece of (?!a quantized)|beside codes|{BESIDE}|not a tensor|no adapter on it"
+    r"tied to |a copy of |a constant of the graph|a scale or zero point of |a buffer|a piece of (?!a quantized)"
+    rf"|beside codes|{BESIDE}|not a tensor|no adapter on it"
 )
 """How reasons begin of what no table misses; what lies beside codes is told with them."""
 

@@ -150,7 +150,7 @@ def _seed(words: str) -> Callable:
 def cli() -> None:
     """Are the weights of a model Gaussian, and what did fine-tuning add to them?
 
-    A MODEL is a hub id, a folder with safetensors or PyTorch files, one such file or a GGUF file, an address
+    A MODEL is a hub id, a folder with safetensors or PyTorch files, one such file, a GGUF or an ONNX file, an address
     (hf://org/name, https://…, s3://…, of which only the bytes that are needed are read), or a name that `lfmlib models`
     lists.
 

@@ -210,7 +210,7 @@ class Assembled:
         whole = torch.empty(self.shape, dtype=dtype)
         for (target, *_), one in zip(self.parts, values, strict=True):
             place = target.in_stored_order(whole)
-            place.copy_((one.t() if target.transposed else one).reshape(place.shape))
+            place.copy_((one.mT if target.transposed else one).reshape(place.shape))
         return whole
 
 

@@ -33,6 +33,8 @@ one axis is a weight."""
 
 GROWN = 'Resize one to the other’s first, or merge what they have in common by vocabulary="common"'
 """What to do where a vocabulary grew."""
+NO_WEIGHTS = ("tied to", "a copy of", "a buffer", "a constant of the graph", BESIDE)
+"""What a reason begins with for which a tensor is not listed, where nothing would have to be added to it."""
 LAYER = re.compile(r"((?:.*?\.)?(?:layers?|h|blk|blocks?|resblocks))\.\d+\.")
 """A layer: what it is called in, and its own number."""
 FORETELLS = re.compile(r"\.(?:eh_proj|enorm|hnorm|shared_head)\.")
@@ -199,7 +201,7 @@ def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torc
         CheckpointError: something is stored that has no values to add.
     """
     for one in (base, model):
-        if odd := [name for name, why in one.skipped.items() if not why.startswith(("tied to", "a buffer", BESIDE))]:
+        if odd := [name for name, why in one.skipped.items() if not why.startswith(NO_WEIGHTS)]:
             why, piece = one.skipped[odd[0]], one.skipped[odd[0]].startswith(("quantized", "a piece of"))
             advice = ". Dequantize it first" if piece else ""
             if why.endswith("not measured"):

@@ -122,6 +122,11 @@ def merge(
             f"{distant.name} is elsewhere, and a merge reads every byte of it, some more than once. Download it, and "
             "give its folder."
         )
+    if exported := next((one for one in (base, *models) if str([*one.files, ""][0]).endswith(".onnx")), None):
+        raise ValueError(
+            f"{exported.name} is an ONNX file, whose graph a merge cannot write. Merge the models that were exported, "
+            "and export what comes of it."
+        )
     if vocabulary:
         models = [common_rows(base, model) for model in models]
     models_of = [partners(base, model) for model in models]

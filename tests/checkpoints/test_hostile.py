@@ -20,7 +20,7 @@ import zipfile
 import fsspec
 import pytest
 import torch
-from hostile import SEEDS, attempt, damaged, plain
+from hostile import EXTERNAL, SEEDS, attempt, damaged, plain
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
@@ -79,11 +79,11 @@ def test_damaged_files_are_read_or_refused(tmp_path, target, script):
     attempt(tmp_path, damaged(target, script))
 
 
-@pytest.mark.parametrize("target", ["safetensors", "gguf", "bin"])
+@pytest.mark.parametrize("target", ["safetensors", "gguf", "bin", "onnx"])
 def test_files_cut_anywhere(tmp_path, target):
     for seed in SEEDS[target]:
         for length in range(0, len(seed), 1 if target == "gguf" else 7):
-            said = attempt(tmp_path, {f"model.{target}": seed[:length]})
+            said = attempt(tmp_path, {f"model.{target}": seed[:length], "model.onnx.data": EXTERNAL})
             assert said != "read" or length > len(seed) - 64, "the last bytes of a legacy pickle or of padding may go"
 
 
@@ -244,7 +244,9 @@ def test_links_that_lead_nowhere_and_in_circles(tmp_path):
         open_checkpoint(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "x.gguf"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "x.gguf", "x.onnx"]
+)
 def test_pipes_are_not_waited_for(tmp_path, name):
     os.mkfifo(tmp_path / name)
     with pytest.raises((CheckpointError, FileNotFoundError), match=r"not there|no file"):
