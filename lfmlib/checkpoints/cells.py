@@ -108,6 +108,20 @@ def edges(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @numba.njit(nogil=True, cache=True)
+def even_ends(values, half, lower, upper):
+    """Write the ends of cells that reach equally far to both sides of their values.
+
+    Args:
+        values, lower, upper: float32 (n,).
+        half: half of the distance of neighbouring codes, float32 (groups,), in equal groups of values.
+    """
+    size = values.size // half.size
+    for group in range(half.size):
+        for i in range(group * size, (group + 1) * size):
+            lower[i], upper[i] = values[i] - half[group], values[i] + half[group]
+
+
+@numba.njit(nogil=True, cache=True)
 def close_ends(values, lower, upper, size, ends):
     """End the cells of each block where its quantizer says that no value lies farther out.
 

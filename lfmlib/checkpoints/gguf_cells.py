@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from .cells import close_ends, edges
+from .cells import close_ends, edges, even_ends
 
 LEGACY_LEVELS = {"Q4_0": 8, "Q5_0": 16, "Q4_1": 15, "Q5_1": 31}
 """Format → what its largest magnitude, or the difference of maximum and minimum, is in steps."""
@@ -37,8 +37,8 @@ def ends(data: np.ndarray, format: str, values: np.ndarray) -> tuple[np.ndarray,
         names, scale = _SCALED_TABLES[format]
         return _table_ends(np.array(_quants(names).kvalues, dtype=np.float32), scale(data), values)
     step = _STEPS[format](data)
-    half = np.abs(step) * np.float32(0.5)
-    lower, upper = (_by_group(values, half, np.subtract), _by_group(values, half, np.add))
+    lower, upper = np.empty_like(values), np.empty_like(values)
+    even_ends(values.reshape(-1), np.abs(step).reshape(-1) / 2, lower.reshape(-1), upper.reshape(-1))
     if levels := LEGACY_LEVELS.get(format):
         size = np.float32(levels)
         if format.endswith("_1"):
@@ -100,7 +100,7 @@ def _table_ends(table: np.ndarray, scale: np.ndarray, values: np.ndarray) -> tup
     lower, upper = (one.numpy() for one in edges(torch.from_numpy(known)))
     with np.errstate(all="ignore"):  # a scale of 0, or a damaged one
         code = np.searchsorted(upper[:-1], _by_group(values, scale, np.divide))
-    return tuple(_by_group(one[code], scale, np.multiply) for one in (lower, upper))
+    return _by_group(lower[code], scale, np.multiply), _by_group(upper[code], scale, np.multiply)
 
 
 def _iq4_xs(data: np.ndarray) -> np.ndarray:

@@ -195,7 +195,7 @@ class BitsandbytesFourBit(Dequantized):
         found = Cells(*(one[codes] * absmax for one in (table, *edges(table))))
         low, high = table.min() * absmax[::block], table.max() * absmax[::block]
         ends = torch.stack([low, low, high, high], dim=1)
-        close_ends(*(one.numpy() for one in found), block, ends.numpy())
+        close_ends(found.values.numpy(), found.lower.numpy(), found.upper.numpy(), block, ends.numpy())
         return Cells(*(one[start - first : stop - first] for one in found))
 
     def _codes(self, first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
