@@ -136,7 +136,8 @@ def _groups(values: np.ndarray, bits: str, library: str, size: str | None) -> St
     else:
         least, most = (_over_blocks(values, block, one) for one in (np.minimum, np.maximum))
         step = (most - least) / levels
-        zero = np.round(-least / np.where(step == 0, 1, step)) if library == "AWQ" else -least / step
+        zero = -least / np.where(step == 0, 1, step)
+        zero = np.round(zero) if library == "AWQ" else zero
     wide = _as_wide(step, block, values.shape)
     codes = np.round(values / np.where(wide == 0, 1, wide) + _as_wide(zero, block, values.shape))
     scale, zero = (InMemory(torch.from_numpy(one.astype(np.float32))) for one in (step, zero))

@@ -82,6 +82,13 @@ def law_sketch(checkpoint: Checkpoint, name: str) -> Sketch:
     return Sketch.of(checkpoint.chunks(name))
 
 
+def law_values(checkpoint: Checkpoint, name: str) -> torch.Tensor:
+    """The values that figures of a tensor's distribution are taken of, flat, with the errors of `Checkpoint.chunks`."""
+    if checkpoint.has_cells(name):
+        return torch.cat([both[1] for both in checkpoint.spread(name)])
+    return checkpoint.read(name).reshape(-1)
+
+
 def quantized_noise(row: Mapping, rng: np.random.Generator) -> Counted | None:
     """Count Gaussian noise that was quantized as a tensor is, and spread as it was.
 
