@@ -29,6 +29,7 @@ from ..distribution import sampled
 from ..findings import RULES, Finding, judge
 from ..findings.markup import plain
 from ..health import gains, order, planted
+from ..surveys.counted import LEFT
 from ..surveys.values import noise_twin
 from . import census
 
@@ -80,8 +81,12 @@ def identity(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
         "architecture": ", ".join(map(str, kind)),
         "weights": f"{sum(info.numel for info in checkpoint.tensors):,} in {len(checkpoint.tensors):,} tensors, "
         f"{len(layers)} layers, {max(1, len(checkpoint.files))} file{'s' if len(checkpoint.files) > 1 else ''}",
-        "stored as": ", ".join(sorted({info.dtype for info in checkpoint.tensors}))
-        + (f"; computed from {'; '.join(coded[:4])}" if coded else ""),
+        "stored as": "; ".join(
+            [
+                *([f"quantized: {', '.join(coded[:4])}"] if coded else []),
+                *sorted({info.dtype for info in checkpoint.tensors if not info.quantized}),
+            ]
+        ),
         "measured": f"{table['count'].sum():,} of {table['numel'].sum():,} weights in {len(table):,} matrices",
     }
     if (table["count"] + table["nonfinite"] < table["numel"]).any():
@@ -204,8 +209,15 @@ def coded(table: pd.DataFrame) -> str:
     kinds = "; ".join(map(plain, some["quantized"].unique()[:4]))
     return (
         f"**{len(some)} of {len(table)} matrices are quantized** ({kinds}). What is said of their marginal law is said "
-        "of the quantizer’s; null bands are those of unquantized noise."
+        f"of values spread evenly over the steps of their codes{_unspread(table)}; null bands are those of unquantized "
+        "noise, while the noise beside them was quantized alike."
     )
+
+
+def _unspread(table: pd.DataFrame) -> str:
+    """Which quantizations of a survey were measured as they are, as the rest of a clause."""
+    left = [kind for kind, how in table.attrs.get("quantized", {}).items() if how == LEFT]
+    return f", but of the quantizer’s own levels for {'; '.join(map(plain, left[:4]))}" if left else ""
 
 
 def looked(part: Checkpoint, checkpoint: Checkpoint) -> str:

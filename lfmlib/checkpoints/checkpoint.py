@@ -14,6 +14,7 @@ import torch
 
 from . import places
 from .addresses import is_address, locate_remote, normalized_source
+from .cells import Spread
 from .chunks import CHUNK_BYTES, aligned, flat_chunks, lazy_chunks, range_chunks
 from .http import Traffic
 from .listing import read_files, read_memory
@@ -154,6 +155,36 @@ class Checkpoint:
             pieces = map(aligned, flat_chunks(values, max(1, bytes // values.element_size())))
         return _then_checked(pieces, entry)  # a wrong name raises here, and not when the first chunk is taken
 
+    def spread(
+        self, name: str, bytes: int = CHUNK_BYTES, *, start: int = 0, stop: int | None = None
+    ) -> Iterator[torch.Tensor]:
+        """Yield a quantized tensor's values, and beside them the values spread evenly over the cells of their codes.
+
+        Args:
+            name, bytes, start, stop: as of `chunks`.
+
+        Returns:
+            float32 ``(2, n)`` for each chunk ``(n,)`` of `chunks`: row 0 is that chunk; row 1 is what figures of a
+            distribution are taken of (see `lfmlib.checkpoints.cells`). The same values come in any chunks.
+
+        Raises as `chunks`, and ValueError where `has_cells` is False.
+        """
+        return self._spreading(name).chunks(name, bytes, start=start, stop=stop)
+
+    def has_cells(self, name: str) -> bool:
+        """Whether a tensor is quantized with codes that stand for intervals, so that `spread` has values.
+
+        Ternary weights, lattice codes of GGUF (IQ1 to IQ3) and quantized tensors in memory have none. Raises as `read`.
+        """
+        return self._stored[self._part(name).stored].intervals
+
+    def _spreading(self, name: str) -> "Checkpoint":
+        """The same checkpoint, in which one quantized tensor is stored as its values beside the spread ones."""
+        if not self.has_cells(name):
+            raise ValueError(f"the values of {name!r} of {self.name} are not those of codes with a known step")
+        stored = self._part(name).stored
+        return replace(self, _stored=self._stored | {stored: Spread(self._stored[stored])})
+
     def check(self, name: str) -> None:
         """Raise CheckpointError if a file that holds the tensor was changed since it was opened.
 
@@ -163,12 +194,15 @@ class Checkpoint:
         part = self._part(name)
         self._stored[part.stored].check()
 
-    def sample(self, name: str, bytes: int, groups: int = places.SAMPLE_GROUPS, seed: int = 0) -> list[torch.Tensor]:
+    def sample(
+        self, name: str, bytes: int, groups: int = places.SAMPLE_GROUPS, seed: int = 0, *, spread: bool = False
+    ) -> list[torch.Tensor]:
         """Read about `bytes` of a tensor's values, from pieces spread evenly over it; nothing else is read.
 
         Where the pieces lie is drawn from `seed` and the tensor's name (`lfmlib.checkpoints.places.sample_ranges`).
         There are `lfmlib.checkpoints.places.MAPPED_PIECES` of them in a local file or in memory, fewer in a quantized
-        tensor, which is computed, and one for each group in a remote file, where each costs a request.
+        tensor, which is computed, and one for each group in a remote file, where each costs a request. With `spread`
+        the tensors have two rows, as those of `Checkpoint.spread`.
 
         Returns:
             One flat tensor for each group, its pieces spread over the whole tensor; fewer groups where the tensor has
@@ -178,6 +212,8 @@ class Checkpoint:
         """
         if bytes < 1 or groups < 1:
             raise ValueError(f"bytes={bytes} and groups={groups}: expected at least 1 of both.")
+        if spread:
+            return self._spreading(name).sample(name, bytes, groups, seed)
         part = self._part(name)
         entry = self._stored[part.stored].preloaded()
         pieces = groups if entry.remote else places.COMPUTED_PIECES if entry.lazy else places.MAPPED_PIECES

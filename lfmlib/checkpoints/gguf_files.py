@@ -20,6 +20,8 @@ import numpy as np
 import torch
 
 from ..extras import need
+from . import gguf_cells
+from .cells import Cells
 from .packings import Dequantized
 from .safetensors_files import MAX_HEADER_BYTES, Mapped
 from .stored import CheckpointError, Stored, check_readable, check_shape, stamp_of
@@ -55,6 +57,11 @@ class GgufBlocks(Dequantized):
         """The quantization in words."""
         return f"{self.format} of GGUF, blocks of {_format(self.format)[1]}"
 
+    @property
+    def intervals(self) -> bool:
+        """See `Stored`."""
+        return self.format in gguf_cells.FORMATS
+
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """See `Dequantized`."""
         _, block, size = _format(self.format)
@@ -65,10 +72,25 @@ class GgufBlocks(Dequantized):
         """Values `start` to `stop` of the flattened tensor, from whole blocks and not rows, which may be huge."""
         if start >= stop:
             return torch.empty(0)
+        data, wanted = self._blocks(start, stop)
+        return self._values(data.reshape(1, -1)).reshape(-1)[wanted]
+
+    def cells(self, start: int, stop: int) -> Cells:
+        """See `Stored`; from whole blocks, in which a quantizer stores the extremes exactly."""
+        if start >= stop:
+            return Cells(*(torch.empty(0) for _ in range(3)))
+        data, wanted = self._blocks(start, stop)
+        values = self._values(data.reshape(1, -1)).reshape(len(data), -1)
+        with np.errstate(all="ignore"):
+            ends = gguf_cells.ends(data, self.format, values.numpy())
+        return Cells(*(one.reshape(-1)[wanted] for one in (values, *map(torch.from_numpy, ends))))
+
+    def _blocks(self, start: int, stop: int) -> tuple[np.ndarray, slice]:
+        """The blocks (blocks, bytes) that hold values `start` to `stop`, and where these are among theirs."""
         _, block, size = _format(self.format)
         first = start // block
-        data = self.data.span(first * size, -(-stop // block) * size).numpy().reshape(1, -1)
-        return self._values(data).reshape(-1)[start - first * block : stop - first * block]
+        data = self.data.span(first * size, -(-stop // block) * size).numpy().reshape(-1, size)
+        return data, slice(start - first * block, stop - first * block)
 
     def _values(self, data: np.ndarray) -> torch.Tensor:
         from gguf import quants

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 
 import torch
 
+from .library_packings import Awq, BitsandbytesFourBit, Gptq, SplitRows
 from .names import PrefixDict
-from .packings import Awq, BitsandbytesFourBit, CodedRows, Gptq, SplitRows, unpack
+from .packings import CodedRows, unpack
 from .row_layouts import FLOATS, Refused, group_size, said, sizes_in
 from .stored import InMemory, Stored, is_positive_int
 

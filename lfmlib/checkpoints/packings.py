@@ -1,23 +1,25 @@
 """Compute the values of quantized matrices from codes and scales, float32 (out, in), a few rows at a time.
 
-`lfmlib.checkpoints.quantized` finds the pieces by name; here is how each format packs codes and what they stand for.
+`lfmlib.checkpoints.quantized` finds the pieces by name; here is how codes that lie row by row are packed and what they
+stand for. `lfmlib.checkpoints.library_packings` has the formats of single libraries.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 
+from .cells import Cells, edges
 from .stored import CheckpointError, InMemory, Stored
 
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 E2M3 = (*(m / 8 for m in range(8)), *((1 + m / 8) * 2**e for e in range(3) for m in range(8)))
 FLOAT_CODES = {4: torch.tensor((*E2M1, *(-one for one in E2M1))), 6: torch.tensor((*E2M3, *(-one for one in E2M3)))}
 """Bits → value of each code of the small floats of MXFP4 and NVFP4 (E2M1), and of MXFP6 (E2M3)."""
-AWQ_COLUMNS = (0, 4, 1, 5, 2, 6, 3, 7)  # position in an int32 word, counted in 4-bit codes, of columns 0 to 7
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,32 @@ class Dequantized(Stored):
     dtype = "float32"
     lazy = True
 
+    @property
+    def intervals(self) -> bool:
+        """See `Stored`."""
+        return True
+
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Values of rows `start` to `stop`, float32 (stop - start, in); rows of a stack are numbered throughout."""
         raise NotImplementedError
+
+    def steps(self, start: int, stop: int) -> torch.Tensor:
+        """Distance of neighbouring codes at each value of some rows, of either sign; (stop - start, in or 1)."""
+        raise NotImplementedError
+
+    def row_cells(self, start: int, stop: int) -> Cells:
+        """The cells of some rows, each (stop - start, in), where neighbouring codes lie equally far apart."""
+        values, half = self.rows(start, stop), self.steps(start, stop).float() / 2
+        return Cells(values, values - half, values + half)
+
+    def cells(self, start: int, stop: int) -> Cells:
+        """See `Stored`."""
+        if start >= stop:
+            return Cells(*(torch.empty(0) for _ in range(3)))
+        width = self.shape[-1]
+        first = start // width
+        wanted = slice(start - first * width, stop - first * width)
+        return Cells(*(one.reshape(-1)[wanted] for one in self.row_cells(first, -(-stop // width))))
 
     def span(self, start: int, stop: int) -> torch.Tensor:
         """Values `start` to `stop` of the flattened tensor."""
@@ -49,17 +74,6 @@ class Dequantized(Stored):
     def remote(self) -> bool:
         """Whether one of its pieces is in a remote file."""
         return any(getattr(getattr(self, one.name), "remote", False) for one in fields(self))
-
-
-@dataclass(frozen=True)
-class InputsAsRows(Dequantized):
-    """Codes stored so that a few outputs need bytes from all over them, as where inputs are rows."""
-
-    def preloaded(self) -> InputsAsRows:
-        """This tensor with its pieces loaded into memory once."""
-        pieces = {one.name: getattr(self, one.name) for one in fields(self)}
-        loaded = {name: InMemory(piece.load()) for name, piece in pieces.items() if isinstance(piece, Stored)}
-        return replace(self, **loaded)
 
 
 @dataclass(frozen=True)
@@ -98,11 +112,14 @@ class CodedRows(Dequantized):
         pieces = {name: one for name, one in pieces.items() if one is not None and (one.remote or one.lazy)}
         return replace(self, **{name: InMemory(one.load()) for name, one in pieces.items()})
 
+    @property
+    def intervals(self) -> bool:
+        """See `Stored`."""
+        return self.codes.intervals or not self.codes.kind
+
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Values of some rows; see `Dequantized.rows`."""
-        width, units = self.shape[-1], math.prod(self.codes.shape) // math.prod(self.shape[:-1])
-        codes = self.codes.span(start * units, stop * units).reshape(stop - start, units)
-        codes = unpack(codes, self.bits)[:, :width] if self.bits else codes
+        codes = self._codes(start, stop)
         values = FLOAT_CODES[self.bits][codes.long()] if self.floats else codes.float()
         if self.zero is not None or self.offset:
             values = values - ((self._blocks(self.zero, start, stop) if self.zero is not None else 0) + self.offset)
@@ -110,6 +127,31 @@ class CodedRows(Dequantized):
         if self.shift is None:
             return values * scale
         return torch.addcmul(self._blocks(self.shift, start, stop).double(), values.double(), scale).float()
+
+    def _codes(self, start: int, stop: int) -> torch.Tensor:
+        """The codes of some rows, (rows, in), of the type in which they are stored or packed."""
+        units = math.prod(self.codes.shape) // math.prod(self.shape[:-1])
+        codes = self.codes.span(start * units, stop * units).reshape(stop - start, units)
+        return unpack(codes, self.bits)[:, : self.shape[-1]] if self.bits else codes
+
+    def steps(self, start: int, stop: int) -> torch.Tensor:
+        """See `Dequantized.steps`."""
+        return self._blocks(self.scale, start, stop) * self.factor
+
+    def row_cells(self, start: int, stop: int) -> Cells:
+        """See `Dequantized.row_cells`; of floats as codes, as far as the middles to the neighbouring ones."""
+        if self.codes.intervals:
+            inner = self.codes.cells(start * self.shape[-1], stop * self.shape[-1])
+            scale = self.steps(start, stop)
+            return Cells(*((one.reshape(stop - start, -1) * scale).float() for one in inner))
+        if not (self.floats or "float8" in self.codes.dtype):
+            return super().row_cells(start, stop)
+        values, scale = self.rows(start, stop), self.steps(start, stop).float()
+        codes = self._codes(start, stop)
+        codes = codes if self.floats else codes.contiguous().view(torch.uint8)
+        below, above = _distances(self.bits if self.floats else self.codes.dtype)
+        below, above = (torch.from_numpy(one[codes.numpy()]) for one in (below, above))
+        return Cells(values, values + below * scale, values + above * scale)
 
     def _blocks(self, piece: Stored, start: int, stop: int) -> torch.Tensor:
         """The scale of each value of some rows, or its zero or shift: float32 (rows, in), or (rows, 1)."""
@@ -139,146 +181,19 @@ class PackedZeros(Dequantized):
         return unpack(self.packed.load().T, self.bits).T[start:stop].float()
 
 
-@dataclass(frozen=True)
-class Gptq(InputsAsRows):
-    """GPTQ: codes packed along the inputs, with a scale and a zero point for each group of inputs.
+@functools.cache
+def _distances(codes: int | str) -> tuple[np.ndarray, np.ndarray]:
+    """From the value of each code to the ends of its cell, float32 (codes,) below and above.
 
-    `zero` is the zero point of symmetric codes, whatever is stored; else None. `zero_offset` is added to stored zero
-    points: 1 in the first format, which stores them less 1; 0 in the second and in auto-round's own.
+    Args:
+        codes: bits of a small float (`FLOAT_CODES`), or name of a float8 type.
     """
-
-    qweight: Stored
-    qzeros: Stored
-    scales: Stored
-    g_idx: Stored | None
-    bits: int
-    zero: int | None
-    zero_offset: int
-    group: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(out, in)."""
-        return self.qweight.shape[1], self.qweight.shape[0] * 32 // self.bits
-
-    @property
-    def kind(self) -> str:
-        """The quantization in words."""
-        return f"int{self.bits} of GPTQ, groups of {self.group}"
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Values of some rows; see `Dequantized.rows`."""
-        codes = unpack(self.qweight.load()[:, start:stop].T, self.bits).int()
-        scales = self.scales.load()[:, start:stop].T.float()
-        width, groups = self.shape[1], self.scales.shape[0]
-        group = group_of(width, self.group) if self.g_idx is None else checked_groups(self.g_idx.load(), groups)
-        if self.zero is not None:
-            return (codes - self.zero).float() * scales[:, group]
-        zeros = unpack(self.qzeros.load(), self.bits).int()[:, start:stop].T
-        zeros = (zeros + self.zero_offset) & ((1 << self.bits) - 1)
-        return (codes - zeros[:, group]).float() * scales[:, group]
-
-
-@dataclass(frozen=True)
-class Awq(InputsAsRows):
-    """AWQ in its GEMM layout: 4-bit codes packed along the outputs, in the order `AWQ_COLUMNS`."""
-
-    qweight: Stored
-    qzeros: Stored
-    scales: Stored
-    group: int
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(out, in)."""
-        return self.qweight.shape[1] * 8, self.qweight.shape[0]
-
-    @property
-    def kind(self) -> str:
-        """The quantization in words."""
-        return f"int4 of AWQ, groups of {self.group}"
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Values of some rows; see `Dequantized.rows`."""
-        words = slice(start // 8, -(-stop // 8))
-        wanted = slice(start - words.start * 8, stop - words.start * 8)
-        pieces = (unpack(one.load()[:, words], 4).int() for one in (self.qweight, self.qzeros))
-        codes, zeros = (one.unflatten(-1, (-1, 8))[..., list(AWQ_COLUMNS)].flatten(-2) for one in pieces)
-        group = group_of(self.shape[1], self.group)
-        return ((codes - zeros[group]).float()[:, wanted] * self.scales.load()[:, start:stop].float()[group]).T
-
-
-@dataclass(frozen=True)
-class SplitRows(InputsAsRows):
-    """HQQ and BitNet: codes are a table of `grid`, and a byte or word holds one code of each equal part of its rows.
-
-    The flattened table has the values of the flattened matrix, (code − zero) × scale; a scale and a zero belong to a
-    row of the table where `axis` is 1, to a column where it is 0, or to all.
-    """
-
-    packed: Stored
-    scale: Stored
-    zero: Stored
-    shape: tuple[int, ...]
-    grid: tuple[int, int]
-    axis: int
-    bits: int
-    shifts: tuple[int, ...]
-    kind: str
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Values of some rows; see `Dequantized.rows`."""
-        columns = self.grid[1]
-        place = torch.arange(start * self.shape[1], stop * self.shape[1])
-        row, column = place // columns, place % columns
-        words = self.packed.load().reshape(-1, columns)
-        codes = words[row % len(words), column] >> torch.tensor(self.shifts)[row // len(words)].to(words.dtype)
-        codes = (codes & ((1 << self.bits) - 1)).float()
-        index = row if self.axis else column
-        scale, zero = (one.load().float().reshape(-1) for one in (self.scale, self.zero))
-        scale, zero = (one[index] if len(one) > 1 else one for one in (scale, zero))
-        return ((codes - zero) * scale).reshape(-1, self.shape[1])
-
-
-@dataclass(frozen=True)
-class BitsandbytesFourBit(Dequantized):
-    """NF4 and FP4 of bitsandbytes: codes index a table of 16 values, times the absolute maximum of their block.
-
-    Where `nested` is given, the maxima are quantized too, and it holds their scales and their table of 256 values.
-    """
-
-    weight: Stored
-    absmax: Stored
-    table: Stored
-    nested: tuple[Stored, Stored] | None
-    state: Mapping
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(out, in)."""
-        return tuple(self.state["shape"])
-
-    @property
-    def kind(self) -> str:
-        """The quantization in words."""
-        return f"{self.state['quant_type']} of bitsandbytes, blocks of {self.state['blocksize']}"
-
-    def rows(self, start: int, stop: int) -> torch.Tensor:
-        """Values of some rows; see `Dequantized.rows`."""
-        width, block = self.shape[-1], self.state["blocksize"]
-        first, last = start * width, stop * width
-        packed = self.weight.span(first // 2, -(-last // 2))
-        codes = torch.stack([packed >> 4, packed & 15], dim=1).reshape(-1).long()[first % 2 :][: last - first]
-        absmax = self._absmax()[torch.arange(first, last) // block]
-        return (self.table.load().float()[codes] * absmax).reshape(-1, width)
-
-    def _absmax(self) -> torch.Tensor:
-        if self.nested is None:
-            return self.absmax.load().float().reshape(-1)
-        scale, table = (one.load().double().reshape(-1) for one in self.nested)
-        codes = self.absmax.load().reshape(-1).long()
-        block = torch.arange(len(codes)) // self.state["nested_blocksize"]
-        return (table[codes] * scale[block] + self.state["nested_offset"]).float()
+    if isinstance(codes, int):
+        table = FLOAT_CODES[codes]
+    else:
+        table = torch.arange(256).to(torch.uint8).view(getattr(torch, codes)).float()
+    found = [torch.where(table.isfinite(), one - table, 0.0) for one in edges(table)]
+    return found[0].numpy(), found[1].numpy()
 
 
 def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:

@@ -30,7 +30,26 @@ names              codes and scales                                     value
 ``scale``          GGUF: blocks, and a scale of the whole               block's value × scale
 ================== ===================================================  ==========================================
 
-The values follow the quantizer's distribution, with 4 bits 16 levels a group, and so does every statistic of them.
+The values follow the quantizer's distribution, with 4 bits 16 levels a group. What is said of a distribution is
+therefore said of values spread evenly over the cells of their codes (`lfmlib.checkpoints.cells`). Measured on matrices
+of 512 × 1,024 Gaussian, Laplace, uniform and inverted-T values, quantized by plain rules:
+
+========================================== =============== =====================================================
+format                                     `kl_bits` of a  what spreading does not bring back (label, `kl_bits`
+                                           Gaussian        to 15 %)
+========================================== =============== =====================================================
+8 bits, Q4_1, Q5_0, Q5_1, Q5_K, Q6_K       < 0.0002        with float8: the edges of the uniform (16 to 26 %)
+Q4_0, Q4_K, IQ4_NL, NF4, FP4, int4         < 0.0013        a spike narrower than a step: the inverted T of Q4_0,
+                                                           FP4, int4 is "other"; of Q4_K, IQ4_NL and int4 with a
+                                                           free zero the edges of the uniform (16 to 24 %)
+NVFP4, MXFP6                               0.0009          the edges of the uniform (46 %, 23 %)
+MXFP4, whose scales are powers of two      0.017           the uniform
+Q2_K, Q3_K, int3                           0.0001 to 0.005 peaks: `kl_bits` of the others is 8 to 87 % low
+int2                                       0.006           every label but that of the uniform
+========================================== =============== =====================================================
+
+Ternary weights (BitNet, TQ1_0, TQ2_0), codes that stand for points of a lattice (IQ1, IQ2, IQ3 of GGUF), and quantized
+tensors in memory are left as they are; `lfmlib.survey` says so in ``attrs["quantized"]``.
 """
 
 from __future__ import annotations

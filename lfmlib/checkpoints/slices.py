@@ -69,6 +69,8 @@ class Part:
     def load_range(self, entry, start: int, stop: int) -> torch.Tensor:
         """Values `start` to `stop` of `in_stored_order` flattened, loaded without the rest of the tensor.
 
+        Where the spans of `entry` have two rows (`lfmlib.checkpoints.cells.Spread`), so has what is returned.
+
         In the stored tensor a part is a sequence of evenly spaced runs of equal length. Runs shorter than
         `MIN_RUN_VALUES` are loaded together with the values between them.
         """
@@ -79,10 +81,10 @@ class Part:
             return entry.span(begin + start, begin + stop)
         if run < MIN_RUN_VALUES:
             whole = entry.span(base + first * step, base + last * step + run)
-            runs = [whole.as_strided((last - first + 1, run), (step, 1)).reshape(-1)]
+            runs = [whole.unfold(-1, run, step).flatten(-2)]
         else:
             runs = [entry.span(base + i * step, base + i * step + run) for i in range(first, last + 1)]
-        return torch.cat(runs)[start - first * run : stop - first * run]
+        return torch.cat(runs, dim=-1)[..., start - first * run : stop - first * run]
 
     def load_ranges(self, entry, ranges: np.ndarray) -> torch.Tensor:
         """Several ranges as of `load_range`, concatenated; of a mapped file only the pages that hold them are read.
@@ -92,7 +94,7 @@ class Part:
             ranges: int ``(pieces, 2)``: start and stop of each.
         """
         if entry.lazy or not len(ranges):
-            return torch.cat([self.load_range(entry, int(start), int(stop)) for start, stop in ranges])
+            return torch.cat([self.load_range(entry, int(start), int(stop)) for start, stop in ranges], dim=-1)
         base, run, step = self._runs(entry.shape)
         places = np.concatenate([np.arange(start, stop) for start, stop in ranges])
         return entry.gather(torch.from_numpy(base + places // run * step + places % run))

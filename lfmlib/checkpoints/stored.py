@@ -10,10 +10,13 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 import torch
+
+if TYPE_CHECKING:
+    from .cells import Cells
 
 
 class CheckpointError(ValueError):
@@ -42,11 +45,12 @@ class Stored:
         remote: its bytes are in a remote file.
         kind: the quantization in words, such as "int4 of GPTQ, groups of 128"; "" for plain numbers.
         inputs_first: a matrix, or each of a stack, is stored as (in, out); its reader knows, whatever its name says.
+        intervals: each value is that of a code, and `cells` says for what interval it stands.
     """
 
     shape: tuple[int, ...]
     dtype: str
-    lazy = remote = inputs_first = False
+    lazy = remote = inputs_first = intervals = False
     kind = ""
 
     def load(self) -> torch.Tensor:
@@ -60,6 +64,10 @@ class Stored:
     def gather(self, places: torch.Tensor) -> torch.Tensor:
         """The values of the flattened tensor at `places`, int64 indices."""
         return self.load().reshape(-1)[places]
+
+    def cells(self, start: int, stop: int) -> "Cells":
+        """Values `start` to `stop` of the flattened tensor and the cells of their codes, where `intervals` is True."""
+        raise NotImplementedError
 
     def check(self) -> None:
         """Raise CheckpointError if a file that holds it was changed since it was opened; of a remote one each answer of

@@ -48,6 +48,7 @@ from .shares import (
     left_out,
     share,
     shown,
+    stored_as,
 )
 
 __all__ = [
@@ -146,6 +147,7 @@ __all__ = [
     "shown",
     "slopes",
     "span",
+    "stored_as",
     "symmetric",
     "trends",
     "widening",

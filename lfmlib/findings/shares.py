@@ -12,6 +12,7 @@ from scipy import special
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.roles import in_order
 from ..surveys.run import by_tower
+from .markup import plain
 
 KL_BOUND = 0.02
 """F1: a matrix with at most so many `kl_bits` counts as Gaussian (just under a logistic distribution's 0.0206)."""
@@ -116,6 +117,25 @@ def left_out(table: pd.DataFrame) -> str:
     if "kl_bits" in table and (shapeless := int(table["kl_bits"].isna().sum())):
         tensors += f"; {shapeless} × constant, empty of numbers, or finer than can be resolved: not judged"
     return f"Left out: {tensors}." + (f" **{lost:,} values are infinite or NaN** and not counted." if lost else "")
+
+
+def stored_as(checkpoint: Checkpoint) -> str:
+    """How the matrices of a checkpoint are stored, in sentences: their types, and which are quantized and how."""
+    found = [info for info in checkpoint.tensors if len(info.shape) == 2 and info.numel]
+    dtypes = ", ".join(sorted({info.dtype for info in found if not info.quantized}))
+    coded = [info for info in found if info.quantized]
+    if not coded:
+        return f"Stored as {dtypes}."
+    kinds = list(dict.fromkeys(plain(info.quantized) for info in coded))
+    named = "; ".join(kinds[:4]) + (f"; and {len(kinds) - 4} more" if len(kinds) > 4 else "")
+    left = sum(not checkpoint.has_cells(info.name) for info in coded)
+    spread = "values spread evenly over the steps of their codes"
+    of = spread if not left else f"{spread}, but for {left}" if left < len(coded) else "the quantizer’s own levels"
+    return (
+        f"**{len(coded)} of {len(found)} matrices are quantized** ({named}). What is said of their distribution is "
+        f"said of {of}; all else of the values that a model computes with."
+        + (f" The others are stored as {dtypes}." if dtypes else "")
+    )
 
 
 def gaussian(table: pd.DataFrame, bound: float = KL_BOUND) -> pd.Series:

@@ -13,6 +13,7 @@ from ..distribution import nulls
 from ..distribution.blas import one_blas_thread
 from ..distribution.coding import VARIANTS
 from ..distribution.law import MIN_KEPT_VALUES, Law, optimal_law
+from .counted import law_sketch, quantized_noise
 from .run import about, tabulate
 
 
@@ -56,7 +57,7 @@ def _too_small(info: TensorInfo) -> str:
 
 
 def noise_laws(table: pd.DataFrame, *, seed: int = 0, pruned: float = 0.0) -> pd.DataFrame:
-    """`laws` of Gaussian noise of the size, type, mean and standard deviation of each matrix.
+    """`laws` of Gaussian noise of the size, type, mean and standard deviation of each matrix, quantized where it is.
 
     Args:
         table: rows of `lfmlib.survey`; matrices that are constant or too small for a law are left out.
@@ -69,8 +70,10 @@ def noise_laws(table: pd.DataFrame, *, seed: int = 0, pruned: float = 0.0) -> pd
     rows = []
     for row in table[table["std"] > 0].to_dict("records"):
         rng = np.random.default_rng([seed, *row["tensor"].encode()])
+        coded = quantized_noise(row, rng)
+        plain = coded.law if coded else nulls.draw(row["dtype"], row["count"], rng, row["mean"], row["std"])
         try:
-            law = optimal_law(nulls.draw(row["dtype"], row["count"], rng, row["mean"], row["std"]), pruned=pruned)
+            law = optimal_law(plain, pruned=pruned)
         except ValueError:
             continue
         rows.append({name: row[name] for name in _INFO} | _figures(law))
@@ -78,7 +81,7 @@ def noise_laws(table: pd.DataFrame, *, seed: int = 0, pruned: float = 0.0) -> pd
 
 
 def _measured(checkpoint: Checkpoint, info: TensorInfo, pruned: float) -> list[dict]:
-    return [about(info) | _figures(optimal_law(checkpoint.chunks(info.name), pruned=pruned))]
+    return [about(info) | _figures(optimal_law(law_sketch(checkpoint, info.name), pruned=pruned))]
 
 
 def _figures(law: Law) -> dict:

@@ -18,11 +18,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..checkpoints.checkpoint import Checkpoint, TensorInfo
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from ..distribution import like_noise, nulls, sampled
 from ..distribution.distances import measure
 from ..distribution.shapes import FAMILIES, SHAPES, classify, standings
 from ..distribution.sketch import Sketch
+from .counted import Counted, count, count_sample, how_quantized, quantized_noise
 from .run import Spread, about, reason, tabulate
 
 
@@ -59,6 +60,12 @@ def survey(
         ``table.attrs["skipped"]`` says of every other tensor why it is not there; ``table.attrs["interrupted"]`` is
         True after Ctrl-C, which keeps the rows that were finished.
 
+        Of a tensor that is quantized, which its column ``quantized`` tells, the statistics from ``count`` to ``std``
+        and ``mean_ratio`` are of the dequantized values, those that a model computes with. All other figures, those of
+        `Normality` and `Shape`, are of the same values spread evenly over the cells of their codes
+        (`lfmlib.checkpoints.cells`), without which rounding to a few levels would pass for the weights' own
+        distribution. ``table.attrs["quantized"]`` says of each quantization whether that could be done.
+
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; ValueError for ``sample`` below 1;
         OSError where ``keep`` cannot be written; RuntimeError where the executor's workers have no lfmlib, or another.
@@ -80,17 +87,20 @@ def survey(
             stacklevel=2,
         )
     ends = [*(f"{name}_{end}" for name in SAMPLED for end in ("low", "high")), "label_possible"] if sample else []
-    spread = None if sample else Spread(_sketch_part, _row, worth=1 << 26)
-    return tabulate(
-        source,
+    spread = None if sample else Spread(_count_part, _row, worth=1 << 26)
+    checkpoint = open_checkpoint(source, select=select)
+    table = tabulate(
+        checkpoint,
         partial(_measured, sample=sample),
         [*_columns(), *ends],
-        select=select,
+        select=None,
         executor=executor,
         progress=progress,
         keep=keep,
         spread=spread,
     )
+    table.attrs["quantized"] = how_quantized(checkpoint, table)
+    return table
 
 
 def _whole(sample) -> int:
@@ -103,6 +113,10 @@ def _whole(sample) -> int:
 
 def noise_twin(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     """The survey of Gaussian noise like a checkpoint: of the size, type, mean and standard deviation of each tensor.
+
+    Noise in the place of a quantized tensor is quantized as it is, with its own scales in blocks as large, and then
+    spread in the same way (`lfmlib.checkpoints.quantizers`); of a large one only the first rows, some hundred
+    thousand values, so that the scatter of its figures is that of so many.
 
     Args:
         table: from `survey`.
@@ -120,47 +134,52 @@ def noise_twin(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     rows = []
     for row in table[table["std"] > 0].to_dict("records"):
         rng = np.random.default_rng([seed, *row["tensor"].encode()])
-        centre, scale = like_noise.latent(row["dtype"], row["mean"], row["std"])
-        sketch = nulls.draw(row["dtype"], row["count"], rng, centre, scale)
+        noise = quantized_noise(row, rng)
+        if noise is None:
+            centre, scale = like_noise.latent(row["dtype"], row["mean"], row["std"])
+            noise = Counted.of(nulls.draw(row["dtype"], row["count"], rng, centre, scale))
         info = {name: row[name] for name in _INFO}
-        rows.append(info | _figures(sketch, row["tensor"]))
-    noise = pd.DataFrame(rows, columns=list(_columns()))
-    noise["depth"] = noise["depth"].astype("Int64")
-    return noise
+        rows.append(info | _figures(noise, row["tensor"]))
+    twin = pd.DataFrame(rows, columns=list(_columns()))
+    twin["depth"] = twin["depth"].astype("Int64")
+    return twin
 
 
 def _measured(checkpoint: Checkpoint, info: TensorInfo, sample: int | None) -> list[dict]:
     """The row of a tensor, from all of its values or from a sample of ``sample`` bytes."""
     if sample:
         return [about(info) | _sampled(checkpoint, info, sample)]
-    return _row(info, Sketch.of(checkpoint.chunks(info.name)))
+    return _row(info, count(checkpoint, info.name))
 
 
-def _sketch_part(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Sketch | str:
-    """The sketch of a part of a huge tensor, or the reason why there is none."""
+def _count_part(checkpoint: Checkpoint, name: str, start: int, stop: int) -> Counted | str:
+    """The sketches of a part of a huge tensor, or the reason why there are none."""
     try:
-        return Sketch.of(checkpoint.chunks(name, start=start, stop=stop))
+        return count(checkpoint, name, start=start, stop=stop)
     except Exception as error:  # as of `lfmlib.surveys.run.each`
         return reason(error)
 
 
-def _row(info: TensorInfo, sketch: Sketch) -> list[dict]:
-    """The row of a tensor whose values were sketched."""
-    return [about(info) | _figures(sketch, info.name)]
+def _row(info: TensorInfo, counted: Counted) -> list[dict]:
+    """The row of a tensor whose values were counted."""
+    return [about(info) | _figures(counted, info.name)]
 
 
 def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str, Any]:
     """Figures of a sample of a tensor, and the ends of their intervals; of one that is cheaper to read whole, of it."""
     if _is_cheap(checkpoint, info):
-        row = _figures(Sketch.of(checkpoint.chunks(info.name)), info.name)
+        row = _figures(count(checkpoint, info.name), info.name)
         ends = {f"{name}_{end}": row[name] for name in SAMPLED for end in ("low", "high")}
         return row | ends | {"label_possible": row["label"]}
-    parts = [Sketch.of(piece) for piece in checkpoint.sample(info.name, sample)]
-    found = sampled.intervals(parts, info.numel, _distances, SAMPLED)
+    parts = count_sample(checkpoint, info.name, sample)
+    laws = [part.law for part in parts]
+    found = sampled.intervals(laws, info.numel, lambda law: _centre(law) | measure(law), SAMPLED)
+    if laws[0] is not parts[0].values:
+        found |= sampled.intervals([part.values for part in parts], info.numel, _centre, SAMPLED[:3])
     ends = {
         f"{name}_{end}": value for name, both in found.items() for end, value in zip(("low", "high"), both, strict=True)
     }
-    return _figures(reduce(add, parts), info.name) | ends | {"label_possible": _possible(parts, info.numel)}
+    return _figures(reduce(add, parts), info.name) | ends | {"label_possible": _possible(laws, info.numel)}
 
 
 def _is_cheap(checkpoint: Checkpoint, info: TensorInfo) -> bool:
@@ -181,12 +200,13 @@ def _possible(parts: list[Sketch], whole: int) -> str:
     return ", ".join(names if any(low > 0 for low, _ in found.values()) else [*names, "other"])
 
 
-def _figures(sketch: Sketch, name: str) -> dict[str, Any]:
+def _figures(counted: Counted, name: str) -> dict[str, Any]:
     """The columns of a row that are about the values of a tensor of that name."""
-    row: dict[str, Any] = {name: getattr(sketch, name) for name in _SKETCH} | _distances(sketch)
-    noise = like_noise.null(sketch, measure, name)
+    row: dict[str, Any] = {name: getattr(counted.values, name) for name in _SKETCH}
+    row |= _centre(counted.values) | measure(counted.law)
+    noise = like_noise.null(counted.law, measure, name)
     row["asymmetry_excess"] = row["asymmetry"] - noise["asymmetry"][1] if noise else np.nan
-    shape = classify(sketch)
+    shape = classify(counted.law)
     row |= {"label": shape.label, "label_margin": shape.margin}
     row |= {f"score_{name}": shape.scores.get(name, np.nan) for name in FAMILIES}
     for figure, (low, _, high) in noise.items():
@@ -194,10 +214,10 @@ def _figures(sketch: Sketch, name: str) -> dict[str, Any]:
     return row
 
 
-def _distances(sketch: Sketch) -> dict[str, float]:
-    """The figures that have an interval where a tensor is sampled."""
+def _centre(sketch: Sketch) -> dict[str, float]:
+    """Mean, standard deviation and their ratio."""
     row = {"mean": sketch.mean, "std": sketch.std}
-    return row | {"mean_ratio": abs(sketch.mean) / sketch.std if sketch.std else np.nan} | measure(sketch)
+    return row | {"mean_ratio": abs(sketch.mean) / sketch.std if sketch.std else np.nan}
 
 
 _INFO = ("tensor", "role", "depth", "tower", "shape", "dtype", "numel", "quantized")
