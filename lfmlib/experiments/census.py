@@ -17,11 +17,11 @@ from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.named import MODELS, named
 from ..checkpoints.names import matched
 from ..deltas.comparison import compare
-from ..distribution.sketch import Sketch
 from ..health import order, states
 from ..records import Experiment
 from ..records.experiment import brief
 from ..surveys.arrangements import arrangement
+from ..surveys.counted import law_sketch
 from ..surveys.optimal_laws import laws
 from ..surveys.values import noise_twin, survey
 
@@ -147,7 +147,7 @@ def _shapes(checkpoint: Checkpoint, cell: dict) -> list[dict]:
     body, rows = findings.eligible(table), []
     for label in findings.shapes_found(body):
         best = body[body["label"] == label].sort_values("label_margin").iloc[-1]
-        sketch = Sketch.of(checkpoint.chunks(best["tensor"]))
+        sketch = law_sketch(checkpoint, best["tensor"])
         edges = np.arange(-REACH, REACH + STEP / 2, STEP)
         density = np.diff(sketch.cdf(sketch.mean + edges * sketch.std)) / STEP
         about = {"tensor": best["tensor"], "role": best["role"], "label": label}
