@@ -85,3 +85,40 @@ def test_codes_of_a_kernel_are_left_out(tmp_path):
     checkpoint = open_checkpoint(tmp_path)
     assert [info.name for info in checkpoint.tensors] == ["b.weight"]
     assert "where a matrix and float32 scales of its rows were expected" in checkpoint.skipped["a.weight"]
+
+
+def test_numbered_projections_have_their_roles(tmp_path):
+    """Its names count from 0: of Whisper and of a gated decoder with shared keys, by what its specification fuses."""
+    rows = {
+        "encoder/layer_0/self_attention/linear_0": 3 * 64,  # q, k, v
+        "encoder/layer_0/self_attention/linear_1": 64,
+        "decoder/layer_1/self_attention/linear_0": 64 + 2 * 16,  # four heads share one key
+        "decoder/layer_1/self_attention/linear_1": 64,
+        "decoder/layer_1/attention/linear_0": 64,
+        "decoder/layer_1/attention/linear_1": 2 * 64,  # k, v of the encoder
+        "decoder/layer_1/attention/linear_2": 64,
+        "encoder/layer_0/ffn/linear_0": 128,
+        "decoder/layer_1/ffn/linear_0": 128,
+        "decoder/layer_1/ffn/linear_0_noact": 128,
+    }
+    rng = np.random.default_rng(0)
+    made = {f"{name}/weight": rng.normal(size=(count, 64)).astype("f4") for name, count in rows.items()}
+    made |= {
+        f"{tower}/ffn/linear_1/weight": np.ones((64, 128), "f4") for tower in ("encoder/layer_0", "decoder/layer_1")
+    }
+    made |= {"decoder/embeddings/weight": np.ones((40, 64), "f4"), "decoder/projection/weight": np.ones((40, 64), "f4")}
+    write(tmp_path / "model.bin", made)
+    checkpoint = open_checkpoint(tmp_path)
+    found = {info.name.replace(".weight", ""): (info.role, info.shape[0]) for info in checkpoint.tensors}
+    own, crossed = "encoder.layer.0.self_attention.linear_", "decoder.layer.1.attention.linear_"
+    assert [found[f"{own}0[{role}]"] for role in "qkv"] == [("q", 64), ("k", 64), ("v", 64)]
+    assert [found[f"decoder.layer.1.self_attention.linear_0[{role}]"] for role in "qkv"] == [
+        ("q", 64), ("k", 16), ("v", 16),
+    ]  # fmt: skip
+    assert [found[f"{crossed}{end}"][0] for end in ("0", "1[k]", "1[v]", "2")] == ["q", "k", "v", "o"]
+    assert found[f"{own}1"][0] == "o" and found["encoder.layer.0.ffn.linear_0"][0] == "up"
+    gated = [found[f"decoder.layer.1.ffn.linear_{end}"][0] for end in ("0", "0_noact", "1")]
+    assert gated == ["gate", "up", "down"] and found["encoder.layer.0.ffn.linear_1"][0] == "down"
+    assert (found["decoder.embeddings"][0], found["decoder.projection"][0]) == ("embed", "head")
+    whole = torch.from_numpy(made["encoder/layer_0/self_attention/linear_0/weight"])
+    assert torch.equal(checkpoint.read(f"{own}0.weight[k]"), whole[64:128])
