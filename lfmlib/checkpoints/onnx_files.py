@@ -24,6 +24,7 @@ from .onnx_wire import read_graph
 from .stored import CheckpointError, Stored, check_readable, stamp_of
 
 CONSTANT = "a constant of the graph, which no layer uses as its weight"
+MAX_TABLES = 4  # of one shape, with which what may be a tied head is compared
 COMPARED_VALUES = 1 << 20  # at a time, of two tensors that would get one name
 
 
@@ -82,9 +83,13 @@ def _named(graph: Uses, entries: dict[str, Stored], unread: dict[str, str], same
         if one in called and first in called and made[one].shape == made[first].shape:
             left_out[one] = f"a copy of {called[first]}"
             del called[one]
-    tables = [one for one in called if len(made[one].shape) == 2 and graph.is_table(one)]
+    tables: dict[tuple[int, ...], list[str]] = {}
+    for one in called:
+        if len(made[one].shape) == 2 and graph.is_table(one):
+            tables.setdefault(_swapped(made[one].shape), []).append(one)
     for one in [one for one in called if made[one].inputs_first and called[one] != one]:
-        if table := next((table for table in tables if is_copy(made[one], made[table])), None):
+        near = tables.get(made[one].shape, [])[:MAX_TABLES]
+        if table := next((table for table in near if is_copy(made[one], made[table])), None):
             left_out[one] = f"tied to {called[table]}"
             del called[one]
     for alias, name in graph.aliases.items():

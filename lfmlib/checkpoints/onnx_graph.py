@@ -26,18 +26,17 @@ ANONYMOUS = re.compile(
 """A name that an exporter or optimizer made up."""
 OPERATOR = re.compile(r"\.(?:MatMul|Gemm)(?=\.\w+$)")
 """In the name of a weight, the operator that uses it: "q_proj.MatMul.weight" of onnxruntime-genai."""
-SCOPES = "pkg.torch.onnx.name_scopes"
-"""Under which torch's exporter writes beside a node in which modules it is."""
 CODED = re.compile(r"_(?:quantized|quant|DQ_Q\d|Q\d(?:G\d+)?)$", re.IGNORECASE)
 """What quantizers put behind the name of what they quantize."""
 BIAS = re.compile(r"(^|.*[._])bias$")
-MAX_SCOPES = 4096  # characters of the list of modules that torch's exporter writes beside a node
 MAX_ROOT = 8  # parts of a path that are exchanged, at most
 MAX_STEPS = 4  # from a product to the node that adds its bias
 MAX_USES = 8  # of a value on that way, and of a named weight from which the exporter's root is learned
 
 PASSING = ("Identity", "Cast", "CastLike", "DequantizeLinear", "QuantizeLinear", "Transpose")
 """Operators behind which a weight is still the same, transposed or not."""
+PICKING = ("Gather", "GatherND", "Slice", "Squeeze", "Unsqueeze")
+"""Operators behind which there are matrices of a stack."""
 SECOND = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "DynamicQuantizeMatMul": 1, "MatMulIntegerToFloat": 1}
 SECOND |= {"Attention": 1, "QAttention": 1}
 """Operators that multiply by a weight from the right, which has (in, out) there → the place among their inputs."""
@@ -87,7 +86,7 @@ class Uses:
             if node.op == "Identity" and len(node.inputs) == len(node.outputs) == 1
             for out in node.outputs
         }
-        self._by_torch = any(SCOPES in node.metadata for node in self.nodes)
+        self._by_torch = any(node.scopes for node in self.nodes)
         self.roots = self._learn_roots()
 
     def _add(self, graph: Graph, outer: ChainMap, place: str) -> None:
@@ -120,13 +119,15 @@ class Uses:
         """The nodes that use a value, or what nodes pass on of it."""
         ways: list[tuple[str, bool | None]] = [(name, False)]
         seen: set[tuple[str, bool | None]] = set()
+        stack = name in self.tensors and len(self.tensors[name].header.dims) == 3
+        passing = (*PASSING, *PICKING) if stack else PASSING
         while ways:
             value, turned = ways.pop()
             if (value, turned) in seen:  # a circle, which a graph must not have
                 continue
             seen.add((value, turned))
             for node, place in self.users.get(value, ()):
-                if node.op in PASSING and place == 0 and node.outputs:
+                if node.op in passing and place == 0 and node.outputs:
                     ways.append((node.outputs[0], _after(node, turned)))
                 else:
                     yield Use(node, place, turned)
@@ -166,8 +167,7 @@ class Uses:
 
     def _module(self, use: Use, length: int | None) -> str | None:
         """The path of the module that a node computes; that of its bias with the bias's own name."""
-        scopes = use.node.metadata.get(SCOPES, "")
-        module = (_scope(scopes) if len(scopes) <= MAX_SCOPES else None) or self._rooted(_path(use.node))
+        module = _scope(use.node.scopes) or self._rooted(_path(use.node))
         bias = self._bias(use.node, length) if length is not None else None
         if bias and not (module and module.startswith(f"{bias.rpartition('.')[0]}.") and bias.endswith(".bias")):
             return bias
@@ -201,7 +201,9 @@ class Uses:
         if ANONYMOUS.fullmatch(name):
             return True
         return (
-            self._by_torch and "." not in name and hasattr(torch.ops.aten, re.sub(r"(?:_default)?(?:_\d+)?$", "", name))
+            self._by_torch
+            and "." not in name
+            and hasattr(torch.ops.aten, re.sub(r"(?:_default|_cast)?(?:_\d+)?$", "", name))
         )
 
     def _learn_roots(self) -> dict[tuple[str, ...], tuple[str, ...]]:
@@ -281,6 +283,8 @@ def _path(node: Node) -> list[str]:
 
 def _scope(text: str) -> str | None:
     """The innermost module in the list that torch's exporter writes: ['', 'encoder', 'encoder.layer.0', 'linear_3']."""
+    if not text.startswith("['"):
+        return None
     try:
         found = ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):

@@ -15,7 +15,9 @@ from .safetensors_files import MAX_HEADER_BYTES
 
 WINDOW_BYTES = 1 << 13  # read at once; of a file of many small nodes many of them
 MAX_DEPTH = 8  # of graphs in nodes of graphs
-MAX_METADATA_BYTES = 1 << 13  # of an entry that an exporter wrote beside a node, which may be a stack trace
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Under which torch's exporter writes beside a node in which modules it is; stack traces it writes as well."""
+MAX_SCOPES_BYTES = 1 << 13
 VARINT, EIGHT_BYTES, BYTES, FOUR_BYTES = 0, 1, 2, 5  # how the value behind a key is stored
 
 # Numbers of fields, from onnx.proto.
@@ -58,7 +60,7 @@ class Node:
         op, domain, name: its operator, whose it is ("" of ONNX itself), and what the exporter calls the node.
         inputs, outputs: names of values; "" for an optional one that is not there.
         settings: attributes that are numbers, tuples of numbers, or bytes.
-        metadata: what the exporter wrote beside it.
+        scopes: the list of modules that it is in, as torch's exporter writes it; else "".
         tensor: that of a Constant.
         graphs: name of an attribute → a graph that it holds.
     """
@@ -69,7 +71,7 @@ class Node:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     settings: dict[str, Any]
-    metadata: dict[str, str]
+    scopes: str
     tensor: Tensor | None
     graphs: tuple[tuple[str, Graph], ...]
 
@@ -171,7 +173,7 @@ class _Wire:
 
         kept, tensors, graphs = [], {}, []
         for one in self.fields(place.start, place.stop):
-            if one.number == NODE_DOC or (one.number == NODE_METADATA and one.stop - one.start > MAX_METADATA_BYTES):
+            if one.number == NODE_DOC or (one.number == NODE_METADATA and not self._holds_scopes(one)):
                 continue
             held = [*self.fields(one.start, one.stop)] if one.number == NODE_ATTRIBUTE and one.kind == BYTES else []
             large = (ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS, *ATTRIBUTE_SPARSE)
@@ -191,10 +193,10 @@ class _Wire:
             raise ValueError(f"an attribute of the node at byte {place.start} is of no kind ({error})") from None
         settings = {name: tuple(one) if hasattr(one, "append") else one for name, one in settings.items()}
         tensor = tensors.get("value") if said.op_type == "Constant" else None
-        metadata = {one.key: one.value for one in said.metadata_props}
+        scopes = "".join(_str(one.value) for one in said.metadata_props)
         return Node(
             _str(said.op_type), _str(said.domain), _str(said.name), tuple(map(_str, said.input)),
-            tuple(map(_str, said.output)), settings, metadata, tensor, tuple(graphs),
+            tuple(map(_str, said.output)), settings, scopes, tensor, tuple(graphs),
         )  # fmt: skip
 
     def tensor(self, place: Field) -> Tensor:
@@ -214,6 +216,12 @@ class _Wire:
         said = _parsed(onnx.TensorProto, b"".join(header), place.start)
         _str(said.name)
         return Tensor(said, tuple(data), place.start, place.stop)
+
+    def _holds_scopes(self, place: Field) -> bool:
+        """Whether an entry beside a node is the list of modules, by its key."""
+        if place.kind != BYTES or place.stop - place.start > MAX_SCOPES_BYTES:
+            return False
+        return any(self.take(one.start, one.stop) == SCOPES.encode() for one in self._only(place, 1))
 
     def _only(self, place: Field, number: int) -> list[Field]:
         return [one for one in self.fields(place.start, place.stop) if one.number == number and one.kind == BYTES]

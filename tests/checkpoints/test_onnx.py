@@ -257,6 +257,17 @@ def test_stacks_of_experts_come_apart_too(tmp_path):
     assert torch.equal(alone.read("layers.0.mlp.experts.gate_up_proj"), torch.from_numpy(up).mT)
 
 
+def test_a_nameless_stack_from_which_matrices_are_picked_is_listed(tmp_path):
+    weight = drawn(3, 6, 16)
+    nodes = [
+        node("GatherND", ["val_1", "ids"], "picked"),
+        node("MatMul", ["x", "picked"], name="/h.0/mlp/experts/MatMul"),
+    ]
+    (info,) = (checkpoint := written(tmp_path, nodes, {"val_1": weight})).tensors
+    assert (info.name, info.shape, info.depth) == ("h.0.mlp.experts.weight", (3, 16, 6), 0)
+    assert torch.equal(checkpoint.read(info.name), torch.from_numpy(weight).mT)
+
+
 # --- types and places -------------------------------------------------------------------------------------------------
 
 TYPES = {

@@ -297,6 +297,16 @@ def test_conv1d_is_told_by_the_bias_and_not_by_the_name():
     assert {part.depth for part in found} == {0} and not any(part.transposed for part in found)
 
 
+def test_what_is_known_to_have_its_inputs_first_is_transposed_whatever_its_name():
+    shapes = {"h.0.attn.c_attn.weight": (48, 16), "layers.0.q_proj.weight": (8, 4), "x_exps.weight": (2, 6, 4)}
+    found = {part.name: part for part in logical_parts(shapes, {}, shapes)}
+    assert all(part.transposed for part in found.values())
+    assert [found[f"h.0.attn.c_attn.weight[{role}]"].start for role in "qkv"] == [0, 16, 32]
+    assert found["layers.0.q_proj.weight"].shape == (8, 4) and found["x_exps.weight[1]"].shape == (6, 4)
+    (whole,) = logical_parts({"h.0.attn.c_attn.weight": (48, 16)}, {"model_type": "gpt_bigcode"}, shapes)
+    assert whole.role == "qkv"  # whose rows are those of a head after the other
+
+
 def test_timm_attention_is_split_in_thirds():
     found = logical({"blocks.3.attn.qkv.weight": (48, 16), "blocks.3.attn.proj.weight": (16, 16)})
     assert [role for role, _ in found.values()] == ["q", "k", "v", "o"]
