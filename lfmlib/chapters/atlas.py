@@ -255,7 +255,30 @@ def _kin(record: pd.DataFrame) -> str:
     )
 
 
+def _quantized(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -> str:
+    """One model in several formats: what of the distance from the Gaussian is the format's."""
+    rows = record[record["part"] == "quantized"]
+    if rows.empty:
+        return ""
+    lines = ["| format | F1, dequantized | F1, spread | kl_bits, dequantized | kl_bits, spread | labels kept |"]
+    lines.append("|---|---:|---:|---:|---:|---:|")
+    for row in rows.itertuples():
+        words = (
+            f"{row.read:.0%}",
+            f"{row.spread:.0%}",
+            f"{row.kl_read:.4f}",
+            f"{row.kl_spread:.4f}",
+            f"{row.labels:.0%}",
+        )
+        lines.append(f"| {cell(row.quantized)} | {' | '.join(words)} |")
+    first = rows.iloc[0]
+    lines.append(
+        f"| *as published, {first['model']} in float32* | {first['stored']:.0%} | | {first['kl_stored']:.4f} | | |"
+    )
+    return "\n".join(lines) + "\n"
+
+
 _PAGES = {
     "_atlas_all.md": _all, "_atlas_models.md": _models, "_atlas_shapes.md": _shapes, "_atlas_roles.md": _roles,
-    "_atlas_pairs.md": _pairs,
+    "_atlas_pairs.md": _pairs, "_atlas_quantized.md": _quantized,
 }  # fmt: skip

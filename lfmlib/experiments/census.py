@@ -13,10 +13,15 @@ import pandas as pd
 import torch
 
 from .. import findings
+from ..checkpoints.cells import Spread
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.named import MODELS, named
 from ..checkpoints.names import matched
+from ..checkpoints.quantizers import quantize
 from ..deltas.comparison import compare
+from ..distribution.distances import normality
+from ..distribution.shapes import classify
+from ..distribution.sketch import Sketch
 from ..health import order, states
 from ..records import Experiment
 from ..records.experiment import brief
@@ -29,6 +34,12 @@ PARTS = ("values", "arrangement", "laws", "health", "shapes")
 """What is measured of a model; of one that was fine-tuned from another here, "pair" as well."""
 STRANGERS = ("minilm-l3", "minilm")
 """Two models with a parent in common, long ago: what remains of it is the part "kin"."""
+FORMATS = (
+    "Q4_0 of GGUF, blocks of 32", "Q4_1 of GGUF, blocks of 32", "Q5_0 of GGUF, blocks of 32",
+    "Q8_0 of GGUF, blocks of 32", "Q4_K of GGUF, blocks of 256", "Q6_K of GGUF, blocks of 256",
+    "int8 of bitsandbytes", "int4 of GPTQ, groups of 128", "nf4 of bitsandbytes, blocks of 64", "MXFP4, blocks of 32",
+)  # fmt: skip
+"""Formats in which one model is quantized, in the words of `lfmlib.checkpoints.quantizers`: the part "quantized"."""
 STEP, REACH = 0.2, 6.0
 """Width of a histogram's cells, and how far it reaches, in standard deviations."""
 CONTROLS = ("permuted", "rescaled", "fresh")
@@ -57,8 +68,9 @@ CHANGED = (
     "kl_bits_null_low", "kl_bits_null_high", "top_ratio_null_low", "top_ratio_null_high",
 )  # fmt: skip
 OTHERS = ("neighbours", "distant", "exchanged", "z", "density", "likeness")
+CODED = ("stored", "spread", "read", "kl_stored", "kl_spread", "kl_read", "labels")
 TOLERANCES = dict.fromkeys((*VALUES, *LAWS, *CHANGED), 1e-4) | dict.fromkeys(
-    (*ARRANGED, *(f"{name}_null_{end}" for name in JUDGED for end in ("low", "high")), *OTHERS), 1e-3
+    (*ARRANGED, *(f"{name}_null_{end}" for name in JUDGED for end in ("low", "high")), *OTHERS, *CODED), 1e-3
 )
 """What is counted comes out to the digit; what is multiplied is summed in another order by another processor."""
 LEAST = {"lag_one": 0.05, "transpose_corr": 0.05, "beyond_variance": 0.01, "beyond_excess": 0.01}
@@ -70,6 +82,7 @@ def experiment() -> Experiment:
     cells = [{"part": part, "model": one.name, "base": "", "seed": 0} for one in MODELS for part in PARTS]
     cells += [{"part": "pair", "model": one.name, "base": one.base, "seed": 0} for one in MODELS if one.base]
     cells.append(dict(zip(("part", "model", "base", "seed"), ("kin", *STRANGERS, 0), strict=True)))
+    cells.append({"part": "quantized", "model": "minilm", "base": "", "seed": 0})
     toys = [{"part": part, "model": "minilm", "base": "", "seed": 0, "select": r"layer\.[01]\."} for part in PARTS]
     return Experiment(
         name="census",
@@ -98,7 +111,7 @@ def inputs(cell: dict) -> dict[str, str]:
 
 def run(cell: dict) -> list[dict]:
     """Measure what the cell says; a row for each matrix and control, of "health" one for each tower and state, of
-    "shapes" one for each cell of a histogram, of "kin" one for each pair of matrices."""
+    "shapes" one for each cell of a histogram, of "kin" one for each pair of matrices, of "quantized" one a format."""
     checkpoint = open_checkpoint(cell["model"], select=cell.get("select"))
     return globals()[f"_{cell['part']}"](checkpoint, cell)
 
@@ -154,6 +167,29 @@ def _shapes(checkpoint: Checkpoint, cell: dict) -> list[dict]:
         for left, one in zip(edges, density, strict=False):
             rows.append(about | {"z": brief(float(left + STEP / 2)), "density": brief(float(one))})
     return rows or [{"label": "gaussian"}]
+
+
+def _quantized(checkpoint: Checkpoint, cell: dict) -> list[dict]:
+    """F1's share, and the median `kl_bits`: as stored, as read of a format, and of values spread over its cells; and
+    the share of matrices whose label these keep."""
+    body = findings.eligible(survey(checkpoint, progress=False))
+    weight, rows = body["numel"] / body["numel"].sum(), []
+    for kind in FORMATS:
+        found = {"read": [], "spread": []}
+        for name in body["tensor"]:
+            entry = quantize(checkpoint.read(name).float().numpy(), kind)
+            read, spread = Spread(entry).span(0, math.prod(entry.shape))
+            for how, values in (("read", read), ("spread", spread)):
+                sketch = Sketch.of(values)
+                found[how].append((normality(sketch).kl_bits, classify(sketch).label))
+        row = {"quantized": kind, "stored": findings.share(body, findings.gaussian(body))}
+        row["kl_stored"] = body["kl_bits"].median()
+        for how, each in found.items():
+            bits, labels = map(np.array, zip(*each, strict=True))
+            row[how], row[f"kl_{how}"] = float(weight[bits <= findings.KL_BOUND].sum()), float(np.median(bits))
+        row["labels"] = float((labels == body["label"].to_numpy()).mean())
+        rows.append({name: one if isinstance(one, str) else brief(one) for name, one in row.items()})
+    return rows
 
 
 def _kin(checkpoint: Checkpoint, cell: dict) -> list[dict]:
