@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import lfmlib
 from lfmlib import findings
-from lfmlib.findings import RULES, Rule, judge, rules, scoreboard
+from lfmlib.findings import RULES, Finding, Rule, judge, rules, scoreboard
 from lfmlib.provenance import commit, provenance
 
 RULE = Rule("share", supported=0.8, partly=0.5, unit="%")
@@ -203,6 +203,20 @@ def test_a_book_is_on_its_own_model_first():
     assert summary.startswith("This book is on **zeta**, beside 2 other models and trainings.")
     (line,) = [line for line in summary.splitlines() if line.startswith("- **F6**")]
     assert line.endswith(": 2 supported, not judged on 1 (zeta)") and "every model it was judged on" in summary
+
+
+def test_published_models_stand_behind_the_books_own_and_before_the_labs():
+    """Those of a record are not what the book is on, whatever chapter 1 says of them."""
+    recorded = {"record": {"name": "census"}}
+    found = [
+        Finding.of("F1", "lab decoder", recorded, {}, 0.9, None, 1.0),
+        Finding.of("F1", "rxn-albert", recorded, {}, 1.0, None, 1.0),
+        Finding.of("F1", "smollm2-135m", recorded, {}, 0.8, None, 1.0),
+        Finding.of("F1", "own", {"source": "own"}, {}, 0.5, None, 1.0),
+    ]
+    assert scoreboard.own_model(found) == "own"
+    rows = [line.split("|")[1].strip() for line in scoreboard.table(found).splitlines() if line.startswith("| ")]
+    assert rows[1:] == ["own", "smollm2-135m", "rxn-albert", "lab decoder"]
 
 
 def test_a_claim_of_likeness_to_noise_holds_where_noise_passes_too():
