@@ -63,10 +63,18 @@ def test_spread_values_come_beside_the_exact_ones_in_any_chunks(folder):
         checkpoint.spread("layers.0.o_proj.weight")
 
 
-def test_parts_of_a_fused_tensor_are_spread_as_the_whole_is():
-    tensors = {name.replace("q_proj", "mlp.gate_up_proj"): one for name, one in coded(WHOLE[:192]).items()}
-    checkpoint = open_checkpoint(tensors)
-    assert len(checkpoint.tensors) == 2
+def test_parts_of_fused_experts_are_spread_as_the_whole_is():
+    name = "layers.0.mlp.experts.gate_up_proj"
+    codes = torch.from_numpy(WHOLE[:192] * 1000).to(torch.float8_e4m3fn).reshape(2, 96, 1024)
+    down = {"layers.0.mlp.experts.down_proj": codes[:, :48].reshape(2, 1024, 48).contiguous()}
+    down |= {"layers.0.mlp.experts.down_proj_scale_inv": torch.rand(2, 32, 3)}
+    checkpoint = open_checkpoint({name: codes, f"{name}_scale_inv": torch.rand(2, 3, 32)} | down).select("gate_up")
+    assert [info.name.removeprefix(name) for info in checkpoint.tensors] == [
+        "[0][gate]",
+        "[0][up]",
+        "[1][gate]",
+        "[1][up]",
+    ]
     for info in checkpoint.tensors:
         part, entry = checkpoint.origin(info.name)
         whole = torch.cat([*checkpoint.spread(part.stored)], dim=1)[1].reshape(entry.shape)
