@@ -173,7 +173,7 @@ def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str,
         return row | ends | {"label_possible": row["label"]}
     parts = count_sample(checkpoint, info.name, sample)
     laws = [part.law for part in parts]
-    found = sampled.intervals(laws, info.numel, lambda law: _centre(law) | measure(law), SAMPLED)
+    found = sampled.intervals(laws, info.numel, _distances, SAMPLED)
     if laws[0] is not parts[0].values:
         found |= sampled.intervals([part.values for part in parts], info.numel, _centre, SAMPLED[:3])
     ends = {
@@ -203,7 +203,7 @@ def _possible(parts: list[Sketch], whole: int) -> str:
 def _figures(counted: Counted, name: str) -> dict[str, Any]:
     """The columns of a row that are about the values of a tensor of that name."""
     row: dict[str, Any] = {name: getattr(counted.values, name) for name in _SKETCH}
-    row |= _centre(counted.values) | measure(counted.law)
+    row |= _distances(counted.law) | _centre(counted.values)
     noise = like_noise.null(counted.law, measure, name)
     row["asymmetry_excess"] = row["asymmetry"] - noise["asymmetry"][1] if noise else np.nan
     shape = classify(counted.law)
@@ -212,6 +212,11 @@ def _figures(counted: Counted, name: str) -> dict[str, Any]:
     for figure, (low, _, high) in noise.items():
         row |= {f"{figure}_null_low": low, f"{figure}_null_high": high}
     return row
+
+
+def _distances(sketch: Sketch) -> dict[str, float]:
+    """The figures that have an interval where a tensor is sampled."""
+    return _centre(sketch) | measure(sketch)
 
 
 def _centre(sketch: Sketch) -> dict[str, float]:

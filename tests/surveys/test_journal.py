@@ -49,9 +49,9 @@ def measured(monkeypatch) -> list[int]:
     """How many values each tensor has that is measured from here on."""
     counts, measure = [], values._figures
 
-    def counted(sketch, name):
-        counts.append(sketch.count)
-        return measure(sketch, name)
+    def counted(found, name):
+        counts.append(found.values.count)
+        return measure(found, name)
 
     monkeypatch.setattr(values, "_figures", counted)
     return counts
