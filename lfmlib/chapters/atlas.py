@@ -85,14 +85,15 @@ def _said_of_all(known: dict[str, pd.DataFrame]) -> str:
     shares = {name: share(body) for name, body in known.items()}
     high = [name for name, one in shares.items() if one >= SUPPORTED_SHARE]
     order = sorted(shares, key=lambda name: -shares[name])
-    sizes = pd.Series({name: body["numel"].sum() for name, body in known.items()})
-    rho = sizes.corr(pd.Series(shares), method="spearman") if len(known) > 2 else float("nan")
+    own = [name for name in known if not named(name).base]  # a fine-tune of one that is here says the same again
+    sizes = pd.Series({name: known[name]["numel"].sum() for name in own})
+    rho = sizes.corr(pd.Series(shares)[own], method="spearman") if len(own) > 2 else float("nan")
     return (
         f"**{len(high)} of {len(known)} models** have 80 % of their judged parameters within 0.02 bits of a Gaussian"
         f"{f' ({_names(high)})' if high else ''}. The share runs from {shares[order[0]]:.0%} ({code(order[0])}) to "
-        f"{shares[order[-1]]:.0%} ({code(order[-1])}); its rank correlation with size is {_signed(rho)}. These are the "
-        "models that could be had from a package index, not a sample of all models: what differs between two of them "
-        "may be their size, modality, training or format."
+        f"{shares[order[-1]]:.0%} ({code(order[-1])}); its rank correlation with size, fine-tunes left out, is "
+        f"{_signed(rho)}. These are the models that could be had from a package index, not a sample of all models: what "
+        "differs between two of them may be their size, modality, training or format."
     )
 
 

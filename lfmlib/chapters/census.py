@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from .. import findings, records
-from ..checkpoints.named import MODELS, named
+from ..checkpoints.named import named
 from ..findings import Finding
 from ..findings.markup import plain
 from ..provenance import recorded
@@ -22,8 +22,6 @@ SHIPPED = Path(__file__).parents[1] / "_records"
 """Where an installed library has the record; the source tree has it in book/records."""
 RECIPE = {"decay": 0.01, "rate": 2e-5}
 """Weight decay and first learning rate with which encoders are customarily fine-tuned (Devlin and others 2019)."""
-SIZES = {one.name: one.bytes for one in MODELS}
-"""Bytes of the file of each model, by which they are put in order."""
 
 
 def part(record: pd.DataFrame, model: str, name: str, control: str = "") -> pd.DataFrame:
@@ -47,8 +45,9 @@ def part(record: pd.DataFrame, model: str, name: str, control: str = "") -> pd.D
 
 
 def models(record: pd.DataFrame, but: str = "") -> list[str]:
-    """The models of the record, all `but` one, the largest file first."""
-    return sorted(set(record["model"]) - {but}, key=lambda name: -SIZES[name])
+    """The models of the record, all `but` one, that with the most weights first."""
+    weights = where(record, part="values", control="none").groupby("model")["numel"].sum()
+    return sorted(set(record["model"]) - {but}, key=lambda name: (-weights.get(name, 0), name))
 
 
 def judged(record: pd.DataFrame, id_: str, but: str = "", grown: Sequence[str] = ()) -> list[Finding]:
@@ -117,7 +116,7 @@ def found(id_: str, profile: str, but: str = "", grown: Sequence[str] = ()) -> l
 
 
 def gaussian(record: pd.DataFrame) -> pd.DataFrame:
-    """How Gaussian the judged matrices of each model are, beside noise: a row for each, the largest file first."""
+    """How Gaussian the judged matrices of each model are, beside noise: a row for each, the largest first."""
     rows = {name: (findings.eligible(part(record, name, "values", "none")), named(name)) for name in models(record)}
     return table({name: both for name, both in rows.items() if len(both[0])}, {
         "what it is": lambda both: both[1].what.partition(",")[0],
