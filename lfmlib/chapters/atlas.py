@@ -92,8 +92,8 @@ def _said_of_all(known: dict[str, pd.DataFrame]) -> str:
         f"**{len(high)} of {len(known)} models** have 80 % of their judged parameters within 0.02 bits of a Gaussian"
         f"{f' ({_names(high)})' if high else ''}. The share runs from {shares[order[0]]:.0%} ({code(order[0])}) to "
         f"{shares[order[-1]]:.0%} ({code(order[-1])}); its rank correlation with size, fine-tunes left out, is "
-        f"{_signed(rho)}. These are the models that could be had from a package index, not a sample of all models: what "
-        "differs between two of them may be their size, modality, training or format."
+        f"{_signed(rho)}. These are the models that could be had from a package index, not a sample of all models: "
+        "what differs between two of them may be their size, modality, training or format."
     )
 
 
@@ -127,7 +127,7 @@ def _models(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) 
 
 def _model(record: pd.DataFrame, name: str, body: pd.DataFrame, folder: Path) -> str:
     about = named(name)
-    fig, ax = plots.figure(plots.map_height(body))
+    fig, ax = plots.figure(max(plots.map_height(body), 3.0))
     plots.depth_role_map(ax, body, "kl_bits", findings.KL_BOUND, "kl_bits", span=(1e-3, 0.2))
     figure = _figure(
         fig, folder, name, f"Heat map of kl_bits of {name} by layer and role.",
@@ -175,7 +175,8 @@ def _shapes(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) 
         ax.set_yscale("log")
         ax.step(some["z"], some["density"].where(some["density"] > 0), where="mid", color=plots.COLOURS["data"], lw=1.4)
         plots.gaussian(ax, reach=6)
-        ax.set(title=f"{label}: {plots.literal(some['tensor'].iloc[0])}\nof {model}", ylim=(1e-6, 5), xlim=(-6, 6))
+        name = plots.literal(some["tensor"].iloc[0].removesuffix(".weight"), 36)
+        ax.set(title=f"{label}, {model}:\n{name}", ylim=(1e-6, 5), xlim=(-6, 6))
     axes[-1, 0].set_xlabel("(weight − mean) / std")
     fig.supylabel("density")
     figure = _figure(
