@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -309,3 +310,9 @@ def test_towers_have_rows_of_their_own():
     roles = ch13_report.by_role(table)["role"].tolist()
     assert roles == ["all", *(f"{tower}.{role}" for tower in ("encoder", "decoder") for role in ("q", "up", "down"))]
     assert ch13_report.by_role(lfmlib.survey(layers(2), progress=False))["role"].tolist() == ["all", "q", "up", "down"]
+
+
+def test_a_report_on_another_model_does_not_speak_of_the_books_own():
+    cells = nbformat.read(ROOT / "notebooks" / "13_what_does_the_report_say.ipynb", as_version=4).cells
+    told = [cell.source for cell in cells if "parameters" not in cell.metadata.get("tags", [])]
+    assert "minilm" not in "\n".join(told).lower()
