@@ -18,6 +18,8 @@ from ..provenance import recorded
 from .names import where
 from .sentences import table
 
+SHRUNK = 0.95
+"""Share of the matrices that keep less than all of W₀, from which on they count as shrunk together."""
 SHIPPED = Path(__file__).parents[1] / "_records"
 """Where an installed library has the record; the source tree has it in book/records."""
 RECIPE = {"decay": 0.01, "rate": 2e-5}
@@ -158,11 +160,15 @@ def of_decay(record: pd.DataFrame | None = None) -> str:
     rows = where(record, part="pair", control="none")
     told = []
     for name in dict.fromkeys(rows["model"]):
-        shrunk = max(-math.log(findings.eligible(part(record, name, "pair", "none"))["factor"].median()), 0.0)
-        told.append(f"{shrunk / (RECIPE['decay'] * RECIPE['rate'] / 2):,.0f} for {plain(name)}")
+        left = findings.eligible(part(record, name, "pair", "none"))["factor"]
+        if (left < 1).mean() < SHRUNK:
+            told.append(f"the matrices of {plain(name)} have not shrunk together")
+        else:
+            steps = -math.log(left.median()) / (RECIPE["decay"] * RECIPE["rate"] / 2)
+            told.append(f"as much shrinking as in {plain(name)} takes {steps:,.0f} steps")
     return (
         f"At a decay of {RECIPE['decay']:g} and a rate that falls from {RECIPE['rate']:g} to 0, which are customary "
-        f"for such models, as much shrinking takes this many steps: {', '.join(told)}."
+        f"for such models, {'; '.join(told)}."
     )
 
 

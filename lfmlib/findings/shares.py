@@ -121,7 +121,7 @@ def left_out(table: pd.DataFrame) -> str:
 
 def stored_as(checkpoint: Checkpoint) -> str:
     """How the matrices of a checkpoint are stored, in sentences: their types, and which are quantized and how."""
-    found = [info for info in checkpoint.tensors if len(info.shape) == 2 and info.numel]
+    found = [info for info in checkpoint.tensors if len(info.shape) == 2 and info.numel and "float" in info.dtype]
     dtypes = ", ".join(sorted({info.dtype for info in found if not info.quantized}))
     coded = [info for info in found if info.quantized]
     if not coded:
