@@ -47,8 +47,9 @@ def part(record: pd.DataFrame, model: str, name: str, control: str = "") -> pd.D
 
 
 def models(record: pd.DataFrame, but: str = "") -> list[str]:
-    """The models of the record, all `but` one, that with the most weights first."""
-    weights = where(record, part="values", control="none").groupby("model")["numel"].sum()
+    """The models of the record, all `but` one, that with the most judged weights first."""
+    rows = where(record, part="values", control="none") if len(record) else record
+    weights = findings.eligible(rows).groupby("model")["numel"].sum() if len(rows) else {}
     return sorted(set(record["model"]) - {but}, key=lambda name: (-weights.get(name, 0), name))
 
 
@@ -119,14 +120,13 @@ def found(id_: str, profile: str, but: str = "", grown: Sequence[str] = ()) -> l
 
 def gaussian(record: pd.DataFrame) -> pd.DataFrame:
     """How Gaussian the judged matrices of each model are, beside noise: a row for each, the largest first."""
-    rows = {name: (findings.eligible(part(record, name, "values", "none")), named(name)) for name in models(record)}
-    return table({name: both for name, both in rows.items() if len(both[0])}, {
-        "what it is": lambda both: both[1].what.partition(",")[0],
-        "weights": lambda both: f"{both[0]['numel'].sum() / 1e6:.1f} M",
-        "Gaussian": lambda both: f"{findings.share(both[0], findings.gaussian(both[0])):.0%}",
-        "median kl_bits": lambda both: f"{both[0]['kl_bits'].median():.4f}",
-        "noise": lambda both: f"{both[0]['kl_bits_null_high'].median():.5f}",
-        "largest": lambda both: f"{both[0]['kl_bits'].max():.3f}",
+    rows = {name: findings.eligible(part(record, name, "values", "none")) for name in models(record)}
+    return table(rows, {
+        "weights": lambda body: f"{body['numel'].sum() / 1e6:.1f} M",
+        "Gaussian": lambda body: f"{findings.share(body, findings.gaussian(body)):.0%}",
+        "median kl_bits": lambda body: f"{body['kl_bits'].median():.4f}",
+        "noise": lambda body: f"{body['kl_bits_null_high'].median():.5f}",
+        "largest": lambda body: f"{body['kl_bits'].max():.3f}",
     })  # fmt: skip
 
 
@@ -134,7 +134,8 @@ def pairs(record: pd.DataFrame | None = None) -> pd.DataFrame:
     """What two real fine-tunes left of W₀ and what they did to the spread, a row for each.
 
     *W₀ left* is the slope of W on W₀, in the median over matrices (from the smallest to the largest) and over norms;
-    *decay* is the λ Σ η that would leave as much of a matrix, if nothing but decay shrank it.
+    ΔW / W₀ the ratio of their standard deviations and g the gain, medians over matrices too; *decay* is
+    the λ Σ η that would leave as much of a matrix, if nothing but decay shrank it.
 
     Args:
         record: `census`; None: as recorded, whatever the profile.
@@ -148,8 +149,8 @@ def pairs(record: pd.DataFrame | None = None) -> pd.DataFrame:
         "W₀ left": lambda both: _range(both[0]["factor"]),
         "of norms": lambda both: f"{both[1]['factor'].median():.3f}",
         "decay": lambda both: f"{max(-math.log(both[0]['factor'].median()), 0):.4f}",
-        "std ΔW / std W₀": lambda both: f"{(both[0]['std_delta'] / both[0]['std_base']).median():.3f}",
-        "median g": lambda both: f"{both[0]['gain'].median():.2f}",
+        "ΔW / W₀": lambda both: f"{(both[0]['std_delta'] / both[0]['std_base']).median():.3f}",
+        "g": lambda both: f"{both[0]['gain'].median():.2f}",
         "g of norms": lambda both: f"{both[1]['gain'].median():.2f}",
     })  # fmt: skip
 
