@@ -100,7 +100,7 @@ def quantized_noise(row: Mapping, rng: np.random.Generator) -> Counted | None:
     Returns:
         None of a tensor that is not quantized, or in a format for which `lfmlib.checkpoints.quantizers` has no rule.
     """
-    if not row["quantized"]:
+    if not row.get("quantized"):
         return None
     out, width = row["shape"]
     rows = min(out, max(1, min(row["count"], MAX_NOISE_VALUES) // width))
