@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from .. import findings, plots
 from ..checkpoints.named import named
@@ -87,13 +89,13 @@ def _said_of_all(known: dict[str, pd.DataFrame]) -> str:
     order = sorted(shares, key=lambda name: -shares[name])
     own = [name for name in known if not named(name).base]  # a fine-tune of one that is here says the same again
     sizes = pd.Series({name: known[name]["numel"].sum() for name in own})
-    rho = sizes.corr(pd.Series(shares)[own], method="spearman") if len(own) > 2 else float("nan")
+    rho, p = stats.spearmanr(sizes, pd.Series(shares)[own]) if len(own) > 2 else (math.nan, math.nan)
     return (
         f"**{len(high)} of {len(known)} models** have 80 % of their judged parameters within 0.02 bits of a Gaussian"
         f"{f' ({_names(high)})' if high else ''}. The share runs from {shares[order[0]]:.0%} ({code(order[0])}) to "
         f"{shares[order[-1]]:.0%} ({code(order[-1])}); its rank correlation with size, fine-tunes left out, is "
-        f"{_signed(rho)}. These are the models that could be had from a package index, not a sample of all models: "
-        "what differs between two of them may be their size, modality, training or format."
+        f"{_signed(rho)} (p {p:.2f}, {len(own)} models). These are the models that could be had from a package index, "
+        "not a sample of all models: what differs between two of them may be their size, modality, training or format."
     )
 
 
@@ -137,7 +139,7 @@ def _model(record: pd.DataFrame, name: str, body: pd.DataFrame, folder: Path) ->
     origin = f"; published as {about.original}" if about.original else ""
     worst = body.loc[body["kl_bits"].idxmax()]
     lead = (
-        f"(atlas-{name})=\n### {name}\n\n{about.what[0].upper()}{about.what[1:]}. {about.family}, {about.modality}, "
+        f"(atlas-{name})=\n### {name}\n\nWhat it is: {about.what}. {about.family}, {about.modality}, "
         f"stored as {kind}. From the package `{about.package}` ({about.licence}){origin}; {_cited(about.citation)}.\n"
     )
     told = (
@@ -159,9 +161,12 @@ def _health(record: pd.DataFrame, name: str) -> str:
         return ""
     matrices = rows[rows["tensor"].notna()] if "tensor" in rows else rows.head(0)
     counts = matrices["state"].value_counts()
-    found = ", ".join(f"{count} {state}" for state, count in counts.items()) or "none untrained or damaged"
-    towers = rows.loc[rows.index.difference(matrices.index), "state"].str.partition(":")[0]
-    return f"Matrices: {found}. Layers: {', '.join(towers.unique())}." if len(towers) else f"Matrices: {found}."
+    some = [f"{count} {state} ({', '.join(matrices.loc[matrices['state'] == state, 'role'].unique())})"
+            for state, count in counts.items()]  # fmt: skip
+    found = ", ".join(some) or "none untrained or damaged"
+    towers = rows.loc[rows.index.difference(matrices.index), "state"].str.partition(": ")[[0, 2]]
+    words = towers[0].where(~towers[2].str.contains("fewer than"), "too few to see an order").unique()
+    return f"Matrices: {found}. Layers: {', '.join(word.removeprefix('layers ') for word in words)}."
 
 
 def _shapes(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -> str:
@@ -226,8 +231,6 @@ def _first_layers(body: pd.DataFrame) -> float:
 
 def _needed(count: int) -> str:
     """How many of so many signs must agree for a two-sided sign test at 5 %."""
-    from scipy import stats
-
     for agreeing in range(count // 2, count + 1):
         if stats.binomtest(agreeing, count).pvalue <= 0.05 and agreeing > count / 2:
             return str(agreeing)
@@ -238,8 +241,8 @@ def _pairs(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -
     """The real fine-tunes: the share of W₀ that is left, and g; and two models that are no longer kin."""
     found = census.pairs(record)
     lines = [f"| | {' | '.join(found.columns)} |", "|---|" + "---:|" * len(found.columns)]
-    lines += [f"| [{code(name)}](#atlas-{name}) | {' | '.join(map(cell, row))} |" for name, *row in found.itertuples()]
-    return "\n".join(lines) + f"\n\n{_kin(record)}\n"
+    lines += [f"| [{name}](#atlas-{name}) | {' | '.join(map(cell, row))} |" for name, *row in found.itertuples()]
+    return "\n".join(lines) + f"\n\n{census.of_decay(record)}\n\n{_kin(record)}\n"
 
 
 def _kin(record: pd.DataFrame) -> str:
@@ -248,13 +251,20 @@ def _kin(record: pd.DataFrame) -> str:
         return ""
     one, other = rows["model"].iloc[0], rows["base"].iloc[0]
     layers, around = rows[rows["depth"].notna()], rows[rows["depth"].isna()]
-    words = around.loc[around["likeness"].abs().idxmax()]
+    words, most = around.loc[around["likeness"].abs().idxmax()], layers.loc[layers["likeness"].abs().idxmax()]
+    noise = 3 / math.sqrt(_sizes(record, one)[most["tensor"]])
     return (
-        f"**A control for kinship.** {code(one)} and {code(other)} are on record as children of one model, and their "
+        f"**A control for kinship.** {code(one)} and {code(other)} bear one parent’s name, and their "
         f"{code(words['tensor'].split('.')[-2])} still correlate by {words['likeness']:.2f}. Of {len(layers)} pairs "
-        f"of matrices of one role, at all depths, the largest correlation is {layers['likeness'].abs().max():.3f}: "
-        "nothing of the layers is left in common, and neither is compared with the other as if it were its fine-tune."
+        f"of matrices of one role, at all depths, the largest correlation is {most['likeness']:.3f}, of {most['role']} "
+        f"matrices (three standard errors of noise: {noise:.3f}): no layer is a copy of another, though a trace may be "
+        "left. Neither is compared with the other as if it were its fine-tune."
     )
+
+
+def _sizes(record: pd.DataFrame, model: str) -> pd.Series:
+    """Entries of each matrix of a model."""
+    return census.part(record, model, "values", "none").set_index("tensor")["numel"]
 
 
 def _quantized(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -> str:
@@ -277,7 +287,21 @@ def _quantized(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Pat
     lines.append(
         f"| *as published, {first['model']} in float32* | {first['stored']:.0%} | | {first['kl_stored']:.4f} | | |"
     )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + f"\n\n{_near_the_bound(known)}\n"
+
+
+def _near_the_bound(known: dict[str, pd.DataFrame]) -> str:
+    """F1's share of quantized models at a tenth less and more than its bound, in sentences."""
+    told = []
+    for name, body in known.items():
+        if (body["quantized"] != "").any():
+            low, high = (findings.share(body, findings.gaussian(body, findings.KL_BOUND * by)) for by in (0.9, 1.1))
+            told.append(f"{code(name)} {low:.1%} and {high:.1%} instead of {share(body):.1%}")
+    if not told:
+        return ""
+    return (
+        f"With a bound a tenth lower or higher F1’s share would be, of the model that is quantized: {'; '.join(told)}."
+    )
 
 
 _PAGES = {

