@@ -223,3 +223,13 @@ def test_the_steps_of_codes_that_libraries_pack():
 def test_codes_of_a_lattice_and_ternary_ones_are_left_as_they_are(format):
     size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[format]][1]
     assert not GgufBlocks(InMemory(torch.zeros(size, dtype=torch.uint8)), (1, 256), format).intervals
+
+
+@pytest.mark.parametrize("format", ["Q4_0", "Q4_1", "Q4_K"])
+def test_what_is_narrower_than_a_step_cannot_be_seen(format):
+    """A limit, of which Methods speaks: the gap that pruning a tenth left around zero is filled."""
+    values = made("gaussian").copy()
+    values[abs(values) < np.quantile(abs(values), 0.1)] = 0
+    assert lfmlib.classify(values).label == "other" and lfmlib.normality(values).kl_bits > 0.1
+    spread = Spread(quantized(values, format)).span(0, values.size)[1]
+    assert lfmlib.classify(spread).label == "gaussian" and lfmlib.normality(spread).kl_bits < 0.002

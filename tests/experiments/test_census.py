@@ -132,3 +132,28 @@ def test_the_atlas_has_a_picture_and_a_place_for_each_model(toy, tmp_path):
     assert text.count("```{figure} _static/atlas/") == 3 and text.count(":alt: ") == 3
     nothing = atlas.pages(toy.iloc[:0].assign(model=[]), tmp_path / "none")
     assert all("No model has been measured yet" in text for text in nothing.values())
+
+
+def test_rows_that_no_text_used_tell_the_decay(folder):
+    rng = torch.Generator().manual_seed(0)
+    before = {"embeddings.word_embeddings.weight": torch.randn(60, SIDE, generator=rng)}
+    inner = layers(lambda _: torch.randn(SIDE * SIDE, generator=rng))
+    after = 0.95 * before["embeddings.word_embeddings.weight"]
+    after[:20] += 0.1 * torch.randn(20, SIDE, generator=rng)  # twenty that were used
+    tuned = {"embeddings.word_embeddings.weight": after} | inner
+    base = folder("base", before | inner)
+    (row,) = experiment.run(cell("idle", folder("tuned", tuned), base))
+    assert (row["rows"], row["idle"], row["same"]) == (60, 40, 0)
+    assert row["left_low"] == row["left"] == row["left_high"] == 0.95
+    after[20:] = before["embeddings.word_embeddings.weight"][20:]
+    (row,) = experiment.run(cell("idle", folder("kept", {"embeddings.word_embeddings.weight": after} | inner), base))
+    assert (row["idle"], row["same"]) == (40, 40) and "left" not in row
+
+
+def test_what_the_record_says_of_decay_is_printed():
+    told = census.of_decay()
+    assert "in rxn-bert-ft **55 rows are 0.9511 times the base’s**" in told.replace("In", "in", 1)
+    assert "in rxn-bert-ft-10k **562 rows are the base’s to the bit**" in told
+    table = census.idle()
+    assert table.loc["rxn-bert-ft, word embeddings", "left of the others"] == "0.9511 (0.9509 to 0.9513)"
+    assert len(table) == 6 and (census.pairs()["g"] == ["-1.14", "0.87"]).all()
