@@ -71,8 +71,9 @@ def make_book(root: Path, **chapters: nbformat.NotebookNode) -> Path:
     shutil.copy(ROOT / "_config.yml", root)
     files = sorted(path.stem for path in (root / "notebooks").iterdir())
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    toc["parts"][0]["chapters"] = [{"file": f"notebooks/{stem}"} for stem in files]
-    toc["parts"] = [toc["parts"][0], {"caption": "About", "chapters": [{"file": f"book/{p}"} for p in list(pages)[1:]]}]
+    numbered = next(part for part in toc["parts"] if part.get("numbered"))
+    numbered["chapters"] = [{"file": f"notebooks/{stem}"} for stem in files]
+    toc["parts"] = [numbered, {"caption": "About", "chapters": [{"file": f"book/{p}"} for p in list(pages)[1:]]}]
     (root / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False), encoding="utf-8")
     return root
 
