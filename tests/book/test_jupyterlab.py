@@ -77,7 +77,7 @@ def test_chapter_runs_in_jupyterlab_and_its_claim_box_is_filled_in_place(server,
     shown = outputs["claim"][0]
     updates = [output for output in said if output["kind"] == "update_display_data"]
     assert updates[-1]["transient"]["display_id"] == shown["transient"]["display_id"]
-    assert "Verdict on <b>minilm</b>" in updates[-1]["data"]["text/html"]
+    assert "<th>minilm</th><td><b class='lfm-partly'>partly</b>" in updates[-1]["data"]["text/html"]
     figures = [output for output in said if "image/svg+xml" in output.get("data", {})]
     assert len(figures) == 5
     assert json.loads((tmp_path / "F1-minilm.json").read_text(encoding="utf-8"))["verdict"] == "partly"
