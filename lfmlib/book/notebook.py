@@ -289,7 +289,8 @@ def begin() -> Path:
     declared, injected = _parameters(variables.get("In", []))
     if unknown := sorted(set(injected) - set(declared)):
         raise ValueError(f"unknown parameter {', '.join(unknown)}: valid ones are {', '.join(declared)}")
-    for name, kind in _kinds(variables.get("In", [])).items():
+    kinds = _kinds(variables.get("In", []))
+    for name, kind in kinds.items():
         variables[name] = _as_declared(name, variables[name], kind)
     profile, seed = variables["profile"], variables["seed"]
     if profile not in PROFILES:
@@ -300,8 +301,10 @@ def begin() -> Path:
     set_matplotlib_formats("svg")
     if variables["results"]:
         return writable(HOME / Path(variables["results"]).expanduser())
-    model = variables.get("model") or variables.get("adapt") or variables.get("tuned")
-    own = {"base": variables.get("base"), "revision": variables.get("revision")}
+    # of its parameters alone: chapter 6 imports a module of the name of one that chapter 12 declares
+    given = {name: variables[name] for name in ("model", "adapt", "tuned", "base", "revision") if name in kinds}
+    model = given.get("model") or given.get("adapt") or given.get("tuned")
+    own = {"base": given.get("base"), "revision": given.get("revision")}
     return writable(Layout.of(HOME, model=model, profile=profile, **own).results)
 
 
