@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -30,17 +31,10 @@ def pages(record: pd.DataFrame, folder: Path) -> dict[str, str]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     plots.style()
-    known = {name: _known(record, name) for name in census.models(record)}
-    known = {name: body for name, body in known.items() if len(body)}
+    known = census.bodies(record)
     if not known:
         return dict.fromkeys(_PAGES, "No model has been measured yet: `make records census` does.\n")
     return {name: page(record, known, folder) for name, page in _PAGES.items()}
-
-
-def _known(record: pd.DataFrame, model: str) -> pd.DataFrame:
-    """The judged matrices of a model; none where its values are not in the record."""
-    table = census.part(record, model, "values", "none")
-    return findings.eligible(table) if len(table) else table
 
 
 def _figure(fig: plt.Figure, folder: Path, name: str, alt: str, caption: str) -> str:
@@ -53,13 +47,24 @@ def _figure(fig: plt.Figure, folder: Path, name: str, alt: str, caption: str) ->
     )
 
 
+def _markdown(head: list[str], align: str, rows: Iterable[Iterable[str]]) -> str:
+    """A table; ``align`` has a letter for each column, l or r."""
+    lines = [head, ["---:" if one == "r" else "---" for one in align], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
 def _count(body: pd.DataFrame) -> int:
     return int(body["numel"].sum())
 
 
-def share(body: pd.DataFrame) -> float:
+def _share(body: pd.DataFrame) -> float:
     """F1's share of the parameters."""
-    return findings.share(body, findings.gaussian(body))
+    return findings.gaussian_share(body)[0]
+
+
+def _own(known: dict[str, pd.DataFrame]) -> list[str]:
+    """The models that are no fine-tune of another one here, which would say the same again."""
+    return [name for name in known if not named(name).base]
 
 
 def _all(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -> str:
@@ -84,10 +89,10 @@ def _all(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -> 
 
 
 def _said_of_all(known: dict[str, pd.DataFrame]) -> str:
-    shares = {name: share(body) for name, body in known.items()}
+    shares = {name: _share(body) for name, body in known.items()}
     high = [name for name, one in shares.items() if one >= SUPPORTED_SHARE]
     order = sorted(shares, key=lambda name: -shares[name])
-    own = [name for name in known if not named(name).base]  # a fine-tune of one that is here says the same again
+    own = _own(known)
     sizes = pd.Series({name: known[name]["numel"].sum() for name in own})
     rho, p = stats.spearmanr(sizes, pd.Series(shares)[own]) if len(own) > 2 else (math.nan, math.nan)
     return (
@@ -108,18 +113,13 @@ def _names(names: list[str]) -> str:
 
 
 def _table(known: dict[str, pd.DataFrame]) -> str:
-    lines = ["| model | judged weights | Gaussian | median kl_bits | largest | shapes |"]
-    lines.append("|---|---:|---:|---:|---:|---|")
+    rows = []
     for name, body in known.items():
-        labels = body["label"].value_counts()
-        shapes = ", ".join(f"{count} {label}" for label, count in labels.items())
+        shapes = ", ".join(f"{count} {label}" for label, count in body["label"].value_counts().items())
         middle, worst = body["kl_bits"].median(), body["kl_bits"].max()
-        words = (
-            f"[{name}](#atlas-{name})", f"{_count(body) / 1e6:.1f} M", f"{share(body):.0%}", f"{middle:.4f}",
-            f"{worst:.3f}", cell(shapes),
-        )  # fmt: skip
-        lines.append(f"| {' | '.join(words)} |")
-    return "\n".join(lines) + "\n"
+        about = f"{_count(body) / 1e6:.1f} M", f"{_share(body):.0%}", f"{middle:.4f}", f"{worst:.3f}", cell(shapes)
+        rows.append((f"[{name}](#atlas-{name})", *about))
+    return _markdown(["model", "judged weights", "Gaussian", "median kl_bits", "largest", "shapes"], "lrrrrl", rows)
 
 
 def _models(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -> str:
@@ -143,7 +143,7 @@ def _model(record: pd.DataFrame, name: str, body: pd.DataFrame, folder: Path) ->
         f"stored as {kind}. From the package `{about.package}` ({about.licence}){origin}; {_cited(about.citation)}.\n"
     )
     told = (
-        f"{len(body)} matrices, {_count(body):,} weights, **{share(body):.1%}** in Gaussian ones. The farthest "
+        f"{len(body)} matrices, {_count(body):,} weights, **{_share(body):.1%}** in Gaussian ones. The farthest "
         f"is {code(worst['tensor'])} ({worst['kl_bits']:.3f} bits, {worst['label']}). {_health(record, name)}\n"
     )
     return f"{lead}\n{figure}\n{told}"
@@ -203,12 +203,10 @@ def _roles(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -
     ratios = {name: body.groupby("role")["kl_bits"].median() / body["kl_bits"].median() for name, body in known.items()}
     table = pd.DataFrame(ratios).T
     roles = [role for role in in_order(table.columns) if role != "other"]
-    lines = [f"| model | {' | '.join(roles)} | first layers |", "|---|" + "---:|" * (len(roles) + 1)]
     firsts = {name: _first_layers(body) for name, body in known.items()}
-    for name in known:
-        words = ["–" if np.isnan(one) else f"{one:.2g}" for one in (*table.loc[name, roles], firsts[name])]
-        lines.append(f"| {code(name)} | {' | '.join(words)} |")
-    own = [name for name in known if not named(name).base]  # a fine-tune of one that is here says the same again
+    figures = {name: (*table.loc[name, roles], firsts[name]) for name in known}
+    rows = [(code(name), *("–" if np.isnan(one) else f"{one:.2g}" for one in some)) for name, some in figures.items()]
+    own = _own(known)
     each = {role: table.loc[own, role].dropna() for role in roles}
     told = [f"{role} {int((some > 1).sum())} of {len(some)}" for role, some in each.items()]
     first = pd.Series(firsts)[own].dropna()
@@ -217,7 +215,7 @@ def _roles(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -
         f"models; fine-tunes of a model that is here are not counted. Of {len(own)} models, {_needed(len(own))} must "
         "agree for a sign test at 5 %, and there are as many tests as columns."
     )
-    return "\n".join(lines) + f"\n\n{said}\n"
+    return f"{_markdown(['model', *roles, 'first layers'], 'l' + 'r' * (len(roles) + 1), rows)}\n{said}\n"
 
 
 def _first_layers(body: pd.DataFrame) -> float:
@@ -240,9 +238,9 @@ def _needed(count: int) -> str:
 def _pairs(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -> str:
     """The real fine-tunes: the share of W₀ that is left, and g; and two models that are no longer kin."""
     found = census.pairs(record)
-    lines = [f"| | {' | '.join(found.columns)} |", "|---|" + "---:|" * len(found.columns)]
-    lines += [f"| [{name}](#atlas-{name}) | {' | '.join(map(cell, row))} |" for name, *row in found.itertuples()]
-    return "\n".join(lines) + f"\n\n{census.of_decay(record)}\n\n{_kin(record)}\n"
+    rows = ((f"[{name}](#atlas-{name})", *map(cell, row)) for name, *row in found.itertuples())
+    made = _markdown(["", *found.columns], "l" + "r" * len(found.columns), rows)
+    return f"{made}\n{census.of_decay(record)}\n\n{_kin(record)}\n"
 
 
 def _kin(record: pd.DataFrame) -> str:
@@ -272,22 +270,16 @@ def _quantized(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Pat
     rows = record[record["part"] == "quantized"]
     if rows.empty:
         return ""
-    lines = ["| format | F1, dequantized | F1, spread | kl_bits, dequantized | kl_bits, spread | labels kept |"]
-    lines.append("|---|---:|---:|---:|---:|---:|")
+    lines = []
     for row in rows.itertuples():
-        words = (
-            f"{row.read:.0%}",
-            f"{row.spread:.0%}",
-            f"{row.kl_read:.4f}",
-            f"{row.kl_spread:.4f}",
-            f"{row.labels:.0%}",
-        )
-        lines.append(f"| {cell(row.quantized)} | {' | '.join(words)} |")
+        shares, bits = (row.read, row.spread), (row.kl_read, row.kl_spread)
+        figures = *(f"{one:.0%}" for one in shares), *(f"{one:.4f}" for one in bits), f"{row.labels:.0%}"
+        lines.append((cell(row.quantized), *figures))
     first = rows.iloc[0]
-    lines.append(
-        f"| *as published, {first['model']} in float32* | {first['stored']:.0%} | | {first['kl_stored']:.4f} | | |"
-    )
-    return "\n".join(lines) + f"\n\n{_near_the_bound(known)}\n"
+    published = f"*as published, {first['model']} in float32*"
+    lines.append((published, f"{first['stored']:.0%}", "", f"{first['kl_stored']:.4f}", "", ""))
+    head = ["format", "F1, dequantized", "F1, spread", "kl_bits, dequantized", "kl_bits, spread", "labels kept"]
+    return f"{_markdown(head, 'lrrrrr', lines)}\n{_near_the_bound(known)}\n"
 
 
 def _near_the_bound(known: dict[str, pd.DataFrame]) -> str:
@@ -295,8 +287,8 @@ def _near_the_bound(known: dict[str, pd.DataFrame]) -> str:
     told = []
     for name, body in known.items():
         if (body["quantized"] != "").any():
-            low, high = (findings.share(body, findings.gaussian(body, findings.KL_BOUND * by)) for by in (0.9, 1.1))
-            told.append(f"{code(name)} {low:.1%} and {high:.1%} instead of {share(body):.1%}")
+            low, high = (findings.gaussian_share(body, findings.KL_BOUND * by)[0] for by in (0.9, 1.1))
+            told.append(f"{code(name)} {low:.1%} and {high:.1%} instead of {_share(body):.1%}")
     if not told:
         return ""
     return (

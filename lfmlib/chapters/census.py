@@ -16,7 +16,7 @@ from ..findings import Finding
 from ..findings.markup import plain
 from ..provenance import recorded
 from .names import where
-from .sentences import MISSING, table
+from .sentences import MISSING, median, number, table
 
 SHIPPED = Path(__file__).parents[1] / "_records"
 """Where an installed library has the record; the source tree has it in book/records."""
@@ -49,6 +49,12 @@ def models(record: pd.DataFrame, but: str = "") -> list[str]:
     rows = where(record, part="values", control="none") if len(record) else record
     weights = findings.eligible(rows).groupby("model")["numel"].sum() if len(rows) else {}
     return sorted(set(record["model"]) - {but}, key=lambda name: (-weights.get(name, 0), name))
+
+
+def bodies(record: pd.DataFrame, but: str = "") -> dict[str, pd.DataFrame]:
+    """The judged matrices of each model of the record, rows as of a survey, in the order of `models`."""
+    tables = {name: part(record, name, "values", "none") for name in models(record, but)}
+    return {name: findings.eligible(table) for name, table in tables.items() if len(table)}
 
 
 def judged(record: pd.DataFrame, id_: str, but: str = "", grown: Sequence[str] = ()) -> list[Finding]:
@@ -89,12 +95,11 @@ def beside(record: pd.DataFrame, body: pd.DataFrame | None = None, name: str = "
         Columns model, modality, parameters, share, low, high, base (of a fine-tune of a model that is here); the
         modality of the other model is "", and a model of the record that has its name is left out.
     """
-    known = {one: findings.eligible(part(record, one, "values", "none")) for one in models(record, name)}
+    known = bodies(record, name)
     rows = [
         {"model": one, "modality": named(one).modality, "base": named(one).base if named(one).base in known else ""}
         | _place(table)
         for one, table in known.items()
-        if len(table)
     ]
     if body is not None and len(body):
         rows.append({"model": name, "modality": "", "base": ""} | _place(body))
@@ -102,8 +107,7 @@ def beside(record: pd.DataFrame, body: pd.DataFrame | None = None, name: str = "
 
 
 def _place(body: pd.DataFrame) -> dict[str, float]:
-    value = findings.share(body, findings.gaussian(body))
-    low, high = findings.shares.interval_over_samples(body, findings.gaussian) or (value, value)
+    value, low, high = findings.gaussian_share(body)
     return {"parameters": int(body["numel"].sum()), "share": value, "low": low, "high": high}
 
 
@@ -118,13 +122,12 @@ def found(id_: str, profile: str, but: str = "", grown: Sequence[str] = ()) -> l
 
 def gaussian(record: pd.DataFrame) -> pd.DataFrame:
     """How Gaussian the judged matrices of each model are, beside noise: a row for each, the largest first."""
-    rows = {name: findings.eligible(part(record, name, "values", "none")) for name in models(record)}
-    return table(rows, {
-        "weights": lambda body: f"{body['numel'].sum() / 1e6:.1f} M",
-        "Gaussian": lambda body: f"{findings.share(body, findings.gaussian(body)):.0%}",
-        "median kl_bits": lambda body: f"{body['kl_bits'].median():.4f}",
-        "noise": lambda body: f"{body['kl_bits_null_high'].median():.5f}",
-        "largest": lambda body: f"{body['kl_bits'].max():.3f}",
+    return table(bodies(record), {
+        "weights": number(lambda body: body["numel"].sum(), ".1f", " M", times=1e-6),
+        "Gaussian": number(lambda body: findings.gaussian_share(body)[0], ".0%"),
+        "median kl_bits": median("kl_bits", ".4f"),
+        "noise": median("kl_bits_null_high", ".5f"),
+        "largest": number(lambda body: body["kl_bits"].max(), ".3f"),
     })  # fmt: skip
 
 
@@ -144,10 +147,10 @@ def pairs(record: pd.DataFrame | None = None) -> pd.DataFrame:
     each = {name: (findings.eligible(part(record, name, "pair", "none")), where(norms, model=name)) for name in names}
     return table(each, {
         "W₀ left": lambda both: _range(both[0]["factor"]),
-        "of norms": lambda both: f"{both[1]['factor'].median():.3f}",
-        "ΔW / W₀": lambda both: f"{(both[0]['std_delta'] / both[0]['std_base']).median():.3f}",
-        "g": lambda both: f"{both[0]['gain'].median():.2f}",
-        "g of norms": lambda both: f"{both[1]['gain'].median():.2f}",
+        "of norms": median(lambda both: both[1]["factor"], ".3f"),
+        "ΔW / W₀": median(lambda both: both[0]["std_delta"] / both[0]["std_base"], ".3f"),
+        "g": median(lambda both: both[0]["gain"], ".2f"),
+        "g of norms": median(lambda both: both[1]["gain"], ".2f"),
     })  # fmt: skip
 
 

@@ -116,17 +116,11 @@ def by_role(body: pd.DataFrame) -> pd.DataFrame:
             "weights": int(some["numel"].sum()),
             "median kl_bits": _ranged(*(some[name].median() for name in _ends(some, "kl_bits")), "{:.4f}"),
             "noise": f"{some['kl_bits_null_high'].median():.5f}",
-            "share Gaussian": _ranged(*shares(some), "{:.0%}"),
+            "share Gaussian": _ranged(*findings.gaussian_share(some), "{:.0%}"),
             "gg_shape": _ranged(*(some[name].median() for name in _ends(some, "gg_shape")), "{:.2f}"),
             "most often": some["label"].mode()[0],
         })  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def shares(table: pd.DataFrame) -> tuple[float, float, float]:
-    """Share of the weights in matrices within `lfmlib.findings.KL_BOUND` of a Gaussian; at least; at most."""
-    value = findings.share(table, findings.gaussian(table))
-    return value, *(findings.shares.interval_over_samples(table, findings.gaussian) or (value, value))
 
 
 def unlike(body: pd.DataFrame, most: int = 10) -> pd.DataFrame:

@@ -143,6 +143,18 @@ def gaussian(table: pd.DataFrame, bound: float = KL_BOUND) -> pd.Series:
     return table["kl_bits"] <= table["kl_bits_null_high"].clip(lower=bound)
 
 
+def gaussian_share(table: pd.DataFrame, bound: float = KL_BOUND) -> tuple[float, float, float]:
+    """Share of the parameters in matrices within ``bound`` bits of a Gaussian; at least; at most: the three are one
+    where all was read.
+
+    Args:
+        table: eligible rows of a survey.
+        bound: see `gaussian`.
+    """
+    value = share(table, gaussian(table, bound))
+    return value, *(interval_over_samples(table, lambda rows: gaussian(rows, bound)) or (value, value))
+
+
 def share(table: pd.DataFrame, hit: pd.Series, weight: str = "numel") -> float:
     """Share of the parameters of ``table`` that lie in the rows where ``hit`` is true; NaN of an empty table.
 

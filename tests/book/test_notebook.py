@@ -54,8 +54,15 @@ def cells(monkeypatch, tmp_path):
     ],
 )
 def test_results_have_a_folder_for_every_model_and_profile(cells, tmp_path, injected, place):
-    cells(DECLARED + "\nbase = revision = adapt = tuned = ''", f"# Parameters\n{injected}\n")
+    more = "".join(f'{name}: str = ""\n' for name in ("base", "revision", "adapt", "tuned"))
+    cells(DECLARED + more, f"# Parameters\n{injected}\n")
     assert notebook.begin() == tmp_path / place
+
+
+def test_what_a_chapter_imports_is_no_parameter(cells, tmp_path):
+    """Chapter 6 imports a module that has the name of a parameter of chapter 12."""
+    cells("import json as tuned, math as base\n", DECLARED)
+    assert notebook.begin() == tmp_path / "_build/results"
 
 
 def test_a_results_folder_that_takes_no_file_is_refused_at_once(cells, tmp_path):

@@ -60,8 +60,8 @@ def test_what_a_sample_says_of_roles_holds_the_whole(model, sampling):
         "up to 1,024 pieces of each tensor",
     ]
     assert "sampled in" not in ch13_report.identity(checkpoint, whole)[""].tolist()
-    value, low, high = ch13_report.shares(sampled)
-    assert low <= ch13_report.shares(whole)[0] <= high and low <= value <= high
+    value, low, high = findings.gaussian_share(sampled)
+    assert low <= findings.gaussian_share(whole)[0] <= high and low <= value <= high
     table, full = (ch13_report.by_role(one).set_index("role") for one in (sampled, whole))
     assert list(table.index) == ["all", "q", "up", "down"]
     for role in table.index:

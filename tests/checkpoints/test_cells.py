@@ -225,11 +225,20 @@ def test_codes_of_a_lattice_and_ternary_ones_are_left_as_they_are(format):
     assert not GgufBlocks(InMemory(torch.zeros(size, dtype=torch.uint8)), (1, 256), format).intervals
 
 
-@pytest.mark.parametrize("format", ["Q4_0", "Q4_1", "Q4_K"])
+@pytest.mark.parametrize("format", ["Q4_0", "Q4_1", "Q4_K", "int4 GPTQ 128"])
 def test_what_is_narrower_than_a_step_cannot_be_seen(format):
-    """A limit, of which Methods speaks: the gap that pruning a tenth left around zero is filled."""
-    values = made("gaussian").copy()
-    values[abs(values) < np.quantile(abs(values), 0.1)] = 0
-    assert lfmlib.classify(values).label == "other" and lfmlib.normality(values).kl_bits > 0.1
-    spread = Spread(quantized(values, format)).span(0, values.size)[1]
-    assert lfmlib.classify(spread).label == "gaussian" and lfmlib.normality(spread).kl_bits < 0.002
+    """The limits of which Methods speaks: gaps that pruning left and a second grid are filled, and a law near the bound
+    comes out up to a tenth nearer."""
+    gaussian = made("gaussian")
+    pruned = [np.where(abs(gaussian) < np.quantile(abs(gaussian), share), 0, gaussian) for share in (0.1, 0.16)]
+    step = 0.25 * gaussian.std()
+    logistic = np.random.default_rng(0).logistic(size=SHAPE).astype(np.float32)
+    cases = {0.001: pruned[0], 0.016: pruned[1], 0.04: (gaussian / step).round() * step}
+    for most, values in cases.items():
+        assert lfmlib.normality(values).kl_bits > 0.1 and lfmlib.classify(values).label == "other"
+        spread = Spread(quantized(values, format)).span(0, values.size)[1]
+        assert lfmlib.normality(spread).kl_bits < most and lfmlib.classify(spread).label == "gaussian"
+    spread = Spread(quantized(logistic, format)).span(0, logistic.size)[1]
+    assert (
+        0.0175 < lfmlib.normality(spread).kl_bits < lfmlib.normality(logistic).kl_bits == pytest.approx(0.02, abs=5e-4)
+    )

@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -24,6 +25,8 @@ import lfmlib
 from lfmlib.surveys import run as executors
 
 HUGE = "model.embed_tokens.weight"
+DEADLINE = 300
+"""Seconds, of tests that take half a minute."""
 
 
 def cluster_of_two():
@@ -36,8 +39,25 @@ def cluster_of_two():
 
 client = pytest.fixture(cluster_of_two, scope="module")
 """For tests that leave its workers alive."""
-doomed = pytest.fixture(cluster_of_two)
-"""Another one for each test that kills: a nanny does not replace a worker that dies before it knows that it started."""
+
+
+@pytest.fixture
+def doomed():
+    """Another one for each test that kills: a nanny does not replace a worker that dies before it knows that it
+    started. A test that waits for such a one fails, and does not hold up the others for ever."""
+
+    def ring(*_):
+        raise TimeoutError(f"the cluster has not finished in {DEADLINE} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with contextmanager(cluster_of_two)() as connected:
+            signal.alarm(DEADLINE)
+            yield connected
+            signal.alarm(0)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture(scope="module")
