@@ -37,32 +37,50 @@ def key(description: dict) -> str:
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:20]
 
 
+_HASHES: dict[tuple[Path, int, int], str] = {}
+
+
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file, in hexadecimal; known in this process until its size or time of change is another."""
+    stat = path.stat()
+    stamp = path, stat.st_size, stat.st_mtime_ns
+    if stamp not in _HASHES:
+        with path.open("rb") as file:
+            _HASHES[stamp] = hashlib.file_digest(file, "sha256").hexdigest()
+    return _HASHES[stamp]
 
 
 def artefact(description: dict, build: Callable[[Path], None], root: str | Path | None = None) -> Path:
-    """The folder of an artefact, which is built if it is missing or damaged.
-
-    If two processes ask for the same artefact, the second waits for the first.
+    """The folder of an artefact of the lab, named by its `key`; see `kept`.
 
     Args:
-        description: everything the artefact depends on, as JSON values.
-        build: writes the artefact into the folder it is given. That folder is kept if it is killed, and given again
-            the next time, so that long work can resume.
+        description, build: as for `kept`.
         root: the folder of all artefacts; default `folder`.
 
-    Raises:
-        OSError: the disk is full, or the folder cannot be written; no incomplete artefact is left behind.
+    Raises as `kept`.
     """
-    place = Path(root or folder()) / key(description)
+    return kept(Path(root or folder()) / key(description), description, build)
+
+
+def kept(place: Path, description: dict, build: Callable[[Path], None]) -> Path:
+    """A folder with files, which is built if it is missing, damaged, or of another description.
+
+    If two processes ask for the same folder, the second waits for the first. What is damaged stays until what takes its
+    place is whole.
+
+    Args:
+        place: the folder.
+        description: everything that its files depend on, as JSON values.
+        build: writes the files into the folder it is given. That folder is kept if it is killed, and given again the
+            next time, so that long work can resume.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; no incomplete folder is left behind.
+        FileNotFoundError: as ``build`` raises it.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{place}.lock"):
-        if place.exists() and not _is_intact(place):
-            shutil.rmtree(place)
-        if not place.exists():
+        if not is_intact(place, description):
             _build(place, description, build)
     return place
 
@@ -77,18 +95,23 @@ def _build(place: Path, description: dict, build: Callable[[Path], None]) -> Non
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, FileNotFoundError):
+            raise
         raise OSError(
             error.errno,
             f"{error.strerror or error}: the lab could not write to {place.parent}. Free some space there, or set "
             "LFMLIB_CACHE to another folder",
         ) from error
+    shutil.rmtree(place, ignore_errors=True)  # what was damaged
     partial.replace(place)
 
 
-def _is_intact(place: Path) -> bool:
-    """Whether every file of an artefact still has the hash in its manifest."""
+def is_intact(place: Path, description: dict) -> bool:
+    """Whether a folder is of this description, and every file in it still has the hash in its manifest."""
     try:
-        hashes = json.loads((place / "manifest.json").read_text(encoding="utf-8"))["sha256"]
-        return all(file_hash(place / name) == expected for name, expected in hashes.items())
+        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["description"] != json.loads(json.dumps(description)):
+            return False
+        return all(file_hash(place / name) == expected for name, expected in manifest["sha256"].items())
     except (OSError, ValueError, KeyError, AttributeError):
         return False

@@ -122,8 +122,7 @@ def _locate_named(model: NamedModel, revision: str | None, variant: str | None) 
             found = _repository(model.repository, model.revision)
         except FileNotFoundError as hub_error:
             raise FileNotFoundError(f"{error}. Of the hub's copy: {hub_error}") from hub_error
-    for file in map(Path, found.files):
-        packaged.check(model, file)
+        packaged.check(model, Path(found.files[0]))
     return replace(found, name=model.name, revision=version)
 
 

