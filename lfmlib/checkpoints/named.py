@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from .. import cache
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_COMMIT = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
@@ -175,6 +177,8 @@ def at_hand() -> pd.DataFrame:
         Columns ``name``, ``here`` (whether it needs not be fetched), ``megabytes``, ``what``, ``family``, ``modality``,
         ``base``, ``licence``, ``citation``, ``package``, ``original`` and ``place``, a path or "".
     """
+    import pandas as pd  # here, because opening a checkpoint does not need it
+
     rows = []
     for one in MODELS:
         place = one.place()

@@ -239,6 +239,4 @@ def test_what_is_narrower_than_a_step_cannot_be_seen(format):
         spread = Spread(quantized(values, format)).span(0, values.size)[1]
         assert lfmlib.normality(spread).kl_bits < most and lfmlib.classify(spread).label == "gaussian"
     spread = Spread(quantized(logistic, format)).span(0, logistic.size)[1]
-    assert (
-        0.0175 < lfmlib.normality(spread).kl_bits < lfmlib.normality(logistic).kl_bits == pytest.approx(0.02, abs=5e-4)
-    )
+    assert 0.85 < lfmlib.normality(spread).kl_bits / lfmlib.normality(logistic).kl_bits < 1
