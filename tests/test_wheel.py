@@ -196,7 +196,10 @@ print(used.ru_utime + used.ru_stime, used.ru_maxrss)"""
 @pytest.mark.slow
 @pytest.mark.parametrize("code", ["import lfmlib", "import lfmlib; lfmlib.open_checkpoint('minilm').tensors"])
 def test_importing_costs_hardly_more_than_torch(code):
-    runs = [[python(one + COST, OMP_NUM_THREADS="1").split() for one in ("import torch", code)] for _ in range(3)]
-    for place, what in enumerate(("seconds", "memory")):
-        torch_alone, ours = (min(float(run[which][place]) for run in runs) for which in (0, 1))
-        assert ours <= 1.5 * torch_alone, f"{what}: {ours} against {torch_alone} of `import torch`"
+    """Their smallest costs are compared, after as many runs as it takes: a busy machine only ever adds to a cost."""
+    runs, ratios = [], {"seconds": 9.0, "memory": 9.0}
+    while len(runs) < 8 and max(ratios.values()) > 1.5:
+        runs.append([python(one + COST, OMP_NUM_THREADS="1").split() for one in ("import torch", code)])
+        torch_alone, ours = ([min(float(run[which][place]) for run in runs) for place in (0, 1)] for which in (0, 1))
+        ratios = {what: ours[place] / torch_alone[place] for place, what in enumerate(ratios)}
+    assert max(ratios.values()) <= 1.5, f"times that of `import torch`: {ratios}"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from .cells import close_ends, edges, even_ends
+from .cells import edges
 
 LEGACY_LEVELS = {"Q4_0": 8, "Q5_0": 16, "Q4_1": 15, "Q5_1": 31}
 """Format → what its largest magnitude, or the difference of maximum and minimum, is in steps."""
@@ -33,6 +33,8 @@ def ends(data: np.ndarray, format: str, values: np.ndarray) -> tuple[np.ndarray,
     Returns:
         Lower and upper ends, float32, of the shape of the values; swapped where a scale is negative.
     """
+    from .cell_loops import close_ends, even_ends
+
     if format in _SCALED_TABLES:
         names, scale = _SCALED_TABLES[format]
         return _table_ends(np.array(_quants(names).kvalues, dtype=np.float32), scale(data), values)

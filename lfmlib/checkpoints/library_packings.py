@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
-from .cells import Cells, close_ends, edges
+from .cells import Cells, edges
 from .packings import Dequantized, checked_groups, group_of, unpack
 from .stored import InMemory, Stored
 
@@ -188,6 +188,8 @@ class BitsandbytesFourBit(Dequantized):
 
     def cells(self, start: int, stop: int) -> Cells:
         """See `Stored`; from whole blocks, whose largest magnitude is stored exactly."""
+        from .cell_loops import close_ends
+
         block = self.state["blocksize"]
         first, last = start // block * block, min(-(-stop // block) * block, math.prod(self.shape))
         codes, absmax = self._codes(first, last)

@@ -14,7 +14,8 @@ from gguf import quants
 
 import lfmlib
 from lfmlib.checkpoints import gguf_cells
-from lfmlib.checkpoints.cells import Spread, close_ends, edges
+from lfmlib.checkpoints.cell_loops import close_ends
+from lfmlib.checkpoints.cells import Spread, edges
 from lfmlib.checkpoints.gguf_files import GgufBlocks
 from lfmlib.checkpoints.library_packings import Awq, BitsandbytesFourBit, Gptq, SplitRows
 from lfmlib.checkpoints.packings import FLOAT_CODES, CodedRows
