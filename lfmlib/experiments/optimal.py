@@ -1,14 +1,15 @@
 """What is an optimal weight? The experiment `optimal`, behind findings F9 to F12.
 
-Its parts, on MiniLM as it was published and on the lab's models as trained from narrow Gaussian starts (the bases of
+Its parts, on SmolLM2 and MiniLM as they were published and on the lab's models as trained from narrow Gaussian starts (the bases of
 `lfmlib.experiments.finetuning`, and the models whose pre-training is looked at there):
 
     whole    mean and symmetry of the matrices, the law of what pruning keeps, pruning curves, and the damage when
              outliers are changed
     single   what single entries do: the largest, and those that the gradient points to
 
-The lab's models are trained with five seeds. MiniLM is one: its five seeds are disjoint parts of the held-out data, and
-draws of what is random.
+The lab's models are trained with five seeds. MiniLM and SmolLM2 are one each: their five seeds are disjoint parts of
+the held-out data, and draws of what is random. SmolLM2's laws are those of its codes read as intervals, as a survey
+reads them; what is pruned are the values it computes with.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .. import findings
 from ..checkpoints.checkpoint import open_checkpoint
 from ..distribution.coding import VARIANTS
 from ..findings import PRUNED_SHARE
-from ..lab import models
+from ..lab import models, smollm
 from ..lab.train import Config, start_of, train
 from ..lab.tuning import body
 from ..records import Experiment
@@ -35,11 +36,13 @@ from .loss_probes import Asked, curves, damage, layers, singles
 from .trainings import GAIN, config, inputs, tolerances
 
 SEEDS = 5
-TASKS = {"minilm": {"task": "halves"}} | finetuning.BASES | finetuning.ONLY_PRETRAINED
-"""How the models were trained; MiniLM as it comes."""
+PUBLISHED = {smollm.NAME: {"task": "code"}, "minilm": {"task": "halves"}}
+"""What models that come as they are, are asked."""
+TASKS = PUBLISHED | finetuning.BASES | finetuning.ONLY_PRETRAINED
+"""How the models were trained."""
 PRUNED = (0.0, PRUNED_SHARE, 0.6)
 """Shares of the weights that are pruned before a law is fitted to the rest. The second, which F11 asks for, is judged;
-the others stand beside it, for the first seed alone."""
+the others stand beside it, for the first seed alone, and not of SmolLM2."""
 TOY = {"matrices": 4, "items": 128}
 """Of toys: how many matrices are looked at, and held-out examples."""
 BITS = tuple(f"bits_{name}" for name in VARIANTS)
@@ -57,7 +60,7 @@ TOLERANCES = tolerances({
 
 
 def experiment() -> Experiment:
-    """Pruning, laws and outliers of MiniLM and of the lab's models."""
+    """Pruning, laws and outliers of published models and of the lab's."""
     return Experiment(
         name="optimal",
         cells=list(_cells()),
@@ -99,7 +102,7 @@ def _toys() -> Iterator[dict]:
 
 def trained(cell: dict) -> nn.Module:
     """The model of a cell, in evaluation mode."""
-    if cell["model"] in models.PRETRAINED:
+    if cell["model"] in PUBLISHED:
         return start_of(Config(cell["model"], cell["task"], start="library")).eval()
     return train(config(cell, gain=GAIN), progress=False, snapshots=0).model
 
@@ -136,17 +139,19 @@ def run(cell: dict) -> list[dict]:
     weights = {name: p for name, p in model.named_parameters() if name in judged}
     if cell["part"] == "single":
         return singles(asked, weights, cell)
-    checkpoint = open_checkpoint(model).only(list(weights))
-    surveyed = findings.eligible(survey(checkpoint, progress=False))
+    large = cell["model"] == smollm.NAME
+    stored, known_as = smollm.as_stored(model) if large else (open_checkpoint(model), {})
+    stored = stored.only([known_as.get(name, name) for name in weights])
+    surveyed = findings.eligible(survey(stored, progress=False))
     rows = [_whole(asked, surveyed, seed)]
-    fixed = cell["model"] in models.PRETRAINED and seed  # its matrices are those of seed 0
-    found = {
-        pruned: laws(checkpoint, pruned=pruned, progress=False) for pruned in ((PRUNED_SHARE,) if seed else PRUNED)
-    }
-    rows += [] if fixed else _laws(found, surveyed, seed)
+    again = cell["model"] in models.PRETRAINED and seed  # its matrices are those of seed 0
+    shares = (PRUNED_SHARE,) if seed or large else PRUNED
+    found = {pruned: laws(stored, pruned=pruned, progress=False) for pruned in shares}
+    rows += [] if again else _laws(found, surveyed, seed)
     rows += curves(asked, model, weights, cell)
-    rows += layers(asked, weights, checkpoint)
-    return rows + damage(asked, weights, found[PRUNED_SHARE].set_index("tensor")["outlier_cut"].to_dict(), seed)
+    rows += [] if again and large else layers(asked, weights, open_checkpoint(model).only(list(weights)))
+    cuts = found[PRUNED_SHARE].set_index("tensor")["outlier_cut"]
+    return rows + damage(asked, weights, {name: cuts[known_as.get(name, name)] for name in weights}, seed)
 
 
 def _whole(asked: Asked, table: pd.DataFrame, seed: int) -> dict:
@@ -155,7 +160,7 @@ def _whole(asked: Asked, table: pd.DataFrame, seed: int) -> dict:
         "what": "model",
         "own": brief(asked()),
         "score": brief(asked.scores[-1]),
-        "prior": asked.task.prior(asked.options["most"]),
+        "prior": asked.prior(),
         "zero_mean": brief(findings.share(table, findings.zero_mean(table))),
         "symmetric": brief(findings.share(table, findings.symmetric(table))),
         "noise_mean": brief(findings.share(noise, findings.zero_mean(noise))),

@@ -267,7 +267,8 @@ def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> 
         scores = task.evaluate(model)
     finally:
         torch.set_num_threads(threads)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # a copy each: of tied weights, safetensors would refuse the second
+    weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     (part / "model.safetensors").write_bytes(save(weights))
     pd.DataFrame(state.history).to_csv(part / "history.csv", index=False)
     pd.DataFrame(state.snapshots).to_csv(part / "snapshots.csv", index=False)
