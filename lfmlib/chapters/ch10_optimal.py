@@ -20,12 +20,13 @@ from ..experiments.optimal import BITS, PRUNED, PRUNED_SHARE
 from ..findings import Finding
 from ..losses.outliers import RANGES
 from ..provenance import recorded
-from .names import NAMES, by_model, key, where
+from .names import NAMES, PUBLISHED, by_model, key, where
 from .sentences import MISSING, Cell, listed, mean, number, span, table, within, worded
 
 LIMIT_REACHED = 0.9
 """Share of the outliers that a matrix may have at most, from which on that limit decides where they begin."""
 ASKED = {
+    "smollm2-135m": "next token of code",
     "minilm": "halves of docstrings",
     "decoder": "next byte",
     "deep-decoder": "next byte",
@@ -35,7 +36,7 @@ ASKED = {
 
 
 def found(record: pd.DataFrame, **parameters) -> dict[str, list[Finding]]:
-    """Findings by id: F9 and F10 of the lab's models, F11 and F12 of these and MiniLM.
+    """Findings by id: F9 and F10 of the lab's models, F11 and F12 of these and of published ones.
 
     ``parameters`` of the chapter go into their provenance.
     """
@@ -44,7 +45,7 @@ def found(record: pd.DataFrame, **parameters) -> dict[str, list[Finding]]:
     for name, rows in by_model(record, NAMES, part="whole"):
         about = origin | {"source": name}
         listed = [findings.f11_over_runs(rows, name, about), findings.f12_over_runs(rows, name, about)]
-        if key(rows) != "minilm":
+        if key(rows) not in PUBLISHED:
             listed += findings.f9_f10_over_runs(rows[rows["what"] == "model"], name, about)
         for one in listed:
             by_id[one.id].append(one)

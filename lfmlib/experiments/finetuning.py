@@ -2,7 +2,8 @@
 
 Its parts, all from bases of their own (MiniLM and SmolLM2, the real ones, are one each for all seeds):
 
-    plain        full fine-tuning, five seeds (SmolLM2 three), without weight decay and with the usual one: what the verdicts rest on
+    plain        full fine-tuning, five seeds (SmolLM2 three), without weight decay and with the usual one: what the
+                 verdicts rest on
     rank         LoRA and DoRA, at several ranks
     samples      an eighth, a quarter and a half of the training data, at equal steps and at equal passes over them
     cause        one setting changed at a time: rate, warm-up, weight decay, optimizer, steps, labels without meaning

@@ -1,7 +1,7 @@
 """What is an optimal weight? The experiment `optimal`, behind findings F9 to F12.
 
-Its parts, on SmolLM2 and MiniLM as they were published and on the lab's models as trained from narrow Gaussian starts (the bases of
-`lfmlib.experiments.finetuning`, and the models whose pre-training is looked at there):
+Its parts, on SmolLM2 and MiniLM as they were published and on the lab's models as trained from narrow Gaussian starts
+(the bases of `lfmlib.experiments.finetuning`, and the models whose pre-training is looked at there):
 
     whole    mean and symmetry of the matrices, the law of what pruning keeps, pruning curves, and the damage when
              outliers are changed

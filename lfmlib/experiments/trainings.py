@@ -39,7 +39,7 @@ def origin(cell: dict, bases: Bases, **toy) -> dict:
 
 
 def inputs(cell: dict, bases: Bases | None = None) -> dict[str, str]:
-    """Hashes of what a cell starts from: the data it is trained on, a published model’s weights, or the data of its base."""
+    """Hashes of what a cell starts from: its data, and a published model’s weights or the data of its base."""
     return {"data": problem(cell["model"], cell["task"]).data_hash} | base_inputs(cell["model"], bases or {})
 
 
