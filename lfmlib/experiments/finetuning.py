@@ -49,10 +49,10 @@ TASKS = {
     "vit": {"task": "rotation", "steps": 200, "batch": 64},
 }
 """What the bases are fine-tuned for."""
-LARGE = {smollm.NAME: {"task": "docstrings", "steps": 40, "batch": 4}}
+LARGE = {smollm.NAME: {"task": "docstrings", "steps": 30, "batch": 4}}
 """The same of a language model that people use, which only full fine-tuning is measured of; windows of 256 tokens."""
 LARGE_SEEDS = 3
-"""Its seeds: a step of it takes twelve core-seconds."""
+"""Its seeds: a step of it takes ten core-seconds."""
 FULL_RATES = {smollm.NAME: 1e-4, "minilm": 2e-4, "deep-decoder": 3e-3, "vit": 1e-3}
 ADAPTER_RATES = {"minilm": 1e-3, "deep-decoder": 3e-3, "vit": 3e-3}
 """Learning rates of full fine-tuning and of adapters, by held-out score in single runs (see the Methods page); for the
