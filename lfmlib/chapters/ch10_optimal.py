@@ -6,7 +6,7 @@ Every function takes rows of the record (see `lfmlib.experiments.optimal.run`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -20,7 +20,7 @@ from ..experiments.optimal import BITS, PRUNED, PRUNED_SHARE
 from ..findings import Finding
 from ..losses.outliers import RANGES
 from ..provenance import recorded
-from .names import NAMES, PUBLISHED, by_model, key, where
+from .names import NAMES, PUBLISHED, SHORT, by_model, key, where
 from .sentences import MISSING, Cell, listed, mean, number, span, table, within, worded
 
 LIMIT_REACHED = 0.9
@@ -61,6 +61,16 @@ def asked(record: pd.DataFrame) -> pd.DataFrame:
         "accuracy": mean("score", ".2f"),
     }
     return table(by_model(record, part="whole", what="model"), columns)
+
+
+def domains(record: pd.DataFrame) -> str:
+    """How well SmolLM2 foretells held-out text of three kinds, in a sentence; "" where the record has none of it."""
+    words = [
+        f"{one.task} **{one.own:.2f}** nats a token (perplexity {math.exp(one.own):.0f}, by frequencies alone "
+        f"{math.exp(one.prior):,.0f}; {int(one.held):,} tokens)"
+        for one in where(record, part="domain").itertuples()
+    ]
+    return f"SmolLM2 on held-out text: {'; '.join(words)}." if words else ""
 
 
 def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -306,20 +316,22 @@ def _rise(entries: str, change: str) -> Cell:
     return span(figure, 2, "+", " %", times=100)
 
 
-def singles(record: pd.DataFrame, model: str = "minilm", most: int = 5) -> pd.DataFrame:
-    """The entries that cost most when zeroed: where they are, how large, and what random ones of their norm cost."""
-    rows = where(record, part="single", model=model).sort_values("rise", ascending=False)
-    return _entries(rows.head(most))
+def singles(record: pd.DataFrame, most: int = 4) -> pd.DataFrame:
+    """The entries of each published model that cost most when zeroed: where they are, how large, and what random ones
+    of their norm cost."""
+    return _entries(record, lambda rows: rows["rise"], most)
 
 
-def largest(record: pd.DataFrame, model: str = "minilm", most: int = 5) -> pd.DataFrame:
+def largest(record: pd.DataFrame, most: int = 4) -> pd.DataFrame:
     """The entries that are largest in standard deviations of their matrix, told as in `singles`."""
-    rows = where(record, part="single", model=model)
-    return _entries(rows.loc[rows["size"].abs().sort_values(ascending=False).index].head(most))
+    return _entries(record, lambda rows: rows["size"].abs(), most)
 
 
-def _entries(rows: pd.DataFrame) -> pd.DataFrame:
+def _entries(record: pd.DataFrame, by: Callable[[pd.DataFrame], pd.Series], most: int) -> pd.DataFrame:
+    single = [where(record, part="single", model=model) for model in PUBLISHED]
+    rows = pd.concat([some.loc[by(some).sort_values(ascending=False).index].head(most) for some in single])
     columns = {
+        "model": lambda one: SHORT[one["model"]],
         "tensor": lambda one: one["tensor"].removesuffix(".weight"),
         "row": number("row", ".0f"),
         "column": number("column", ".0f"),

@@ -6,6 +6,7 @@ Its parts, on SmolLM2 and MiniLM as they were published and on the lab's models 
     whole    mean and symmetry of the matrices, the law of what pruning keeps, pruning curves, and the damage when
              outliers are changed
     single   what single entries do: the largest, and those that the gradient points to
+    domain   how well SmolLM2 foretells held-out text of three kinds (`lfmlib.lab.domains`)
 
 The lab's models are trained with five seeds. MiniLM and SmolLM2 are one each: their five seeds are disjoint parts of
 the held-out data, and draws of what is random. SmolLM2's laws are those of its codes read as intervals, as a survey
@@ -90,6 +91,8 @@ def _cells() -> Iterator[dict]:
             yield {"part": "whole", "model": model, **settings, "seed": seed}
     for model, settings in TASKS.items():
         yield {"part": "single", "model": model, **settings, "seed": 0}
+    for task in smollm.TASKS:
+        yield {"part": "domain", "model": smollm.NAME, "task": task, "seed": 0}
 
 
 def _toys() -> Iterator[dict]:
@@ -130,10 +133,15 @@ def run(cell: dict) -> list[dict]:
 
     ``quantized``: the ``rise`` when all weights are rounded to four bits, by where their range is taken from.
 
+    ``domain``: the ``own`` loss, the ``prior`` and the share of tokens that were the likeliest, ``score``, on all
+    ``held`` tokens.
+
     ``single``: the entries that raise the loss most when zeroed, see `lfmlib.experiments.loss_probes.singles`.
     """
     model, seed = trained(cell), cell["seed"]
     asked = Asked(model, cell)
+    if cell["part"] == "domain":
+        return [_domain(asked)]
     judged = body(model)["name"]
     judged = set(judged.iloc[:: math.ceil(len(judged) / cell.get("matrices", len(judged)))])
     weights = {name: p for name, p in model.named_parameters() if name in judged}
@@ -152,6 +160,12 @@ def run(cell: dict) -> list[dict]:
     rows += [] if again and large else layers(asked, weights, open_checkpoint(model).only(list(weights)))
     cuts = found[PRUNED_SHARE].set_index("tensor")["outlier_cut"]
     return rows + damage(asked, weights, {name: cuts[known_as.get(name, name)] for name in weights}, seed)
+
+
+def _domain(asked: Asked) -> dict:
+    found = asked.task.figures(asked.model)
+    figures = {"own": found["loss"], "score": found["accuracy"], "prior": asked.task.prior()}
+    return {"what": "domain", "held": asked.task.count()} | {name: brief(value) for name, value in figures.items()}
 
 
 def _whole(asked: Asked, table: pd.DataFrame, seed: int) -> dict:
