@@ -6,7 +6,7 @@ Every function takes rows of the record (see `lfmlib.experiments.optimal.run`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -316,19 +316,21 @@ def _rise(entries: str, change: str) -> Cell:
     return span(figure, 2, "+", " %", times=100)
 
 
-def singles(record: pd.DataFrame, most: int = 4) -> pd.DataFrame:
-    """The entries of each published model that cost most when zeroed: where they are, how large, and what random ones
+def singles(record: pd.DataFrame, models: Sequence[str] = PUBLISHED, most: int = 4) -> pd.DataFrame:
+    """The entries of each of some models that cost most when zeroed: where they are, how large, and what random ones
     of their norm cost."""
-    return _entries(record, lambda rows: rows["rise"], most)
+    return _entries(record, models, lambda rows: rows["rise"], most)
 
 
-def largest(record: pd.DataFrame, most: int = 4) -> pd.DataFrame:
+def largest(record: pd.DataFrame, models: Sequence[str] = PUBLISHED, most: int = 4) -> pd.DataFrame:
     """The entries that are largest in standard deviations of their matrix, told as in `singles`."""
-    return _entries(record, lambda rows: rows["size"].abs(), most)
+    return _entries(record, models, lambda rows: rows["size"].abs(), most)
 
 
-def _entries(record: pd.DataFrame, by: Callable[[pd.DataFrame], pd.Series], most: int) -> pd.DataFrame:
-    single = [where(record, part="single", model=model) for model in PUBLISHED]
+def _entries(
+    record: pd.DataFrame, models: Sequence[str], by: Callable[[pd.DataFrame], pd.Series], most: int
+) -> pd.DataFrame:
+    single = [where(record, part="single", model=model) for model in models]
     rows = pd.concat([some.loc[by(some).sort_values(ascending=False).index].head(most) for some in single])
     columns = {
         "model": lambda one: SHORT[one["model"]],

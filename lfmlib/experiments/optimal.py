@@ -155,7 +155,8 @@ def run(cell: dict) -> list[dict]:
     again = cell["model"] in models.PRETRAINED and seed  # its matrices are those of seed 0
     shares = (PRUNED_SHARE,) if seed or large else PRUNED
     found = {pruned: laws(stored, pruned=pruned, progress=False) for pruned in shares}
-    rows += [] if again else _laws(found, surveyed, seed)
+    if not again:
+        rows += law_rows(found, noise_laws(surveyed, pruned=PRUNED_SHARE, seed=seed))
     rows += curves(asked, model, weights, cell)
     rows += [] if again and large else layers(asked, weights, open_checkpoint(model).only(list(weights)))
     cuts = found[PRUNED_SHARE].set_index("tensor")["outlier_cut"]
@@ -184,7 +185,13 @@ def _whole(asked: Asked, table: pd.DataFrame, seed: int) -> dict:
     }
 
 
-def _laws(found: dict[float, pd.DataFrame], surveyed: pd.DataFrame, seed: int) -> list[dict]:
+def law_rows(found: dict[float, pd.DataFrame], noise: pd.DataFrame) -> list[dict]:
+    """Rows "law" and "matrix", see `run`.
+
+    Args:
+        found: share pruned → rows of `lfmlib.laws`.
+        noise: the same of noise in the place of weights, with the judged share pruned.
+    """
     rows = []
     for pruned, table in found.items():
         bits = table[list(BITS)]
@@ -194,13 +201,12 @@ def _laws(found: dict[float, pd.DataFrame], surveyed: pd.DataFrame, seed: int) -
                 {"what": "matrix", "tensor": name} | {law: brief(value) for law, value in one.items()}
                 for name, one in zip(table["tensor"], bits.to_dict("records"), strict=True)
             ]
-        noise = noise_laws(surveyed, pruned=PRUNED_SHARE, seed=seed) if pruned == PRUNED_SHARE else None
         for name in VARIANTS:
             row = {"what": "law", "pruned": pruned, "variant": name}
             row["wins"] = brief(findings.share(table, table["variant"] == name))
             row["near"] = brief(findings.share(table, bits[f"bits_{name}"] <= findings.NEAR_BITS))
             row["bits"] = brief(bits[f"bits_{name}"].median())
-            if noise is not None:
+            if pruned == PRUNED_SHARE:
                 row["noise_wins"] = brief(findings.share(noise, noise["variant"] == name))
             rows.append(row)
         rows[-len(VARIANTS)] |= {name: brief(table[name].median()) for name in ("outlier_share", "gg_shape")}

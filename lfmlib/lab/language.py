@@ -86,6 +86,28 @@ class Bytes:
         return evenly(self._side(side)[skip:], most)
 
 
+class Tokens(Bytes):
+    """Next token of a text, in windows of 256; those held out are in a fixed shuffled order, so that the first few, or
+    the next, are a fair sample.
+
+    Args:
+        train, validation, test, data_hash: as of `Bytes`, of any type of integers.
+        vocabulary: how many tokens there are.
+    """
+
+    length, together = 256, 4
+
+    def __init__(self, train: np.ndarray, validation: np.ndarray, test: np.ndarray, data_hash: str, vocabulary: int):
+        self.classes = vocabulary
+        self.held = min(self.held, *((len(side) - 1) // self.length for side in (validation, test)))
+        super().__init__(train, validation, test, data_hash)
+        order = np.random.default_rng(0).permutation(self.held)
+        self.validation, self.held_out = self.validation[order], self.held_out[order]
+
+    def _some(self, side: str, most: int | None, skip: int = 0) -> torch.Tensor:
+        return self._side(side)[skip : None if most is None else skip + most]
+
+
 def language() -> Bytes:
     """The text of CPython's standard library: code."""
     found = text.load()

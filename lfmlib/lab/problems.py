@@ -47,7 +47,7 @@ def problem(model: str, task: str):
     if model == "minilm":
         return Halves() if task == "halves" else Docstrings(task)
     if model == smollm.NAME:
-        return smollm.Tokens(task)
+        return smollm.asked(task)
     if texts := {"language": language, "prose": prose, "headers": headers}.get(task):
         return texts()
     return Pairs(turned=task == "turned pairs") if "pairs" in task else Digits(task)

@@ -23,11 +23,12 @@ from ..checkpoints import packaged
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.named import named
 from . import domains
-from .language import Bytes
+from .language import Tokens
 
 NAME = "smollm2-135m"
 TASKS = domains.DOMAINS
 """Texts whose next token it is asked for."""
+VOCABULARY = 49_152
 END = 0
 """Id of the token that stands between documents."""
 FORMAT = 1
@@ -55,26 +56,16 @@ def as_stored(model: nn.Module) -> tuple[Checkpoint, dict[str, str]]:
     return stored, {name: theirs[place] for place, name in ours.items() if place in theirs}
 
 
-class Tokens(Bytes):
-    """Next token of a text of one of `lfmlib.lab.domains`, in windows of 256.
+def asked(task: str) -> Tokens:
+    """The next token of a text of one of `lfmlib.lab.domains`."""
+    sides, found = _encoded(task)
+    data_hash = hashlib.sha256(f"{named(NAME).sha256} {found}".encode()).hexdigest()
+    return Tokens(*sides, data_hash, VOCABULARY)
 
-    Held-out windows are in a fixed shuffled order, so that the first few, or those after them, are a fair sample.
 
-    Args:
-        task: one of `TASKS`.
-    """
-
-    length, classes, held, together = 256, 49_152, 64, 4
-
-    def __init__(self, task: str):
-        sides, found = _encoded(task)
-        self.held = min(self.held, *((len(side) - 1) // self.length for side in sides[1:]))
-        super().__init__(*sides, hashlib.sha256(f"{named(NAME).sha256} {found}".encode()).hexdigest())
-        order = np.random.default_rng(0).permutation(self.held)
-        self.validation, self.held_out = self.validation[order], self.held_out[order]
-
-    def _some(self, side: str, most: int | None, skip: int = 0) -> torch.Tensor:
-        return self._side(side)[skip : None if most is None else skip + most]
+def tokenizer() -> Tokenizer:
+    """Its tokenizer, from the file."""
+    return Tokenizer.from_file(str(_folder() / "tokenizer.json"))
 
 
 def _encoded(task: str) -> tuple[list[np.ndarray], str]:
@@ -82,10 +73,10 @@ def _encoded(task: str) -> tuple[list[np.ndarray], str]:
     found = domains.load(task)
 
     def encode(folder: Path) -> None:
-        tokenizer = Tokenizer.from_file(str(_folder() / "tokenizer.json"))
+        encoder = tokenizer()
         for side, documents in found.sides.items():
             # one document by one: the tokenizer's threads would warn of every process forked afterwards
-            ids = [np.uint16([*tokenizer.encode(one).ids, END]) for one in documents]
+            ids = [np.uint16([*encoder.encode(one).ids, END]) for one in documents]
             np.save(folder / f"{side}.npy", np.concatenate(ids))
 
     place = cache.artefact({"tokens": NAME, "text": found.sha256, "format": FORMAT}, encode)
