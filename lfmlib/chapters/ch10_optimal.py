@@ -19,12 +19,16 @@ from ..experiments.loss_probes import ARMS
 from ..experiments.optimal import BITS, PRUNED, PRUNED_SHARE
 from ..findings import Finding
 from ..losses.outliers import RANGES
+from ..losses.pruning import largest_share
 from ..provenance import recorded
 from .names import NAMES, PUBLISHED, SHORT, by_model, key, where
 from .sentences import MISSING, Cell, listed, mean, number, span, table, within, worded
 
 LIMIT_REACHED = 0.9
 """Share of the outliers that a matrix may have at most, from which on that limit decides where they begin."""
+RISES = (1.01, 1.1, 2.0)
+"""Factors of the perplexity that it is told of."""
+ARM_NAMES = {"magnitude": "by magnitude", "random": "at random", "noise": "and by noise as large as pruning"}
 ASKED = {
     "smollm2-135m": "next token of code",
     "minilm": "halves of docstrings",
@@ -122,6 +126,24 @@ def against_noise(record: pd.DataFrame) -> str:
     return (
         f"One-per-cent point of magnitude pruning less that of noise, in points: {'; '.join(words)}. Beyond the "
         f"interval, pruning goes further in **{sum(low > 0 for low in lows)} of {len(lows)}** models."
+    )
+
+
+def of_perplexity(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
+    """How much can go until the perplexity of a language model rises by 1 %, by 10 % and twofold, in a sentence; ""
+    where the record has nothing of it."""
+    curves = where(record, part="whole", what="curve", model=model)
+    if curves.empty:
+        return ""
+    most, words = curves["share"].max(), []
+    for arm in ("magnitude", "Wanda", "random", "noise"):
+        each = where(curves, arm=arm).groupby("seed")
+        shares = [pd.Series({seed: largest_share(some, math.log(times)) for seed, some in each}) for times in RISES]
+        told = [f"more than {most:.0%}" if (one >= most).all() else f"{one.mean():.1%}" for one in shares]
+        words.append(f"{ARM_NAMES.get(arm, arm)} {', '.join(told)}")
+    return (
+        f"The perplexity of {SHORT[model]} rises by 1 %, by 10 % and twofold when so much goes, in the mean of "
+        f"{curves['seed'].nunique()} runs: {'; '.join(words)}."
     )
 
 

@@ -101,7 +101,8 @@ def test_every_table_of_the_chapter_has_its_models(toy):
     assert set(ch10_optimal.curves(toy)["ViT"]["arm"]) == set(loss_probes.ARMS)
     assert len(ch10_optimal.largest(toy, ["vit"])) == len(ch10_optimal.singles(toy, ["vit"], most=4)) == 4
     assert ch10_optimal.singles(toy).empty  # published models are not among the toys
-    assert ch10_optimal.domains(toy) == ""
+    assert ch10_optimal.domains(toy) == ch10_optimal.of_perplexity(toy) == ""
+    assert "by magnitude" in ch10_optimal.of_perplexity(toy, "vit")
     for say in (ch10_optimal.fragile, ch10_optimal.worst, ch10_optimal.against_noise):
         assert "ViT" in say(toy)
 
