@@ -33,8 +33,9 @@ from ..surveys.counted import LEFT
 from ..surveys.values import noise_twin
 from . import census
 
-MAX_MATRICES = {"quick": 6, "default": 36, "full": 10_000}
-"""How many matrices the arrangement of entries is measured of, by profile, evenly chosen."""
+MAX_MATRICES = {"quick": findings.QUICK_MATRICES, "default": 36, "full": None}
+"""How many matrices of a whole model the arrangement of entries is measured of, by profile, evenly chosen; None: all.
+Those that a reader selects are all measured, as chapter 4 does, but by a quick look."""
 MAX_VALUES = 1 << 20
 """Values that are looked at of each of these matrices, at most: its first rows, which are judged like a whole matrix,
 since rows of noise are noise."""
@@ -65,9 +66,11 @@ def opened(model: str, revision: str, select: str, sample: int, base: str = "") 
     return checkpoint
 
 
-def changed(base: str, model: str, checkpoint: Checkpoint, seed: int) -> pd.DataFrame:
-    """`lfmlib.compare` of the checkpoint of a report with its base; of an adapter, the matrices that it changes."""
-    return compare(base, model if is_adapter(model) else checkpoint, controls=["noise"], seed=seed)
+def changed(base: str, model: str, checkpoint: Checkpoint, select: str, seed: int) -> pd.DataFrame:
+    """`lfmlib.compare` of the checkpoint of a report with its base; of an adapter, the selected matrices that it
+    changes."""
+    tuned = model if is_adapter(model) else checkpoint
+    return compare(base, tuned, select=select or None, controls=["noise"], seed=seed)
 
 
 def identity(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
@@ -161,17 +164,16 @@ def outliers(table: pd.DataFrame, most: int = 8) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def chosen(checkpoint: Checkpoint, profile: str) -> Checkpoint:
-    """First rows of evenly chosen matrices, in memory: what the arrangement of entries is measured of."""
-    names = [info.name for info in _choosable(checkpoint)]
-    places = np.linspace(0, len(names) - 1, min(len(names), MAX_MATRICES[profile])).round().astype(int)
-    return checkpoint.cut([names[i] for i in places], MAX_VALUES)
+def chosen(checkpoint: Checkpoint, profile: str, select: str = "") -> Checkpoint:
+    """First rows of the matrices that the arrangement of entries is measured of, in memory: of a selection those that
+    chapter 4 measures, of a whole model at most `MAX_MATRICES` of them, and poolers."""
+    most = None if select and profile != "quick" else MAX_MATRICES[profile]
+    return checkpoint.cut([info.name for info in _choosable(checkpoint, most)], MAX_VALUES)
 
 
-def _choosable(checkpoint: Checkpoint) -> list[TensorInfo]:
+def _choosable(checkpoint: Checkpoint, most: int | None = None) -> list[TensorInfo]:
     """The matrices whose arrangement can be measured, poolers among them."""
-    tensors = findings.judged(checkpoint).tensors
-    return [one for one in tensors if len(one.shape) == 2 and min(one.shape) >= findings.shares.MIN_MATRIX_SIDE]
+    return [one for one in findings.judged(checkpoint, most).tensors if findings.shares.can_be_arranged(one)]
 
 
 def legs(arranged: pd.DataFrame) -> pd.DataFrame:

@@ -39,6 +39,7 @@ from .runs import bracketed, holm, over_runs, paired_p, ratio, span
 from .shares import (
     KL_BOUND,
     MIN_MATRIX_VALUES,
+    QUICK_MATRICES,
     SUPPORTED_SHARE,
     by_role,
     eligible,
@@ -71,6 +72,7 @@ __all__ = [
     "OTHER_NOISE",
     "PRUNED_SHARE",
     "QQ_BOUND",
+    "QUICK_MATRICES",
     "READINGS",
     "RULES",
     "SCORE_SIGNS",
