@@ -31,7 +31,7 @@ from ..findings.markup import plain
 from ..health import gains, order, planted
 from ..surveys.counted import LEFT
 from ..surveys.values import noise_twin
-from . import census
+from . import census, lab_runs
 
 MAX_MATRICES = {"quick": findings.QUICK_MATRICES, "default": 36, "full": None}
 """How many matrices of a whole model the arrangement of entries is measured of, by profile, evenly chosen; None: all.
@@ -259,7 +259,9 @@ def verdicts(
 ) -> list:
     """The findings of the report: those that the weights alone decide, and with a base those on ΔW.
 
-    The noise of F9 and F10 has a mean of 0, as in chapter 10: their control is what the claims say of weights.
+    The noise of F9 and F10 has a mean of 0, as in chapter 10: their control is what the claims say of weights. F3 has
+    the witnesses of chapter 3: published models, and lab models that lacked a shape at their start. A base is none: it
+    was trained itself, so a shape that it lacks was not absent at step 0.
 
     Args:
         table, noise, arranged, laws, changed: what was measured.
@@ -267,8 +269,7 @@ def verdicts(
             code, they are taken: here only some matrices were looked at, and one model has one verdict.
         name, where: of the model.
     """
-    shapes = census.judged(census.kept(), "F3", name)
-    found = [findings.f1(table, noise, name, where), findings.f3(table, noise, name, shapes, (), where)]
+    found = [findings.f1(table, noise, name, where), _f3(table, noise, name, where)]
     if len(arranged):
         found.append(findings.f4(arranged, name, where, table))
     centred = noise_twin(table.assign(mean=0.0), seed=where.get("parameters", {}).get("seed", 0))
@@ -279,6 +280,18 @@ def verdicts(
     if changed is not None:  # all of it, here as in the chapters
         found += [findings.f6(changed, name, where), findings.f7(changed[changed["control"] == "none"], name, where)]
     return found
+
+
+def _f3(table: pd.DataFrame, noise: pd.DataFrame, name: str, where: dict) -> Finding:
+    """F3 by the witnesses that chapter 3 has, or that are left of them."""
+    grown = lab_runs.kept_shapes()
+    others = census.judged(census.kept(), "F3", name, grown or ())
+    found = findings.f3(table, noise, name, others, grown or (), where)
+    if grown is not None:
+        return found
+    lacking = "the record of the lab’s trainings is not here, so shapes that only they confirm count as unconfirmed"
+    told = [found.details["caveat"]] if "caveat" in found.details else []
+    return replace(found, details=found.details | {"caveat": "; ".join([*told, lacking])})
 
 
 def _by_its_chapter(found: Finding, others: list[Finding], where: dict) -> Finding:

@@ -19,8 +19,8 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 import lfmlib
-from lfmlib import findings
-from lfmlib.chapters import ch13_report
+from lfmlib import findings, records
+from lfmlib.chapters import census, ch13_report, lab_runs
 from lfmlib.findings import scoreboard
 from lfmlib.health import planted
 from lfmlib.provenance import ROOT
@@ -245,6 +245,28 @@ def test_weights_off_centre_fail_where_their_noise_passes():
     found = {one.id: one for one in ch13_report.verdicts(*made)}
     assert (found["F9"].value, found["F9"].verdict, found["F9"].control_verdict) == (0.0, "contradicted", "supported")
     assert found["F10"].control_verdict == "supported"
+
+
+def test_f3_has_the_witnesses_of_chapter_3(monkeypatch, tmp_path):
+    """Straight flanks grew in the lab and in no published model: here as there the lab's models confirm them."""
+    rng = np.random.default_rng(0)
+    part = {f"layers.{i}.q_proj.weight": torch.tensor(rng.uniform(-1, 1, (128, 128))).float() for i in range(3)}
+    table = lfmlib.survey(part, progress=False)
+    noise = lfmlib.noise_twin(table)
+    laws = lfmlib.laws(part, pruned=findings.PRUNED_SHARE, progress=False)
+    grown = list(lab_runs.shapes_grown(records.load("initialization")))
+    others = census.found("F3", "default", "made", grown)
+    assert "linear" in grown and not any("linear" in one.details["found"] for one in others)
+
+    def f3() -> findings.Finding:
+        made = table, noise, pd.DataFrame(), laws, None, [], "made", {"source": "made"}
+        return next(one for one in ch13_report.verdicts(*made) if one.id == "F3")
+
+    assert f3() == findings.f3(table, noise, "made", others, grown, {"source": "made"})
+    assert f3().interval == (1, 1) and f3().details["confirmed_elsewhere"] == ["linear"]
+    for folder in ("FOLDER", "SHIPPED"):
+        monkeypatch.setattr(records if folder == "FOLDER" else lab_runs, folder, tmp_path)
+    assert f3().interval == (0, 1) and "record of the lab’s trainings is not here" in scoreboard.measured(f3())
 
 
 def test_an_adapter_is_reported_as_the_model_it_makes(tmp_path):
