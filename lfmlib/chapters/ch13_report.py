@@ -33,9 +33,9 @@ from ..surveys.counted import LEFT
 from ..surveys.values import noise_twin
 from . import census, lab_runs
 
-MAX_MATRICES = {"quick": findings.QUICK_MATRICES, "default": 36, "full": None}
-"""How many matrices of a whole model the arrangement of entries is measured of, by profile, evenly chosen; None: all.
-Those that a reader selects are all measured, as chapter 4 does, but by a quick look."""
+MAX_MATRICES = findings.MOST_MATRICES | {"default": 36}
+"""Profile → how many matrices of a whole model the arrangement of entries is measured of, evenly chosen; under "full"
+all. Of those that a reader selects it is measured as in chapter 4."""
 MAX_VALUES = 1 << 20
 """Values that are looked at of each of these matrices, at most: its first rows, which are judged like a whole matrix,
 since rows of noise are noise."""
@@ -167,7 +167,7 @@ def outliers(table: pd.DataFrame, most: int = 8) -> pd.DataFrame:
 def chosen(checkpoint: Checkpoint, profile: str, select: str = "") -> Checkpoint:
     """First rows of the matrices that the arrangement of entries is measured of, in memory: of a selection those that
     chapter 4 measures, of a whole model at most `MAX_MATRICES` of them, and poolers."""
-    most = None if select and profile != "quick" else MAX_MATRICES[profile]
+    most = (findings.MOST_MATRICES if select else MAX_MATRICES).get(profile)
     return checkpoint.cut([info.name for info in _choosable(checkpoint, most)], MAX_VALUES)
 
 

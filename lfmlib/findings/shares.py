@@ -22,8 +22,8 @@ MIN_MATRIX_VALUES = 4096
 """Matrices with fewer values are left out: the figures of noise itself scatter too far there."""
 MIN_MATRIX_SIDE = 40
 """Rows, and columns, that a matrix needs for the arrangement of its entries to be measured."""
-QUICK_MATRICES = 6
-"""How many matrices a quick look takes, beside poolers."""
+MOST_MATRICES = {"quick": 6}
+"""Profile of a chapter → how many matrices it looks at, at most, beside poolers; under the others at all."""
 TOO_SMALL = (
     f"No matrix with {MIN_MATRIX_VALUES:,} or more elements and a distribution to measure is neither embedding, head "
     "nor pooler."

@@ -326,8 +326,7 @@ def test_one_model_has_one_verdict(model):
 def test_the_report_and_chapter_4_measure_the_same_matrices(select, profile):
     """The size of MiniLM lets the report measure all; one with more layers is looked at in part, if not selected."""
     checkpoint = lfmlib.open_checkpoint("minilm", select=select)
-    few = findings.QUICK_MATRICES if profile == "quick" else None
-    theirs = findings.judged(checkpoint, most=few)
+    theirs = findings.judged(checkpoint, most=findings.MOST_MATRICES.get(profile))
     measured = [info.name for info in theirs.tensors if findings.shares.can_be_arranged(info)]
     part = ch13_report.chosen(checkpoint, profile, select)
     assert [info.name for info in part.tensors] == measured
