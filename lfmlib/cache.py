@@ -17,6 +17,8 @@ from pathlib import Path
 from filelock import FileLock
 from platformdirs import user_cache_path
 
+MANIFEST = "manifest.json"
+"""The file in each folder that says what it holds."""
 VERSIONED = ("torch", "transformers", "numpy")
 """Packages whose versions are part of every key, since other versions may train another model."""
 
@@ -92,7 +94,7 @@ def _build(place: Path, description: dict, build: Callable[[Path], None]) -> Non
         build(partial)
         hashes = {path.name: file_hash(path) for path in sorted(partial.iterdir())}
         manifest = {"description": description, "sha256": hashes}
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, FileNotFoundError):
@@ -109,9 +111,19 @@ def _build(place: Path, description: dict, build: Callable[[Path], None]) -> Non
 def is_intact(place: Path, description: dict) -> bool:
     """Whether a folder is of this description, and every file in it still has the hash in its manifest."""
     try:
-        manifest = json.loads((place / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
         if manifest["description"] != json.loads(json.dumps(description)):
             return False
         return all(file_hash(place / name) == expected for name, expected in manifest["sha256"].items())
     except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def is_bookkeeping(path: Path) -> bool:
+    """Whether a file is the manifest of a folder of this cache, or a copy of one; others' files bear that name too."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8")) if path.name == MANIFEST else None
+        hashes = held["sha256"] if isinstance(held, dict) and held.keys() == {"description", "sha256"} else {}
+        return bool(hashes) and all(len(bytes.fromhex(one)) == 32 for one in hashes.values())
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return False

@@ -146,6 +146,19 @@ def test_without_extras_tables_are_made_and_what_is_missing_is_named(bare, tmp_p
     assert run.returncode == 2 and run.stderr.count("\n") == 1 and "pip install 'lfmlib[book]'" in run.stderr
 
 
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["build", "--profile", "quick"], ["report", "in", "out"]])
+def test_the_book_without_its_extra_says_so_in_a_line(tmp_path, arguments):
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['papermill'] = None\n", encoding="utf-8")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "lfmlib.book", *arguments]
+    run = subprocess.run(command, capture_output=True, cwd=tmp_path, env=env, encoding="utf-8")
+    wanted = "needs what is not installed here (papermill); run: pip install 'lfmlib[book]'\n"
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", f"lfmlib.book {wanted}")
+    code = "try:\n    import lfmlib.book\nexcept ModuleNotFoundError as error:\n    print(error)"
+    told = python(code, folder=tmp_path, PYTHONPATH=env["PYTHONPATH"])
+    assert told == f"lfmlib.book {wanted}"
+
+
 @pytest.mark.slow
 def test_an_installed_copy_keeps_nothing_beside_its_packages(installed, tmp_path):
     """Results and records lie where its user stands; the book itself needs the tree, which is said in a sentence."""

@@ -111,10 +111,16 @@ def _short(name: str) -> str:
 def _slug(source: str) -> str:
     """A folder name that no other model has: a hub id with "--" for its slash, which ids do not hold; else the end of a
     path or address, with a hash of the whole."""
-    path = Path(source).expanduser()
-    there = path.exists()
-    if HUB_ID.match(source) and not there:
+    here = _here(source)
+    if HUB_ID.match(source) and not here:
         return source.replace("/", "--")
-    whole = str(path.resolve()) if there else source
+    # chapter 12 is given several models, commas between
+    whole = here or ",".join(_here(one.strip()) or one.strip() for one in source.split(","))
     end = re.sub(r"[^A-Za-z0-9._]+", "-", whole.rstrip("/").rpartition("/")[2]).strip("-.")[-60:]
     return f"{end or 'model'}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def _here(source: str) -> str:
+    """The whole path of what lies on this machine; "" of anything else."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else ""

@@ -136,7 +136,7 @@ def _model(record: pd.DataFrame, name: str, body: pd.DataFrame, folder: Path) ->
         f"{name}: kl_bits by layer and role. Framed: beyond 0.02 bits. All maps of this page have the same colours.",
     )  # fmt: skip
     kind = body["quantized"].iloc[0] if (body["quantized"] != "").any() else ", ".join(body["dtype"].unique())
-    origin = f"; published as {about.original}" if about.original else ""
+    origin = f"; published as {about.origin}" if about.origin else ""
     worst = body.loc[body["kl_bits"].idxmax()]
     lead = (
         f"(atlas-{name})=\n### {name}\n\nWhat it is: {about.what}. {about.family}, {about.modality}, "

@@ -66,6 +66,8 @@ def judged(record: pd.DataFrame, id_: str, but: str = "", grown: Sequence[str] =
         but: a model that the chapter measures itself.
         grown: F3: the shapes that lab models grew in training.
     """
+    if record.empty:
+        return []
     origin = recorded("census", record)
     if id_ == "F3":
         several = [_f3(record, name, origin, [], grown) for name in models(record)]

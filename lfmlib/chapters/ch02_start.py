@@ -22,30 +22,9 @@ from ..lab import models, text
 from ..lab.problems import problem
 from ..lab.starts import STARTS, UNLIKE_STARTS
 from ..lab.train import Config, rate
+from .lab_runs import last, verdict_runs
 from .names import LAB, where
 from .sentences import Cell, arrow, at_end, mean, middle, number, span, table, within, worded
-
-REGIMES = {
-    "wide start": {"part": "plain", "gain": 1.0},
-    "narrow start": {"part": "plain", "gain": 0.25},
-    "strong decay": {"part": "decay"},
-}
-"""The ways of training that the verdict is given on, as settings."""
-
-
-def last(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows at the end of each training."""
-    return rows[rows["step"] == rows["steps"]]
-
-
-def verdict_runs(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows each verdict rests on, by a name such as "lab ViT, wide start"; ways that were not run are left out."""
-    found = {
-        f"{LAB[model]}, {regime}": where(rows, model=model, **settings)
-        for model in LAB
-        for regime, settings in REGIMES.items()
-    }
-    return {name: some for name, some in found.items() if len(some)}
 
 
 def optimizer_runs(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -337,22 +316,6 @@ def found(runs: dict[str, pd.DataFrame], where: dict) -> list[findings.Finding]:
     """
     fading = drift.fading(findings.KL_BOUND)
     return [findings.f2(rows, name, where | {"source": name}, fading) for name, rows in runs.items()]
-
-
-def shapes_grown(rows: pd.DataFrame) -> dict[str, list[str]]:
-    """Shapes that training gave to models that started Gaussian, for the rule of F3.
-
-    Returns:
-        Shape → the ways of training (as in `verdict_runs`) in which at least two matrices end with it, and none begins
-        with it, in at least two seeds.
-    """
-    found: dict[str, list[str]] = {}
-    for name, some in verdict_runs(where(rows, start="gaussian")).items():
-        first, end = where(some, step=0), last(some)
-        for shape in ("sharp", "inverted-t", "linear"):
-            if (first[shape] == 0).all() and (end[shape] >= 2).sum() >= 2:
-                found.setdefault(shape, []).append(name)
-    return found
 
 
 def _commonest(rows: pd.DataFrame) -> str:

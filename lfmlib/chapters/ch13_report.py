@@ -31,10 +31,11 @@ from ..findings.markup import plain
 from ..health import gains, order, planted
 from ..surveys.counted import LEFT
 from ..surveys.values import noise_twin
-from . import census
+from . import census, lab_runs
 
-MAX_MATRICES = {"quick": 6, "default": 36, "full": 10_000}
-"""How many matrices the arrangement of entries is measured of, by profile, evenly chosen."""
+MAX_MATRICES = findings.MOST_MATRICES | {"default": 36}
+"""Profile → how many matrices of a whole model the arrangement of entries is measured of, evenly chosen; under "full"
+all. Of those that a reader selects it is measured as in chapter 4."""
 MAX_VALUES = 1 << 20
 """Values that are looked at of each of these matrices, at most: its first rows, which are judged like a whole matrix,
 since rows of noise are noise."""
@@ -65,9 +66,11 @@ def opened(model: str, revision: str, select: str, sample: int, base: str = "") 
     return checkpoint
 
 
-def changed(base: str, model: str, checkpoint: Checkpoint, seed: int) -> pd.DataFrame:
-    """`lfmlib.compare` of the checkpoint of a report with its base; of an adapter, the matrices that it changes."""
-    return compare(base, model if is_adapter(model) else checkpoint, controls=["noise"], seed=seed)
+def changed(base: str, model: str, checkpoint: Checkpoint, select: str, seed: int) -> pd.DataFrame:
+    """`lfmlib.compare` of the checkpoint of a report with its base; of an adapter, the selected matrices that it
+    changes."""
+    tuned = model if is_adapter(model) else checkpoint
+    return compare(base, tuned, select=select or None, controls=["noise"], seed=seed)
 
 
 def identity(checkpoint: Checkpoint, table: pd.DataFrame) -> pd.DataFrame:
@@ -161,17 +164,16 @@ def outliers(table: pd.DataFrame, most: int = 8) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def chosen(checkpoint: Checkpoint, profile: str) -> Checkpoint:
-    """First rows of evenly chosen matrices, in memory: what the arrangement of entries is measured of."""
-    names = [info.name for info in _choosable(checkpoint)]
-    places = np.linspace(0, len(names) - 1, min(len(names), MAX_MATRICES[profile])).round().astype(int)
-    return checkpoint.cut([names[i] for i in places], MAX_VALUES)
+def chosen(checkpoint: Checkpoint, profile: str, select: str = "") -> Checkpoint:
+    """First rows of the matrices that the arrangement of entries is measured of, in memory: of a selection those that
+    chapter 4 measures, of a whole model at most `MAX_MATRICES` of them, and poolers."""
+    most = (findings.MOST_MATRICES if select else MAX_MATRICES).get(profile)
+    return checkpoint.cut([info.name for info in _choosable(checkpoint, most)], MAX_VALUES)
 
 
-def _choosable(checkpoint: Checkpoint) -> list[TensorInfo]:
+def _choosable(checkpoint: Checkpoint, most: int | None = None) -> list[TensorInfo]:
     """The matrices whose arrangement can be measured, poolers among them."""
-    tensors = findings.judged(checkpoint).tensors
-    return [one for one in tensors if len(one.shape) == 2 and min(one.shape) >= findings.shares.MIN_MATRIX_SIDE]
+    return [one for one in findings.judged(checkpoint, most).tensors if findings.shares.can_be_arranged(one)]
 
 
 def legs(arranged: pd.DataFrame) -> pd.DataFrame:
@@ -257,7 +259,9 @@ def verdicts(
 ) -> list:
     """The findings of the report: those that the weights alone decide, and with a base those on ΔW.
 
-    The noise of F9 and F10 has a mean of 0, as in chapter 10: their control is what the claims say of weights.
+    The noise of F9 and F10 has a mean of 0, as in chapter 10: their control is what the claims say of weights. F3 has
+    the witnesses of chapter 3: published models, and lab models that lacked a shape at their start. A base is none: it
+    was trained itself, so a shape that it lacks was not absent at step 0.
 
     Args:
         table, noise, arranged, laws, changed: what was measured.
@@ -265,8 +269,7 @@ def verdicts(
             code, they are taken: here only some matrices were looked at, and one model has one verdict.
         name, where: of the model.
     """
-    shapes = census.judged(census.kept(), "F3", name)
-    found = [findings.f1(table, noise, name, where), findings.f3(table, noise, name, shapes, (), where)]
+    found = [findings.f1(table, noise, name, where), _f3(table, noise, name, where)]
     if len(arranged):
         found.append(findings.f4(arranged, name, where, table))
     centred = noise_twin(table.assign(mean=0.0), seed=where.get("parameters", {}).get("seed", 0))
@@ -277,6 +280,18 @@ def verdicts(
     if changed is not None:  # all of it, here as in the chapters
         found += [findings.f6(changed, name, where), findings.f7(changed[changed["control"] == "none"], name, where)]
     return found
+
+
+def _f3(table: pd.DataFrame, noise: pd.DataFrame, name: str, where: dict) -> Finding:
+    """F3 by the witnesses that chapter 3 has, or that are left of them."""
+    grown = lab_runs.kept_shapes()
+    others = census.judged(census.kept(), "F3", name, grown or ())
+    found = findings.f3(table, noise, name, others, grown or (), where)
+    if grown is not None:
+        return found
+    lacking = "the record of the lab’s trainings is not here, so shapes that only they confirm count as unconfirmed"
+    told = [found.details["caveat"]] if "caveat" in found.details else []
+    return replace(found, details=found.details | {"caveat": "; ".join([*told, lacking])})
 
 
 def _by_its_chapter(found: Finding, others: list[Finding], where: dict) -> Finding:

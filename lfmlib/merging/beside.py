@@ -8,6 +8,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+from .. import cache
 from ..checkpoints.checkpoint import Checkpoint
 
 WEIGHTS = re.compile(
@@ -25,7 +26,8 @@ RUNS = ("__pycache__", "runs", "wandb", "logs")
 
 
 def copy_files(like: Checkpoint, folder: Path, own: tuple[str, ...]) -> None:
-    """Copy what lies beside the weights of a model: all but weights and their indexes, model cards and hidden files.
+    """Copy what lies beside the weights of a model: all but weights and their indexes, model cards, hidden files
+    and what this library notes of folders in its cache.
 
     What the hub has of these and its cache has not is downloaded. Folders are copied that hold no weights, such as
     additional templates, and those that the modules.json of sentence-transformers names.
@@ -43,7 +45,8 @@ def copy_files(like: Checkpoint, folder: Path, own: tuple[str, ...]) -> None:
     modules = _modules(home)
     for path in sorted(home.iterdir()):
         if path.is_file():
-            if path not in map(Path, like.files) and path.name not in own and _is_copied(path.name):
+            known = path in map(Path, like.files) or path.name in own or cache.is_bookkeeping(path)
+            if not known and _is_copied(path.name):
                 shutil.copyfile(path, folder / path.name)
         elif path.is_dir() and not path.is_symlink() and (path.name in modules or _holds_no_weights(path)):
             shutil.copytree(path, folder / path.name, dirs_exist_ok=True, ignore=_links)

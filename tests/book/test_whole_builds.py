@@ -228,6 +228,18 @@ def test_models_never_share_a_folder(tmp_path, monkeypatch):
     assert Layout.of(tmp_path, model=str(tmp_path / "one/model")).out == Layout.of(tmp_path, model="one/model/").out
 
 
+def test_lists_of_models_never_share_a_folder(tmp_path, monkeypatch):
+    outs = set()
+    for place in ("here", "there"):
+        for name in ("one/model", "two/model"):
+            (tmp_path / place / name).mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / place)
+        outs |= {Layout.of(tmp_path, model=many).out for many in ("one/model, two/model", "two/model,one/model")}
+        whole = ",".join(str(tmp_path / place / name) for name in ("one/model", "two/model"))
+        assert Layout.of(tmp_path, model=whole).out in outs
+    assert len(outs) == 4
+
+
 @pytest.mark.parametrize(
     ("asked", "run", "words"),
     [

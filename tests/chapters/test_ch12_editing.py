@@ -1,5 +1,9 @@
 """What chapter 12 prints: planted gains, factors and losses of a made record; what it merges, and where."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,10 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 import lfmlib
-from lfmlib.chapters import ch12_editing, yours
+from lfmlib.chapters import ch12_editing, own_folder, yours
 from lfmlib.experiments import made_laws
 from lfmlib.findings import METHOD_NAMES
 from lfmlib.merging import methods
+from lfmlib.provenance import ROOT
 
 GAIN = 0.02
 
@@ -121,17 +126,50 @@ def test_masks_of_dare_make_outliers_of_noise_and_sums_do_not():
 
 
 def test_a_folder_that_is_there_is_not_touched(tmp_path):
-    assert yours.place("", tmp_path, theirs=True) == tmp_path / "merged"
+    assert own_folder.place("", tmp_path, theirs=True) == tmp_path / "merged"
     (tmp_path / "merged").mkdir()
     (tmp_path / "merged" / "model.safetensors").write_text("mine", encoding="utf-8")
     with pytest.raises(FileExistsError, match=r"merged is there already: name another folder with `-p out …`"):
-        yours.place("", tmp_path, theirs=True)
+        own_folder.place("", tmp_path, theirs=True)
     with pytest.raises(FileExistsError):
-        yours.place(str(tmp_path / "merged"), tmp_path, theirs=False)
+        own_folder.place(str(tmp_path / "merged"), tmp_path, theirs=False)
     example = tmp_path / "merged-example"
     example.mkdir()
     (example / "merge.json").write_text("{}", encoding="utf-8")
-    assert yours.place("", tmp_path, theirs=False) == example and not example.exists()
+    assert own_folder.place("", tmp_path, theirs=False) == example and not example.exists()
+
+
+@pytest.fixture
+def other_run(tmp_path):
+    """A function that starts another run of a chapter, which takes its folder and lives on, and gives that folder."""
+    running = []
+
+    def start(out: str, theirs: bool) -> Path:
+        ask = "import sys; from pathlib import Path; from lfmlib.chapters import own_folder\n"
+        ask += f"print(own_folder.place({out!r}, Path({str(tmp_path)!r}), {theirs}), flush=True); sys.stdin.read()"
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
+        running.append(subprocess.Popen([sys.executable, "-c", ask], cwd=ROOT, **pipes))
+        return Path(running[-1].stdout.readline().strip())
+
+    yield start
+    for one in running:
+        one.communicate()
+
+
+def test_two_runs_at_once_never_write_to_one_folder(tmp_path, other_run):
+    theirs = other_run("", False)
+    assert theirs == tmp_path / "merged-example"
+    theirs.mkdir()
+    (theirs / "merge.json").write_text("theirs", encoding="utf-8")
+    half = tmp_path / "merged-example-2.partial"
+    half.mkdir()
+    (half / "merge.json").write_text("of a run that was killed", encoding="utf-8")
+    ours = own_folder.place("", tmp_path, theirs=False)
+    assert ours == tmp_path / "merged-example-2" == own_folder.place("", tmp_path, theirs=False)
+    assert (theirs / "merge.json").read_text(encoding="utf-8") == "theirs" and not half.exists()
+    chosen = other_run(str(tmp_path / "mine"), True)
+    with pytest.raises(FileExistsError, match=r"another run .* writes to .*mine: name another folder with `-p out …`"):
+        own_folder.place(str(chosen), tmp_path, theirs=True)
 
 
 def test_the_readers_own_models_are_looked_at(tmp_path):

@@ -19,8 +19,8 @@ from safetensors.torch import save, save_file
 from torch import nn
 
 import lfmlib
-from lfmlib import findings
-from lfmlib.chapters import ch13_report
+from lfmlib import findings, records
+from lfmlib.chapters import census, ch13_report, lab_runs
 from lfmlib.findings import scoreboard
 from lfmlib.health import planted
 from lfmlib.provenance import ROOT
@@ -247,6 +247,28 @@ def test_weights_off_centre_fail_where_their_noise_passes():
     assert found["F10"].control_verdict == "supported"
 
 
+def test_f3_has_the_witnesses_of_chapter_3(monkeypatch, tmp_path):
+    """Straight flanks grew in the lab and in no published model: here as there the lab's models confirm them."""
+    rng = np.random.default_rng(0)
+    part = {f"layers.{i}.q_proj.weight": torch.tensor(rng.uniform(-1, 1, (128, 128))).float() for i in range(3)}
+    table = lfmlib.survey(part, progress=False)
+    noise = lfmlib.noise_twin(table)
+    laws = lfmlib.laws(part, pruned=findings.PRUNED_SHARE, progress=False)
+    grown = list(lab_runs.shapes_grown(records.load("initialization")))
+    others = census.found("F3", "default", "made", grown)
+    assert "linear" in grown and not any("linear" in one.details["found"] for one in others)
+
+    def f3() -> findings.Finding:
+        made = table, noise, pd.DataFrame(), laws, None, [], "made", {"source": "made"}
+        return next(one for one in ch13_report.verdicts(*made) if one.id == "F3")
+
+    assert f3() == findings.f3(table, noise, "made", others, grown, {"source": "made"})
+    assert f3().interval == (1, 1) and f3().details["confirmed_elsewhere"] == ["linear"]
+    for folder in ("FOLDER", "SHIPPED"):
+        monkeypatch.setattr(records if folder == "FOLDER" else lab_runs, folder, tmp_path)
+    assert f3().interval == (0, 1) and "record of the lab’s trainings is not here" in scoreboard.measured(f3())
+
+
 def test_an_adapter_is_reported_as_the_model_it_makes(tmp_path):
     base = {name: tensor.float() for name, tensor in layers(3).items()}
     save_file(base, tmp_path / "base.safetensors")
@@ -263,8 +285,12 @@ def test_an_adapter_is_reported_as_the_model_it_makes(tmp_path):
     assert {info.name for info in checkpoint.tensors} == base.keys()
     name = "model.layers.0.self_attn.q_proj.weight"
     assert not torch.equal(checkpoint.read(name), base[name])
-    changed = ch13_report.changed(str(tmp_path / "base.safetensors"), given[0], checkpoint, seed=0)
+    start = str(tmp_path / "base.safetensors")
+    changed = ch13_report.changed(start, given[0], checkpoint, "", seed=0)
     assert len(changed[changed["control"] == "none"]) == 3 and (changed["std_delta"] > 0).all()
+    some = ch13_report.opened(given[0], "", r"layers\.[01]\.", 0, start)
+    changed = ch13_report.changed(start, given[0], some, r"layers\.[01]\.", seed=0)
+    assert set(changed["depth"]) == {0, 1} == {info.depth for info in some.tensors}
 
 
 def test_one_model_has_one_verdict(model):
@@ -293,6 +319,32 @@ def test_one_model_has_one_verdict(model):
     ]
     assert "looked at: 6 of 18" in f4(others).details["caveat"]
     assert "looked at: 6 of 18" in f4([chapters], select="q_proj").details["caveat"]
+
+
+@pytest.mark.parametrize("profile", ["quick", "default", "full"])
+@pytest.mark.parametrize("select", ["", "encoder", "layer.[0-2]", "pooler", "embeddings", "LayerNorm|key", "bias"])
+def test_the_report_and_chapter_4_measure_the_same_matrices(select, profile):
+    """The size of MiniLM lets the report measure all; one with more layers is looked at in part, if not selected."""
+    checkpoint = lfmlib.open_checkpoint("minilm", select=select)
+    theirs = findings.judged(checkpoint, most=findings.MOST_MATRICES.get(profile))
+    measured = [info.name for info in theirs.tensors if findings.shares.can_be_arranged(info)]
+    part = ch13_report.chosen(checkpoint, profile, select)
+    assert [info.name for info in part.tensors] == measured
+    assert measured or select == "bias"
+    own = [info for info in part.tensors if info.role != "pooler"]
+    assert len(own) == {"quick": min(6, len(own)), "default": len(own), "full": len(own)}[profile]
+
+
+def test_of_a_deep_model_all_selected_matrices_are_measured_and_else_some():
+    thin = {f"model.layers.{i}.thin_proj.weight": torch.randn(8, 512) for i in range(3)}
+    checkpoint = lfmlib.open_checkpoint(layers(14, 64) | thin)
+    parts = {select: ch13_report.chosen(checkpoint, "default", select).tensors for select in ("", "proj")}
+    assert [len(part) for part in parts.values()] == [36, 42]
+    quick = findings.judged(checkpoint, most=6).tensors
+    assert [info.name for info in quick] == [
+        info.name for info in ch13_report.chosen(checkpoint, "quick", "proj").tensors
+    ]
+    assert len(quick) == 6 and not any("thin" in info.name for info in quick)
 
 
 def test_what_was_looked_at_is_counted_as_the_verdict_counts_it():

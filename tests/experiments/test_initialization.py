@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lfmlib import findings, records
-from lfmlib.chapters import ch02_start, names, published
+from lfmlib.chapters import ch02_start, lab_runs, names, published
 from lfmlib.experiments import drift as forgetting
 from lfmlib.experiments import initialization as experiments
 from lfmlib.findings import over_runs, scoreboard
@@ -162,9 +162,9 @@ def test_a_shape_was_grown_only_if_two_seeds_end_with_it_and_none_begins_with_it
     rows.loc[end & (rows["seed"] < 2), "sharp"] = 2
     rows.loc[end & (rows["seed"] == 0), "linear"] = 9
     rows.loc[end & (rows["seed"] < 4), "inverted-t"] = 1
-    assert ch02_start.shapes_grown(rows) == {"sharp": ["lab ViT, wide start"]}
+    assert lab_runs.shapes_grown(rows) == {"sharp": ["lab ViT, wide start"]}
     rows.loc[(rows["start"] == "gaussian") & (rows["step"] == 0) & (rows["seed"] == 4), "sharp"] = 1
-    assert ch02_start.shapes_grown(rows) == {}
+    assert lab_runs.shapes_grown(rows) == {}
 
 
 def test_drift_beside_decay():
@@ -195,7 +195,7 @@ def test_published_recipes_leave_what_their_papers_say():
 
 def test_the_experiment_is_what_the_chapter_says():
     cells = pd.DataFrame(experiments.initialization().cells)
-    for regime, settings in ch02_start.REGIMES.items():
+    for regime, settings in lab_runs.REGIMES.items():
         seeds = names.where(cells, **settings).groupby(["model", "start"])["seed"].nunique()
         assert len(seeds) == 3 * 7 and (seeds >= 5).all(), regime
     assert set(cells["optimizer"]) == {"adamw", "sgd", "adagrad"}
@@ -209,15 +209,15 @@ def record():
 
 def test_the_record_is_whole_and_its_models_learned(record):
     assert not record.attrs["stale"] and not record.attrs["notice"]
-    ends = ch02_start.last(record)
-    for name, rows in (ch02_start.verdict_runs(ends) | ch02_start.optimizer_runs(ends)).items():
+    ends = lab_runs.last(record)
+    for name, rows in (lab_runs.verdict_runs(ends) | ch02_start.optimizer_runs(ends)).items():
         language = "decoder" in name
         better = rows["score"] < 0.97 * ch02_start.pairs_loss() if language else rows["score"] > 3 * rows["trivial"]
         assert better.all(), f"{name}: {rows.loc[~better, ['start', 'seed', 'score']]}"
 
 
 def test_the_verdicts_follow_from_the_record(record):
-    verdicts = ch02_start.found(ch02_start.verdict_runs(record), {})
+    verdicts = ch02_start.found(lab_runs.verdict_runs(record), {})
     assert len(verdicts) == 9 and all(finding.details["runs_each"] >= 5 for finding in verdicts)
     assert all(finding.null == 0 if finding.value is not None else finding.details["reason"] for finding in verdicts)
 

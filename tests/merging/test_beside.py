@@ -1,6 +1,7 @@
 """What lies beside the weights of a model is copied to the merged one: all that it needs, whatever it is called."""
 
 import json
+import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 
 import lfmlib
+from lfmlib import cache
 
 COPIED = (
     "tokenizer.json", "vocab.bpe", "bpe.codes", "qwen.tiktoken", "tokenizer.bin", "vocab.pt", "sentencepiece.bpe.model",
@@ -44,6 +46,28 @@ def test_all_but_weights_and_what_is_said_of_them(tmp_path, config):
     found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert found == {*COPIED, "modules.json", "merge.json", "model.safetensors"}
     assert all((out / name).read_text(encoding="utf-8") == name for name in COPIED) and (out / "3_Normalize").is_dir()
+
+
+def test_the_notes_of_the_cache_stay_there_and_others_files_of_that_name_travel(tmp_path):
+    start = {"w": torch.randn(70, 60)}
+
+    def build(folder):
+        save_file(start, folder / "model.safetensors")
+        (folder / "config.json").write_text("{}", encoding="utf-8")
+        (folder / "vocab.txt").write_text("a", encoding="utf-8")
+
+    home = cache.kept(tmp_path / "models" / "named", {"package": "x==1"}, build)
+    assert (home / cache.MANIFEST).is_file()
+    theirs = ["[]", "{", '{"description": {}, "sha256": {"model.safetensors": "unknown"}}', "[" * 9**5]
+    for number, text in enumerate([None, *theirs]):
+        copied = tmp_path / f"{number}"
+        shutil.copytree(home, copied)
+        if text is not None:
+            (copied / cache.MANIFEST).write_text(text, encoding="utf-8")
+        out = lfmlib.merge(copied, {"w": start["w"] + 0.1}, "average", out=tmp_path / f"out{number}", progress=False)
+        found = {path.name for path in out.iterdir()} - {"model.safetensors", "config.json", "vocab.txt", "merge.json"}
+        assert found == (set() if text is None else {cache.MANIFEST})
+        assert text is None or (out / cache.MANIFEST).read_text(encoding="utf-8") == text
 
 
 def test_nothing_is_copied_beside_a_file_on_its_own(tmp_path):
