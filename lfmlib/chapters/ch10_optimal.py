@@ -306,6 +306,20 @@ def _ratio(found: tuple[float, float, float]) -> str:
     return MISSING if math.isnan(found[0]) else findings.bracketed(*found, 1)
 
 
+def of_outliers(record: pd.DataFrame) -> str:
+    """What zeroing the outliers costs the published models beside those of the lab, in a sentence."""
+    ratios = {key(rows): findings.damage_ratio(rows) for _, rows in _whole(record)}
+    known = {model: found for model, found in ratios.items() if not math.isnan(found[0])}
+    theirs = [
+        f"in {SHORT[model]} **{_ratio(found)}** times" if model in known else f"in {SHORT[model]} no such ratio is had"
+        for model, found in ratios.items()
+        if model in PUBLISHED
+    ]
+    lab = [found[0] for model, found in known.items() if model not in PUBLISHED]
+    ours = f"in {len(lab)} of the lab’s models {min(lab):.1f} to {max(lab):.1f}" if lab else "in none of the lab’s"
+    return f"What random sets of the same norm cost, outliers cost {'; '.join([*theirs, ours])}."
+
+
 def changed(record: pd.DataFrame) -> pd.DataFrame:
     """Outliers clipped or amplified, in words: relative rises of the loss, beside random sets of equal squared norm."""
     columns = {
