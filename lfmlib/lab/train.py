@@ -308,7 +308,7 @@ class _State:
     """What a killed training resumes from: one file, replaced whole."""
 
     def __init__(self, path: Path):
-        self.path, self.saved = path, time.monotonic()
+        self.path, self.saved, self.cost = path, time.monotonic(), 0.0
         self.history: list[dict] = []
         self.snapshots: list[dict] = []
 
@@ -330,8 +330,10 @@ class _State:
         return state["step"]
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, after: float = 0.0) -> None:
-        """Save, unless the last time was less than ``after`` seconds ago."""
-        if time.monotonic() - self.saved < after:
+        """Save, unless the last time was less than ``after`` seconds ago, or less than what makes saving a twentieth
+        of the time; 0: save in any case."""
+        started = time.monotonic()
+        if after and started - self.saved < max(after, 20 * self.cost):
             return
         state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         content = io.BytesIO()  # torch.save itself does not say that a disk is full
@@ -340,6 +342,7 @@ class _State:
         partial.write_bytes(content.getbuffer())
         partial.replace(self.path)
         self.saved = time.monotonic()
+        self.cost = self.saved - started
 
 
 def _title(config: Config) -> str:
