@@ -23,6 +23,11 @@ def path(name: str, folder: Path, suffix: str) -> Path:
     return folder / f"{name}.{suffix}"
 
 
+def head(name: str, folder: Path) -> dict:
+    """What NAME.json holds, which is small beside the table."""
+    return json.loads(path(name, folder, "json").read_text(encoding="utf-8"))
+
+
 def read(name: str, folder: Path, *, strict: bool = True) -> tuple[dict, dict[str, list[dict]]]:
     """What NAME.json holds, and the rows of each of its cells.
 
@@ -36,7 +41,7 @@ def read(name: str, folder: Path, *, strict: bool = True) -> tuple[dict, dict[st
         raise FileNotFoundError(f"there is no record {name} in {folder.name}/: measure it with {measured_by(name)}")
     rows: dict[str, list[dict]] = {}
     try:
-        record = json.loads(path(name, folder, "json").read_text(encoding="utf-8"))
+        record = head(name, folder)
         with path(name, folder, "csv").open(encoding="utf-8", newline="") as file:
             columns, *lines = csv.reader(file)
         for line in lines:
@@ -65,6 +70,7 @@ def write(record: dict, rows: dict[str, list[dict]], folder: Path, *, keys: Sequ
     lines.writerow(columns)
     lines.writerows([field(row.get(column)) for column in columns] for key in keys for row in rows[key])
     used = {record["cells"][key]["origin"] for key in keys} | {record.get("spread", {}).get("origin")}
+    used |= {one["origin"] for key in keys for one in record["cells"][key].get("rehearsed", {}).values()}
     origins = {key: origin for key, origin in record["origins"].items() if key in used}
     head = {name: part for name, part in record.items() if name != "cells"} | {"origins": origins}
     cells = ",\n".join(f"    {to_json(key)}: {to_json(record['cells'][key])}" for key in keys)  # one line each
