@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 from tqdm import tqdm
@@ -103,8 +104,8 @@ def summary(current: Experiment, record: dict) -> Rehearsal:
 
 
 def chosen(current: Experiment, record: dict, budget: float) -> list[str]:
-    """Keys of the cells to rehearse: up to `CELLS` of the `drawable`, of all parts and models in turn, by their hashes
-    within each, leaving out whatever would bring their cost above `SECONDS`."""
+    """Keys of the cells to rehearse: the first `CELLS` of the `drawable`, or as many as `SECONDS` are enough for, of
+    all parts and models in turn and by their hashes within each."""
     cells = {current.key(cell): cell for cell in current.cells}
     seen: Counter[tuple] = Counter()
     places = {}
@@ -112,13 +113,9 @@ def chosen(current: Experiment, record: dict, budget: float) -> list[str]:
         kind = cells[key].get("part"), cells[key].get("model")
         places[key] = seen[kind], key
         seen[kind] += 1
-    taken, cost = [], 0.0
-    for key in sorted(places, key=places.__getitem__):
-        more = record["cells"][key]["core_seconds"]
-        if len(taken) < CELLS and cost + more <= SECONDS:
-            taken.append(key)
-            cost += more
-    return taken
+    taken = sorted(places, key=places.__getitem__)[:CELLS]
+    costs = accumulate(record["cells"][key]["core_seconds"] for key in taken)
+    return [key for key, cost in zip(taken, costs, strict=True) if cost <= SECONDS]
 
 
 def rehearse(
