@@ -183,8 +183,8 @@ def remeasure(
     current, record, rows = _open(name, folder)
     keys = rehearsal.drawn_from(current, record, budget_seconds)
     if not keys:
-        told = str(rehearsal.summary(current, record))
-        reason = _notice(current, record) or told or f"None costs at most {budget_seconds:g} core-seconds."
+        dear = f"{rehearsal.summary(current, record)} None to draw costs at most {budget_seconds:g} core-seconds."
+        reason = _notice(current, record) or dear.lstrip()
         raise ValueError(f"no cell of the record {name} can be measured again. {reason}")
     draw = files.sha256([(commit() if pick is None else pick).rstrip("+"), name])
     key = keys[int(draw, 16) % len(keys)]
@@ -237,7 +237,6 @@ def run(name: str, *, jobs: int = 2, only: Mapping[str, str] | None = None, fold
     """
     current, folder = registered(name), folder or FOLDER
     chosen = _chosen(current, only)
-    folder.mkdir(parents=True, exist_ok=True)
     with _writing(name, folder):
         return runs.run(current, chosen, jobs, folder, BUDGET)
 
@@ -262,12 +261,13 @@ def rehearse(name: str, *, jobs: int = 1, folder: Path | None = None) -> int:
 
 
 def rehearsed(name: str, *, folder: Path | None = None) -> Rehearsal:
-    """What the rehearsals of a record say."""
+    """What the rehearsals of a record say. Raises as `load`."""
     return rehearsal.summary(registered(name), files.head(name, folder or FOLDER))
 
 
 @contextmanager
 def _writing(name: str, folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / f"{name}.lock", timeout=0):
             yield

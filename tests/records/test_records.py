@@ -125,7 +125,7 @@ def test_rows_that_cannot_be_recorded_fail_their_cell(register, capsys, rows, me
 
 def test_a_missing_record_says_what_to_do(register):
     register()
-    for call in (records.load, records.remeasure, records.check, records.stale):
+    for call in (records.load, records.remeasure, records.check, records.stale, records.rehearse, records.rehearsed):
         with pytest.raises(FileNotFoundError, match=r"make records toy"):
             call("toy")
     with pytest.raises(ValueError, match=r"unknown experiment 'nil'"):
@@ -226,7 +226,7 @@ def test_a_cell_is_drawn_by_the_commit(recorded):
     assert all(records.remeasure("toy", pick=f"{pick}+").cell == drawn[pick].cell for pick in ("1", "2"))
     assert {found.cell["seed"] for found in drawn.values()} == {0, 1, 2, 3}
     assert records.remeasure("toy").equal
-    with pytest.raises(ValueError, match="None costs at most -1"):
+    with pytest.raises(ValueError, match="None to draw costs at most -1"):
         records.remeasure("toy", budget_seconds=-1)
 
 
