@@ -8,9 +8,8 @@ nothing that was trained under another set goes into it. NAME.json keeps for eac
     ratio   the largest difference over what is allowed, over all metrics, rounded up to four digits: up to 1 the cell
             came out as recorded. None: it differs by what no tolerance covers, as rows or labels.
     at      the metric, or what differs, in words.
+    allowed the hash of the tolerances that the ratio is relative to: by others the rehearsal does not count.
     origin  where it was rehearsed.
-
-and one hash, ``tolerances``, of those that the ratios are relative to: under others, rehearsals do not count.
 """
 
 from __future__ import annotations
@@ -133,24 +132,23 @@ def rehearse(
 
     Args:
         current: the experiment.
-        record: what NAME.json holds; the outcomes are put into it, and those by other tolerances taken out.
+        record: what NAME.json holds; outcomes are put into it, and those by other tolerances taken out.
         rows: key of a cell → its recorded rows.
         keep: called after each measurement, to write the record.
         origin: key of ``record["origins"]``: this machine and code.
         budget: core-seconds that a drawn cell may cost.
         jobs: processes at once.
     """
-    if record.get("tolerances") != (now := _tolerances(current, record)):
-        record["tolerances"] = now
-        for entry in record["cells"].values():
-            entry.pop("rehearsed", None)
     cells = {current.key(cell): cell for cell in current.cells}
-    keys, failed = chosen(current, record, budget), 0
+    keys, known, failed = chosen(current, record, budget), _outcomes(current, record), 0
+    for key, entry in record["cells"].items():
+        entry.pop("rehearsed", None)
+        entry.update({"rehearsed": known[key]} if key in known else {})
     for name, played in instructions.SETS.items():
         if reason := played.missing:
             tqdm.write(f"{current.name}: no rehearsal under {name}: {reason}", file=sys.stderr)
             continue
-        todo = [cells[key] for key in keys if name not in record["cells"][key].get("rehearsed", {})]
+        todo = [cells[key] for key in keys if name not in known.get(key, {})]
         environment = instructions.environment(name) | {"LFMLIB_CACHE": str(_cache(name))}
         with contextlib.closing(each(partial(_measure, current, played), todo, jobs, environment)) as results:
             for cell, result in tqdm(results, f"{current.name} under {name}", len(todo), unit="cell"):
@@ -160,8 +158,9 @@ def rehearse(
                     tqdm.write(f"{current.name} failed under {name} for {to_json(cell)}\n{lines}", file=sys.stderr)
                     continue
                 key = current.key(cell)
-                found = compare(current, cell, record, rows[key], result)
-                record["cells"][key].setdefault("rehearsed", {})[name] = _outcome(found) | {"origin": origin}
+                found = _outcome(compare(current, cell, record, rows[key], result))
+                outcome = found | {"allowed": _allowed(current, record, cell), "origin": origin}
+                record["cells"][key].setdefault("rehearsed", {})[name] = outcome
                 keep()
     return failed
 
@@ -200,16 +199,20 @@ def _over(difference: float, allowed: float) -> float:
 
 
 def _outcomes(current: Experiment, record: dict) -> dict[str, dict[str, dict]]:
-    """Key → set → outcome, by the tolerances as they are now."""
-    if record.get("tolerances") != _tolerances(current, record):
-        return {}
-    return {key: entry["rehearsed"] for key, entry in record["cells"].items() if entry.get("rehearsed")}
+    """Key → set → outcome, of the cells that have one by the tolerances as they are now."""
+    found = {}
+    for cell in current.cells:
+        if sets := record["cells"].get(key := current.key(cell), {}).get("rehearsed"):
+            now = _allowed(current, record, cell)
+            found[key] = {name: one for name, one in sets.items() if one["allowed"] == now}
+    return {key: sets for key, sets in found.items() if sets}
 
 
-def _tolerances(current: Experiment, record: dict) -> str:
-    narrower = {model: dict(own) for model, own in current.narrower.items()}
+def _allowed(current: Experiment, record: dict, cell: dict) -> str:
+    """The hash of what may differ in a cell, eight digits of it."""
     spread = record["spread"].get("metrics", {})
-    return sha256([dict(current.metrics), narrower, dict(current.least), spread])[:12]
+    tolerances = {name: max(current.tolerance(cell, name), spread.get(name, 0.0)) for name in current.metrics}
+    return sha256([tolerances, dict(current.least)])[:8]
 
 
 def _whole(sets: dict[str, dict]) -> bool:

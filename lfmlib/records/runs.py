@@ -38,7 +38,6 @@ def run(current: Experiment, chosen: list[dict], jobs: int, folder: Path, budget
         "metrics": {name: floor if math.isfinite(floor) else None for name, floor in current.metrics.items()},
         **({"narrower": current.narrower} if current.narrower else {}),
         "spread": old["spread"],
-        **({"tolerances": old["tolerances"]} if "tolerances" in old else {}),
         "origins": old["origins"] | {place: here},
         "cells": {key: old["cells"][key] for key in keys if key in rows},
     }
