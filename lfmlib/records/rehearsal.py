@@ -35,8 +35,8 @@ from .workers import each
 
 CELLS = 8
 """Cells of a record that are rehearsed, at most: of all its parts and models in turn."""
-SECONDS = 120.0
-"""Core-seconds that they may cost together, under one set."""
+SECONDS = 60.0
+"""Core-seconds that they may cost together, under one set, without models that must be trained first."""
 ROOM = 0.5
 """Largest ratio of a cell that is drawn: what another processor adds to those that were played is not known."""
 

@@ -211,15 +211,15 @@ def test_all_parts_and_models_are_rehearsed_in_turn(register):
         for seed in range(9)
     ]
     toy = register(cells=several)
-    cost = dict.fromkeys([toy.key(cell) for cell in several], 10.0)
+    cost = dict.fromkeys([toy.key(cell) for cell in several], 5.0)
     about = {"cells": {key: {"core_seconds": cost[key], "gpu": None} for key in cost}, "spread": {}}
     taken = rehearsal.chosen(toy, about, 50)
     by_key = {toy.key(cell): cell for cell in several}
     kinds = Counter((by_key[key]["part"], by_key[key]["model"]) for key in taken)
     assert len(taken) == rehearsal.CELLS and sorted(kinds.values()) == [1, 1, 1, 1, 2, 2]
     for entry in about["cells"].values():
-        entry["core_seconds"] = 50.0
-    assert rehearsal.chosen(toy, about, 50) == taken[:2] and rehearsal.chosen(toy, about, 49) == []
+        entry["core_seconds"] = 25.0
+    assert rehearsal.chosen(toy, about, 50) == taken[:2] and rehearsal.chosen(toy, about, 24) == []
 
 
 def test_every_process_is_fresh_and_plays_its_set(register, capfd):
