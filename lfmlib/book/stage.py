@@ -44,7 +44,7 @@ def stage(root: Path, folder: Path, *, executed: Path, results: Path) -> list[st
     text = yaml.safe_dump(_with_addresses(settings), sort_keys=False, allow_unicode=True)
     (folder / "_config.yml").write_text(text, encoding="utf-8")
     made = _verdicts(results) | speed.tables(root / "book" / "speed")
-    made |= {"_calibration.md": _calibration(), "_runs.md": _runs(root, executed)}
+    made |= {"_calibration.md": _calibration(), "_rehearsals.md": _rehearsals(), "_runs.md": _runs(root, executed)}
     made |= {"_surroundings.md": _surroundings(root, executed)} | _atlas(folder / "book/_static/atlas")
     for name, text in made.items():
         (folder / "book" / name).write_text(text, encoding="utf-8")
@@ -157,6 +157,13 @@ def _calibration() -> str:
     from ..chapters import calibration
 
     return calibration.page(records.load("calibration"))
+
+
+def _rehearsals() -> str:
+    """How recorded cells came out under other instruction sets, read off the records."""
+    from ..chapters import rehearsals
+
+    return rehearsals.table()
 
 
 def _atlas(folder: Path) -> dict[str, str]:
