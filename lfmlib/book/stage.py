@@ -44,6 +44,7 @@ def stage(root: Path, folder: Path, *, executed: Path, results: Path) -> list[st
     text = yaml.safe_dump(_with_addresses(settings), sort_keys=False, allow_unicode=True)
     (folder / "_config.yml").write_text(text, encoding="utf-8")
     made = _verdicts(results) | speed.tables(root / "book" / "speed")
+    made |= {"_models.md": _models()}
     made |= {"_calibration.md": _calibration(), "_rehearsals.md": _rehearsals(), "_runs.md": _runs(root, executed)}
     made |= {"_surroundings.md": _surroundings(root, executed)} | _atlas(folder / "book/_static/atlas")
     for name, text in made.items():
@@ -149,6 +150,15 @@ def _verdicts(results: Path) -> dict[str, str]:
         "_changes.md": scoreboard.changes(found),
         "_readings.md": scoreboard.readings(),
     }
+
+
+def _models() -> str:
+    """What the models are that the verdicts are on, the published ones read off their record."""
+    from .. import records
+    from ..chapters import census, names
+
+    bodies = census.bodies(records.load("census"))
+    return names.listing({name: int(body["numel"].sum()) for name, body in bodies.items()})
 
 
 def _calibration() -> str:
