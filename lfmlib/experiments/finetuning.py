@@ -50,8 +50,7 @@ TASKS = {
 }
 """What the bases are fine-tuned for."""
 LARGE = {smollm.NAME: {"task": "docstrings", "steps": 30, "batch": 4}}
-"""The same of a language model that people use, which only full fine-tuning is measured of, with the usual decay: in so
-few steps it takes two weights in 100,000. Windows of 256 tokens."""
+"""The same of a language model that people use, which only full fine-tuning is measured of; windows of 256 tokens."""
 LARGE_SEEDS = 3
 """Its seeds: a step of it takes ten core-seconds."""
 FULL_RATES = {smollm.NAME: 1e-4, "minilm": 2e-4, "deep-decoder": 3e-3, "vit": 1e-3}
@@ -138,8 +137,8 @@ def _cells() -> Iterator[dict]:
     for decay in (DECAY, 0.0):
         for model in TASKS:
             yield from _grid("plain", model, seeds=5, weight_decay=decay)
-    for model in LARGE:
-        yield from _grid("plain", model, seeds=LARGE_SEEDS)
+        for model in LARGE:
+            yield from _grid("plain", model, seeds=LARGE_SEEDS, weight_decay=decay)
     for model in TASKS:
         yield from _grid("rank", model, seeds=5, adapter="lora", rank=16)
     for model, ranks in RANKS.items():

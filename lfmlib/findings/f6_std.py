@@ -117,8 +117,7 @@ def _scatter(rows: pd.DataFrame) -> float:
 def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     """Finding F6 of a model fine-tuned several times; judged at the recipe's own weight decay, the largest of the rows.
 
-    The first rule asks for more: training without a decay as well, the worse verdict counting; "undecided" where there
-    is none.
+    The first rule asks for more: training without a decay as well, the worse verdict counting.
 
     Args:
         rows: of the record `finetuning`, part "plain", of one model.
@@ -126,10 +125,10 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         provenance: of the record.
 
     Raises:
-        ValueError: fewer than two seeds.
+        ValueError: fewer than two seeds, or a weight decay is missing.
     """
-    if rows["seed"].nunique() < 2:
-        raise ValueError(f"F6 of {model} needs at least two runs: measure the record")
+    if rows["seed"].nunique() < 2 or rows["weight_decay"].nunique() < 2:
+        raise ValueError(f"F6 of {model} needs at least two runs with and without weight decay: measure the record")
     found = {
         f"decay {decay:g}" if decay else "no decay": widening_over_runs(some)
         for decay, some in rows.groupby("weight_decay")
@@ -147,12 +146,11 @@ def f6_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         "first_verdicts": earlier,
         "runs": int(counted["runs"]["widened"]),
     }
-    asked = [*earlier.values(), *([] if (rows["weight_decay"] == 0).any() else ["undecided"])]
     judged = {
         "null": float(noise["mean"]["widened"]),
         "verdict": verdict,
         "control": control,
-        "first": max(asked, key=("supported", "partly", "undecided", "contradicted").index),
+        "first": max(earlier.values(), key=("supported", "partly", "undecided", "contradicted").index),
     }
     value = float(counted["mean"]["widened"])
     finding = Finding.of("F6", model, provenance, details, value, _limits(counted), **judged)
