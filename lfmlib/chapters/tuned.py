@@ -20,7 +20,7 @@ from .sentences import mean, number, table, trained_for
 
 METHODS = {"": "full", "lora": "LoRA", "dora": "DoRA"}
 LEARNS = {
-    "smollm2-135m": "docstrings, after all the web",
+    "smollm2-135m": "docstrings of Python’s library",
     "minilm": "the package of a docstring",
     "deep-decoder": "prose, after code",
     "vit": "the turn of a digit",
