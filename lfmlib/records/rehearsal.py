@@ -80,12 +80,11 @@ def drawable(current: Experiment, record: dict, budget: float) -> list[str]:
 
 
 def drawn_from(current: Experiment, record: dict, budget: float) -> list[str]:
-    """Of the `drawable` cells those that are `steady`; where none of the record's was rehearsed under all sets, those
-    that are not known to come apart."""
+    """Of the `drawable` cells those that are `steady`; where the record has none, those not known to come apart."""
     keys, known = drawable(current, record, budget), _outcomes(current, record)
-    if any(map(_whole, known.values())):
-        return [key for key in keys if key in steady(current, record)]
-    return [key for key in keys if all(_ratio(one) <= 1 for one in known.get(key, {}).values())]
+    if kept := steady(current, record):
+        return [key for key in keys if key in kept]
+    return [key for key in keys if key not in known or _largest(known[key]) <= 1]
 
 
 def steady(current: Experiment, record: dict) -> set[str]:

@@ -149,6 +149,15 @@ def test_a_record_of_which_all_comes_apart_is_not_measured_again(register, here)
         records.remeasure("toy")
 
 
+def test_a_record_without_a_steady_cell_is_drawn_from_what_was_not_rehearsed(register, here, monkeypatch):
+    toy = register(cells=[{"seed": seed} for seed in (*APART, *NARROW)])
+    records.run("toy", jobs=0)
+    monkeypatch.setattr(rehearsal, "chosen", lambda *_: [toy.key({"seed": seed}) for seed in APART])
+    records.rehearse("toy")
+    assert {records.remeasure("toy", pick=str(pick)).cell["seed"] for pick in range(200)} == NARROW
+    assert not records.remeasure("toy").rehearsed
+
+
 def test_nothing_is_made_of_what_another_set_left(rehearsed, here, tmp_path):
     assert {(wind, folder) for _, wind, folder in here} == {(None, "calm"), ("2e-4", "windy")}
     models = tmp_path / "cache" / "models"
