@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -386,9 +387,11 @@ def test_the_books_records_measure_the_same(name):
     """On another kind of processor a training ends elsewhere, and single figures leave their tolerance: that is told as
     an expected failure, also where the record does not say which instructions its processor had. Other rows, data or
     labels are a failure, and so is a cell of which most figures differ."""
-    try:
-        found = records.remeasure(name, budget_seconds=15)  # chapters may take longer
-    except ValueError:  # no cell of it is that cheap
+    for budget in (10, 15):  # chapters may take longer
+        with contextlib.suppress(ValueError):  # no cell of it is that cheap
+            found = records.remeasure(name, budget_seconds=budget)
+            break
+    else:
         found = records.remeasure(name)
     assert not found.problems and found.metrics["equal"].mean() > 0.5, str(found)
     if not found.equal and not found.alike:
@@ -457,7 +460,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(register, tmp_path, monkeypatch,
     )
 
 
-def wait_for(condition, seconds: float = 30) -> None:
+def wait_for(condition, seconds: float = 120) -> None:  # a process starts slowly on a busy machine
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
