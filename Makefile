@@ -16,13 +16,13 @@ RUN := $(if $(JOBS),--jobs $(JOBS))
 STRIP := --keep-id --extra-keys "metadata.language_info.version metadata.papermill cell.metadata.papermill"
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # The words after `make records` name experiments; they are no targets.
-NAMES := $(if $(filter records records-check,$(firstword $(MAKECMDGOALS))),$(wordlist 2,99,$(MAKECMDGOALS)))
+NAMES := $(if $(filter records records-check records-rehearse,$(firstword $(MAKECMDGOALS))),$(wordlist 2,99,$(MAKECMDGOALS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test test-all records records-check lint format bench clean $(NAMES)
+.PHONY: help install book test test-all records records-check records-rehearse lint format bench clean $(NAMES)
 
 help:  ## list what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  Options of make book: MODEL=… BASE=… PROFILE=quick|default|full CHAPTERS=01,03 JOBS=2"
 
 install: $(STAMP)  ## install everything into .venv (the others do it when needed)
@@ -53,6 +53,9 @@ records: $(STAMP)  ## measure a long experiment into book/records: make records 
 
 records-check: $(STAMP)  ## measure every recorded cell again, or those of NAME, and compare: may take hours
 	@$(BIN)/python -m lfmlib.records check $(or $(NAMES),--all) $(RUN) $(if $(ONLY),--only $(ONLY))
+
+records-rehearse: $(STAMP)  ## measure cells of all records, or of NAME, under other instruction sets
+	@$(BIN)/python -m lfmlib.records rehearse $(NAMES) $(RUN)
 
 $(NAMES):
 	@:

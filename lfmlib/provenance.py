@@ -75,10 +75,10 @@ def recorded(name: str, table, **parameters) -> dict:
 
     Args:
         name: of the record.
-        table: its cells, from `records.table`.
+        table: its cells, from `records.table`; ``attrs`` say whether a cell measured again had failed to come out.
         parameters: of the finding.
     """
-    origin = {key: table.attrs[key] for key in ("configuration", "commits", "stale") if key in table.attrs}
+    origin = {key: table.attrs[key] for key in ("configuration", "commits", "stale", "failed") if key in table.attrs}
     return {
         "record": {"name": name, "cells": int(table["cell"].nunique())} | origin,
         "parameters": parameters,

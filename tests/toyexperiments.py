@@ -34,6 +34,13 @@ def inputs(cell: dict) -> dict[str, str]:
     return {"sea": "00ff"}
 
 
+def tides(cell: dict) -> list[dict]:
+    """One number that the environment lifts, as instructions do what is trained: the more, the larger the seed."""
+    if cell.get("fails"):
+        raise RuntimeError("no such tide")
+    return [{"height": 1 + cell["seed"] * float(os.getenv("TOY_WIND", "0")), "label": os.getenv("TOY_FLAG", "none")}]
+
+
 TOY = Experiment("toy", cells(4), waves, {"height": 1e-9}, 1, "waves of a toy sea", inputs, quick=cells(1, toy=True))
 
 

@@ -230,7 +230,9 @@ def record(name: str, profile: str, cells: str = "trainings", again: bool = True
     """The table of a long experiment for a chapter, with a sentence that says where it comes from.
 
     Under ``default`` it is the record; one of its cells, drawn by the hash of the commit, is measured again and what
-    came out is said. ``quick`` and ``full`` measure here (see `lfmlib.records.table`).
+    came out is said. If it did not come out as recorded, and no other processor excuses that, ``attrs["failed"]`` says
+    how: it goes with every finding on the record to the scoreboard. ``quick`` and ``full`` measure here (see
+    `lfmlib.records.table`).
 
     Args:
         name: of the experiment.
@@ -253,22 +255,27 @@ def record(name: str, profile: str, cells: str = "trainings", again: bool = True
     gpus = f", on {', '.join(about['gpus'])}" if about["gpus"] else ""
     say(f"{count} {cells}, recorded at commit {origin}{gpus}.{notice}")
     if again:
-        say(_again(name))
+        words, failed = _again(name)
+        say(words)
+        if failed:
+            found.attrs["failed"] = failed
     return found
 
 
-def _again(name: str) -> str:
-    """Measure a cell of a record again, and say what came out."""
+def _again(name: str) -> tuple[str, str]:
+    """Measure a cell of a record again: what came out in a sentence, and in words what marks the record's findings, if
+    anything does."""
     try:
         found = records.remeasure(name, kept=True)
-    except ValueError as error:  # a stale record, or one with no cheap cell
-        return f"**Nothing was measured again:** {error}"
+    except ValueError as error:  # a stale record, or one with no cell to draw
+        return f"**Nothing was measured again:** {error}", ""
     settings = ", ".join(f"{key} {value}" for key, value in found.cell.items() if value != "")
     when = "earlier, on this machine and by the same code," if found.known else f"now, in {found.seconds:.0f} s,"
     outcome = "came out within its tolerances" if found.equal else f"**did not come out as recorded**: {found}"
     other = " It had been recorded on another kind of processor." if not found.equal and found.alike is False else ""
     drawn = f"One of them, drawn by the hash of this commit ({settings}), was measured again {when}"
-    return f"{drawn} and {outcome}.{other}"
+    before = f" {records.rehearsed(name)}" if found.rehearsed else ""
+    return f"{drawn} and {outcome}.{other}{before}", found.differences[0] if found.failed else ""
 
 
 def begin() -> Path:

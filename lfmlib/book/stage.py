@@ -44,7 +44,8 @@ def stage(root: Path, folder: Path, *, executed: Path, results: Path) -> list[st
     text = yaml.safe_dump(_with_addresses(settings), sort_keys=False, allow_unicode=True)
     (folder / "_config.yml").write_text(text, encoding="utf-8")
     made = _verdicts(results) | speed.tables(root / "book" / "speed")
-    made |= {"_calibration.md": _calibration(), "_runs.md": _runs(root, executed)}
+    made |= {"_models.md": _models()}
+    made |= {"_calibration.md": _calibration(), "_rehearsals.md": _rehearsals(), "_runs.md": _runs(root, executed)}
     made |= {"_surroundings.md": _surroundings(root, executed)} | _atlas(folder / "book/_static/atlas")
     for name, text in made.items():
         (folder / "book" / name).write_text(text, encoding="utf-8")
@@ -151,12 +152,28 @@ def _verdicts(results: Path) -> dict[str, str]:
     }
 
 
+def _models() -> str:
+    """What the models are that the verdicts are on, the published ones read off their record."""
+    from .. import records
+    from ..chapters import census, names
+
+    bodies = census.bodies(records.load("census"))
+    return names.listing({name: int(body["numel"].sum()) for name, body in bodies.items()})
+
+
 def _calibration() -> str:
     """The tables of the calibration page, read off its record."""
     from .. import records
     from ..chapters import calibration
 
     return calibration.page(records.load("calibration"))
+
+
+def _rehearsals() -> str:
+    """How recorded cells came out under other instruction sets, read off the records."""
+    from ..chapters import rehearsals
+
+    return rehearsals.table()
 
 
 def _atlas(folder: Path) -> dict[str, str]:

@@ -113,13 +113,18 @@ def _place(body: pd.DataFrame) -> dict[str, float]:
     return {"parameters": int(body["numel"].sum()), "share": value, "low": low, "high": high}
 
 
-def found(id_: str, profile: str, but: str = "", grown: Sequence[str] = ()) -> list[Finding]:
+def found(
+    id_: str, profile: str, but: str = "", grown: Sequence[str] = (), known: Sequence[Finding] = ()
+) -> list[Finding]:
     """A finding on every published model, for a chapter that judges one itself; arguments as for `judged`.
 
+    ``known`` are findings that the chapter has from another record, on models that are not judged twice.
     They are those of the record, also under ``full``, where chapter 1 measures all of it again; under ``quick`` there
     are none, since toys are no models.
     """
-    return [] if profile == "quick" else judged(kept(), id_, but, grown)
+    twice = {one.model for one in known}
+    listed = [] if profile == "quick" else judged(kept(), id_, but, grown)
+    return [one for one in listed if one.model not in twice]
 
 
 def gaussian(record: pd.DataFrame) -> pd.DataFrame:

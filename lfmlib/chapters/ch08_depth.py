@@ -14,7 +14,8 @@ from ..checkpoints.roles import in_order
 from ..deltas.trends import depth_trend
 from ..experiments.finetuning import DECAY
 from ..findings import Finding
-from ..lab.problems import Bytes, problem
+from ..lab.language import Bytes
+from ..lab.problems import problem
 from .names import SHORT, by_model, key, where
 from .sentences import MISSING, runs, table, word
 from .tuned import METHODS, by_cause, by_way, held_out, over, plain, shuffled, ways

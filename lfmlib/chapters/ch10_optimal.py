@@ -6,7 +6,7 @@ Every function takes rows of the record (see `lfmlib.experiments.optimal.run`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -19,13 +19,18 @@ from ..experiments.loss_probes import ARMS
 from ..experiments.optimal import BITS, PRUNED, PRUNED_SHARE
 from ..findings import Finding
 from ..losses.outliers import RANGES
+from ..losses.pruning import largest_share
 from ..provenance import recorded
-from .names import NAMES, by_model, key, where
+from .names import NAMES, PUBLISHED, SHORT, by_model, key, where
 from .sentences import MISSING, Cell, listed, mean, number, span, table, within, worded
 
 LIMIT_REACHED = 0.9
 """Share of the outliers that a matrix may have at most, from which on that limit decides where they begin."""
+RISES = (1.01, 1.1, 2.0)
+"""Factors of the perplexity that it is told of."""
+ARM_NAMES = {"magnitude": "by magnitude", "random": "at random", "noise": "and by noise as large as pruning"}
 ASKED = {
+    "smollm2-135m": "next token of code",
     "minilm": "halves of docstrings",
     "decoder": "next byte",
     "deep-decoder": "next byte",
@@ -35,7 +40,7 @@ ASKED = {
 
 
 def found(record: pd.DataFrame, **parameters) -> dict[str, list[Finding]]:
-    """Findings by id: F9 and F10 of the lab's models, F11 and F12 of these and MiniLM.
+    """Findings by id: F9 and F10 of the lab's models, F11 and F12 of these and of published ones.
 
     ``parameters`` of the chapter go into their provenance.
     """
@@ -44,7 +49,7 @@ def found(record: pd.DataFrame, **parameters) -> dict[str, list[Finding]]:
     for name, rows in by_model(record, NAMES, part="whole"):
         about = origin | {"source": name}
         listed = [findings.f11_over_runs(rows, name, about), findings.f12_over_runs(rows, name, about)]
-        if key(rows) != "minilm":
+        if key(rows) not in PUBLISHED:
             listed += findings.f9_f10_over_runs(rows[rows["what"] == "model"], name, about)
         for one in listed:
             by_id[one.id].append(one)
@@ -60,6 +65,16 @@ def asked(record: pd.DataFrame) -> pd.DataFrame:
         "accuracy": mean("score", ".2f"),
     }
     return table(by_model(record, part="whole", what="model"), columns)
+
+
+def domains(record: pd.DataFrame) -> str:
+    """How well SmolLM2 foretells held-out text of three kinds, in a sentence; "" where the record has none of it."""
+    words = [
+        f"{one.task} **{one.own:.2f}** nats a token (perplexity {math.exp(one.own):.0f}, by frequencies alone "
+        f"{math.exp(one.prior):,.0f}; {int(one.held):,} tokens)"
+        for one in where(record, part="domain").itertuples()
+    ]
+    return f"SmolLM2 on held-out text: {'; '.join(words)}." if words else ""
 
 
 def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -111,6 +126,24 @@ def against_noise(record: pd.DataFrame) -> str:
     return (
         f"One-per-cent point of magnitude pruning less that of noise, in points: {'; '.join(words)}. Beyond the "
         f"interval, pruning goes further in **{sum(low > 0 for low in lows)} of {len(lows)}** models."
+    )
+
+
+def of_perplexity(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
+    """How much can go until the perplexity of a language model rises by 1 %, by 10 % and twofold, in a sentence; ""
+    where the record has nothing of it."""
+    curves = where(record, part="whole", what="curve", model=model)
+    if curves.empty:
+        return ""
+    most, words = curves["share"].max(), []
+    for arm in ("magnitude", "Wanda", "random", "noise"):
+        each = where(curves, arm=arm).groupby("seed")
+        shares = [pd.Series({seed: largest_share(some, math.log(times)) for seed, some in each}) for times in RISES]
+        told = [f"more than {most:.0%}" if (one >= most).all() else f"{one.mean():.1%}" for one in shares]
+        words.append(f"{ARM_NAMES.get(arm, arm)} {', '.join(told)}")
+    return (
+        f"The perplexity of {SHORT[model]} rises by 1 %, by 10 % and twofold when so much goes, in the mean of "
+        f"{curves['seed'].nunique()} runs: {'; '.join(words)}."
     )
 
 
@@ -273,6 +306,20 @@ def _ratio(found: tuple[float, float, float]) -> str:
     return MISSING if math.isnan(found[0]) else findings.bracketed(*found, 1)
 
 
+def of_outliers(record: pd.DataFrame) -> str:
+    """What zeroing the outliers costs the published models beside those of the lab, in a sentence."""
+    ratios = {key(rows): findings.damage_ratio(rows) for _, rows in _whole(record)}
+    known = {model: found for model, found in ratios.items() if not math.isnan(found[0])}
+    theirs = [
+        f"in {SHORT[model]} **{_ratio(found)}** times" if model in known else f"in {SHORT[model]} no such ratio is had"
+        for model, found in ratios.items()
+        if model in PUBLISHED
+    ]
+    lab = [found[0] for model, found in known.items() if model not in PUBLISHED]
+    ours = f"in {len(lab)} of the lab’s models {min(lab):.1f} to {max(lab):.1f}" if lab else "in none of the lab’s"
+    return f"What random sets of the same norm cost, outliers cost {'; '.join([*theirs, ours])}."
+
+
 def changed(record: pd.DataFrame) -> pd.DataFrame:
     """Outliers clipped or amplified, in words: relative rises of the loss, beside random sets of equal squared norm."""
     columns = {
@@ -305,20 +352,24 @@ def _rise(entries: str, change: str) -> Cell:
     return span(figure, 2, "+", " %", times=100)
 
 
-def singles(record: pd.DataFrame, model: str = "minilm", most: int = 5) -> pd.DataFrame:
-    """The entries that cost most when zeroed: where they are, how large, and what random ones of their norm cost."""
-    rows = where(record, part="single", model=model).sort_values("rise", ascending=False)
-    return _entries(rows.head(most))
+def singles(record: pd.DataFrame, models: Sequence[str] = PUBLISHED, most: int = 4) -> pd.DataFrame:
+    """The entries of each of some models that cost most when zeroed: where they are, how large, and what random ones
+    of their norm cost."""
+    return _entries(record, models, lambda rows: rows["rise"], most)
 
 
-def largest(record: pd.DataFrame, model: str = "minilm", most: int = 5) -> pd.DataFrame:
+def largest(record: pd.DataFrame, models: Sequence[str] = PUBLISHED, most: int = 4) -> pd.DataFrame:
     """The entries that are largest in standard deviations of their matrix, told as in `singles`."""
-    rows = where(record, part="single", model=model)
-    return _entries(rows.loc[rows["size"].abs().sort_values(ascending=False).index].head(most))
+    return _entries(record, models, lambda rows: rows["size"].abs(), most)
 
 
-def _entries(rows: pd.DataFrame) -> pd.DataFrame:
+def _entries(
+    record: pd.DataFrame, models: Sequence[str], by: Callable[[pd.DataFrame], pd.Series], most: int
+) -> pd.DataFrame:
+    single = [where(record, part="single", model=model) for model in models]
+    rows = pd.concat([some.loc[by(some).sort_values(ascending=False).index].head(most) for some in single])
     columns = {
+        "model": lambda one: SHORT[one["model"]],
         "tensor": lambda one: one["tensor"].removesuffix(".weight"),
         "row": number("row", ".0f"),
         "column": number("column", ".0f"),

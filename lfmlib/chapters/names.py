@@ -24,21 +24,46 @@ class Model:
 
 
 MODELS = {
+    "smollm2-135m": Model("SmolLM2", "SmolLM2-135M-Instruct", "a published language model, Llama-type, with 30 layers"),
     "minilm": Model("MiniLM", "all-MiniLM-L6-v2", "a published encoder of sentences, with 6 layers"),
     "decoder": Model("decoder", "lab decoder", "a language model of bytes, Llama-type, with 4 layers"),
-    "deep-decoder": Model("12-layer decoder", "lab 12-layer decoder", "the same with 12 layers"),
+    "deep-decoder": Model(
+        "12-layer decoder", "lab 12-layer decoder", "a language model of bytes, Llama-type, with 12 layers"
+    ),
     "vit": Model("ViT", "lab ViT", "a vision transformer for digits"),
     "clip": Model("CLIP", "lab CLIP", "a pair of towers for digits and their captions"),
 }
-"""Name in records → the model. All but the first were trained in the lab."""
+"""Name in records → the model."""
+PUBLISHED = ("smollm2-135m", "minilm")
+"""Those that others trained."""
 SHORT = {key: model.short for key, model in MODELS.items()}
 """Names for tables, figures and sentences."""
-NAMES = {key: model.long for key, model in MODELS.items()} | {"minilm": "minilm"}
-"""Names for findings on models as they are; of MiniLM it is that of its checkpoint, on which other findings are."""
-TUNED = NAMES | {"minilm": f"{MODELS['minilm'].long}, fine-tuned"}
-"""Names for findings on fine-tunes, which must not be taken for findings on MiniLM as it was published."""
+NAMES = {key: key if key in PUBLISHED else model.long for key, model in MODELS.items()}
+"""Names for findings on models as they are; of published ones that of their checkpoint, on which other findings are."""
+TUNED = NAMES | {key: f"{MODELS[key].long}, fine-tuned" for key in PUBLISHED}
+"""Names for findings on fine-tunes, which must not be taken for findings on a model as it was published."""
 LAB = {key: NAMES[key] for key in ("decoder", "vit", "clip")}
 """The lab's models by modality: language, vision, both."""
+
+
+def listing(weights: dict[str, int]) -> str:
+    """All models of the scoreboard and what they are, as Markdown: published ones, the largest first, then the lab's.
+
+    Args:
+        weights: name of a published model → its judged weights.
+    """
+    from ..checkpoints.named import named
+    from ..lab import models  # here, because it imports transformers, and names are wanted without
+    from ..lab.tuning import body
+
+    lines = ["| Model | What it is | Judged weights |", "|---|---|---:|"]
+    for name, count in sorted(weights.items(), key=lambda one: -one[1]):
+        lines.append(f"| {name} | {named(name).what} | {count / 1e6:.1f} M |")
+    for key, model in MODELS.items():
+        if key not in PUBLISHED:
+            count = int(body(models.build(key, seed=0))["numel"].sum())
+            lines.append(f"| {model.long} | {model.what}, trained here | {count / 1e6:.1f} M |")
+    return "\n".join(lines) + "\n"
 
 
 def where(rows: pd.DataFrame, **settings) -> pd.DataFrame:

@@ -1,8 +1,9 @@
 """What fine-tuning adds: the experiment `finetuning`, behind findings F6 and F7.
 
-Its parts, all from bases of their own (MiniLM, the real one, is one for all seeds):
+Its parts, all from bases of their own (MiniLM and SmolLM2, the real ones, are one each for all seeds):
 
-    plain        full fine-tuning, five seeds, without weight decay and with the usual one: what the verdicts rest on
+    plain        full fine-tuning, five seeds (SmolLM2 three), without weight decay and with the usual one: what the
+                 verdicts rest on
     rank         LoRA and DoRA, at several ranks
     samples      an eighth, a quarter and a half of the training data, at equal steps and at equal passes over them
     cause        one setting changed at a time: rate, warm-up, weight decay, optimizer, steps, labels without meaning
@@ -22,6 +23,8 @@ from .. import findings
 from ..deltas.comparison import compare
 from ..deltas.stand_ins import low_rank
 from ..distribution.distances import measure, qq_r2
+from ..lab import smollm
+from ..lab.models import PRETRAINED
 from ..lab.problems import problem
 from ..lab.train import Config, Trained, start_of, train
 from ..lab.tuning import gradients
@@ -46,7 +49,11 @@ TASKS = {
     "vit": {"task": "rotation", "steps": 200, "batch": 64},
 }
 """What the bases are fine-tuned for."""
-FULL_RATES = {"minilm": 2e-4, "deep-decoder": 3e-3, "vit": 1e-3}
+LARGE = {smollm.NAME: {"task": "docstrings", "steps": 30, "batch": 4}}
+"""The same of a language model that people use, which only full fine-tuning is measured of; windows of 256 tokens."""
+LARGE_SEEDS = 3
+"""Its seeds: a step of it takes ten core-seconds."""
+FULL_RATES = {smollm.NAME: 1e-4, "minilm": 2e-4, "deep-decoder": 3e-3, "vit": 1e-3}
 ADAPTER_RATES = {"minilm": 1e-3, "deep-decoder": 3e-3, "vit": 3e-3}
 """Learning rates of full fine-tuning and of adapters, by held-out score in single runs (see the Methods page); for the
 decoder's adapters the largest at which rank 64 learns as well."""
@@ -107,7 +114,7 @@ TOLERANCES = tolerances({
 
 
 def experiment() -> Experiment:
-    """Fine-tunings of MiniLM, the 12-layer decoder and the ViT; and the pre-trainings of the lab's models."""
+    """Fine-tunings of SmolLM2, MiniLM, the 12-layer decoder and the ViT; and the pre-trainings of the lab's models."""
     return Experiment(
         name="finetuning",
         cells=list(_cells()),
@@ -130,6 +137,8 @@ def _cells() -> Iterator[dict]:
     for decay in (DECAY, 0.0):
         for model in TASKS:
             yield from _grid("plain", model, seeds=5, weight_decay=decay)
+        for model in LARGE:
+            yield from _grid("plain", model, seeds=LARGE_SEEDS, weight_decay=decay)
     for model in TASKS:
         yield from _grid("rank", model, seeds=5, adapter="lora", rank=16)
     for model, ranks in RANKS.items():
@@ -170,7 +179,7 @@ def _grid(part: str, model: str, seeds: int, cause: str = "", **changed) -> Iter
         "adapter": "",
         "rank": 0,
     }
-    settings = {**TASKS[model], **plain, "samples": 1.0, "cause": cause} | changed
+    settings = {**(TASKS | LARGE)[model], **plain, "samples": 1.0, "cause": cause} | changed
     for seed in range(seeds):
         yield {"part": part, "model": model, **settings, "seed": seed}
 
@@ -178,7 +187,7 @@ def _grid(part: str, model: str, seeds: int, cause: str = "", **changed) -> Iter
 def _toys() -> Iterator[dict]:
     """A few steps on few examples, of the small models: enough to see every column move."""
     for cell in _cells():
-        if cell["model"] != "minilm" and cell["seed"] < _toy_seeds(cell):
+        if cell["model"] not in PRETRAINED and cell["seed"] < _toy_seeds(cell):
             yield cell | {"steps": 8, "batch": TOY_BATCH}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
-from ..lab import models
+from ..lab import models, smollm
 from ..lab.problems import problem
 from ..losses import outliers, pruning
 from ..losses.weights import restored
@@ -20,6 +20,8 @@ from ..structure import outlier_places
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Shares of the weights that are pruned, the points of a curve."""
+FEW_SHARES = {smollm.NAME: (0.1, 0.2, 0.3, 0.4, 0.5)}
+"""Those of models whose loss takes seconds."""
 ARMS = {
     "magnitude": ("magnitude", "matrix", 1),
     "magnitude, all together": ("magnitude", "all", 1),
@@ -35,10 +37,11 @@ ROUNDED_BITS = 4
 """Bits that weights are rounded to where quantization is tried."""
 RANDOM_SETS = 4
 """Random sets that the outliers of a model are compared with, of each kind."""
-CALIBRATION_ITEMS = {"minilm": 64, "decoder": 32, "deep-decoder": 32, "vit": 256, "clip": 64}
+CALIBRATION_ITEMS = {"minilm": 64, "decoder": 32, "deep-decoder": 32, "vit": 256, "clip": 64, smollm.NAME: 4}
 """Training examples that Wanda measures inputs on, and that the gradient is taken of."""
-HELD_OUT_ITEMS = {"minilm": 4, "decoder": 64, "deep-decoder": 64, "vit": None, "clip": None}
-"""Held-out examples that a loss is measured on, at most (MiniLM: groups of 64 pairs); None: all."""
+HELD_OUT_ITEMS = {"minilm": 4, "decoder": 64, "deep-decoder": 64, "vit": None, "clip": None, smollm.NAME: 4}
+"""Held-out examples that a loss is measured on, at most (MiniLM: groups of 64 pairs; SmolLM2: windows of 256 tokens);
+None: all."""
 TRIED_ENTRIES = 16
 """Single entries that are zeroed one at a time: so many of the largest, and of those that the gradient points to."""
 COMPARED_ENTRIES, SETS_PER_ENTRY = 5, 4
@@ -60,18 +63,22 @@ class Asked:
         self.scores.append(found.get("accuracy", math.nan))
         return found["loss"]
 
+    def prior(self) -> float:
+        """The loss of knowing nothing but frequencies, on the same examples."""
+        return self.task.prior(**self.options)
+
 
 def curves(asked: Asked, model: nn.Module, weights: dict[str, torch.Tensor], cell: dict) -> list[dict]:
     """Rows of pruning curves, of every arm."""
     seen = asked.task.batch(cell["seed"] + 10_007, 0, CALIBRATION_ITEMS[cell["model"]])
     norms = pruning.input_norms(model, list(weights), lambda: asked.task.loss(model, seen))
-    rows = []
+    rows, shares = [], FEW_SHARES.get(cell["model"], SHARES)
     for arm, (method, within, draws) in ARMS.items():
         asked.scores.clear()
         found = pruning.curve(
-            asked, weights, SHARES, method=method, within=within, inputs=norms, draws=draws, seed=cell["seed"]
+            asked, weights, shares, method=method, within=within, inputs=norms, draws=draws, seed=cell["seed"]
         )
-        if len(found) < draws * len(SHARES):  # stopped: a curve that ends early would pass for one that never rises
+        if len(found) < draws * len(shares):  # stopped: a curve that ends early would pass for one that never rises
             raise KeyboardInterrupt
         for one, scored in zip(found.to_dict("records"), asked.scores[1:], strict=True):
             numbers = {"zeroed": brief(one["zeroed"]), "rise": brief(one["rise"]), "scored": brief(scored)}

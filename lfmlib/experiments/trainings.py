@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 
-from ..checkpoints.named import MINILM_SHA256
+from ..checkpoints.named import named
 from ..lab import models
 from ..lab.problems import problem
 from ..lab.train import Config, Trained, train
@@ -25,7 +25,7 @@ def config(cell: dict, **more) -> Config:
 
 
 def origin(cell: dict, bases: Bases, **toy) -> dict:
-    """What a fine-tuning starts from, as settings of its training: MiniLM as published, or a base of the same seed.
+    """What a fine-tuning starts from, as settings of its training: a published model, or a base of the same seed.
 
     Args:
         cell: with model and seed.
@@ -39,14 +39,14 @@ def origin(cell: dict, bases: Bases, **toy) -> dict:
 
 
 def inputs(cell: dict, bases: Bases | None = None) -> dict[str, str]:
-    """Hashes of what a cell starts from: the data it is trained on, MiniLM’s weights, or the data of its base."""
+    """Hashes of what a cell starts from: its data, and a published model’s weights or the data of its base."""
     return {"data": problem(cell["model"], cell["task"]).data_hash} | base_inputs(cell["model"], bases or {})
 
 
 def base_inputs(model: str, bases: Bases) -> dict[str, str]:
-    """Hash of MiniLM’s weights, or of the data that a base of the lab is trained on."""
+    """Hash of a published model’s weights, or of the data that a base of the lab is trained on."""
     if model in models.PRETRAINED:
-        return {"base": MINILM_SHA256}
+        return {"base": named(model).sha256}
     return {"base data": problem(model, bases[model]["task"]).data_hash} if model in bases else {}
 
 

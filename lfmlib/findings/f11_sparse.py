@@ -70,7 +70,8 @@ def f11_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     farther = over_runs(own - noise)
     rises = {f"{share:.0%}".replace("%", " %"): float(gap_closed(rows, share).mean()) for share in (0.3, 0.5)}
     parts: dict[str, float | str] = {"beyond noise, points": span(100 * (own - noise), 1, "+")}
-    parts |= {name: float(free_share(rows, arm, of="gap").mean()) for name, arm in ARMS_BESIDE.items()}
+    tried = {name: arm for name, arm in ARMS_BESIDE.items() if (rows["arm"] == arm).any()}
+    parts |= {name: float(free_share(rows, arm, of="gap").mean()) for name, arm in tried.items()}
     first, first_low, first_high = over_runs(free_share(rows))
     value, low, high = over_runs(own)
     verdict, control = judge(RULES["F11"], value, (low, high)), judge(RULES["F11"], noise.mean())

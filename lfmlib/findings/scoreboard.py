@@ -35,9 +35,9 @@ def table(findings: list[Finding]) -> str:
     left out, the book's own model first and then other published ones; claims without a row listed below."""
     if not findings:
         return "*Nothing has been measured yet.*\n"
-    sections, findings = [], _own_first(findings)
+    sections, findings, failed = [], _own_first(findings), _failed(findings)
     for id_, statement in STATEMENTS.items():
-        if not (rows := [_row(finding) for finding in findings if finding.id == id_]):
+        if not (rows := [_row(finding, failed) for finding in findings if finding.id == id_]):
             continue
         link = f"[chapter {int(CHAPTERS[id_][:2])}](../notebooks/{CHAPTERS[id_]}.ipynb)"
         said = f"{cell(sentence(RULES[id_].metric))} Measured in {link}."
@@ -51,13 +51,27 @@ def table(findings: list[Finding]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _row(finding: Finding) -> str:
-    """The row of one model under its claim."""
+def _row(finding: Finding, failed: dict[str, str]) -> str:
+    """The row of one model under its claim, marked where it rests on a record that ``failed``."""
     verdict = (
         f'<b class="{css(finding.verdict)}">{finding.verdict}</b>' if finding.value is not None else "*not judged*"
     )
+    if (name := _record(finding).get("name")) in failed:
+        verdict += f"; **its record failed**: a cell of {plain(name)}, measured again, was not as recorded"
+        verdict += f" ({plain(failed[name])})"
     cells = (plain(finding.model), verdict, cell(measured(finding)), cell(control(finding)), first(finding))
     return f"| {' | '.join(cells)} |"
+
+
+def _record(finding: Finding) -> dict:
+    """What a finding says of the record that it rests on; nothing where it rests on none."""
+    return finding.provenance.get("record", {})
+
+
+def _failed(findings: list[Finding]) -> dict[str, str]:
+    """Name of a record → how a cell of it, measured again, was not as recorded. One chapter measures it again, and what
+    it saw marks the findings of all that use the record."""
+    return {_record(one)["name"]: _record(one)["failed"] for one in findings if "failed" in _record(one)}
 
 
 def sentence(words: str) -> str:
@@ -111,8 +125,8 @@ def summary(findings: list[Finding]) -> str:
 
 
 def mixed(findings: list[Finding]) -> list[str]:
-    """Sentences on findings that do not belong together: of one model in several states of its files, or by rules that
-    are no longer the last."""
+    """Sentences on findings that do not belong together, or to what they rest on: of one model in several states of its
+    files, by rules that are no longer the last, or of a record that failed when measured again."""
     states: dict[tuple[str, str], dict[tuple, list[str]]] = {}
     for one in findings:
         state = one.provenance.get("revision"), one.provenance.get("state")
@@ -128,6 +142,11 @@ def mixed(findings: list[Finding]) -> list[str]:
             )
     if old := [one.id for one in findings if one.provenance.get("rules", READINGS[-1].rules) != READINGS[-1].rules]:
         told.append(f"**Judged by earlier rules**: {', '.join(dict.fromkeys(old))}. Run their chapters again.")
+    for name in _failed(findings):
+        ids = dict.fromkeys(one.id for one in findings if _record(one).get("name") == name)
+        told.append(
+            f"**Not as recorded**: {', '.join(ids)} rest on the record {plain(name)}; a cell measured again failed."
+        )
     return told
 
 

@@ -152,8 +152,8 @@ class Halves(Docstrings):
             hits.append((similar.argmax(1) == torch.arange(self.group)).double().mean().item())
         return {"loss": float(np.mean(losses)), "accuracy": float(np.mean(hits)), "trivial_accuracy": 1 / self.group}
 
-    def prior(self, most: int | None = None) -> float:
-        """Loss of a model that cannot tell the texts of a group apart."""
+    def prior(self, most: int | None = None, skip: int = 0) -> float:
+        """Loss of a model that cannot tell the texts of a group apart, whichever they are."""
         return math.log(self.group)
 
     def _halves(self, texts: list[torch.Tensor], rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,7 @@
 """The lab's models: small, but of the architectures people use, built by transformers from configurations.
 
 Sizes are chosen so that every matrix the findings judge has at least 4,096 entries, and a training takes half a minute
-of one core. One model is real: the pre-trained text encoder MiniLM, to be fine-tuned.
+of one core. Two are real, pre-trained by others: the text encoder MiniLM, and the language model SmolLM2.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.named import MINILM_PACKAGE
+from . import smollm
 
-PRETRAINED = ("minilm",)
+PRETRAINED = ("minilm", smollm.NAME)
 MODELS = ("decoder", "deep-decoder", "vit", "clip", *PRETRAINED)
-"""A byte-level Llama-type decoder, one of 12 layers, a vision transformer, a CLIP of both kinds, and MiniLM."""
+"""A byte-level Llama-type decoder, one of 12 layers, a vision transformer, a CLIP of both kinds, MiniLM and SmolLM2."""
 
 
 class TextClassifier(nn.Module):
@@ -78,6 +79,8 @@ def build(name: str, seed: int, classes: int = 10) -> nn.Module:
             return CLIPModel(_clip())
         if name == "minilm":
             return _minilm(classes)
+        if name == smollm.NAME:
+            return smollm.build()
         return LlamaForCausalLM(_llama(layers=12 if name == "deep-decoder" else 4))
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from . import digits, docstrings, text
+from . import digits, docstrings, smollm
+from .language import headers, language, prose
 from .minilm import Docstrings, Halves
 from .scores import contrast, evenly, first_of, frequency_loss, judged
 
@@ -28,6 +29,7 @@ PROBLEMS = {
     "vit": (*digits.TASKS, "shuffled"),
     "clip": ("pairs", "turned pairs"),
     "minilm": (*docstrings.TASKS, "halves"),
+    smollm.NAME: tuple(smollm.TASKS),
 }
 """What each of `lfmlib.lab.models.MODELS` can be trained to do."""
 
@@ -44,95 +46,11 @@ def problem(model: str, task: str):
         raise ValueError(f"no problem {task!r} for model {model!r}: expected one of {known}")
     if model == "minilm":
         return Halves() if task == "halves" else Docstrings(task)
+    if model == smollm.NAME:
+        return smollm.asked(task)
     if texts := {"language": language, "prose": prose, "headers": headers}.get(task):
         return texts()
     return Pairs(turned=task == "turned pairs") if "pairs" in task else Digits(task)
-
-
-class Bytes:
-    """Next byte of a text, in windows of 128 bytes, whose places are drawn at random.
-
-    Args:
-        train, validation, test: the text, uint8.
-        data_hash: of it.
-    """
-
-    length, classes = 128, 256
-
-    def __init__(self, train: np.ndarray, validation: np.ndarray, test: np.ndarray, data_hash: str):
-        self.train, self.data_hash = train, data_hash
-        self.validation, self.held_out = (text.windows(side, self.length, 64) for side in (validation, test))
-
-    def batch(self, seed: int, step: int, size: int, share: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bytes and what follows each of them, both int64 ``(size, length)``."""
-        some = self.train[: max(self.length + 1, round(share * len(self.train)))]
-        windows = next(text.batches(some, self.length, size, seed, first=step))
-        return windows[:, :-1], windows[:, 1:]
-
-    def loss(self, model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Mean cross-entropy in nats per byte."""
-        now, following = (part.to(model.device) for part in batch)
-        return functional.cross_entropy(model(input_ids=now).logits.flatten(0, 1), following.flatten())
-
-    @torch.no_grad()
-    def evaluate(self, model: nn.Module, most: int | None = None) -> dict[str, float]:
-        """Held-out loss in nats per byte, and that of a code that knows the frequencies of bytes."""
-        some = evenly(self.held_out, most)
-        loss = np.mean([self.loss(model, (part[:, :-1], part[:, 1:])).item() for part in some.split(16)])
-        train = self.train[: 1 << 22]
-        trivial = text.frequency_loss(train, self.held_out.numpy().astype(np.uint8).ravel(), order=0)
-        return {"loss": float(loss), "trivial_loss": trivial, "uniform_loss": math.log(256)}
-
-    def prior(self, most: int | None = None, side: str = "test") -> float:
-        """Loss of a code that knows the frequencies of bytes in the training text, on the same held-out windows."""
-        some = evenly(self._side(side), most).numpy().astype(np.uint8).ravel()
-        return text.frequency_loss(self.train[: 1 << 22], some, order=0)
-
-    @torch.no_grad()
-    def score(self, model: nn.Module, side: str = "test", most: int | None = None) -> float:
-        """Nats per byte that the model saves against the frequencies of bytes, on held-out text."""
-        parts = evenly(self._side(side), most).split(16)
-        losses = [self.loss(model, (part[:, :-1], part[:, 1:])).item() for part in parts]
-        return self.prior(most, side) - float(np.average(losses, weights=[len(part) for part in parts]))
-
-    @torch.no_grad()
-    def figures(self, model: nn.Module, side: str = "test", most: int | None = None) -> dict[str, float]:
-        """Loss in nats per byte, and the share of bytes that are the most likely ones."""
-        losses, hits = [], []
-        for part in evenly(self._side(side), most).split(16):
-            logits, following = model(input_ids=part[:, :-1].to(model.device)).logits.cpu(), part[:, 1:]
-            losses.append(functional.cross_entropy(logits.flatten(0, 1), following.flatten(), reduction="none"))
-            hits.append(logits.argmax(-1).flatten() == following.flatten())
-        return {"loss": torch.cat(losses).double().mean().item(), "accuracy": torch.cat(hits).double().mean().item()}
-
-    def count(self, side: str = "test") -> int:
-        """How many bytes are asked for."""
-        return self._side(side)[:, 1:].numel()
-
-    def _side(self, side: str) -> torch.Tensor:
-        return {"validation": self.validation, "test": self.held_out}[side]
-
-
-def language() -> Bytes:
-    """The text of CPython's standard library: code."""
-    found = text.load()
-    return Bytes(found.train, found.validation, found.test, found.sha256)
-
-
-def headers() -> Bytes:
-    """The C++ headers of PyTorch."""
-    found = text.load_headers()
-    return Bytes(found.train, found.validation, found.test, found.sha256)
-
-
-def prose() -> Bytes:
-    """The openings of docstrings (`lfmlib.lab.docstrings`), a line each: prose, split by source file."""
-    sides = {side: [] for side in docstrings.SPLITS}
-    for item in docstrings.items():
-        sides[text.split_of(item.file, docstrings.SPLITS)].append(item.text)
-    train, validation, test = ("\n".join(sides[side]).encode() for side in docstrings.SPLITS)
-    data_hash = hashlib.sha256(train + text.END_OF_FILE + test).hexdigest()
-    return Bytes(*(np.frombuffer(side, np.uint8) for side in (train, validation, test)), data_hash)
 
 
 class Digits:

@@ -176,18 +176,18 @@ def windows(values: np.ndarray, length: int, count: int) -> torch.Tensor:
     return _gather(values, starts, length)
 
 
-def frequency_loss(train: np.ndarray, held_out: np.ndarray, order: int = 0) -> float:
-    """What a model must beat: loss in nats per byte of `held_out` under counts of `train`, each count raised by one.
+def frequency_loss(train: np.ndarray, held_out: np.ndarray, order: int = 0, *, vocabulary: int = VOCABULARY) -> float:
+    """What a model must beat: loss in nats per symbol of `held_out` under counts of `train`, each count raised by one.
 
-    `order` 0 knows how frequent bytes are, 1 how frequent after the byte before. Raises ValueError for other orders.
+    `order` 0 knows how frequent symbols are, 1 how frequent after the one before. Raises ValueError for other orders.
     """
     if order not in (0, 1):
         raise ValueError(f"order {order}: 0 (single bytes) and 1 (pairs) are known.")
 
     def table(values: np.ndarray) -> np.ndarray:
         keys = values.astype(np.int64)
-        keys = keys if order == 0 else keys[:-1] * VOCABULARY + keys[1:]
-        return np.bincount(keys, minlength=VOCABULARY ** (order + 1)).reshape(-1, VOCABULARY)
+        keys = keys if order == 0 else keys[:-1] * vocabulary + keys[1:]
+        return np.bincount(keys, minlength=vocabulary ** (order + 1)).reshape(-1, vocabulary)
 
     counts, wanted = table(train) + 1.0, table(held_out)
     return float(-(wanted * np.log(counts / counts.sum(axis=1, keepdims=True))).sum() / wanted.sum())

@@ -267,7 +267,8 @@ def _train(config: Config, task, part: Path, progress: bool, snapshots: int) -> 
         scores = task.evaluate(model)
     finally:
         torch.set_num_threads(threads)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    # a copy each: of tied weights, safetensors would refuse the second
+    weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     (part / "model.safetensors").write_bytes(save(weights))
     pd.DataFrame(state.history).to_csv(part / "history.csv", index=False)
     pd.DataFrame(state.snapshots).to_csv(part / "snapshots.csv", index=False)
@@ -307,7 +308,7 @@ class _State:
     """What a killed training resumes from: one file, replaced whole."""
 
     def __init__(self, path: Path):
-        self.path, self.saved = path, time.monotonic()
+        self.path, self.saved, self.cost = path, time.monotonic(), 0.0
         self.history: list[dict] = []
         self.snapshots: list[dict] = []
 
@@ -329,8 +330,10 @@ class _State:
         return state["step"]
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, after: float = 0.0) -> None:
-        """Save, unless the last time was less than ``after`` seconds ago."""
-        if time.monotonic() - self.saved < after:
+        """Save, unless the last time was less than ``after`` seconds ago, or less than what makes saving a twentieth
+        of the time; 0: save in any case."""
+        started = time.monotonic()
+        if after and started - self.saved < max(after, 20 * self.cost):
             return
         state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
         content = io.BytesIO()  # torch.save itself does not say that a disk is full
@@ -339,6 +342,7 @@ class _State:
         partial.write_bytes(content.getbuffer())
         partial.replace(self.path)
         self.saved = time.monotonic()
+        self.cost = self.saved - started
 
 
 def _title(config: Config) -> str:

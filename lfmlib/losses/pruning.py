@@ -243,10 +243,16 @@ def _masks(score: Weights, share: float, within: str) -> dict[str, torch.Tensor]
 
 
 def _smallest(rows: torch.Tensor, share: float) -> torch.Tensor:
-    """True at the smallest entries of each row, as many as the share comes to when rounded."""
+    """True at the smallest entries of each row, as many as the share comes to when rounded; of equal ones the first."""
     count = round(share * rows.shape[1])
-    mask = torch.zeros_like(rows, dtype=torch.bool)
-    return mask.scatter_(1, rows.argsort(dim=1, stable=True)[:, :count], True) if count else mask
+    if not count:
+        return torch.zeros_like(rows, dtype=torch.bool)
+    largest = rows.kthvalue(count, dim=1, keepdim=True).values  # of those that go: no sort of the whole
+    mask, equal = rows < largest, rows == largest
+    wanted = count - mask.sum(1, keepdim=True)
+    if bool((equal.sum(1, keepdim=True) > wanted).any()):
+        equal &= equal.cumsum(1, dtype=torch.int32) <= wanted
+    return mask | equal
 
 
 def _rng(seed: tuple[int, int], name: str) -> np.random.Generator:

@@ -9,8 +9,8 @@ A record is two files in ``book/records``:
                 A field is what JSON calls it (1, 0.5, true, NaN, [1, 2]; empty for none) or else text; text that JSON
                 would take for something is quoted. So every value comes back exactly as it was.
     NAME.json   The configuration hash; for each cell its settings, cost, the hashes of the data and models it started
-                from and where it was measured; how far same-seed reruns differ. It is written after the table: rows of
-                cells that are not listed here do not count.
+                from, where it was measured and how it came out under other instruction sets; how far same-seed reruns
+                differ. It is written after the table: rows of cells that are not listed here do not count.
 
 The configuration hash covers the cells, the metrics and the version. It does not cover source code: whoever changes
 results by changing code raises the version. A cell's key covers its settings and the version, so that adding cells
@@ -19,18 +19,17 @@ leaves the measured ones valid, and a new version none.
 Machines differ in the last digits, and training magnifies them. A cell measured again must give every metric within
 the larger of two tolerances, relative to its size there (see `Experiment.least`): the floor that the experiment
 declares, and the spread of the same-seed reruns that `run` makes of a cheap cell (on one machine often exactly 0).
-Whatever is not declared a metric must come out equal.
+Whatever is not declared a metric must come out equal. Whether a cell does so on other processors is rehearsed
+beforehand, on one (``make records-rehearse NAME``, see `lfmlib.records.rehearsal`): one that comes apart is not drawn.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import math
-import sys
-import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,15 +38,15 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from ..provenance import HOME, IN_TREE, commit, surroundings
-from . import files
-from .experiment import Comparison, Experiment, affordable, compare, measure, processor
+from ..provenance import HOME, IN_TREE, commit
+from . import files, rehearsal, runs
+from .experiment import Comparison, Experiment, affordable, compare, measure, measured
 from .kept import once, toy_rows
-from .workers import each
+from .rehearsal import Rehearsal
 
 __all__ = [
-    *("BUDGET", "EXPERIMENTS", "FOLDER", "Comparison", "Experiment", "check", "check_all", "load"),
-    *("notice", "provenance", "registered", "remeasure", "run", "stale", "table"),
+    *("BUDGET", "EXPERIMENTS", "FOLDER", "Comparison", "Experiment", "Rehearsal", "check", "check_all", "load"),
+    *("notice", "provenance", "registered", "rehearse", "rehearsed", "remeasure", "run", "stale", "table"),
 ]
 
 EXPERIMENTS: dict[str, str] = {
@@ -148,10 +147,10 @@ def table(name: str, profile: str = "default", *, folder: Path | None = None, jo
     if not {"quick": current.quick, "full": current.cells}.get(profile):
         raise ValueError(f"{name} has no cells for the profile {profile!r}: valid ones are quick, default, full")
     if profile == "quick":
-        rows, cached = toy_rows(current, partial(_each, current, jobs=0))
+        rows, cached = toy_rows(current, partial(measured, current, jobs=0))
     else:
         results, cached = {}, False
-        for cell, result in _each(current, current.cells, jobs):
+        for cell, result in measured(current, current.cells, jobs):
             if isinstance(result, Exception):
                 raise result
             results[current.key(cell)] = result
@@ -172,7 +171,8 @@ def remeasure(
     """Measure one recorded cell again, in this process, and compare.
 
     The cell is drawn by the hash of ``pick`` (the commit, if none is given) among those that cost at most
-    ``budget_seconds`` core-seconds; cells measured on a GPU are drawn only where there is one.
+    ``budget_seconds`` core-seconds, and kept well within their tolerances when they were rehearsed, if any were (see
+    `lfmlib.records.rehearsal`); cells measured on a GPU are drawn only where there is one.
 
     ``kept`` keeps the result in the lab's cache, and takes it from there where the same code has measured it before
     (see `lfmlib.records.kept`).
@@ -181,16 +181,18 @@ def remeasure(
         ValueError: the record holds no such cell of the experiment as it is now; the message says why.
     """
     current, record, rows = _open(name, folder)
-    cells = {current.key(cell): cell for cell in current.cells if current.alone is None or current.alone(cell)}
-    keys = sorted(key for key in affordable(record["cells"], budget_seconds) if key in cells)
+    keys = rehearsal.drawn_from(current, record, budget_seconds)
     if not keys:
-        reason = _notice(current, record) or f"None costs at most {budget_seconds:g} core-seconds."
+        dear = f"{rehearsal.summary(current, record)} None to draw costs at most {budget_seconds:g} core-seconds."
+        reason = _notice(current, record) or dear.lstrip()
         raise ValueError(f"no cell of the record {name} can be measured again. {reason}")
     draw = files.sha256([(commit() if pick is None else pick).rstrip("+"), name])
     key = keys[int(draw, 16) % len(keys)]
-    again = partial(measure, current, cells[key])
-    result, known = once(current, cells[key], again) if kept else (again(), False)
-    return replace(compare(current, cells[key], record, rows[key], result), known=known)
+    cell = record["cells"][key]["cell"]
+    again = partial(measure, current, cell)
+    result, known = once(current, cell, again) if kept else (again(), False)
+    found = compare(current, cell, record, rows[key], result)
+    return replace(found, known=known, rehearsed=key in rehearsal.steady(current, record))
 
 
 def check(
@@ -207,10 +209,10 @@ def check(
     current, record, rows = _open(name, folder)
     keys = affordable(record["cells"], budget_seconds)
     cells = [cell for cell in _chosen(current, only) if current.key(cell) in keys]
-    found = {}
-    for cell, result in tqdm(_each(current, cells, jobs), name, len(cells), unit="cell", disable=not progress):
+    found, steady = {}, rehearsal.steady(current, record)
+    for cell, result in tqdm(measured(current, cells, jobs), name, len(cells), unit="cell", disable=not progress):
         key = current.key(cell)
-        found[key] = compare(current, cell, record, rows[key], result)
+        found[key] = replace(compare(current, cell, record, rows[key], result), rehearsed=key in steady)
     return [found[current.key(cell)] for cell in cells]
 
 
@@ -235,92 +237,46 @@ def run(name: str, *, jobs: int = 2, only: Mapping[str, str] | None = None, fold
     """
     current, folder = registered(name), folder or FOLDER
     chosen = _chosen(current, only)
+    with _writing(name, folder):
+        return runs.run(current, chosen, jobs, folder, BUDGET)
+
+
+def rehearse(name: str, *, jobs: int = 1, folder: Path | None = None) -> int:
+    """Measure some of the recorded cells under each instruction set that this processor can play, as far as that has
+    not been done; keep how they came out in NAME.json, and return how many measurements failed.
+
+    They run in ``jobs`` processes, at least one: a process takes its instructions when it starts. See
+    `lfmlib.records.rehearsal`.
+
+    Raises:
+        RuntimeError: another process is writing this record.
+    """
+    folder = folder or FOLDER
+    with _writing(name, folder):
+        current, record, rows = _open(name, folder)
+        place, here = runs.origin()
+        record["origins"][place] = here
+        keep = partial(files.write, record, rows, folder, keys=list(record["cells"]))
+        return rehearsal.rehearse(current, record, rows, keep, origin=place, budget=BUDGET, jobs=max(jobs, 1))
+
+
+def rehearsed(name: str, *, folder: Path | None = None) -> Rehearsal:
+    """What the rehearsals of a record say. Raises as `load`."""
+    return rehearsal.summary(registered(name), files.head(name, folder or FOLDER))
+
+
+@contextmanager
+def _writing(name: str, folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / f"{name}.lock", timeout=0):
-            return _run(current, chosen, jobs, folder)
+            yield
     except Timeout:
         raise RuntimeError(f"another process is writing the record {name}: wait for it, or stop it") from None
 
 
-def _run(current: Experiment, chosen: list[dict], jobs: int, folder: Path) -> int:
-    old, rows = {"cells": {}, "origins": {}, "spread": {}}, {}
-    if files.path(current.name, folder, "json").exists():
-        old, rows = files.read(current.name, folder, strict=False)
-    origin = {"commit": commit(apart=("book/records",)), **processor(), **surroundings()}
-    place = files.sha256(origin)[:8]
-    keys = [current.key(cell) for cell in current.cells]
-    record = {
-        "name": current.name,
-        "description": current.description,
-        "version": current.version,
-        "configuration": current.hash,
-        "metrics": {name: floor if math.isfinite(floor) else None for name, floor in current.metrics.items()},
-        **({"narrower": current.narrower} if current.narrower else {}),
-        "spread": old["spread"],
-        "origins": old["origins"] | {place: origin},
-        "cells": {key: old["cells"][key] for key in keys if key in rows},
-    }
-    failed = 0
-    todo = [cell for cell in chosen if current.key(cell) not in record["cells"]]
-    for cell, result in tqdm(_each(current, todo, jobs), current.name, len(todo), unit="cell"):
-        if isinstance(result, Exception):
-            failed += 1
-            lines = "".join(traceback.format_exception(result))
-            tqdm.write(f"{current.name} failed for {files.to_json(cell)}\n{lines}", file=sys.stderr)
-            continue
-        key = current.key(cell)
-        rows[key] = result.pop("rows")
-        record["cells"][key] = {"cell": cell, "rows": len(rows[key]), **result, "origin": place}
-        files.write(record, rows, folder, keys=keys)
-    if len(record["cells"]) == len(keys):
-        record["spread"] = _spread(current, record, jobs, place)
-    if record["cells"]:
-        files.write(record, rows, folder, keys=keys)
-    return failed
-
-
-def _spread(current: Experiment, record: dict, jobs: int, place: str) -> dict:
-    """How far same-seed reruns of one cell differ from one another, by metric; measured unless the record has it.
-
-    They are not compared with the record, whose cells may be of another machine.
-    """
-    old = record["spread"]
-    cells = {current.key(cell): cell for cell in current.cells if current.repeated is None or current.repeated(cell)}
-    cheap = [key for key in affordable(record["cells"], BUDGET) if key in cells]
-    if not cheap:
-        raise ValueError(
-            f"no cell of {current.name} costs at most {BUDGET:g} core-seconds: add one that can be checked"
-        )
-    if old.get("cell") in cells and (old["runs"], set(old["metrics"])) == (current.reruns, set(current.metrics)):
-        return old
-    key = min(cheap, key=lambda key: record["cells"][key]["core_seconds"])
-    again = _each(current, [cells[key]] * (current.reruns + 1), jobs)
-    results = [result for _, result in tqdm(again, "same-seed reruns", current.reruns + 1, unit="cell")]
-    first, *others = sorted(results, key=lambda result: isinstance(result, Exception))
-    reference = [] if isinstance(first, Exception) else first["rows"]
-    largest, problems = dict.fromkeys(current.metrics, 0.0), []
-    for other in others:
-        found = compare(current, cells[key], record | {"spread": {}}, reference, other)
-        problems += found.problems
-        for metric, difference in zip(found.metrics["metric"], found.metrics["difference"], strict=True):
-            largest[metric] = max(largest[metric], difference)
-    bounded = [name for name, floor in current.metrics.items() if floor < math.inf]
-    problems += [f"{name} differs by as much as it measures" for name in bounded if largest[name] >= 1]
-    if problems:
-        text = "; ".join(dict.fromkeys(problems))
-        raise ValueError(f"same-seed reruns of {current.name} {files.to_json(cells[key])} disagree: {text}")
-    return {"cell": key, "runs": current.reruns, "origin": place, "metrics": largest}
-
-
 def _open(name: str, folder: Path | None) -> tuple[Experiment, dict, dict[str, list[dict]]]:
     return registered(name), *files.read(name, folder or FOLDER)
-
-
-def _each(current: Experiment, cells: Sequence[dict], jobs: int) -> Iterator[tuple[dict, dict | Exception]]:
-    """Each cell with its result, or the exception that it raised, as they come."""
-    with contextlib.closing(each(partial(measure, current), cells, jobs)) as results:
-        yield from results
 
 
 def _chosen(current: Experiment, only: Mapping[str, str] | None) -> list[dict]:

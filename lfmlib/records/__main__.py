@@ -15,7 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        return {"run": _run, "check": _check, "list": _list}[options.command](options)
+        return {"run": _run, "check": _check, "rehearse": _rehearse, "list": _list}[options.command](options)
     except (ModuleNotFoundError, OSError, RuntimeError, ValueError) as error:
         print(f"lfmlib.records: {error}", file=sys.stderr)
         return 2
@@ -41,6 +41,14 @@ def _check(options: argparse.Namespace) -> int:
     notices = [text for name in names if (text := records.notice(name))]
     print(*notices, f"{sum(one.equal for one in found)} of {len(found)} cells are as recorded", sep="\n")
     return 1 if notices or not all(one.equal for one in found) else 0
+
+
+def _rehearse(options: argparse.Namespace) -> int:
+    names = options.names or list(records.EXPERIMENTS)
+    failed = sum(records.rehearse(name, jobs=options.jobs) for name in names)
+    for name in names:
+        print(f"{name}: {str(records.rehearsed(name)) or 'nothing was rehearsed under every set'}")
+    return 1 if failed else 0
 
 
 def _settings(options: argparse.Namespace) -> dict[str, str]:
@@ -70,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     helps = {
         "run": "measure the cells that a record lacks; may be stopped, and goes on where it stopped",
         "check": "measure recorded cells again and compare",
+        "rehearse": "measure recorded cells under the instruction sets of other processors; goes on where it stopped",
         "list": "list experiments and the state of their records",
     }
     for name, text in helps.items():
@@ -77,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("names", nargs="+" if name == "run" else "*", metavar="NAME")
         if name != "list":
             command.add_argument("--jobs", type=int, default=2, metavar="N", help="cells that run at once (default: 2)")
+        if name in ("run", "check"):
             command.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE", help="cells with these settings")
         if name == "check":
             command.add_argument("--all", action="store_true", help="every experiment")

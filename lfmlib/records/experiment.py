@@ -7,8 +7,9 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from .files import sha256, to_json
+from .workers import each
 
 
 def brief(value: float) -> float | None:
@@ -99,6 +101,8 @@ class Comparison:
         problems: what else was not as recorded, in words.
         known: whether the same code had measured it on this machine before, so that nothing was measured now.
         alike: whether it was recorded on this kind of processor (see `processor`); None where the record does not say.
+        rehearsed: whether it kept well within its tolerances under every instruction set that was played (see
+            `lfmlib.records.rehearsal`).
     """
 
     name: str
@@ -108,21 +112,35 @@ class Comparison:
     problems: tuple[str, ...] = ()
     known: bool = False
     alike: bool | None = None
+    rehearsed: bool = False
 
     @property
     def equal(self) -> bool:
         """Whether all of the cell came out as recorded."""
         return not self.problems and bool(self.metrics["equal"].all())
 
-    def __str__(self) -> str:
-        wrong = [
-            f"{row.metric} is {row.measured:.6g}, recorded {row.recorded:.6g} "
-            f"(differs by {row.difference:.2g}, allowed {row.allowed:.2g})"
-            for row in self.metrics.itertuples()
-            if not row.equal
+    @property
+    def failed(self) -> bool:
+        """Whether it did not come out as recorded, and no other kind of processor can be the reason: it had been
+        recorded on this kind, or had held under all that were played, or differs by more than rounding."""
+        return not self.equal and (bool(self.problems) or self.rehearsed or self.alike is True)
+
+    @property
+    def differences(self) -> list[str]:
+        """What was not as recorded, in words."""
+        return [
+            *self.problems,
+            *(
+                f"{row.metric} is {row.measured:.6g}, recorded {row.recorded:.6g} "
+                f"(differs by {row.difference:.2g}, allowed {row.allowed:.2g})"
+                for row in self.metrics.itertuples()
+                if not row.equal
+            ),
         ]
-        if wrong or self.problems:
-            return f"{self.name} {to_json(self.cell)}: not as recorded: {'; '.join([*self.problems, *wrong])}"
+
+    def __str__(self) -> str:
+        if not self.equal:
+            return f"{self.name} {to_json(self.cell)}: not as recorded: {'; '.join(self.differences)}"
         largest = self.metrics["difference"].max() if len(self.metrics) else 0.0
         return f"{self.name} {to_json(self.cell)}: as recorded (largest difference {largest:.2g}; {self.seconds:.1f} s)"
 
@@ -168,6 +186,12 @@ def measure(experiment: Experiment, cell: dict) -> dict:
         "cores": 1,
         "gpu": torch.cuda.get_device_name() if gpu and torch.cuda.max_memory_allocated() else None,
     }
+
+
+def measured(experiment: Experiment, cells: Sequence[dict], jobs: int) -> Iterator[tuple[dict, dict | Exception]]:
+    """Each cell with what `measure` made of it, or the exception that it raised, as they come."""
+    with contextlib.closing(each(partial(measure, experiment), cells, jobs)) as results:
+        yield from results
 
 
 def affordable(cells: Mapping[str, dict], budget: float) -> list[str]:

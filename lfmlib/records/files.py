@@ -27,6 +27,21 @@ def path(name: str, folder: Path, suffix: str) -> Path:
     return folder / f"{name}.{suffix}"
 
 
+def head(name: str, folder: Path) -> dict:
+    """What NAME.json holds, which is small beside the table.
+
+    Raises:
+        FileNotFoundError: there is no such record.
+        ValueError: the file cannot be read.
+    """
+    if not path(name, folder, "json").exists():
+        raise FileNotFoundError(f"there is no record {name} in {folder.name}/: measure it with {measured_by(name)}")
+    try:
+        return json.loads(path(name, folder, "json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(name, error) from error
+
+
 def read(name: str, folder: Path, *, strict: bool = True) -> tuple[dict, dict[str, list[dict]]]:
     """What NAME.json holds, and the rows of each of its cells.
 
@@ -36,11 +51,9 @@ def read(name: str, folder: Path, *, strict: bool = True) -> tuple[dict, dict[st
         FileNotFoundError: there is no such record.
         ValueError: the files cannot be read, or do not belong together.
     """
-    if not path(name, folder, "json").exists():
-        raise FileNotFoundError(f"there is no record {name} in {folder.name}/: measure it with {measured_by(name)}")
+    record = head(name, folder)
     rows: dict[str, list[dict]] = {}
     try:
-        record = json.loads(path(name, folder, "json").read_text(encoding="utf-8"))
         with path(name, folder, "csv").open(encoding="utf-8", newline="") as file:
             columns, *lines = csv.reader(file)
         for line in lines:
@@ -50,11 +63,15 @@ def read(name: str, folder: Path, *, strict: bool = True) -> tuple[dict, dict[st
         if strict and len(whole) < len(record["cells"]):
             raise ValueError("rows are missing")
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
-        raise ValueError(
-            f"the record {name} is damaged ({error}): restore {name}.csv and {name}.json from git, or delete both and "
-            f"measure again with {measured_by(name)}"
-        ) from error
+        raise _damaged(name, error) from error
     return record, whole
+
+
+def _damaged(name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"the record {name} is damaged ({error}): restore {name}.csv and {name}.json from git, or delete both and "
+        f"measure again with {measured_by(name)}"
+    )
 
 
 def write(record: dict, rows: dict[str, list[dict]], folder: Path, *, keys: Sequence[str]) -> None:
@@ -69,6 +86,7 @@ def write(record: dict, rows: dict[str, list[dict]], folder: Path, *, keys: Sequ
     lines.writerow(columns)
     lines.writerows([field(row.get(column)) for column in columns] for key in keys for row in rows[key])
     used = {record["cells"][key]["origin"] for key in keys} | {record.get("spread", {}).get("origin")}
+    used |= {one["origin"] for key in keys for one in record["cells"][key].get("rehearsed", {}).values()}
     origins = {key: origin for key, origin in record["origins"].items() if key in used}
     head = {name: part for name, part in record.items() if name != "cells"} | {"origins": origins}
     cells = ",\n".join(f"    {to_json(key)}: {to_json(record['cells'][key])}" for key in keys)  # one line each

@@ -10,21 +10,23 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-def each(function: Callable, items: Iterable, jobs: int) -> Iterator[tuple[Any, Any]]:
+def each(
+    function: Callable, items: Iterable, jobs: int, environment: Mapping[str, str | None] | None = None
+) -> Iterator[tuple[Any, Any]]:
     """Yield (item, what ``function`` returned, or the exception it raised) as they are finished, ``jobs`` at a time.
 
     The function is importable, items and results are picklable. Workers are fresh interpreters that compute with one
-    thread. Where one dies, the items in progress get a BrokenProcessPool and the others go on in new workers. Closing
-    the generator (or an interrupt) ends the workers; so does the end of this process, whatever ends it. For 0 jobs, all
-    happens in this process.
+    thread, and with the variables of ``environment`` (None: without that one). Where one dies, the items in progress
+    get a BrokenProcessPool and the others go on in new workers. Closing the generator (or an interrupt) ends the
+    workers; so does the end of this process, whatever ends it. For 0 jobs, all happens in this process.
     """
     waiting, running, executor = list(items)[::-1], {}, None
     while waiting and not jobs:
@@ -36,7 +38,7 @@ def each(function: Callable, items: Iterable, jobs: int) -> Iterator[tuple[Any, 
             executor, broken = executor or _executor(jobs), False
             while waiting and len(running) < jobs and not broken:
                 try:
-                    running[_submit(executor, function, waiting[-1])] = waiting[-1]
+                    running[_submit(executor, function, waiting[-1], environment or {})] = waiting[-1]
                     waiting.pop()
                 except BrokenProcessPool:
                     broken = True
@@ -60,18 +62,23 @@ def _executor(jobs: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_settle)
 
 
-def _submit(executor: ProcessPoolExecutor, function: Callable, item):
-    """Submit. A worker starts in here and inherits: one thread for libraries that read their environment once, and
-    Ctrl-C held back, so that it cannot interrupt the worker before `_settle` leaves it to this process."""
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
+def _submit(executor: ProcessPoolExecutor, function: Callable, item, environment: Mapping[str, str | None]):
+    """Submit. A worker starts in here and inherits: what libraries read once from their environment, one thread among
+    it, and Ctrl-C held back, so that it cannot interrupt the worker before `_settle` leaves it to this process."""
+    own = {**_ONE_THREAD, **environment}
+    before = {name: os.environ.get(name) for name in own}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
+        _set(own)
         return executor.submit(function, item)
     finally:
+        _set(before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def _attempt(function: Callable, item):

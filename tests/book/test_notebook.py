@@ -17,8 +17,9 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from lfmlib import findings
 from lfmlib.book import notebook, refusals
-from lfmlib.provenance import ROOT
-from lfmlib.records import Comparison
+from lfmlib.findings import Finding, scoreboard
+from lfmlib.provenance import ROOT, recorded
+from lfmlib.records import Comparison, Rehearsal
 
 DECLARED = 'model: str = ""  # a model\nseed: int = 0\nprofile: str = "default"\nresults: str = ""\n'
 
@@ -179,12 +180,53 @@ def test_whole_numbers_stay_whole_where_one_is_missing(monkeypatch):
         ({"known": True}, "(seed 3), was measured again earlier, on this machine and by the same code, and came out"),
         ({}, "was measured again now, in 23 s, and came out within its tolerances."),
         ({"problems": ("3 rows, recorded 4",), "alike": False}, "3 rows, recorded 4. It had been recorded on another"),
+        (
+            {"rehearsed": True},
+            "within its tolerances. Of 8 rehearsed under AVX-512, AVX2, AVX and SSE, 5 stayed within",
+        ),
     ],
 )
 def test_what_came_out_of_a_cell_measured_again_is_said(monkeypatch, found, words):
-    again = Comparison("toy", {"seed": 3, "adapter": ""}, 23.4, pd.DataFrame({"equal": [True], "difference": 0.0}))
-    monkeypatch.setattr(notebook.records, "remeasure", lambda name, kept: dataclasses.replace(again, **found))
-    assert words in notebook._again("toy")
+    monkeypatch.setattr(notebook.records, "rehearsed", lambda name: Rehearsal(30, 8, 5, 1, 0.7, "height"))
+    monkeypatch.setattr(notebook.records, "remeasure", lambda name, kept: dataclasses.replace(AGAIN, **found))
+    assert words in notebook._again("toy")[0]
+
+
+AGAIN = Comparison("toy", {"seed": 3, "adapter": ""}, 23.4, pd.DataFrame({"equal": [True], "difference": 0.0}))
+OFF = pd.DataFrame(
+    {"metric": ["height"], "measured": 0.5, "recorded": 0.25, "difference": 1.0, "allowed": 0.1, "equal": False}
+)
+
+
+@pytest.mark.parametrize(
+    ("found", "marked"),
+    [
+        ({}, ""),
+        ({"metrics": OFF}, ""),  # another kind of processor, perhaps
+        ({"metrics": OFF, "alike": False}, ""),
+        ({"metrics": OFF, "alike": True}, "height is 0.5, recorded 0.25"),
+        ({"metrics": OFF, "alike": False, "rehearsed": True}, "height is 0.5, recorded 0.25"),
+        ({"problems": ("3 rows, recorded 4",), "alike": False}, "3 rows, recorded 4"),
+    ],
+)
+def test_a_record_that_fails_marks_its_findings(monkeypatch, found, marked):
+    """On the scoreboard, also those of other chapters on the same record; what another processor excuses does not."""
+    table = pd.DataFrame({"cell": ["a"]})
+    table.attrs = {"commits": ["abc"], "core_seconds": 9.0, "notice": "", "gpus": [], "stale": False}
+    monkeypatch.setattr(notebook.records, "table", lambda name, profile: table)
+    monkeypatch.setattr(notebook.records, "remeasure", lambda name, kept: dataclasses.replace(AGAIN, **found))
+    monkeypatch.setattr(notebook.records, "rehearsed", lambda name: Rehearsal(30, 8, 5, 1, 0.7, "height"))
+    monkeypatch.setattr(notebook, "display", lambda *_, **__: None)
+    origins = [
+        recorded("toy", notebook.record("toy", "default")),
+        {"record": {"name": "toy"}},
+        {"record": {"name": "b"}},
+    ]
+    judged = [Finding.of(f"F{at}", "m", one, {}, value=0.9) for at, one in enumerate(origins, 9)]
+    rows = [line for line in scoreboard.table(judged).splitlines() if line.startswith("| m")]
+    assert ["**its record failed**" in row and marked in row for row in rows] == [bool(marked), bool(marked), False]
+    told = [one for one in scoreboard.mixed(judged) if one.startswith("**Not as recorded**: F9, F10 rest on")]
+    assert len(told) == bool(marked)
 
 
 HOSTILE = "a`<img src=x onerror=alert(1)>`$b$\u202e*c*"

@@ -120,7 +120,7 @@ def test_repr_tells_the_essentials(anywhere):
     assert re.search(r"Checkpoint .*\d+ tensors, \d+ values \(.*bfloat16.*\), 0 layers, \d files", repr(ckpt))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     shape=st.lists(st.integers(0, 9), max_size=3),
     dtype=st.sampled_from(["float32", "bfloat16", "float8_e4m3fn", "int64"]),

@@ -30,9 +30,7 @@ from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
 from lfmlib.checkpoints.pickled_files import check_pickle
 from lfmlib.merging import model_folder as folders
 
-QUICK = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
-)
+QUICK = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
 
 # Opens argv[1] with 1 GiB above what the imports took, and prints the refusal.
 BOUNDED = """

@@ -323,7 +323,7 @@ def test_gguf_experts_and_damage(tmp_path):
 # --- parts of lazy tensors ------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_pieces_of_a_part_are_those_of_the_loaded_tensor(data):
     """Any part, any range: the same values, and for an expert none of its neighbours' bytes."""

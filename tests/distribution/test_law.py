@@ -163,7 +163,7 @@ def test_other_laws_do_not_pass_for_it():
     assert found.loc["skewed (0.5), pruned", "misfit"] > 5 * found.loc["Gaussian noise, pruned", "misfit"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["gaussian", "laplace", "generalized-gaussian"]),
     st.floats(-4, 4),
@@ -192,7 +192,7 @@ def test_noise_is_called_gaussian_nearly_always(dtype, pruned):
     assert names.count("gaussian") >= 11 and lfmlib.distribution.law.LAW_NAMES[2] not in names
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.integers(0, 100), st.integers(-12, 12), st.sampled_from([torch.float32, torch.bfloat16]))
 def test_scale_changes_nothing_but_itself(seed, power, dtype):
     x = torch.tensor(np.random.default_rng(seed).standard_t(6, 3000) + 0.2).to(dtype)

@@ -31,7 +31,7 @@ def nothing_is_cheap(monkeypatch):
     monkeypatch.setattr(values, "WHOLE_BYTES", 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(1, 5000), st.integers(1, 20_000), st.integers(1, 40), st.integers(0, 3))
 def test_groups_are_spread_over_the_whole(size, bytes, groups, seed):
     checkpoint = lfmlib.open_checkpoint({"w": torch.arange(size, dtype=torch.float32)})

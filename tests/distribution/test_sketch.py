@@ -110,7 +110,7 @@ def as_tensor(words: np.ndarray, dtype: str) -> torch.Tensor:
 
 
 @given(cut_and_shuffled())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_cutting_ordering_and_merging_never_change_a_sketch(case):
     """Random bit patterns: NaN, infinities, subnormals and both zeros are all among them."""
     dtype, words, cuts, rng = case

@@ -67,7 +67,7 @@ def toy() -> pd.DataFrame:
 
 def test_cells_are_models_and_seeds():
     experiment = optimal.experiment()
-    assert len(experiment.cells) == 5 * 5 + 5
+    assert len(experiment.cells) == 5 * 5 + 4 + 6 + 3
     assert {cell["model"] for cell in experiment.cells} == set(names.MODELS)
     remeasured = [cell for cell in experiment.cells if experiment.alone(cell)]
     assert {cell["part"] for cell in remeasured} == {"whole"}
@@ -99,8 +99,10 @@ def test_every_table_of_the_chapter_has_its_models(toy):
     for name in ("asked", "free", "scores", "wins", "claimed", "damage", "changed", "quantized"):
         assert list(getattr(ch10_optimal, name)(toy).index) == ["ViT"], name
     assert set(ch10_optimal.curves(toy)["ViT"]["arm"]) == set(loss_probes.ARMS)
-    assert len(ch10_optimal.largest(toy, "vit")) == len(ch10_optimal.singles(toy, "vit")) == 5
-    assert ch10_optimal.singles(toy).empty  # MiniLM is not among the toys
+    assert len(ch10_optimal.largest(toy, ["vit"])) == len(ch10_optimal.singles(toy, ["vit"], most=4)) == 4
+    assert ch10_optimal.singles(toy).empty  # published models are not among the toys
+    assert ch10_optimal.domains(toy) == ch10_optimal.of_perplexity(toy) == ""
+    assert "by magnitude" in ch10_optimal.of_perplexity(toy, "vit")
     for say in (ch10_optimal.fragile, ch10_optimal.worst, ch10_optimal.against_noise):
         assert "ViT" in say(toy)
 

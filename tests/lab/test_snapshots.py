@@ -16,7 +16,7 @@ def draw(start="gaussian", shape=(96, 192), seed=0):
     return starts.draw(start, shape, torch.Generator().manual_seed(seed))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.floats(0.1, 1.5), st.floats(0.05, 3.0))
 def test_drift_and_motion_come_out(drift, added):
     start, noise = draw(seed=1), draw(seed=2)

@@ -30,6 +30,16 @@ def test_magnitude_pruning_is_pytorchs(seed, share):
         assert torch.equal(weights[name], layer.weight.detach())
 
 
+@given(st.lists(st.integers(0, 5), min_size=3, max_size=60), st.floats(0, 1))
+def test_of_equal_scores_the_first_go(values, share):
+    rows = torch.tensor([values, values[::-1]], dtype=torch.float32)
+    count = round(share * len(values))
+    first = rows.argsort(dim=1, stable=True)[:, :count]
+    assert torch.equal(
+        pruning._smallest(rows, share), torch.zeros(rows.shape, dtype=torch.bool).scatter_(1, first, True)
+    )
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_pruning_all_together_is_pytorchs_global_pruning(share):
     weights = made()

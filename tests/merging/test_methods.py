@@ -20,7 +20,7 @@ def made(count: int = 3, shape: tuple[int, ...] = (40, 30), seed: int = 0) -> li
     return [torch.randn(shape, generator=generator) * (1 + k) for k in range(count)]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.integers(1, 12),
     st.lists(st.integers(1, 12), min_size=1, max_size=3),

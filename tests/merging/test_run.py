@@ -465,7 +465,7 @@ def test_two_processes_do_not_write_one_folder(models, tmp_path):
         lfmlib.merge(models / "base", [models / "t0"], out=tmp_path / "out", progress=False)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 4), st.sampled_from(["float32", "bfloat16", "int64", "bool"])),
              min_size=1, max_size=5),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -126,7 +125,7 @@ def test_rows_that_cannot_be_recorded_fail_their_cell(register, capsys, rows, me
 
 def test_a_missing_record_says_what_to_do(register):
     register()
-    for call in (records.load, records.remeasure, records.check, records.stale):
+    for call in (records.load, records.remeasure, records.check, records.stale, records.rehearse, records.rehearsed):
         with pytest.raises(FileNotFoundError, match=r"make records toy"):
             call("toy")
     with pytest.raises(ValueError, match=r"unknown experiment 'nil'"):
@@ -227,7 +226,7 @@ def test_a_cell_is_drawn_by_the_commit(recorded):
     assert all(records.remeasure("toy", pick=f"{pick}+").cell == drawn[pick].cell for pick in ("1", "2"))
     assert {found.cell["seed"] for found in drawn.values()} == {0, 1, 2, 3}
     assert records.remeasure("toy").equal
-    with pytest.raises(ValueError, match="None costs at most -1"):
+    with pytest.raises(ValueError, match="None to draw costs at most -1"):
         records.remeasure("toy", budget_seconds=-1)
 
 
@@ -384,18 +383,16 @@ def test_what_the_same_code_measured_again_is_kept(recorded, monkeypatch, tmp_pa
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REGISTERED)
 def test_the_books_records_measure_the_same(name):
-    """On another kind of processor a training ends elsewhere, and single figures leave their tolerance: that is told as
-    an expected failure, also where the record does not say which instructions its processor had. Other rows, data or
-    labels are a failure, and so is a cell of which most figures differ."""
-    for budget in (10, 15):  # chapters may take longer
-        with contextlib.suppress(ValueError):  # no cell of it is that cheap
-            found = records.remeasure(name, budget_seconds=budget)
-            break
-    else:
+    """A cell that held under all instruction sets that were played must come out. Of one that was not rehearsed single
+    figures may leave their tolerance where it was recorded on another kind of processor, or none is known: that is told
+    as an expected failure. Other rows, data or labels are a failure, and so is a cell of which most figures differ."""
+    try:
+        found = records.remeasure(name, budget_seconds=15)  # chapters may take longer
+    except ValueError:  # no cell of it is that cheap
         found = records.remeasure(name)
     assert not found.problems and found.metrics["equal"].mean() > 0.5, str(found)
-    if not found.equal and not found.alike:
-        pytest.xfail(str(found))
+    if not found.equal and not found.failed:
+        pytest.xfail(f"not rehearsed, and recorded on another kind of processor: {found}")
     assert found.equal, str(found)
 
 

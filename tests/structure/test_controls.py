@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 W = RNG.standard_normal((60, 90)) * np.exp(0.4 * RNG.standard_normal((60, 1))) + 0.1
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 999), st.sampled_from(["float32", "bfloat16", "float16", "float64", "float8_e5m2"]))
 def test_permuting_keeps_the_values_and_the_type(seed, dtype):
     w = torch.tensor(W, dtype=getattr(torch, dtype))

@@ -28,7 +28,7 @@ def noise(shape=(96, 192), seed=0):
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 99), st.integers(40, 90), st.integers(40, 90), st.floats(-3, 3))
 def test_lags_are_pearsons_correlation_of_what_is_paired(seed, r, c, offset):
     w = noise((r, c), seed) * np.linspace(1, 3, c) + offset
@@ -131,7 +131,7 @@ def test_row_scales_explain_what_was_planted():
     assert found.row_share == pytest.approx(0.36 / (0.36 + math.pi**2 / 2), rel=0.25)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 99), st.floats(1e-3, 1e3))
 def test_scale_and_transposing_change_nothing_but_names(seed, scale):
     w = noise((64, 96), seed)

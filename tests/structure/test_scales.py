@@ -16,7 +16,7 @@ def sparse(shape, zeros, rng, kind="Gaussian"):
     return np.where(rng.random(shape) < zeros, 0.0, values)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.integers(0, 999), st.integers(6, 9))
 def test_moments_of_a_form_are_those_of_all_orders(seed, n):
     rng = np.random.default_rng(seed)

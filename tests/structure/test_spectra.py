@@ -58,7 +58,7 @@ def test_figures_agree_with_numpy_and_scipy(shape):
 
 
 @given(st.floats(-6, 6), st.sampled_from([(8, 40), (60, 60), (150, 90)]), st.integers(0, 99), st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_scale_and_transposition_change_nothing(log_scale, shape, seed, spiked):
     w = noise(*shape, seed)
     if spiked:
