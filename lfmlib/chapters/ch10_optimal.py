@@ -139,7 +139,15 @@ def of_perplexity(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
     for arm in ("magnitude", "Wanda", "random", "noise"):
         each = where(curves, arm=arm).groupby("seed")
         shares = [pd.Series({seed: largest_share(some, math.log(times)) for seed, some in each}) for times in RISES]
-        told = [f"more than {most:.0%}" if (one >= most).all() else f"{one.mean():.1%}" for one in shares]
+        least = curves["share"].min()
+        told = [
+            f"more than {most:.0%}"
+            if (one >= most).any()
+            else f"less than {least:.0%}"
+            if one.mean() < least
+            else f"{one.mean():.0%}"
+            for one in shares
+        ]
         words.append(f"{ARM_NAMES.get(arm, arm)} {', '.join(told)}")
     return (
         f"The perplexity of {SHORT[model]} rises by 1 %, by 10 % and twofold when so much goes, in the mean of "
@@ -311,7 +319,9 @@ def of_outliers(record: pd.DataFrame) -> str:
     ratios = {key(rows): findings.damage_ratio(rows) for _, rows in _whole(record)}
     known = {model: found for model, found in ratios.items() if not math.isnan(found[0])}
     theirs = [
-        f"in {SHORT[model]} **{_ratio(found)}** times" if model in known else f"in {SHORT[model]} no such ratio is had"
+        f"in {SHORT[model]} **{_ratio(found)}** times"
+        if model in known
+        else f"in {SHORT[model]} they cannot be compared"
         for model, found in ratios.items()
         if model in PUBLISHED
     ]

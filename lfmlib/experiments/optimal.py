@@ -8,8 +8,8 @@ Its parts, on SmolLM2 and MiniLM as they were published and on the lab's models 
     single   what single entries do: the largest, and those that the gradient points to
     domain   how well SmolLM2 foretells held-out text of three kinds (`lfmlib.lab.domains`)
 
-The lab's models are trained with five seeds. MiniLM and SmolLM2 are one each: their five seeds are disjoint parts of
-the held-out data, and draws of what is random. SmolLM2's laws are those of its codes read as intervals, as a survey
+The lab's models are trained with five seeds. MiniLM and SmolLM2 are one each: their seeds are disjoint parts of the
+held-out data, and draws of what is random. SmolLM2's laws are those of its codes read as intervals, as a survey
 reads them; what is pruned are the values it computes with.
 """
 

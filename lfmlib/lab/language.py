@@ -50,7 +50,8 @@ class Bytes:
         """Held-out loss in nats per symbol, and that of a code that knows the frequencies of symbols; ``skip`` windows
         are passed over first."""
         parts = self._some("test", most, skip).split(self.together)
-        loss = np.mean([self.loss(model, (part[:, :-1], part[:, 1:])).item() for part in parts])
+        losses = [self.loss(model, (part[:, :-1], part[:, 1:])).item() for part in parts]
+        loss = np.average(losses, weights=[len(part) for part in parts])
         return {"loss": float(loss), "trivial_loss": self.prior(), "uniform_loss": math.log(self.classes)}
 
     def prior(self, most: int | None = None, side: str = "test", skip: int = 0) -> float:
