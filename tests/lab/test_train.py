@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import lfmlib
-from lfmlib.lab import models, starts
+from lfmlib.lab import models, smollm, starts
 from lfmlib.lab import train as lab
 from lfmlib.lab.problems import PROBLEMS, problem
 from lfmlib.lab.train import Config, rate, start_of, train
@@ -196,11 +196,18 @@ def test_orthogonal_is_orthogonal():
     assert torch.allclose(matrix @ matrix.T, torch.eye(64), atol=1e-5)
 
 
-@pytest.mark.parametrize(("model", "task"), [(model, task) for model in models.MODELS for task in PROBLEMS[model]])
+@pytest.mark.parametrize(
+    ("model", "task"),
+    [
+        pytest.param(model, task, marks=[pytest.mark.slow] if model == smollm.NAME else [])
+        for model in models.MODELS
+        for task in PROBLEMS[model]
+    ],
+)
 def test_every_problem_gives_a_finite_gradient_and_scores(model, task, monkeypatch):
     config = Config(model, task, start="library" if model in models.PRETRAINED else "gaussian")
     net, posed = start_of(config), problem(model, task)
-    loss = posed.loss(net, posed.batch(seed=0, step=3, size=4))
+    loss = posed.loss(net, posed.batch(seed=0, step=3, size=1 if model == smollm.NAME else 4))
     loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
     assert torch.equal(_first(posed.batch(0, 3, 4)), _first(posed.batch(0, 3, 4)))
@@ -208,7 +215,7 @@ def test_every_problem_gives_a_finite_gradient_and_scores(model, task, monkeypat
     if model == "minilm":  # all its test items take 20 seconds a task; test_minilm.py does so for one
         monkeypatch.setattr(posed, "test", posed.test[:64])
     if model != "deep-decoder":
-        scores = posed.evaluate(net.eval())
+        scores = posed.evaluate(net.eval(), 1 if model == smollm.NAME else None)
         assert all(np.isfinite(value) for value in scores.values())
 
 
