@@ -178,7 +178,7 @@ def phases(ax: Axes, rows: pd.DataFrame) -> Axes:
         rows: ``taken`` and ``given``, in Var W₀; ``rise``, the measured change of the variance; ``name`` of the model.
     """
     some = rows[(rows["taken"] > 0) & (rows["given"] > 0)]
-    markers = dict(zip(some["name"].unique(), "o^s", strict=False))
+    markers = dict(zip(some["name"].unique(), "o^sDvP", strict=False))
     for (name, wider), points in some.groupby(["name", some["rise"] > 0], sort=False):
         look = {"color": COLOURS["data" if wider else "model"], "marker": markers[name], "ms": 2.5, "alpha": 0.5}
         word = "widened" if wider else "narrowed"
