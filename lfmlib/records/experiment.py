@@ -6,7 +6,9 @@ import contextlib
 import json
 import math
 import platform
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from .files import sha256, to_json
 from .workers import each
@@ -192,6 +195,11 @@ def measured(experiment: Experiment, cells: Sequence[dict], jobs: int) -> Iterat
     """Each cell with what `measure` made of it, or the exception that it raised, as they come."""
     with contextlib.closing(each(partial(measure, experiment), cells, jobs)) as results:
         yield from results
+
+
+def tell_failure(what: str, cell: dict, error: Exception) -> None:
+    """Say on stderr, beside a progress bar, what failed for a cell, and how."""
+    tqdm.write(f"{what} for {to_json(cell)}\n{''.join(traceback.format_exception(error))}", file=sys.stderr)
 
 
 def affordable(cells: Mapping[str, dict], budget: float) -> list[str]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,8 +28,8 @@ from tqdm import tqdm
 
 from .. import cache
 from . import instructions
-from .experiment import Comparison, Experiment, affordable, compare, measure
-from .files import sha256, to_json
+from .experiment import Comparison, Experiment, affordable, compare, measure, tell_failure
+from .files import sha256
 from .workers import each
 
 CELLS = 8
@@ -153,8 +152,7 @@ def rehearse(
             for cell, result in tqdm(results, f"{current.name} under {name}", len(todo), unit="cell"):
                 if isinstance(result, Exception):
                     failed += 1
-                    lines = "".join(traceback.format_exception(result))
-                    tqdm.write(f"{current.name} failed under {name} for {to_json(cell)}\n{lines}", file=sys.stderr)
+                    tell_failure(f"{current.name} failed under {name}", cell, result)
                     continue
                 key = current.key(cell)
                 found = _outcome(compare(current, cell, record, rows[key], result))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
-import traceback
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ..provenance import commit, surroundings
 from . import files
-from .experiment import Experiment, affordable, compare, measured, processor
+from .experiment import Experiment, affordable, compare, measured, processor, tell_failure
 
 
 def origin() -> tuple[str, dict[str, str]]:
@@ -46,8 +44,7 @@ def run(current: Experiment, chosen: list[dict], jobs: int, folder: Path, budget
     for cell, result in tqdm(measured(current, todo, jobs), current.name, len(todo), unit="cell"):
         if isinstance(result, Exception):
             failed += 1
-            lines = "".join(traceback.format_exception(result))
-            tqdm.write(f"{current.name} failed for {files.to_json(cell)}\n{lines}", file=sys.stderr)
+            tell_failure(f"{current.name} failed", cell, result)
             continue
         key = current.key(cell)
         rows[key] = result.pop("rows")
