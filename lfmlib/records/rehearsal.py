@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 
 from tqdm import tqdm
@@ -32,10 +31,10 @@ from .experiment import Comparison, Experiment, affordable, compare, measure, te
 from .files import sha256
 from .workers import each
 
-CELLS = 8
-"""Cells of a record that are rehearsed, at most: of all its parts and models in turn."""
-SECONDS = 60.0
-"""Core-seconds that they may cost together, under one set, without models that must be trained first."""
+CELLS = 6
+"""Steady cells of a record that are looked for: of all its parts and models in turn."""
+SECONDS = 120.0
+"""Core-seconds that the rehearsed cells may cost together, under one set, without models that must be trained first."""
 ROOM = 0.5
 """Largest ratio of a cell that is drawn: what another processor adds to those that were played is not known."""
 
@@ -101,18 +100,28 @@ def summary(current: Experiment, record: dict) -> Rehearsal:
 
 
 def chosen(current: Experiment, record: dict, budget: float) -> list[str]:
-    """Keys of the cells to rehearse: the first `CELLS` of the `drawable`, or as many as `SECONDS` are enough for, of
-    all parts and models in turn and by their hashes within each."""
-    cells = {current.key(cell): cell for cell in current.cells}
+    """Keys of the cells to rehearse: of the `drawable`, of all parts and models in turn and by their hashes within
+    each, until `CELLS` of them are not known to be unsteady, or until `SECONDS` are spent.
+
+    Parts and models that an unsteady cell was found in come last, but for that cell.
+    """
+    cells, known = {current.key(cell): cell for cell in current.cells}, _outcomes(current, record)
+    unsteady = {key for key, sets in known.items() if _largest(sets) > ROOM}
     seen: Counter[tuple] = Counter()
     places = {}
     for key in drawable(current, record, budget):
         kind = cells[key].get("part"), cells[key].get("model")
-        places[key] = seen[kind], key
+        places[key] = kind, seen[kind], key
         seen[kind] += 1
-    taken = sorted(places, key=places.__getitem__)[:CELLS]
-    costs = accumulate(record["cells"][key]["core_seconds"] for key in taken)
-    return [key for key, cost in zip(taken, costs, strict=True) if cost <= SECONDS]
+    shaken = {places[key][0] for key in unsteady & set(places)}
+    taken: list[str] = []
+    spent = 0.0
+    for key in sorted(places, key=lambda key: (key not in known and places[key][0] in shaken, *places[key][1:])):
+        spent += record["cells"][key]["core_seconds"]
+        if spent > SECONDS or len(set(taken) - unsteady) == CELLS:
+            break
+        taken.append(key)
+    return taken
 
 
 def rehearse(
@@ -125,8 +134,8 @@ def rehearse(
     budget: float,
     jobs: int,
 ) -> int:
-    """Rehearse the `chosen` cells under the sets that they lack; return how many measurements failed, which are told
-    on stderr and left to the next time.
+    """Rehearse the `chosen` cells under the sets that they lack, and others for those that prove unsteady; return how
+    many measurements failed, which are told on stderr and left to the next time.
 
     Args:
         current: the experiment.
@@ -137,29 +146,50 @@ def rehearse(
         budget: core-seconds that a drawn cell may cost.
         jobs: processes at once.
     """
-    cells = {current.key(cell): cell for cell in current.cells}
-    keys, known, failed = chosen(current, record, budget), _outcomes(current, record), 0
+    cells, known = {current.key(cell): cell for cell in current.cells}, _outcomes(current, record)
     for key, entry in record["cells"].items():
         entry.pop("rehearsed", None)
         entry.update({"rehearsed": known[key]} if key in known else {})
+    playable = []
     for name, played in instructions.SETS.items():
         if reason := played.missing:
             tqdm.write(f"{current.name}: no rehearsal under {name}: {reason}", file=sys.stderr)
-            continue
-        todo = [cells[key] for key in keys if name not in known.get(key, {})]
-        environment = instructions.environment(name) | {"LFMLIB_CACHE": str(_cache(name))}
-        with contextlib.closing(each(partial(_measure, current, played), todo, jobs, environment)) as results:
-            for cell, result in tqdm(results, f"{current.name} under {name}", len(todo), unit="cell"):
-                if isinstance(result, Exception):
-                    failed += 1
-                    tell_failure(f"{current.name} failed under {name}", cell, result)
-                    continue
-                key = current.key(cell)
-                found = _outcome(compare(current, cell, record, rows[key], result))
-                outcome = found | {"allowed": _allowed(current, record, cell), "origin": origin}
-                record["cells"][key].setdefault("rehearsed", {})[name] = outcome
-                keep()
+        else:
+            playable.append(name)
+    tried: set[tuple[str, str]] = set()
+    failed = 0
+    while todo := {
+        name: missing
+        for name in playable
+        if (missing := _lacking(current, record, budget, name) - {key for one, key in tried if one == name})
+    }:
+        for name, keys in todo.items():
+            played, environment = instructions.SETS[name], instructions.environment(name)
+            results = each(
+                partial(_measure, current, played),
+                [cells[key] for key in sorted(keys)],
+                jobs,
+                environment | {"LFMLIB_CACHE": str(_cache(name))},
+            )
+            with contextlib.closing(results):
+                for cell, result in tqdm(results, f"{current.name} under {name}", len(keys), unit="cell"):
+                    key = current.key(cell)
+                    tried.add((name, key))
+                    if isinstance(result, Exception):
+                        failed += 1
+                        tell_failure(f"{current.name} failed under {name}", cell, result)
+                        continue
+                    found = _outcome(compare(current, cell, record, rows[key], result))
+                    outcome = found | {"allowed": _allowed(current, record, cell), "origin": origin}
+                    record["cells"][key].setdefault("rehearsed", {})[name] = outcome
+                    keep()
     return failed
+
+
+def _lacking(current: Experiment, record: dict, budget: float, name: str) -> set[str]:
+    """Of the `chosen` cells those that a set has not been played for."""
+    known = _outcomes(current, record)
+    return {key for key in chosen(current, record, budget) if name not in known.get(key, {})}
 
 
 def _measure(current: Experiment, played: instructions.InstructionSet, cell: dict) -> dict:

@@ -31,6 +31,7 @@ def register(monkeypatch, tmp_path):
     monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
     monkeypatch.setattr(instructions, "SETS", {"calm": CALM, "windy": WINDY})
     monkeypatch.setattr(instructions, "_flags", lambda: {"fins"})
+    monkeypatch.setattr(rehearsal, "CELLS", 8)
     monkeypatch.setenv("LFMLIB_CACHE", str(tmp_path / "cache"))
 
     def register(**changes) -> Experiment:
@@ -212,23 +213,50 @@ def test_a_measurement_that_fails_is_told_and_tried_again(register, here, capsys
     assert records.rehearse("toy") == 0 and records.rehearsed("toy").cells == 7
 
 
-def test_all_parts_and_models_are_rehearsed_in_turn(register):
-    several = [
-        {"part": part, "model": model, "seed": seed}
-        for part in ("a", "b")
-        for model in ("x", "y", "z")
-        for seed in range(9)
-    ]
-    toy = register(cells=several)
-    cost = dict.fromkeys([toy.key(cell) for cell in several], 5.0)
-    about = {"cells": {key: {"core_seconds": cost[key], "gpu": None} for key in cost}, "spread": {}}
+@pytest.fixture
+def several(register):
+    """A toy of six kinds of nine cells each, and its record: 5 core-seconds a cell."""
+    kinds = [(part, model) for part in ("a", "b") for model in ("x", "y", "z")]
+    toy = register(cells=[{"part": part, "model": model, "seed": n} for part, model in kinds for n in range(9)])
+    return toy, {"cells": {toy.key(cell): {"core_seconds": 5.0, "gpu": None} for cell in toy.cells}, "spread": {}}
+
+
+def kinds_of(toy: Experiment, keys: list[str]) -> Counter:
+    by_key = {toy.key(cell): cell for cell in toy.cells}
+    return Counter((by_key[key]["part"], by_key[key]["model"]) for key in keys)
+
+
+def test_all_parts_and_models_are_rehearsed_in_turn(several):
+    toy, about = several
     taken = rehearsal.chosen(toy, about, 50)
-    by_key = {toy.key(cell): cell for cell in several}
-    kinds = Counter((by_key[key]["part"], by_key[key]["model"]) for key in taken)
-    assert len(taken) == rehearsal.CELLS and sorted(kinds.values()) == [1, 1, 1, 1, 2, 2]
+    assert len(taken) == 8 and sorted(kinds_of(toy, taken).values()) == [1, 1, 1, 1, 2, 2]
     for entry in about["cells"].values():
-        entry["core_seconds"] = 25.0
-    assert rehearsal.chosen(toy, about, 50) == taken[:2] and rehearsal.chosen(toy, about, 24) == []
+        entry["core_seconds"] = 50.0
+    assert rehearsal.chosen(toy, about, 50) == taken[:2] and rehearsal.chosen(toy, about, 49) == []
+
+
+def test_others_take_the_places_of_unsteady_cells(several, monkeypatch):
+    """Cells of other parts and models first."""
+    toy, about = several
+    monkeypatch.setattr(rehearsal, "CELLS", 4)
+    first = rehearsal.chosen(toy, about, 50)
+    assert set(kinds_of(toy, first).values()) == {1} and len(first) == 4
+    allowed = rehearsal._allowed(toy, about, {})
+    for key in first[:2]:
+        about["cells"][key]["rehearsed"] = {"calm": {"ratio": 3.0, "at": "height", "allowed": allowed, "origin": ""}}
+    then = rehearsal.chosen(toy, about, 50)
+    assert set(first) < set(then) and len(then) == len(first) + 2
+    assert not kinds_of(toy, then[len(first) :]).keys() & kinds_of(toy, first[:2]).keys()
+
+
+def test_it_goes_on_until_enough_are_steady(register, here, monkeypatch):
+    register()
+    monkeypatch.setattr(rehearsal, "CELLS", 2)
+    records.run("toy", jobs=0)
+    records.rehearse("toy")
+    assert records.rehearsed("toy").steady == 2
+    tried = {seed for seed, sets in outcomes().items() if sets}
+    assert len(tried & STEADY) == 2
 
 
 def test_every_process_is_fresh_and_plays_its_set(register, capfd):
