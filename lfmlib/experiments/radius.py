@@ -16,6 +16,7 @@ its own, in which it stays as it is, so that base and fine-tune have the very sa
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -25,6 +26,7 @@ import torch
 from torch import nn
 
 from ..deltas import stand_ins
+from ..lab import smollm
 from ..lab.problems import problem
 from ..lab.train import Config, start_of
 from ..lab.tuning import TIMID, body, fit_head
@@ -32,15 +34,17 @@ from ..losses.tolerance import KINDS, curve, radius
 from ..records import Experiment
 from ..records.experiment import brief
 from . import finetuning
-from .trainings import inputs, retrained, score, scored, tolerances, trivial
+from .trainings import inputs, score, scored, tolerances, trivial
 
-ORIGINAL = {"deep-decoder": "language", "vit": "class"}
-"""What the bases were trained for; MiniLM's own task cannot be posed with the data at hand."""
+ORIGINAL = {smollm.NAME: "code", "deep-decoder": "language", "vit": "class"}
+"""What the bases were trained for, SmolLM2 among much else; MiniLM's own task cannot be posed with the data at hand."""
 CLOSED = 0.1
 """Share of the gap between a model's own loss and that of the class frequencies which the noise closes."""
 DRAWS, OTHER_DRAWS = 16, 4
 """Draws of the first of `lfmlib.tolerance.KINDS` of noise with the fitted head, and draws of other kinds, or with the
 timid head. The base plus noise is judged by the former alone."""
+FEWER_DRAWS = {smollm.NAME: 4}
+"""Draws of models whose loss takes seconds, of the first kind alone, and on the new task; the protocols have both."""
 STRENGTHS = {"fitted": (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2), "timid": (TIMID,)}
 """Heads, and the inverse penalties (scikit-learn's C) that cross-validation chooses from."""
 UNITS = ("own", "base", "one size")
@@ -50,11 +54,14 @@ PROTOCOL_DRAWS = 2
 """Draws of the noise of each protocol."""
 SCALES = (0.025, 0.05, 0.1, 0.2, 0.4)
 """Sizes of the noise on the curves of loss against noise, in std(W)."""
-HELD_OUT_ITEMS = {"minilm": 128, "deep-decoder": 64, "vit": 256}
-"""Held-out examples (of the decoder: windows of text) that the noise is judged on, at most."""
-JITTER = (0.1,)
+HELD_OUT_ITEMS = {smollm.NAME: 4, "minilm": 128, "deep-decoder": 64, "vit": 256}
+"""Held-out examples (of language models: windows of text) that the noise is judged on, at most."""
+JITTER = {"deep-decoder": (0.1,), "vit": (0.1,)}
 """Noise added to a base before it is fine-tuned, in std(W₀)."""
-SEEDS = 5
+HEADLESS = (smollm.NAME, "deep-decoder")
+"""Models whose head is of one piece with them."""
+SEEDS = dict.fromkeys(finetuning.TASKS, 5) | dict.fromkeys(finetuning.LARGE, finetuning.LARGE_SEEDS)
+"""Fine-tunings, by model."""
 TOLERANCES = tolerances({
     ("own", "score", "trained"): (0.15, 1.0),
     "radius": (0.2, 0.05), "rise": (0.5, 0.05), "moved": 0.3, "prior": 1e-6, "trivial": 1e-9, "strength": math.inf,
@@ -86,20 +93,24 @@ def alone(cell: dict) -> bool:
 
 
 def _cells() -> Iterator[dict]:
-    for seed in range(SEEDS):
-        for model, settings in finetuning.TASKS.items():
-            common = settings | {"lr": finetuning.FULL_RATES[model], "weight_decay": finetuning.DECAY, "seed": seed}
-            downstream = {"model": model, **common, "judged_on": settings["task"], "jitter": 0.0, "draws": DRAWS}
-            yield {"part": "radius", **downstream}
-            asked = downstream | {"part": "protocols", "draws": PROTOCOL_DRAWS, "frozen_head": False}
-            yield asked
-            if model != "deep-decoder":  # whose head is of one piece with it
-                yield asked | {"frozen_head": True}
-            if model in ORIGINAL:
+    each = finetuning.TASKS | finetuning.LARGE
+    for seed, model in itertools.product(range(max(SEEDS.values())), each):
+        if seed >= SEEDS[model]:
+            continue
+        common = each[model] | {"lr": finetuning.FULL_RATES[model], "weight_decay": finetuning.DECAY, "seed": seed}
+        draws = FEWER_DRAWS.get(model, DRAWS)
+        downstream = {"model": model, **common, "judged_on": common["task"], "jitter": 0.0, "draws": draws}
+        yield {"part": "radius", **downstream}
+        asked = downstream | {"part": "protocols", "draws": PROTOCOL_DRAWS, "frozen_head": False}
+        yield asked
+        if model not in HEADLESS:
+            yield asked | {"frozen_head": True}
+        if model in ORIGINAL:
+            if model not in finetuning.LARGE:
                 yield {"part": "radius", **downstream, "judged_on": ORIGINAL[model]}
-                yield asked | {"judged_on": ORIGINAL[model]}
-                for jitter in JITTER:
-                    yield {"part": "noisier", **downstream, "jitter": jitter, "draws": 0}
+            yield asked | {"judged_on": ORIGINAL[model]}
+        for jitter in JITTER.get(model, ()):
+            yield {"part": "noisier", **downstream, "jitter": jitter, "draws": 0}
 
 
 def _toys() -> Iterator[dict]:
@@ -125,7 +136,7 @@ def run(cell: dict) -> list[dict]:
     ``radius`` is a multiple; the ``head`` may also be "frozen".
     """
     config = finetuning.plan(cell)
-    trained = retrained(config, snapshots=0)
+    trained = finetuning.fine_tuned(cell)
     if cell["part"] == "noisier":
         return [{name: brief(value) for name, value in scored(trained.scores).items()}]
     rows: list[dict] = []
@@ -228,7 +239,8 @@ def _shaken(which: str, model: nn.Module, cell: dict) -> list[dict]:
         said, rise = judge.with_head(head)
         about = {"which": which, "head": head}
         first = len(rows)
-        for kind in KINDS if which != "random" and head != "timid" else KINDS[:1]:
+        several = which != "random" and head != "timid" and cell["model"] not in FEWER_DRAWS
+        for kind in KINDS if several else KINDS[:1]:
             draws = (
                 cell["draws"] if (kind, head != "timid") == (KINDS[0], True) else min(OTHER_DRAWS, cell["draws"] - 1)
             )

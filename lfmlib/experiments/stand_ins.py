@@ -2,7 +2,7 @@
 
 Its parts, from the bases of `lfmlib.experiments.finetuning`:
 
-    tuning    learning rates of MiniLM's adapters, on validation data
+    tuning    learning rates of the adapters of published models, on validation data
     built     adapters whose ΔW is frozen noise with learned scales (Gaussian, uniform, signs), and LoRA with as many
               trained parameters; the floor is the head alone, or for the decoder, which has none, the base as it is
     stand-in  full fine-tuning, and then ΔW replaced by what keeps some of it (`lfmlib.deltas.stand_ins.STAND_INS`); all
@@ -21,6 +21,7 @@ import torch
 from .. import findings
 from ..deltas.stand_ins import STAND_INS, stand_in
 from ..distribution.distances import qq_r2
+from ..lab import smollm
 from ..lab.adapters import NOISE_BUILT
 from ..lab.problems import problem
 from ..lab.train import Config, start_of
@@ -28,29 +29,36 @@ from ..lab.tuning import body
 from ..records import Experiment
 from ..records.experiment import brief
 from . import finetuning
-from .trainings import inputs, retrained, score, scored, tolerances
+from .trainings import inputs, score, scored, tolerances
 
-TASKS = finetuning.TASKS | {"minilm": {"task": "kind", "steps": 120, "batch": 16}}
+TASKS = finetuning.LARGE | finetuning.TASKS | {"minilm": {"task": "kind", "steps": 120, "batch": 16}}
 """What is learned: as in `finetuning`, but of MiniLM a task on which a short run gains more over the head alone."""
 RATES = {
+    smollm.NAME: {"lora": {1: 3e-3}, "noise": {1: 3e-2}},
     "minilm": {"head": 1e-2, "lora": {1: 3e-3}, "noise": {1: 3e-2}},
     "deep-decoder": {"lora": {1: 3e-2, 4: 1e-2}, "noise": {1: 1e-1, 4: 1e-1}},
     "vit": {"head": 1e-1, "lora": {1: 1e-2, 4: 3e-3}, "noise": {1: 1e-1, 4: 3e-2}},
 }
 """Learning rates by held-out loss of seed 90, both kinds of adapter on the same grid (see the Methods page), by the
 rank of LoRA or the number of random matrices, which train as many parameters; uniform noise and signs take the rates
-of Gaussian noise. Whatever the adapter, the head has the rate that is best for it alone. MiniLM's adapters have those
-of the part `tuning`."""
-TUNING = {"lora": (1e-3, 3e-3, 1e-2), "noise-gaussian": (1e-2, 3e-2, 1e-1)}
-"""Rates that MiniLM's adapters are tried with, on validation data."""
-TUNING_SEEDS = (90, 91)
+of Gaussian noise. Whatever the adapter, the head has the rate that is best for it alone. The adapters of MiniLM and
+SmolLM2 have those of the part `tuning`."""
+TUNING = {
+    smollm.NAME: {"lora": (1e-3, 3e-3, 1e-2), "noise-gaussian": (1e-2, 3e-2, 1e-1)},
+    "minilm": {"lora": (1e-3, 3e-3, 1e-2), "noise-gaussian": (1e-2, 3e-2, 1e-1)},
+}
+"""Rates that adapters are tried with, on validation data."""
+TUNING_SEEDS = {smollm.NAME: (90,), "minilm": (90, 91)}
 """Seeds that rates are tuned with, and that nothing else has."""
-FLOOR = {"minilm": "head", "vit": "head", "deep-decoder": "none"}
+FLOOR = {smollm.NAME: "none", "minilm": "head", "vit": "head", "deep-decoder": "none"}
 """What gains are counted from: the head alone, or where there is none the base as it is."""
-SEEDS, MORE_SEEDS = 5, {"minilm": 12}
-"""Seeds of every kind of cell; and of a model's floor, LoRA and Gaussian noise, whose gains five do not tell apart."""
-HELD_OUT_ITEMS = 1024
-"""Held-out examples that a stand-in is judged on, at most."""
+SEEDS = dict.fromkeys(TASKS, 5) | dict.fromkeys(finetuning.LARGE, finetuning.LARGE_SEEDS)
+"""Seeds of every kind of cell, by model."""
+MORE_SEEDS = {"minilm": 12}
+"""Seeds of a model's floor, LoRA and Gaussian noise, whose gains five do not tell apart."""
+HELD_OUT_ITEMS = {smollm.NAME: 16}
+"""Held-out examples that a stand-in is judged on, at most; of other models `MOST_ITEMS`."""
+MOST_ITEMS = 1024
 TOLERANCES = tolerances({
     ("score", "whole", "loss"): (0.15, 1.0),
     "normal_share": (0.3, 1.0), "misfit": (1.0, 0.005), "size": 0.3,
@@ -75,17 +83,18 @@ def experiment() -> Experiment:
 
 
 def _cells() -> Iterator[dict]:
-    for adapter, rates in TUNING.items():
-        for seed in TUNING_SEEDS:
-            for lr in rates:
-                yield _cell("tuning", "minilm", seed, adapter, 1) | {"lr": lr}
-    for model in TASKS:
-        for seed in range(MORE_SEEDS.get(model, SEEDS)):
+    for model, adapters in TUNING.items():
+        for adapter, rates in adapters.items():
+            for seed in TUNING_SEEDS[model]:
+                for lr in rates:
+                    yield _cell("tuning", model, seed, adapter, 1) | {"lr": lr}
+    for model, seeds in SEEDS.items():
+        for seed in range(MORE_SEEDS.get(model, seeds)):
             yield _cell("built", model, seed, FLOOR[model], 0)
             for rank in RATES[model]["lora"]:
-                for adapter in ("lora", *(NOISE_BUILT if rank == 1 and seed < SEEDS else NOISE_BUILT[:1])):
+                for adapter in ("lora", *(NOISE_BUILT if rank == 1 and seed < seeds else NOISE_BUILT[:1])):
                     yield _cell("built", model, seed, adapter, rank)
-            if seed < SEEDS:
+            if seed < seeds:
                 yield _cell("stand-in", model, seed, "", 0)
 
 
@@ -122,9 +131,9 @@ def run(cell: dict) -> list[dict]:
     task = problem(config.model, config.task)
     if untouched:
         return [_scores(task.evaluate(start_of(config).eval())) | {"parameters": 0}]
-    trained = retrained(config, snapshots=0)
+    trained = finetuning.fine_tuned(cell)
     if cell["part"] == "tuning":
-        found = task.figures(trained.model, "validation")
+        found = task.figures(trained.model, "validation", HELD_OUT_ITEMS.get(config.model))
         return [{"score": brief(found["accuracy"]), "loss": brief(found["loss"])}]
     if cell["part"] == "built":
         count = sum(p.numel() for p in start_of(config).parameters() if p.requires_grad)
@@ -137,7 +146,7 @@ def run(cell: dict) -> list[dict]:
 @torch.no_grad()
 def _replaced(config: Config, task, model: torch.nn.Module) -> Iterator[dict]:
     start = dict(start_of(replace(config, adapter="", rank=0)).named_parameters())
-    tuned, rows = dict(model.named_parameters()), body(model)
+    tuned, rows, most = dict(model.named_parameters()), body(model), HELD_OUT_ITEMS.get(config.model, MOST_ITEMS)
     base = {name: start[name] for name in rows["name"]}
     moved = {name: tuned[name] - base[name] for name in base}
     for kind in STAND_INS:
@@ -147,7 +156,7 @@ def _replaced(config: Config, task, model: torch.nn.Module) -> Iterator[dict]:
             tuned[name].copy_(base[name] + made)
             r2.append(qq_r2(made))
             sizes.append((made.square().mean().sqrt() / base[name].std(correction=0)).item())
-        found = _scores(task.evaluate(model, HELD_OUT_ITEMS))
+        found = _scores(task.evaluate(model, most))
         found |= {"normal_share": findings.share(rows, np.array(r2) >= findings.QQ_BOUND)}
         yield {"kind": kind, **found, "misfit": brief(1 - np.median(r2)), "size": brief(np.median(sizes))}
 
