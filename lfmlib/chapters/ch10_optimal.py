@@ -1,4 +1,4 @@
-"""What chapter 10 reads off its record, `optimal`: what can be pruned, by which law the rest goes, what outliers cost.
+"""What chapter 10 reads off its record, `optimal`: what can be pruned, and by which law the rest goes.
 
 Every function takes rows of the record (see `lfmlib.experiments.optimal.run`).
 """
@@ -6,26 +6,21 @@ Every function takes rows of the record (see `lfmlib.experiments.optimal.run`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
 import pandas as pd
 
 from .. import findings
-from ..distribution.coding import MAX_OUTLIER_SHARE, VARIANTS
-from ..distribution.law import Law
+from ..distribution.coding import VARIANTS
 from ..experiments.loss_probes import ARMS
 from ..experiments.optimal import BITS, PRUNED, PRUNED_SHARE
 from ..findings import Finding
-from ..losses.outliers import RANGES
 from ..losses.pruning import largest_share
 from ..provenance import recorded
 from .names import NAMES, PUBLISHED, SHORT, by_model, key, where
-from .sentences import MISSING, Cell, listed, mean, number, span, table, within, worded
+from .sentences import Cell, mean, span, table, within
 
-LIMIT_REACHED = 0.9
-"""Share of the outliers that a matrix may have at most, from which on that limit decides where they begin."""
 RISES = (1.01, 1.1, 2.0)
 """Factors of the perplexity that it is told of."""
 ARM_NAMES = {"magnitude": "by magnitude", "random": "at random", "noise": "and by noise as large as pruning"}
@@ -80,18 +75,18 @@ def domains(record: pd.DataFrame) -> str:
 def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Pruning curves: model → rows with arm, share, and the relative ``rise`` of the loss: mean, low, high of runs."""
     found = {}
-    for name, rows in _whole(record):
+    for name, rows in each_model(record):
         some = where(rows, what="curve").groupby(["arm", "share", "seed"])["rise"].mean().reset_index()
-        found[name] = _over_runs(_relative(some, rows).groupby(["arm", "share"], sort=False))
+        found[name] = _over_runs(relative(some, rows).groupby(["arm", "share"], sort=False))
     return found
 
 
-def _relative(some: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+def relative(some: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Some rows of a model, their ``rise`` relative to the loss of the model as it is."""
-    return some.assign(rise=some["rise"] / some["seed"].map(_loss(rows)))
+    return some.assign(rise=some["rise"] / some["seed"].map(own_loss(rows)))
 
 
-def _loss(rows: pd.DataFrame) -> pd.Series:
+def own_loss(rows: pd.DataFrame) -> pd.Series:
     """The loss of the model as it is, by seed."""
     return where(rows, what="model").set_index("seed")["own"]
 
@@ -113,13 +108,13 @@ def free(record: pd.DataFrame, of: str = "own") -> pd.DataFrame:
         )
         for arm in ARMS
     }
-    return table(_whole(record), columns)
+    return table(each_model(record), columns)
 
 
 def against_noise(record: pd.DataFrame) -> str:
     """Whether magnitude pruning goes further than noise of the size of what it takes, in a sentence."""
     words, lows = [], []
-    for name, rows in _whole(record):
+    for name, rows in each_model(record):
         more = 100 * (findings.free_share(rows) - findings.free_share(rows, "noise"))
         words.append(f"{name} {findings.span(more, 0, '+')}")
         lows += [findings.over_runs(more)[1]] if len(more) > 1 else []
@@ -157,7 +152,7 @@ def of_perplexity(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
 
 def scores(record: pd.DataFrame, shares: tuple[float, ...] = (0.3, 0.5, 0.7)) -> pd.DataFrame:
     """Accuracy after pruning by magnitude, in per cent: mean and 95 % over runs; models that have one."""
-    known = {name: rows for name, rows in _whole(record) if where(rows, what="model")["score"].notna().all()}
+    known = {name: rows for name, rows in each_model(record) if where(rows, what="model")["score"].notna().all()}
     whole, pruned = (span(figure, 1, times=100, most=100) for figure in ("score", "scored"))
     columns = {"whole": within(whole, what="model")} | {
         f"{share:.0%} pruned": within(pruned, what="curve", arm="magnitude", share=share) for share in shares
@@ -168,7 +163,8 @@ def scores(record: pd.DataFrame, shares: tuple[float, ...] = (0.3, 0.5, 0.7)) ->
 def layers(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Model → rows with depth and the relative rise of the loss without half of that layer: mean, low, high of runs."""
     return {
-        name: _over_runs(_relative(where(rows, what="layer"), rows).groupby("depth")) for name, rows in _whole(record)
+        name: _over_runs(relative(where(rows, what="layer"), rows).groupby("depth"))
+        for name, rows in each_model(record)
     }
 
 
@@ -196,7 +192,7 @@ def wins(record: pd.DataFrame, pruned: float = PRUNED_SHARE, column: str = "wins
         Index: model. Columns: laws that are the shortest anywhere.
     """
     found = {}
-    for name, rows in _whole(record):
+    for name, rows in each_model(record):
         found[name] = where(rows, what="law", pruned=pruned).groupby("variant")[column].mean().reindex(VARIANTS)
     shares = pd.DataFrame(found).T.astype(float).rename_axis(columns=None)
     return shares.loc[:, shares.max() > 0]
@@ -216,7 +212,7 @@ def above(laws: pd.DataFrame) -> pd.DataFrame:
 def code_lengths(record: pd.DataFrame) -> pd.DataFrame:
     """How each law codes the matrices of every model of the record, of all runs, in words: how many it codes shortest,
     and the median of the bits above the shortest; beside each model stands the number of its matrices."""
-    laws = ((name, where(rows, what="matrix")) for name, rows in _whole(record))
+    laws = ((name, where(rows, what="matrix")) for name, rows in each_model(record))
     found = {f"{name} ({len(rows)})": above(rows) for name, rows in laws}
 
     def of(law: str) -> Cell:
@@ -236,171 +232,9 @@ def claimed(record: pd.DataFrame) -> pd.DataFrame:
         f"{pruned:.0%} pruned": within(told, what="law", variant=findings.CLAIMED_LAW, pruned=pruned)
         for pruned in PRUNED
     }
-    return table(_whole(record), columns)
+    return table(each_model(record), columns)
 
 
-def by_role(places: pd.DataFrame) -> pd.DataFrame:
-    """How unevenly outliers lie, by role: medians over the matrices that have any.
-
-    Args:
-        places: from `lfmlib.structure.outlier_places.places`.
-    """
-    columns = {
-        "share": "outliers",
-        "rows": "in 1 % of the rows",
-        "rows_noise": "rows, by chance",
-        "columns": "in 1 % of the columns",
-        "columns_noise": "columns, by chance",
-    }
-    if places.empty:
-        return pd.DataFrame(columns=list(columns.values()))
-    return findings.by_role(places)[list(columns)].median().rename(columns=columns).rename_axis(None)
-
-
-def core(law: Law, std: float) -> str:
-    """Where the outliers of a matrix with that standard deviation begin, and how many they are, in a sentence."""
-    if np.isinf(law.outlier_cut):
-        return "A Gaussian codes what pruning keeps shorter without outliers than with them."
-    return (
-        f"Outliers of its Gaussian core begin at {law.outlier_cut / std:.1f}; {law.gaussian.outlier_share:.2%} of what "
-        "pruning keeps lie there."
-    )
-
-
-def begins(places: pd.DataFrame) -> str:
-    """Where outliers begin, how many they are, and how many noise has there, in a sentence; from `places`."""
-    if places.empty:
-        return "No matrix has outliers."
-    middle = places[["begins", "share", "gaussian"]].median()
-    capped = (places["share"] >= LIMIT_REACHED * MAX_OUTLIER_SHARE * (1 - PRUNED_SHARE)).sum()
-    return (
-        f"In the median of {len(places)} matrices they begin at **{middle['begins']:.1f} standard deviations**, and "
-        f"are {middle['share']:.2%} of the entries; a Gaussian of that standard deviation has {middle['gaussian']:.2%} "
-        f"there. In **{capped}** the limit of 1 % of what is kept is all but reached: it decides there where "
-        "outliers begin, not a gap in the weights."
-    )
-
-
-def lined_up(table: pd.DataFrame) -> str:
-    """Whether outliers of different layers lie at the same places, in a sentence.
-
-    Args:
-        table: from `lfmlib.structure.outlier_places.line_up`.
-    """
-    if table.empty:
-        return "Nothing can be said of places that several layers share: too few layers have outliers."
-    there, chance = np.average(table[["there", "chance"]], axis=0, weights=table["outliers"])
-    more = (table["there"] > table["chance"]).sum()
-    return (
-        f"**{there:.1%}** of the outliers lie there; by chance it would be {chance:.1%}. It is more than chance in "
-        f"{more} of {len(table)} matrices."
-    )
-
-
-def damage(record: pd.DataFrame) -> pd.DataFrame:
-    """What it costs to zero the outliers, in words: relative rises of the loss, mean and 95 % over runs; and ratios."""
-    columns = {
-        "outliers": _size("outliers", ".2f"),
-        "zeroed": _rise("outliers", "zeroed"),
-        "as many": _rise("as many", "zeroed"),
-        "as large": _rise("as large", "zeroed"),
-        "which are": _size("as large", ".1f"),
-        "ratio": worded(_ratio, findings.damage_ratio),
-    }
-    return table(_whole(record), columns)
-
-
-def _ratio(found: tuple[float, float, float]) -> str:
-    return MISSING if math.isnan(found[0]) else findings.bracketed(*found, 1)
-
-
-def of_outliers(record: pd.DataFrame) -> str:
-    """What zeroing the outliers costs the published models beside those of the lab, in a sentence."""
-    ratios = {key(rows): findings.damage_ratio(rows) for _, rows in _whole(record)}
-    known = {model: found for model, found in ratios.items() if not math.isnan(found[0])}
-    theirs = [
-        f"in {SHORT[model]} **{_ratio(found)}** times"
-        if model in known
-        else f"in {SHORT[model]} they cannot be compared"
-        for model, found in ratios.items()
-        if model in PUBLISHED
-    ]
-    lab = [found[0] for model, found in known.items() if model not in PUBLISHED]
-    ours = f"in {len(lab)} of the lab’s models {min(lab):.1f} to {max(lab):.1f}" if lab else "in none of the lab’s"
-    return f"What random sets of the same norm cost, outliers cost {'; '.join([*theirs, ours])}."
-
-
-def changed(record: pd.DataFrame) -> pd.DataFrame:
-    """Outliers clipped or amplified, in words: relative rises of the loss, beside random sets of equal squared norm."""
-    columns = {
-        "clipped": _rise("outliers", "clipped"),
-        "amplified": _rise("outliers", "amplified"),
-        "random ones amplified": _rise("as large", "amplified"),
-    }
-    return table(_whole(record), columns)
-
-
-def quantized(record: pd.DataFrame) -> pd.DataFrame:
-    """What rounding to few bits costs, by where the range comes from: relative rises of the loss, in words."""
-    rounded = {name: _relative(where(rows, what="quantized"), rows) for name, rows in _whole(record)}
-    rise = span("rise", 1, "+", " %", times=100)
-    return table(rounded, {f"range of {one}": within(rise, range_of=one) for one in RANGES})
-
-
-def _size(entries: str, form: str) -> Cell:
-    """A cell with the share of the weights that entries are, in per cent."""
-    return within(mean("sets", form, " %", times=100), what="damage", entries=entries)
-
-
-def _rise(entries: str, change: str) -> Cell:
-    """A cell with the relative rise of the loss when entries are changed: draws averaged, mean and 95 % over runs."""
-
-    def figure(rows: pd.DataFrame) -> pd.Series:
-        some = where(rows, what="damage", entries=entries, change=change)
-        return some.groupby("seed")["rise"].mean() / _loss(rows)
-
-    return span(figure, 2, "+", " %", times=100)
-
-
-def singles(record: pd.DataFrame, models: Sequence[str] = PUBLISHED, most: int = 4) -> pd.DataFrame:
-    """The entries of each of some models that cost most when zeroed: where they are, how large, and what random ones
-    of their norm cost."""
-    return _entries(record, models, lambda rows: rows["rise"], most)
-
-
-def largest(record: pd.DataFrame, models: Sequence[str] = PUBLISHED, most: int = 4) -> pd.DataFrame:
-    """The entries that are largest in standard deviations of their matrix, told as in `singles`."""
-    return _entries(record, models, lambda rows: rows["size"].abs(), most)
-
-
-def _entries(
-    record: pd.DataFrame, models: Sequence[str], by: Callable[[pd.DataFrame], pd.Series], most: int
-) -> pd.DataFrame:
-    single = [where(record, part="single", model=model) for model in models]
-    rows = pd.concat([some.loc[by(some).sort_values(ascending=False).index].head(most) for some in single])
-    columns = {
-        "model": lambda one: SHORT[one["model"]],
-        "tensor": lambda one: one["tensor"].removesuffix(".weight"),
-        "row": number("row", ".0f"),
-        "column": number("column", ".0f"),
-        "size in std": number("size", "+.1f"),
-        "found by": lambda one: one["found"],
-        "rise": number("rise", "+.4f"),
-        "random sets": number("beside", "+.4f"),
-    }
-    return listed(rows.to_dict("records"), columns)
-
-
-def worst(record: pd.DataFrame) -> str:
-    """What the worst single entry of every model costs, in a sentence."""
-    words = []
-    for name, rows in by_model(record, part="single"):
-        own = where(record, what="model", model=key(rows))["own"].mean()
-        one = rows.loc[rows["rise"].idxmax()]
-        words.append(f"{name} {100 * one['rise'] / own:+.2f} % ({abs(one['size']):.1f} std, found by {one['found']})")
-    return f"The worst single entry that was found, zeroed, moves the loss of: {'; '.join(words)}."
-
-
-def _whole(record: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+def each_model(record: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each model, as printed, and the rows of its measurements but for single entries."""
     return by_model(record, part="whole")

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from lfmlib import findings
-from lfmlib.chapters import ch10_optimal, names
+from lfmlib.chapters import ch10_optimal, ch10_outliers, names
 from lfmlib.distribution.coding import VARIANTS
 from lfmlib.experiments import finetuning, loss_probes, optimal
 from lfmlib.lab import models
@@ -96,14 +96,16 @@ def test_random_sets_are_as_large_and_as_many(toy):
 
 
 def test_every_table_of_the_chapter_has_its_models(toy):
-    for name in ("asked", "free", "scores", "wins", "claimed", "damage", "changed", "quantized"):
-        assert list(getattr(ch10_optimal, name)(toy).index) == ["ViT"], name
+    of_pruning = (getattr(ch10_optimal, name) for name in ("asked", "free", "scores", "wins", "claimed"))
+    of_outliers = (getattr(ch10_outliers, name) for name in ("damage", "changed", "quantized"))
+    for make in (*of_pruning, *of_outliers):
+        assert list(make(toy).index) == ["ViT"], make
     assert set(ch10_optimal.curves(toy)["ViT"]["arm"]) == set(loss_probes.ARMS)
-    assert len(ch10_optimal.largest(toy, ["vit"])) == len(ch10_optimal.singles(toy, ["vit"], most=4)) == 4
-    assert ch10_optimal.singles(toy).empty  # published models are not among the toys
+    assert len(ch10_outliers.largest(toy, ["vit"])) == len(ch10_outliers.singles(toy, ["vit"], most=4)) == 4
+    assert ch10_outliers.singles(toy).empty  # published models are not among the toys
     assert ch10_optimal.domains(toy) == ch10_optimal.of_perplexity(toy) == ""
     assert "by magnitude" in ch10_optimal.of_perplexity(toy, "vit")
-    for say in (ch10_optimal.fragile, ch10_optimal.worst, ch10_optimal.against_noise):
+    for say in (ch10_optimal.fragile, ch10_outliers.worst, ch10_optimal.against_noise):
         assert "ViT" in say(toy)
 
 
@@ -112,9 +114,9 @@ def test_one_run_has_no_interval(toy):
     for make in (
         ch10_optimal.free,
         ch10_optimal.scores,
-        ch10_optimal.damage,
-        ch10_optimal.changed,
-        ch10_optimal.quantized,
+        ch10_outliers.damage,
+        ch10_outliers.changed,
+        ch10_outliers.quantized,
     ):
         words = make(one).to_string()
         assert "nan" not in words and "(one run)" in words, make
