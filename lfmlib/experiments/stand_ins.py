@@ -44,7 +44,7 @@ rank of LoRA or the number of random matrices, which train as many parameters; u
 of Gaussian noise. Whatever the adapter, the head has the rate that is best for it alone. The adapters of MiniLM and
 SmolLM2 have those of the part `tuning`."""
 TUNING = {
-    smollm.NAME: {"lora": (1e-3, 3e-3, 1e-2), "noise-gaussian": (1e-2, 3e-2, 1e-1)},
+    smollm.NAME: {"lora": (1e-3, 3e-3, 1e-2, 3e-2), "noise-gaussian": (1e-2, 3e-2, 1e-1)},
     "minilm": {"lora": (1e-3, 3e-3, 1e-2), "noise-gaussian": (1e-2, 3e-2, 1e-1)},
 }
 """Rates that adapters are tried with, on validation data."""
