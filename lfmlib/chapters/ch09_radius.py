@@ -15,7 +15,7 @@ from ..experiments.radius import CLOSED, SCALES, UNITS
 from ..findings import Finding
 from ..losses.tolerance import KINDS
 from ..provenance import recorded
-from .names import TUNED, by_model, key, where
+from .names import SHORT, TUNED, by_model, key, where
 from .sentences import MISSING, mean, median, table, within, worded
 from .tuned import MEASURED
 
@@ -70,7 +70,12 @@ def radii(record: pd.DataFrame) -> pd.DataFrame:
 def kinds(record: pd.DataFrame) -> pd.DataFrame:
     """Radius of W over that of W₀ by kind of noise, in words."""
     columns = {f"W / W₀, {kind}": worded(times, partial(findings.log_ratios, kind=kind)) for kind in KINDS}
-    return table(tasks(record), columns)
+    return table(_with_all_kinds(record), columns)
+
+
+def _with_all_kinds(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """`tasks` that were asked about with noise of every kind."""
+    return {name: rows for name, rows in tasks(record).items() if set(KINDS) <= set(rows["kind"])}
 
 
 def against_first(record: pd.DataFrame) -> pd.DataFrame:
@@ -80,7 +85,7 @@ def against_first(record: pd.DataFrame) -> pd.DataFrame:
         Index: model and task. Columns: kinds of noise, for W₀: geometric mean and 95 % over seeds, in words.
     """
     each = {}
-    for name, rows in tasks(record).items():
+    for name, rows in _with_all_kinds(record).items():
         some = rows[(rows["which"] == "base") & (rows["head"] != "timid")]
         logs = np.log(some.pivot_table(index=["seed", "draw"], columns="kind", values="radius")).dropna()
         each[name] = logs.sub(logs[KINDS[0]], axis=0).groupby("seed").mean()
@@ -204,6 +209,43 @@ def asked(record: pd.DataFrame) -> str:
     return " ".join(words) + left
 
 
+def of_sigma(record: pd.DataFrame) -> str:
+    """How much of W / W₀ a changed σ of W makes, in a sentence: the same noise in σ of W₀ over that in σ of W."""
+    words = []
+    for name, rows in by_model(record, part="protocols"):
+        rows = rows[rows["judged_on"] == rows["task"]].assign(head=rows["head"].astype(object).fillna(""))
+        some = rows[rows["head"] == rows["head"].iloc[0]]
+        own, base = (findings.log_ratios(where(some, unit=unit), head=some["head"].iloc[0]) for unit in UNITS[:2])
+        if len(own) > 1 and own.index.equals(base.index):
+            total, part = (findings.geometric_mean(logs)[0] for logs in (base, base - own))
+            words.append(f"{name} {total:.2f}, the change of σ alone {part:.3f}")
+    if not words:
+        return "Too few runs have a radius in both units: what a changed σ makes is not told."
+    return (
+        "The claim gives a reason: σ is raised. Noise in σ of W₀ asks for it, since in σ of W the change of σ is taken "
+        f"out; the factor between the two is what it is worth. W / W₀ in σ of W₀: {'; '.join(words)}."
+    )
+
+
+def told_apart(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
+    """Where a published model and the lab’s agree and where they do not, in sentences; "" where the record has nothing
+    of it."""
+    each = {name: findings.by_protocol(some) for name, some in by_model(record, part="protocols")}
+    table = each.pop(SHORT[model], pd.DataFrame())
+    if table.empty:
+        return ""
+    moved = _moved(where(record, part="protocols", model=model)).mean()
+    noise = findings.by_protocol(where(record, part="protocols", model=model), "random")["ratio"]
+    more, less = (table["low"] > 1).sum(), (table["high"] < 1).sum()
+    said = (
+        f"{SHORT[model]} stands more noise after fine-tuning in {more} of {len(table)} protocols and less in {less}, "
+        f"from {table['ratio'].min():.2f} to {table['ratio'].max():.2f} times, though ΔW is only {moved:.2%} of W₀; a "
+        f"random step of that length leaves {noise.min():.3f} to {noise.max():.3f}."
+    )
+    lab = [f"{name} in {(one['low'] > 1).sum()} of {len(one)}" for name, one in each.items() if len(one)]
+    return f"{said} More than W₀ otherwise: {', '.join(lab)}." if lab else said
+
+
 def _moved(rows: pd.DataFrame) -> pd.Series:
     """RMS ΔW / RMS W₀, by seed."""
     return where(rows, which="tuned").dropna(subset=["moved"]).set_index("seed")["moved"]
@@ -213,7 +255,7 @@ def strayed(record: pd.DataFrame) -> pd.DataFrame:
     """How far ΔW itself goes, in std(W₀), beside the radius of W₀ against noise, in words."""
     radius = within(median("radius", ".3f"), which="base", kind="matrix")
     columns = {
-        "RMS ΔW / RMS W₀": mean(_moved, ".3f"),
+        "RMS ΔW / RMS W₀": mean(_moved, ".2g"),
         "radius of W₀": lambda rows: radius(rows[rows["head"] != "timid"]),
     }
     return table(new_tasks(record), columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -142,7 +143,7 @@ def along(ax: Axes, runs: Mapping[str, pd.DataFrame], column: str, level: float 
         column: what to draw.
         level: a level to mark.
     """
-    for (colour, marker), (name, rows) in zip(LINES[1:], runs.items(), strict=False):
+    for (colour, marker), (name, rows) in zip(cycle(LINES[1:]), runs.items(), strict=False):
         over = rows.groupby("step")[column].agg(["mean", "min", "max"])
         ax.plot(over.index, over["mean"], color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
         ax.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.15, lw=0)
@@ -162,7 +163,7 @@ def by_share(ax: Axes, table: pd.DataFrame) -> Axes:
         ax: where to draw.
         table: mode, share, ratio, low, high.
     """
-    for (colour, marker), (mode, rows) in zip(LINES[1:], table.groupby("mode"), strict=False):
+    for (colour, marker), (mode, rows) in zip(cycle(LINES[1:]), table.groupby("mode"), strict=False):
         error = np.abs(rows[["low", "high"]].to_numpy() - rows[["ratio"]].to_numpy()).T
         ax.errorbar(
             rows["share"], rows["ratio"], error, color=colour, marker=marker, ms=4, lw=1.2, capsize=2, label=mode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ def shares(ax: Axes, table: pd.DataFrame, rows: str, lines: str, bound: float | 
         bound: a share to mark beside 0 and 1.
     """
     names, marks = list(dict.fromkeys(table[rows])), list(dict.fromkeys(table[lines]))
-    for number, (mark, (colour, shape)) in enumerate(zip(marks, LINES[1:], strict=False)):
+    for number, (mark, (colour, shape)) in enumerate(zip(marks, cycle(LINES[1:]), strict=False)):
         some = table[table[lines] == mark]
         place = some[rows].map(names.index) + 0.22 * (number - (len(marks) - 1) / 2)
         error = np.abs(some[["low", "high"]].to_numpy() - some[["share"]].to_numpy()).T
@@ -47,7 +48,7 @@ def transport(ax: Axes, maps: Mapping[str, pd.DataFrame]) -> Axes:
         ax: where to draw.
         maps: name → table of `lfmlib.deltas.stand_ins.transport`.
     """
-    for (colour, marker), (name, table) in zip(LINES[1:], maps.items(), strict=False):
+    for (colour, marker), (name, table) in zip(cycle(LINES[1:]), maps.items(), strict=False):
         every = max(1, len(table) // 12)
         bent = table["value"] - table["line"]
         ax.plot(table["z"], bent, color=colour, marker=marker, ms=3.5, lw=1.2, markevery=every, label=name)
@@ -73,7 +74,7 @@ def closing(
         radii: model → which → radius, marked there by a ring.
     """
     for ax, (title, rows) in zip(np.ravel(axes), runs.items(), strict=True):
-        for (colour, marker), (which, name) in zip(LINES[1:], names.items(), strict=False):
+        for (colour, marker), (which, name) in zip(cycle(LINES[1:]), names.items(), strict=False):
             over = rows[rows["which"] == which].groupby("scale")["closed"].agg(["mean", "min", "max"])
             over = over.clip(lower=1e-4)
             ax.plot(over.index, over["mean"], color=colour, marker=marker, ms=3.5, lw=1.2, label=name)

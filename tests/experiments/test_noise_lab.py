@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from lfmlib import records
 from lfmlib.chapters import ch07_stand_ins, ch09_radius
 from lfmlib.deltas.stand_ins import STAND_INS
-from lfmlib.experiments import radius, stand_ins
+from lfmlib.experiments import finetuning, radius, stand_ins
 from lfmlib.lab import adapters, tuning
 from lfmlib.lab.problems import problem
 from lfmlib.lab.train import Config, _groups, start_of, train
@@ -111,10 +111,12 @@ def test_the_random_direction_has_the_size_of_delta():
 
 @pytest.mark.parametrize("experiment", [stand_ins.experiment, radius.experiment], ids=["derived", "radius"])
 def test_five_runs_of_everything_a_verdict_rests_on(experiment):
+    """Three of SmolLM2, of which a run takes minutes."""
     cells = pd.DataFrame(experiment().cells)
-    by = ["part", "model", *(name for name in ("adapter", "rank", "judged_on", "jitter") if name in cells)]
+    by = ["model", "part", *(name for name in ("adapter", "rank", "judged_on", "jitter") if name in cells)]
     runs = cells[cells["part"] != "tuning"].groupby(by, dropna=False)["seed"].nunique()
-    assert (runs >= 5).all()
+    large = runs.index.get_level_values("model").isin(finetuning.LARGE)
+    assert (runs[~large] >= 5).all() and (runs[large] == finetuning.LARGE_SEEDS).all()
 
 
 def test_lora_and_noise_have_rates_for_the_same_budgets():
@@ -198,7 +200,21 @@ def test_a_planted_ratio_is_read_off_and_explained():
     assert "W stands more noise than W₀ in **2 of 3**, less in 1" in ch09_radius.asked(record)
     closed = ch09_radius.curves(record)["12-layer decoder"]
     assert np.allclose(closed["closed"], closed["rise"])  # a gap of one nat
-    assert ch09_radius.strayed(record)["RMS ΔW / RMS W₀"].iloc[0] == "0.400"
+    assert ch09_radius.strayed(record)["RMS ΔW / RMS W₀"].iloc[0] == "0.4"
+    assert ch09_radius.of_sigma(record).endswith("12-layer decoder 1.65, the change of σ alone 1.100.")
+    one = record[record["seed"] == 0]
+    assert "Too few runs" in ch09_radius.of_sigma(one) and ch09_radius.told_apart(record) == ""
+    published = record.assign(model="smollm2-135m", moved=0.4)
+    said = ch09_radius.told_apart(pd.concat([published, record]))
+    assert "in 2 of 3 protocols and less in 1, from 0.75 to 1.65 times, though ΔW is only 40.00% of W₀" in said
+    assert said.endswith("leaves 1.000 to 1.000. More than W₀ otherwise: 12-layer decoder in 2 of 3.")
+
+
+def test_models_that_one_kind_of_noise_was_tried_on_are_left_out_of_the_others():
+    few = shaken(1.0).query("kind != 'rows'").assign(model="vit")
+    record = pd.concat([shaken(1.0), few])
+    for make in (ch09_radius.kinds, ch09_radius.against_first):
+        assert list(make(record).index) == ["12-layer decoder, new task"]
 
 
 def test_whether_noise_helps_counts_losses_downwards():
@@ -239,7 +255,10 @@ def test_what_stand_ins_say_of_places_and_values():
     assert table["in ΔW’s place"].tolist() == list(STAND_INS) and table["ViT"].iloc[0] == "100 % (1.00)"
 
 
-def test_minilms_rates_are_those_that_won_on_validation_data():
+def test_rates_of_published_models_are_those_that_won_on_validation_data():
     tried = records.load("derived").query("part == 'tuning'")
-    won = tried.groupby(["adapter", "lr"])["loss"].mean().unstack().idxmin(axis=1)
-    assert stand_ins.RATES["minilm"] == {"head": 1e-2, "lora": {1: won["lora"]}, "noise": {1: won["noise-gaussian"]}}
+    for model, rows in tried.groupby("model"):
+        won = rows.groupby(["adapter", "lr"])["loss"].mean().unstack().idxmin(axis=1)
+        rates = stand_ins.RATES[model]
+        assert (rates["lora"][1], rates["noise"][1]) == (won["lora"], won["noise-gaussian"]), model
+    assert set(tried["model"]) == set(stand_ins.TUNING)
