@@ -34,7 +34,7 @@ from .trainings import inputs, score, scored, tolerances
 TASKS = finetuning.LARGE | finetuning.TASKS | {"minilm": {"task": "kind", "steps": 120, "batch": 16}}
 """What is learned: as in `finetuning`, but of MiniLM a task on which a short run gains more over the head alone."""
 RATES = {
-    smollm.NAME: {"lora": {1: 3e-3}, "noise": {1: 3e-2}},
+    smollm.NAME: {"lora": {1: 1e-2}, "noise": {1: 3e-2}},
     "minilm": {"head": 1e-2, "lora": {1: 3e-3}, "noise": {1: 3e-2}},
     "deep-decoder": {"lora": {1: 3e-2, 4: 1e-2}, "noise": {1: 1e-1, 4: 1e-1}},
     "vit": {"head": 1e-1, "lora": {1: 1e-2, 4: 3e-3}, "noise": {1: 1e-1, 4: 3e-2}},

@@ -87,7 +87,14 @@ def _parser() -> argparse.ArgumentParser:
         if name != "list":
             command.add_argument("--jobs", type=int, default=2, metavar="N", help="cells that run at once (default: 2)")
         if name in ("run", "check"):
-            command.add_argument("--only", nargs="+", default=[], metavar="KEY=VALUE", help="cells with these settings")
+            command.add_argument(
+                "--only",
+                nargs="+",
+                action="extend",  # given twice, both count
+                default=[],
+                metavar="KEY=VALUE",
+                help="cells with these settings",
+            )
         if name == "check":
             command.add_argument("--all", action="store_true", help="every experiment")
             text = "only cells that cost at most so many core-seconds"
