@@ -187,6 +187,12 @@ def test_adding_cells_measures_only_those_and_a_new_version_all(register, record
     assert sorted(measured[2:5]) == [0, 1, 2] and len(records.load("toy")) == 12
 
 
+def test_settings_given_apart_count_together(register):
+    register()
+    assert main(["run", "toy", "--jobs", "0", "--only", "seed=2", "--only", "lr=0.1"]) == 0
+    assert [entry["cell"] for entry in records.provenance("toy")["cells"].values()] == [{"seed": 2, "lr": 0.1}]
+
+
 def test_only_some_cells(register):
     register()
     assert records.run("toy", jobs=0, only={"seed": "2", "lr": "0.1"}) == 0
