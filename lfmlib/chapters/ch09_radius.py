@@ -190,7 +190,8 @@ def protocols(record: pd.DataFrame, which: str = "tuned") -> pd.DataFrame:
             mark = " ↑" if one.low > 1 else " ↓" if one.high < 1 else ""
             rows.append((name, f"{one.task} task", HEADS[one.head], UNIT_NAMES[one.unit], words + mark))
     about = ["model", "task", "head"]
-    wide = pd.DataFrame(rows, columns=[*about, "unit", "words"]).pivot(index=about, columns="unit", values="words")
+    told = pd.DataFrame(rows, columns=[*about, "unit", "words"])
+    wide = told.pivot(index=about, columns="unit", values="words").reindex(told[about].drop_duplicates())
     return wide.reindex(columns=list(UNIT_NAMES.values())).rename_axis(columns=None).reset_index()
 
 
