@@ -21,7 +21,7 @@ from .locate import Located
 from .onnx_files import apart, read_onnx
 from .pickled_files import PICKLED_SUFFIXES, read_pickled
 from .safetensors_files import read_safetensors
-from .state_dicts import model_of
+from .state_dicts import flat, model_of
 from .stored import CheckpointError
 
 
@@ -110,7 +110,7 @@ def read_memory(source: torch.nn.Module | Mapping, variant: str | None = None) -
             raise ValueError(
                 f"variant={variant!r} was given for a {type(source).__name__}, which has none. Leave it out."
             )
-        state = source.state_dict()
+        state = flat(source.state_dict())  # what torch quantized lies in tuples
         stored, skipped = read_mapping(state)
         buffers = {name: "a buffer not saved with the model" for name, _ in source.named_buffers() if name not in state}
         to_dict = getattr(getattr(source, "config", None), "to_dict", None)

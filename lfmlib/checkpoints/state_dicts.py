@@ -3,7 +3,7 @@
 Training scripts save the weights beside other things: `{"state_dict": {…}, "optimizer_states": […], "epoch": 3}` of
 Lightning, `{"module": {…}, "optimizer": {…}}` of DeepSpeed, `{"generator": {…}, "discriminator": {…}}`, and often a
 loss or a step as a tensor beside them. Of all dictionaries of tensors that are not an optimizer's the one with the most
-values is the model; dictionaries in it are its modules. The rest is named.
+values is the model; dictionaries in it, and lists of these or of tensors, are its modules. The rest is named.
 """
 
 from __future__ import annotations
@@ -79,13 +79,18 @@ def model_of(content: Mapping, name: str, variant: str | None = None) -> tuple[d
 def _candidates(content: Mapping, path: str, seen: set[int]) -> Iterator[tuple[str, dict]]:
     """Path → content of each dictionary with tensors; "" for what lies at the top level."""
     seen.add(id(content))
-    nested = {key: one for key, one in content.items() if isinstance(one, Mapping) and isinstance(key, str)}
+    nested = {key: one for key, one in content.items() if isinstance(key, str) and _inside(one) is not None}
     if any(map(is_tensor, content.values())):
-        yield path, {key: one for key, one in content.items() if key not in nested}
-    for key, one in nested.items():
+        # a list beside tensors is of the same module, as torch packs what it quantizes
+        packed = [key for key, one in nested.items() if not isinstance(one, Mapping) and not NOT_THE_MODEL.search(key)]
+        inside = dict(_flat({key: nested.pop(key) for key in packed}, "", seen, 0))
+        yield path, {key: one for key, one in content.items() if key not in (*nested, *packed)} | inside
+    for key, value in nested.items():
         place = f"{path}.{key}" if path else key
-        if id(one) in seen or place.count(".") > MAX_DEPTH:  # a pickle may hold itself
+        if id(value) in seen or place.count(".") > MAX_DEPTH:  # a pickle may hold itself
             continue
+        seen.add(id(value))
+        one = _inside(value) or {}
         if _is_run(one):
             yield from _candidates(one, place, seen)
         elif any(map(is_tensor, (inside := dict(_flat(one, "", seen, 0))).values())):
@@ -95,20 +100,34 @@ def _candidates(content: Mapping, path: str, seen: set[int]) -> Iterator[tuple[s
 
 def _is_run(content: Mapping) -> bool:
     """Whether a dictionary holds a model beside other things, and is not the model."""
-    nested = [key for key, one in content.items() if isinstance(one, Mapping) and isinstance(key, str)]
+    nested = [key for key, one in content.items() if isinstance(key, str) and _inside(one) is not None]
     return any(key in MODEL_KEYS or NOT_THE_MODEL.search(key) for key in nested)
 
 
+def flat(content: Mapping) -> dict[str, object]:
+    """What lies in a dictionary, and in dictionaries and lists inside it, under dotted names."""
+    return dict(_flat(content, "", set(), 0))
+
+
 def _flat(content: Mapping, prefix: str, seen: set[int], depth: int) -> Iterator[tuple[str, object]]:
-    """What lies in a dictionary and in those inside it, under dotted names."""
     seen.add(id(content))
     for key, one in content.items():
         if not isinstance(key, str | int):  # str() of another object, such as a deeply nested tuple, might never return
             continue
-        if not isinstance(one, Mapping):
+        if (inner := _inside(one)) is None:
             yield f"{prefix}{key}", one
         elif id(one) not in seen and depth < MAX_DEPTH:
-            yield from _flat(one, f"{prefix}{key}.", seen, depth + 1)
+            seen.add(id(one))
+            yield from _flat(inner, f"{prefix}{key}.", seen, depth + 1)
+
+
+def _inside(value: object) -> Mapping | None:
+    """A dictionary, or a list of dictionaries or tensors by their numbers; None of anything else."""
+    if isinstance(value, Mapping):
+        return value
+    if isinstance(value, list | tuple) and any(is_tensor(one) or isinstance(one, Mapping) for one in value):
+        return {str(number): one for number, one in enumerate(value)}
+    return None
 
 
 def shape_of(value) -> tuple:

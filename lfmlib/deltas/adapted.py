@@ -178,7 +178,9 @@ def _by_module(
         if name.endswith(_TOKENS):
             found[name.removesuffix(_TOKENS)] = {_TOKENS: value}
         elif ".base_layer." in name and not mark:
-            continue  # the base's own tensor, which peft saves beside a changed embedding
+            if name.endswith(".bias"):  # trained beside the adapter, by its option `bias`
+                saved[name.replace(".base_layer.", ".")] = value
+            # else the base's own tensor, which peft saves beside a changed embedding
         elif not mark:
             saved[name] = value
         elif name.endswith(".bias"):
@@ -225,8 +227,9 @@ def _lay(base: Checkpoint, part, path: str, modules: dict, config: PeftConfig, f
         fits = found == [(config.bases, side) for side in shape]
         words = f"scales of rows {found[0]} and columns {found[1]}", "(bases, out) and (bases, in)"
     else:
-        a, b = (shapes.get(name, shapes.get(f"embedding_{name}")) for name in "AB")
-        fits = a is not None and b is not None and (b[0], a[-1]) == shape and a[0] == b[-1]
+        embeds = "embedding_A" in shapes  # of which (rows, columns) are (in, out)
+        a, b = (shapes.get(f"embedding_{name}" if embeds else name) for name in "AB")
+        fits = a is not None and b is not None and (b[0], a[-1]) == shape[:: -1 if embeds else 1] and a[0] == b[-1]
         words = f"the factors A {a} and B {b}", "A (rank, in) and B (out, rank)"
     if not fits:
         raise CheckpointError(

@@ -222,6 +222,8 @@ def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torc
         return median_kinship(matrices or loads) >= MIN_KINSHIP
 
     partner = {other: own[key].part for key, other in matched(shapes[0], shapes[1], holds=hold).items()}
+    for other in _of_other_classes({key: (known[key].part, part) for key, part in partner.items()}, base):
+        del partner[other]
     parts: dict[str, dict[Part, Part | None]] = {}
     for key, piece in known.items():
         parts.setdefault(piece.part.stored, {})[piece.part] = partner.get(key)
@@ -238,6 +240,28 @@ def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torc
     weights = [name for name in lacking if not _constant(name, base.stored[name])]
     _tell(f"of {base.name} are not in {model.name}, and stay as they are", weights)
     return {name: found[name] for name in base.stored}
+
+
+def _of_other_classes(pairs: Mapping[str, tuple[Part, Part]], base: Checkpoint) -> list[str]:
+    """Heads, and their biases, that have other rows than the base's without an embedding that has: other classes."""
+    roles = {info.name: info.role for info in base.tensors}
+    rows = {
+        key: (one.shape[0], other.shape[0])
+        for key, (one, other) in pairs.items()
+        if len(one.shape) == len(other.shape) > 0
+        and one.shape[1:] == other.shape[1:]
+        and one.shape[0] != other.shape[0]
+    }
+    grown = {counts for key, counts in rows.items() if roles.get(pairs[key][0].stored) == "embed"}
+    heads = {
+        key: counts for key, counts in rows.items() if roles.get(pairs[key][0].stored) == "head" and counts not in grown
+    }
+    biases = {key.rpartition(".")[0]: counts for key, counts in heads.items()}
+    return [
+        key
+        for key, counts in rows.items()
+        if key in heads or (len(pairs[key][0].shape) == 1 and biases.get(key.rpartition(".")[0]) == counts)
+    ]
 
 
 def _tell(words: str, names: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ from .counting import (
     key_to_float,
     limbs,
 )
-from .formats import Grid, grid, in_arrays, stored_words
+from .formats import SMALLEST_FLOAT32, Grid, grid, in_arrays, stored_words
 
 _CHUNK_WORDS = 1 << 26  # per call of a counting loop, far below where a sum of squares could overflow
 _MAX_VALUES = 1 << 46  # in a sketch, beyond which its sums could overflow
@@ -100,7 +100,8 @@ class Sketch:
 
         Raises:
             ValueError: integers, booleans or complex numbers; chunks of different types; no chunk at all; a finite
-                float64 outside float32's range; text, or a mapping, such as a whole model.
+                float64 outside float32's range, or no larger one than those below it; text, or a mapping, such as a
+                whole model.
 
         Examples:
             >>> half = torch.tensor([0.5, -0.25, 0.5, 0.0], dtype=torch.bfloat16)
@@ -112,7 +113,7 @@ class Sketch:
         if isinstance(values, Sketch):
             return values
         if isinstance(values, torch.Tensor) or hasattr(values, "__array__"):
-            return cls._of_one(values)
+            return cls._of_one(values)._in_range()
         if not isinstance(values, Iterable) or isinstance(values, str | bytes | Mapping):
             raise ValueError(
                 f"cannot sketch a {type(values).__name__}: expected an array, a tensor or chunks of them; of a whole "
@@ -124,7 +125,17 @@ class Sketch:
             total = part if total is None else total + part
         if total is None:
             raise ValueError("cannot sketch an empty iterable: no chunk says what type the values have")
-        return total
+        return total._in_range()
+
+    def _in_range(self) -> Sketch:
+        """This sketch, unless all it counted are float64 that float32 does not tell apart."""
+        largest = max(abs(self.min), abs(self.max)) if self.dtype == "float64" else 0.0
+        if 0 < largest <= SMALLEST_FLOAT32:
+            raise ValueError(
+                "all float64 values lie below float32's range (1.4e-45), through which float64 is counted: scale the "
+                "values first"
+            )
+        return self
 
     @classmethod
     def _of_one(cls, values) -> Sketch:

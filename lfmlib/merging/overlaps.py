@@ -13,6 +13,8 @@ import torch
 from torch.nn.functional import cosine_similarity
 from tqdm.auto import tqdm
 
+from ..checkpoints.stored import Stored
+from ..checkpoints.unread import tell_unread
 from ..deltas.pairs import FLOATS, opened, partners
 from ..surveys.run import reason
 from ..surveys.threads import one_thread
@@ -75,7 +77,8 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
     ]
     if not names:
         raise ValueError(f"{base.name} has no matrix of {MIN_MATRIX_VALUES:,} or more entries that is looked at")
-    rows, skipped = [], {}
+    rows, failed = [], {}
+    skipped = {name: why for name, one in chosen.stored.items() if name not in names and (why := _left_out(one))}
     for name in tqdm(names, "ΔW", disable=not progress, leave=False, delay=1):
         untouched = [model for model, one in zip(models, theirs, strict=True) if one[name] == base.stored[name].load]
         if any(name not in model.stored for model in untouched):
@@ -88,21 +91,40 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
             start = base.stored[name].load().cpu().float()
             deltas = [one[name]().cpu().float() - start for one in theirs]
         except Exception as error:  # whatever is wrong with one tensor, the others have their rows
-            skipped[name] = reason(error)
+            failed[name] = reason(error)
+            continue
+        if odd := sum(int((~one.isfinite()).sum()) for one in deltas):
+            failed[name] = f"{odd:,} values of ΔW are not finite"
             continue
         role, depth = about.get(name, ("fused", None))  # several matrices stored as one
         said = {"tensor": name, "role": role, "depth": depth, "numel": start.numel()}
         with one_thread() if start.numel() < THREADED_VALUES else nullcontext():
             rows.append(said | {"size": _size(deltas, start)} | _pairs(deltas) | _outliers(deltas))
     table = pd.DataFrame(rows, columns=_COLUMNS)
+    failed |= {name: why for name, why in skipped.items() if why.startswith(_STACK)}
+    tell_unread(failed | base.skipped, stacklevel=2)
     if len(table) and not (table["size"] > 0).any():
         raise ValueError(
             f"ΔW is exactly zero in all {len(table)} matrices: {', '.join(one.name for one in models)} and the base "
             f"{base.name} hold the same weights. Name the models that were tuned, and their base"
         )
     table["depth"] = table["depth"].astype("Int64")
-    table.attrs.update(source=[one.name for one in models], base=base.name, skipped=skipped)
+    table.attrs.update(source=[one.name for one in models], base=base.name, skipped=skipped | failed)
     return table
+
+
+_STACK = "a stack of matrices"
+
+
+def _left_out(one: Stored) -> str:
+    """Why a matrix or stack has no row; "" of vectors, which no row is missed of."""
+    if len(one.shape) < 2:
+        return ""
+    if one.dtype not in FLOATS:
+        return f"of type {one.dtype}, which nothing is added to"
+    if len(one.shape) > 2:
+        return f"{_STACK} {tuple(one.shape)}, such as experts: expected a matrix. `lfmlib.compare` takes it apart"
+    return f"of {math.prod(one.shape):,} entries: {MIN_MATRIX_VALUES:,} or more are looked at"
 
 
 def _size(deltas: Sequence[torch.Tensor], start: torch.Tensor) -> float:

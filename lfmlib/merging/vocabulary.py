@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.names import matched
 from ..checkpoints.stored import Stored, dtype_name
 
 
@@ -46,12 +47,11 @@ class Overlaid(Stored):
 def common_rows(base: Checkpoint, model: Checkpoint) -> Checkpoint:
     """A model whose embeddings and head have as many rows as those of the base, told in a warning.
 
-    Tensors are paired by the last two parts of their names; those are laid over each other that differ in nothing but
-    rows: matrices that embed or are a head, and what else has one value for each of these rows, such as a head's bias.
-    Whether equal rows are equal tokens is for the caller to know.
+    Tensors are paired by their names; those are laid over each other that differ in nothing but rows: matrices that
+    embed, and what else has one row or value for each of these rows, such as a head and its bias. A head of other
+    classes is no vocabulary. Whether equal rows are equal tokens is for the caller to know.
     """
-    known = {_end(name): name for name in base.stored}
-    pairs = {name: known[_end(name)] for name in model.stored if _end(name) in known}
+    pairs = matched(dict.fromkeys(base.stored, ()), dict.fromkeys(model.stored, ()))
     grown = {
         name: other
         for name, other in pairs.items()
@@ -62,7 +62,7 @@ def common_rows(base: Checkpoint, model: Checkpoint) -> Checkpoint:
     counts = {
         _rows(model.stored[name], base.stored[other])
         for name, other in grown.items()
-        if len(base.stored[other].shape) == 2 and roles.get(other) in ("embed", "head")
+        if len(base.stored[other].shape) == 2 and roles.get(other) == "embed"
     }
     made: dict[str, Stored] = {
         name: Overlaid(model.stored[name], base.stored[other])
@@ -78,10 +78,6 @@ def common_rows(base: Checkpoint, model: Checkpoint) -> Checkpoint:
         stacklevel=3,
     )
     return _with(model, made)
-
-
-def _end(name: str) -> tuple[str, ...]:
-    return tuple(name.split(".")[-2:])
 
 
 def _rows(theirs: Stored, base: Stored) -> tuple[int, int]:

@@ -8,6 +8,7 @@ another one, and where it does not, the tensors are told and the rows of all oth
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -94,7 +95,7 @@ def tabulate(
     skipped |= {info.name: why for info in wanted if (why := unfit(info))}
     wanted = [info for info in wanted if info.name not in skipped]
     if wanted:
-        tell_unread(checkpoint.skipped, stacklevel=3)
+        tell_unread(checkpoint.skipped | _weights_of_other_types(checkpoint), stacklevel=3)
     journal = Journal(keep, measure) if keep is not None else None
     call = lambda names: partial(each, light(checkpoint, names), measure)  # noqa: E731
     outcome = over(checkpoint, wanted, call, executor=executor, progress=progress, journal=journal, spread=spread)
@@ -402,6 +403,16 @@ class _Sum:
         except Exception as error:  # as of `each`
             self.total = reason(error)
             return [] if self.left else [(info.name, self.total)]
+
+
+WEIGHT = re.compile(r"(^|\.)(weight|kernel|Qidxs)$")
+"""Names of weights: a matrix of one of them that is of integers was quantized, in a way that nothing told."""
+
+
+def _weights_of_other_types(checkpoint: Checkpoint) -> dict[str, str]:
+    """Weight matrices of types that are not counted, such as integers or complex numbers, and why."""
+    odd = (info for info in checkpoint.tensors if info.dtype not in DTYPES and len(info.shape) == 2)
+    return {info.name: _why_not(info) for info in odd if WEIGHT.search(info.name)}
 
 
 def _why_not(info: TensorInfo) -> str:

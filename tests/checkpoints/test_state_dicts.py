@@ -32,12 +32,14 @@ CASES = {
             "hyper_parameters": {"lr": 0.1},
         },
         ["a"],
-        ["callbacks"],
+        ["callbacks", "optimizer_states"],
     ),
+    "a list of modules": ({"layers": [{"a": W}, {"a": W + 0}]}, ["0.a", "1.a"], []),
+    "a moving average in a list": ({"state_dict": {"a": W}, "ema": {"shadow": [W[:2]]}}, ["a"], ["ema"]),
     "DeepSpeed": (
         {"module": {"a": W}, "optimizer": {"fp32_groups": [W]}, "ds_version": "0.14", "lr": V},
         ["a"],
-        ["lr"],
+        ["lr", "optimizer"],
     ),
     "weights": ({"weights": {"a": W}, "iteration": 7}, ["a"], []),
     "a generator larger than its judge": (
@@ -135,3 +137,21 @@ def test_settings_of_foreign_classes_do_not_hide_the_weights(tmp_path, wrap):
         ckpt = open_checkpoint(tmp_path)
     assert [info.name for info in ckpt.tensors] == ["a"] and ckpt.read("a").sum() == 12
     assert {*torch.serialization.get_safe_globals()} == {*before}, "torch trusts no more than before"
+
+
+def test_a_list_that_holds_itself_ends():
+    some: list = [{"a": W}]
+    some += [some, some]
+    assert next(info.name for info in open_checkpoint({"model": some}).tensors) == "0.a"
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated")
+@pytest.mark.parametrize("place", ["file", "memory"])
+def test_what_torch_quantized_has_its_values(tmp_path, place):
+    model = torch.nn.Sequential(torch.nn.Embedding(100, 64), torch.nn.Linear(64, 64))
+    made = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+    torch.save(made.state_dict(), tmp_path / "model.pt")
+    ckpt = open_checkpoint(tmp_path / "model.pt" if place == "file" else made)
+    name = "1._packed_params._packed_params.0"
+    assert {"0.weight", name} <= {info.name for info in ckpt.tensors}
+    assert torch.equal(ckpt.read(name), made[1].weight().dequantize())

@@ -64,6 +64,20 @@ def test_what_cannot_be_looked_at_says_so():
         lfmlib.overlap(base, [base], select="attention")
 
 
+def test_what_has_no_row_is_told():
+    base = {"experts.up_proj": torch.randn(4, 64, 96), "q_proj.weight": noise(0), "k_proj.weight": noise(1)}
+    base |= {"small.weight": torch.randn(8, 8), "norm.weight": torch.ones(8)}
+    tuned = {name: w + 0.1 * torch.randn(w.shape) for name, w in base.items()}
+    tuned["k_proj.weight"][0, 0] = torch.nan
+    with pytest.warns(UserWarning, match="2 tensors were not read, and the table lacks what it holds"):
+        table = lfmlib.overlap(base, [tuned], progress=False)
+    said = table.attrs["skipped"]
+    assert table["tensor"].tolist() == ["q_proj.weight"] and set(said) == set(base) - {"q_proj.weight", "norm.weight"}
+    assert said["experts.up_proj"].startswith("a stack of matrices (4, 64, 96)")
+    assert said["k_proj.weight"] == "1 values of ΔW are not finite"
+    assert said["small.weight"] == "of 64 entries: 4,096 or more are looked at"
+
+
 def test_fused_matrices_are_looked_at_as_they_are_stored():
     base = {
         "transformer.h.0.attn.c_attn.weight": torch.randn(64, 192),

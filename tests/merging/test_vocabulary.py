@@ -58,3 +58,36 @@ def test_other_differences_stay_refused(tmp_path):
         lfmlib.merge(base, wide, vocabulary="common", out=tmp_path / "x", progress=False)
     with pytest.raises(ValueError, match="vocabulary is 'union': expected \"common\", or None"):
         lfmlib.merge(base, base, vocabulary="union", out=tmp_path / "x", progress=False)
+
+
+def test_names_whose_ends_are_alike_are_not_taken_for_one_another(tmp_path):
+    """Two tables of positions, and a layer called as a part of the head."""
+    shapes = {"shared.weight": (100, 64), "encoder.embed_positions.weight": (40, 64)}
+    shapes |= {
+        "decoder.embed_positions.weight": (66, 64),
+        "layer.0.dense.weight": (96, 64),
+        "head.dense.weight": (64, 64),
+    }
+    base = {name: torch.randn(shape) for name, shape in shapes.items()}
+    tuned = {name: w + 0.01 for name, w in base.items()}
+    tuned["shared.weight"] = torch.cat([tuned["shared.weight"], torch.randn(4, 64)])
+    with pytest.warns(UserWarning, match=r"than mapping: shared\.weight \(104, of 100\)\. What"):
+        out = lfmlib.merge(base, tuned, "average", vocabulary="common", out=tmp_path / "out", progress=False)
+    for name, found in load_file(out / "model.safetensors").items():
+        assert torch.allclose(found, base[name] + 0.01, atol=1e-6), name
+
+
+@pytest.mark.filterwarnings("ignore:.*other numbers of rows")
+@pytest.mark.parametrize("how", [{}, {"vocabulary": "common"}])
+def test_a_head_of_other_classes_is_no_vocabulary(tmp_path, how):
+    base = {"m.embed_tokens.weight": torch.randn(100, 64), "m.layers.0.q_proj.weight": torch.randn(64, 64)}
+    tuned = {name: w + 0.01 for name, w in base.items()}
+    if how:
+        tuned["m.embed_tokens.weight"] = torch.cat([tuned["m.embed_tokens.weight"], torch.randn(4, 64)])
+    base |= {"classifier.weight": torch.randn(3, 64), "classifier.bias": torch.randn(3)}
+    tuned |= {"classifier.weight": torch.randn(5, 64), "classifier.bias": torch.randn(5)}
+    with pytest.warns(UserWarning, match=r"2 tensors of mapping are not in mapping, and stay as they are: cl"):
+        out = lfmlib.merge(base, tuned, "average", out=tmp_path / "out", progress=False, **how)
+    for name, found in load_file(out / "model.safetensors").items():
+        moved = 0.0 if name.startswith("classifier") else 0.01
+        assert torch.allclose(found, base[name] + moved, atol=1e-6), name

@@ -187,3 +187,19 @@ def test_matrices_that_a_table_is_not_about_are_no_failures():
         warnings.simplefilter("error")
         for table in (lfmlib.laws(weights, progress=False), lfmlib.arrangement(weights, progress=False)):
             assert table["tensor"].tolist() == ["large"] and "expected at least" in table.attrs["skipped"]["small"]
+
+
+def test_doubles_that_float32_does_not_tell_apart_have_a_reason():
+    w = np.random.default_rng(0).standard_normal((64, 64))
+    with pytest.warns(UserWarning, match="1 of 2 tensors have no row"):
+        table = lfmlib.survey({"tiny": w * 1e-200, "plain": w}, progress=False)
+    assert table["tensor"].tolist() == ["plain"]
+    assert table.attrs["skipped"]["tiny"].startswith("all float64 values lie below float32's range")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.uint16])
+def test_a_weight_of_another_type_is_missed(dtype):
+    odd = torch.ones(64, 64).to(dtype)
+    with pytest.warns(UserWarning, match=r"1 tensor was not read, and the table lacks what it holds: o\.weight: "):
+        table = lfmlib.survey({"q.weight": torch.randn(64, 64), "o.weight": odd, "position_ids": odd}, progress=False)
+    assert table["tensor"].tolist() == ["q.weight"] and {"o.weight", "position_ids"} <= set(table.attrs["skipped"])
