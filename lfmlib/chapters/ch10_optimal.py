@@ -72,22 +72,6 @@ def domains(record: pd.DataFrame) -> str:
     return f"SmolLM2 on held-out text: {'; '.join(words)}." if words else ""
 
 
-def choices(record: pd.DataFrame) -> str:
-    """How many questions SmolLM2 answers rightly, as it is and pruned, in sentences; "" where the record has none."""
-    rows = where(record, part="choice")
-    if rows.empty:
-        return ""
-    arms = {"none": "as it is", "magnitude": "{} pruned by magnitude", "noise": "with noise as large as pruning {}"}
-    words = []
-    for one in rows.itertuples():
-        half = 1.96 * math.sqrt(one.scored * (1 - one.scored) / one.held)
-        words.append(f"{arms[one.arm].format(f'{one.share:.0%}')} {100 * one.scored:.1f} ± {100 * half:.1f} %")
-    return (
-        f"Which of four functions does a sentence describe? Of {int(rows['held'].iloc[0]):,} questions SmolLM2 answers "
-        f"rightly: {'; '.join(words)}; guessing would be 25 %."
-    )
-
-
 def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Pruning curves: model → rows with arm, share, and the relative ``rise`` of the loss: mean, low, high of runs."""
     found = {}

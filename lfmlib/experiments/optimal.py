@@ -7,7 +7,6 @@ Its parts, on SmolLM2 and MiniLM as they were published and on the lab's models 
              outliers are changed
     single   what single entries do: the largest, and those that the gradient points to
     domain   how well SmolLM2 foretells held-out text of three kinds (`lfmlib.lab.domains`)
-    choice   how many questions SmolLM2 answers rightly (`lfmlib.lab.choices`), pruned and as it is
 
 The lab's models are trained with five seeds. MiniLM and SmolLM2 are one each: their seeds are disjoint parts of the
 held-out data, and draws of what is random. SmolLM2's laws are those of its codes read as intervals, as a survey
@@ -19,20 +18,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
 from .. import findings
 from ..checkpoints.checkpoint import open_checkpoint
 from ..distribution.coding import VARIANTS
 from ..findings import PRUNED_SHARE
-from ..lab import choices, models, smollm
+from ..lab import models, smollm
 from ..lab.train import Config, start_of, train
 from ..lab.tuning import body
-from ..losses import pruning
-from ..losses.weights import restored
 from ..records import Experiment
 from ..records.experiment import brief
 from ..surveys.optimal_laws import laws, noise_laws
@@ -47,8 +42,6 @@ PUBLISHED = {smollm.NAME: {"task": "code"}, "minilm": {"task": "halves"}}
 """What models that come as they are, are asked."""
 TASKS = PUBLISHED | finetuning.BASES | finetuning.ONLY_PRETRAINED
 """How the models were trained."""
-CHOSEN_AT = {"magnitude": (0.1, 0.2, 0.3), "noise": (0.2,)}
-"""Way of pruning, within each matrix → shares at which the questions of the part `choice` are asked again."""
 PRUNED = (0.0, PRUNED_SHARE, 0.6)
 """Shares of the weights that are pruned before a law is fitted to the rest. The second, which F11 asks for, is judged;
 the others stand beside it, for the first seed alone, and not of SmolLM2."""
@@ -77,15 +70,10 @@ def experiment() -> Experiment:
         **TOLERANCES,
         version=2,
         description="what weights can go, which law the others follow, and what outliers are worth",
-        inputs=_inputs,
+        inputs=inputs,
         quick=list(_toys()),
         alone=alone,
     )
-
-
-def _inputs(cell: dict) -> dict[str, str]:
-    """Hashes of what a cell starts from, and of the questions that are asked."""
-    return inputs(cell) | ({"questions": choices.data_hash()} if cell["part"] == "choice" else {})
 
 
 def alone(cell: dict) -> bool:
@@ -107,7 +95,6 @@ def _cells() -> Iterator[dict]:
         yield {"part": "single", "model": model, **settings, "seed": 0}
     for task in smollm.TASKS:
         yield {"part": "domain", "model": smollm.NAME, "task": task, "seed": 0}
-    yield {"part": "choice", "model": smollm.NAME, "task": "code", "seed": 0}
 
 
 def _toys() -> Iterator[dict]:
@@ -151,9 +138,6 @@ def run(cell: dict) -> list[dict]:
     ``domain``: the ``own`` loss, the ``prior`` and the share of tokens that were the likeliest, ``score``, on all
     ``held`` tokens.
 
-    ``choice``: by ``arm`` and ``share`` (none, and 0: as it is), the share of ``held`` questions that were answered
-    rightly, ``scored``.
-
     ``single``: the entries that raise the loss most when zeroed, see `lfmlib.experiments.loss_probes.singles`.
     """
     model, seed = trained(cell), cell["seed"]
@@ -165,8 +149,6 @@ def run(cell: dict) -> list[dict]:
     weights = {name: p for name, p in model.named_parameters() if name in judged}
     if cell["part"] == "single":
         return singles(asked, weights, cell)
-    if cell["part"] == "choice":
-        return list(_choices(model, weights, seed))
     large = cell["model"] == smollm.NAME
     stored, known_as = smollm.as_stored(model) if large else (open_checkpoint(model), {})
     stored = stored.only([known_as.get(name, name) for name in weights])
@@ -187,24 +169,6 @@ def _domain(asked: Asked) -> dict:
     found = asked.task.figures(asked.model)
     figures = {"own": found["loss"], "score": found["accuracy"], "prior": asked.task.prior()}
     return {"what": "domain", "held": asked.task.count()} | {name: brief(value) for name, value in figures.items()}
-
-
-def _choices(model: nn.Module, weights: dict[str, torch.Tensor], seed: int) -> Iterator[dict]:
-    tokens, some = smollm.tokenizer(), choices.questions()
-
-    def answered() -> np.ndarray:
-        return choices.right(choices.likelihoods(model, lambda text: tokens.encode(text).ids, some), some)
-
-    def row(arm: str, share: float) -> dict:
-        scored = brief(float(answered().mean()))
-        return {"what": "choice", "arm": arm, "share": share, "held": len(some), "scored": scored}
-
-    yield row("none", 0.0)
-    with restored(weights) as before, torch.no_grad():
-        for arm, shares in CHOSEN_AT.items():
-            for share in shares:
-                pruning.prune(weights, before, share, arm, seed=(seed, 0))
-                yield row(arm, share)
 
 
 def _whole(asked: Asked, table: pd.DataFrame, seed: int) -> dict:

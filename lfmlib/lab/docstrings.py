@@ -22,7 +22,7 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -139,7 +139,7 @@ def clean(docstring: str, names: frozenset[str]) -> str:
     return " ".join(text.split()[:WORDS])
 
 
-def definitions(tree: ast.Module) -> Iterator[tuple[str, ast.AST, frozenset[str]]]:
+def _definitions(tree: ast.Module) -> Iterator[tuple[str, ast.AST, frozenset[str]]]:
     """(kind, node, names to mask) of what stands at the top of a module and of its classes."""
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     for node in tree.body:
@@ -160,24 +160,18 @@ def _arguments(node: ast.AST) -> int:
     return sum(name not in ("self", "cls") for name in named) + bool(found.vararg) + bool(found.kwarg)
 
 
-def sources(folder: Path) -> Iterator[Path]:
-    """Files of the package in `folder` that are read, in the order of paths."""
-    share = _SHARES.get(folder.name, 1.0)
+def read(library: str, folder: Path, masked: frozenset[str]) -> Iterator[Item]:
+    """The items of one package in `folder`, in the order of paths; `masked` are words to mask, in lower case."""
+    share = _SHARES.get(library, 1.0)
     for path in sorted(folder.rglob("*.py")):
         name = path.relative_to(folder.parent).as_posix()
         skipped = any(part in _SKIPPED or part.startswith("test_") for part in name.split("/"))
         if skipped or fraction("read " + name) >= share:
             continue
         source = path.read_bytes()
-        if source.count(b'"""') >= _QUOTES * len(source):
-            yield path
-
-
-def read(library: str, folder: Path, masked: frozenset[str]) -> Iterator[Item]:
-    """The items of one package in `folder`, in the order of paths; `masked` are words to mask, in lower case."""
-    for path in sources(folder):
-        name = path.relative_to(folder.parent).as_posix()
-        for kind, node, names in definitions(ast.parse(path.read_bytes())):
+        if source.count(b'"""') < _QUOTES * len(source):
+            continue
+        for kind, node, names in _definitions(ast.parse(source)):
             docstring = ast.get_docstring(node)
             if not docstring or (node.name.startswith("__") and node.name.endswith("__")):
                 continue
@@ -201,23 +195,17 @@ def items() -> tuple[Item, ...]:
 
     Parsing takes ten seconds, so they are kept in the lab's cache until a file of a package, or this one, changes.
     """
-    where = folders(LIBRARIES)
-    place = cache.artefact(state(where), partial(_keep, where))
-    return tuple(Item(**row) for row in json.loads((place / "items.json").read_text(encoding="utf-8")))
-
-
-def folders(libraries: Sequence[str]) -> dict[str, Path]:
-    """Package → its folder. Raises ModuleNotFoundError for a missing package."""
-    found = {}
-    for library in libraries:
+    folders = {}
+    for library in LIBRARIES:
         spec = importlib.util.find_spec(library)  # a top-level name: found, not imported
         if spec is None or not spec.submodule_search_locations:
             raise ModuleNotFoundError(f"the docstring tasks read the source of {library}: install it (pyproject.toml).")
-        found[library] = Path(spec.submodule_search_locations[0])
-    return found
+        folders[library] = Path(spec.submodule_search_locations[0])
+    place = cache.artefact(_state(folders), partial(_keep, folders))
+    return tuple(Item(**row) for row in json.loads((place / "items.json").read_text(encoding="utf-8")))
 
 
-def state(folders: dict[str, Path]) -> dict:
+def _state(folders: dict[str, Path]) -> dict:
     """What the items depend on: this module, and every file of the packages, by size and time of change."""
     files = [path for folder in folders.values() for path in sorted(folder.rglob("*.py"))]
     stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
