@@ -35,7 +35,7 @@ def shares(ax: Axes, table: pd.DataFrame, rows: str, lines: str, bound: float | 
     if bound is not None:
         ax.axvline(bound, color=COLOURS["model"], lw=0.8, ls="--")
     ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
+    ax.set_ylim(len(names) - 0.5, -0.5)
     ax.xaxis.set_major_locator(MaxNLocator(6))
     ax.xaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
     return ax
