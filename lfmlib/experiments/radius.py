@@ -89,6 +89,8 @@ def alone(cell: dict) -> bool:
 
     Radii of a ViT do: another processor trains another one, and where the loss is flat a radius of 0.87 became 2.1.
     """
+    if cell["model"] in finetuning.LARGE:
+        return False
     return finetuning.alone(cell) and (cell["part"] == "noisier" or cell["model"] != "vit")
 
 
