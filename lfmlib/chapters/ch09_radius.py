@@ -228,23 +228,17 @@ def of_sigma(record: pd.DataFrame) -> str:
     )
 
 
-def told_apart(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
-    """Where a published model and the lab’s agree and where they do not, in sentences; "" where the record has nothing
-    of it."""
-    each = {name: findings.by_protocol(some) for name, some in by_model(record, part="protocols")}
-    table = each.pop(SHORT[model], pd.DataFrame())
-    if table.empty:
+def step_of(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
+    """How small a step of a published model changes its radius by how much, beside a random step of that length, in a
+    sentence; "" where the record has nothing of it."""
+    rows = where(record, part="protocols", model=model)
+    if rows.empty or (ratios := findings.by_protocol(rows)["ratio"]).empty:
         return ""
-    moved = _moved(where(record, part="protocols", model=model)).mean()
-    noise = findings.by_protocol(where(record, part="protocols", model=model), "random")["ratio"]
-    more, less = (table["low"] > 1).sum(), (table["high"] < 1).sum()
-    said = (
-        f"{SHORT[model]} stands more noise after fine-tuning in {more} of {len(table)} protocols and less in {less}, "
-        f"from {table['ratio'].min():.2f} to {table['ratio'].max():.2f} times, though ΔW is only {moved:.2%} of W₀; a "
-        f"random step of that length leaves {noise.min():.3f} to {noise.max():.3f}."
+    noise = findings.by_protocol(rows, "random")["ratio"]
+    return (
+        f"{SHORT[model]} stands {ratios.min():.2f} to {ratios.max():.2f} times the noise after a ΔW of only "
+        f"{_moved(rows).mean():.2%} of W₀; a random step of that length leaves {noise.min():.3f} to {noise.max():.3f}."
     )
-    lab = [f"{name} in {(one['low'] > 1).sum()} of {len(one)}" for name, one in each.items() if len(one)]
-    return f"{said} More than W₀ otherwise: {', '.join(lab)}." if lab else said
 
 
 def _moved(rows: pd.DataFrame) -> pd.Series:

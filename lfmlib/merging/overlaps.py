@@ -77,7 +77,8 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
     ]
     if not names:
         raise ValueError(f"{base.name} has no matrix of {MIN_MATRIX_VALUES:,} or more entries that is looked at")
-    rows, failed = [], {}
+    rows = []
+    failed = {name: _stack(one) for name, one in chosen.stored.items() if len(one.shape) > 2}
     skipped = {name: why for name, one in chosen.stored.items() if name not in names and (why := _left_out(one))}
     for name in tqdm(names, "ΔW", disable=not progress, leave=False, delay=1):
         untouched = [model for model, one in zip(models, theirs, strict=True) if one[name] == base.stored[name].load]
@@ -101,7 +102,6 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
         with one_thread() if start.numel() < THREADED_VALUES else nullcontext():
             rows.append(said | {"size": _size(deltas, start)} | _pairs(deltas) | _outliers(deltas))
     table = pd.DataFrame(rows, columns=_COLUMNS)
-    failed |= {name: why for name, why in skipped.items() if why.startswith(_STACK)}
     tell_unread(failed | base.skipped, stacklevel=2)
     if len(table) and not (table["size"] > 0).any():
         raise ValueError(
@@ -113,17 +113,17 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
     return table
 
 
-_STACK = "a stack of matrices"
+def _stack(one: Stored) -> str:
+    """Why a stack of matrices has no row."""
+    return f"a stack of matrices {tuple(one.shape)}, such as experts: `lfmlib.compare` takes it apart"
 
 
 def _left_out(one: Stored) -> str:
-    """Why a matrix or stack has no row; "" of vectors, which no row is missed of."""
-    if len(one.shape) < 2:
+    """Why a matrix has no row, and is not missed; "" of what is none."""
+    if len(one.shape) != 2:
         return ""
     if one.dtype not in FLOATS:
         return f"of type {one.dtype}, which nothing is added to"
-    if len(one.shape) > 2:
-        return f"{_STACK} {tuple(one.shape)}, such as experts: expected a matrix. `lfmlib.compare` takes it apart"
     return f"of {math.prod(one.shape):,} entries: {MIN_MATRIX_VALUES:,} or more are looked at"
 
 

@@ -203,11 +203,12 @@ def test_a_planted_ratio_is_read_off_and_explained():
     assert ch09_radius.strayed(record)["RMS ΔW / RMS W₀"].iloc[0] == "0.4"
     assert ch09_radius.of_sigma(record).endswith("12-layer decoder 1.65, the change of σ alone 1.100.")
     one = record[record["seed"] == 0]
-    assert "Too few runs" in ch09_radius.of_sigma(one) and ch09_radius.told_apart(record) == ""
+    assert "Too few runs" in ch09_radius.of_sigma(one) and ch09_radius.step_of(record) == ""
     published = record.assign(model="smollm2-135m", moved=0.4)
-    said = ch09_radius.told_apart(pd.concat([published, record]))
-    assert "in 2 of 3 protocols and less in 1, from 0.75 to 1.65 times, though ΔW is only 40.00% of W₀" in said
-    assert said.endswith("leaves 1.000 to 1.000. More than W₀ otherwise: 12-layer decoder in 2 of 3.")
+    assert ch09_radius.step_of(pd.concat([published, record])) == (
+        "SmolLM2 stands 0.75 to 1.65 times the noise after a ΔW of only 40.00% of W₀; a random step of that length "
+        "leaves 1.000 to 1.000."
+    )
 
 
 def test_models_that_one_kind_of_noise_was_tried_on_are_left_out_of_the_others():
