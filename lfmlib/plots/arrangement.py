@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator, NullLocator
 
-from ..structure.dependence import lag_correlations
+from ..structure.dependence import LAGS, STEPS, lag_correlations
+from ..structure.sums import Sums
 from ..structure.random_matrices import mp_pdf
 from ..structure.spectra import singular_values
 from .house_style import COLOURS, INK
@@ -70,13 +71,13 @@ def lags(ax: Axes, matrix: np.ndarray, band: float, bound: float) -> Axes:
 
     Args:
         ax: where to draw.
-        matrix: float64 (r, c).
+        matrix: float32 or float64 (r, c).
         band: correlations of noise lie within plus and minus this 95 times in a hundred; shaded.
         bound: level to mark, on both sides.
     """
-    for along, colour, marker in (("row", "data", "o"), ("column", "other", "s"), ("diagonal", "model", "^")):
-        found = lag_correlations(matrix, along)
-        ax.plot(range(1, len(found) + 1), found, marker, ms=3.5, mew=0, color=COLOURS[colour], label=along)
+    styles = (("data", "o"), ("other", "s"), ("model", "^"))
+    for along, found, (colour, marker) in zip(STEPS, lag_correlations(Sums.of(matrix, LAGS)), styles, strict=True):
+        ax.plot(range(1, LAGS + 1), found, marker, ms=3.5, mew=0, color=COLOURS[colour], label=along)
     ax.axhspan(-band, band, color=COLOURS["noise"], alpha=0.25, lw=0)
     for level in (-bound, bound):
         ax.axhline(level, color=INK, lw=0.8, ls=":")

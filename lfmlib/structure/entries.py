@@ -23,11 +23,12 @@ from scipy import special
 
 from ..distribution.formats import as_array
 from .controls import measure_controls
-from .dependence import BINS, LAGS, all_lag_correlations, information_and_freedom, ljung_box, runs_z
+from .dependence import BINS, LAGS, lag_correlations, ljung_box, neighbour_information, runs_z
 from .entry_laws import heavy_lag_laws, information_law, laws
 from .gram import check_range
 from .likeness import alike, alike_at_width, transpose_correlation
 from .scales import scales
+from .sums import Sums
 
 MIN_SIDE = 2 * LAGS
 """Rows and columns that a matrix must have at least."""
@@ -154,8 +155,8 @@ SUMS = ("lag_one", "row_alike", "col_alike", "both_share", "unequal", "block_exc
 def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals: bool = False) -> IID:
     """Measure how far the entries of ``matrix`` are from independent and identically distributed.
 
-    Time: a few dozen passes over the entries and two Gram matrices of the smaller side. Memory: about five float64
-    copies of the matrix.
+    Time: a few passes over the entries and two Gram matrices of the smaller side. Memory: three float32 copies of the
+    matrix (of a float64 one float64).
 
     Args:
         matrix: two-dimensional torch tensor or array of numbers, at least 40 rows and columns.
@@ -176,7 +177,7 @@ def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals:
         >>> round(found.row_share, 2), round(found.controls["permuted"].row_share, 2)
         (0.11, 0.0)
     """
-    w = _as_float64(matrix)
+    w = _entries(matrix)
     if intervals and min(w.shape) < 50:
         raise ValueError(
             f"found shape {w.shape}: intervals leave out a tenth of the rows and of the columns, and need 50 of each; "
@@ -201,18 +202,19 @@ def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals:
 
 def _measured(w: np.ndarray) -> tuple[dict[str, float], dict[str, Any], dict[str, float]]:
     """The figures; the laws of those whose law is not that of Gaussian entries; and what `IID` calls expected."""
-    lags = all_lag_correlations(w)
-    parts = scales(w)
-    rows, columns = alike(w)
+    sums = Sums.of(w, LAGS)
+    lags = lag_correlations(sums)
+    parts = scales(w, sums.mean)
+    rows, columns = alike(w, sums)
     rows_64, columns_64 = alike_at_width(w)
-    information, freedom = information_and_freedom(w[:, :-1], w[:, 1:])
+    information, freedom = neighbour_information(w)
     figures = {
         "lag_row": float(lags[0, 0]),
         "lag_col": float(lags[1, 0]),
         "lag_diagonal": float(lags[2, 0]),
         "lag_max": float(np.abs(lags).max()),
-        "ljung_box": math.sqrt(ljung_box(w.ravel()) / (w.size * LAGS)),
-        "runs_z": runs_z(w.ravel()),
+        "ljung_box": math.sqrt(ljung_box(sums) / (w.size * LAGS)),
+        "runs_z": runs_z(w),
         "mutual_information": information,
         "row_corr": rows.value,
         "col_corr": columns.value,
@@ -234,15 +236,9 @@ def _measured(w: np.ndarray) -> tuple[dict[str, float], dict[str, Any], dict[str
     }
     if freedom < (BINS - 1) ** 2:
         own["mutual_information"] = information_law(freedom, r * (c - 1))
-    own |= heavy_lag_laws(r, c, _kurtosis(w)) | dict(parts.laws)
+    _, square, _, biquadrate = sums.rows.sum(1)
+    own |= heavy_lag_laws(r, c, w.size * biquadrate / square**2) | dict(parts.laws)
     return figures, own, dict(parts.expected)
-
-
-def _kurtosis(w: np.ndarray) -> float:
-    """Fourth standardized moment of all entries, 3 of Gaussian ones."""
-    squares = np.square(w - w.mean())
-    squares /= squares.mean()
-    return float(np.vdot(squares, squares)) / w.size
 
 
 def _intervals(w: np.ndarray, found: Mapping[str, float]) -> dict[str, tuple[float, float]]:
@@ -277,18 +273,21 @@ def _bands(every: Mapping[str, Any], shape: tuple[int, int], expected: Mapping[s
     return ends
 
 
-def _as_float64(matrix) -> np.ndarray:
+def _entries(matrix) -> np.ndarray:
+    """The matrix as float32, or as float64 where its type is finer, in the order of rows."""
     if isinstance(matrix, torch.Tensor):
         if matrix.layout is not torch.strided or matrix.is_complex():
             kind = "complex" if matrix.is_complex() else f"stored as {matrix.layout}"
             raise ValueError(f"found a tensor that is {kind}: expected real numbers, stored densely; convert it first")
-        w = matrix.detach().cpu().double().numpy()
+        narrow = matrix.is_floating_point() and matrix.dtype != torch.float64
+        w = matrix.detach().cpu().to(torch.float32 if narrow else torch.float64).numpy()
     else:
         array = as_array(matrix)
         if np.iscomplexobj(array):
             raise ValueError("found complex entries: expected real numbers; take their parts apart first")
+        narrow = _is_floating(array) and array.dtype.itemsize <= 4
         try:
-            w = array.astype(float, copy=False)
+            w = array.astype(np.float32 if narrow else np.float64, copy=False)
         except (TypeError, ValueError) as error:
             raise ValueError(f"found entries of type {array.dtype}: expected numbers; convert them first") from error
     if w.ndim != 2 or min(w.shape) < MIN_SIDE:
@@ -297,10 +296,11 @@ def _as_float64(matrix) -> np.ndarray:
         )
     if not np.isfinite(w).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(w)):,} of {w.size:,} entries are not finite: mend them first")
-    if np.ptp(w) == 0:
+    low, high = float(w.min()), float(w.max())
+    if low == high:
         raise ValueError("all entries are equal: there is no variation to test; leave this matrix out")
-    check_range(np.abs(w).max())
-    return w
+    check_range(max(-low, high))
+    return np.ascontiguousarray(w)
 
 
 def _is_floating(matrix) -> bool:

@@ -15,7 +15,11 @@ from ..distribution.formats import as_array
 SEED_SALT = 1967
 """Combined with the seed of random starts, so that they differ from noise that the caller drew with the same seed."""
 _PRODUCT_BLOCK_ENTRIES = 1 << 20  # entries converted to float64 at a time for matrix products
+_PRODUCT_BLOCK_COLUMNS = 1024  # and columns at least, so that their products, once made, are worth adding up
 _CACHED_BLOCK_ENTRIES = 1 << 16  # and for sums, few enough to stay in the cache
+_TRIANGLE_ROWS = 512  # rows whose products with all before them are made at once
+FLOAT32_MIN_SIDE = 512
+"""Smaller side of a matrix from which products of its entries may be made in float32."""
 
 
 class Matrix:
@@ -68,10 +72,12 @@ class Matrix:
     def eigenvalues(self) -> np.ndarray:
         """All eigenvalues, ascending, float64 ``(p,)``."""
         gram = torch.zeros(self.p, self.p, dtype=torch.float64, device=self.w.device)
-        for block in self.blocks():
-            block /= self.std
-            gram.addmm_(block, block.T)
-        return np.maximum(torch.linalg.eigvalsh(gram.div_(self.n)).cpu().numpy(), 0)
+        dtype = products_in((self.p, self.n), self.w.dtype)
+        for block in self.blocks(max(_PRODUCT_BLOCK_ENTRIES, _PRODUCT_BLOCK_COLUMNS * self.p)):
+            block = block.div_(self.std).to(dtype)
+            for rows, product in triangle(block):
+                gram[rows, : product.shape[1]] += product
+        return np.maximum(torch.linalg.eigvalsh(gram.div_(self.n), UPLO="L").cpu().numpy(), 0)
 
     @cached_property
     def work(self) -> torch.Tensor:
@@ -101,6 +107,25 @@ class Matrix:
         start = rng.standard_normal(self.p)
         values, found = sparse.linalg.eigsh(operator, k=count, which="LA", v0=start, tol=tolerance)
         return values[::-1], found[:, ::-1].copy()
+
+
+def products_in(shape: tuple[int, int], dtype: torch.dtype) -> torch.dtype:
+    """The type in which products of the entries of a matrix are made, before they are summed in float64 over blocks.
+
+    Float32, which takes half the time, where the entries are no finer and the matrix is large. An inner product of n
+    entries is then off by some 6e-8 √n σ², and eigenvalues, in units of n σ², by some 1e-7 times the largest: 500 times
+    less than their distances in the bulk.
+    """
+    fine = dtype == torch.float64 or min(shape) < FLOAT32_MIN_SIDE
+    return torch.float64 if fine or torch.get_float32_matmul_precision() != "highest" else torch.float32
+
+
+def triangle(x: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Products of the rows of x ``(p, n)``, some rows at a time: the rows, and their products with all up to the last of
+    them, ``(rows, upto)``. What lies above is the same across the diagonal."""
+    for start in range(0, len(x), _TRIANGLE_ROWS):
+        rows = slice(start, start + _TRIANGLE_ROWS)
+        yield rows, x[rows] @ x[: rows.stop].T
 
 
 def check_range(largest: float) -> None:

@@ -13,13 +13,21 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numba
 import numpy as np
+import torch
 from scipy import special
+
+from .gram import products_in, triangle
+from .sums import Sums
 
 WIDTH = 64
 """Rows and columns of the submatrices on which matrices of different size are compared."""
 TILES = 64
 """Largest number of these submatrices."""
+FAR = 100.0
+"""Rows whose mean squared lies this many times farther from that of the matrix than their variance: power sums about
+the matrix's mean would lose more than four digits of their moments."""
 _SEED = 64
 
 
@@ -57,15 +65,21 @@ class Alike(NamedTuple):
         return Normal(expected, math.sqrt(max(self.variance, 1e-24)))
 
 
-def alike(w: np.ndarray) -> tuple[Alike, Alike]:
+def alike(w: np.ndarray, sums: Sums | None = None) -> tuple[Alike, Alike]:
     """Mean squared Pearson correlation between different rows, and columns, of a matrix ``(r, c)``.
 
-    Rows and columns that are constant are left out.
+    Rows and columns that are constant are left out. Products of entries are made in float32 where `products_in` says
+    so, which changes a correlation by some 1e-7.
+
+    Args:
+        w: float32 or float64.
+        sums: of w, if they are at hand.
 
     Raises:
         ValueError: fewer than two of them vary.
     """
-    rows, columns = _between(w[None], 2), _between(w[None], 1)
+    sums = sums or Sums.of(w, 0)
+    rows, columns = (_of_whole(w, sums, axis) for axis in (1, 0))
     if rows is None or columns is None:
         raise ValueError("fewer than two rows, or columns, vary: there is nothing to compare; leave this matrix out")
     return rows, columns
@@ -83,7 +97,7 @@ def alike_at_width(w: np.ndarray, width: int = WIDTH, tiles: int = TILES) -> tup
         rng.permutation(size)[: size - size % side].reshape(-1, side) for size, side in zip(w.shape, sides, strict=True)
     )
     place = rng.permutation(len(rows) * len(columns))[:tiles]
-    part = w[rows[place // len(columns)][:, :, None], columns[place % len(columns)][:, None, :]]
+    part = w[rows[place // len(columns)][:, :, None], columns[place % len(columns)][:, None, :]].astype(np.float64)
     found = []
     for axis, length in ((2, sides[1]), (1, sides[0])):
         one = _between(part, axis) or Alike(1 / (length - 1), 0.0)  # where nothing varies
@@ -93,31 +107,76 @@ def alike_at_width(w: np.ndarray, width: int = WIDTH, tiles: int = TILES) -> tup
 
 def _between(w: np.ndarray, axis: int) -> Alike | None:
     """Mean squared correlation of the rows (``axis`` 2) or columns (1) of each of the matrices ``(m, r, c)``, over all
-    pairs; None where there is none.
-
-    The variance is that over all orders of the entries of each row (Pitman 1937, J. R. Stat. Soc. Suppl. 4); squared
-    correlations of different pairs are uncorrelated.
-    """
-    n = w.shape[axis]
+    pairs; None where there is none."""
     mean = w.mean(axis, keepdims=True)
     x = w - mean
+    second, peak, vary = _moments(x, mean.squeeze(axis), axis)
+    x *= np.expand_dims(np.divide(1.0, np.sqrt(second), out=np.zeros_like(second), where=vary), axis)
+    return _over_pairs(w.shape[axis], sum(_gram_square(one) for one in x), peak, vary)
+
+
+def _of_whole(w: np.ndarray, sums: Sums, axis: int) -> Alike | None:
+    """`_between` the rows (``axis`` 1) or columns (0) of one large matrix, whose products are made block by block."""
+    n = w.shape[axis]
+    first, square, cube, biquadrate = sums.rows if axis else sums.columns
+    mean = first / n
+    second, vary = square - n * mean**2, np.ones(len(mean), bool)
+    fourth = biquadrate - 4 * mean * cube + 6 * mean**2 * square - 3 * n * mean**4
+    far = np.flatnonzero(~(second > n * mean**2 / FAR))  # constant ones, too
+    peak = np.divide(fourth, second**2, out=np.zeros_like(second), where=second > 0)
+    for some in np.array_split(far, 1 + len(far) // 64):
+        part = w.take(some, 1 - axis) / sums.unit
+        own = part.mean(axis, dtype=np.float64)
+        part = part - np.expand_dims(own, axis)
+        second[some], peak[some], vary[some] = _moments(part, own, axis)
+        mean[some] = own - sums.mean / sums.unit
+    scale = np.divide(1.0, np.sqrt(second), out=np.zeros_like(second), where=vary)
+    z = torch.empty(w.shape, dtype=products_in(w.shape, torch.float32 if w.dtype == np.float32 else torch.float64))
+    shift, factor = (np.expand_dims(one, axis) for one in (sums.mean + mean * sums.unit, scale / sums.unit))
+    step = max(1, (1 << 16) // w.shape[1])
+    for start in range(0, len(w), step):
+        rows = slice(start, start + step)
+        own = rows if axis else slice(None)
+        z[rows] = torch.from_numpy((w[rows] - shift[own]) * factor[own])
+    z = z if w.shape[0] <= w.shape[1] else z.T
+    total = sum(
+        2 * float(product.square().sum(dtype=torch.float64)) - float(product[:, rows].square().sum(dtype=torch.float64))
+        for rows, product in triangle(z)
+    )
+    return _over_pairs(n, total, peak[None], vary[None])
+
+
+def _moments(x: np.ndarray, mean: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of values less their ``mean`` along an axis: sum of x², sum of x⁴ over its square, and whether they vary: what is
+    left of constant ones is rounding."""
     squares = np.square(x)
     second = squares.sum(axis)
-    vary = second > 1e-24 * (second + n * np.square(mean.squeeze(axis)))  # what is left of a constant row is rounding
+    vary = second > 1e-24 * (second + x.shape[axis] * np.square(mean))
+    unit = np.divide(1.0, second, out=np.zeros_like(second), where=vary)
+    squares *= np.expand_dims(unit, axis)  # their squares might underflow
+    return second, np.square(squares, out=squares).sum(axis), vary
+
+
+def _over_pairs(n: int, total: float, peak: np.ndarray, vary: np.ndarray) -> Alike | None:
+    """The mean squared correlation over all pairs of rows in each of several matrices, and its variance over all orders
+    of the entries of each row (Pitman 1937, J. R. Stat. Soc. Suppl. 4); squared correlations of different pairs are
+    uncorrelated.
+
+    Args:
+        n: entries of a row.
+        total: sum of the squared correlations of every row with every row, itself included.
+        peak: of each row less its mean, the sum of fourth powers over the squared sum of squares, ``(matrices, rows)``.
+        vary: which rows are not constant.
+    """
     count = vary.sum(1)
     pairs = float((count * (count - 1)).sum()) / 2
     if not pairs:
         return None
-    scale = np.divide(1.0, second, out=np.zeros_like(second), where=vary)
-    squares *= np.expand_dims(scale, axis)
-    fourth = np.square(squares, out=squares).sum(axis)
-    x *= np.expand_dims(np.sqrt(scale), axis)
-    total = sum(_gram_square(one) for one in x) - float(count.sum())
-    # Fisher's k₄ / k₂² of each row
-    tails = ((n + 1) * (n * fourth - 3) + 6) * (n - 1) / ((n - 2) * (n - 3)) * vary
+    tails = ((n + 1) * (n * peak - 3) + 6) * (n - 1) / ((n - 2) * (n - 3)) * vary  # Fisher's k₄ / k₂² of each row
     products = float((np.square(tails.sum(1)) - np.square(tails).sum(1)).sum()) / (2 * pairs)
     power = 3 / (n**2 - 1) * (1 + products * (n - 2) * (n - 3) / (3 * n * (n - 1) ** 2))
-    return Alike(total / (2 * pairs), max(power - 1 / (n - 1) ** 2, 0.0) / pairs)
+    value = (total - float(count.sum())) / (2 * pairs)
+    return Alike(value, max(power - 1 / (n - 1) ** 2, 0.0) / pairs)
 
 
 def _gram_square(x: np.ndarray) -> float:
@@ -128,16 +187,36 @@ def _gram_square(x: np.ndarray) -> float:
 
 def transpose_correlation(w: np.ndarray) -> float:
     """Correlation of the entries off the diagonal with those across it: 1 of a symmetric matrix, -1 of an antisymmetric
-    one. NaN where the matrix is not square."""
+    one. NaN where the matrix is not square.
+
+    Args:
+        w: float32 or float64 ``(r, c)``.
+    """
     r, c = w.shape
     if r != c:
         return math.nan
-    count, x = r * (r - 1), w - w.mean()
-    own = x.diagonal()
-    mean = (x.sum() - own.sum()) / count
-    variance = (np.vdot(x, x) - own @ own) / count - mean**2
-    product = (sum(float(np.vdot(x[i : i + 64], x[:, i : i + 64].T)) for i in range(0, r, 64)) - own @ own) / count
-    return float((product - mean**2) / variance) if variance > 0 else 0.0
+    pairs, mean = r * (r - 1) / 2, float(w.mean(dtype=np.float64))
+    total, square, product = _across(w, mean, 1 / max(float(w.max()) - mean, mean - float(w.min()), 1e-300))
+    mean = total / (2 * pairs)
+    variance = square / (2 * pairs) - mean**2
+    return float((product / pairs - mean**2) / variance) if variance > 0 else 0.0
+
+
+@numba.njit(nogil=True, cache=True)
+def _across(w, mean, scale):
+    """Sum and sum of squares of the entries off the diagonal, and sum of their products with those across it; tile by
+    tile, so that what lies across is in the cache."""
+    total = square = product = 0.0
+    side = 64
+    for top in range(0, w.shape[0], side):
+        for left in range(0, top + 1, side):
+            for i in range(top, min(top + side, w.shape[0])):
+                for j in range(left, min(left + side, i)):
+                    x, y = (w[i, j] - mean) * scale, (w[j, i] - mean) * scale
+                    total += x + y
+                    square += x * x + y * y
+                    product += x * y
+    return total, square, product
 
 
 def transpose_law(r: int) -> Normal:

@@ -13,10 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numba
 import numpy as np
 import scipy
 
 from .likeness import Normal
+from .sums import REORDERED
 
 BLOCKS_PER_SIDE = 8
 """Blocks along each side of the grid that `Scales.block_share` is computed on."""
@@ -68,30 +70,31 @@ def share_law(freedom: int, n: int):
     return scipy.stats.beta(freedom / 2, (n - 1 - freedom) / 2)
 
 
-def scales(w: np.ndarray) -> Scales:
+def scales(w: np.ndarray, mean: float) -> Scales:
     """Measure what rows, columns and blocks explain.
 
     The blocks' share is of the variance that rows and columns leave; where fewer than two entries stand for each of
     these, they leave nothing that can be told, and it is a share of the whole.
 
     Args:
-        w: float64 ``(r, c)``, not constant.
+        w: float32 or float64 ``(r, c)``, not constant.
+        mean: of all entries.
     """
-    size = np.abs(w - w.mean())
-    known = (size > 0) & (w != 0)
-    n, whole = int(np.count_nonzero(known)), w.size
+    cuts = [np.linspace(0, size, BLOCKS_PER_SIDE + 1).astype(int) for size in w.shape]
+    known = (w != 0) & (w != np.float64(mean))
+    start = abs(float(w.flat[known.argmax()]) - mean) or 1.0
+    sums = [np.zeros((2, size)) for size in w.shape]
+    blocks, powers = np.zeros((2, BLOCKS_PER_SIDE, BLOCKS_PER_SIDE)), np.zeros(5)
+    _add_logarithms(np.ascontiguousarray(w), mean, math.log(start), *cuts, *sums, blocks, powers)
+    n, whole = int(powers[0]), w.size
     if n < MIN_KNOWN:
         return _nothing(*w.shape)
-    y = np.log(size, out=np.zeros_like(size), where=known)
-    y *= 2.0  # of the absolute value rather than of its square, which may underflow
-    y -= y.sum() / n
-    if n < whole:
-        y[~known] = 0.0
-    total = float(np.vdot(y, y))
+    centre = powers[1] / n
+    total = powers[2] - n * centre**2
     if total <= NEGLIGIBLE_VARIANCE * whole:
         return _nothing(*w.shape)
-    counts = [known.sum(axis) if n < whole else np.full(w.shape[1 - axis], w.shape[axis]) for axis in (1, 0)]
-    means = [y.sum(axis) / np.maximum(count, 1) for axis, count in zip((1, 0), counts, strict=True)]
+    counts = [one[0] for one in sums]
+    means = [np.divide(one, count, out=np.zeros_like(one), where=count > 0) - centre for count, one in sums]
     row_share, col_share = (float(count @ mean**2) / total for count, mean in zip(counts, means, strict=True))
     row_drift, col_drift = (
         _drift(mean[count > 0], np.flatnonzero(count > 0)) for count, mean in zip(counts, means, strict=True)
@@ -99,15 +102,59 @@ def scales(w: np.ndarray) -> Scales:
     groups = sum(int(np.count_nonzero(count)) for count in counts)
     sparse = n - 1 < 2 * (groups - 2)
     rest = total * (1.0 if sparse else 1 - row_share - col_share)
-    block = _Blocks.of(y, known if n < whole else None)
+    block = _Blocks.of(blocks[0], blocks[1] - centre * blocks[0])
     block_share = block.explained / rest if rest > 1e-12 * total else 0.0
     if n == whole:
         expected = {"both_share": (groups - 2) / (n - 1), "block_share": block.freedom / (n - groups + 1)}
         return Scales(row_share, col_share, block_share, row_drift, col_drift, expected)
-    fourth = float(np.square(np.square(y, out=y), out=y).sum()) / total**2
-    laws = _sparse_laws(known, counts, n, fourth, block, sparse)
+    fourth = powers[4] - 4 * centre * powers[3] + 6 * centre**2 * powers[2] - 3 * n * centre**4
+    laws = _sparse_laws(known, counts, n, fourth / total**2, block, sparse)
     expected = {name: float(laws[name].mean()) for name in ("both_share", "block_share")}
     return Scales(row_share, col_share, block_share, row_drift, col_drift, expected, laws)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=REORDERED)
+def _add_logarithms(w, mean, start, row_cuts, column_cuts, rows, columns, blocks, powers):
+    """Sum y = log (w - mean)² - 2 ``start`` over the entries that are neither zero nor the mean.
+
+    Args:
+        w, mean: as in `scales`.
+        start: that of one entry, half of it, so that those of entries of one absolute value are 0 exactly.
+        row_cuts, column_cuts: where blocks begin, and the last ends.
+        rows, columns, blocks: number and sum, ``(2, …)`` each, added to.
+        powers: sums of y⁰ to y⁴, added to.
+    """
+    y = np.empty(w.shape[1])
+    known = np.empty(w.shape[1])
+    for block in range(row_cuts.size - 1):
+        for i in range(row_cuts[block], row_cuts[block + 1]):
+            for j in range(w.shape[1]):
+                size = abs(w[i, j] - mean)
+                there = w[i, j] != 0 and size != 0
+                known[j] = 1.0 if there else 0.0
+                # of the absolute value rather than of its square, which may underflow
+                y[j] = 2.0 * (math.log(size) - start) if there else 0.0
+            for j in range(w.shape[1]):
+                columns[0, j] += known[j]
+                columns[1, j] += y[j]
+            for part in range(column_cuts.size - 1):
+                one = two = three = four = count = 0.0
+                for j in range(column_cuts[part], column_cuts[part + 1]):
+                    square = y[j] * y[j]
+                    count += known[j]
+                    one += y[j]
+                    two += square
+                    three += square * y[j]
+                    four += square * square
+                rows[0, i] += count
+                rows[1, i] += one
+                blocks[0, block, part] += count
+                blocks[1, block, part] += one
+                powers[0] += count
+                powers[1] += one
+                powers[2] += two
+                powers[3] += three
+                powers[4] += four
 
 
 def _nothing(r: int, c: int) -> Scales:
@@ -139,14 +186,8 @@ class _Blocks:
     diagonal: float
 
     @classmethod
-    def of(cls, y: np.ndarray, known: np.ndarray | None) -> _Blocks:
-        """Of centred values ``(r, c)``, 0 where ``known`` (None: everywhere) is False."""
-        cut = [np.linspace(0, size, BLOCKS_PER_SIDE + 1).astype(int) for size in y.shape]
-        sums = np.add.reduceat(np.add.reduceat(y, cut[0][:-1], 0), cut[1][:-1], 1)
-        if known is None:
-            places = np.outer(np.diff(cut[0]), np.diff(cut[1]))
-        else:
-            places = np.add.reduceat(np.add.reduceat(known, cut[0][:-1], 0, dtype=np.int64), cut[1][:-1], 1)
+    def of(cls, places: np.ndarray, sums: np.ndarray) -> _Blocks:
+        """Of the number of values in each block, and their sum; the values are centred."""
         root, unit = np.sqrt(places.ravel()), np.eye(BLOCKS_PER_SIDE)
         lines = np.hstack([np.kron(unit, np.ones((BLOCKS_PER_SIDE, 1))), np.kron(np.ones((BLOCKS_PER_SIDE, 1)), unit)])
         left, strength, _ = np.linalg.svd(root[:, None] * lines, full_matrices=False)

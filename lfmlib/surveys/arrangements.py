@@ -41,7 +41,8 @@ def arrangement(
 ) -> pd.DataFrame:
     """Measure how the entries of every floating-point matrix with at least 40 rows and columns are arranged.
 
-    While a matrix is measured, memory holds about five float64 copies of it; each worker measures one at a time.
+    While a matrix is measured, memory holds three float32 copies of it (of a float64 one float64), or two float64
+    matrices of its smaller side squared; each worker measures one at a time.
 
     Args:
         source: anything `open_checkpoint` takes.
