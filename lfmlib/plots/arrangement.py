@@ -11,9 +11,9 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator, NullLocator
 
 from ..structure.dependence import LAGS, STEPS, lag_correlations
-from ..structure.sums import Sums
 from ..structure.random_matrices import mp_pdf
 from ..structure.spectra import singular_values
+from ..structure.sums import Sums
 from .house_style import COLOURS, INK
 
 CONTROLS = {

@@ -121,8 +121,8 @@ def products_in(shape: tuple[int, int], dtype: torch.dtype) -> torch.dtype:
 
 
 def triangle(x: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Products of the rows of x ``(p, n)``, some rows at a time: the rows, and their products with all up to the last of
-    them, ``(rows, upto)``. What lies above is the same across the diagonal."""
+    """Products of the rows of x ``(p, n)``, some rows at a time: which, and their products with all up to the last of
+    them, ``(rows, upto)``. What lies above the diagonal is the same across it."""
     for start in range(0, len(x), _TRIANGLE_ROWS):
         rows = slice(start, start + _TRIANGLE_ROWS)
         yield rows, x[rows] @ x[: rows.stop].T
