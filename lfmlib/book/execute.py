@@ -29,6 +29,8 @@ __all__ = ["Run", "execute", "failure_report", "is_changed", "is_complete", "unf
 
 READS_OTHERS = "13_what_does_the_report_say"
 """The chapter that reads what the others found: it waits until these have ended."""
+TAKES_OVER = {"05_what_does_the_spectrum_say": "04_are_the_weights_independent"}
+"""Chapter → one that measures the same table, whose rows it reads once that has ended."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PAPERMILL_CELLS = {"injected-parameters", "papermill-error-cell-tag"}  # cells that the source notebook does not have
 
@@ -71,8 +73,8 @@ def execute(
     waiting, running, runs = list(chapters), [], []
     try:
         while waiting or running:
-            while waiting and len(running) < jobs and not (running and waiting[0].stem == READS_OTHERS):
-                source = waiting.pop(0)
+            while len(running) < jobs and (source := _ready(waiting, [child.source for child in running])):
+                waiting.remove(source)
                 say(f"{source.stem:<{width}}  started", flush=True)
                 given, other = _given(source, parameters)
                 if other:
@@ -87,6 +89,16 @@ def execute(
     finally:
         _stop(child.process for child in running)
     return sorted(runs, key=lambda run: run.chapter)
+
+
+def _ready(waiting: Sequence[Path], running: Sequence[Path]) -> Path | None:
+    """The first chapter that waits for no other one."""
+    others = {path.stem for path in (*waiting, *running)}
+    for path in waiting:
+        before = others - {path.stem} if path.stem == READS_OTHERS else {TAKES_OVER.get(path.stem)} & others
+        if not before:
+            return path
+    return None
 
 
 class _Child:

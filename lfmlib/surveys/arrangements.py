@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import Executor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ def arrangement(
     progress: bool = True,
     seed: int = 0,
     controls: str | Iterable[str] | None = (),
+    keep: str | Path | None = None,
 ) -> pd.DataFrame:
     """Measure how the entries of every floating-point matrix with at least 40 rows and columns are arranged.
 
@@ -51,6 +53,7 @@ def arrangement(
         progress: show a progress bar.
         seed: of the controls; each tensor's stream also depends on its name.
         controls: names of `lfmlib.structure.controls.CONTROLS` to measure in the same way.
+        keep: a folder where finished rows are kept, and taken from, as of `survey`.
 
     Returns:
         For each matrix one row for itself (``control`` is "none") and one for each control, in checkpoint order: its
@@ -64,7 +67,8 @@ def arrangement(
         ``attrs`` as of `survey`.
 
     Raises:
-        ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; an unknown control.
+        ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; an unknown control. OSError where
+        ``keep`` cannot be written.
 
     Examples:
         >>> table = lfmlib.arrangement("minilm", select="layer.0.*query", controls="permuted", progress=False)
@@ -74,7 +78,8 @@ def arrangement(
         1    q  permuted       0.00
     """
     measure = partial(_measured, controls=checked_names(controls), seed=seed)
-    return tabulate(source, measure, _columns(), select=select, executor=executor, progress=progress, unfit=_too_small)
+    how = {"select": select, "executor": executor, "progress": progress, "keep": keep}
+    return tabulate(source, measure, _columns(), **how, unfit=_too_small)
 
 
 def _too_small(info: TensorInfo) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,20 +19,27 @@ from .run import about, tabulate
 
 
 def laws(
-    source, *, select: str | None = None, executor: Executor | None = None, progress: bool = True, pruned: float = 0.0
+    source,
+    *,
+    select: str | None = None,
+    executor: Executor | None = None,
+    progress: bool = True,
+    pruned: float = 0.0,
+    keep: str | Path | None = None,
 ) -> pd.DataFrame:
     """`optimal_law` of every floating-point matrix of a checkpoint.
 
     Args:
         source, select, executor, progress: as `lfmlib.survey`.
         pruned: share of the values of each matrix, those of smallest magnitude, to leave out.
+        keep: a folder where finished rows are kept, and taken from, as of `survey`.
 
     Returns:
         One row per matrix: its `TensorInfo` (the name in column ``tensor``) and the fields of its `Law`, the code
         lengths as ``bits_…``. ``table.attrs["skipped"]`` says of every other tensor why it has no row.
 
     Raises:
-        ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
+        ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; OSError where ``keep`` cannot be written.
 
     Examples:
         >>> table = lfmlib.laws("minilm", select="pooler", progress=False)
@@ -48,6 +56,7 @@ def laws(
             select=select,
             executor=executor,
             progress=progress,
+            keep=keep,
             unfit=_too_small,
         )
 

@@ -269,6 +269,15 @@ def test_the_report_waits_for_the_chapters_that_it_reads(tmp_path, monkeypatch):
     assert (ROOT / "notebooks" / f"{execute.READS_OTHERS}.ipynb").is_file()
 
 
+def test_a_chapter_that_takes_over_rows_lets_others_pass_until_they_are_there():
+    ((second, first),) = execute.TAKES_OVER.items()
+    one, two, three, last = (Path(f"{name}.ipynb") for name in (first, second, "12_c", execute.READS_OTHERS))
+    assert execute._ready([two, three, last], [one]) == three
+    assert execute._ready([two, last], [three]) == two and execute._ready([two, last], [one]) is None
+    assert execute._ready([last], [two]) is None and execute._ready([last], []) == last
+    assert all((ROOT / "notebooks" / f"{name}.ipynb").is_file() for name in (first, second))
+
+
 def test_toc_naming_an_absent_chapter(tmp_path, capsys):
     root = make_book(tmp_path)
     (root / "notebooks/01_is_it_so.ipynb").unlink()

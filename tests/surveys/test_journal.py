@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 
 import lfmlib
 from lfmlib.provenance import ROOT
-from lfmlib.surveys import values
+from lfmlib.surveys import run, values
 
 
 def save(path: Path, seed: int, count: int = 6, rows: int = 64) -> Path:
@@ -68,6 +69,16 @@ def test_what_is_kept_is_not_measured_again_and_the_table_is_the_same(shards, me
     assert second.attrs == plain.attrs
     some = lfmlib.survey(shards, select="q_proj", progress=False, keep=tmp_path / "kept")
     assert measured == [] and len(some) == 6
+
+
+@pytest.mark.parametrize(
+    "table", [partial(lfmlib.arrangement, controls=("permuted", "rescaled")), lfmlib.laws], ids=["arrangement", "laws"]
+)
+def test_other_tables_keep_their_rows_too(table, shards, tmp_path, monkeypatch):
+    plain = table(shards, progress=False)
+    pd.testing.assert_frame_equal(table(shards, progress=False, keep=tmp_path / "kept"), plain)
+    monkeypatch.setattr(run, "each", lambda *_: pytest.fail("measured again"))
+    pd.testing.assert_frame_equal(table(shards, progress=False, keep=tmp_path / "kept"), plain)
 
 
 def test_another_shard_and_another_sample_are_measured(shards, measured, tmp_path):
