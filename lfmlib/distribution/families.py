@@ -15,8 +15,9 @@ from functools import cached_property
 import numpy as np
 from scipy import optimize, special
 
-LOG_ZERO = -1e8
-"""Stands for log 0, so that sums stay finite."""
+from . import family_masses
+from .family_masses import LOG_ZERO
+
 _LN2 = math.log(2)
 _SLOPE_STEP = 1e-6  # in the logarithm of the shape, for its numerical derivative
 
@@ -43,8 +44,8 @@ class Counts:
 
     @cached_property
     def sides(self) -> np.ndarray:
-        """Numbers of values above and below zero, ``(2, m)``."""
-        return np.stack([self.positive, self.negative])
+        """Numbers of values above and below zero, float64 ``(2, m)``."""
+        return np.stack([self.positive, self.negative]).astype(np.float64)
 
     def upto(self, stop: int) -> Counts:
         """The first ``stop`` cells; the last one ends where its values do."""
@@ -100,61 +101,28 @@ class Fit:
         Returns:
             Natural logarithms ``(2, m)``, above zero and below; `LOG_ZERO` beyond ``upper``.
         """
-        cells, whole = self._masses(self._standard(edges, upper))
-        return _conditional(cells, whole)
+        cells, whole = family_masses.log_masses(*self._member, edges, upper)
+        return cells - whole if whole > LOG_ZERO / 2 else np.full_like(cells, LOG_ZERO)  # no mass in the range
 
     def bits(self, counts: Counts, upper: float) -> float:
         """Code length of all values in bits, truncated as in `log_masses`; no value may lie beyond ``upper``."""
-        return counts.bits(self.log_masses(counts.edges, upper))
+        return self.bits_and_slopes(counts, upper)[0]
 
     def bits_and_slopes(self, counts: Counts, upper: float) -> tuple[float, np.ndarray]:
-        """Code length as of `bits`, and its derivatives ``(2,)`` by the mean and by the logarithm of the scale.
+        """Code length as of `bits`, and its derivatives ``(2,)`` by the mean and by the logarithm of the scale."""
+        bits, *slopes = family_masses.bits_and_slopes(*self._member, counts.edges, upper, counts.sides)
+        return bits, np.array(slopes)
 
-        With the density f = -S', moving a cell's edges by dz changes its mass by f dz at the outer minus f dz at the
-        inner edge.
-        """
-        z = self._standard(counts.edges, upper)
-        cells, whole = self._masses(z)
-        bits = counts.bits(_conditional(cells, whole))
-        if whole <= LOG_ZERO / 2:  # the law has no mass in this range, and no slope leads back
-            return bits, np.zeros(2)
-        moved = np.empty((2, *z.shape))
-        moved[0, 0], moved[0, 1] = -1.0 / self.scale, 1.0 / self.scale
-        np.negative(np.where(np.isinf(z), 0.0, z), out=moved[1])
-        log_density = FAMILIES[self.family].log_density(z, self.shape)
-        sides = counts.sides
-        seen = np.where(sides > 0, cells, np.inf)  # so that empty cells contribute nothing
-        with np.errstate(over="ignore", invalid="ignore"):  # values of no mass have infinite slopes
-            inner, outer = np.exp(log_density[:, :-2] - seen), np.exp(log_density[:, 1:-1] - seen)
-            by_cell = np.sum(sides * (outer * moved[..., 1:-1] - inner * moved[..., :-2]), axis=(1, 2))
-            first, last = np.exp(log_density[:, 0] - whole), np.exp(log_density[:, -1] - whole)
-            by_whole = np.sum(last * moved[..., -1] - first * moved[..., 0], axis=1)
-            return bits, (counts.both.sum() * by_whole - by_cell) / _LN2
-
-    def _standard(self, edges: np.ndarray, upper: float) -> np.ndarray:
-        """Standardized edges and cut, z = (x - mean) / scale, ``(2, m + 2)``, above zero and (mirrored) below."""
-        upper = max(upper, edges[0])
-        z = np.empty((2, len(edges) + 1))
-        np.minimum(edges, upper, out=z[0, :-1])
-        z[0, -1] = upper
-        np.add(z[0], self.mean, out=z[1])
-        z[0] -= self.mean
-        z /= self.scale
-        return z
-
-    def _masses(self, z: np.ndarray) -> tuple[np.ndarray, float]:
-        """Log masses of the cells ``(2, m)``, and of the whole truncated range, before normalization."""
-        survival = FAMILIES[self.family].log_survival(z, self.shape)
-        whole = np.logaddexp(*_log_difference(survival[:, 0], survival[:, -1]))
-        return _log_difference(survival[:, :-2], survival[:, 1:-1]), float(whole)
+    @property
+    def _member(self) -> tuple[int, float, float, float]:
+        return FAMILIES[self.family].number, self.mean, self.scale, self.shape
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family: logs of its survival function and density at z = (x - mean) / scale, and its number of parameters."""
+    """A family: its number in `family_masses`, and its number of parameters."""
 
-    log_survival: Callable[[np.ndarray, float], np.ndarray]
-    log_density: Callable[[np.ndarray, float], np.ndarray]
+    number: int
     parameters: int
 
 
@@ -202,52 +170,9 @@ def minimum_place(
     return optimize.minimize(loss, start, method="L-BFGS-B", jac=True, bounds=bounds, options=options).x
 
 
-def _conditional(cells: np.ndarray, whole: float) -> np.ndarray:
-    """Log masses of the cells under the truncated law, whose range has the log mass ``whole``."""
-    return cells - whole if whole > LOG_ZERO / 2 else np.full_like(cells, LOG_ZERO)  # no mass in the range
-
-
-def _log_difference(inner: np.ndarray, outer: np.ndarray) -> np.ndarray:
-    """log(exp(inner) - exp(outer)), for inner >= outer; at least `LOG_ZERO`."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.maximum(inner + np.log(-np.expm1(np.minimum(outer - inner, 0.0))), LOG_ZERO)
-
-
-def _gaussian_survival(z: np.ndarray, shape: float) -> np.ndarray:
-    return special.log_ndtr(-z)
-
-
-def _laplace_survival(z: np.ndarray, shape: float) -> np.ndarray:
-    return np.where(z > 0, -_LN2 - z, np.log1p(-0.5 * np.exp(np.minimum(z, 0.0))))
-
-
-def _gaussian_density(z: np.ndarray, shape: float) -> np.ndarray:
-    return -z * z / 2 - math.log(2 * math.pi) / 2
-
-
-def _laplace_density(z: np.ndarray, shape: float) -> np.ndarray:
-    return -_LN2 - np.abs(z)
-
-
-def _generalized_density(z: np.ndarray, shape: float) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return math.log(shape / 2) - special.gammaln(1 / shape) - np.abs(z) ** shape
-
-
-def _generalized_survival(z: np.ndarray, shape: float) -> np.ndarray:
-    """Log of half the regularized upper incomplete gamma function of abs(z)^shape, or its asymptote for large z."""
-    a = 1 / shape
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        x = np.abs(z) ** shape
-        near = np.log(0.5 * special.gammaincc(a, x))
-        far = -_LN2 - x + (a - 1) * np.log(x) - special.gammaln(a)
-    tail = np.where((x < 600) | np.isinf(x), near, far)
-    return np.where(z > 0, tail, np.log1p(-np.exp(np.minimum(tail, -_LN2))))
-
-
 FAMILIES = {
-    "gaussian": Family(_gaussian_survival, _gaussian_density, 2),
-    "laplace": Family(_laplace_survival, _laplace_density, 2),
-    "generalized-gaussian": Family(_generalized_survival, _generalized_density, 3),
+    "gaussian": Family(family_masses.GAUSSIAN, 2),
+    "laplace": Family(family_masses.LAPLACE, 2),
+    "generalized-gaussian": Family(family_masses.GENERALIZED, 3),
 }
 """Name → family."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from .families import LOG_ZERO, Counts, minimum_place
+from .families import Counts, minimum_place
+from .family_masses import LOG_ZERO
 
 
 @dataclass(frozen=True)

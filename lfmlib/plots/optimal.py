@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from ..distribution.families import FAMILIES
+from ..distribution.family_masses import log_survival
 from ..distribution.law import Law
 from .depth import LINES
 from .house_style import COLOURS, INK
@@ -55,7 +57,7 @@ def anatomy(ax: Axes, values: np.ndarray, law: Law, pruned: float = 0.0) -> Axes
 
 def _density(one, magnitude: np.ndarray, law: Law) -> np.ndarray:
     """Density of abs(w) under a candidate, as a share of all the weights of the matrix, pruned ones included."""
-    survival = FAMILIES[one.fit.family].log_survival
+    survival = np.vectorize(partial(log_survival, FAMILIES[one.fit.family].number))
     step = 1e-4 * one.fit.std
 
     def between(low, high):

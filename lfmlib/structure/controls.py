@@ -102,18 +102,28 @@ def rescaled(matrix, *, tolerance: float = 1e-6, most: int = 200) -> torch.Tenso
         (1.0, 1.0)
     """
     m = Matrix(matrix)
-    values = m.given.to(torch.float64)  # the caller's own tensor if it is float64, so never changed in place
-    filled = [values.any(dim=axis).sum() for axis in (0, 1)]  # columns and rows that are not all zero
+    rows, columns = _line_scales(m.given, tolerance, most)
+    return m.given.to(torch.float64) / rows[:, None] / columns
+
+
+def _line_scales(w: torch.Tensor, tolerance: float, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scales of the rows and of the columns of a matrix (r, c), float64 ``(r,)`` and ``(c,)``, as of `rescaled`.
+
+    A round costs a product of the squared entries with a vector for either side: the matrix itself stays as it is.
+    """
+    squares = w.to(torch.float64).square()
+    filled = [int(squares.any(dim=axis).sum()) for axis in (0, 1)]  # columns and rows that are not all zero
+    scales = [torch.ones(size, dtype=torch.float64, device=w.device) for size in w.shape]
     for _ in range(most):
         change = 0.0
-        for axis, others in ((1, filled[0]), (0, filled[1])):
-            scale = (values.square().sum(dim=axis, keepdim=True) / others).sqrt()
-            scale = torch.where(scale > 0, scale, 1.0)
-            values = values / scale
-            change = max(change, float((scale - 1).abs().max()))
+        for axis, across in ((0, squares), (1, squares.T)):
+            mean = across @ scales[1 - axis].square().reciprocal() / filled[axis] / scales[axis].square()
+            more = torch.where(mean > 0, mean, 1.0).sqrt()
+            scales[axis] *= more
+            change = max(change, float((more - 1).abs().max()))
         if change <= tolerance:
             break
-    return values
+    return scales[0], scales[1]
 
 
 def scale_gain(matrix) -> float:
@@ -125,8 +135,8 @@ def scale_gain(matrix) -> float:
     Args:
         matrix: as in `rescaled`, with its errors.
     """
-    m = Matrix(matrix)
-    values, left = m.given.to(torch.float64), rescaled(matrix)
-    there = (values != 0) & (left != 0)
-    local = (values[there] / left[there]).square().log2().mean()
-    return (math.log2(float(values.square().mean())) - float(local)) / 2
+    w = Matrix(matrix).given
+    there = w != 0
+    scales = enumerate(_line_scales(w, 1e-6, 200))
+    local = sum(torch.dot(there.sum(dim=1 - axis).double(), scale.log2()) for axis, scale in scales) / there.sum()
+    return math.log2(float(w.to(torch.float64).square().mean())) / 2 - float(local)

@@ -39,7 +39,7 @@ def laws(
         lengths as ``bits_…``. ``table.attrs["skipped"]`` says of every other tensor why it has no row.
 
     Raises:
-        ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; OSError where ``keep`` cannot be written.
+        ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; OSError: ``keep`` cannot be written.
 
     Examples:
         >>> table = lfmlib.laws("minilm", select="pooler", progress=False)

@@ -9,12 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special, stats
 
 import lfmlib
 from lfmlib.distribution import coding, nulls
 from lfmlib.distribution.coding import MAX_OUTLIER_SHARE, VARIANTS, kept_cells
 from lfmlib.distribution.families import FAMILIES, Counts, Fit, fit
+from lfmlib.distribution.family_masses import log_survival
 from lfmlib.distribution.pareto import ParetoOutliers
 from lfmlib.distribution.sketch import Sketch
 from lfmlib.experiments import made_laws
@@ -44,6 +45,22 @@ def test_code_lengths_are_those_of_scipys_distributions(family, open_):
     expected = -(counts.positive @ np.log2(above / whole) + counts.negative @ np.log2(below / whole))
     assert law.bits(counts, upper) == pytest.approx(expected, rel=1e-9)
     assert law.std == pytest.approx(reference.std(), rel=1e-9)
+
+
+@settings(max_examples=200)
+@given(st.floats(-60, 60), st.floats(0.2, 12))
+def test_tails_are_scipys_and_go_on_where_it_has_none(z, shape):
+    number = {name: family.number for name, family in FAMILIES.items()}
+    assert log_survival(number["gaussian"], z, 2.0) == pytest.approx(special.log_ndtr(-z), rel=1e-12, abs=1e-300)
+    with np.errstate(divide="ignore"):
+        known = stats.gennorm.logsf(z, shape)
+    found = log_survival(number["generalized-gaussian"], z, shape)
+    if known > -600:
+        assert found == pytest.approx(known, rel=1e-11, abs=1e-12)
+    else:  # scipy's underflows; its asymptote is good to a / x
+        x = z**shape
+        far = -x + (1 / shape - 1) * math.log(x) - special.gammaln(1 / shape) - math.log(2)
+        assert found == pytest.approx(far, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", FITS)
