@@ -33,7 +33,7 @@ def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
         seed: of the random order or draws.
 
     Returns:
-        ``(r, c)``, of the matrix's type (rescaled: float64), on its device.
+        ``(r, c)``, of the matrix's type (rescaled: float32, or of a float64 matrix float64), on its device.
 
     Raises:
         ValueError: unknown kind; or not a matrix that `lfmlib.spectrum` takes.
@@ -45,9 +45,9 @@ def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
         (True, 0.0)
     """
     (kind,) = checked_names(kind)
-    if kind == "rescaled":
-        return rescaled(matrix)
     w = tensor_of(matrix)
+    if kind == "rescaled":
+        return rescaled(w).to(torch.float64 if w.dtype == torch.float64 else torch.float32)
     generator = torch.Generator().manual_seed(seed)  # on the host, for the same draws on every device
     if kind == "permuted":
         order = torch.randperm(w.numel(), generator=generator).to(w.device)
