@@ -81,11 +81,10 @@ def scales(w: np.ndarray, mean: float) -> Scales:
         mean: of all entries.
     """
     cuts = [np.linspace(0, size, BLOCKS_PER_SIDE + 1).astype(int) for size in w.shape]
-    known = (w != 0) & (w != np.float64(mean))
-    start = abs(float(w.flat[known.argmax()]) - mean) or 1.0
+    w = np.ascontiguousarray(w)
     sums = [np.zeros((2, size)) for size in w.shape]
     blocks, powers = np.zeros((2, BLOCKS_PER_SIDE, BLOCKS_PER_SIDE)), np.zeros(5)
-    _add_logarithms(np.ascontiguousarray(w), mean, math.log(start), *cuts, *sums, blocks, powers)
+    _add_logarithms(w, mean, math.log(_first_size(w, mean)), *cuts, *sums, blocks, powers)
     n, whole = int(powers[0]), w.size
     if n < MIN_KNOWN:
         return _nothing(*w.shape)
@@ -108,9 +107,32 @@ def scales(w: np.ndarray, mean: float) -> Scales:
         expected = {"both_share": (groups - 2) / (n - 1), "block_share": block.freedom / (n - groups + 1)}
         return Scales(row_share, col_share, block_share, row_drift, col_drift, expected)
     fourth = powers[4] - 4 * centre * powers[3] + 6 * centre**2 * powers[2] - 3 * n * centre**4
-    laws = _sparse_laws(known, counts, n, fourth / total**2, block, sparse)
+    inverse = [np.divide(1.0, count, out=np.zeros_like(count), where=count > 0) for count in counts]
+    laws = _sparse_laws(inverse, _crossed(w, mean, *inverse), n, fourth / total**2, block, sparse)
     expected = {name: float(laws[name].mean()) for name in ("both_share", "block_share")}
     return Scales(row_share, col_share, block_share, row_drift, col_drift, expected, laws)
+
+
+@numba.njit(nogil=True, cache=True)
+def _first_size(w, mean):
+    """The distance from the mean of the first entry that is neither zero nor the mean; 1 where there is none."""
+    for i in range(w.shape[0]):
+        for j in range(w.shape[1]):
+            if w[i, j] != 0 and w[i, j] != mean:
+                return abs(w[i, j] - mean)
+    return 1.0
+
+
+@numba.njit(nogil=True, cache=True, fastmath=REORDERED)
+def _crossed(w, mean, rows, columns):
+    """Sum of the products of a number of the row and one of the column, over the same entries."""
+    total = 0.0
+    for i in range(w.shape[0]):
+        along = 0.0
+        for j in range(w.shape[1]):
+            along += columns[j] if w[i, j] != 0 and w[i, j] != mean else 0.0
+        total += rows[i] * along
+    return total
 
 
 @numba.njit(nogil=True, cache=True, fastmath=REORDERED)
@@ -200,12 +222,16 @@ class _Blocks:
 
 
 def _sparse_laws(
-    known: np.ndarray, counts: list[np.ndarray], n: int, fourth: float, block: _Blocks, sparse: bool
+    inverse: list[np.ndarray], common: float, n: int, fourth: float, block: _Blocks, sparse: bool
 ) -> dict[str, Any]:
-    """The laws of all figures where entries are left out; arguments as in `scales`."""
-    inverse = [np.divide(1.0, count, out=np.zeros(len(count)), where=count > 0) for count in counts]
-    groups = [int(np.count_nonzero(count)) for count in counts]
-    common = float(inverse[0] @ (known @ inverse[1]))  # trace of the product of both projections, plus 1
+    """The laws of all figures where entries are left out.
+
+    Args:
+        inverse: one over the number of entries of each row, and of each column; 0 where there is none.
+        common: sum of the products of both over the entries: the trace of the product of both projections, plus 1.
+        n, fourth, block, sparse: as in `scales`.
+    """
+    groups = [int(np.count_nonzero(one)) for one in inverse]
     laws = {}
     for name, one, filled in zip(("row", "col"), inverse, groups, strict=True):
         form = _Form(filled - 1, filled - 1, float(one.sum()) - (2 * filled - 1) / n)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 FOLDER = Path("_build/bench")
@@ -22,6 +24,17 @@ def report(name: str, value: str, limit: str, met: bool | None) -> None:
 def rate(name: str, value: float) -> None:
     """Note a figure that the book reckons with."""
     RATES[name] = float(f"{value:.4g}")
+
+
+def best(*runs: Callable[[], object], repeats: int = 5) -> list[float]:
+    """Shortest seconds of each, the runs taking turns."""
+    seconds = [[] for _ in runs]
+    for _ in range(repeats):
+        for times, run in zip(seconds, runs, strict=True):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+    return [min(times) for times in seconds]
 
 
 def repeated(path: Path, shapes: dict[str, tuple[int, int]]) -> Path:

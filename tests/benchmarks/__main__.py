@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,7 +23,7 @@ import lfmlib
 from lfmlib.book.speed import SAMPLE
 from lfmlib.surveys import values as surveys
 
-from . import FOLDER, cluster, memory, merges, rate, report, save, spectra
+from . import FOLDER, best, cluster, memory, merges, rate, report, save, spectra
 from .memory import SHAPES
 
 
@@ -46,17 +44,6 @@ def made_checkpoint(gigabytes: float = 2.0) -> Path:
         save_file(tensors, folder / f"model-{layer:05d}.safetensors")
     done.write_text(json.dumps({"model_type": "llama", "made": True}), encoding="utf-8")
     return folder
-
-
-def best(*runs: Callable[[], object], repeats: int = 5) -> list[float]:
-    """Shortest seconds of each, the runs taking turns."""
-    seconds = [[] for _ in runs]
-    for _ in range(repeats):
-        for times, run in zip(seconds, runs, strict=True):
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-    return [min(times) for times in seconds]
 
 
 def summed(checkpoint, word: type) -> int:
