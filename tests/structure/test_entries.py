@@ -160,6 +160,21 @@ def test_errors_say_what_was_found(matrix, message):
         iid(matrix)
 
 
+@pytest.mark.parametrize("far", [0.0, 300.0])
+def test_products_in_float32_are_far_within_the_null(far):
+    """A large matrix of float32, some of whose rows lie far from the mean, beside the same entries as float64."""
+    w = (noise((640, 768)) * np.exp(noise((640, 1), 1))).astype(np.float32)
+    w[:40] += np.float32(far)
+    w[7] = np.float32(2.5)
+    narrow, wide = iid(w), iid(w.astype(np.float64))
+    for name in FIGURES:
+        low, high = wide.null[name]
+        assert getattr(narrow, name) == pytest.approx(getattr(wide, name), abs=2e-4 * (high - low), rel=1e-6), name
+    direct = [(np.corrcoef(some.astype(np.float64)[np.ptp(some, axis=1) > 0]) ** 2) for some in (w, w.T)]
+    for found, every in zip((narrow.row_corr, narrow.col_corr), direct, strict=True):
+        assert found == pytest.approx((every.sum() - len(every)) / (every.size - len(every)), rel=2e-6)
+
+
 def test_zeros_and_empty_rows_are_left_out_of_scales():
     w = noise()
     w[5] = 0.0

@@ -114,6 +114,17 @@ def test_every_float_type_is_read(dtype):
     assert spectrum(torch.nn.Parameter(given)).ks == found.ks
 
 
+def test_products_in_float32_move_eigenvalues_by_less_than_a_millionth():
+    w = planted(600, 900, [800]).astype(np.float32)
+    narrow, wide = (singular_values(one) ** 2 for one in (w, w.astype(np.float64)))
+    assert np.abs(narrow - wide).max() < 1e-6 * wide.mean() and narrow[-1] > 100 * wide.mean()
+    torch.set_float32_matmul_precision("medium")  # products that a reader has allowed to be coarse
+    try:
+        assert np.array_equal(singular_values(w), singular_values(w.astype(np.float64)))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_numpy_arrays_of_any_layout_are_read():
     w = noise(60, 90).astype(np.float32)
     expected = spectrum(w).ks
