@@ -58,16 +58,18 @@ import math
 import re
 from collections.abc import Mapping
 
+from .beside_codes import COUNTS, PIECE, leaf, scales_of_activations, smaller_than_integers
 from .library_layouts import LIBRARY_LAYOUTS
 from .names import PrefixDict
 from .row_layouts import FLOAT8, ROW_LAYOUTS, Refused, said
 
 CODES = (*FLOAT8, "int8", "uint8", "int16", "uint16", "int32", "uint32")
 """Types of codes; int64 and bool hold indices and masks."""
-PIECE = re.compile(
-    r"(?:^|_)(?:scales?(?:_inv|_2|_max)?|zeros?|zero_points?|zp|qzeros|g_idx|absmax|SCB|q?biases|codebooks?|lut|shift)$"
-)
-"""On the last word of a name: what lies beside codes, and is none itself."""
+ADVICE = "let the library that made it save plain values"
+"""What to do with codes that are not read."""
+CODES_WORD = re.compile(r"(?:^|(?<=_))(?:q|W|w|weight|qweight|codes)$")
+PIECE_WORD = re.compile(r"(?:weight_|q)?(?:s|z|scales?|zeros?|zero_points?)")
+"""What is exchanged for what between names at the root: of codes, and of what lies beside these."""
 STRAY = re.compile(r"(?:^|[._])(?:weight_(?:scale(?:_inv|_2)?|global_scale|zero_point)|qzeros|g_idx)$")
 """On a name: what belongs to a quantized matrix, wherever it lies."""
 
@@ -88,10 +90,10 @@ def resolve(stored: Mapping, config: Mapping) -> tuple[dict, dict[str, str]]:
     found = (place.get(key) for place in places for key in _SETTINGS)
     settings = next((one for one in found if isinstance(one, Mapping) and one), {})
     stored = PrefixDict(stored)
-    entries, skipped, joined = {}, {}, {}
+    entries, skipped, joined, codes = {}, {}, {}, set()
     for name, entry in stored.items():
         whole, pieces = name, ()
-        if (entry.dtype in CODES or entry.kind) and math.prod(entry.shape) and not PIECE.search(_leaf(name)):
+        if (entry.dtype in CODES or entry.kind) and math.prod(entry.shape) and not PIECE.search(leaf(name)):
             try:
                 found = next(filter(None, (rule(name, stored, settings) for rule in _RULES)), None)
                 if found is None:
@@ -100,12 +102,23 @@ def resolve(stored: Mapping, config: Mapping) -> tuple[dict, dict[str, str]]:
                     whole, entry, pieces = found
             except Refused as reason:
                 words = str(reason).replace(f"{module}.", "") if (module := _module(name)) else str(reason)
-                words = f"quantized, and not read: {words}; let the library that made it save plain values"
+                words = f"quantized, and not read: {words}; {ADVICE}"
                 skipped |= {name: words} | dict.fromkeys(_group(name, stored), f"beside codes that are {words}")
                 continue
         entries[whole] = entry
         joined |= {one: f"a piece of {whole} ({entry.kind})" for one in pieces if one != whole and one in stored}
+        codes |= {name, whole} if pieces else set()
     skipped |= joined
+    plain = {name: entry for name, entry in entries.items() if name not in skipped}
+    for integers, floats in smaller_than_integers(plain):
+        first = f"{said(stored[integers[0]])} with {leaf(floats[0])} {said(stored[floats[0]])} beside it"
+        words = f"quantized, and not read: {first} is no layout that is known; {ADVICE}"
+        skipped |= dict.fromkeys(integers, words) | dict.fromkeys(floats, f"beside codes that are {words}")
+        codes |= {*integers}
+    codes |= {name for name, why in skipped.items() if why.startswith("quantized")}
+    for name in scales_of_activations(stored, codes):
+        if name not in skipped and not entries[name].kind:
+            skipped[name] = "beside codes: a scale of activations or of codes, and no weight"
     for name, entry in stored.items():
         if name not in skipped and len(entry.shape) > 1 and STRAY.search(name):
             skipped[name] = "a piece of a quantized matrix, the rest of which is not there: expected codes and scales"
@@ -114,14 +127,16 @@ def resolve(stored: Mapping, config: Mapping) -> tuple[dict, dict[str, str]]:
 
 def _refuse_unknown(name: str, stored: PrefixDict, settings: Mapping) -> None:
     """Raise Refused for integers that something beside them, or config.json and their own name, call codes."""
-    entry, leaf = stored[name], _leaf(name)
-    if entry.dtype in FLOAT8 or entry.kind or len(entry.shape) < 2:
+    entry, last = stored[name], leaf(name)
+    if entry.kind or len(entry.shape) < 2 or COUNTS.search(last):
         return
-    beside = [one for one in _group(name, stored) if PIECE.search(_leaf(one))]
+    beside = [one for one in _group(name, stored) if PIECE.search(leaf(one))]
+    if entry.dtype in FLOAT8:  # which may be plain values
+        beside = [one for one in beside if len(stored[one].shape) > 1]
     method = settings.get("quant_method")
     if beside:
         raise Refused(f"{said(entry)} with {beside[0]} {said(stored[beside[0]])} beside it is no layout that is known")
-    if method and re.search(r"weight|packed|qdata|^W_q$|^trellis$", leaf):
+    if entry.dtype not in FLOAT8 and method and re.search(r"weight|packed|qdata|^W_q$|^trellis$", last):
         raise Refused(f"{said(entry)}, no scale lies beside it, and config.json says {method!r}")
 
 
@@ -129,21 +144,27 @@ def _group(name: str, stored: PrefixDict) -> list[str]:
     """What belongs to codes: what has their name and more, if anything does; else all of their module but the bias."""
     module, stem = _module(name), name.removesuffix("_blocks").removesuffix("_packed").removesuffix("_qdata")
     own = [one for one in stored.with_prefix(stem) if one[len(stem) : len(stem) + 1] in ("_", ".")]
-    named = not module or any(PIECE.search(_leaf(one)) for one in own)
-    found = own if named else stored.with_prefix(f"{module}.")
-    return [one for one in found if one != name and not _leaf(one).endswith("bias")]
+    if any(PIECE.search(leaf(one)) for one in own):
+        found = own
+    elif module:
+        found = [one for one in stored.with_prefix(f"{module}.") if _is_near(one.removeprefix(f"{module}."))]
+    else:  # of a layer that was saved alone, or with its names written as one word, "layer1_q" and "layer1_s"
+        stem = CODES_WORD.sub("", name)
+        found = [one for one in stored.with_prefix(stem) if PIECE_WORD.fullmatch(one[len(stem) :])]
+    return [one for one in found if one != name and not leaf(one).endswith("bias")]
+
+
+def _is_near(name: str) -> bool:
+    """Whether a name inside a module is of its own tensors, or of VPTQ's tables of values, not of an inner module's."""
+    return "." not in name or name.startswith("_") or "centroids" in name
 
 
 def _module(name: str) -> str:
     """The module of a tensor; of quanto's "p.weight._data._data" and "p.weight._scale" the parameter, "p.weight"."""
     module = name.rpartition(".")[0]
-    while _leaf(module).startswith("_"):
+    while leaf(module).startswith("_"):
         module = module.rpartition(".")[0]
     return module
-
-
-def _leaf(name: str) -> str:
-    return name.rpartition(".")[2]
 
 
 _RULES = (*LIBRARY_LAYOUTS, *ROW_LAYOUTS)

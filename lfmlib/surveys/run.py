@@ -405,13 +405,13 @@ class _Sum:
             return [] if self.left else [(info.name, self.total)]
 
 
-WEIGHT = re.compile(r"(^|\.)(weight|kernel|Qidxs)$")
+WEIGHT = re.compile(r"(^|\.)(weight|kernel|Qidxs|trellis)$")
 """Names of weights: a matrix of one of them that is of integers was quantized, in a way that nothing told."""
 
 
 def _weights_of_other_types(checkpoint: Checkpoint) -> dict[str, str]:
     """Weight matrices of types that are not counted, such as integers or complex numbers, and why."""
-    odd = (info for info in checkpoint.tensors if info.dtype not in DTYPES and len(info.shape) == 2)
+    odd = (info for info in checkpoint.tensors if info.dtype not in DTYPES and len(info.shape) > 1)
     return {info.name: _why_not(info) for info in odd if WEIGHT.search(info.name)}
 
 

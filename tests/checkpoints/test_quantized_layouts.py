@@ -442,6 +442,12 @@ UNKNOWN = {
     "scales alone": {"weight_scale": noise(8, 2), "weight_scale_2": noise(2, 2)},
     "no layout of float8": {"weight": noise(8, 8).to(torch.float8_e4m3fn), "weight_scale": noise(3, 5)},
     "half the scales": {"weight": integers(9, 8, 64).byte(), "weight_scale": noise(8, 4).to(torch.float8_e4m3fn)},
+    "q and s": {"q": integers(9, 8, 8).to(torch.int8), "s": noise(8, 2)},
+    "Wq and Ws": {"Wq": integers(9, 8, 8).to(torch.int8), "Ws": noise(8, 2)},
+    "Marlin": {"B": integers(9, 8, 8).int(), "s": noise(2, 8)},
+    "SpQR": {"dense_weights": integers(9, 64), "buff1": noise(8, 8).half()},
+    "names of its own": {"data": integers(9, 16, 8).byte(), "factor": noise(8, 2), "delta": noise(8, 2)},
+    "float8 with s": {"q": noise(8, 8).to(torch.float8_e4m3fn), "s": noise(8, 2)},
     "no layout of int8": {"weight": integers(9, 8, 8).to(torch.int8), "weight_scale": noise(3, 5)},
 }
 
@@ -457,6 +463,55 @@ def test_what_no_layout_fits_is_refused_with_all_that_lies_beside_it(tmp_path, k
     if kind == "its own":  # a name that GPTQ has too
         words = "qzeros and scales, which GPTQ and AWQ store, are not there"
         assert words in checkpoint.skipped["layers.0.q_proj.qweight"]
+
+
+@pytest.mark.parametrize(
+    ("codes", "scale"), [("q", "s"), ("layer1_q", "layer1_s"), ("weight", "scale"), ("qweight", "scales")]
+)
+def test_codes_of_a_layer_that_was_saved_alone(codes, scale):
+    with pytest.warns(UserWarning, match=f"{codes}: quantized, and not read"):
+        table = lfmlib.survey(
+            {codes: integers(9, 8, 8).to(torch.int8), scale: noise(8, 2), "w": noise(8, 8)}, progress=False
+        )
+    assert table["tensor"].to_list() == ["w"] and scale in table.attrs["skipped"]
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_scales_of_activations_are_no_weights(tmp_path, dtype):
+    own = {"weight": integers(9, 64, 64).to(dtype), "weight_scale": noise(64, 1)}
+    beside = {
+        "input_scale": noise(64, 2),
+        "smooth_scale": noise(1, 64),
+        "smooth": noise(1, 64),
+        "k_scale": noise(64, 2),
+    }
+    tensors = {f"a.q_proj.{name}": one for name, one in (own | beside).items()}
+    tensors |= {"a.k_scale": noise(4, 64), "a.attn.v_scale": noise(4, 64), "mlp.pre_quant_scale": noise(1, 64)}
+    checkpoint = opened(tmp_path, tensors | {"mlp.q_scale": noise(8, 64), "mlp.layer_scale": noise(8, 64)})
+    assert {info.name for info in checkpoint.tensors} == {"a.q_proj.weight", "mlp.layer_scale", "mlp.q_scale"}
+    assert all(name in checkpoint.skipped for name in tensors if name != "a.q_proj.weight")
+
+
+LEARNED = {
+    "layer scale": {"ls1.gamma": noise(8), "gamma": noise(8, 8), "attn.proj.weight": noise(8, 8)},
+    "Flax": {"LayerNorm_0.scale": noise(8), "scale": noise(8, 8), "kernel": noise(8, 8)},
+    "normalized q and k": {"q_scale": noise(8, 8), "k_scale": noise(8, 8), "s": noise(8, 8), "q.weight": noise(8, 8)},
+    "Swin": {
+        "relative_position_index": integers(9, 49, 49).int(),
+        "rel_bias": noise(16, 4),
+        "logit_scale": noise(4, 1),
+    },
+    "a mask": {"mask": integers(2, 64, 64).byte(), "scale": noise(8, 8), "attn.weight": noise(8, 8)},
+    "ids": {"position_ids": integers(8, 1, 512).int(), "scale": noise(8), "word_embeddings.weight": noise(8, 8)},
+    "a codebook": {"codebook": noise(8, 8), "cluster_usage": integers(9, 512), "scale": noise(8, 8)},
+}
+
+
+@pytest.mark.parametrize("kind", LEARNED)
+def test_scales_that_are_learned_stay_listed(kind):
+    tensors = {f"blocks.0.{name}": one for name, one in LEARNED[kind].items()}
+    checkpoint = open_checkpoint(tensors)
+    assert {info.name for info in checkpoint.tensors} == tensors.keys() and not checkpoint.skipped
 
 
 def test_integers_that_are_no_codes_stay_listed(tmp_path):
