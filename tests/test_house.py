@@ -14,7 +14,7 @@ import lfmlib
 from lfmlib.provenance import ROOT
 
 FLOORS = (
-    ("provenance", "cache", "extras"),
+    ("provenance", "cache", "extras", "options"),
     ("checkpoints", "noise_adapter"),
     ("distribution",),
     ("structure",),

@@ -21,7 +21,7 @@ import nbformat
 import yaml
 
 from ..checkpoints.checkpoint import open_checkpoint
-from ..deltas.pairs import akin, is_adapter, opened
+from ..deltas.pairs import akin, is_adapter, opened_pair
 from ..provenance import ROOT
 from .execute import Run, execute, is_changed, unfinished
 from .layout import OWN, Layout, writable
@@ -136,7 +136,7 @@ def _open(model: str | None, base: str | None, revision: str | None, select: str
                 "name a model with matrices, or select them"
             )
     if model and base:
-        before, (after,) = opened(base, model, revision=revision)
+        before, after = opened_pair(base, model, revision=revision)
         akin(before, after)
     elif base:
         open_checkpoint(base)

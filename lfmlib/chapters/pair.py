@@ -10,7 +10,7 @@ import pandas as pd
 from .. import findings
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..deltas.comparison import compare, delta
-from ..deltas.pairs import opened
+from ..deltas.pairs import opened_pair
 from ..experiments.finetuning import DECAY, FULL_RATES, TASKS, TOY_BATCH, plan
 from ..findings.markup import code, plain
 from ..lab.train import start_of, train
@@ -24,7 +24,7 @@ def pair(model: str, base: str, revision: str, profile: str, seed: int) -> tuple
         profile, seed: of the chapter.
     """
     if model and base:
-        before, (after,) = opened(base, model, revision=revision or None)
+        before, after = opened_pair(base, model, revision=revision or None)
         return before, after, f"The pair: **{plain(after.name)}**, tuned from **{plain(before.name)}**."
     before, after = example(profile, seed)
     words = f"The pair: **{after.name}**, trained here or fetched from the lab’s cache."

@@ -12,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
+from ..options import check
 from . import places
 from .addresses import is_address, locate_remote, normalized_source
 from .cells import Spread
@@ -360,6 +361,7 @@ def open_checkpoint(
         layers.0.q_proj.weight (8, 4) q 0
         layers.0.norm.weight (4,) norm 0
     """
+    check(revision=revision, select=select, variant=variant)
     revision, select, variant = revision or None, select or None, variant or None  # papermill passes "" for None
     if isinstance(source, Checkpoint):
         if revision not in (None, source.revision):

@@ -24,13 +24,14 @@ from ..checkpoints.unread import tell_unread
 from ..distribution import nulls
 from ..distribution.distances import measure, qq_r2
 from ..distribution.shapes import classify
+from ..options import check
 from ..structure.random_matrices import null
 from ..structure.spectra import top_ratio
 from ..surveys.run import Rows, about, each, light, over
 from .budget import blocks, budget
 from .fused import alike
 from .kin import MIN_KINSHIP, kinship, refuse_strangers
-from .pairs import Pair, opened, pair, read_pair
+from .pairs import Pair, opened_pair, pair, read_pair
 from .stand_ins import adding
 
 HELD, BESIDES = 60_000_000, 1 << 22
@@ -112,9 +113,11 @@ def compare(
         2    q      2      0.02      0.002
         3    q      3      0.02      0.002
     """
+    check(select=select, executor=executor, seed=seed, controls=controls or ())
+    controls = (controls,) if isinstance(controls, str) else tuple(controls or ())
     if unknown := set(controls) - set(CONTROLS):
         raise ValueError(f"unknown control {', '.join(map(repr, sorted(unknown)))}: expected some of {CONTROLS}")
-    base, (tuned,) = opened(base, tuned)
+    base, tuned = opened_pair(base, tuned)
     base, tuned = alike(base, tuned)
     pairs, skipped = pair(base, tuned.select(select) if select else tuned)
     if select:  # what was not asked for is not missing
@@ -129,7 +132,7 @@ def compare(
     def call(names: list[str]) -> Callable[[], Rows]:
         some = {name: by_name[name] for name in names}
         theirs = light(base, {one.base for one in some.values()})
-        measure = partial(_measured, base=theirs, pairs=some, controls=tuple(controls), seed=seed)
+        measure = partial(_measured, base=theirs, pairs=some, controls=controls, seed=seed)
         return partial(each, light(tuned, names), measure)
 
     outcome = over(tuned, wanted, call, executor=executor, progress=progress)
@@ -168,7 +171,7 @@ def delta(base, tuned, name: str) -> torch.Tensor:
         >>> change.shape, bool(np.allclose(change, 0.01 * w, atol=1e-6))
         (torch.Size([64, 64]), True)
     """
-    base, (tuned,) = opened(base, tuned)
+    base, tuned = opened_pair(base, tuned)
     base, tuned = alike(base, tuned)
     pairs, skipped = pair(base, tuned)
     one = next((one for one in pairs if one.tuned == name), None)

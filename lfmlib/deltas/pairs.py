@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any, TypeGuard
 
 import torch
@@ -73,6 +74,11 @@ def opened(
         FileNotFoundError, CheckpointError: from `open_checkpoint`, and from `lfmlib.deltas.adapted.adapted`.
     """
     one = isinstance(tuned, str | Path | Checkpoint | Mapping | torch.nn.Module)
+    if not one and (isinstance(tuned, bytes) or not isinstance(tuned, Iterable)):
+        raise TypeError(
+            f"the tuned model is {shortened(tuned)}: expected a model as `lfmlib.open_checkpoint` takes it, the folder "
+            "of an adapter, or a list of these"
+        )
     sources = [tuned] if one else list(tuned)
     if not sources:
         raise ValueError("no tuned model was given: expected at least one, beside the base")
@@ -89,6 +95,14 @@ def opened(
         models.append(open_checkpoint(source, revision=revision))
         _refuse_factors(models[-1], "tuned model")
     return base, models
+
+
+def opened_pair(base, tuned: Any, *, revision: str | None = None) -> tuple[Checkpoint, Checkpoint]:
+    """A base and the one model that was tuned from it; arguments and errors as of `opened`."""
+    base, models = opened(base, tuned, revision=revision)
+    if len(models) > 1:
+        raise ValueError(f"{len(models)} tuned models were given, and one is compared with a base: expected one")
+    return base, models[0]
 
 
 def is_adapter(source) -> TypeGuard[str | Path]:
@@ -113,7 +127,7 @@ def akin(base, tuned) -> None:
     Args:
         base, tuned: as for `lfmlib.compare`. Rows are looked at where these are at hand.
     """
-    base, (tuned,) = opened(base, tuned)
+    base, tuned = opened_pair(base, tuned)
     base, tuned = alike(base, tuned)
     pairs, _ = pair(base, tuned)
     if base.traffic is None and tuned.traffic is None:

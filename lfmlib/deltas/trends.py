@@ -9,6 +9,7 @@ import pandas as pd
 import scipy  # scipy.stats loads at its first use: importing it takes half as long as torch
 
 from ..checkpoints.roles import in_order
+from ..options import check, check_table
 from ..surveys.run import by_tower
 
 
@@ -32,6 +33,7 @@ def depth_trend(table: pd.DataFrame, column: str = "std_delta", *, resamples: in
           role  layers    rho      p
         0    q       6  0.943  0.008
     """
+    check(resamples=resamples)
     rows = []
     for role, layers in profiles(table, column).items():
         if len(layers) < 4:
@@ -86,6 +88,8 @@ def profiles(table: pd.DataFrame, column: str = "std_delta") -> dict[str, pd.Ser
     Returns:
         Role → series whose index is the depth, ascending.
     """
+    check(column=column)
+    check_table(table, ("role", "depth", column), "lfmlib.compare")
     known = table.dropna(subset=["depth", column])
     if "control" in known:
         known = known[known["control"] == "none"]

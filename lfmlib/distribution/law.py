@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..options import check
 from .blas import one_blas_thread
 from .coding import VARIANTS, Candidate, candidates, entropy, kept_cells
 from .families import FAMILIES
@@ -105,8 +106,7 @@ def optimal_law(x, *, seed: int = 0, pruned: float = 0.0, families: Sequence[str
         >>> law.name, round(law.pruned, 1), round(law.gg_shape, 1)
         ('laplace', 0.5, 1.0)
     """
-    if not 0 <= pruned < 1:
-        raise ValueError(f"pruned is {pruned}: expected a share of the values, at least 0 and below 1")
+    check(seed=seed, pruned=pruned, families=families)
     if not families or not set(families) <= set(FAMILIES):
         raise ValueError(f"families are {list(families)}: expected some of {', '.join(FAMILIES)}")
     sketch = Sketch.of(x)

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ..checkpoints.stored import Stored
 from ..checkpoints.unread import tell_unread
 from ..deltas.pairs import FLOATS, opened, partners
+from ..options import check
 from ..surveys.run import reason
 from ..surveys.threads import one_thread
 from . import methods
@@ -66,6 +67,7 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
            size  conflict
         0   0.1       0.5
     """
+    check(select=select)
     base, models = opened(base, tuned, whole=True)
     theirs = [partners(base, one) for one in models]
     chosen = base.select(select) if select else base

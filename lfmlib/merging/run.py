@@ -23,6 +23,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.stored import Stored
 from ..deltas.kin import refuse_strangers
 from ..deltas.pairs import FLOATS, opened, partners
+from ..options import check
 from ..surveys.run import same_library
 from ..surveys.threads import one_thread
 from . import methods, model_folder
@@ -104,12 +105,13 @@ def merge(
         ...     print(float(lfmlib.open_checkpoint(out).read("q_proj.weight").mean()))
         2.0
     """
+    check(method=method, weights=weights, executor=executor, seed=seed, epsilon=epsilon, out=out)
+    factor = _factor(amplify)
     base, models = opened(base, tuned, whole=True)
     base, models = in_pieces(base), [in_pieces(one, base) for one in models]
     density = methods.DENSITY.get(method, 1.0) if density is None else density
     usual = 0.5 if method == "slerp" else 1.0
     weights = [usual] * len(models) if weights is None else [float(one) for one in weights]
-    factor = _factor(amplify)
     methods.check(method, len(models), weights, density, epsilon)
     if project not in (None, *methods.PROJECTIONS):
         raise ValueError(f"unknown projection {project!r}: expected one of {', '.join(methods.PROJECTIONS)}, or None")
@@ -158,14 +160,14 @@ def merge(
 
 
 def _factor(amplify: float | str | None) -> float | str:
-    if amplify is None or amplify == "auto":
+    if amplify is None or (isinstance(amplify, str) and amplify == "auto"):
         return amplify or 1.0
     try:
         factor = float(amplify)  # also of "1.5", as it comes from a command line
-    except ValueError:
+    except (TypeError, ValueError):
         factor = math.nan
     if not math.isfinite(factor) or factor < 0:
-        raise ValueError(f'amplify is {amplify!r}: expected a factor, 0 or more, or "auto", or None')
+        raise ValueError(f'amplify is {amplify!r:.80}: expected a factor, 0 or more, or "auto", or None')
     return factor
 
 

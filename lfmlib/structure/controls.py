@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..options import check
 from .gram import Matrix, tensor_of
 
 Found = TypeVar("Found")
@@ -44,6 +45,7 @@ def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
         >>> bool(permuted.max() == matrix.max()), round(lfmlib.iid(permuted).row_share, 2)
         (True, 0.0)
     """
+    check(kind=kind, seed=seed)
     (kind,) = checked_names(kind)
     w = tensor_of(matrix)
     if kind == "rescaled":
@@ -68,6 +70,7 @@ def checked_names(controls: str | Iterable[str] | None) -> tuple[str, ...]:
     Raises:
         ValueError: unknown name.
     """
+    check(controls=controls or ())
     names = (controls,) if isinstance(controls, str) else tuple(dict.fromkeys(controls or ()))
     if unknown := [name for name in names if name not in CONTROLS]:
         raise ValueError(f"unknown control {', '.join(map(repr, unknown))}: expected one of {', '.join(CONTROLS)}")
@@ -101,6 +104,7 @@ def rescaled(matrix, *, tolerance: float = 1e-6, most: int = 200) -> torch.Tenso
         >>> round(float(rms.min()), 3), round(float(rms.max()), 3)
         (1.0, 1.0)
     """
+    check(tolerance=tolerance, most=most)
     m = Matrix(matrix)
     rows, columns = _line_scales(m.given, tolerance, most)
     return m.given.to(torch.float64) / rows[:, None] / columns

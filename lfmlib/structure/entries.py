@@ -22,6 +22,7 @@ import torch
 from scipy import special
 
 from ..distribution.formats import as_array
+from ..options import check
 from .controls import measure_controls
 from .dependence import BINS, LAGS, lag_correlations, ljung_box, neighbour_information, runs_z
 from .entry_laws import heavy_lag_laws, information_law, laws
@@ -177,6 +178,7 @@ def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals:
         >>> round(found.row_share, 2), round(found.controls["permuted"].row_share, 2)
         (0.11, 0.0)
     """
+    check(seed=seed, controls=controls or ())
     w = _entries(matrix)
     if intervals and min(w.shape) < 50:
         raise ValueError(

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from scipy import optimize
 
+from ..options import check
 from .controls import control, measure_controls
 from .gram import Matrix
 from .lanczos import DRAWS, STEPS, estimates, null_quadrature, quadrature
@@ -101,6 +102,7 @@ def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact
         >>> found.outliers, round(found.top_ratio, 2), round(found.outlier_variance, 2)
         (1, 4.25, 0.21)
     """
+    check(seed=seed, controls=controls or ())
     m = Matrix(matrix)
     shape, top = (m.p, m.n), threshold(m.p, m.n)
     if exact is None:

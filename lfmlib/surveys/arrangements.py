@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
+from ..options import check
 from ..structure.controls import checked_names, control
 from ..structure.entries import FIGURES, FURTHER, MIN_SIDE, SUMS, iid
 from ..structure.random_matrices import threshold
@@ -77,6 +78,7 @@ def arrangement(
         0    q      none       0.03
         1    q  permuted       0.00
     """
+    check(select=select, executor=executor, seed=seed)
     measure = partial(_measured, controls=checked_names(controls), seed=seed)
     how = {"select": select, "executor": executor, "progress": progress, "keep": keep}
     return tabulate(source, measure, _columns(), **how, unfit=_too_small)

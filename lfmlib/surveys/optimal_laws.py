@@ -14,6 +14,7 @@ from ..distribution import nulls
 from ..distribution.blas import one_blas_thread
 from ..distribution.coding import VARIANTS
 from ..distribution.law import MIN_KEPT_VALUES, Law, optimal_law
+from ..options import check, check_table
 from .counted import law_sketch, quantized_noise
 from .run import about, tabulate
 
@@ -47,6 +48,7 @@ def laws(
              role      name  sigma
         0  pooler  gaussian  0.009
     """
+    check(select=select, executor=executor, pruned=pruned)
     columns = [*_INFO, *_FIELDS, *_BITS]
     with one_blas_thread():  # here, since not every thread of a pool may set it
         return tabulate(
@@ -76,6 +78,8 @@ def noise_laws(table: pd.DataFrame, *, seed: int = 0, pruned: float = 0.0) -> pd
     Returns:
         As from `laws`.
     """
+    check(seed=seed, pruned=pruned)
+    check_table(table, (*_INFO, "std"), "lfmlib.survey")
     rows = []
     for row in table[table["std"] > 0].to_dict("records"):
         rng = np.random.default_rng([seed, *row["tensor"].encode()])

@@ -23,6 +23,7 @@ from ..distribution import like_noise, nulls, sampled
 from ..distribution.distances import measure
 from ..distribution.shapes import FAMILIES, SHAPES, classify, standings
 from ..distribution.sketch import Sketch
+from ..options import check, check_table
 from .counted import Counted, count, count_sample, how_quantized, quantized_noise
 from .run import Spread, about, reason, tabulate
 
@@ -79,6 +80,8 @@ def survey(
         2    q      0  0.095    0.014  gaussian
         3    v      0  0.044    0.004  gaussian
     """
+    keep = keep or None  # papermill passes "" for None
+    check(select=select, executor=executor, keep=keep)
     sample = None if sample is None else _whole(sample)
     if sample is not None and sample < sampled.MIN_SAMPLE_BYTES:
         warnings.warn(
@@ -131,6 +134,8 @@ def noise_twin(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
         >>> bool((twin["kl_bits"] < 0.0005).all()), bool((table["kl_bits"] > 0.002).all())
         (True, True)
     """
+    check(seed=seed)
+    check_table(table, _INFO, "lfmlib.survey")
     rows = []
     for row in table[table["std"] > 0].to_dict("records"):
         rng = np.random.default_rng([seed, *row["tensor"].encode()])

@@ -70,5 +70,7 @@ def test_a_model_of_tables_is_surveyed_and_a_masked_one_is_told():
 @pytest.mark.parametrize("select", [5, b"q", ["q", "k"], 1.5])
 def test_a_select_that_is_no_text_is_refused(select):
     for table in (lfmlib.survey, lfmlib.laws, lfmlib.arrangement):
-        with pytest.raises(ValueError, match=r"select=.*: expected a regular expression, as text"):
+        with pytest.raises(
+            ValueError, match=r"select is .*: expected a regular expression for names of tensors, as text"
+        ):
             table({"w5": PLAIN}, select=select, progress=False)
