@@ -14,20 +14,18 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, inject_adapter_in_model, set_peft_model_state_dict
-from peft.utils import load_peft_weights
 from torch import nn
 
-from .. import noise_adapter  # registers itself with peft
+from .. import noise_adapter
 from ..checkpoints.checkpoint import Checkpoint, CheckpointError
 from ..checkpoints.names import matched
 from ..checkpoints.stored import InMemory, Stored
+from .adapter_folders import rank_in, read_adapter
 
 _WRAPPED = "base_model.model."
 """What peft puts before the names of the base's modules."""
 _TOKENS = ".token_adapter.trainable_tokens_delta"
 """What peft calls the rows of an embedding that were trained beside an adapter; they stand in place of the base's."""
-_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initializations of A and B that also change the base: the adapter does not belong to the base as it is stored."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +81,7 @@ def adapted(base: Checkpoint, source: str | Path, *, whole: bool = False) -> Che
             (PiSSA, OLoRA and others), is damaged, or is for other modules or shapes than those of the base.
     """
     folder = Path(source).expanduser()
-    try:
-        config = PeftConfig.from_pretrained(str(folder))
-        state = load_peft_weights(str(folder), device="cpu")
-    except Exception as error:
-        raise CheckpointError(f"{folder} is no adapter that peft can read ({error}): save it again") from error
-    _refuse_other_kinds(config, folder)
+    config, state = read_adapter(folder)
     modules, saved, odd = _by_module(state, _prefix(config))
     matrices = {info.name: info for info in base.tensors if len(info.shape) == 2}
     stored = {part.stored: () for name in matrices if (part := base._parts[name])}
@@ -141,24 +134,6 @@ def adapted(base: Checkpoint, source: str | Path, *, whole: bool = False) -> Che
         _parts={info.name: base._parts[info.name] for info in tensors},
         _stored=laid,
     )
-
-
-def _refuse_other_kinds(config: PeftConfig, folder: Path) -> None:
-    kind = getattr(config.peft_type, "value", config.peft_type)
-    if kind == noise_adapter.TYPE:
-        return
-    if kind != "LORA" or not isinstance(config, LoraConfig):
-        raise CheckpointError(
-            f"{folder} holds an adapter of type {kind}; expected LORA, with or without DoRA, or {noise_adapter.TYPE}. "
-            "Merge it into its base with peft, and give the merged model"
-        )
-    if str(config.init_lora_weights).lower().startswith(_CHANGE_THE_BASE) or getattr(config, "layer_replication", None):
-        how = "layer replication" if getattr(config, "layer_replication", None) else config.init_lora_weights
-        raise CheckpointError(
-            f"{folder} holds an adapter made with {how}, which changed its base as well; expected one that lies on the "
-            "base as it is stored. Save it anew with peft's path_initial_model_for_weight_conversion, or give the "
-            "merged model"
-        )
 
 
 def _prefix(config: PeftConfig) -> str:
@@ -236,8 +211,20 @@ def _lay(base: Checkpoint, part, path: str, modules: dict, config: PeftConfig, f
             f"{folder} has for {path} {words[0]}, and {base.name} a matrix of {shape} there: expected {words[1]}. Name "
             "the model that the adapter was trained on"
         )
+    if factor := shapes.get("A") or shapes.get("embedding_A"):
+        _check_like_settings(factor[0], "magnitude_vector" in shapes, config, path, folder)
     dtype = "float64" if entry.dtype == "float64" else "float32"
     return Adapted(entry, path, state, config, part.transposed, tuple(entry.shape), dtype)
+
+
+def _check_like_settings(rank: int, dora: bool, config: Any, path: str, folder: Path) -> None:
+    """Raise CheckpointError where the factors of a module are not those that adapter_config.json speaks of."""
+    said = f"r {rank_in(config, path)} and use_dora {bool(config.use_dora)}"
+    if said != f"r {rank} and use_dora {dora}":
+        raise CheckpointError(
+            f"{folder} has for {path} factors of rank {rank} {'with' if dora else 'without'} magnitudes of DoRA, and "
+            f"its adapter_config.json says {said}: expected both alike. Correct the file, or save the adapter again"
+        )
 
 
 def _tokens(config: PeftConfig, path: str) -> list[int]:
@@ -299,6 +286,7 @@ def _merge_stack(weight: torch.Tensor, one: Adapted) -> torch.Tensor:
     config: Any = copy.copy(one.config)
     config.target_modules, config.target_parameters = [], [f"{path}.{one.parameter}"]
     config.trainable_token_indices, config.init_lora_weights = None, True
+    config.lora_dropout, config.bias, config.megatron_config = 0.0, "none", None
     state = {name.replace(one.path, path, 1): value for name, value in one.state.items()}
     return getattr(_merged(model, path, state, config, weight.dtype), one.parameter).detach()
 
@@ -341,6 +329,6 @@ def _merge(weight: torch.Tensor, path: str, state: dict[str, torch.Tensor], conf
     # The layer is chosen already, and the initialization of A and B is overwritten by their trained values.
     one.target_modules = {path}
     if isinstance(config, LoraConfig):
-        one.trainable_token_indices = None
+        one.trainable_token_indices, one.lora_dropout, one.bias, one.megatron_config = None, 0.0, "none", None
         one.fan_in_fan_out, one.init_lora_weights, one.lora_bias, one.target_parameters = False, True, False, None
     return _merged(model, path, state, one, weight.dtype).weight.detach()

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -149,7 +150,7 @@ def test_what_is_no_such_adapter_is_refused(tmp_path):
         lfmlib.compare(llama(), tmp_path / "ia3", progress=False)
     config = json.loads((tmp_path / "one" / "adapter_config.json").read_text(encoding="utf-8"))
     (tmp_path / "one" / "adapter_config.json").write_text(json.dumps(config | {"r": "many"})[:-5], encoding="utf-8")
-    with pytest.raises(lfmlib.CheckpointError, match="is no adapter that peft can read"):
+    with pytest.raises(lfmlib.CheckpointError, match="cannot be read as JSON"):
         lfmlib.compare(llama(), tmp_path / "one", progress=False)
 
 
@@ -273,3 +274,56 @@ def test_a_bias_of_the_adapter_is_told_and_never_lost_in_a_merge(tmp_path):
         CheckpointError, match=r"q_proj\.bias of adapter cannot be added: .* Merge the adapter into its"
     ):
         lfmlib.merge(tmp_path / "model.safetensors", tmp_path / "adapter", out=tmp_path / "x", progress=False)
+
+
+PLAIN = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+ODD = [
+    *({"lora_alpha": value} for value in (None, "8", [8], 1e400)),
+    *({"r": value} for value in (1e9, 10**9, 0, "4", None, True)),
+    *({"rank_pattern": value} for value in ([1], {"q_proj": "a"}, {"(": 3}, {"q_proj": 8})),
+    *({"alpha_pattern": value} for value in ({"(": 1}, {"q_proj": None}, 5)),
+    *({"target_parameters": value} for value in ([5], 5)),
+    *({"use_dora": value} for value in (5, True)),
+    {"use_rslora": "yes"},
+    {"peft_type": None},
+]
+
+
+def lora_folder(folder, settings, weights=True, **state):
+    """An adapter of rank 4 on one matrix of (16, 16), with its settings as they are given."""
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    names = {"lora_A": torch.ones(4, 16), "lora_B": torch.ones(16, 4)} | state
+    if weights:
+        tensors = {f"base_model.model.layers.0.q_proj.{name}.weight": value for name, value in names.items()}
+        save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+ONE = {"layers.0.q_proj.weight": np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+def test_odd_settings_of_an_adapter_are_told(tmp_path, odd):
+    with pytest.raises(CheckpointError, match=r"adapter_config.json.* says .*: expected .*save the adapter again"):
+        lfmlib.compare(ONE, lora_folder(tmp_path / "a", PLAIN | odd), progress=False)
+
+
+def test_settings_that_change_no_weight_may_be_anything(tmp_path):
+    odd = {"lora_dropout": "a", "bias": 5, "megatron_config": 5, "use_dora": None, "target_modules": 5}
+    found = delta(ONE, lora_folder(tmp_path / "a", PLAIN | odd), "layers.0.q_proj.weight")
+    assert torch.allclose(found, torch.tensor(8.0))  # rank 4 · alpha 8 / rank 4, of factors of ones
+
+
+@pytest.mark.parametrize("settings", [PLAIN, {}])
+def test_an_adapter_without_weights_or_settings(tmp_path, settings):
+    with pytest.raises(CheckpointError, match=r"no weights: found adapter_config.json; expected adapter_model.saf"):
+        lfmlib.compare(ONE, lora_folder(tmp_path / "a", settings, weights=False), progress=False)
+    with pytest.raises(CheckpointError, match="names no peft_type: found nothing; expected the settings that peft"):
+        lfmlib.compare(ONE, lora_folder(tmp_path / "a", {}), progress=False)
+
+
+def test_factors_of_integers(tmp_path):
+    folder = lora_folder(tmp_path / "a", PLAIN, lora_B=torch.ones(16, 4, dtype=torch.int8))
+    with pytest.raises(CheckpointError, match=r"lora_B.weight of the adapter .* is int8: expected floating-point"):
+        lfmlib.compare(ONE, folder, progress=False)
