@@ -1,7 +1,7 @@
 """Fused and split tensors under one set of names: a q, k, v or a stack of experts that another checkpoint stores apart.
 
 Where names and shapes alone do not tell how a fused tensor is cut, the shapes of the tensors on the other side do, and
-where these leave several ways, the values.
+where these leave several ways, the values. One whose parts are like those on the other side in no way is left out.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -20,7 +21,7 @@ from ..checkpoints.names import matched
 from ..checkpoints.roles import MAX_EXPERTS
 from ..checkpoints.slices import Part
 from ..checkpoints.stored import Stored
-from .kin import kinship
+from .kin import MIN_KINSHIP, kinship
 
 SHARES = {"qkv": ("q", "k", "v"), "gate_up": ("gate", "up")}
 """Roles of fused tensors, and of what is in them."""
@@ -119,7 +120,8 @@ def _cut(
             fused.setdefault(piece.part, []).append(key)
     made: dict[str, list[Part]] = {}
     whole: set[str] = set()
-    usual: dict[str, tuple[bool, int]] = {}
+    unlike: dict[str, str] = {}
+    usual: dict[str, _Layout] = {}
     for part, keys in fused.items():
         partners = [theirs[pairs[key]] for key in keys if key in pairs]
         if len(partners) < len(keys) or not all(one.shape for one in partners):
@@ -128,53 +130,88 @@ def _cut(
         loads = [(one.part, other.stored[one.part.stored]) for one in partners]
         roles = [key.split(".")[-2] for key in keys]
         last = _END.sub("", part.stored).rpartition(".")[2]
-        cut = _layout(part, checkpoint.stored[part.stored], roles, loads, usual.get(last))
-        if not cut:
+        layout, likeness = _layout(part, checkpoint.stored[part.stored], roles, loads, usual.get(last))
+        if layout is None:
             whole.add(part.stored)
-            continue
-        usual[last] = (cut[0].transposed, cut[0].groups)
-        made.setdefault(part.stored if part.name not in checkpoint._parts else part.name, []).extend(cut)
-    made = {name: cut for name, cut in made.items() if not {part.stored for part in cut} & whole}
+        elif likeness < MIN_KINSHIP:
+            unlike[part.stored] = (
+                f"fused, in an order that is not known: however {', '.join(roles)} are cut out of it, one correlates "
+                f"by {likeness:.2f} at most with that of {other.name}. Split it first, as {other.name} is"
+            )
+        else:
+            usual[last] = layout
+            cut = _pieces(part, roles, [one.shape[0] for one, _ in loads], layout)
+            made.setdefault(part.stored if part.name not in checkpoint._parts else part.name, []).extend(cut)
+    made = {name: cut for name, cut in made.items() if not {part.stored for part in cut} & (whole | unlike.keys())}
+    checkpoint = _without(checkpoint, unlike) if unlike else checkpoint
     return _with_parts(checkpoint, made) if made else checkpoint
 
 
+def _without(checkpoint: Checkpoint, unlike: dict[str, str]) -> Checkpoint:
+    """The checkpoint without these stored tensors, and why."""
+    kept = {name: part for name, part in checkpoint._parts.items() if part.stored not in unlike}
+    return replace(
+        checkpoint,
+        tensors=[info for info in checkpoint.tensors if info.name in kept],
+        skipped=checkpoint.skipped | unlike,
+        _parts=kept,
+        _stored={name: one for name, one in checkpoint.stored.items() if name not in unlike},
+    )
+
+
+class _Layout(NamedTuple):
+    """How parts lie in a fused tensor: in which order, in how many groups of rows, and whether it is transposed."""
+
+    order: tuple[int, ...]
+    transposed: bool
+    groups: int
+
+
 def _layout(
-    part: Part, entry: Stored, roles: list[str], others: Sequence[tuple[Part, Stored]], usual: tuple[bool, int] | None
-) -> list[Part]:
-    """The parts of a fused one that lie on ``others``, in the layout whose values are most alike; empty: none fits."""
+    part: Part, entry: Stored, roles: list[str], others: Sequence[tuple[Part, Stored]], usual: _Layout | None
+) -> tuple[_Layout | None, float]:
+    """The layout in which the parts of a fused tensor are most alike to ``others``, and the correlation of that which
+    is least alike, 1 where nothing had to be compared; None: no layout has their shapes. Other orders than the usual
+    one are tried where that leaves a part unlike."""
     rows, widths = [one.shape[0] for one, _ in others], {one.shape[1] for one, _ in others}
     ways = [part.transposed, not part.transposed] if part.expert is not None else [part.transposed]
     fitting = [way for way in ways if _turned(part, way).shape == (sum(rows), *widths)]
     numbers = range(1, math.gcd(*rows) + 1) if len(rows) > 1 else [1]
-    layouts = [(way, groups) for groups in numbers if math.gcd(*rows) % groups == 0 for way in fitting]
-    layouts.sort(key=lambda one: one != usual)
-    best: list[Part] = []
-    highest = -math.inf
-    values = [one.load(stored) for one, stored in others] if len(layouts) > 1 else []
-    for way, groups in layouts:
-        cut = _pieces(_turned(part, way), roles, rows, groups)
-        alike = min((kinship(one.load(entry), new) for one, new in zip(cut, values, strict=False)), default=1.0)
-        if alike > highest:
-            best, highest = cut, alike
-        if alike > SURE:
+    groups = [number for number in numbers if math.gcd(*rows) % number == 0]
+    best, highest = None, -math.inf
+    values = [one.load(stored) for one, stored in others] if len(rows) > 1 or len(fitting) > 1 else []
+    for order in itertools.permutations(range(len(rows))):
+        layouts = [_Layout(order, way, number) for number in groups for way in fitting]
+        for layout in sorted(layouts, key=lambda one: one != usual):
+            cut = _pieces(part, roles, rows, layout)
+            alike = min((kinship(one.load(entry), new) for one, new in zip(cut, values, strict=False)), default=1.0)
+            if alike > highest:
+                best, highest = layout, alike
+            if alike > SURE:
+                return best, highest
+        if highest >= MIN_KINSHIP:
             break
-    return best
+    return best, highest if len(rows) > 1 else 1.0
 
 
 def _turned(part: Part, transposed: bool) -> Part:
     return part if transposed == part.transposed else replace(part, shape=part.shape[::-1], transposed=transposed)
 
 
-def _pieces(part: Part, roles: list[str], rows: list[int], groups: int) -> list[Part]:
-    """A part cut into as many rows for each role, in so many equal groups."""
+def _pieces(part: Part, roles: list[str], rows: list[int], layout: _Layout) -> list[Part]:
+    """A part cut into as many rows for each role, in a layout."""
+    part = _turned(part, layout.transposed)
     if len(roles) == 1:
         return [replace(part, role=roles[0])]
-    stops = list(itertools.accumulate(count // groups for count in rows))
-    return [
-        replace(part, name=f"{part.name}[{role}]", role=role, shape=(count, part.shape[1]), groups=groups,
-                start=stop - count // groups, stop=stop)
-        for role, count, stop in zip(roles, rows, stops, strict=True)
-    ]  # fmt: skip
+    each, start = {}, 0
+    for place in layout.order:
+        stop = start + rows[place] // layout.groups
+        each[place] = replace(
+            part, name=f"{part.name}[{roles[place]}]", role=roles[place], shape=(rows[place], part.shape[1]),
+            groups=layout.groups, start=start, stop=stop,
+        )  # fmt: skip
+        start = stop
+    return [each[place] for place in range(len(rows))]
 
 
 def _with_parts(checkpoint: Checkpoint, made: dict[str, list[Part]]) -> Checkpoint:

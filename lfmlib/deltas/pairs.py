@@ -32,7 +32,7 @@ CONSTANT = re.compile(r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.mask
 """Names of what is stored beside weights, such as masks, by some versions of a library and not by others; a bias with
 one axis is a weight."""
 
-GROWN = 'Resize one to the other’s first, or merge what they have in common by vocabulary="common"'
+GROWN = 'Resize one to the other’s first; `lfmlib.merge` merges what they have in common by vocabulary="common"'
 """What to do where a vocabulary grew."""
 NO_WEIGHTS = ("tied to", "a copy of", "a buffer", "a constant of the graph", BESIDE)
 """What a reason begins with for which a tensor is not listed, where nothing would have to be added to it."""
@@ -203,17 +203,25 @@ def _first_rows(one: Pair, tuned: Checkpoint, base: Checkpoint) -> tuple[torch.T
     return tuned.rows(one.tuned, most), base.rows(one.base, most)
 
 
-def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torch.Tensor]]:
+def partners(
+    base: Checkpoint, model: Checkpoint, unfit: dict[str, str] | None = None
+) -> dict[str, Callable[[], torch.Tensor]]:
     """For every tensor stored in the base, how that of the model is loaded which stands in its place.
 
     What the model stores fused and the base apart, or the other way round, is laid out as in the base. Heads, towers
     and other tensors outside layers that the model lacks are as in the base; of these, and of tensors that the model
     has beside the base's, warnings are given.
 
+    Args:
+        base, model: as `opened` returns them.
+        unfit: takes up, by the base's name, why a tensor of the model does not fit; it is as in the base then. None
+            raises that.
+
     Raises:
         ValueError: the model lacks some that are inside its layers, or has them in another shape or of another kind.
         CheckpointError: something is stored that has no values to add.
     """
+    base, model = alike(base, model)
     for one in (base, model):
         if odd := [name for name, why in one.skipped.items() if not why.startswith(NO_WEIGHTS)]:
             why, piece = one.skipped[odd[0]], one.skipped[odd[0]].startswith(("quantized", "a piece of"))
@@ -221,7 +229,6 @@ def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torc
             if why.endswith("not measured"):
                 advice = ". Merge the adapter into its base with peft, and give the merged model"
             raise CheckpointError(f"{odd[0]} of {one.name} cannot be added: {why}{advice}")
-    base, model = alike(base, model)
     known, own = pieces(base), pieces(model)
     first = {piece.part.stored: piece for piece in reversed(own.values())}
     for name, why in model.skipped.items():
@@ -246,7 +253,14 @@ def partners(base: Checkpoint, model: Checkpoint) -> dict[str, Callable[[], torc
     found = {name: base.stored[name].load for name in lacking}
     for name, some in parts.items():
         if name not in found:
-            found[name] = _loader(name, [(one, other) for one, other in some.items() if other], base, model)
+            pairs = [(one, other) for one, other in some.items() if other]
+            try:
+                found[name] = _loader(name, pairs, base, model)
+            except ValueError as error:
+                if unfit is None or isinstance(error, CheckpointError):
+                    raise
+                unfit[name] = str(error)
+                found[name] = base.stored[name].load
     taken = {other.stored for other in partner.values()}
     _tell(
         f"of {model.name} are not in the base, and are left out", [name for name in model.stored if name not in taken]

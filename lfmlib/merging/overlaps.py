@@ -69,7 +69,8 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
     """
     check(select=select)
     base, models = opened(base, tuned, whole=True)
-    theirs = [partners(base, one) for one in models]
+    unfit: dict[str, str] = {}
+    theirs = [partners(base, one, unfit) for one in models]
     chosen = base.select(select) if select else base
     about = {info.name: (info.role, info.depth) for info in chosen.tensors}
     names = [
@@ -81,8 +82,13 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
         raise ValueError(f"{base.name} has no matrix of {MIN_MATRIX_VALUES:,} or more entries that is looked at")
     rows = []
     failed = {name: _stack(one) for name, one in chosen.stored.items() if len(one.shape) > 2}
+    failed |= {name: unfit[name] for name in names if name in unfit}
+    if len(failed.keys() & {*names}) == len(names):
+        raise ValueError(failed[names[0]])
     skipped = {name: why for name, one in chosen.stored.items() if name not in names and (why := _left_out(one))}
     for name in tqdm(names, "ΔW", disable=not progress, leave=False, delay=1):
+        if name in failed:
+            continue
         untouched = [model for model, one in zip(models, theirs, strict=True) if one[name] == base.stored[name].load]
         if any(name not in model.stored for model in untouched):
             skipped[name] = f"only in the base ({base.name})"

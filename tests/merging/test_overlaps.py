@@ -78,6 +78,18 @@ def test_what_has_no_row_is_told():
     assert said["small.weight"] == "of 64 entries: 4,096 or more are looked at"
 
 
+def test_a_vocabulary_that_grew_leaves_out_the_embedding_alone():
+    base = {"embed_tokens.weight": torch.randn(96, 64), "q_proj.weight": noise(0)}
+    tuned = {"embed_tokens.weight": torch.randn(100, 64), "q_proj.weight": noise(0) + 0.1 * noise(1)}
+    with pytest.warns(UserWarning, match="1 tensor was not read.*their vocabularies differ"):
+        table = lfmlib.overlap(base, [tuned], progress=False)
+    assert table["tensor"].tolist() == ["q_proj.weight"]
+    said = table.attrs["skipped"]["embed_tokens.weight"]
+    assert 'lfmlib.merge` merges what they have in common by vocabulary="common"' in said
+    with pytest.raises(ValueError, match="their vocabularies differ"):
+        lfmlib.overlap(base, [tuned], select="embed", progress=False)
+
+
 def test_fused_matrices_are_looked_at_as_they_are_stored():
     base = {
         "transformer.h.0.attn.c_attn.weight": torch.randn(64, 192),

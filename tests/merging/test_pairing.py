@@ -57,12 +57,12 @@ def towers(some):
     return renamed(r"^visual", "model.visual")(renamed(r"^model\.", "model.language_model.")(some))
 
 
-def fused_attention(some, *, name="qkv_proj", groups=1):
-    """q, k and v as one, in so many groups of rows."""
+def fused_attention(some, *, name="qkv_proj", groups=1, order="qkv"):
+    """q, k and v as one, in so many groups of rows, in some order."""
     found, home = {}, "model.layers.0.self_attn"
     for key, w in some.items():
         if ".q_proj." in key:
-            three = [some[key.replace("q_proj", f"{one}_proj")] for one in "qkv"]
+            three = [some[key.replace("q_proj", f"{one}_proj")] for one in order]
             parts = [one.unflatten(0, (groups, -1)) for one in three]
             found[f"{home}.{name}.{key.rpartition('.')[2]}"] = torch.cat(parts, 1).flatten(0, 1).contiguous()
         elif ".k_proj." not in key and ".v_proj." not in key:
@@ -104,6 +104,8 @@ NAMES = {
     "q, k, v fused, InternLM2": lambda some: renamed("self_attn", "attention")(
         fused_attention(some, name="wqkv", groups=2)
     ),
+    "q, k, v fused as k, q, v": lambda some: fused_attention(some, order="kqv"),
+    "q, k, v fused by head as v, k, q": lambda some: fused_attention(some, groups=4, order="vkq"),
     "experts fused": stacked,
     "experts fused, (in, out)": lambda some: stacked(some, turned=True),
     "experts fused, interleaved": lambda some: stacked(some, turned=True, interleaved=True),
@@ -170,6 +172,20 @@ def test_overlap_says_the_same_whatever_the_names(pair):
     tables = [lfmlib.overlap(base, [one], select=r"k_proj|experts\.1\.up|visual", progress=False) for one in others]
     assert len(tables[0]) == 3
     pd.testing.assert_frame_equal(*tables, rtol=1e-5)
+
+
+@pytest.mark.parametrize("side", ["base", "tuned"])
+def test_a_fused_tensor_in_no_order_that_is_known_is_left_out_and_merged_by_nobody(pair, tmp_path, side):
+    name = "model.layers.0.self_attn.qkv_proj.weight"
+    some = {"base": pair[0], "tuned": pair[1]}
+    mixed = fused_attention(some[side])
+    mixed[name] = mixed[name][torch.randperm(len(mixed[name]), generator=torch.Generator().manual_seed(0))]
+    both = some | {side: mixed}
+    with pytest.warns(UserWarning, match=r"fused, in an order that is not known: however q, k, v are cut out of it"):
+        table = lfmlib.compare(*both.values(), progress=False)
+    assert len(table) == 14 and "Split it first" in table.attrs["skipped"][name]
+    with pytest.raises(lfmlib.CheckpointError, match=r"cannot be added: fused, in an order that is not known"):
+        lfmlib.merge(both["base"], [both["tuned"]], "average", out=tmp_path / "out", progress=False)
 
 
 def test_two_fused_checkpoints_are_compared_as_they_are_stored(pair):
