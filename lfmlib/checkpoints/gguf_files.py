@@ -24,7 +24,7 @@ from . import gguf_cells
 from .cells import Cells
 from .packings import Dequantized
 from .safetensors_files import MAX_HEADER_BYTES, Mapped
-from .stored import CheckpointError, Stored, check_readable, check_shape, stamp_of
+from .stored import CheckpointError, Stamp, Stored, check_readable, check_shape, stamp_of
 
 PLAIN_DTYPES = {"F16": "float16", "F32": "float32", "F64": "float64", "BF16": "bfloat16"}
 PLAIN_DTYPES |= {name: f"int{name[1:]}" for name in ("I8", "I16", "I32", "I64")}
@@ -168,18 +168,17 @@ def list_tensors(start: bytes, size: int) -> dict[str, GgufTensor] | None:
 
 def _read(path: Path) -> tuple[dict[str, GgufTensor], dict]:
     check_readable(path, "a GGUF file")
-    stat = path.stat()
-    return _read_once(path, stat.st_size, stat.st_mtime_ns)
+    return _read_once(path, stamp_of(path))
 
 
 @functools.lru_cache(maxsize=64)  # skipping a large vocabulary takes a second
-def _read_once(path: Path, size: int, mtime: int) -> tuple[dict[str, GgufTensor], dict]:
+def _read_once(path: Path, stamp: Stamp) -> tuple[dict[str, GgufTensor], dict]:
     try:
         with open(path, "rb") as file:
-            return _parse(file, size)
+            return _parse(file, stamp.size)
     except (ValueError, EOFError) as error:
         raise CheckpointError(
-            f"{path} ({size} bytes) is not a sound GGUF file ({error}): it is truncated, damaged or of another kind. "
+            f"{path} ({stamp.size} bytes) is not a sound GGUF file ({error}): it is truncated, damaged or of another kind. "
             "Download it again."
         ) from error
 

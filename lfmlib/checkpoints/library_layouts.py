@@ -68,7 +68,7 @@ def qweight(name: str, stored: PrefixDict, settings: Mapping):
     width = codes.shape[0] * 32 // bits[0]
     if order is not None and (tuple(order.shape) != (width,) or order.dtype not in ("int32", "int64")):
         raise Refused(f"g_idx {said(order)}, where int32 {(width,)} was expected")
-    size = -(-width // groups) if order is not None else group_size(width, groups, sizes_in(settings))
+    size = group_size(width, groups, sizes_in(settings), ordered=order is not None)
     zero, offset = _zero_points(zeros, bits[0], out, settings)
     return f"{base}.weight", Gptq(codes, zeros, scales, order, bits[0], zero, offset, size), pieces
 

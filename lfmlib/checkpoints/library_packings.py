@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from .cells import Cells, edges
-from .packings import Dequantized, checked_groups, group_of, unpack
+from .packings import Dequantized, checked_groups, group_of, group_words, unpack
 from .stored import InMemory, Stored
 
 AWQ_COLUMNS = (0, 4, 1, 5, 2, 6, 3, 7)  # position in an int32 word, counted in 4-bit codes, of columns 0 to 7
@@ -54,7 +54,7 @@ class Gptq(InputsAsRows):
     @property
     def kind(self) -> str:
         """The quantization in words."""
-        return f"int{self.bits} of GPTQ, groups of {self.group}"
+        return f"int{self.bits} of GPTQ, {group_words(self.shape[1], self.scales.shape[0], self.group, self.g_idx)}"
 
     def rows(self, start: int, stop: int) -> torch.Tensor:
         """Values of some rows; see `Dequantized.rows`."""

@@ -11,7 +11,7 @@ import torch
 from .in_memory import as_stored
 from .onnx_wire import BYTES, DOUBLE_DATA, FLOAT_DATA, RAW_DATA, Field, Tensor
 from .safetensors_files import Mapped
-from .stored import CheckpointError, InMemory, Stored, check_readable, check_shape, check_unchanged, stamp_of
+from .stored import CheckpointError, InMemory, Stamp, Stored, check_readable, check_shape, check_unchanged, stamp_of
 
 MAX_AXES = 32
 EXTERNAL = 1  # the data_location of values in another file
@@ -35,7 +35,7 @@ class Listed(Stored):
     stop: int
     shape: tuple[int, ...]
     dtype: str
-    stamp: tuple[int, int]
+    stamp: Stamp
     inputs_first: bool = False
     lazy = True
 
@@ -71,7 +71,7 @@ class Listed(Stored):
         return InMemory(self.load())
 
 
-def stored(name: str, one: Tensor, path: Path, stamp: tuple[int, int]) -> Stored | str:
+def stored(name: str, one: Tensor, path: Path, stamp: Stamp) -> Stored | str:
     """A tensor of the file at `path` as it is stored, or why it is not read.
 
     Raises ValueError where header and values do not agree, CheckpointError for an unsafe or missing file beside it.

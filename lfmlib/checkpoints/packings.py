@@ -212,6 +212,16 @@ def group_of(width: int, size: int) -> torch.Tensor:
     return torch.arange(width) // size
 
 
+def group_words(width: int, groups: int, size: int, order: Stored | None) -> str:
+    """The groups of the inputs of a matrix in words; ``order`` says the group of each, ``size`` how many they have.
+
+    Groups that do not lie side by side have no one size; of a remote file this is not looked at.
+    """
+    if order is None or (not order.remote and torch.equal(order.load().long(), group_of(width, size))):
+        return f"groups of {size}"
+    return f"{groups} groups by g_idx"
+
+
 def checked_groups(found: torch.Tensor, groups: int) -> torch.Tensor:
     """Index of the group of each input as a file stores it. Raises CheckpointError if there are not so many groups."""
     if int(found.min()) < 0 or int(found.max()) >= groups:

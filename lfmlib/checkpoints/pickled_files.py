@@ -27,7 +27,7 @@ from .in_memory import Converted, as_stored, is_tensor, read_mapping
 from .left_out import LeftOut, without_code
 from .safetensors_files import Mapped
 from .state_dicts import MODEL_KEYS, model_of, shape_of
-from .stored import CheckpointError, InMemory, Stored, check_readable, check_unchanged, stamp_of
+from .stored import CheckpointError, InMemory, Stamp, Stored, check_readable, check_unchanged, stamp_of
 
 PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pth.tar")
 MAX_OVERLAP = 8
@@ -54,7 +54,7 @@ class Pickled(Stored):
     key: str
     shape: tuple[int, ...]
     dtype: str
-    stamp: tuple[int, int]
+    stamp: Stamp
     kind: str = ""
     variant: str | None = None
 
@@ -143,12 +143,12 @@ def _oversized(held: Mapping[str, Stored], path: Path) -> dict[str, str]:
 
 def _model(path: Path, variant: str | None) -> tuple[dict, dict[str, str], str]:
     """What `lfmlib.checkpoints.state_dicts.model_of` finds in a file of `torch.save`."""
-    return _model_once(path, *stamp_of(path), variant)
+    return _model_once(path, stamp_of(path), variant)
 
 
 @functools.lru_cache(maxsize=2)  # mapped files are cheap to keep; only two, since legacy files fill memory
-def _model_once(path: Path, size: int, mtime: int, variant: str | None) -> tuple[dict, dict[str, str], str]:
-    content = _unpickle(path, size)
+def _model_once(path: Path, stamp: Stamp, variant: str | None) -> tuple[dict, dict[str, str], str]:
+    content = _unpickle(path, stamp.size)
     held, beside, notice = model_of(content, str(path), variant)
     if not held:
         raise CheckpointError(

@@ -156,6 +156,15 @@ def _blocks(values: np.ndarray, dtype: str, high: str, wide: str) -> Stored:
     return CodedRows(InMemory(codes.to(type)), InMemory(torch.from_numpy(scale)), values.shape, block, kind)
 
 
+def _so_many_groups(values: np.ndarray, bits: str, library: str, groups: str) -> Stored:
+    """As many groups of inputs side by side, since noise is the same in any order."""
+    return _groups(values, bits, library, str(-(-values.shape[1] // int(groups))))
+
+
+def _so_many_blocks(values: np.ndarray, dtype: str, groups: str) -> Stored:
+    return _blocks(values, dtype, "1", str(-(-values.shape[1] // int(groups))))
+
+
 def _rows(values: np.ndarray) -> Stored:
     return _blocks(values, "int8", "1", str(values.shape[1]))
 
@@ -209,6 +218,8 @@ def _ternary(values: np.ndarray) -> Stored:
 _RULES: tuple[tuple[str, Callable[..., Stored | None]], ...] = (
     (r"(\w+) of GGUF", _gguf),
     (r"int(\d) of (GPTQ|AWQ|HQQ|MLX|compressed-tensors), (?:groups of (\d+)|a scale)", _groups),
+    (r"int(\d) of (GPTQ|compressed-tensors), (\d+) groups by g_idx", _so_many_groups),
+    (r"(int8|float8_\w+), (\d+) groups by g_idx", _so_many_blocks),
     (r"(int8|int16|float8_\w+)(?: of CTranslate2)?, a scale for (\d+) × (\d+)", _blocks),
     (r"int8 of bitsandbytes", _rows),
     (r"(nf4|fp4) of bitsandbytes, blocks of (\d+)", _bitsandbytes),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from .names import PrefixDict
-from .packings import CodedRows, PackedZeros
+from .packings import CodedRows, PackedZeros, group_words
 from .stored import Stored, is_positive_int
 
 FLOAT8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
@@ -94,7 +94,10 @@ def with_groups(entry: CodedRows, name: str, stored: Mapping) -> CodedRows:
         return entry
     if tuple(groups.shape) != entry.shape[-1:] or groups.dtype not in ("int32", "int64"):
         raise Refused(f"g_idx {said(groups)}, where int32 {entry.shape[-1:]} was expected")
-    return replace(entry, groups=groups)
+    wide = entry.block[1]
+    said_there = group_words(entry.shape[-1], -(-entry.shape[-1] // wide), wide, groups)
+    kind = entry.kind if said_there.startswith("groups of") else f"{entry.kind.partition(',')[0]}, {said_there}"
+    return replace(entry, groups=groups, kind=kind)
 
 
 def sizes_in(settings: Mapping, depth: int = 0) -> list[int]:
@@ -105,11 +108,16 @@ def sizes_in(settings: Mapping, depth: int = 0) -> list[int]:
     return [one for one in found if is_positive_int(one)]
 
 
-def group_size(width: int, groups: int, sizes: list[int]) -> int:
-    """Inputs of a group, the last of which may have fewer: the declared size that gives so many, or equal groups."""
+def group_size(width: int, groups: int, sizes: list[int], ordered: bool = False) -> int:
+    """Inputs of a group, the last of which may have fewer: the declared size that gives so many, or equal groups.
+
+    Where a g_idx orders the inputs (``ordered``), the size only describes groups, and may be a mean.
+    """
     for size in sizes:
         if -(-width // size) == groups:
             return size
+    if ordered and groups:
+        return -(-width // groups)
     if groups and width % groups == 0 and (groups == 1 or width // groups & (width // groups - 1) == 0):
         return width // groups
     raise Refused(

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from .stored import (
     CheckpointError,
+    Stamp,
     Stored,
     check_readable,
     check_shape,
@@ -63,7 +64,7 @@ class Mapped(Stored):
     offset: int
     shape: tuple[int, ...]
     dtype: str
-    stamp: tuple[int, int]
+    stamp: Stamp
     inputs_first: bool = False
 
     def load(self) -> torch.Tensor:

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -128,13 +128,24 @@ def check_shape(name: str, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name!r} has the shape {shape}, larger than any tensor can be")
 
 
-def stamp_of(path: Path) -> tuple[int, int]:
-    """Size of a file in bytes and time of its last change in nanoseconds, by which a changed file is known."""
+class Stamp(NamedTuple):
+    """By what a changed file is known: bytes, and nanoseconds of its last writing and of the last change of its inode.
+
+    The last of these no program can set back: it tells a file that was replaced, and given the old time of writing.
+    """
+
+    size: int
+    written: int
+    changed: int
+
+
+def stamp_of(path: Path) -> Stamp:
+    """The stamp of a file as it is now."""
     stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+    return Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
-def check_unchanged(path: Path, stamp: tuple[int, int]) -> None:
+def check_unchanged(path: Path, stamp: Stamp) -> None:
     """Raise CheckpointError if a file no longer has the stamp it had when opened, FileNotFoundError if it is gone."""
     if not path.exists():
         raise FileNotFoundError(
@@ -142,9 +153,11 @@ def check_unchanged(path: Path, stamp: tuple[int, int]) -> None:
             "Open it anew, or let every worker see it at the same place."
         )
     if (now := stamp_of(path)) != stamp:
-        found = f"has {now[0]} bytes, but {stamp[0]} were there when it was opened"
-        if now[0] == stamp[0]:
+        found = f"has {now.size} bytes, but {stamp.size} were there when it was opened"
+        if now.size == stamp.size:
             found = "was written to since it was opened, though its size is the same"
+        if now[:2] == stamp[:2]:
+            found = "was replaced, or its permissions changed, since it was opened, though size and time are the same"
         raise CheckpointError(
             f"{path} {found}: it changed meanwhile. Open the checkpoint again, once nothing writes to it."
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.remote import RemoteFile
-from ..checkpoints.stored import InMemory
+from ..checkpoints.stored import InMemory, stamp_of
 from ..provenance import sources
 
 MAX_HASHED_BYTES = 1 << 20  # size of a tensor in memory, such as a quantizer's table, that is hashed into a key
@@ -86,8 +86,7 @@ class _NotOnFile(Exception):
 def _facts(value):
     """What tells a stored tensor from any other: the values of its fields, with the state of the files they name."""
     if isinstance(value, Path):
-        state = value.stat()
-        return [str(value.resolve()), state.st_size, state.st_mtime_ns]
+        return [str(value.resolve()), *stamp_of(value)]
     if isinstance(value, RemoteFile):
         if not value.version:
             raise _NotOnFile

@@ -90,6 +90,7 @@ def test_a_file_written_to_while_it_is_measured(tmp_path, kind):
 TRUNCATED = """
 import mmap, os, sys
 import numpy as np
+from lfmlib.checkpoints import stored
 from lfmlib.checkpoints.checkpoint import CheckpointError, open_checkpoint
 
 for path in sys.argv[1:3]:
@@ -105,13 +106,13 @@ for path in sys.argv[1:3]:
         except CheckpointError as error:
             print(error)
 # a disk that gives no page, of a file that is the same as before
-ckpt, stat = open_checkpoint(sys.argv[3]), os.stat(sys.argv[3])
+ckpt, stamp = open_checkpoint(sys.argv[3]), stored.stamp_of(__import__('pathlib').Path(sys.argv[3]))
+stored.stamp_of = lambda path: stamp
 whole, held = open(sys.argv[3], "rb").read(), ckpt.read("a")
 os.truncate(sys.argv[3], 1000)
 float(held.mean())
 with open(sys.argv[3], "wb") as file:
     file.write(whole)
-os.utime(sys.argv[3], ns=(stat.st_atime_ns, stat.st_mtime_ns))
 del held
 for call in (lambda: ckpt.check("a"), lambda: ckpt.read("b")):
     try:
@@ -135,6 +136,25 @@ def test_a_truncated_file_does_not_end_the_process(tmp_path):
     assert all("has 1000 bytes, but" in line and "it changed meanwhile" in line for line in said[:4])
     assert all(line.startswith("the system could not read a part of") for line in said[4:])
     assert done.returncode == -signal.SIGBUS, done.stderr
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_file_that_is_given_its_old_times_again(tmp_path, kind, in_place):
+    path = written(tmp_path, kind)
+    ckpt, before = open_checkpoint(path), path.stat()
+    if in_place:
+        overwrite(path)
+    else:
+        (tmp_path / "new").mkdir()
+        written(tmp_path / "new", kind, value=2.0).rename(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    with pytest.raises(
+        CheckpointError, match=r"was replaced, or its permissions changed, since it was opened, .* Open"
+    ):
+        ckpt.read("a")
+    assert in_place or float(open_checkpoint(path).read("b").mean()) == 2
 
 
 def test_a_file_that_is_replaced_or_gone(tmp_path):

@@ -113,7 +113,11 @@ def test_columns_in_the_order_of_their_groups(tmp_path):
     group = group[torch.randperm(128, generator=GENERATOR)].int()
     codes, scale = integers(256, 16, 128).to(torch.int8), uniform(16, 4)
     tensors = {"l.weight": codes, "l.weight_scale": scale, "l.weight_g_idx": group}
-    same_values(opened(tmp_path, tensors), codes.double() * scale.double()[:, group.long()])
+    checkpoint = opened(tmp_path, tensors)
+    same_values(checkpoint, codes.double() * scale.double()[:, group.long()])
+    assert checkpoint.tensors[0].quantized == "int8, 4 groups by g_idx"
+    sorted_ones = opened(tmp_path, tensors | {"l.weight_g_idx": torch.arange(128, dtype=torch.int32) // 32})
+    assert sorted_ones.tensors[0].quantized == "int8, a scale for 1 × 32"
 
 
 @pytest.mark.parametrize("maker", ["compressed-tensors", "modelopt"])
@@ -290,6 +294,17 @@ def test_groups_of_a_layer_of_its_own_settings(tmp_path):
     group = torch.arange(192) // 64
     expected = ((codes - zeros[group]) * scales[group].double()).T
     same_values(opened(tmp_path, gptq(codes, zeros, scales), settings), expected)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_groups_by_g_idx_are_called_so(tmp_path, mixed):
+    """192 inputs in groups of 128 are 128 and 64, and none has 96."""
+    order = torch.arange(192, dtype=torch.int32) // 128
+    order = order[torch.randperm(192, generator=GENERATOR)] if mixed else order
+    tensors = gptq(integers(16, 192, 64), torch.full((2, 64), 7), uniform(2, 64)) | {"l.g_idx": order}
+    checkpoint = opened(tmp_path, tensors, {"quant_method": "gptq", "bits": 4, "group_size": 128})
+    assert checkpoint.tensors[0].quantized == "int4 of GPTQ, " + ("2 groups by g_idx" if mixed else "groups of 128")
+    assert lfmlib.noise_twin(lfmlib.survey(checkpoint, progress=False))["kl_bits"].item() < 0.1  # it is coded, too
 
 
 @pytest.mark.parametrize(
