@@ -178,8 +178,8 @@ def _read_once(path: Path, stamp: Stamp) -> tuple[dict[str, GgufTensor], dict]:
             return _parse(file, stamp.size)
     except (ValueError, EOFError) as error:
         raise CheckpointError(
-            f"{path} ({stamp.size} bytes) is not a sound GGUF file ({error}): it is truncated, damaged or of another kind. "
-            "Download it again."
+            f"{path} ({stamp.size} bytes) is not a sound GGUF file ({error}): it is truncated, damaged or of another "
+            "kind. Download it again."
         ) from error
 
 

@@ -1,4 +1,7 @@
-"""Reparametrized weights in a merge: their pieces are merged and written, since what loads the model expects these."""
+"""Reparametrized weights in a merge: what loads the merged model expects the base's form of them.
+
+Where the base has pieces, pieces are merged and written; where it has a plain weight, that which a model's pieces make.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,26 @@ def in_pieces(checkpoint: Checkpoint, like: Checkpoint | None = None) -> Checkpo
 
     Args:
         checkpoint: as `lfmlib.open_checkpoint` lists it.
-        like: where it is given, pieces have the names of the form that is used there.
+        like: the base, where ``checkpoint`` is a model tuned from it: pieces have the names of the form that is used
+            there, and a weight that is plain there stays whole.
 
     Raises:
-        CheckpointError: another weight is computed, of which pieces cannot be merged one by one.
+        CheckpointError: another weight is computed, of which pieces cannot be merged one by one; or one is plain here
+            and in pieces in the base.
     """
     new = any(PARAMETRIZATION.match(piece) for one in _computed(like or checkpoint) for piece in one.pieces)
     stored: dict[str, Stored] = {}
+    theirs = like.stored if like else {}
     for name, one in checkpoint.stored.items():
         if not isinstance(one, Effective):
+            if like and isinstance(theirs.get(name), Effective):
+                raise CheckpointError(
+                    f"{name} is plain in {checkpoint.name}, and computed from {', '.join(theirs[name].pieces)} in "
+                    f"{like.name}: expected one form. Save the base with plain weights first"
+                )
+            stored[name] = one
+            continue
+        if like and (name in theirs or not _computed(like)) and not isinstance(theirs.get(name), Effective):
             stored[name] = one
             continue
         if one.formula not in _ENDS:
