@@ -112,7 +112,9 @@ _SWIGLU = {"w1": "gate", "w2": "down", "w3": "up"}  # Mixtral's and the first Ll
 _NUMBERED = re.compile(r"^(.*\b(self_attention|attention|ffn)\.)(linear_\d(?:_noact)?)$")
 """CTranslate2's names, which count from 0: projections are fused where they read the same, and a gate comes first."""
 _NORM = re.compile(r"norm|^ln(?:_|\d|$)|_ln$|^bn\d*$", re.IGNORECASE)  # on the last word of the name
-_MATRIX_NORM = re.compile(r"norm\d?$|_ln$")  # a row for each head
+# The same of a matrix, with a row for each head; "norm_proj" is none.
+_MATRIX_NORM = re.compile(r"norm(?:_?\d+|_[qkv])?$|_ln$|^ln(?:\d+|_\w+)?$|^[bg]n\d*$", re.IGNORECASE)
+_DEPTHWISE = re.compile(r"(?:^|_)(?:dw_?conv\w*|depth_?wise(?:_conv\w*)?|conv\w*_dw|dw)$", re.IGNORECASE)
 _SMALL_KERNEL = 16  # a depthwise kernel has so many values for a channel, at most
 _LAYER = re.compile(
     r"(?:^|\.)(?:layers?|h|blk|blocks?|resblocks|(?:en|de)coder_layers|albert_layer_groups)\.(\d+)(?=\.)"
@@ -173,6 +175,8 @@ def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
     shape = shapes[name]
     path = re.sub(r"\.(?:base_layer\.)?weight$", "", name)
     weight, leaf = path != name, path.rsplit(".", 1)[-1]
+    if leaf == "scale" and _NORM.search(above := path.rpartition(".")[0].rpartition(".")[2]):  # as Flax calls it
+        weight, leaf = True, above
     if len(shape) <= 1:
         if len(shape) == 1 and re.search(r"(?:^|_)bias$", leaf):
             return "bias"
@@ -181,7 +185,7 @@ def role_of(name: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
         return "embed" if leaf == "class_embedding" else "other"
     if len(shape) == 2 and _MATRIX_NORM.search(leaf):
         return "norm"
-    if len(shape) == 2 and "conv" in leaf and min(shape) <= _SMALL_KERNEL < max(shape):
+    if _DEPTHWISE.search(leaf) or (len(shape) == 2 and "conv" in leaf and min(shape) <= _SMALL_KERNEL < max(shape)):
         return "conv"
     if weight and len(shape) >= 3 and not _STACK.search(name):
         return "conv" if len(shape) in (4, 5) or "conv" in leaf else "other"

@@ -85,6 +85,15 @@ def test_on_the_real_model_an_exchange_is_named_rightly_or_not_at_all():
     )  # of 15: six layers are few to tell how unlike they are by themselves, or to be judged at all
 
 
+@pytest.mark.slow  # 98 MB are fetched
+def test_a_model_of_thirty_layers_has_none_exchanged_and_an_exchange_is_named_rightly_or_not_at_all():
+    """SmolLM2: its last layers were called exchanged once, and losses say that they stand right."""
+    found = profiles(lfmlib.open_checkpoint("smollm2-135m"))
+    assert layer_order(found).exchanged.empty
+    called = planted.exchanges(Likeness.of(found), 0, most=15)["called"].value_counts()
+    assert "wrong" not in called and called["right"] >= 5, called  # of 15
+
+
 def unlike(found: dict[str, pd.DataFrame], at: int, kept: float, rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     """The same profiles, of which one layer's are those of no other but for a part."""
     result = {}
