@@ -2,7 +2,7 @@
 
 The names of scales, zero points and scales of activations tell; and where a quantizer has names of its own, the
 integers of a module do: what is a matrix of floats there, and smaller in bytes than these, belongs to them. What is
-called a weight, an index or a mask stays what its name says.
+called a weight, an index or a mask stays what its name says, and so does what lies beside a weight.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ COUNTS = re.compile(
     r"|num|tracked|steps?|offsets?|perm|invperm|order)(?:_|$)"
 )
 """In the last word of a name: integers that count, or name a place, and are no codes."""
-OWN_NAME = re.compile(r"(?:^|_)(?:weights?|kernel|embeddings?|codebooks?|tables?|bias|biases)$")
+PLACES = re.compile(r"(?:^|_)(?:indices|maps?|hash\w*|buckets?|states?|lengths?|sizes?|shapes?|graph|adj\w*)(?:_|$)")
+"""The same, where no scale lies beside them: VPTQ calls its codes indices."""
+OWN_NAME = re.compile(
+    r"(?:^|_)(?:weights?|kernel|embeddings?|embed|emb|codebooks?|tables?|bias|biases|proj\w*|lora_\w+|w\d*|matrix)$",
+    re.IGNORECASE,
+)
 """On the last word of a name: floats that are what they are called, whatever integers lie beside them."""
 MIN_CODES = 64
 """Integers of a module that are fewer are settings, not codes."""
@@ -65,23 +70,27 @@ def scales_of_activations(stored: PrefixDict, quantized: Iterable[str]) -> Itera
 def smaller_than_integers(stored: Mapping[str, Stored]) -> list[tuple[list[str], list[str]]]:
     """Of each module in which integers outweigh matrices of floats, and nothing tells why: both, by their names.
 
-    Integers at the root may be anything, such as an image beside a matrix.
+    Integers at the root may be anything, such as an image beside a matrix; and a module with a weight of its own is not
+    in codes.
     """
     modules: dict[str, tuple[list[str], list[str]]] = {}
+    own: set[str] = set()
     for name, entry in stored.items():
         home, _, last = name.rpartition(".")
         integers, floats = modules.setdefault(home, ([], []))
         if entry.kind or not math.prod(entry.shape):
             continue
         if re.match(r"u?int\d", entry.dtype):
-            if not COUNTS.search(last) and math.prod(entry.shape) >= MIN_CODES:
+            if not (COUNTS.search(last) or PLACES.search(last)) and math.prod(entry.shape) >= MIN_CODES:
                 integers.append(name)
-        elif entry.dtype != "bool" and len(entry.shape) > 1 and not OWN_NAME.search(last):
+        elif entry.dtype != "bool" and len(entry.shape) > 1:
             floats.append(name)
+            own |= {home} if OWN_NAME.search(last) else set()
     found = []
     for home, (integers, floats) in modules.items():
         most = sum(_bytes(stored[name]) for name in integers)
-        if home and (small := [name for name in floats if _bytes(stored[name]) < most]):
+        small = [name for name in floats if _bytes(stored[name]) < most]
+        if home and small and home not in own:
             found.append((integers, small))
     return found
 

@@ -74,7 +74,7 @@ class Gptq(InputsAsRows):
         """Index of the group of each input."""
         if self.g_idx is None:
             return group_of(self.shape[1], self.group)
-        return checked_groups(self.g_idx.load(), self.scales.shape[0])
+        return checked_groups(self.g_idx.load(), self.scales.shape[0], self.group)
 
 
 @dataclass(frozen=True)

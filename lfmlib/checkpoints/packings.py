@@ -163,7 +163,8 @@ class CodedRows(Dequantized):
         first, last = int(row.min()), int(row.max())
         found = scales_of(piece.span(first * grid[1], (last + 1) * grid[1])).reshape(-1, grid[1])
         if grid[1] > 1:
-            groups = group_of(width, wide) if self.groups is None else checked_groups(self.groups.load(), grid[1])
+            order = None if self.groups is None else self.groups.load()
+            groups = group_of(width, wide) if order is None else checked_groups(order, grid[1], wide)
             found = found[:, groups]
         return found[row - first]
 
@@ -217,13 +218,19 @@ def group_words(width: int, groups: int, size: int, order: Stored | None) -> str
 
     Groups that do not lie side by side have no one size; of a remote file this is not looked at.
     """
-    if order is None or (not order.remote and torch.equal(order.load().long(), group_of(width, size))):
+    found = None if order is None or order.remote else order.load().long()
+    if order is None or (
+        found is not None and (bool((found == -1).all()) or torch.equal(found, group_of(width, size)))
+    ):
         return f"groups of {size}"
     return f"{groups} groups by g_idx"
 
 
-def checked_groups(found: torch.Tensor, groups: int) -> torch.Tensor:
-    """Index of the group of each input as a file stores it. Raises CheckpointError if there are not so many groups."""
+def checked_groups(found: torch.Tensor, groups: int, size: int) -> torch.Tensor:
+    """Index of the group of each input as a file stores it; −1 of all is compressed-tensors' sign for no order, with
+    groups of `size` side by side. Raises CheckpointError if there are not so many groups."""
+    if bool((found == -1).all()):
+        return group_of(len(found), size)
     if int(found.min()) < 0 or int(found.max()) >= groups:
         raise CheckpointError(
             f"g_idx of a quantized matrix names groups {int(found.min())} to {int(found.max())}, where those of 0 to "

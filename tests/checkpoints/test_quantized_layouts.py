@@ -118,6 +118,8 @@ def test_columns_in_the_order_of_their_groups(tmp_path):
     assert checkpoint.tensors[0].quantized == "int8, 4 groups by g_idx"
     sorted_ones = opened(tmp_path, tensors | {"l.weight_g_idx": torch.arange(128, dtype=torch.int32) // 32})
     assert sorted_ones.tensors[0].quantized == "int8, a scale for 1 × 32"
+    without = opened(tmp_path, tensors | {"l.weight_g_idx": torch.full((128,), -1, dtype=torch.int32)})
+    same_values(without, codes.double() * scale.double().repeat_interleave(32, 1))  # as compressed-tensors says "none"
 
 
 @pytest.mark.parametrize("maker", ["compressed-tensors", "modelopt"])
@@ -518,6 +520,10 @@ LEARNED = {
     },
     "a mask": {"mask": integers(2, 64, 64).byte(), "scale": noise(8, 8), "attn.weight": noise(8, 8)},
     "ids": {"position_ids": integers(8, 1, 512).int(), "scale": noise(8), "word_embeddings.weight": noise(8, 8)},
+    "experts": {"expert_map": integers(9, 64, 64).int(), "w1": noise(8, 8), "w2": noise(8, 8)},
+    "Transformer Engine": {"weight": noise(8, 8), "_extra_state": integers(9, 500).byte(), "amax_history": noise(8, 3)},
+    "hashes": {"hash": integers(9, 64, 64), "proj": noise(8, 8)},
+    "buffers": {"routes": integers(9, 64, 64), "weight": noise(8, 8), "gamma": noise(8, 8)},
     "a codebook": {"codebook": noise(8, 8), "cluster_usage": integers(9, 512), "scale": noise(8, 8)},
 }
 
