@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -88,3 +89,26 @@ def test_a_table_of_another_function():
 def test_numbers_of_numpy_are_numbers():
     check(seed=np.int64(3), weights=np.array([0.5, 1], np.float32), epsilon=np.float32(0.1), keep=None)
     assert all(not good(object()) for good, _ in _RULES.values())
+
+
+@pytest.mark.parametrize("table", [lfmlib.survey, lfmlib.laws, lfmlib.arrangement])
+def test_places_that_cannot_be_written_and_pools_that_are_shut_down(tmp_path, table):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    with pytest.raises(
+        OSError, match=r"rows cannot be kept in .*: expected a folder that can be written. Name another"
+    ):
+        table({"w": W}, keep=tmp_path / "file", progress=False)
+    with pytest.raises(OSError, match=r"file/out cannot be made .*: expected a folder that can be written. Name anoth"):
+        lfmlib.merge(BASE, [TUNED], "average", out=tmp_path / "file" / "out", progress=False)
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match=r"the executor takes no more work .*: give one that is not shut down"):
+        table({"w": W}, executor=pool, progress=False)
+
+
+def test_a_matrix_of_another_shape_is_no_vocabulary(tmp_path):
+    (name, *_) = BASE
+    with pytest.raises(
+        ValueError, match=r"is \(32, 64\) in mapping, and \(64, 64\) in mapping: they are not of one kind"
+    ):
+        lfmlib.merge(BASE, [TUNED | {name: TUNED[name][:32]}], "average", out=tmp_path / "out", progress=False)

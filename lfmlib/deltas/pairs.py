@@ -350,7 +350,8 @@ def _same_kind(name: str, place, theirs, shapes: tuple[tuple, tuple], base: Chec
     if math.prod(place.shape) == math.prod(theirs.shape) == 1 and not getattr(torch, place.dtype).is_floating_point:
         return  # a counter, which nothing is added to
     if there != here:
-        grown = len(here) == 2 and there[1:] == here[1:]
+        roles = {info.role for info in base.tensors if info.name == name}
+        grown = bool(roles & {"embed", "head"}) and there[1:] == here[1:]
         why = f"their vocabularies differ. {GROWN}" if grown else "they are not of one kind"
         raise ValueError(f"{name} is {there} in {model.name}, and {here} in {base.name}: {why}")
     floating = [getattr(torch, one.dtype).is_floating_point for one in (place, theirs)]

@@ -70,7 +70,12 @@ def write(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already: name another folder, or remove it")
     partial = out.with_name(out.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"{out} cannot be made ({error}): expected a folder that can be written. Name another"
+        ) from error
     try:
         with FileLock(partial / ".lock", timeout=0):
             _claim(partial, about, resume)

@@ -78,7 +78,7 @@ def arrangement(
         0    q      none       0.03
         1    q  permuted       0.00
     """
-    check(select=select, executor=executor, seed=seed)
+    check(seed=seed)
     measure = partial(_measured, controls=checked_names(controls), seed=seed)
     how = {"select": select, "executor": executor, "progress": progress, "keep": keep}
     return tabulate(source, measure, _columns(), **how, unfit=_too_small)

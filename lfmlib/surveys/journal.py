@@ -36,8 +36,14 @@ class Journal:
 
     def __init__(self, folder: str | Path, measure):
         place = Path(folder).expanduser()
-        place.mkdir(parents=True, exist_ok=True)
         self.path = place / "rows.jsonl"
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            self.path.open("ab").close()
+        except OSError as error:
+            raise type(error)(
+                f"rows cannot be kept in {place} ({error}): expected a folder that can be written. Name another"
+            ) from error
         call = measure if isinstance(measure, partial) else partial(measure)
         self.measured = [call.func.__module__, call.func.__qualname__, call.args, sorted(call.keywords.items())]
         self._keys: dict[str, str | None] = {}

@@ -48,7 +48,7 @@ def laws(
              role      name  sigma
         0  pooler  gaussian  0.009
     """
-    check(select=select, executor=executor, pruned=pruned)
+    check(pruned=pruned)
     columns = [*_INFO, *_FIELDS, *_BITS]
     with one_blas_thread():  # here, since not every thread of a pool may set it
         return tabulate(

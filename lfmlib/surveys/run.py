@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from ..checkpoints.unread import tell_unread
 from ..distribution.formats import DTYPES
+from ..options import check
 from ..provenance import sources
 from .journal import Journal
 from .threads import in_worker
@@ -90,6 +91,8 @@ def tabulate(
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`.
         RuntimeError: the executor's workers have no lfmlib, or another.
     """
+    keep = None if isinstance(keep, str) and not keep else keep  # papermill passes "" for None
+    check(select=select, executor=executor, keep=keep)
     checkpoint = open_checkpoint(source, select=select)
     wanted, skipped = matrices(checkpoint)
     skipped |= {info.name: why for info in wanted if (why := unfit(info))}
@@ -369,6 +372,8 @@ def _submit(workers: Executor, call: Callable) -> Future:
         lost: Future = Future()
         lost.set_exception(error)
         return lost
+    except RuntimeError as error:  # of a pool that was shut down
+        raise RuntimeError(f"the executor takes no more work ({error}): give one that is not shut down") from error
 
 
 def _result(future: Future, batch: list[TensorInfo]):

@@ -80,8 +80,6 @@ def survey(
         2    q      0  0.095    0.014  gaussian
         3    v      0  0.044    0.004  gaussian
     """
-    keep = keep or None  # papermill passes "" for None
-    check(select=select, executor=executor, keep=keep)
     sample = None if sample is None else _whole(sample)
     if sample is not None and sample < sampled.MIN_SAMPLE_BYTES:
         warnings.warn(
