@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
@@ -17,7 +17,7 @@ from peft.utils.other import get_pattern_key
 
 from .. import noise_adapter  # registers itself with peft
 from ..checkpoints.checkpoint import CheckpointError
-from ..checkpoints.stored import json_object
+from ..checkpoints.stored import is_positive_int, json_object
 
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """Names of an adapter's weights."""
@@ -71,10 +71,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _is_rank(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
-
-
 def _of_modules(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, Mapping) and all(map(_is_pattern, value)) and all(map(good, value.values()))
 
@@ -97,15 +93,15 @@ def _are_names(value: Any) -> bool:
 
 _KINDS: dict[str, tuple[Callable[[Any], bool], str, bool]] = {
     "peft_type": (lambda value: isinstance(value, str), "the name of a kind", False),
-    "r": (_is_rank, "a whole number above 0", False),
+    "r": (is_positive_int, "a whole number above 0", False),
     "lora_alpha": (_is_number, "a number", False),
-    "rank_pattern": (_of_modules(_is_rank), "names or patterns of modules with whole numbers above 0", True),
+    "rank_pattern": (_of_modules(is_positive_int), "names or patterns of modules with whole numbers above 0", True),
     "alpha_pattern": (_of_modules(_is_number), "names or patterns of modules with numbers", True),
     "target_parameters": (_are_names, "a list of names", True),
     "use_rslora": (_is_flag, "true or false", True),
     "use_dora": (_is_flag, "true or false", True),
-    "bases": (_is_rank, "a whole number above 0", False),
-    "seed": (lambda value: isinstance(value, Integral) and value >= 0, "a whole number from 0 on", False),
+    "bases": (is_positive_int, "a whole number above 0", False),
+    "seed": (lambda value: type(value) is int and value >= 0, "a whole number from 0 on", False),
     "scale": (_is_number, "a number", False),
     "scale_pattern": (_of_modules(_is_number), "names or patterns of modules with numbers", True),
 }

@@ -35,15 +35,16 @@ def in_pieces(checkpoint: Checkpoint, like: Checkpoint | None = None) -> Checkpo
     stored: dict[str, Stored] = {}
     theirs = like.stored if like else {}
     for name, one in checkpoint.stored.items():
+        other = theirs.get(name)
         if not isinstance(one, Effective):
-            if like and isinstance(theirs.get(name), Effective):
+            if like and isinstance(other, Effective):
                 raise CheckpointError(
-                    f"{name} is plain in {checkpoint.name}, and computed from {', '.join(theirs[name].pieces)} in "
+                    f"{name} is plain in {checkpoint.name}, and computed from {', '.join(other.pieces)} in "
                     f"{like.name}: expected one form. Save the base with plain weights first"
                 )
             stored[name] = one
             continue
-        if like and (name in theirs or not _computed(like)) and not isinstance(theirs.get(name), Effective):
+        if like and (other or not _computed(like)) and not isinstance(other, Effective):
             stored[name] = one
             continue
         if one.formula not in _ENDS:
