@@ -113,8 +113,8 @@ def products_in(shape: tuple[int, int], dtype: torch.dtype) -> torch.dtype:
     """The type in which products of the entries of a matrix are made, before they are summed in float64 over blocks.
 
     Float32, which takes half the time, where the entries are no finer and the matrix is large. An inner product of n
-    entries is then off by some 6e-8 √n σ²; eigenvalues, in units of n σ², are by 5e-8 on noise and by 5e-7 beside one of
-    1,850, and in the bulk they lie 1e-3 apart.
+    entries is then off by some 6e-8 √n σ²; eigenvalues, in units of n σ², are off by 5e-8 on noise and by 5e-7 beside
+    one of 1,850, and in the bulk they lie 1e-3 apart.
     """
     fine = dtype == torch.float64 or min(shape) < FLOAT32_MIN_SIDE
     return torch.float64 if fine or torch.get_float32_matmul_precision() != "highest" else torch.float32

@@ -80,11 +80,11 @@ def scales(w: np.ndarray, mean: float) -> Scales:
         w: float32 or float64 ``(r, c)``, not constant.
         mean: of all entries.
     """
-    cuts = [np.linspace(0, size, BLOCKS_PER_SIDE + 1).astype(int) for size in w.shape]
     w = np.ascontiguousarray(w)
-    sums = [np.zeros((2, size)) for size in w.shape]
+    cuts = tuple(np.linspace(0, size, BLOCKS_PER_SIDE + 1).astype(int) for size in w.shape)
+    sums = tuple(np.zeros((2, size)) for size in w.shape)
     blocks, powers = np.zeros((2, BLOCKS_PER_SIDE, BLOCKS_PER_SIDE)), np.zeros(5)
-    _add_logarithms(w, mean, math.log(_first_size(w, mean)), *cuts, *sums, blocks, powers)
+    _add_logarithms(w, mean, math.log(_first_size(w, mean)), cuts, sums, blocks, powers)
     n, whole = int(powers[0]), w.size
     if n < MIN_KNOWN:
         return _nothing(*w.shape)
@@ -136,16 +136,18 @@ def _crossed(w, mean, rows, columns):
 
 
 @numba.njit(nogil=True, cache=True, fastmath=REORDERED)
-def _add_logarithms(w, mean, start, row_cuts, column_cuts, rows, columns, blocks, powers):
+def _add_logarithms(w, mean, start, cuts, sums, blocks, powers):
     """Sum y = log (w - mean)² - 2 ``start`` over the entries that are neither zero nor the mean.
 
     Args:
         w, mean: as in `scales`.
         start: that of one entry, half of it, so that those of entries of one absolute value are 0 exactly.
-        row_cuts, column_cuts: where blocks begin, and the last ends.
-        rows, columns, blocks: number and sum, ``(2, …)`` each, added to.
+        cuts: where blocks of rows begin, and the last ends, and where those of columns do.
+        sums: of the rows ``(2, r)`` and of the columns ``(2, c)``: number and sum, added to.
+        blocks: the same of the blocks, ``(2, blocks, blocks)``.
         powers: sums of y⁰ to y⁴, added to.
     """
+    (row_cuts, column_cuts), (rows, columns) = cuts, sums
     y = np.empty(w.shape[1])
     known = np.empty(w.shape[1])
     for block in range(row_cuts.size - 1):
