@@ -180,6 +180,20 @@ def test_an_installed_copy_keeps_nothing_beside_its_packages(installed, tmp_path
     assert sorted(path.name for path in site.iterdir()) == before
 
 
+def test_reading_records_imports_no_library_that_builds_models():
+    """Each of a book's chapters is a process of its own, and most of them only read what experiments left."""
+    code = """
+import importlib, pkgutil, sys
+import lfmlib.chapters, lfmlib.experiments
+for package in (lfmlib.experiments, lfmlib.chapters):
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+heavy = ("transformers.modeling_utils", "peft", "sklearn", "torch._dynamo", "onnx", "gguf")
+print([name for name in heavy if name in sys.modules])
+"""
+    assert python(code).strip() == "[]"
+
+
 def test_reading_a_checkpoint_imports_nothing_heavy():
     code = "import sys, lfmlib; lfmlib.open_checkpoint('minilm').tensors; print(*sys.modules)"
     assert {name.split(".")[0] for name in python(code).split()}.isdisjoint(HEAVY)

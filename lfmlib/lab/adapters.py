@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from ..checkpoints.checkpoint import open_checkpoint
-from ..noise_adapter import LAWS
 
 LOW_RANK = ("lora", "dora")
 """Low-rank adapters: LoRA (Hu et al. 2021, arXiv 2106.09685), and DoRA, which learns the length of every row beside it
@@ -23,8 +22,8 @@ LOW_RANK = ("lora", "dora")
 FROZEN = ("vera", "randlora")
 """Adapters whose random factors are frozen and shared by all layers: VeRA (Kopiczko et al. 2023, arXiv 2310.11454) and
 RandLoRA (Albert et al. 2025, arXiv 2502.00987), which sums such products to a full rank."""
-NOISE_BUILT = tuple(f"noise-{law}" for law in LAWS)
-"""ΔW from frozen noise and learned scales (`lfmlib.noise_adapter`)."""
+NOISE_BUILT = ("noise-gaussian", "noise-uniform", "noise-signs")
+"""ΔW from frozen noise of one of `lfmlib.noise_adapter.LAWS`, and learned scales."""
 DEEPER = "noise-deeper"
 """ΔW from Gaussian noise whose scale grows with depth, from 2 / (layers + 1) of its own to 2 layers / (layers + 1)."""
 ADAPTERS = (*LOW_RANK, *FROZEN, *NOISE_BUILT, DEEPER, "head")

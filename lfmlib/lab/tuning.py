@@ -8,8 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
 from torch import nn
 
 from .. import findings
@@ -78,6 +76,8 @@ def fit_head(model: nn.Module, task, strengths: Sequence[float]) -> float:
     scaled = (features - middle) / scale
     chosen = strengths[0]
     if len(strengths) > 1:
+        from sklearn.model_selection import cross_val_score
+
         losses = [
             -cross_val_score(_logistic(c), scaled, labels, cv=5, scoring="neg_log_loss").mean() for c in strengths
         ]
@@ -90,7 +90,9 @@ def fit_head(model: nn.Module, task, strengths: Sequence[float]) -> float:
     return chosen
 
 
-def _logistic(strength: float) -> LogisticRegression:
+def _logistic(strength: float):
+    from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=strength, max_iter=1000)
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from lfmlib import noise_adapter
 from lfmlib.lab import adapters, models
 
 SHAPES = [(96, 96)] * 4 + [(256, 96)] * 2 + [(96, 256)]
@@ -11,6 +12,10 @@ SHAPES = [(96, 96)] * 4 + [(256, 96)] * 2 + [(96, 256)]
 
 def trained(model: nn.Module) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and "classifier" not in name)
+
+
+def test_there_is_an_adapter_for_every_law_of_noise():
+    assert tuple(f"noise-{law}" for law in noise_adapter.LAWS) == adapters.NOISE_BUILT
 
 
 @pytest.mark.parametrize("name", ["vit", "decoder", "clip"])
