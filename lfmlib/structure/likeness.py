@@ -117,33 +117,43 @@ def _between(w: np.ndarray, axis: int) -> Alike | None:
 
 def _of_whole(w: np.ndarray, sums: Sums, axis: int) -> Alike | None:
     """`_between` the rows (``axis`` 1) or columns (0) of one large matrix, whose products are made block by block."""
+    mean, second, peak, vary = _line_moments(w, sums, axis)
+    scale = np.divide(1.0, np.sqrt(second), out=np.zeros_like(second), where=vary)
+    z = _standardized(w, sums.mean + mean * sums.unit, scale / sums.unit, axis)
+    total = sum(
+        2 * float(product.square().sum(dtype=torch.float64)) - float(product[:, rows].square().sum(dtype=torch.float64))
+        for rows, product in triangle(z if w.shape[0] <= w.shape[1] else z.T)
+    )
+    return _over_pairs(w.shape[axis], total, peak[None], vary[None])
+
+
+def _line_moments(w: np.ndarray, sums: Sums, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each row (``axis`` 1) or column (0): its mean, counted as in `Sums`, and what `_moments` says of it."""
     n = w.shape[axis]
     first, square, cube, biquadrate = sums.rows if axis else sums.columns
     mean = first / n
     second, vary = square - n * mean**2, np.ones(len(mean), bool)
     fourth = biquadrate - 4 * mean * cube + 6 * mean**2 * square - 3 * n * mean**4
-    far = np.flatnonzero(~(second > n * mean**2 / FAR))  # constant ones, too
     peak = np.divide(fourth, second**2, out=np.zeros_like(second), where=second > 0)
+    far = np.flatnonzero(~(second > n * mean**2 / FAR))  # constant ones, too
     for some in np.array_split(far, 1 + len(far) // 64):
-        part = w.take(some, 1 - axis) / sums.unit
-        own = part.mean(axis, dtype=np.float64)
-        part = part - np.expand_dims(own, axis)
-        second[some], peak[some], vary[some] = _moments(part, own, axis)
+        part = w.take(some, 1 - axis).astype(np.float64) / sums.unit
+        own = part.mean(axis)
+        second[some], peak[some], vary[some] = _moments(part - np.expand_dims(own, axis), own, axis)
         mean[some] = own - sums.mean / sums.unit
-    scale = np.divide(1.0, np.sqrt(second), out=np.zeros_like(second), where=vary)
+    return mean, second, peak, vary
+
+
+def _standardized(w: np.ndarray, shift: np.ndarray, factor: np.ndarray, axis: int) -> torch.Tensor:
+    """Each row (``axis`` 1) or column (0) less a number of its own, times another; in the type of `products_in`."""
+    shift, factor = np.expand_dims(shift, axis), np.expand_dims(factor, axis)
     z = torch.empty(w.shape, dtype=products_in(w.shape, torch.float32 if w.dtype == np.float32 else torch.float64))
-    shift, factor = (np.expand_dims(one, axis) for one in (sums.mean + mean * sums.unit, scale / sums.unit))
     step = max(1, (1 << 16) // w.shape[1])
     for start in range(0, len(w), step):
         rows = slice(start, start + step)
         own = rows if axis else slice(None)
         z[rows] = torch.from_numpy((w[rows] - shift[own]) * factor[own])
-    z = z if w.shape[0] <= w.shape[1] else z.T
-    total = sum(
-        2 * float(product.square().sum(dtype=torch.float64)) - float(product[:, rows].square().sum(dtype=torch.float64))
-        for rows, product in triangle(z)
-    )
-    return _over_pairs(n, total, peak[None], vary[None])
+    return z
 
 
 def _moments(x: np.ndarray, mean: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
