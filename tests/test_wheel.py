@@ -192,6 +192,8 @@ heavy = ("transformers.modeling_utils", "peft", "sklearn", "torch._dynamo", "onn
 print([name for name in heavy if name in sys.modules])
 """
     assert python(code).strip() == "[]"
+    build = "from lfmlib.lab import models; print(models.build({!r}, 0).config.model_type)"
+    assert [python(build.format(name)).strip() for name in ("vit", "decoder", "clip")] == ["vit", "llama", "clip"]
 
 
 def test_reading_a_checkpoint_imports_nothing_heavy():

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 import lfmlib
-from lfmlib.lab import docstrings, models
+from lfmlib.lab import architectures, docstrings, models
 from lfmlib.lab import train as lab
 from lfmlib.lab.problems import PROBLEMS, problem
 from lfmlib.lab.snapshots import trace
@@ -20,7 +20,7 @@ SHORT = Config("minilm", "kind", start="library", steps=3, batch=8, lr=1e-4)
 
 
 @pytest.fixture(scope="module")
-def model() -> models.TextClassifier:
+def model() -> architectures.TextClassifier:
     return models.build("minilm", seed=0, classes=3).eval()
 
 
