@@ -7,6 +7,9 @@ data. Its parts:
     methods    everything with as many trained parameters as LoRA of rank 1, on every task; and full fine-tuning
     variants   of the noise-built adapter: other noise, scales that grow with depth; noise on the base, with LoRA too
     budgets    4 and 16 times the parameters, on one task
+
+SmolLM2, a step of which takes ten core-seconds, has LoRA and adapters built from noise alone, at the rates that
+`derived` tuned; and the trainings that it shares with `derived` and `finetuning` are made once.
 """
 
 from __future__ import annotations
@@ -15,16 +18,21 @@ import math
 from collections.abc import Iterator
 from functools import partial
 
-from ..lab.adapters import DEEPER
+from torch import nn
+
+from ..lab import smollm
+from ..lab.adapters import DEEPER, NOISE_BUILT
 from ..lab.costs import costs
 from ..lab.problems import problem
 from ..lab.train import Config, start_of
 from ..records import Experiment
 from ..records.experiment import brief
-from . import finetuning, trainings
+from . import finetuning, stand_ins, trainings
 from .trainings import inputs, origin, retrained, tolerances
 
-TASKS = {
+LARGE = {"docstrings": {"model": smollm.NAME, **finetuning.LARGE[smollm.NAME]}}
+"""What a language model that people use learns: the docstrings of CPython, token by token, as in `derived`."""
+TASKS = LARGE | {
     "kind": {"model": "minilm", "task": "kind", "steps": 60, "batch": 16},
     "prose": {"model": "decoder", "task": "prose", "steps": 100, "batch": 8},
     "headers": {"model": "decoder", "task": "headers", "steps": 100, "batch": 8},
@@ -32,7 +40,7 @@ TASKS = {
     "mirrored": {"model": "vit", "task": "mirrored", "steps": 200, "batch": 64},
     "turned pairs": {"model": "clip", "task": "turned pairs", "steps": 120, "batch": 32},
 }
-"""What is learned: one real task, two of language, two of vision, one of both."""
+"""What is learned: two tasks of published models; two of language, two of vision, one of both, of the lab's."""
 BASES = finetuning.BASES | finetuning.ONLY_PRETRAINED
 """How the lab’s bases are trained."""
 METHODS = ("lora", "dora", "vera", "randlora", "noise-gaussian")
@@ -45,7 +53,7 @@ VARIANTS = {
     "lora, σ raised": {"adapter": "lora", "jitter": 0.1},
 }
 """Variant → its adapter, and the noise put on the base, in std(W₀); it has the learning rate of what it varies."""
-VARIED = ("prose", "rotation", "turned pairs")
+VARIED = (*LARGE, "prose", "rotation", "turned pairs")
 """Tasks on which variants are tried."""
 BUDGETS, BUDGET_TASK = (1, 4, 16), "rotation"
 """Trained parameters, in units of LoRA’s at rank 1, and the task on which all are tried."""
@@ -62,7 +70,13 @@ VALIDATION_ITEMS = {"minilm": 256}
 HEAD_RATES = {"kind": 1e-2, "rotation": 1e-1, "mirrored": 3e-2}
 """Task → learning rate of the head beside every adapter, and under full fine-tuning: found beforehand, on heads alone.
 For "mirrored" the record `rates` has a slightly better one."""
+_LARGE = stand_ins.RATES[smollm.NAME]
 RATES: dict[str, dict[str, float]] = {
+    "docstrings": {
+        "lora": _LARGE["lora"][1],
+        "noise-gaussian": _LARGE["noise"][1],
+        "full": finetuning.FULL_RATES[smollm.NAME],
+    },
     "kind": {
         "head": 0.01,
         "lora": 0.003,
@@ -102,7 +116,8 @@ RATES: dict[str, dict[str, float]] = {
     },
     "turned pairs": {"lora": 0.01, "dora": 0.01, "vera": 0.1, "randlora": 0.003, "noise-gaussian": 0.1, "full": 0.003},
 }
-"""Task → method (and budget, if it is not 1) → the rate that won; see the record `rates`."""
+"""Task → method (and budget, if it is not 1) → the rate that won; see the record `rates`, and for `LARGE` the part
+`tuning` of the record `derived`."""
 TOY = {"steps": 8, "batch": finetuning.TOY_BATCH, "toy": True}
 TOLERANCES = tolerances({
     ("accuracy", "loss"): (0.15, 1.0),
@@ -157,7 +172,7 @@ def adaptation() -> Experiment:
         run=run,
         **TOLERANCES,
         version=1,
-        description="what adapters make of six tasks, noise-built ones among them, at equal trained parameters",
+        description="what adapters make of seven tasks, noise-built ones among them, at equal trained parameters",
         inputs=partial(inputs, bases=BASES),
         quick=[cell | TOY for cell in _judging() if _toy(cell)],
         alone=alone,
@@ -168,7 +183,14 @@ def adaptation() -> Experiment:
 
 def methods_of(task: str) -> tuple[str, ...]:
     """What is tried on a task at the first budget: models without a head for classes are compared with their base."""
-    return ("head" if _has_head(task) else "none", *METHODS, "full")
+    adapters = ("lora", "noise-gaussian") if task in LARGE else METHODS
+    return ("head" if _has_head(task) else "none", *adapters, "full")
+
+
+def variants_of(task: str) -> tuple[str, ...]:
+    """Which `VARIANTS` are tried on a task, if any: of `LARGE` those of the noise-built adapter."""
+    tried = VARIANTS if task in VARIED else ()
+    return tuple(name for name in tried if task not in LARGE or VARIANTS[name]["adapter"] != "lora")
 
 
 def best(record, task: str, method: str, budget: int = 1) -> float:
@@ -184,7 +206,7 @@ def _has_head(task: str) -> bool:
 def _tuning() -> Iterator[dict]:
     for task in TASKS:
         for method in methods_of(task):
-            if method != "none":
+            if method != "none" and task not in LARGE:
                 for lr in GRIDS.get(TASKS[task]["model"], GRID):
                     yield _cell("methods", task, method, 1, TUNING_SEED, lr)
     for budget in BUDGETS[1:]:
@@ -194,16 +216,18 @@ def _tuning() -> Iterator[dict]:
 
 
 def _judging() -> Iterator[dict]:
-    for seed in range(SEEDS):
-        for task in TASKS:
-            for method in methods_of(task):
-                yield _cell("methods", task, method, 1, seed)
-        for task in VARIED:
-            for variant in VARIANTS:
-                yield _cell("variants", task, variant, 1, seed)
-        for budget in BUDGETS[1:]:
-            for method in BUDGET_METHODS:
-                yield _cell("budgets", BUDGET_TASK, method, budget, seed)
+    for tasks in (LARGE, [task for task in TASKS if task not in LARGE]):
+        for seed in range(SEEDS):
+            for task in tasks:
+                for method in methods_of(task):
+                    if method != "full" or task not in LARGE or seed < finetuning.LARGE_SEEDS:
+                        yield _cell("methods", task, method, 1, seed)
+            for task in tasks:
+                for variant in variants_of(task):
+                    yield _cell("variants", task, variant, 1, seed)
+            for budget in BUDGETS[1:]:
+                for method in BUDGET_METHODS if BUDGET_TASK in tasks else ():
+                    yield _cell("budgets", BUDGET_TASK, method, budget, seed)
 
 
 def _cell(part: str, task: str, method: str, budget: int, seed: int, lr: float | None = None) -> dict:
@@ -256,16 +280,28 @@ def run(cell: dict) -> list[dict]:
     """Train as the cell says; one row: ``accuracy`` and ``loss`` in nats, on validation data where rates are tuned and
     on test data otherwise, and what `lfmlib.lab.costs` says of the training. A training that diverges has no accuracy
     and no loss.
+
+    A row of `LARGE` says of how many ``answers`` that is, so that who reads the record need not have the model; and
+    only the first seed what a training costs, since others cost the same.
     """
     plan, side = config(cell), "validation" if cell["seed"] == TUNING_SEED else "test"
     task, most = problem(plan.model, plan.task), VALIDATION_ITEMS.get(plan.model) if side == "validation" else None
+    about = {"answers": task.count(side)} if cell["task"] in LARGE else {}
     if cell["method"] == "none":
-        return [_figures(task.figures(start_of(plan).eval(), side, most)) | {"parameters": 0, "stored": 0}]
+        return [_figures(task.figures(start_of(plan).eval(), side, most)) | about | {"parameters": 0, "stored": 0}]
     try:
-        found = _figures(task.figures(retrained(plan, snapshots=0).model, side, most))
+        found = _figures(task.figures(_trained(cell, plan), side, most))
     except FloatingPointError:
         found = {"accuracy": None, "loss": None}
-    return [found | costs(plan)]
+    return [found | about | ({} if about and cell["seed"] else costs(plan))]
+
+
+def _trained(cell: dict, plan: Config) -> nn.Module:
+    """The model after a training anew; of `LARGE` once for all experiments that have it."""
+    of_others = cell["adapter"] in ("", "lora", *NOISE_BUILT) and not cell["jitter"]
+    if cell["task"] in LARGE and of_others and cell["seed"] < finetuning.LARGE_SEEDS:
+        return finetuning.trained(plan).model
+    return retrained(plan, snapshots=0, scored=False).model
 
 
 def _figures(found: dict[str, float]) -> dict[str, float]:

@@ -209,9 +209,13 @@ def _toy_seeds(cell: dict) -> int:
 
 
 def fine_tuned(cell: dict) -> Trained:
-    """Train as a cell says: anew, whatever is cached; a `LARGE` model once for all cells of the same training."""
-    settings = plan(cell)
-    if cell["model"] in LARGE:
+    """Train as a cell says (see `trained`)."""
+    return trained(plan(cell))
+
+
+def trained(settings: Config) -> Trained:
+    """Train anew, whatever is cached; a `LARGE` model once for all cells, of all experiments, of the same training."""
+    if settings.model in LARGE:
         return train(settings, progress=False, snapshots=0)
     return retrained(settings, snapshots=0)
 

@@ -50,10 +50,10 @@ def base_inputs(model: str, bases: Bases) -> dict[str, str]:
     return {"base data": problem(model, bases[model]["task"]).data_hash} if model in bases else {}
 
 
-def retrained(plan: Config, snapshots: int | None = None) -> Trained:
-    """Train, whatever is cached, and keep nothing."""
+def retrained(plan: Config, snapshots: int | None = None, *, scored: bool = True) -> Trained:
+    """Train, whatever is cached, and keep nothing; ``scored`` as for `lfmlib.lab.train.train`."""
     with tempfile.TemporaryDirectory() as folder:
-        return train(plan, progress=False, snapshots=snapshots, folder=folder)
+        return train(plan, progress=False, snapshots=snapshots, folder=folder, scored=scored)
 
 
 def score(scores: dict[str, float]) -> float:
