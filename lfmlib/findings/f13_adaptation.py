@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
@@ -86,12 +86,17 @@ def f13_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     parts = {name: _mean_accuracy(rows, method) for name, method in names.items()}
     if set(OTHER_NOISE) <= set(rows["method"]):
         parts["of uniform noise, of ±1"] = " and ".join(_mean_accuracy(rows, method) for method in OTHER_NOISE)
-    if not {method for own, others in INSIGHTS.values() for method in (own, *others)} <= set(rows["method"]):
+    arms = {LORA, *(method for own, others in INSIGHTS.values() for method in (own, *others))}
+    if not arms <= set(rows["method"]):
         reason = "Adapters with and without the insights were not trained on this task."
         return Finding.of("F13", model, provenance, {"reason": reason, "parts": parts}, first=first)
-    gains = {name: insight_gain(rows, *pair) for name, pair in (INSIGHTS | PLACEBO).items()}
-    if len(each) < MIN_RUNS or any(one.isna().any() for one in gains.values()):
-        reason = f"Some trainings diverged, or there are fewer than {MIN_RUNS} runs."
+    if len(runs := _with_all(rows, arms)) < MIN_RUNS:
+        reason = f"Recorded so far: {len(runs)} of the {MIN_RUNS} runs that it takes."
+        return Finding.of("F13", model, provenance, {"reason": reason, "parts": parts}, first=first)
+    whole = rows[rows["seed"].isin(runs)]
+    gains = {name: insight_gain(whole, *pair) for name, pair in (INSIGHTS | PLACEBO).items()}
+    if any(one.isna().any() for one in gains.values()):
+        reason = "Some trainings diverged."
         return Finding.of("F13", model, provenance, {"reason": reason, "parts": parts}, first=first)
     found = compared({name: gains[name] / 100 for name in INSIGHTS})
     parts = {f"{name}: {found[name]}": bracketed(*over_runs(gains[name]), 2, "+") for name in INSIGHTS} | parts
@@ -101,7 +106,7 @@ def f13_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     verdict = judge(RULES["F13"], value, (low, high))
     if verdict == "supported" and "loss" in found.values():
         verdict = "partly"
-    details = {"parts": parts, "runs": len(each), "insights": found}
+    details = {"parts": parts, "runs": len(runs), "insights": found}
     return Finding.of("F13", model, provenance, details, value, (low, high), placebo, verdict, first=first)
 
 
@@ -113,6 +118,13 @@ def insight_gain(rows: pd.DataFrame, own: str, others: Sequence[str]) -> pd.Seri
         own, others: methods (see `INSIGHTS`).
     """
     return accuracy(rows, own) - pd.DataFrame({other: accuracy(rows, other) for other in others}).mean(axis=1)
+
+
+def _with_all(rows: pd.DataFrame, methods: Collection[str]) -> list[int]:
+    """Seeds of the runs that have all of these methods, at the first budget; diverged trainings count as recorded."""
+    some = rows[(rows["budget"] == 1) & rows["method"].isin(methods)]
+    each = some.groupby("seed")["method"].nunique()
+    return each.index[each == len(methods)].tolist()
 
 
 def _count(found: Mapping[str, str], *outcomes: str) -> int:

@@ -91,6 +91,15 @@ def test_what_was_not_trained_is_not_judged():
 def test_a_verdict_takes_five_runs():
     found = findings.f13_over_runs(recorded(0.03, runs=4), "m", {})
     assert found.value is None and found.verdict == found.first_verdict == "undecided"
+    assert found.details["reason"] == "Recorded so far: 4 of the 5 runs that it takes."
+
+
+def test_a_run_counts_when_all_of_its_arms_are_recorded():
+    rows = recorded(0.03)
+    rows = rows[(rows["method"] != "noise-deeper") | (rows["seed"] < 3)]
+    found = findings.f13_over_runs(rows, "m", {})
+    assert found.value is None and found.first_verdict == "supported"
+    assert found.details["reason"] == "Recorded so far: 3 of the 5 runs that it takes."
 
 
 def test_runs_that_lack_one_of_the_two_do_not_count():
