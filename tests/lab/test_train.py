@@ -130,6 +130,13 @@ def test_what_comes_from_the_cache_is_what_was_trained(cached, monkeypatch):
     assert torch.equal(again.model(pixel_values=images).logits, first.model(pixel_values=images).logits)
 
 
+def test_without_scores_the_same_is_trained_and_kept_apart(cached):
+    """What comes from the cache unasked for figures must not be taken for a training that has them."""
+    found = train(SHORT, progress=False, scored=False)
+    assert found.weights == cached.weights and found.scores == {}
+    assert train(SHORT, progress=False).scores == cached.scores
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing", "manifest"])
 def test_a_damaged_artefact_is_built_again(cached, private_cache, damage):
     (file,) = private_cache.rglob("model.safetensors")
