@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lfmlib.chapters import ch11_adaptation
+from lfmlib.chapters import ch11_adaptation, ch11_published
 from lfmlib.experiments import adaptation
 
 LEVEL = {"none": 0.2, "head": 0.5, "lora": 0.7, "dora": 0.71, "vera": 0.69, "randlora": 0.7, "noise-gaussian": 0.75,
@@ -16,7 +16,7 @@ def made() -> pd.DataFrame:
     for seed in range(5):
         for task in adaptation.TASKS:
             listed = [("methods", method, 1) for method in adaptation.methods_of(task)]
-            listed += [("variants", variant, 1) for variant in adaptation.VARIANTS if task in adaptation.VARIED]
+            listed += [("variants", variant, 1) for variant in adaptation.variants_of(task)]
             for budget in adaptation.BUDGETS[1:]:
                 listed += [
                     ("budgets", method, budget)
@@ -28,7 +28,8 @@ def made() -> pd.DataFrame:
                 rows.append(
                     {"part": part, "model": adaptation.TASKS[task]["model"], "task": task, "method": method,
                      "budget": budget, "seed": seed, "accuracy": level, "loss": 1 - level, "parameters": 1000 * budget,
-                     "stored": 4100 * budget, "held": 2_000_000, "step_seconds": 0.02 if method == "lora" else 0.03}
+                     "stored": 4100 * budget, "held": 2_000_000, "step_seconds": 0.02 if method == "lora" else 0.03,
+                     "answers": 4096 if task in adaptation.LARGE else None}
                 )  # fmt: skip
     return pd.DataFrame(rows).assign(cell="0")
 
@@ -40,7 +41,8 @@ def record() -> pd.DataFrame:
 
 def test_findings_are_of_every_model_and_task(record):
     found = ch11_adaptation.found(record, seed=0)
-    assert len(found) == 6 and {one.first_verdict for one in found} == {"supported"}
+    assert len(found) == 7 and {one.first_verdict for one in found} == {"supported"}
+    assert found[0].model == "smollm2-135m, docstrings"
     assert "lab ViT, rotation" in {one.model for one in found}
 
 
@@ -69,3 +71,45 @@ def test_rates_are_those_with_the_smallest_loss():
     assert table.loc["LoRA", "ViT, rotation, 16 ×"] == "0.003" and table.loc["VeRA", "ViT, rotation, 4 ×"] == "–"
     assert adaptation.best(rates, "rotation", "lora") == 3e-3
     assert ch11_adaptation.tuned_curves(rates).loc["LoRA", "0.003"] == 0
+
+
+SMOLLM2 = "SmolLM2, docstrings"
+
+
+def test_the_published_language_model_stands_first(record):
+    assert ch11_adaptation.answers(record[record["task"] == "docstrings"]) == 4096
+    assert next(iter(ch11_adaptation.scores(record))) == next(iter(ch11_adaptation.variants(record))) == SMOLLM2
+    assert ch11_adaptation.scores(record).loc["DoRA", SMOLLM2] == "–"
+    said = ch11_published.tuned_before(record)
+    assert SMOLLM2 in said and f"noise-built {adaptation.RATES['docstrings']['noise-gaussian']:g}" in said
+
+
+def test_what_has_fewer_runs_is_told(record):
+    assert ch11_published.fewer_runs(record) == ""
+    of_full = (record["task"] == "docstrings") & (record["method"] == "full") & (record["seed"] > 2)
+    assert ch11_published.fewer_runs(record[~of_full]) == f"Fewer runs than 5 has {SMOLLM2}: full fine-tuning 3."
+    early = record[(record["task"] != "docstrings") | (record["seed"] < 3)]
+    found = ch11_adaptation.found(early)[0]
+    assert found.value is None and found.details["reason"].startswith("Recorded so far: 3 of the 5 runs")
+    assert ch11_adaptation.scores(early).loc["LoRA", SMOLLM2].startswith("71.0")
+
+
+def test_losses_stand_beside_the_noise_built_adapters(record):
+    found = dict(ch11_published.in_nats(record))
+    assert list(found) == [SMOLLM2, "decoder, prose"]
+    assert found[SMOLLM2].loc["noise-built"].tolist() == ["0.230 [0.210, 0.250]", "–"]
+    assert found[SMOLLM2].loc["LoRA", "more than noise-built"] == "+0.050 [+0.050, +0.050]"
+
+
+def test_where_lab_and_published_model_disagree(record):
+    table = ch11_published.beside_lab(record)
+    assert table.loc["noise-built beside LoRA"].tolist() == ["+5.00 [+5.00, +5.00]", "better", "5 better"]
+    assert table.loc["uniform noise", "on the lab’s tasks"] == "3 worse"
+    assert ch11_published.disagree(record).endswith("in 0 of 6 comparisons: in none.")
+    other = record.copy()
+    raised = (other["task"] == "docstrings") & (other["method"] == "noise-gaussian, σ raised")
+    other.loc[raised, "accuracy"] += 0.1
+    said = ch11_published.disagree(other)
+    assert said.endswith("in 1 of 6 comparisons: σ of the base raised, better here, there 3 worse.")
+    toys = record[record["model"] == "vit"]
+    assert ch11_published.beside_lab(toys).empty and "too little was recorded" in ch11_published.disagree(toys)
