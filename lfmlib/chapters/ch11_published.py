@@ -101,12 +101,14 @@ def beside_lab(record: pd.DataFrame) -> pd.DataFrame:
 
 def disagree(record: pd.DataFrame) -> str:
     """Where the published model and the lab's disagree: where it comes out as on none of their tasks, in a sentence."""
-    if not any(one.outcome != "unknown" for one in _compared(record)):
-        return "Of the published model too little was recorded to say where it and the lab’s disagree."
     each = [one for one in _compared(record) if one.outcome != "unknown"]
+    if not each:
+        return "Of the published model too little was recorded to say where it and the lab’s disagree."
     apart = [f"{one.name}, {one.outcome} here, there {one.on_the_lab}" for one in each if one.outcome not in one.lab]
-    told = "; ".join(apart) or "in none"
-    return f"**Where lab and real model disagree**, in {len(apart)} of {len(each)} comparisons: {told}."
+    count = (
+        f"{len(apart)} of {len(each)} comparisons: {'; '.join(apart)}" if apart else f"none of {len(each)} comparisons"
+    )
+    return f"**Lab and real model disagree** in {count}."
 
 
 def _compared(record: pd.DataFrame) -> Iterator[Compared]:

@@ -105,7 +105,7 @@ def test_where_lab_and_published_model_disagree(record):
     table = ch11_published.beside_lab(record)
     assert table.loc["noise-built beside LoRA"].tolist() == ["+5.00 [+5.00, +5.00]", "better", "5 better"]
     assert table.loc["uniform noise", "on the lab’s tasks"] == "3 worse"
-    assert ch11_published.disagree(record).endswith("in 0 of 6 comparisons: in none.")
+    assert ch11_published.disagree(record).endswith("in none of 6 comparisons.")
     other = record.copy()
     raised = (other["task"] == "docstrings") & (other["method"] == "noise-gaussian, σ raised")
     other.loc[raised, "accuracy"] += 0.1
