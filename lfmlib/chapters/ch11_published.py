@@ -49,6 +49,11 @@ class Compared:
         return _outcome(self.own)
 
     @property
+    def here(self) -> str:
+        """That in words, with the number of runs where they are few."""
+        return f"{self.outcome} here" + (f" in {len(self.own)} runs" if len(self.own) < SEEDS else "")
+
+    @property
     def on_the_lab(self) -> str:
         """What came of it on the lab's tasks: “2 better, 1 even”."""
         return ", ".join(f"{self.lab.count(word)} {word}" for word in OUTCOMES if word in self.lab)
@@ -56,10 +61,10 @@ class Compared:
 
 def tuned_before(record: pd.DataFrame) -> str:
     """Where rates come from that the record `rates` does not have, in a sentence; "" where it has all."""
-    words, chapter = [], "[chapter 7](07_can_it_be_made_from_noise.ipynb#as-good-as-lora)"
+    words = []
     for task in _large(record):
         rates = ", ".join(f"{METHODS[method]} {rate:g}" for method, rate in RATES[task].items())
-        words.append(f"The rates of {title(task)}, are from {chapter}, at the same task and length: {rates}.")
+        words.append(f"The rates of {title(task)}, are those of chapter 7, of the same task and length: {rates}.")
     return " ".join(words)
 
 
@@ -92,6 +97,7 @@ def beside_lab(record: pd.DataFrame) -> pd.DataFrame:
     """What came of each comparison on the published model, in points, and on how many of the lab's tasks; empty where
     either was not recorded."""
     columns = {
+        "runs": lambda one: len(one.own),
         "points": lambda one: findings.span(one.own, 2, "+"),
         "outcome": lambda one: one.outcome,
         "on the lab’s tasks": lambda one: one.on_the_lab,
@@ -104,7 +110,7 @@ def disagree(record: pd.DataFrame) -> str:
     each = [one for one in _compared(record) if one.outcome != "unknown"]
     if not each:
         return "Of the published model too little was recorded to say where it and the lab’s disagree."
-    apart = [f"{one.name}, {one.outcome} here, there {one.on_the_lab}" for one in each if one.outcome not in one.lab]
+    apart = [f"{one.name}, {one.here}, there {one.on_the_lab}" for one in each if one.outcome not in one.lab]
     count = (
         f"{len(apart)} of {len(each)} comparisons: {'; '.join(apart)}" if apart else f"none of {len(each)} comparisons"
     )

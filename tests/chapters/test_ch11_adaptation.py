@@ -103,7 +103,7 @@ def test_losses_stand_beside_the_noise_built_adapters(record):
 
 def test_where_lab_and_published_model_disagree(record):
     table = ch11_published.beside_lab(record)
-    assert table.loc["noise-built beside LoRA"].tolist() == ["+5.00 [+5.00, +5.00]", "better", "5 better"]
+    assert table.loc["noise-built beside LoRA"].tolist() == [5, "+5.00 [+5.00, +5.00]", "better", "5 better"]
     assert table.loc["uniform noise", "on the lab’s tasks"] == "3 worse"
     assert ch11_published.disagree(record).endswith("in none of 6 comparisons.")
     other = record.copy()
@@ -111,5 +111,7 @@ def test_where_lab_and_published_model_disagree(record):
     other.loc[raised, "accuracy"] += 0.1
     said = ch11_published.disagree(other)
     assert said.endswith("in 1 of 6 comparisons: σ of the base raised, better here, there 3 worse.")
+    few = ch11_published.disagree(other[(other["task"] != "docstrings") | (other["seed"] < 2)])
+    assert "better here in 2 runs, there 3 worse" in few
     toys = record[record["model"] == "vit"]
     assert ch11_published.beside_lab(toys).empty and "too little was recorded" in ch11_published.disagree(toys)
