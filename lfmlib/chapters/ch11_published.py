@@ -100,7 +100,7 @@ def beside_lab(record: pd.DataFrame) -> pd.DataFrame:
         "runs": lambda one: len(one.own),
         "points": lambda one: findings.span(one.own, 2, "+"),
         "outcome": lambda one: one.outcome,
-        "on the lab’s tasks": lambda one: one.on_the_lab,
+        "lab’s tasks": lambda one: one.on_the_lab,
     }
     return table({one.name: one for one in _compared(record)}, columns)
 

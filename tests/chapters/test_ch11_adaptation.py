@@ -104,7 +104,7 @@ def test_losses_stand_beside_the_noise_built_adapters(record):
 def test_where_lab_and_published_model_disagree(record):
     table = ch11_published.beside_lab(record)
     assert table.loc["noise-built beside LoRA"].tolist() == [5, "+5.00 [+5.00, +5.00]", "better", "5 better"]
-    assert table.loc["uniform noise", "on the lab’s tasks"] == "3 worse"
+    assert table.loc["uniform noise", "lab’s tasks"] == "3 worse"
     assert ch11_published.disagree(record).endswith("in none of 6 comparisons.")
     other = record.copy()
     raised = (other["task"] == "docstrings") & (other["method"] == "noise-gaussian, σ raised")
