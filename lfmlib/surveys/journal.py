@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -20,6 +21,9 @@ from ..checkpoints.remote import RemoteFile
 from ..checkpoints.stored import InMemory, stamp_of
 from ..provenance import sources
 
+SYNC_SECONDS = 5.0
+"""Seconds between two times that rows are brought to the disk: what a power cut may cost. What ends the process alone
+costs nothing."""
 MAX_HASHED_BYTES = 1 << 20  # size of a tensor in memory, such as a quantizer's table, that is hashed into a key
 
 
@@ -47,6 +51,7 @@ class Journal:
         call = measure if isinstance(measure, partial) else partial(measure)
         self.measured = [call.func.__module__, call.func.__qualname__, call.args, sorted(call.keywords.items())]
         self._keys: dict[str, str | None] = {}
+        self._synced = 0.0
 
     def known(self, checkpoint: Checkpoint, names: list[str]) -> dict[str, list[dict]]:
         """Rows by tensor, of those of the named tensors of a checkpoint that are in the journal."""
@@ -65,7 +70,8 @@ class Journal:
         return {name: [_row(row) for row in kept[key]] for name, key in self._keys.items() if key in kept}
 
     def keep(self, rows: Mapping[str, list[dict]]) -> None:
-        """Add the rows of tensors that `known` was asked for. They are on the disk when this returns."""
+        """Add the rows of tensors that `known` was asked for. They are written when this returns, and every
+        `SYNC_SECONDS` on the disk, which can take long while something else writes there."""
         lines = [
             json.dumps({"of": key, "tensor": name, "rows": some}, default=lambda number: number.item())
             for name, some in rows.items()
@@ -74,7 +80,9 @@ class Journal:
         with self.path.open("ab") as file:
             file.write("".join(f"{line}\n" for line in lines).encode())
             file.flush()
-            os.fsync(file.fileno())
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(file.fileno())
+                self._synced = time.monotonic()
 
     def _key(self, checkpoint: Checkpoint, name: str) -> str | None:
         """Hash of what the rows of a tensor depend on; None of a tensor that is only in memory."""
