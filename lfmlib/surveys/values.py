@@ -51,8 +51,8 @@ def survey(
             `lfmlib.distribution.sampled`). Below `lfmlib.distribution.sampled.MIN_SAMPLE_BYTES` a warning is given. A
             tensor at hand of at most `WHOLE_BYTES` is read whole, which costs less than these intervals.
         keep: a folder where finished rows are kept as they come. A survey that was stopped in any way, even by a power
-            cut (but for the rows of its last seconds), goes on from them when it is called again; tensors whose file has changed are measured anew (see
-            `lfmlib.surveys.journal`).
+            cut (but for the rows of its last seconds), goes on from them when it is called again; tensors whose file
+            has changed are measured anew (see `lfmlib.surveys.journal`).
 
     Returns:
         One row per 2-D floating-point tensor, in checkpoint order: its `TensorInfo` (the name in column ``tensor``),
