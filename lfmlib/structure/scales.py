@@ -85,15 +85,16 @@ def scales(w: np.ndarray, mean: float) -> Scales:
     sums = tuple(np.zeros((2, size)) for size in w.shape)
     blocks, powers = np.zeros((2, BLOCKS_PER_SIDE, BLOCKS_PER_SIDE)), np.zeros(5)
     _add_logarithms(w, mean, math.log(_first_size(w, mean)), cuts, sums, blocks, powers)
-    n, whole = int(powers[0]), w.size
+    known, one, two, three, four = powers.tolist()
+    n, whole = int(known), w.size
     if n < MIN_KNOWN:
         return _nothing(*w.shape)
-    centre = powers[1] / n
-    total = powers[2] - n * centre**2
+    centre = one / n
+    total = two - n * centre**2
     if total <= NEGLIGIBLE_VARIANCE * whole:
         return _nothing(*w.shape)
     counts = [one[0] for one in sums]
-    means = [np.divide(one, count, out=np.zeros_like(one), where=count > 0) - centre for count, one in sums]
+    means = [np.divide(some, count, out=np.zeros_like(some), where=count > 0) - centre for count, some in sums]
     row_share, col_share = (float(count @ mean**2) / total for count, mean in zip(counts, means, strict=True))
     row_drift, col_drift = (
         _drift(mean[count > 0], np.flatnonzero(count > 0)) for count, mean in zip(counts, means, strict=True)
@@ -106,7 +107,7 @@ def scales(w: np.ndarray, mean: float) -> Scales:
     if n == whole:
         expected = {"both_share": (groups - 2) / (n - 1), "block_share": block.freedom / (n - groups + 1)}
         return Scales(row_share, col_share, block_share, row_drift, col_drift, expected)
-    fourth = powers[4] - 4 * centre * powers[3] + 6 * centre**2 * powers[2] - 3 * n * centre**4
+    fourth = four - 4 * centre * three + 6 * centre**2 * two - 3 * n * centre**4
     inverse = [np.divide(1.0, count, out=np.zeros_like(count), where=count > 0) for count in counts]
     laws = _sparse_laws(inverse, _crossed(w, mean, *inverse), n, fourth / total**2, block, sparse)
     expected = {name: float(laws[name].mean()) for name in ("both_share", "block_share")}
