@@ -91,7 +91,7 @@ def optimal_law(x, *, seed: int = 0, pruned: float = 0.0, families: Sequence[str
         x: a `Sketch`, or anything `Sketch.of` takes. Exact zeros count as pruned.
         seed: decides which half of the values each one is in (each half is coded with the other's fit).
         pruned: share of the values to leave out, smallest magnitudes first; zeros are always left out.
-        families: keys of `FAMILIES` to try; "gaussian" alone suffices for `Law.outlier_cut` and takes a ninth of the
+        families: keys of `FAMILIES` to try; "gaussian" alone suffices for `Law.outlier_cut` and takes a quarter of the
             time.
 
     Returns:

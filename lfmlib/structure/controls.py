@@ -23,6 +23,8 @@ Found = TypeVar("Found")
 
 CONTROLS = ("rescaled", "rows-permuted", "permuted", "fresh")
 """Names of the controls, as explained above."""
+TOLERANCE, MAX_ROUNDS = 1e-6, 200
+"""When scales are divided out: no more than this share of change is left, or so many rounds were made."""
 
 
 def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
@@ -84,7 +86,7 @@ def measure_controls(
     return {name: measure(control(matrix, name, seed=seed)) for name in checked_names(controls)}
 
 
-def rescaled(matrix, *, tolerance: float = 1e-6, most: int = 200) -> torch.Tensor:
+def rescaled(matrix, *, tolerance: float = TOLERANCE, most: int = MAX_ROUNDS) -> torch.Tensor:
     """Divide out the scales of rows and columns, so that every row and column has root mean square 1.
 
     Alternating normalization (Sinkhorn and Knopp 1967, on the squared entries); a few rounds do unless many entries are
@@ -110,7 +112,9 @@ def rescaled(matrix, *, tolerance: float = 1e-6, most: int = 200) -> torch.Tenso
     return m.given.to(torch.float64) / rows[:, None] / columns
 
 
-def _line_scales(w: torch.Tensor, tolerance: float, most: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _line_scales(
+    w: torch.Tensor, tolerance: float = TOLERANCE, most: int = MAX_ROUNDS
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Scales of the rows and of the columns of a matrix (r, c), float64 ``(r,)`` and ``(c,)``, as of `rescaled`.
 
     A round costs a product of the squared entries with a vector for either side: the matrix itself stays as it is.
@@ -141,6 +145,6 @@ def scale_gain(matrix) -> float:
     """
     w = Matrix(matrix).given
     there = w != 0
-    scales = enumerate(_line_scales(w, 1e-6, 200))
+    scales = enumerate(_line_scales(w))
     local = sum(torch.dot(there.sum(dim=1 - axis).double(), scale.log2()) for axis, scale in scales) / there.sum()
     return math.log2(float(w.to(torch.float64).square().mean())) / 2 - float(local)

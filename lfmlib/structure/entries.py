@@ -156,7 +156,7 @@ SUMS = ("lag_one", "row_alike", "col_alike", "both_share", "unequal", "block_exc
 def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals: bool = False) -> IID:
     """Measure how far the entries of ``matrix`` are from independent and identically distributed.
 
-    Time: a few passes over the entries and two Gram matrices of the smaller side. Memory: three float32 copies of the
+    Time: a few passes over the entries and two Gram matrices of the smaller side. Memory: two float32 copies of the
     matrix (of a float64 one float64).
 
     Args:

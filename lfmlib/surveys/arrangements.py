@@ -44,7 +44,7 @@ def arrangement(
 ) -> pd.DataFrame:
     """Measure how the entries of every floating-point matrix with at least 40 rows and columns are arranged.
 
-    While a matrix is measured, memory holds three float32 copies of it (of a float64 one float64), or two float64
+    While a matrix is measured, memory holds two float32 copies of it (of a float64 one float64), or two float64
     matrices of its smaller side squared; each worker measures one at a time.
 
     Args:

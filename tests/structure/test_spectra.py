@@ -115,9 +115,10 @@ def test_every_float_type_is_read(dtype):
 
 
 def test_products_in_float32_move_eigenvalues_by_less_than_a_millionth():
-    w = planted(600, 900, [800]).astype(np.float32)
-    narrow, wide = (singular_values(one) ** 2 for one in (w, w.astype(np.float64)))
-    assert np.abs(narrow - wide).max() < 1e-6 * wide.mean() and narrow[-1] > 100 * wide.mean()
+    for w in (noise(1024, 1024).astype(np.float32), planted(600, 900, [800]).astype(np.float32)):
+        narrow, wide = (singular_values(one) ** 2 for one in (w, w.astype(np.float64)))
+        assert np.abs(narrow - wide).max() < 1e-6 * wide.mean()
+    assert narrow[-1] > 100 * wide.mean()
     torch.set_float32_matmul_precision("medium")  # products that a reader has allowed to be coarse
     try:
         assert np.array_equal(singular_values(w), singular_values(w.astype(np.float64)))

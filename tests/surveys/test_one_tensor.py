@@ -203,3 +203,27 @@ def test_a_weight_of_another_type_is_missed(dtype):
     with pytest.warns(UserWarning, match=r"1 tensor was not read, and the table lacks what it holds: o\.weight: "):
         table = lfmlib.survey({"q.weight": torch.randn(64, 64), "o.weight": odd, "position_ids": odd}, progress=False)
     assert table["tensor"].tolist() == ["q.weight"] and {"o.weight", "position_ids"} <= set(table.attrs["skipped"])
+
+
+def odd() -> dict[str, torch.Tensor]:
+    """Matrices of real trackers, at which other tools end: one column (WeightWatcher#128), zeros (lava#501), padding
+    that nobody filled (vllm#50523), NaN in a layer (GaLore#26); and what else has no figures, or hardly any."""
+    rng = torch.Generator().manual_seed(0)
+    plain = lambda *shape: 0.02 * torch.randn(*shape, generator=rng)  # noqa: E731
+    padded = plain(128, 128)
+    padded[100:] = torch.tensor([3.3e38, 1e-44, -2e-42, 0.0]).repeat(28 * 32).view(28, 128)
+    return {
+        "good": plain(128, 128), "one column": plain(512, 1), "zeros": torch.zeros(128, 128), "padded": padded,
+        "constant": torch.full((128, 128), 0.1), "NaN": plain(128, 128).index_fill_(0, torch.tensor([3]), torch.nan),
+        "unit": torch.eye(128), "huge": 1e37 * plain(128, 128), "tiny": 1e-41 * plain(128, 128),
+    }  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("what", ["survey", "arrangement", "laws", "compare"])
+def test_no_odd_matrix_costs_another_its_row(what):
+    models = [{f"{name}.weight": value + move for name, value in odd().items()} for move in (0.0, 1e-3)]
+    table = getattr(lfmlib, what)(*(models if what == "compare" else models[:1]), progress=False)
+    rows, skipped = set(table["tensor"]), table.attrs["skipped"]
+    assert rows | set(skipped) == set(models[0]) and not rows & set(skipped)
+    assert {"good.weight", "padded.weight", "huge.weight"} <= rows and all(skipped.values())
