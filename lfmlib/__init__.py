@@ -41,6 +41,7 @@ __all__ = [
     "outliers",
     "overlap",
     "pruning",
+    "replace",
     "rescaled",
     "spectrum",
     "survey",

@@ -29,6 +29,7 @@ from .distribution.shapes import classify as classify
 from .distribution.sketch import Sketch as Sketch
 from .losses import outliers as outliers
 from .losses import pruning as pruning
+from .losses import replace as replace
 from .losses import tolerance as tolerance
 from .merging.overlaps import overlap as overlap
 from .merging.run import merge as merge

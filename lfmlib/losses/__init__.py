@@ -1,5 +1,5 @@
-"""What weights are worth, told by a loss: when they are pruned, moved by noise, or their outliers changed."""
+"""What weights are worth, told by a loss: when they are pruned, replaced, moved by noise, or their outliers changed."""
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ["outliers", "pruning", "tolerance", "weights"])
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ["outliers", "pruning", "replace", "tolerance", "weights"])

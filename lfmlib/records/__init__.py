@@ -58,6 +58,7 @@ EXPERIMENTS: dict[str, str] = {
     "derived": "lfmlib.experiments.stand_ins:experiment",
     "radius": "lfmlib.experiments.radius:experiment",
     "optimal": "lfmlib.experiments.optimal:experiment",
+    "replacement": "lfmlib.experiments.replacement:experiment",
     "editing": "lfmlib.experiments.editing:experiment",
     "rates": "lfmlib.experiments.adaptation:rates",
     "adaptation": "lfmlib.experiments.adaptation:adaptation",

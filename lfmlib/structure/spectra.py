@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import pandas as pd
 import torch
-from scipy import optimize
 
 from ..options import check
 from .controls import control, measure_controls
 from .gram import Matrix
 from .lanczos import DRAWS, STEPS, estimates, null_quadrature, quadrature
-from .random_matrices import effective_rank, ks_distance, mp_cdf, null, support, threshold
+from .random_matrices import effective_rank, ks_distance, null, threshold
+from .shrinkage import noise_variance
 
 MAX_EXACT_SIDE = 4096
 """Smaller side up to which `spectrum` computes every eigenvalue (at 4,096 in 4 s of one core)."""
@@ -186,8 +186,7 @@ def bulk(matrix) -> Bulk:
     """
     m = Matrix(matrix)
     values = m.eigenvalues()
-    middle = optimize.brentq(lambda x: float(mp_cdf(x, m.ratio)) - 0.5, *support(m.ratio))
-    scale = float(np.median(values)) / middle
+    scale = noise_variance(values, m.ratio)
     beyond = values > scale * threshold(m.p, m.n) ** 2 / m.n
     return Bulk(
         variance=scale,
