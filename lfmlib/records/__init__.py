@@ -59,6 +59,7 @@ EXPERIMENTS: dict[str, str] = {
     "radius": "lfmlib.experiments.radius:experiment",
     "optimal": "lfmlib.experiments.optimal:experiment",
     "replacement": "lfmlib.experiments.replacement:experiment",
+    "soups": "lfmlib.experiments.soups:experiment",
     "editing": "lfmlib.experiments.editing:experiment",
     "rates": "lfmlib.experiments.adaptation:rates",
     "adaptation": "lfmlib.experiments.adaptation:adaptation",
