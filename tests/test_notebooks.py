@@ -88,7 +88,7 @@ def test_parameters_are_checked(path):
 
 
 def test_makes_a_claim(path):
-    assert any(re.search(r"\b(Claim|Board)\(", cell.source) for cell in code_cells(path))
+    assert any(re.search(r"\b(Claim|Board|Question)\(", cell.source) for cell in code_cells(path))
 
 
 def test_code_is_short(path):

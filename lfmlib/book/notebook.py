@@ -22,7 +22,7 @@ from ..provenance import HOME
 from . import TEMPORARY, refusals
 from .layout import Layout, writable
 
-__all__ = ["Board", "Claim", "begin", "code", "download", "plain", "record", "say", "table"]
+__all__ = ["Board", "Claim", "Question", "begin", "code", "download", "plain", "record", "say", "table"]
 
 PROFILES = ("quick", "default", "full")
 LINKED = 2_000_000
@@ -67,6 +67,26 @@ class Claim:
         statement = escaped(scoreboard.sentence(findings.STATEMENTS[self.id]))
         claim = f"<p><b>Claim {self.id}.</b> {statement} <small>(Si et al., 2025)</small></p>"
         return _box(verdict or "lfm-open", claim + body)
+
+
+class Question:
+    """The box at the top of a chapter that asks what no paper claims: shown empty, filled at the end with what came
+    out."""
+
+    def __init__(self, asked: str):
+        self.asked = asked
+        self._display = uuid.uuid4().hex
+        display(
+            HTML(self._box("lfm-open", ["The answer appears here when the chapter has run."])), display_id=self._display
+        )
+
+    def settle(self, sentences: list[str]) -> None:
+        """Show the answer, a paragraph a sentence."""
+        display(HTML(self._box("lfm-mixed", sentences)), display_id=self._display, update=True)
+
+    def _box(self, verdict: str, sentences: list[str]) -> str:
+        asked = f"<p><b>This book asks.</b> {escaped(self.asked)}</p>"
+        return _box(verdict, asked + "".join(f"<p>{inline(one)}</p>" for one in sentences))
 
 
 class Board:

@@ -40,6 +40,8 @@ CONTROL = "added"
 """Noise on top of everything, as far from W as fresh noise in the place of the part would be."""
 BLOCK = 8
 """Rows and columns of a block."""
+Share = float | tuple[float, float]
+"""A share of a matrix, the least; or what lies between two such shares."""
 
 
 class Part(ABC):
@@ -136,22 +138,23 @@ class _Places(Part):
 
 
 class _Directions(Part):
-    """A part that consists of singular directions: all but the first ones."""
+    """A part that consists of singular directions."""
 
-    def __init__(self, w: torch.Tensor, svd: tuple[torch.Tensor, ...], first: int):
-        left, self.values, right = svd
-        self.left, self.right, self.first = left[:, :first], right[:first].T, first
-        kept = (self.left * self.values[:first]) @ self.right.T
-        super().__init__(kept, w - kept, 1 - first / len(self.values))
+    def __init__(self, w: torch.Tensor, svd: tuple[torch.Tensor, ...], chosen: torch.Tensor, share: float):
+        left, values, right = svd
+        self.left, self.right, self.values = left[:, ~chosen], right[~chosen].T, values[chosen]
+        kept = (self.left * values[~chosen]) @ self.right.T
+        super().__init__(kept, w - kept, share)
 
     def _inside(self, drawn: torch.Tensor) -> torch.Tensor:
         drawn = drawn - self.left @ (self.left.T @ drawn)
         return drawn - (drawn @ self.right) @ self.right.T
 
     def _rotated(self, rng: np.random.Generator) -> torch.Tensor:
-        count = len(self.values) - self.first
-        left, right = (_haar(rng, len(kept), count, kept.double()).to(self.part) for kept in (self.left, self.right))
-        return (left * self.values[self.first :]) @ right.T
+        left, right = (
+            _haar(rng, len(kept), len(self.values), kept.double()).to(self.part) for kept in (self.left, self.right)
+        )
+        return (left * self.values) @ right.T
 
 
 class Split:
@@ -170,21 +173,26 @@ class Split:
             raise ValueError(f"unknown rule {rule!r}: expected one of {', '.join(RULES)}")
         self.w, self.rule = w.detach().float().clone(), rule
 
-    def at(self, share: float) -> Part:
+    def at(self, share: Share) -> Part:
         """The part that holds a share of the directions, entries, rows, columns or blocks, those of least size.
 
+        Args:
+            share: between 0 and 1; a pair of shares: those of the second that are not of the first.
+
         Raises:
-            ValueError: a share outside [0, 1].
+            ValueError: a share outside [0, 1], or a pair that falls.
         """
-        if not 0 <= share <= 1:
-            raise ValueError(f"{share} is no share of a matrix: expected a number between 0 and 1")
+        above, upto = share if isinstance(share, tuple) else (0.0, share)
+        if not 0 <= above <= upto <= 1:
+            raise ValueError(f"{share} is no share of a matrix: expected a number between 0 and 1, or two that rise")
+        total = min(self.w.shape) if self.rule == "directions" else self._order.numel()
+        first, last = round(above * total), round(upto * total)
+        chosen = torch.zeros(total, dtype=torch.bool, device=self.w.device)
         if self.rule == "directions":
-            count = len(self.singular_values)
-            return _Directions(self.w, self._svd, count - round(share * count))
-        count = round(share * self._order.numel())
-        chosen = torch.zeros(self._order.numel(), dtype=torch.bool, device=self.w.device)
-        chosen[self._order[:count]] = True
-        return _Places(self.w, self._mask(chosen), count / self._order.numel())
+            chosen[total - last : total - first] = True
+            return _Directions(self.w, self._svd, chosen, (last - first) / total)
+        chosen[self._order[first:last]] = True
+        return _Places(self.w, self._mask(chosen), (last - first) / total)
 
     @property
     def singular_values(self) -> np.ndarray:
@@ -235,7 +243,7 @@ class Split:
 def curve(
     loss: Callable[[], float],
     weights: Weights,
-    shares: Sequence[float | Mapping[str, float]],
+    shares: Sequence[Share | Mapping[str, float]],
     *,
     progress: bool = False,
     seed: int = 0,
@@ -250,7 +258,8 @@ def curve(
     Args:
         loss: of the weights as they are when it is called, on fixed data.
         weights: name → matrix ``(out, in)``, changed in place, and restored to the bit whatever happens.
-        shares: of each matrix to replace, of what ``rule`` names; or name → share, where they differ.
+        shares: of each matrix to replace, of what ``rule`` names, as `Split.at` takes them; or name → share, where
+            they differ.
         rule: one of `RULES`.
         stand_in: one of `STAND_INS`, or `CONTROL`.
         draws: of the stand-in; of "zero", "signs" and other rules without chance, which draw nothing, one.
@@ -349,7 +358,7 @@ def rng(seed: Sequence[int], name: str) -> np.random.Generator:
 
 @torch.no_grad()
 def _replace(
-    weights: Weights, splits: Mapping[str, Split], share: float | Mapping[str, float], stand_in: str, seed: tuple
+    weights: Weights, splits: Mapping[str, Split], share: Share | Mapping[str, float], stand_in: str, seed: tuple
 ) -> tuple[float, float]:
     """Replace, and say what share of all directions, entries, … and of the energy that was."""
     units = replaced = square = whole = 0.0

@@ -11,7 +11,7 @@ need("book", __name__)
 from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
 from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_gradient
 from .house_style import COLOURS, INK, WIDTH, figure, literal, style
-from .noise import added, closing, shares, transport
+from .noise import added, closing, kept, shares, tenths, transport
 from .optimal import anatomy, by_law, pruning
 from .training import STARTS, by_parameters, collapse, curves, growth, panels, phases, starts_legend, sweep_map
 from .weights import (
@@ -56,6 +56,7 @@ __all__ = [
     "gaussian",
     "growth",
     "histogram",
+    "kept",
     "label_map",
     "lags",
     "landscape",
@@ -74,6 +75,7 @@ __all__ = [
     "strip",
     "style",
     "sweep_map",
+    "tenths",
     "transport",
     "with_gradient",
 ]

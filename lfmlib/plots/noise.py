@@ -89,6 +89,46 @@ def closing(
     np.ravel(axes)[-1].set_xlabel("noise, in std(W)")
 
 
+def kept(axes: np.ndarray, runs: Mapping[str, Mapping[str, pd.DataFrame]], bound: float) -> None:
+    """What a model still knows against what of its weights was replaced: a panel for each model, a line a stand-in.
+
+    Args:
+        axes: one for each model.
+        runs: model → stand-in → rows with seed, energy, and ``cost``, the share of what it knows that is lost.
+        bound: a cost to mark.
+    """
+    for ax, (title, each) in zip(np.ravel(axes), runs.items(), strict=True):
+        for (colour, marker), (name, rows) in zip(cycle(LINES[1:]), each.items(), strict=False):
+            over = rows.assign(left=1 - rows["cost"]).groupby("share")[["energy", "left"]]
+            middle, low, high = (over.agg(how).clip(lower=-0.05) for how in ("mean", "min", "max"))
+            x, y = (np.r_[first, middle[column]] for first, column in ((0, "energy"), (1, "left")))
+            ax.plot(x, y, color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
+            ax.fill_between(middle["energy"], low["left"], high["left"], color=colour, alpha=0.15, lw=0)
+        ax.axhline(1 - bound, color=INK, lw=0.8, ls=":")
+        ax.set(title=title, xlim=(0, 1), ylim=(-0.08, 1.15))
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
+
+
+def tenths(axes: np.ndarray, runs: Mapping[str, Mapping[str, pd.DataFrame]]) -> None:
+    """What each tenth of the directions costs: a panel for each model, a line a stand-in.
+
+    Args:
+        axes: one for each model.
+        runs: model → stand-in → rows with seed, ``place`` from 1, the least, and ``cost``, a share of what it knows.
+    """
+    for ax, (title, each) in zip(np.ravel(axes), runs.items(), strict=True):
+        for (colour, marker), (name, rows) in zip(cycle(LINES[1:]), each.items(), strict=False):
+            over = rows.groupby("place")["cost"].agg(["mean", "min", "max"])
+            ax.plot(over.index, over["mean"], color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
+            ax.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.15, lw=0)
+        ax.axhline(0, color=INK, lw=0.8, ls=":")
+        ax.set(title=title)
+        ax.set_xticks(range(1, 11))
+        ax.yaxis.set_major_locator(MaxNLocator(4))
+        ax.yaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
+
+
 def added(axes: np.ndarray, tables: Mapping[str, pd.DataFrame]) -> None:
     """Paired differences with their intervals: a panel a model, a row a method, a mark an arm.
 

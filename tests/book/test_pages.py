@@ -215,11 +215,11 @@ def test_a_quick_run_is_complete(name, html):
     verdicts = "|".join(("lfm-verdict", *map(scoreboard.css, findings.VERDICTS)))
     kept = [*findings.load(made / "quick"), *findings.load(made / "quick" / "report")]  # the report keeps its own
     found = {finding.id for finding in kept if finding.verdict}
-    assert claims and all(re.search(rf"<b class='({verdicts})'>|>not judged<", box) for box in claims), (
+    assert claims and all(re.search(rf"<b class='({verdicts})'>|>not judged<|<b>Seen", box) for box in claims), (
         "a box is not filled"
     )
     claimed = [one for box in claims for one in re.findall(r"(?:Claim |<th[^>]*>)(F\d+)(?:\.|</th>)", box)]
-    assert claimed
+    assert claimed or all("This book asks." in box for box in claims)
     assert len(set(claimed)) == len(claimed) and set(claimed) <= found
     for cell in executed.cells:
         if cell.cell_type == "code" and "figure" in cell.metadata.get("mystnb", {}):

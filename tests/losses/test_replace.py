@@ -73,6 +73,17 @@ def test_the_least_go_first(rule):
         assert mask.sum() == w.numel() / 2
 
 
+def test_parts_between_two_shares_make_up_the_whole():
+    for rule in replace.RULES:
+        split = replace.Split(made(), rule)
+        parts = [split.at((place / 4, (place + 1) / 4)) for place in range(4)]
+        assert torch.allclose(sum(part.part for part in parts), split.w, atol=1e-5)
+        assert sum(part.share for part in parts) == pytest.approx(1)
+        sizes = [part.square / part.share for part in parts]
+        assert sizes == sorted(sizes)
+        assert torch.allclose(parts[0].part, split.at(0.25).part, atol=1e-6)
+
+
 def test_values_signs_and_sizes_are_those_that_are_named():
     w = made()
     part = replace.Split(w, "entries").at(0.7)
@@ -203,6 +214,7 @@ def test_shares_may_differ_between_matrices():
         ({"rule": "ranks"}, "unknown rule 'ranks': expected one of directions"),
         ({"stand_in": "gauss"}, "unknown stand-in 'gauss': expected one of zero"),
         ({"shares": [1.5]}, "1.5 is no share of a matrix"),
+        ({"shares": [(0.5, 0.4)]}, r"\(0.5, 0.4\) is no share of a matrix: expected a number between 0 and 1, or two"),
         ({"weights": {}}, "no weights to replace"),
         ({"loss": lambda: math.nan}, "the loss is nan before anything is replaced"),
     ],
