@@ -19,6 +19,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ from torch import nn
 from ..lab import smollm
 from ..lab.train import start_of
 from ..lab.tuning import body
-from ..losses import replace
+from ..losses import pruning, replace
 from ..losses.weights import restored
 from ..records import Experiment
 from ..records.experiment import brief
@@ -43,8 +44,10 @@ SEEDS = {smollm.NAME: 2, "minilm": 3, "deep-decoder": 3, "vit": 5}
 FEWER_SEEDS = {smollm.NAME: dict.fromkeys(("planted", "groups", "entries", "tenths"), 1), "minilm": {"entries": 2}}
 """Model → part → how often, where it is less: what costs minutes and no sentence at the top rests on."""
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
+FINE_SHARES = {smollm.NAME: (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)}
+"""Shares of the directions that are replaced in every matrix; in models that a twentieth brings down, finer ones."""
 FEW_SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
-"""Shares of every matrix that are replaced; the few but for the directions of models whose loss is fast."""
+"""Shares of the entries, rows, columns and blocks."""
 GROUP_SHARES = (0.1, 0.25, 0.5, 1.0)
 """Those of a group of matrices."""
 STAND_INS = {
@@ -62,15 +65,17 @@ FEW_STAND_INS = {
 """The same of models whose loss takes seconds."""
 BANDS = 6
 """Groups of neighbouring layers, at most."""
-PLANTED_SHARE = 0.3
-"""Share of the directions that noise is planted in, where the answer is to be known."""
+PLANTED_SHARE, PLANTED_LESS = 0.3, {smollm.NAME: 0.005}
+"""Share of the directions that noise is planted in, where the answer is to be known; in models that lose all by it,
+less."""
 PLANTED_DRAWS = 2
 """Draws of the noise that then takes its place."""
 TOLERANCES = tolerances({
     ("own", "score"): (0.15, 1.0),
     "prior": 1e-9,
     "rise": (0.5, 0.2),
-    ("energy", "replaced", "planted"): (0.1, 0.05),
+    ("energy", "replaced", "planted", "carried"): (0.1, 0.05),
+    "met": (0.3, 0.1),
 })  # fmt: skip
 """Wide: another processor trains another model, as in `initialization`."""
 
@@ -127,7 +132,9 @@ def run(cell: dict) -> list[dict]:
     ``planted``: of the model with noise in the place of its least directions, a share `PLANTED_SHARE` of them with the
     share ``planted`` of the energy, as ``curve``; the first also has the ``own`` loss of that model.
 
-    ``tenth``: of the directions above a ``share``, a tenth, replaced by a ``stand_in``.
+    ``tenth``: of the directions above a ``share``, a tenth, replaced by a ``stand_in``. ``met``: what these directions
+    meet, in the mean over the matrices: the mean square of the inputs along them over that along any, and the share of
+    the outputs' squares that is ``carried`` by them.
 
     ``untrained``: ``own`` and ``prior`` of the model before training, and the ``rise`` with noise for all of it.
     """
@@ -141,7 +148,7 @@ def run(cell: dict) -> list[dict]:
     if cell["part"] == "planted":
         return rows + _planted(asked, weights, cell)
     if cell["part"] == "tenths":
-        return rows + _tenths(ask, weights)
+        return rows + _tenths(ask, model, weights)
     if cell["part"] == "edge":
         return [*rows, *_edge(ask, weights), *_untrained(cell)]
     for rule, stand_ins in (FEW_STAND_INS if cell["model"] == smollm.NAME else STAND_INS).items():
@@ -154,7 +161,7 @@ def run(cell: dict) -> list[dict]:
 
 
 def _shares(cell: dict, rule: str = "directions") -> tuple[float, ...]:
-    return SHARES if rule == "directions" and cell["model"] != smollm.NAME else FEW_SHARES
+    return FINE_SHARES.get(cell["model"], SHARES) if rule == "directions" else FEW_SHARES
 
 
 def _weights(model: nn.Module, cell: dict) -> dict[str, torch.Tensor]:
@@ -208,11 +215,24 @@ def _edge(ask: _Curves, weights: dict[str, torch.Tensor]) -> Iterator[dict]:
         yield {"what": "shrunk", "how": how, "energy": brief(1 - left / whole), "rise": brief(rise)}
 
 
-def _tenths(ask: _Curves, weights: dict[str, torch.Tensor]) -> list[dict]:
+def _tenths(ask: _Curves, model: nn.Module, weights: dict[str, torch.Tensor]) -> list[dict]:
     splits, rows = _splits(weights), []
+    tenths = [(place / 10, (place + 1) / 10) for place in range(10)]
     for stand_in in ("noise", "zero"):
-        found = ask(weights, splits, [(place / 10, (place + 1) / 10) for place in range(10)], stand_in)
+        found = ask(weights, splits, tenths, stand_in)
         rows += [{"what": "tenth", "stand_in": stand_in} | row | {"share": row["share"][0]} for row in found]
+    every = pruning.input_norms(model, list(weights), ask.asked)
+    along = pruning.input_norms(model, list(weights), ask.asked, {name: one.directions for name, one in splits.items()})
+    met, carried = np.zeros(10), np.zeros(10)
+    for name, split in splits.items():
+        square = along[name].double().cpu().numpy()[::-1] ** 2  # from the least direction to the largest
+        out = square * split.singular_values[::-1] ** 2
+        places = [slice(*(round(end * len(square)) for end in tenth)) for tenth in tenths]
+        usual = every[name].double().square().mean().item()
+        met += np.array([square[place].mean() / usual for place in places]) / len(splits)
+        carried += np.array([out[place].sum() / out.sum() for place in places]) / len(splits)
+    for (share, _), one, other in zip(tenths, met, carried, strict=True):
+        rows.append({"what": "met", "share": share, "met": brief(one), "carried": brief(other)})
     return rows
 
 
@@ -221,7 +241,7 @@ def _planted(asked: Asked, weights: dict[str, torch.Tensor], cell: dict) -> list
     with restored(weights), torch.no_grad():
         square = whole = 0.0
         for name, split in _splits(weights).items():
-            part = split.at(PLANTED_SHARE)
+            part = split.at(PLANTED_LESS.get(cell["model"], PLANTED_SHARE))
             weights[name].copy_(part.replaced("noise", replace.rng([cell["seed"], 10_007], name)))
             square, whole = square + part.square, whole + part.whole
         ask = _Curves(asked, asked(), cell)

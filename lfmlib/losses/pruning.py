@@ -177,7 +177,9 @@ def scores(
     return {name: w * inputs[name].to(w) for name, w in sizes.items()}
 
 
-def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object]) -> dict[str, torch.Tensor]:
+def input_norms(
+    model: nn.Module, names: Sequence[str], run: Callable[[], object], along: Weights | None = None
+) -> dict[str, torch.Tensor]:
     """The norm of every input of linear layers over all tokens of some data, as Wanda needs it.
 
     Padding is left out where modules are given it as those of transformers are: by keyword, as an ``attention_mask`` of
@@ -187,9 +189,10 @@ def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object
         model: the model.
         names: of weights, such as "layers.0.mlp.fc1.weight", each of an `nn.Linear`.
         run: calls the model on the data.
+        along: name → ``(count, in)``, unit vectors along which the norm is taken; None: along each coordinate.
 
     Returns:
-        name → float32 ``(in,)``, √Σ x² over the tokens.
+        name → float32 ``(in,)``, or ``(count,)``: √Σ x² over the tokens.
 
     Raises:
         ValueError: a name is not that of a linear layer's weight, or the data did not reach its layer.
@@ -209,7 +212,9 @@ def input_norms(model: nn.Module, names: Sequence[str], run: Callable[[], object
             x = given[0].detach().double()
             if masks[-1] is not None and masks[-1].shape == x.shape[:-1]:
                 x = x * masks[-1].to(x)[..., None]
-            squares[name] = squares.get(name, 0) + x.flatten(0, -2).square().sum(0)
+            x = x.flatten(0, -2)
+            x = x if along is None else x @ along[name].to(x).T
+            squares[name] = squares.get(name, 0) + x.square().sum(0)
 
         return hook
 

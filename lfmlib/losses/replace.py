@@ -200,6 +200,11 @@ class Split:
         return self._svd[1].double().cpu().numpy()
 
     @property
+    def directions(self) -> torch.Tensor:
+        """The right singular vectors ``(min(out, in), in)``, in the same order: what of inputs each direction meets."""
+        return self._svd[2]
+
+    @property
     def share_below_edge(self) -> float:
         """Share of the directions that the edge of Marchenko and Pastur's law calls noise (see
         `lfmlib.structure.shrinkage.below_edge`)."""
