@@ -189,6 +189,25 @@ def of_tenths(record: pd.DataFrame) -> str:
     return f"Replaced by fresh noise, in the mean over runs: {'; '.join(said)}."
 
 
+def met(record: pd.DataFrame) -> pd.DataFrame:
+    """What the least and the largest tenth of the directions hold, meet and carry, in words."""
+
+    def told(rows: pd.DataFrame) -> dict:
+        words = {}
+        for share, name in ((0.0, "least"), (0.9, "largest")):
+            some = where(rows, share=share)
+            energy = where(some, what="tenth", stand_in="zero")["energy"].mean()
+            found = where(some, what="met")[["met", "carried"]].mean()
+            words |= {
+                f"{name} tenth, squared weights": f"{energy:.1%}",
+                f"inputs along it, {name}": f"{found['met']:.1f} ×",
+                f"outputs it carries, {name}": f"{found['carried']:.1%}",
+            }
+        return words
+
+    return table(((name, rows) for name, rows in by_model(record) if "met" in set(rows["what"])), told)
+
+
 def groups(record: pd.DataFrame, by: str) -> pd.DataFrame:
     """Of the matrices of one role, or of some layers, replaced alone: the noise-replaceable share at a hundredth of the
     model's gap, and what the edge foretells, in per cent of their energy, in words.

@@ -1,0 +1,173 @@
+"""The bulk in the lab: toys of both experiments, what directions meet, and what chapter 14 reads off its records."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from lfmlib.chapters import ch14_bulk
+from lfmlib.experiments import replacement, soups
+from lfmlib.losses import pruning, replace
+from lfmlib.records.experiment import measure
+
+
+@pytest.fixture(scope="module")
+def toys() -> pd.DataFrame:
+    experiment = replacement.experiment()
+    return pd.DataFrame([row for cell in experiment.quick for row in measure(experiment, cell)["rows"]])
+
+
+@pytest.fixture(scope="module")
+def fine_tunes() -> pd.DataFrame:
+    experiment = soups.experiment()
+    return pd.DataFrame([row for cell in experiment.quick for row in measure(experiment, cell)["rows"]])
+
+
+def test_a_toy_of_each_part_says_what_the_record_does(toys):
+    assert set(toys["what"]) == {"model", "curve", "edge", "shrunk", "planted", "group", "tenth", "met", "untrained"}
+    curves = toys[toys["what"] == "curve"]
+    assert set(curves["rule"]) == set(replace.RULES)
+    asked = set(curves.loc[curves["rule"] == "directions", "stand_in"])
+    assert asked == set(replacement.STAND_INS["directions"]) and set(ch14_bulk.DRAWN) <= asked
+    for _, some in curves.groupby(["seed", "rule", "stand_in", "draw"]):
+        assert some["energy"].is_monotonic_increasing and some["energy"].iloc[-1] == pytest.approx(1, abs=1e-6)
+    met = toys[toys["what"] == "met"].groupby("seed")
+    assert met["carried"].sum().to_numpy() == pytest.approx(1, abs=1e-3)
+    tenths = toys[(toys["what"] == "tenth") & (toys["stand_in"] == "zero")].groupby("seed")
+    assert tenths["energy"].sum().to_numpy() == pytest.approx(1, abs=1e-3)
+    assert toys.loc[toys["what"] == "untrained", "rise"].abs().max() < 0.1  # nothing is known yet
+
+
+def test_all_that_chapter_14_prints_can_be_read_off_toys(toys, fine_tunes):
+    for told in (ch14_bulk.asked, ch14_bulk.shown, ch14_bulk.by_rule, ch14_bulk.by_stand_in, ch14_bulk.planted,
+                 ch14_bulk.shrunk, ch14_bulk.met):  # fmt: skip
+        words = told(toys)
+        assert len(words) and not words.isna().any().any(), told
+    for by in ch14_bulk.ROLE_COLUMNS:
+        assert ch14_bulk.groups(toys, by).map(lambda cell: " / " in cell).all().all()
+    assert len(ch14_bulk.answer(toys, fine_tunes)) == 3
+    assert "ViT" in ch14_bulk.of_tenths(toys) and "ViT" in ch14_bulk.untrained(toys)
+    assert "ViT" in ch14_bulk.grows(fine_tunes) and "ViT" in ch14_bulk.residuals(fine_tunes)
+
+
+def made(cost: float, edge: float = 0.6, model: str = "vit") -> pd.DataFrame:
+    """A record in which replacing costs so much of the gap for each unit of energy, in three runs."""
+    rows = []
+    for seed in range(3):
+        about = {"model": model, "task": "class", "seed": seed}
+        rows.append(about | {"what": "model", "own": 1.0, "prior": 3.0})
+        for stand_in in ("noise", "zero", replace.CONTROL):
+            slope = 2.0 * cost * (1 + 0.01 * seed)
+            for share in (0.25, 0.5, 1.0):
+                curve = {"what": "curve", "rule": "directions", "stand_in": stand_in, "draw": 0, "share": share}
+                rows.append(about | curve | {"replaced": share, "energy": share**2, "rise": slope * share**2})
+            rows.append(
+                about | {"what": "edge", "stand_in": stand_in, "replaced": 0.8, "energy": edge, "rise": slope * edge}
+            )
+    return pd.DataFrame(rows)
+
+
+def residuals(own: float) -> pd.DataFrame:
+    """Fine-tunes whose own residual changes the loss by so much, and as much noise by nothing."""
+    rows = []
+    for member in range(4):
+        for stand_in, loss in {"none": 1.0, "own": 1 + own, "permuted": 1.0, "noise": 1.0}.items():
+            about = {"model": "vit", "lr": 1e-3, "count": 4, "seed": 0, "what": "residual", "member": member}
+            rows.append(about | {"stand_in": stand_in, "loss": loss + 1e-4 * member})
+    return pd.DataFrame(rows)
+
+
+def test_shares_are_where_the_cost_is_crossed():
+    record = made(0.5)
+    found = ch14_bulk.replaceable(record, 0.1, what="curve", rule="directions", stand_in="noise")
+    assert found.to_numpy() == pytest.approx([0.2 / (1 + 0.01 * seed) for seed in range(3)])
+    assert ch14_bulk.edge_cost(record).to_numpy() == pytest.approx([0.3, 0.303, 0.306])
+    assert ch14_bulk.foretold(record).tolist() == [0.6] * 3
+    marks = ch14_bulk.shares(record).set_index("mark")
+    assert marks.loc["fresh noise, 10% of the gap", "share"] == pytest.approx(0.198, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("cost", "said"), [(0.5, "The bulk of ViT is no noise"), (0.001, "Of ViT noise can stand for as much as the edge")]
+)
+def test_the_answer_turns_with_the_record(cost, said):
+    foretold, seen, follows = ch14_bulk.answer(made(cost), residuals(-0.01))
+    assert "60 % of the squared weights of ViT" in foretold and said in follows
+    assert f"{100 * 0.6 * cost * 1.01:.0f} % of what the models know" in seen
+    assert "in 1 of 1 cases (a model at a rate), and by less in 0" in follows
+    assert "in 0 of 1 cases (a model at a rate), and by less in 1" in ch14_bulk.answer(made(cost), residuals(0.01))[2]
+
+
+def test_norms_along_directions_are_those_of_the_inputs_turned():
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 4, bias=False)
+    data = torch.randn(50, 6) * torch.tensor([9.0, 1, 1, 1, 1, 1])
+    split = replace.Split(layer.weight)
+    along = pruning.input_norms(layer, [".weight"], lambda: layer(data), {".weight": split.directions})
+    assert torch.allclose(along[".weight"], (data @ split.directions.T).norm(dim=0), rtol=1e-5)
+
+
+def test_a_direction_that_meets_all_inputs_carries_all_outputs():
+    """The least direction of a matrix whose inputs lie along it: small, and all that matters."""
+    cells = {"part": "tenths", "model": "vit", "seed": 0}
+
+    class Asked:
+        scores: list[float] = []  # noqa: RUF012
+
+        def __init__(self, model, data):
+            self.model, self.data = model, data
+
+        def __call__(self) -> float:
+            return float((self.model(self.data) - self.wanted).square().mean()) if hasattr(self, "wanted") else 0.0
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30, bias=False))
+    split = replace.Split(model[0].weight)
+    asked = Asked(model, 100 * torch.randn(64, 1) * split.directions[-1:] + 0.01 * torch.randn(64, 40))
+    with torch.no_grad():
+        asked.wanted = model(asked.data)
+        weights = {"0.weight": model[0].weight}
+        rows = pd.DataFrame(replacement._tenths(replacement._Curves(asked, 0.0, cells), model, weights))
+    met = rows[rows["what"] == "met"]
+    assert met["carried"].iloc[0] > 0.99 and met["met"].iloc[0] > 10 and met["met"].iloc[1:].max() < 0.1
+    rises = rows[rows["stand_in"] == "zero"].set_index("share")["rise"]
+    assert rises.idxmax() == 0 and rises[0] > 100 * rises[0.9]
+
+
+def test_groups_are_roles_and_at_most_six_parts_of_the_depth():
+    rows = [{"name": f"{depth}.{role}", "role": role, "depth": depth} for depth in range(30) for role in "qk"]
+    found = replacement.groups_of(pd.DataFrame(rows))
+    assert {role: len(names) for role, names in found["role"].items()} == {"q": 30, "k": 30}
+    assert list(found["depth"]) == ["0–4", "5–9", "10–14", "15–19", "20–24", "25–29"]
+    assert found["depth"]["5–9"] == [f"{depth}.{role}" for depth in range(5, 10) for role in "qk"]
+    lone = replacement.groups_of(pd.DataFrame([{"name": "w", "role": "other", "depth": math.nan}]))
+    assert lone == {"role": {"other": ["w"]}, "depth": {}}
+
+
+def test_a_soup_and_its_residuals_are_the_fine_tunes(fine_tunes):
+    cell = soups.experiment().quick[0]
+    tunes = soups.Tunes(cell)
+    mean = tunes.mean(cell["count"])
+    name = tunes.matrices[0]
+    assert torch.allclose(sum(one[name] - mean[name] for one in tunes.deltas), torch.zeros_like(mean[name]), atol=1e-5)
+    assert not any(name.startswith("classifier") for name in tunes.base)  # one head, kept
+    whole = tunes.ask(tunes.deltas[0])
+    rows = fine_tunes[(fine_tunes["seed"] == 0) & (fine_tunes["what"] == "residual") & (fine_tunes["member"] == 0)]
+    own = rows.set_index("stand_in")["loss"]
+    assert own["own"] == pytest.approx(whole["loss"], rel=0.05)  # but for vectors, which are the mean's
+    residual = {name: tunes.deltas[0][name] - mean[name] for name in tunes.matrices}
+    for stand_in in ("permuted", "noise"):
+        new = soups._instead(residual, stand_in, (0, 0))
+        for name, one in residual.items():
+            assert new[name].norm().item() == pytest.approx(one.norm().item(), rel=1e-4)
+    assert all(not one.any() for one in soups._instead(residual, "none", (0, 0)).values())
+
+
+def test_only_cells_that_are_cheap_are_measured_again():
+    assert {cell["model"] for cell in replacement.experiment().cells if replacement.alone(cell)} == {"minilm"}
+    assert [cell["count"] for cell in soups.experiment().cells if soups.alone(cell)] == [soups.AGAIN]
+    shares = [share for some in (replacement.SHARES, *replacement.FINE_SHARES.values()) for share in some]
+    assert all(np.diff(replacement.SHARES) > 0) and max(shares) == 1.0
