@@ -123,16 +123,16 @@ def shares(record: pd.DataFrame) -> pd.DataFrame:
 def shown(record: pd.DataFrame) -> pd.DataFrame:
     """The noise-replaceable share of every model in words, in per cent, beside what the edge foretells."""
 
-    def part(bound: float, of: str, stand_in: str = "noise"):
-        how = {"what": "curve", "rule": "directions", "stand_in": stand_in}
-        return span(lambda rows: replaceable(rows, bound, of, **how), 1, times=100, least=0, most=100)
+    def part(bound: float, of: str):
+        how = {"what": "curve", "rule": "directions", "stand_in": "noise"}
+        return span(lambda rows: replaceable(rows, bound, of, **how), 2, times=100, least=0, most=100)
 
     columns = {
         "below the edge, energy": span(foretold, 0, times=100),
         "replacing it costs, of the gap": span(edge_cost, 0, times=100),
+        "as much on top of all": span(lambda rows: edge_cost(rows, replace.CONTROL), 0, times=100),
         **{f"replaceable for {bound:.0%}, energy": part(bound, "energy") for bound in BOUNDS},
         **{f"for {bound:.0%}, directions": part(bound, "replaced") for bound in BOUNDS},
-        "noise on top of all, for 10%": part(BOUNDS[1], "energy", replace.CONTROL),
     }
     return table(by_model(record), columns)
 
@@ -346,20 +346,24 @@ def answer(record: pd.DataFrame, soup: pd.DataFrame) -> list[str]:
     ).T.dropna()
     if found.empty:
         return ["Nothing has been measured yet."]
-    held = found[found["part"] >= found["edge"]]
-    less = found.drop(held.index)
-    follows = []
-    if len(less):
-        follows.append(f"The bulk of {_listed(less)} is no noise: what may be dropped is its last directions alone.")
-    if len(held):
-        follows.append(f"Of {_listed(held)} noise can stand for as much as the edge foretells.")
+    dear = found[found["cost"] > BOUNDS[1]]
+    cheap = found.drop(dear.index)
+    anywhere = cheap[cheap["control"] <= BOUNDS[1]]
+    follows = [
+        (dear, "The bulk of {} is no noise, however much it looks like it; what can go is its last directions alone."),
+        (anywhere, "{} can have its bulk drawn anew, and as much noise anywhere else: that is tolerance."),
+        (
+            cheap.drop(anywhere.index),
+            "The bulk of {} behaves as noise does: it can be drawn anew, and nothing else can.",
+        ),
+    ]
     return [
         "**Foretold.** If weights were an optimum of few directions and Gaussian noise, all that lies below the edge "
-        f"of noise, {_range(found['edge'])} of the squared weights of {_listed(found)}, could be drawn anew free.",
-        f"**Seen.** It costs {_range(found['cost'])} of what the models know (as long a step on top of all weights: "
-        f"{_range(found['control'])}). For one per cent, fresh noise can stand for {_range(found['part'], 1)} of the "
+        f"of noise could be drawn anew for nothing: {_each(found['edge'])} of the squared weights.",
+        f"**Seen.** That costs, of what each knows, {_each(found['cost'])} (as long a step on top of all weights: "
+        f"{_each(found['control'])}). For one per cent, fresh noise can stand for {_each(found['part'], 2)} of the "
         "squared weights.",
-        f"**Follows.** {' '.join(follows)} {_own(soup)}",
+        f"**Follows.** {' '.join(words.format(_listed(some)) for some, words in follows if len(some))} {_own(soup)}",
     ]
 
 
@@ -373,9 +377,10 @@ def _own(soups: pd.DataFrame) -> str:
     )
 
 
-def _range(values: pd.Series, digits: int = 0) -> str:
-    ends = dict.fromkeys(f"{100 * one:.{digits}f}" for one in (values.min(), values.max()))
-    return f"{' to '.join(ends)} %"
+def _each(values: pd.Series, digits: int = 0) -> str:
+    """A share of each model, in per cent."""
+    words = [f"{name} {100 * value:.{digits}f} %".replace("-0 %", "0 %") for name, value in values.items()]
+    return ", ".join(words)
 
 
 def _listed(found: pd.DataFrame) -> str:

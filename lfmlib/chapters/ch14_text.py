@@ -116,16 +116,18 @@ class _Parts:
         return rows
 
 
-def told(rows: pd.DataFrame, text: Text) -> str:
+def told(rows: pd.DataFrame, text: Text, model: str = "") -> str:
     """What came out, in sentences; without a text, how to ask.
 
     Args:
         rows: from `measured`.
         text: the text.
+        model: that was named.
     """
     if not len(rows):
+        unasked = f", so {code(model)} was not asked" if model else ""
         return (
-            "No text was given. `-p text file.txt` measures what the bulk of a causal model, `-p model …`, is worth on "
+            f"No text was given{unasked}. `-p text file.txt` measures what the bulk of a causal model, `-p model …`, is worth on "
             "a text of yours; it says how long that takes before it begins."
         )
 

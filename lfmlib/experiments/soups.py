@@ -221,7 +221,8 @@ def _law(residual: Delta, seed: int) -> dict[str, float | None]:
 
 
 def _beyond(residual: torch.Tensor) -> float:
-    """Share of the variance beyond the edge of noise, as `lfmlib.Spectrum.outlier_variance`, whose nulls take seconds."""
+    """Share of the variance beyond the edge of noise: `lfmlib.Spectrum.outlier_variance` without its nulls, which take
+    seconds."""
     squares = singular_values(residual) ** 2
     edge = residual.std(correction=0).item() * threshold(*residual.shape)
     return float(squares[squares > edge**2].sum() / squares.sum())

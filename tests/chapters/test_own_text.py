@@ -1,4 +1,4 @@
-"""A reader's causal model and text in chapters 9 and 10: the loss is its own, and what cannot be asked is told."""
+"""A reader's causal model and text in chapters 9, 10 and 14: the loss is its own, and what cannot be asked is told."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import lfmlib
 from lfmlib import findings
-from lfmlib.chapters import ch09_text, ch10_text, own_text
+from lfmlib.chapters import ch09_text, ch10_text, ch14_bulk, ch14_text, own_text
 from lfmlib.chapters.own_text import Text
+from lfmlib.losses import replace
 
 NONE = Text("", "")
 WORDS = [chr(97 + first) + chr(97 + second) for first in range(8) for second in range(8)]
@@ -124,6 +125,40 @@ def test_a_radius_without_text_or_model_or_kin_is_told(folder, text, tmp_path):
         ch09_text.measured(str(folder), str(tmp_path), "", content)
 
 
+def test_what_the_bulk_is_worth_on_a_text(folder, text):
+    content = own_text.read(str(text))
+    rows = ch14_text.measured(str(folder), "", content, profile="quick")
+    curves = rows[rows["what"] == "curve"]
+    assert curves.groupby(["stand_in", "seed"]).size().to_dict() == {
+        (stand_in, part): len(ch14_text.SHARES) for stand_in in ch14_text.STAND_INS for part in range(2)
+    }
+    model, encode = own_text.loaded(str(folder))
+    task = own_text.asked(content, encode, model)
+    (part, other), weights = task.parts("quick"), dict(model.named_parameters())
+    own = task.evaluate(model, **other)["loss"]
+    assert rows.loc[rows["what"] == "model", "own"].tolist() == pytest.approx(
+        [task.evaluate(model, **part)["loss"], own]
+    )
+    with torch.no_grad():  # by hand: half of the directions of every matrix gone, on the second part
+        for name in ch14_text.body(model)["name"]:
+            weights[name].copy_(replace.Split(weights[name]).at(0.5).kept)
+        rise = task.evaluate(model, **other)["loss"] - own
+    half = curves[(curves["stand_in"] == "zero") & (curves["share"] == 0.5) & (curves["seed"] == 1)]
+    assert half["rise"].item() == pytest.approx(rise, abs=1e-4)
+    whole = curves[(curves["stand_in"] == "noise") & (curves["share"] == 1)].set_index("seed")["rise"]
+    assert (whole > 0.05 * ch14_bulk.gaps(rows)).all() and ch14_bulk.foretold(rows).between(0, 1).all()
+    said = ch14_text.told(rows, content)
+    assert said.startswith("`count.txt`, 2 parts of 256 tokens") and "noise can stand for **" in said
+
+
+def test_the_bulk_without_text_or_model_is_told(text):
+    content = own_text.read(str(text))
+    assert "-p text file.txt" in ch14_text.told(ch14_text.measured("", "", NONE), NONE)
+    assert "`mine` was not asked" in ch14_text.told(ch14_text.measured("mine", "", NONE), NONE, "mine")
+    with pytest.raises(ValueError, match="without a model: expected `-p model"):
+        ch14_text.measured("", "", content)
+
+
 def test_without_a_text_nothing_is_judged_and_the_way_is_told(folder):
     laws = lfmlib.laws(str(folder), pruned=findings.PRUNED_SHARE, progress=False)
     rows = ch10_text.measured(str(folder), "", NONE, laws, laws)
@@ -188,6 +223,8 @@ def test_texts_that_cannot_be_asked_are_told(folder, text, tmp_path):
     laws = lfmlib.laws(str(folder), pruned=findings.PRUNED_SHARE, progress=False)
     with pytest.raises(ValueError, match="nothing that pruning could take from it"):
         ch10_text.measured(str(folder), "", Text("some", " ".join(["aa", "ba", "ab"] * 400)), laws, laws)
+    with pytest.raises(ValueError, match="nothing that noise could take from it"):
+        ch14_text.measured(str(folder), "", Text("some", " ".join(["aa", "ba", "ab"] * 400)))
 
 
 def test_a_model_that_sees_what_follows_is_refused(text):

@@ -91,14 +91,22 @@ def test_shares_are_where_the_cost_is_crossed():
 
 
 @pytest.mark.parametrize(
-    ("cost", "said"), [(0.5, "The bulk of ViT is no noise"), (0.001, "Of ViT noise can stand for as much as the edge")]
+    ("cost", "control", "said"),
+    [
+        (0.5, 0.5, "The bulk of ViT is no noise"),
+        (0.01, 0.01, "ViT can have its bulk drawn anew, and as much noise anywhere else"),
+        (0.01, 0.5, "The bulk of ViT behaves as noise does"),
+    ],
 )
-def test_the_answer_turns_with_the_record(cost, said):
-    foretold, seen, follows = ch14_bulk.answer(made(cost), residuals(-0.01))
-    assert "60 % of the squared weights of ViT" in foretold and said in follows
-    assert f"{100 * 0.6 * cost * 1.01:.0f} % of what the models know" in seen
+def test_the_answer_turns_with_the_record(cost, control, said):
+    record = made(cost)
+    record.loc[record["stand_in"] == replace.CONTROL, "rise"] *= control / cost
+    foretold, seen, follows = ch14_bulk.answer(record, residuals(-0.01))
+    assert "ViT 60 % of the squared weights" in foretold and said in follows
+    assert f"That costs, of what each knows, ViT {100 * 0.6 * cost * 1.01:.0f} %" in seen
+    assert f"on top of all weights: ViT {100 * 0.6 * control * 1.01:.0f} %" in seen
     assert "in 1 of 1 cases (a model at a rate), and by less in 0" in follows
-    assert "in 0 of 1 cases (a model at a rate), and by less in 1" in ch14_bulk.answer(made(cost), residuals(0.01))[2]
+    assert "in 0 of 1 cases (a model at a rate), and by less in 1" in ch14_bulk.answer(record, residuals(0.01))[2]
 
 
 def test_norms_along_directions_are_those_of_the_inputs_turned():
