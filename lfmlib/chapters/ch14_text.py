@@ -127,8 +127,8 @@ def told(rows: pd.DataFrame, text: Text, model: str = "") -> str:
     if not len(rows):
         unasked = f", so {code(model)} was not asked" if model else ""
         return (
-            f"No text was given{unasked}. `-p text file.txt` measures what the bulk of a causal model, `-p model …`, is worth on "
-            "a text of yours; it says how long that takes before it begins."
+            f"No text was given{unasked}. `-p text file.txt` measures what the bulk of a causal model, `-p model …`, "
+            "is worth on a text of yours; it says how long that takes before it begins."
         )
 
     def part(bound: float, stand_in: str) -> str:
