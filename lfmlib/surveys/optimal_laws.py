@@ -36,8 +36,9 @@ def laws(
         keep: a folder where finished rows are kept, and taken from, as of `survey`.
 
     Returns:
-        One row per matrix: its `TensorInfo` (the name in column ``tensor``) and the fields of its `Law`, the code
-        lengths as ``bits_…``. ``table.attrs["skipped"]`` says of every other tensor why it has no row.
+        One row per matrix: its `TensorInfo` (the name in column ``tensor``), how many of its values are NaN or infinite
+        and were left out (``nonfinite``), and the fields of its `Law`, the code lengths as ``bits_…``.
+        ``table.attrs["skipped"]`` says of every other tensor why it has no row.
 
     Raises:
         ValueError, FileNotFoundError, CheckpointError: from `open_checkpoint`; OSError: ``keep`` cannot be written.
@@ -49,12 +50,11 @@ def laws(
         0  pooler  gaussian  0.009
     """
     check(pruned=pruned)
-    columns = [*_INFO, *_FIELDS, *_BITS]
     with one_blas_thread():  # here, since not every thread of a pool may set it
         return tabulate(
             source,
             partial(_measured, pruned=pruned),
-            columns,
+            _COLUMNS,
             select=select,
             executor=executor,
             progress=progress,
@@ -76,25 +76,32 @@ def noise_laws(table: pd.DataFrame, *, seed: int = 0, pruned: float = 0.0) -> pd
         pruned: as for `laws`.
 
     Returns:
-        As from `laws`.
+        As from `laws`; ``attrs["skipped"]`` says of every other row why it has none.
     """
     check(seed=seed, pruned=pruned)
     check_table(table, (*_INFO, "std"), "lfmlib.survey")
-    rows = []
-    for row in table[table["std"] > 0].to_dict("records"):
+    rows, skipped = [], {}
+    for row in table.to_dict("records"):
+        if not row["std"] > 0:
+            skipped[row["tensor"]] = f"its standard deviation is {row['std']:g}: expected above 0"
+            continue
         rng = np.random.default_rng([seed, *row["tensor"].encode()])
         coded = quantized_noise(row, rng)
         plain = coded.law if coded else nulls.draw(row["dtype"], row["count"], rng, row["mean"], row["std"])
         try:
             law = optimal_law(plain, pruned=pruned)
-        except ValueError:
+        except ValueError as error:
+            skipped[row["tensor"]] = str(error)
             continue
-        rows.append({name: row[name] for name in _INFO} | _figures(law))
-    return pd.DataFrame(rows, columns=[*_INFO, *_FIELDS, *_BITS])
+        rows.append({name: row[name] for name in _INFO} | {"nonfinite": 0} | _figures(law))
+    found = pd.DataFrame(rows, columns=_COLUMNS)
+    found.attrs["skipped"] = skipped
+    return found
 
 
 def _measured(checkpoint: Checkpoint, info: TensorInfo, pruned: float) -> list[dict]:
-    return [about(info) | _figures(optimal_law(law_sketch(checkpoint, info.name), pruned=pruned))]
+    sketch = law_sketch(checkpoint, info.name)
+    return [about(info) | {"nonfinite": sketch.nonfinite} | _figures(optimal_law(sketch, pruned=pruned))]
 
 
 def _figures(law: Law) -> dict:
@@ -113,3 +120,6 @@ _FIELDS = (
 
 
 _BITS = tuple(f"bits_{name}" for name in VARIANTS)
+
+
+_COLUMNS = [*_INFO, "nonfinite", *_FIELDS, *_BITS]

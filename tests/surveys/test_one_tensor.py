@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 import lfmlib
 from lfmlib.surveys import run, values
+from lfmlib.surveys.optimal_laws import noise_laws
 
 TINY = 4.59e-41  # a float32 below all normal ones, in the cell that zero is in
 
@@ -227,3 +228,15 @@ def test_no_odd_matrix_costs_another_its_row(what):
     rows, skipped = set(table["tensor"]), table.attrs["skipped"]
     assert rows | set(skipped) == set(models[0]) and not rows & set(skipped)
     assert {"good.weight", "padded.weight", "huge.weight"} <= rows and all(skipped.values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_laws_say_how_many_values_they_leave_out_and_of_what_noise_has_none():
+    models = {f"{name}.weight": value for name, value in odd().items()}
+    found = lfmlib.laws(models, progress=False).set_index("tensor")["nonfinite"]
+    assert found["NaN.weight"] == 128 and found.drop("NaN.weight").eq(0).all()
+    table = lfmlib.survey(models, progress=False)
+    noise = noise_laws(table)
+    rows, skipped = set(noise["tensor"]), noise.attrs["skipped"]
+    assert rows | set(skipped) == set(table["tensor"]) and not rows & set(skipped) and {"good.weight"} <= rows
+    assert skipped["zeros.weight"] == "its standard deviation is 0: expected above 0"
