@@ -7,7 +7,7 @@ frequencies less its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 
@@ -125,16 +125,38 @@ def shown(record: pd.DataFrame) -> pd.DataFrame:
 
     def part(bound: float, of: str):
         how = {"what": "curve", "rule": "directions", "stand_in": "noise"}
-        return span(lambda rows: replaceable(rows, bound, of, **how), 2, times=100, least=0, most=100)
+        return span(lambda rows: replaceable(rows, bound, of, **how), 1, times=100, least=0, most=100)
 
     columns = {
-        "below the edge, energy": span(foretold, 0, times=100),
-        "replacing it costs, of the gap": span(edge_cost, 0, times=100),
-        "as much on top of all": span(lambda rows: edge_cost(rows, replace.CONTROL), 0, times=100),
-        **{f"replaceable for {bound:.0%}, energy": part(bound, "energy") for bound in BOUNDS},
-        **{f"for {bound:.0%}, directions": part(bound, "replaced") for bound in BOUNDS},
+        "energy below the edge": span(foretold, 0, times=100),
+        "replacing that costs, of the gap": span(edge_cost, 0, times=100),
+        "as long a step on top of all": span(lambda rows: edge_cost(rows, replace.CONTROL), 0, times=100),
+        **{f"energy replaceable for {bound:.0%}": part(bound, "energy") for bound in BOUNDS},
+        **{f"directions replaceable for {bound:.0%}": part(bound, "replaced") for bound in BOUNDS},
     }
-    return table(by_model(record), columns)
+    return table(by_model(record), columns).T
+
+
+def beside_control(record: pd.DataFrame, share: float = 0.1) -> str:
+    """What fresh noise costs in the place of the least directions, and as long a step on top of all, in sentences."""
+
+    def cost(rows: pd.DataFrame, stand_in: str) -> pd.Series:
+        some = averaged(rows, what="curve", rule="directions", stand_in=stand_in)
+        return where(some, share=share).set_index("seed")["cost"]
+
+    found = {name: (cost(rows, "noise"), cost(rows, replace.CONTROL)) for name, rows in by_model(record)}
+    found = {name: both for name, both in found.items() if len(both[0]) and len(both[1])}
+    said = "; ".join(f"{name} {own.mean():.1%} and {control.mean():.1%}" for name, (own, control) in found.items())
+    worse = [name for name, (own, control) in found.items() if (own - control).mean() > BOUNDS[0]]
+    more = (
+        f" Of {_listed(worse)} the least directions are the last that one should touch: training has made them small."
+        if worse
+        else ""
+    )
+    return (
+        f"The least {share:.0%} of the directions drawn anew, and as long a step on top of all weights, cost, of the gap: "
+        f"{said}.{more}"
+    )
 
 
 def by_rule(record: pd.DataFrame) -> pd.DataFrame:
@@ -183,7 +205,7 @@ def of_tenths(record: pd.DataFrame) -> str:
         dear = (mean["cost"] / mean["energy"]).idxmax()
         ranks = mean["cost"].rank(ascending=False).astype(int)
         said.append(
-            f"of {name} the least tenth costs {mean['cost'].iloc[0]:.1%} (rank {ranks.iloc[0]} of ten), and per "
+            f"of {name} the least tenth costs {mean['cost'].iloc[0] + 0:.1%} (rank {ranks.iloc[0]} of ten), and per "
             f"squared weight tenth {int(dear)} costs most"
         )
     return f"Replaced by fresh noise, in the mean over runs: {'; '.join(said)}."
@@ -199,13 +221,13 @@ def met(record: pd.DataFrame) -> pd.DataFrame:
             energy = where(some, what="tenth", stand_in="zero")["energy"].mean()
             found = where(some, what="met")[["met", "carried"]].mean()
             words |= {
-                f"{name} tenth, squared weights": f"{energy:.1%}",
-                f"inputs along it, {name}": f"{found['met']:.1f} ×",
-                f"outputs it carries, {name}": f"{found['carried']:.1%}",
+                f"the {name} tenth: its share of the squared weights": f"{energy:.1%}",
+                f"the {name} tenth: inputs along it": f"{found['met']:.1f} ×",
+                f"the {name} tenth: its share of the squared outputs": f"{found['carried']:.1%}",
             }
         return words
 
-    return table(((name, rows) for name, rows in by_model(record) if "met" in set(rows["what"])), told)
+    return table(((name, rows) for name, rows in by_model(record) if "met" in set(rows["what"])), told).T
 
 
 def groups(record: pd.DataFrame, by: str) -> pd.DataFrame:
@@ -224,7 +246,7 @@ def groups(record: pd.DataFrame, by: str) -> pd.DataFrame:
             edge = one.loc[one["share"].isna(), "energy"]
             words = f"{100 * part.mean():.1f} / {100 * edge.mean():.0f}"
             found.setdefault(group if by == "role" else str(place), {})[name] = words
-    return pd.DataFrame.from_dict(found, orient="index").fillna(MISSING).rename_axis(ROLE_COLUMNS[by])
+    return pd.DataFrame.from_dict(found, orient="index").fillna(MISSING).rename_axis(ROLE_COLUMNS[by]).reset_index()
 
 
 def planted(record: pd.DataFrame) -> pd.DataFrame:
@@ -357,13 +379,14 @@ def answer(record: pd.DataFrame, soup: pd.DataFrame) -> list[str]:
             "The bulk of {} behaves as noise does: it can be drawn anew, and nothing else can.",
         ),
     ]
+    said = " ".join(words.format(_listed(some.index)) for some, words in follows if len(some))
     return [
         "**Foretold.** If weights were an optimum of few directions and Gaussian noise, all that lies below the edge "
         f"of noise could be drawn anew for nothing: {_each(found['edge'])} of the squared weights.",
         f"**Seen.** That costs, of what each knows, {_each(found['cost'])} (as long a step on top of all weights: "
         f"{_each(found['control'])}). For one per cent, fresh noise can stand for {_each(found['part'], 2)} of the "
         "squared weights.",
-        f"**Follows.** {' '.join(words.format(_listed(some)) for some, words in follows if len(some))} {_own(soup)}",
+        f"**Follows.** {said} {_own(soup)}",
     ]
 
 
@@ -383,6 +406,6 @@ def _each(values: pd.Series, digits: int = 0) -> str:
     return ", ".join(words)
 
 
-def _listed(found: pd.DataFrame) -> str:
-    names = list(found.index)
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

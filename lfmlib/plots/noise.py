@@ -101,13 +101,12 @@ def kept(axes: np.ndarray, runs: Mapping[str, Mapping[str, pd.DataFrame]], bound
         for (colour, marker), (name, rows) in zip(cycle(LINES[1:]), each.items(), strict=False):
             over = rows.assign(left=1 - rows["cost"]).groupby("share")[["energy", "left"]]
             middle, low, high = (over.agg(how).clip(lower=-0.05) for how in ("mean", "min", "max"))
-            x, y = (np.r_[first, middle[column]] for first, column in ((0, "energy"), (1, "left")))
-            ax.plot(x, y, color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
+            ax.plot(middle["energy"], middle["left"], color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
             ax.fill_between(middle["energy"], low["left"], high["left"], color=colour, alpha=0.15, lw=0)
         ax.axhline(1 - bound, color=INK, lw=0.8, ls=":")
-        ax.set(title=title, xlim=(0, 1), ylim=(-0.08, 1.15))
+        ax.set(title=title, xscale="log", xlim=(5e-5, 1.1), ylim=(-0.08, 1.15))
         for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
+            axis.set_major_formatter(lambda value, place: f"{100 * value:g} %")
 
 
 def tenths(axes: np.ndarray, runs: Mapping[str, Mapping[str, pd.DataFrame]]) -> None:

@@ -47,7 +47,7 @@ def test_all_that_chapter_14_prints_can_be_read_off_toys(toys, fine_tunes):
         words = told(toys)
         assert len(words) and not words.isna().any().any(), told
     for by in ch14_bulk.ROLE_COLUMNS:
-        assert ch14_bulk.groups(toys, by).map(lambda cell: " / " in cell).all().all()
+        assert ch14_bulk.groups(toys, by)["ViT"].str.contains(" / ").all()
     assert len(ch14_bulk.answer(toys, fine_tunes)) == 3
     assert "ViT" in ch14_bulk.of_tenths(toys) and "ViT" in ch14_bulk.untrained(toys)
     assert "ViT" in ch14_bulk.grows(fine_tunes) and "ViT" in ch14_bulk.residuals(fine_tunes)
@@ -87,6 +87,10 @@ def test_shares_are_where_the_cost_is_crossed():
     assert ch14_bulk.edge_cost(record).to_numpy() == pytest.approx([0.3, 0.303, 0.306])
     assert ch14_bulk.foretold(record).tolist() == [0.6] * 3
     marks = ch14_bulk.shares(record).set_index("mark")
+    assert "training has made" not in ch14_bulk.beside_control(record, 0.25)
+    record.loc[record["stand_in"] == replace.CONTROL, "rise"] *= 0.5
+    said = ch14_bulk.beside_control(record, 0.25)
+    assert "ViT 3.2% and 1.6%. Of ViT the least directions are the last" in said
     assert marks.loc["fresh noise, 10% of the gap", "share"] == pytest.approx(0.198, abs=1e-3)
 
 
