@@ -72,6 +72,20 @@ def curves(record: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
     return found
 
 
+def points(record: pd.DataFrame) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """The lines of that figure for `lfmlib.book.notebook.explore`: energy replaced, and share of the gap left."""
+    return {
+        model: {
+            name: [
+                (float(f"{one.energy:.4g}"), round(1 - one.cost, 4))
+                for one in rows.groupby("share")[["energy", "cost"]].mean().itertuples()
+            ]
+            for name, rows in each.items()
+        }
+        for model, each in curves(record).items()
+    }
+
+
 def replaceable(rows: pd.DataFrame, bound: float, of: str = "energy", **settings) -> pd.Series:
     """By seed the largest part that can be replaced for a share of the gap (see `lfmlib.replace.replaceable`).
 
@@ -154,7 +168,7 @@ def beside_control(record: pd.DataFrame, share: float = 0.1) -> str:
         else ""
     )
     return (
-        f"The least {share:.0%} of the directions drawn anew, and as long a step on top of all weights, cost, of the gap: "
+        f"The least {share:.0%} of the directions drawn anew, and as long a step on top of all, cost, of the gap: "
         f"{said}.{more}"
     )
 
