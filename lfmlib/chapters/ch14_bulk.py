@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from .. import findings
+from ..experiments.replacement import PLANTED_LESS, PLANTED_SHARE
 from ..losses import replace
 from .names import SHORT, by_model, key, where
 from .sentences import MISSING, listed, mean, runs, span, table
@@ -280,17 +281,17 @@ def planted(record: pd.DataFrame) -> pd.DataFrame:
             for seed, one in again.groupby("seed")
             if gap[seed] > 0
         }
-        inside = again[again["share"] <= some.attrs.get("share", 0.3)].groupby("seed")["cost"].mean()
+        inside = again[again["share"] <= PLANTED_LESS.get(key(rows), PLANTED_SHARE)].groupby("seed")["cost"].mean()
         before = replaceable(rows, BOUNDS[1], what="curve", rule="directions", stand_in="noise")
         return {
-            "planted, energy": findings.span(100 * some.groupby("seed")["planted"].first(), 1),
+            "energy planted": findings.span(100 * some.groupby("seed")["planted"].first(), 1),
             "left of the gap": findings.span(100 * gap / gaps(rows).reindex(gap.index), 0),
-            "redrawing it costs, of what is left": findings.span(100 * inside, 1, "+"),
-            "replaceable for 10%, energy": findings.span(100 * pd.Series(part), 1, least=0, most=100),
-            "before": findings.span(100 * before, 1, least=0, most=100),
+            "drawing it anew costs, of what is left": findings.span(100 * inside, 1, "+"),
+            "energy replaceable for 10%": findings.span(100 * pd.Series(part), 1, least=0, most=100),
+            "the same before planting": findings.span(100 * before, 1, least=0, most=100),
         }
 
-    return table(by_model(record), told)
+    return table(by_model(record), told).T
 
 
 def shrunk(record: pd.DataFrame) -> pd.DataFrame:
@@ -320,20 +321,31 @@ def untrained(record: pd.DataFrame) -> str:
 
 
 def soups(record: pd.DataFrame) -> pd.DataFrame:
-    """Fine-tunes, their mean, and what residuals around it change, in nats, by model and rate, in words."""
+    """Fine-tunes and their mean, losses in nats, by model and rate, in words."""
 
     def told(rows: pd.DataFrame) -> dict:
         most = where(rows, what="soup", members=rows["count"].iloc[0])
-        words = {
-            "model": f"{SHORT[key(rows)]} × {rows['count'].iloc[0]}",
+        return {
+            "fine-tunes": f"{SHORT[key(rows)]} × {rows['count'].iloc[0]}",
             "rate": f"{rows['lr'].iloc[0]:g}",
-            "ΔW alike": f"{most['alike'].mean():.2f}",
+            "correlation of two ΔW": f"{most['alike'].mean():.2f}",
             "their loss": f"{most['loss'].mean():.3f}",
-            "of the mean": f"{most['soup'].mean():.3f}",
+            "loss of their mean": f"{most['soup'].mean():.3f}",
         }
-        return words | {f"+ {name}": findings.span(_residual(rows, one), 4, "+") for one, name in RESIDUALS.items()}
 
     return listed((rows for _, rows in _large(record)), told)
+
+
+def added(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """For a picture: model → what a residual changes of the loss of the mean, by rate (``method``) and by what is put
+    in its place (``arm``): mean and interval over fine-tunes and bases."""
+    found: dict[str, list[dict]] = {}
+    for (model, rate), rows in _large(record):
+        for stand_in, name in RESIDUALS.items():
+            mean, low, high = findings.over_runs(_residual(rows, stand_in))
+            row = {"method": f"rate {rate:g}", "arm": name, "mean": mean, "low": low, "high": high}
+            found.setdefault(SHORT[model], []).append(row)
+    return {model: pd.DataFrame(rows) for model, rows in found.items()}
 
 
 def residuals(record: pd.DataFrame) -> str:

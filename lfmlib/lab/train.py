@@ -34,6 +34,7 @@ OPTIMIZERS = {
 }
 SNAPSHOTS = 9
 FORMAT = 2  # of what is cached; raised when code changes what a training leaves
+HEAD = 2  # the same of heads that are fitted and kept
 SAVE_EVERY = 20.0  # seconds between states a killed training can resume from
 
 
@@ -166,6 +167,7 @@ def train(
         raise ValueError(f"unknown optimizer {config.optimizer!r}: expected one of {', '.join(OPTIMIZERS)}")
     description = {"config": asdict(config), "snapshots": snapshots, "data": task.data_hash, "format": FORMAT}
     description |= {} if scored else {"scored": False}
+    description |= {"head": HEAD} if config.frozen_head else {}
     place = cache.artefact(description, lambda part: _train(config, task, part, progress, snapshots, scored), folder)
     model = models.build(config.model, config.seed, task.classes)
     model.load_state_dict(load_file(place / "model.safetensors"))

@@ -18,6 +18,8 @@ LABELS = ("real", "shuffled", "own")
 """What a model is taught: see `labelled`."""
 HEAD_ITEMS = 1024
 """Training examples that a head is fitted to."""
+DEAD = 1e-3
+"""Standard deviation of a feature, over the median of all, below which a head does not use it."""
 TIMID = 1e-3
 """Inverse penalty of a head that is kept small, in scikit-learn's units."""
 
@@ -54,7 +56,9 @@ def jittered(model: nn.Module, size: float, seed: int) -> nn.Module:
 def fit_head(model: nn.Module, task, strengths: Sequence[float]) -> float:
     """Fit the head of a classifier by logistic regression on what its body makes of the first training examples.
 
-    Features are brought to mean 0 and variance 1 first, which is then put into the head's weights.
+    Features are brought to mean 0 and variance 1 first, which is then put into the head's weights. Dead ones, which
+    hardly vary beside the others (`DEAD`; of MiniLM's 384 three), are left at 0: a weight that makes up for their size
+    would be a million times the others, and a fine-tuning that wakes them would lose everything by it.
 
     Args:
         model: with a linear layer ``classifier``, which is replaced, in place.
@@ -72,8 +76,9 @@ def fit_head(model: nn.Module, task, strengths: Sequence[float]) -> float:
     finally:
         hook.remove()
     features = torch.cat(seen).double().numpy()
-    middle, scale = features.mean(0), features.std(0) + 1e-12
-    scaled = (features - middle) / scale
+    middle, scale = features.mean(0), features.std(0)
+    alive = scale > DEAD * np.median(scale)
+    scaled = np.where(alive, (features - middle) / np.where(alive, scale, 1.0), 0.0)
     chosen = strengths[0]
     if len(strengths) > 1:
         from sklearn.model_selection import cross_val_score
@@ -84,8 +89,12 @@ def fit_head(model: nn.Module, task, strengths: Sequence[float]) -> float:
         chosen = strengths[int(np.argmin(losses))]
     fitted = _logistic(chosen).fit(scaled, labels)
     head = nn.Linear(features.shape[1], task.classes).to(old.weight.device)
-    head.weight.copy_(torch.from_numpy(fitted.coef_ / scale))
-    head.bias.copy_(torch.from_numpy(fitted.intercept_ - fitted.coef_ @ (middle / scale)))
+    slopes, bias = fitted.coef_, fitted.intercept_
+    if task.classes == 2:  # of two classes scikit-learn has the logit of the second alone
+        slopes, bias = np.concatenate([-slopes, slopes]) / 2, np.concatenate([-bias, bias]) / 2
+    weight = np.where(alive, slopes / np.where(alive, scale, 1.0), 0.0)
+    head.weight.copy_(torch.from_numpy(weight))
+    head.bias.copy_(torch.from_numpy(bias - weight @ middle))
     model.classifier = head
     return chosen
 

@@ -494,3 +494,36 @@ def test_holms_correction_is_that_of_statsmodels():
     for p in ([0.04, 0.001, 0.3, 0.02, 0.04], [0.9, 0.8], [0.01]):
         found = findings.holm(pd.Series(p, index=list("abcde")[: len(p)]))
         assert found.to_numpy() == pytest.approx(multipletests(p, method="holm")[1])
+
+
+def test_a_head_leaves_dead_features_alone():
+    """MiniLM has three of 384 whose standard deviation is a billionth of the others': a fine-tuning moves them."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    features = rng.standard_normal((200, 6)) + labels[:, None]
+    features[:, 4] = 0.3 + 1e-9 * features[:, 4]
+    features[:, 5] = 7.0
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.classifier = torch.nn.Linear(6, 2)
+
+        def forward(self, x):
+            return self.classifier(x)
+
+    class Task:
+        classes = 2
+
+        def first(self, model, count):
+            model(torch.from_numpy(features).float())
+            return labels
+
+    model = Model()
+    assert tuning.fit_head(model, Task(), (1.0,)) == 1.0
+    weight = model.classifier.weight
+    assert weight[:, 4:].abs().max() == 0 and 0.1 < weight[:, :4].abs().max() < 10
+    right = (model(torch.from_numpy(features).float()).argmax(1).numpy() == labels).mean()
+    assert right > 0.75
+    moved = torch.from_numpy(features + np.r_[0, 0, 0, 0, 1e-3, 1e-3]).float()
+    assert torch.allclose(model(moved), model(torch.from_numpy(features).float()), atol=1e-5)
