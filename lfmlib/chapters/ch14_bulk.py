@@ -7,6 +7,7 @@ frequencies less its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import pandas as pd
@@ -15,10 +16,12 @@ from .. import findings
 from ..experiments.replacement import PLANTED_LESS, PLANTED_SHARE
 from ..losses import replace
 from .names import SHORT, by_model, key, where
-from .sentences import MISSING, listed, mean, runs, span, table
+from .sentences import MISSING, listed, mean, runs, span, table, worded
 
 BOUNDS = (0.01, 0.1)
 """Shares of the gap that replacing a part may cost; by the first the part is called replaceable."""
+LEAST = 0.1
+"""Share of the directions that is called the least."""
 STAND_INS = {
     "noise": "fresh noise",
     "rotated": "random directions",
@@ -53,6 +56,14 @@ def asked(record: pd.DataFrame) -> pd.DataFrame:
         "gap": mean(gaps, ".2f"),
     }
     return table(by_model(record), columns)
+
+
+def part(values: pd.Series) -> str:
+    """Shares of runs in per cent, with their mean and interval, to two digits: they lie between nothing and all."""
+    if not len(values):
+        return MISSING
+    ends = [f"{100 * min(max(one, 0.0), 1.0):.2g}" for one in findings.over_runs(values) if not math.isnan(one)]
+    return f"{ends[0]} [{ends[1]}, {ends[2]}]" if len(ends) == 3 else f"{ends[0]} (one run)"
 
 
 def averaged(rows: pd.DataFrame, **settings) -> pd.DataFrame:
@@ -138,40 +149,46 @@ def shares(record: pd.DataFrame) -> pd.DataFrame:
 def shown(record: pd.DataFrame) -> pd.DataFrame:
     """The noise-replaceable share of every model in words, in per cent, beside what the edge foretells."""
 
-    def part(bound: float, of: str):
+    def found(bound: float, of: str):
         how = {"what": "curve", "rule": "directions", "stand_in": "noise"}
-        return span(lambda rows: replaceable(rows, bound, of, **how), 1, times=100, least=0, most=100)
+        return worded(part, lambda rows: replaceable(rows, bound, of, **how))
 
     columns = {
         "energy below the edge": span(foretold, 0, times=100),
         "replacing that costs, of the gap": span(edge_cost, 0, times=100),
         "as long a step on top of all": span(lambda rows: edge_cost(rows, replace.CONTROL), 0, times=100),
-        **{f"energy replaceable for {bound:.0%}": part(bound, "energy") for bound in BOUNDS},
-        **{f"directions replaceable for {bound:.0%}": part(bound, "replaced") for bound in BOUNDS},
+        **{f"energy replaceable for {bound:.0%}": found(bound, "energy") for bound in BOUNDS},
+        **{f"directions replaceable for {bound:.0%}": found(bound, "replaced") for bound in BOUNDS},
     }
     return table(by_model(record), columns).T
 
 
-def beside_control(record: pd.DataFrame, share: float = 0.1) -> str:
+def beside_control(record: pd.DataFrame) -> str:
     """What fresh noise costs in the place of the least directions, and as long a step on top of all, in sentences."""
+    found = _least(record)
+    said = "; ".join(f"{name} {own.mean():.1%} and {control.mean():.1%}" for name, (own, control) in found.items())
+    first = []
+    for name, rows in by_model(record):
+        some = where(rows, what="curve", rule="directions", stand_in="noise")
+        if len(some):
+            cost = averaged(rows, what="curve", rule="directions", stand_in="noise").groupby("share").mean().iloc[0]
+            held = f"{cost['replaced']:.2%}, with {100 * cost['energy']:.2g} % of the squared weights"
+            first.append(f"{name} {held}, cost {cost['cost']:.1%}")
+    return (
+        f"The least {LEAST:.0%} of the directions drawn anew, and as long a step on top of all, cost, of the gap: "
+        f"{said}. The fewest that were tried: {'; '.join(first)}."
+    )
+
+
+def _least(record: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series]]:
+    """Model → what it costs to draw the least directions anew, by seed; and as long a step on top of all."""
 
     def cost(rows: pd.DataFrame, stand_in: str) -> pd.Series:
         some = averaged(rows, what="curve", rule="directions", stand_in=stand_in)
-        return where(some, share=share).set_index("seed")["cost"]
+        return where(some, share=LEAST).set_index("seed")["cost"]
 
-    found = {name: (cost(rows, "noise"), cost(rows, replace.CONTROL)) for name, rows in by_model(record)}
-    found = {name: both for name, both in found.items() if len(both[0]) and len(both[1])}
-    said = "; ".join(f"{name} {own.mean():.1%} and {control.mean():.1%}" for name, (own, control) in found.items())
-    worse = [name for name, (own, control) in found.items() if (own - control).mean() > BOUNDS[0]]
-    more = (
-        f" Of {_listed(worse)} the least directions are the last that one should touch: training has made them small."
-        if worse
-        else ""
-    )
-    return (
-        f"The least {share:.0%} of the directions drawn anew, and as long a step on top of all, cost, of the gap: "
-        f"{said}.{more}"
-    )
+    both = {name: (cost(rows, "noise"), cost(rows, replace.CONTROL)) for name, rows in by_model(record)}
+    return {name: (own, control) for name, (own, control) in both.items() if len(own) and len(control)}
 
 
 def by_rule(record: pd.DataFrame) -> pd.DataFrame:
@@ -257,9 +274,9 @@ def groups(record: pd.DataFrame, by: str) -> pd.DataFrame:
         some = where(rows, what="group", by=by)
         for place, group in enumerate(some["group"].drop_duplicates(), start=1):
             one = where(some, group=group)
-            part = replaceable(pd.concat([where(rows, what="model"), one]), BOUNDS[0], what="group")
+            alone = replaceable(pd.concat([where(rows, what="model"), one]), BOUNDS[0], what="group")
             edge = one.loc[one["share"].isna(), "energy"]
-            words = f"{100 * part.mean():.1f} / {100 * edge.mean():.0f}"
+            words = f"{100 * alone.mean():.2g} / {100 * edge.mean():.0f}"
             found.setdefault(group if by == "role" else str(place), {})[name] = words
     return pd.DataFrame.from_dict(found, orient="index").fillna(MISSING).rename_axis(ROLE_COLUMNS[by]).reset_index()
 
@@ -276,7 +293,7 @@ def planted(record: pd.DataFrame) -> pd.DataFrame:
         gap = base["prior"].reindex(own.index) - own
         again = some.groupby(["seed", "share"])[["energy", "rise"]].mean().reset_index()
         again = again.assign(cost=again["rise"] / again["seed"].map(gap))
-        part = {
+        found = {
             seed: replace.replaceable(one.assign(draw=0, rise=one["cost"]), BOUNDS[1])["energy"].item()
             for seed, one in again.groupby("seed")
             if gap[seed] > 0
@@ -284,11 +301,11 @@ def planted(record: pd.DataFrame) -> pd.DataFrame:
         inside = again[again["share"] <= PLANTED_LESS.get(key(rows), PLANTED_SHARE)].groupby("seed")["cost"].mean()
         before = replaceable(rows, BOUNDS[1], what="curve", rule="directions", stand_in="noise")
         return {
-            "energy planted": findings.span(100 * some.groupby("seed")["planted"].first(), 1),
+            "energy planted": part(some.groupby("seed")["planted"].first()),
             "left of the gap": findings.span(100 * gap / gaps(rows).reindex(gap.index), 0),
             "drawing it anew costs, of what is left": findings.span(100 * inside, 1, "+"),
-            "energy replaceable for 10%": findings.span(100 * pd.Series(part), 1, least=0, most=100),
-            "the same before planting": findings.span(100 * before, 1, least=0, most=100),
+            "energy replaceable for 10%": part(pd.Series(found)),
+            "the same before planting": part(before),
         }
 
     return table(by_model(record), told).T
@@ -398,7 +415,7 @@ def answer(record: pd.DataFrame, soup: pd.DataFrame) -> list[str]:
     cheap = found.drop(dear.index)
     anywhere = cheap[cheap["control"] <= BOUNDS[1]]
     follows = [
-        (dear, "The bulk of {} is no noise, however much it looks like it; what can go is its last directions alone."),
+        (dear, "The bulk of {} is no noise, however much it looks like it."),
         (anywhere, "{} can have its bulk drawn anew, and as much noise anywhere else: that is tolerance."),
         (
             cheap.drop(anywhere.index),
@@ -406,11 +423,14 @@ def answer(record: pd.DataFrame, soup: pd.DataFrame) -> list[str]:
         ),
     ]
     said = " ".join(words.format(_listed(some.index)) for some, words in follows if len(some))
+    small = [name for name, (own, other) in _least(record).items() if (own - other).mean() > BOUNDS[0]]
+    if small:
+        said += f" Of {_listed(small)} the least directions bear noise worse than others do: training made them small."
     return [
         "**Foretold.** If weights were an optimum of few directions and Gaussian noise, all that lies below the edge "
         f"of noise could be drawn anew for nothing: {_each(found['edge'])} of the squared weights.",
         f"**Seen.** That costs, of what each knows, {_each(found['cost'])} (as long a step on top of all weights: "
-        f"{_each(found['control'])}). For one per cent, fresh noise can stand for {_each(found['part'], 2)} of the "
+        f"{_each(found['control'])}). For one per cent, fresh noise can stand for {_each(found['part'], '.2g')} of the "
         "squared weights.",
         f"**Follows.** {said} {_own(soup)}",
     ]
@@ -426,10 +446,9 @@ def _own(soups: pd.DataFrame) -> str:
     )
 
 
-def _each(values: pd.Series, digits: int = 0) -> str:
+def _each(values: pd.Series, form: str = ".0f") -> str:
     """A share of each model, in per cent."""
-    words = [f"{name} {100 * value:.{digits}f} %".replace("-0 %", "0 %") for name, value in values.items()]
-    return ", ".join(words)
+    return ", ".join(f"{name} {100 * value + 0:{form}} %" for name, value in values.items())
 
 
 def _listed(names: Iterable[str]) -> str:

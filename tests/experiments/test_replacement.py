@@ -87,10 +87,13 @@ def test_shares_are_where_the_cost_is_crossed():
     assert ch14_bulk.edge_cost(record).to_numpy() == pytest.approx([0.3, 0.303, 0.306])
     assert ch14_bulk.foretold(record).tolist() == [0.6] * 3
     marks = ch14_bulk.shares(record).set_index("mark")
-    assert "training has made" not in ch14_bulk.beside_control(record, 0.25)
+    record["share"] = record["share"].replace(0.25, ch14_bulk.LEAST)
+    assert "training made them small" not in ch14_bulk.answer(record, residuals(0.0))[2]
     record.loc[record["stand_in"] == replace.CONTROL, "rise"] *= 0.5
-    said = ch14_bulk.beside_control(record, 0.25)
-    assert "ViT 3.2% and 1.6%. Of ViT the least directions are the last" in said
+    assert "ViT 3.2% and 1.6%. The fewest that were tried: ViT" in ch14_bulk.beside_control(record)
+    assert "Of ViT the least directions bear noise worse" in ch14_bulk.answer(record, residuals(0.0))[2]
+    assert ch14_bulk.part(pd.Series([4e-6])) == "0.0004 (one run)"
+    assert ch14_bulk.part(pd.Series([0.4, 0.5, 0.6])) == "50 [25, 75]"
     assert marks.loc["fresh noise, 10% of the gap", "share"] == pytest.approx(0.198, abs=1e-3)
 
 
