@@ -230,17 +230,16 @@ def tenths(record: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
 
 
 def of_tenths(record: pd.DataFrame) -> str:
-    """Which tenth of the directions costs most per squared weight, and what the least costs, in a sentence."""
+    """What the least tenth of the directions costs among all ten, replaced by noise or by nothing, in sentences."""
     said = []
     for name, each in tenths(record).items():
-        mean = each[STAND_INS["noise"]].groupby("place")[["cost", "energy"]].mean()
-        dear = (mean["cost"] / mean["energy"]).idxmax()
-        ranks = mean["cost"].rank(ascending=False).astype(int)
-        said.append(
-            f"of {name} the least tenth costs {mean['cost'].iloc[0] + 0:.1%} (rank {ranks.iloc[0]} of ten), and per "
-            f"squared weight tenth {int(dear)} costs most"
-        )
-    return f"Replaced by fresh noise, in the mean over runs: {'; '.join(said)}."
+        costs = {one: rows.groupby("place")["cost"].mean() for one, rows in each.items()}
+        words = [
+            f"{cost.iloc[0] + 0:.1%} replaced by {one} (number {int(cost.rank(ascending=False).iloc[0])} of ten)"
+            for one, cost in costs.items()
+        ]
+        said.append(f"of {name} {' and '.join(words)}")
+    return f"The least tenth costs, in the mean over runs, {'; '.join(said)}."
 
 
 def met(record: pd.DataFrame) -> pd.DataFrame:
