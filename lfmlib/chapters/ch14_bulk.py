@@ -166,14 +166,16 @@ def shown(record: pd.DataFrame) -> pd.DataFrame:
 def beside_control(record: pd.DataFrame) -> str:
     """What fresh noise costs in the place of the least directions, and as long a step on top of all, in sentences."""
     found = _least(record)
-    said = "; ".join(f"{name} {own.mean():.1%} and {control.mean():.1%}" for name, (own, control) in found.items())
+    said = "; ".join(
+        f"{name} {_percent(own.mean())} and {_percent(control.mean())}" for name, (own, control) in found.items()
+    )
     first = []
     for name, rows in by_model(record):
         some = where(rows, what="curve", rule="directions", stand_in="noise")
         if len(some):
             cost = averaged(rows, what="curve", rule="directions", stand_in="noise").groupby("share").mean().iloc[0]
             held = f"{cost['replaced']:.2%}, with {100 * cost['energy']:.2g} % of the squared weights"
-            first.append(f"{name} {held}, cost {cost['cost']:.1%}")
+            first.append(f"{name} {held}, cost {_percent(cost['cost'])}")
     return (
         f"The least {LEAST:.0%} of the directions drawn anew, and as long a step on top of all, cost, of the gap: "
         f"{said}. The fewest that were tried: {'; '.join(first)}."
@@ -235,7 +237,7 @@ def of_tenths(record: pd.DataFrame) -> str:
     for name, each in tenths(record).items():
         costs = {one: rows.groupby("place")["cost"].mean() for one, rows in each.items()}
         words = [
-            f"{cost.iloc[0] + 0:.1%} replaced by {one} (number {int(cost.rank(ascending=False).iloc[0])} of ten)"
+            f"{_percent(cost.iloc[0])} replaced by {one} (number {int(cost.rank(ascending=False).iloc[0])} of ten)"
             for one, cost in costs.items()
         ]
         said.append(f"of {name} {' and '.join(words)}")
@@ -443,6 +445,10 @@ def _own(soups: pd.DataFrame) -> str:
         "What a fine-tune has beyond the mean of its siblings lowers the loss by more than noise of that size in "
         f"{better} of {len(sides)} cases (a model at a rate), and by less in {worse}."
     )
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}".replace("-0.0%", "0.0%")
 
 
 def _each(values: pd.Series, form: str = ".0f") -> str:
