@@ -1,8 +1,7 @@
-"""What chapter 14 reads off its records, `replacement` and `soups`: what of the weights noise can stand for.
+"""What chapter 14 reads off its record `replacement`: what of the weights noise can stand for.
 
-Functions of ``record`` take rows of `replacement` (see `lfmlib.experiments.replacement.run`), those of ``soups`` rows
-of `soups` (see `lfmlib.experiments.soups.run`). The *gap* is what a model knows: the loss of knowing nothing but
-frequencies less its own.
+Every function takes rows of the record (see `lfmlib.experiments.replacement.run`). The *gap* is what a model knows: the
+loss of knowing nothing but frequencies less its own.
 """
 
 from __future__ import annotations
@@ -13,10 +12,11 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from .. import findings
-from ..experiments.replacement import PLANTED_LESS, PLANTED_SHARE
+from ..experiments.replacement import PLANTED, PLANTED_SHARE
 from ..losses import replace
-from .names import SHORT, by_model, key, where
-from .sentences import MISSING, listed, mean, runs, span, table, worded
+from ..structure.shrinkage import WAYS
+from .names import by_model, key, where
+from .sentences import MISSING, mean, runs, span, table, worded
 
 BOUNDS = (0.01, 0.1)
 """Shares of the gap that replacing a part may cost; by the first the part is called replaceable."""
@@ -34,16 +34,15 @@ STAND_INS = {
 """Stand-ins as tables and figures name them."""
 DRAWN = ("noise", "zero", "rotated", "signs", replace.CONTROL)
 """Those that the figure shows; the others lie on the first."""
-RESIDUALS = {"own": "own residual", "permuted": "permuted", "noise": "fresh noise"}
-"""What is added to the mean of many fine-tunes, as tables name it."""
 ROLE_COLUMNS = {"role": "role", "depth": "part of the depth"}
 """Headings of `groups`."""
 
 
 def gaps(rows: pd.DataFrame) -> pd.Series:
-    """The gap in nats, by seed; of rows of one model."""
+    """The gap in nats, by seed, of rows of one model; NaN where it knows no more than frequencies."""
     own = where(rows, what="model").groupby("seed")[["own", "prior"]].first()
-    return own["prior"] - own["own"]
+    gap = own["prior"] - own["own"]
+    return gap.where(gap > 0)
 
 
 def asked(record: pd.DataFrame) -> pd.DataFrame:
@@ -58,20 +57,34 @@ def asked(record: pd.DataFrame) -> pd.DataFrame:
     return table(by_model(record), columns)
 
 
-def part(values: pd.Series) -> str:
-    """Shares of runs in per cent, with their mean and interval, to two digits: they lie between nothing and all."""
-    if not len(values):
+def part(found: pd.DataFrame) -> str:
+    """Shares from `replaceable` in words, in per cent: mean and interval over runs, to two digits; or "< x", where even
+    the least part that was tried costs more."""
+    if found.empty or found["value"].isna().any():
         return MISSING
-    ends = [f"{100 * min(max(one, 0.0), 1.0):.2g}" for one in findings.over_runs(values) if not math.isnan(one)]
-    return f"{ends[0]} [{ends[1]}, {ends[2]}]" if len(ends) == 3 else f"{ends[0]} (one run)"
+    if (found["low"] == 0).all():
+        return f"< {100 * found['high'].mean():.2g}"
+    return _digits(found["value"])
+
+
+def _digits(values: pd.Series) -> str:
+    """Shares of runs in per cent, mean and interval, to two digits; they lie between nothing and all."""
+    mean, *ends = (f"{100 * min(max(one, 0.0), 1.0):.2g}" for one in findings.over_runs(values) if one == one)
+    return f"{mean} [{', '.join(ends)}]" if ends else f"{mean} (one run)"
 
 
 def averaged(rows: pd.DataFrame, **settings) -> pd.DataFrame:
     """Curves of one model and setting, draws averaged: seed, share, replaced, energy, and ``cost``, the rise of the
     loss as a share of the gap."""
     some = where(rows, **settings)
-    found = some.groupby(["seed", "share"])[["replaced", "energy", "rise"]].mean().reset_index()
-    return found.assign(cost=found["rise"] / found["seed"].map(gaps(rows)))
+    return _mean(some, gaps(rows))
+
+
+def _mean(rows: pd.DataFrame, gap: pd.Series) -> pd.DataFrame:
+    """Curves with draws averaged; a draw whose loss overflowed is not left out."""
+    each = rows.groupby(["seed", "share"])[["replaced", "energy", "rise"]]
+    found = each.agg(lambda draws: draws.mean(skipna=False)).reset_index()
+    return found.assign(cost=found["rise"] / found["seed"].map(gap))
 
 
 def curves(record: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
@@ -98,7 +111,7 @@ def points(record: pd.DataFrame) -> dict[str, dict[str, list[tuple[float, float]
     }
 
 
-def replaceable(rows: pd.DataFrame, bound: float, of: str = "energy", **settings) -> pd.Series:
+def replaceable(rows: pd.DataFrame, bound: float, of: str = "energy", **settings) -> pd.DataFrame:
     """By seed the largest part that can be replaced for a share of the gap (see `lfmlib.replace.replaceable`).
 
     Args:
@@ -106,13 +119,18 @@ def replaceable(rows: pd.DataFrame, bound: float, of: str = "energy", **settings
         bound: one of `BOUNDS`.
         of: "energy", or "replaced": the share of directions, entries, ….
         settings: of the rows that are looked at: ``what``, and by which rule and stand-in.
+
+    Returns:
+        Columns: value, low and high; NaN where there is no gap.
     """
-    found = averaged(rows, **settings)
-    each = {
-        seed: replace.replaceable(some.assign(draw=0, rise=some["cost"]), bound, of)[of].item()
-        for seed, some in found.groupby("seed")
-    }
-    return pd.Series(each, dtype=float)
+    return _crossings(averaged(rows, **settings), bound, of)
+
+
+def _crossings(found: pd.DataFrame, bound: float, of: str = "energy") -> pd.DataFrame:
+    gapless = (found["cost"].isna() & found["rise"].notna()).groupby(found["seed"]).any()
+    known = found.assign(draw=found["seed"], rise=found["cost"])  # NaN, of a loss that overflowed, exceeds any bound
+    values = replace.replaceable(known, bound, of).rename(columns={of: "value"}).rename_axis("seed")
+    return values.mask(gapless, math.nan)
 
 
 def foretold(rows: pd.DataFrame, of: str = "energy") -> pd.Series:
@@ -131,13 +149,13 @@ def shares(record: pd.DataFrame) -> pd.DataFrame:
     marks: dict[str, Callable[[pd.DataFrame], pd.Series]] = {"foretold by the edge": foretold} | {
         f"{STAND_INS[stand_in]}, {bound:.0%} of the gap": lambda rows, stand_in=stand_in, bound=bound: replaceable(
             rows, bound, what="curve", rule="directions", stand_in=stand_in
-        )
+        )["value"]
         for stand_in, bound in (("noise", BOUNDS[0]), ("noise", BOUNDS[1]), ("zero", BOUNDS[1]))
     }
     found = []
     for name, rows in by_model(record):
         for mark, figure in marks.items():
-            if len(values := figure(rows)):
+            if len(values := figure(rows).dropna()):
                 share, low, high = findings.over_runs(values)
                 ends = (
                     {"low": max(low, 0.0), "high": min(high, 1.0)} if len(values) > 1 else {"low": share, "high": share}
@@ -164,33 +182,35 @@ def shown(record: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside_control(record: pd.DataFrame) -> str:
-    """What fresh noise costs in the place of the least directions, and as long a step on top of all, in sentences."""
-    found = _least(record)
-    said = "; ".join(
-        f"{name} {_percent(own.mean())} and {_percent(control.mean())}" for name, (own, control) in found.items()
-    )
+    """What the least directions cost, replaced by noise, by nothing, and as long a step on top of all, in sentences."""
+    said = [
+        f"{name} {', '.join(_percent(cost.mean()) for cost in costs.values())}"
+        for name, costs in _least(record).items()
+    ]
     first = []
     for name, rows in by_model(record):
-        some = where(rows, what="curve", rule="directions", stand_in="noise")
+        some = averaged(rows, what="curve", rule="directions", stand_in="noise")
         if len(some):
-            cost = averaged(rows, what="curve", rule="directions", stand_in="noise").groupby("share").mean().iloc[0]
+            cost = some.groupby("share").mean().iloc[0]
             held = f"{cost['replaced']:.2%}, with {100 * cost['energy']:.2g} % of the squared weights"
             first.append(f"{name} {held}, cost {_percent(cost['cost'])}")
     return (
-        f"The least {LEAST:.0%} of the directions drawn anew, and as long a step on top of all, cost, of the gap: "
-        f"{said}. The fewest that were tried: {'; '.join(first)}."
+        f"The least {LEAST:.0%} of the directions, replaced by noise, by nothing, and as long a step on top of all, "
+        f"cost, of the gap: {'; '.join(said)}. The fewest that were drawn anew: {'; '.join(first)}."
     )
 
 
-def _least(record: pd.DataFrame) -> dict[str, tuple[pd.Series, pd.Series]]:
-    """Model → what it costs to draw the least directions anew, by seed; and as long a step on top of all."""
-
-    def cost(rows: pd.DataFrame, stand_in: str) -> pd.Series:
-        some = averaged(rows, what="curve", rule="directions", stand_in=stand_in)
-        return where(some, share=LEAST).set_index("seed")["cost"]
-
-    both = {name: (cost(rows, "noise"), cost(rows, replace.CONTROL)) for name, rows in by_model(record)}
-    return {name: (own, control) for name, (own, control) in both.items() if len(own) and len(control)}
+def _least(record: pd.DataFrame) -> dict[str, dict[str, pd.Series]]:
+    """Model → stand-in → what it costs to replace the least directions, by seed."""
+    found = {}
+    for name, rows in by_model(record):
+        each = {
+            one: where(averaged(rows, what="curve", rule="directions", stand_in=one), share=LEAST)
+            for one in ("noise", "zero", replace.CONTROL)
+        }
+        if all(len(some) for some in each.values()):
+            found[name] = {one: some.set_index("seed")["cost"] for one, some in each.items()}
+    return found
 
 
 def by_rule(record: pd.DataFrame) -> pd.DataFrame:
@@ -201,8 +221,7 @@ def by_rule(record: pd.DataFrame) -> pd.DataFrame:
             words = {}
             for stand_in in ("noise", "zero"):
                 how = {"what": "curve", "rule": rule, "stand_in": stand_in}
-                values = replaceable(rows, BOUNDS[1], "replaced", **how)
-                words[STAND_INS[stand_in]] = findings.span(100 * values, 1, least=0, most=100)
+                words[STAND_INS[stand_in]] = part(replaceable(rows, BOUNDS[1], "replaced", **how))
             found[f"{name}, {rule}"] = words
     return pd.DataFrame.from_dict(found, orient="index")
 
@@ -277,7 +296,7 @@ def groups(record: pd.DataFrame, by: str) -> pd.DataFrame:
             one = where(some, group=group)
             alone = replaceable(pd.concat([where(rows, what="model"), one]), BOUNDS[0], what="group")
             edge = one.loc[one["share"].isna(), "energy"]
-            words = f"{100 * alone.mean():.2g} / {100 * edge.mean():.0f}"
+            words = f"{_short(alone)} / {100 * edge.mean():.0f}"
             found.setdefault(group if by == "role" else str(place), {})[name] = words
     return pd.DataFrame.from_dict(found, orient="index").fillna(MISSING).rename_axis(ROLE_COLUMNS[by]).reset_index()
 
@@ -289,24 +308,22 @@ def planted(record: pd.DataFrame) -> pd.DataFrame:
         some = where(rows, what="planted")
         if some.empty:
             return {}
-        base = where(rows, what="model").groupby("seed")[["own", "prior"]].first()
-        own = some.dropna(subset=["own"]).set_index("seed")["own"]
-        gap = base["prior"].reindex(own.index) - own
-        again = some.groupby(["seed", "share"])[["energy", "rise"]].mean().reset_index()
-        again = again.assign(cost=again["rise"] / again["seed"].map(gap))
-        found = {
-            seed: replace.replaceable(one.assign(draw=0, rise=one["cost"]), BOUNDS[1])["energy"].item()
-            for seed, one in again.groupby("seed")
-            if gap[seed] > 0
-        }
-        inside = again[again["share"] <= PLANTED_LESS.get(key(rows), PLANTED_SHARE)].groupby("seed")["cost"].mean()
-        before = replaceable(rows, BOUNDS[1], what="curve", rule="directions", stand_in="noise")
+        prior = where(rows, what="model").groupby("seed")["prior"].first()
+        gap = prior - some.dropna(subset=["own"]).set_index("seed")["own"]
+        again = _mean(some, gap.where(gap > 0))
+        share = PLANTED.get(key(rows), PLANTED_SHARE)
+        draws = where(some, share=share)
+        costs = draws["rise"] / draws["seed"].map(gap)
+        how = {"what": "curve", "rule": "directions", "stand_in": "noise"}
         return {
-            "energy planted": part(some.groupby("seed")["planted"].first()),
+            "energy planted": _digits(some.groupby("seed")["planted"].first()),
             "left of the gap": findings.span(100 * gap / gaps(rows).reindex(gap.index), 0),
-            "drawing it anew costs, of what is left": findings.span(100 * inside, 1, "+"),
-            "energy replaceable for 10%": part(pd.Series(found)),
-            "the same before planting": part(before),
+            "drawing it anew costs, of what is left": f"{100 * costs.min():.1f} to {100 * costs.max():.1f}",
+            "as much in an unplanted model costs": findings.span(
+                100 * where(averaged(rows, **how), share=share).set_index("seed")["cost"], 1
+            ),
+            f"energy replaceable for {BOUNDS[1]:.0%}": part(_crossings(again, BOUNDS[1])),
+            "the same before planting": part(replaceable(rows, BOUNDS[1], **how)),
         }
 
     return table(by_model(record), told).T
@@ -319,10 +336,7 @@ def shrunk(record: pd.DataFrame) -> pd.DataFrame:
         rises = where(rows, what="shrunk", how=how).set_index("seed")["rise"]
         return rises / gaps(rows).reindex(rises.index)
 
-    columns = {
-        f"{how} shrinkage costs": span(lambda rows, how=how: cost(rows, how), 0, times=100)
-        for how in ("hard", "soft", "optimal")
-    }
+    columns = {f"{how} shrinkage costs": span(lambda rows, how=how: cost(rows, how), 0, times=100) for how in WAYS}
     energy = span(lambda rows: where(rows, what="shrunk", how="optimal").set_index("seed")["energy"], 0, times=100)
     return table(by_model(record), {"energy taken out by the optimal": energy} | columns)
 
@@ -332,128 +346,90 @@ def untrained(record: pd.DataFrame) -> str:
     said = []
     for name, rows in by_model(record, what="untrained"):
         gap, rise = (rows["prior"] - rows["own"]).mean(), rows["rise"].mean()
-        said.append(f"the {name} {gap:+.3f} nats, and fresh noise for all of its matrices costs {rise:+.3f}")
+        said.append(f"the {name} knows {gap:+.3f} nats, and fresh noise for all of its matrices costs {rise:+.3f}")
     if not said:
         return ""
-    return f"Before training there is nothing to keep: {'; '.join(said)}. So no share is given of an untrained model."
+    return f"Before training {'; '.join(said)}. So no share is given of an untrained model."
 
 
-def soups(record: pd.DataFrame) -> pd.DataFrame:
-    """Fine-tunes and their mean, losses in nats, by model and rate, in words."""
+def answer(record: pd.DataFrame, more: str = "") -> list[str]:
+    """Three sentences: what the picture of an optimum and noise foretells, what was seen, and what follows.
 
-    def told(rows: pd.DataFrame) -> dict:
-        most = where(rows, what="soup", members=rows["count"].iloc[0])
-        return {
-            "fine-tunes": f"{SHORT[key(rows)]} × {rows['count'].iloc[0]}",
-            "rate": f"{rows['lr'].iloc[0]:g}",
-            "correlation of two ΔW": f"{most['alike'].mean():.2f}",
-            "their loss": f"{most['loss'].mean():.3f}",
-            "loss of their mean": f"{most['soup'].mean():.3f}",
-        }
-
-    return listed((rows for _, rows in _large(record)), told)
-
-
-def added(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """For a picture: model → what a residual changes of the loss of the mean, by rate (``method``) and by what is put
-    in its place (``arm``): mean and interval over fine-tunes and bases."""
-    found: dict[str, list[dict]] = {}
-    for (model, rate), rows in _large(record):
-        for stand_in, name in RESIDUALS.items():
-            mean, low, high = findings.over_runs(_residual(rows, stand_in))
-            row = {"method": f"rate {rate:g}", "arm": name, "mean": mean, "low": low, "high": high}
-            found.setdefault(SHORT[model], []).append(row)
-    return {model: pd.DataFrame(rows) for model, rows in found.items()}
-
-
-def residuals(record: pd.DataFrame) -> str:
-    """How like noise residuals look, entry by entry and by their spectrum, in a sentence."""
-    law = record[record["what"] == "law"].groupby("model", sort=False)[["kl_bits", "noise_kl_bits", "outlier_variance"]]
-    said = [
-        f"of {SHORT[model]} {one['kl_bits']:.4f} bits from a Gaussian (noise {one['noise_kl_bits']:.4f}), and "
-        f"{one['outlier_variance']:.0%} of the variance beyond the edge of noise (noise none)"
-        for model, one in law.median().iterrows()
-    ]
-    return f"A residual, in the median of its matrices: {'; '.join(said)}."
-
-
-def grows(record: pd.DataFrame) -> str:
-    """How the loss of the mean goes with the number of fine-tunes, in a sentence."""
-    said = []
-    for (model, rate), rows in _large(record):
-        each = where(rows, what="soup").groupby("members")["soup"].mean()
-        of = ", ".join(f"{loss:.3f} of {count:g}" for count, loss in each.items())
-        said.append(f"{SHORT[model]} at {rate:g} {of}")
-    return f"Loss of the mean by the number of fine-tunes: {'; '.join(said)}."
-
-
-def _large(record: pd.DataFrame):
-    """Rows by model and rate, of cells with the most fine-tunes."""
-    most = record.groupby("model")["count"].transform("max")
-    return record[record["count"] == most].groupby(["model", "lr"], sort=False)
-
-
-def _residual(rows: pd.DataFrame, stand_in: str, beside: str = "none") -> pd.Series:
-    """What a residual changes of the loss, in nats, by base and fine-tune."""
-    some = where(rows, what="residual").pivot(index=["seed", "member"], columns="stand_in", values="loss")
-    return some[stand_in] - some[beside]
-
-
-def answer(record: pd.DataFrame, soup: pd.DataFrame) -> list[str]:
-    """Three sentences: what the picture of an optimum and noise foretells, what was seen, and what follows."""
-    columns: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-        "edge": foretold,
-        "cost": edge_cost,
-        "control": lambda rows: edge_cost(rows, replace.CONTROL),
-        "part": lambda rows: replaceable(rows, BOUNDS[0], what="curve", rule="directions", stand_in="noise"),
-    }
-    found = pd.DataFrame(
-        {name: {column: figure(rows).mean() for column, figure in columns.items()} for name, rows in by_model(record)}
-    ).T.dropna()
-    if found.empty:
+    Args:
+        record: rows of `replacement`.
+        more: what else follows.
+    """
+    known = {name: rows for name, rows in by_model(record) if len(foretold(rows)) and len(edge_cost(rows).dropna())}
+    if not known:
         return ["Nothing has been measured yet."]
-    dear = found[found["cost"] > BOUNDS[1]]
-    cheap = found.drop(dear.index)
-    anywhere = cheap[cheap["control"] <= BOUNDS[1]]
-    follows = [
-        (dear, "The bulk of {} is no noise, however much it looks like it."),
-        (anywhere, "{} can have its bulk drawn anew, and as much noise anywhere else: that is tolerance."),
-        (
-            cheap.drop(anywhere.index),
-            "The bulk of {} behaves as noise does: it can be drawn anew, and nothing else can.",
-        ),
-    ]
-    said = " ".join(words.format(_listed(some.index)) for some, words in follows if len(some))
-    small = [name for name, (own, other) in _least(record).items() if (own - other).mean() > BOUNDS[0]]
-    if small:
-        said += f" Of {_listed(small)} the least directions bear noise worse than others do: training made them small."
+    parts = {
+        name: _short(replaceable(rows, BOUNDS[0], what="curve", rule="directions", stand_in="noise"))
+        for name, rows in known.items()
+    }
+    seen = ", ".join(f"{name} {found} %" for name, found in parts.items())
     return [
         "**Foretold.** If weights were an optimum of few directions and Gaussian noise, all that lies below the edge "
-        f"of noise could be drawn anew for nothing: {_each(found['edge'])} of the squared weights.",
-        f"**Seen.** That costs, of what each knows, {_each(found['cost'])} (as long a step on top of all weights: "
-        f"{_each(found['control'])}). For one per cent, fresh noise can stand for {_each(found['part'], '.2g')} of the "
-        "squared weights.",
-        f"**Follows.** {said} {_own(soup)}",
+        f"of noise could be drawn anew for nothing: {_each(known, foretold)} of the squared weights.",
+        f"**Seen.** That costs, of what each knows, {_each(known, edge_cost)} (as long a step on top of all weights: "
+        f"{_each(known, lambda rows: edge_cost(rows, replace.CONTROL))}). For one per cent, fresh noise can stand for "
+        f"{seen} of the squared weights.",
+        f"**Follows.** {_follows(known)} {_of_least(record)}{more}",
     ]
 
 
-def _own(soups: pd.DataFrame) -> str:
-    """Whether what fine-tunes have of their own is more than noise, in a sentence."""
-    sides = [findings.over_runs(_residual(rows, "own", "noise")) for _, rows in _large(soups)]
-    better, worse = sum(high < 0 for _, _, high in sides), sum(low > 0 for _, low, _ in sides)
-    return (
-        "What a fine-tune has beyond the mean of its siblings lowers the loss by more than noise of that size in "
-        f"{better} of {len(sides)} cases (a model at a rate), and by less in {worse}."
-    )
+def _follows(known: dict[str, pd.DataFrame]) -> str:
+    """What the costs of the bulk say of it, by model."""
+    said = {
+        "Below the edge of {} lies next to nothing.": [],
+        "The bulk of {} is no noise, however much it looks like it.": [],
+        "The bulk of {} can be drawn anew, and as much noise put on top of all: that is tolerance.": [],
+        "The bulk of {} can be drawn anew, and as much noise on top of all costs more: it behaves as noise does.": [],
+        "Of {} it is open: the interval of the cost holds a tenth.": [],
+    }
+    empty, dear, tolerant, noise, unclear = said.values()
+    for name, rows in known.items():
+        above, below = _beside(edge_cost(rows), BOUNDS[1])
+        if foretold(rows).mean() < BOUNDS[1]:
+            empty.append(name)
+        elif above or not below:
+            (dear if above else unclear).append(name)
+        else:
+            (tolerant if edge_cost(rows, replace.CONTROL).mean() <= BOUNDS[1] else noise).append(name)
+    return " ".join(words.format(_listed(names)) for words, names in said.items() if names)
+
+
+def _of_least(record: pd.DataFrame) -> str:
+    """What the least directions are worth beside as long a step on top of all, by model; each with a space behind."""
+    holds, bears = [], []
+    for name, costs in _least(record).items():
+        control = costs[replace.CONTROL]
+        if _beside(costs["zero"] - control, BOUNDS[0])[0]:
+            holds.append(name)
+        elif _beside(costs["noise"] - control, BOUNDS[0])[0]:
+            bears.append(name)
+    said = f"The least tenth of {_listed(holds)} carries what it cannot do without. " if holds else ""
+    return said + (f"That of {_listed(bears)} bears noise worse than the other directions do. " if bears else "")
+
+
+def _beside(costs: pd.Series, bound: float) -> tuple[bool, bool]:
+    """Whether costs lie above a bound, and below it, with their interval over runs; of one run, itself."""
+    mean, low, high = findings.over_runs(costs.dropna())
+    low, high = (mean if math.isnan(end) else end for end in (low, high))
+    return low > bound, high <= bound
 
 
 def _percent(value: float) -> str:
     return f"{value:.1%}".replace("-0.0%", "0.0%")
 
 
-def _each(values: pd.Series, form: str = ".0f") -> str:
+def _short(found: pd.DataFrame) -> str:
+    """`part` without its interval."""
+    return part(found).partition(" [")[0].removesuffix(" (one run)")
+
+
+def _each(known: dict[str, pd.DataFrame], figure: Callable[[pd.DataFrame], pd.Series]) -> str:
     """A share of each model, in per cent."""
-    return ", ".join(f"{name} {100 * value + 0:{form}} %" for name, value in values.items())
+    return ", ".join(f"{name} {100 * figure(rows).mean() + 0:.0f} %" for name, rows in known.items())
 
 
 def _listed(names: Iterable[str]) -> str:

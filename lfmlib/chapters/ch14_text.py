@@ -14,14 +14,13 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .. import findings
+from ..experiments.replacement import FEW_SHARES
 from ..findings.markup import code
 from ..lab.tuning import body
 from ..losses import replace
-from .ch14_bulk import BOUNDS, edge_cost, foretold, replaceable
+from .ch14_bulk import BOUNDS, edge_cost, foretold, part, replaceable
 from .own_text import OwnText, Text, asked, loaded
 
-SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
-"""Shares of the directions of every matrix that are replaced."""
 STAND_INS = ("noise", "zero")
 """What takes their place."""
 
@@ -66,7 +65,7 @@ def measured(model: str, revision: str, text: Text, *, seed: int = 0, profile: s
     work = {name: w.numel() * min(w.shape) for name, w in weights.items()}
     splits: dict[str, replace.Split] = {}
     below: dict[str, float] = {}
-    asks = len(STAND_INS) * (1 + len(SHARES))
+    asks = len(STAND_INS) * (1 + len(FEW_SHARES))
     with tqdm(total=len(weights) + asks, leave=False) as bar:
         for name, w in weights.items():
             started = time.perf_counter()
@@ -78,7 +77,7 @@ def measured(model: str, revision: str, text: Text, *, seed: int = 0, profile: s
             bar.update()
         rows = loss.rows({"what": "model"}, [{}])
         for stand_in in STAND_INS:
-            for what, shares in (("edge", [below]), ("curve", SHARES)):
+            for what, shares in (("edge", [below]), ("curve", FEW_SHARES)):
                 how = {"stand_in": stand_in, "seed": seed, "splits": splits, "own": own}
                 for share in shares:
                     found = replace.curve(loss, weights, [share], **how).rename(columns={"share": "replaced"})
@@ -107,11 +106,11 @@ class _Parts:
     def rows(self, about: dict, found: list[dict]) -> list[dict]:
         """A row for each part: what it is about, and what came out there the last time."""
         rows = []
-        for part, some in enumerate(self.parts):
-            own = {"own": self.own[part], "prior": self.prior[part]} if about["what"] == "model" else {}
-            rise = {} if own else {"rise": self.last[part] - self.own[part]}
+        for place, some in enumerate(self.parts):
+            own = {"own": self.own[place], "prior": self.prior[place]} if about["what"] == "model" else {}
+            rise = {} if own else {"rise": self.last[place] - self.own[place]}
             rows += [
-                about | one | own | rise | {"seed": part, "tokens": some["most"] * self.task.length} for one in found
+                about | one | own | rise | {"seed": place, "tokens": some["most"] * self.task.length} for one in found
             ]
         return rows
 
@@ -131,13 +130,12 @@ def told(rows: pd.DataFrame, text: Text, model: str = "") -> str:
             "is worth on a text of yours; it says how long that takes before it begins."
         )
 
-    def part(bound: float, stand_in: str) -> str:
-        found = replaceable(rows, bound, what="curve", rule="directions", stand_in=stand_in)
-        return findings.span(100 * found, 1, unit=" %", least=0.0, most=100.0)
+    def found(bound: float, stand_in: str) -> str:
+        return part(replaceable(rows, bound, what="curve", rule="directions", stand_in=stand_in))
 
     words = "; ".join(
-        f"for {bound:.0%} of what it knows, noise can stand for **{part(bound, 'noise')}**, and nothing for "
-        f"**{part(bound, 'zero')}**"
+        f"for {bound:.0%} of what it knows, noise can stand for **{found(bound, 'noise')} %**, and nothing for "
+        f"**{found(bound, 'zero')} %**"
         for bound in BOUNDS
     )
     return (

@@ -68,9 +68,9 @@ FEW_STAND_INS = {
 """The same of models whose loss takes seconds."""
 BANDS = 6
 """Groups of neighbouring layers, at most."""
-PLANTED_SHARE, PLANTED_LESS = 0.3, {smollm.NAME: 0.005}
-"""Share of the directions that noise is planted in, where the answer is to be known; in models that lose all by it,
-less."""
+PLANTED_SHARE, PLANTED = 0.3, {smollm.NAME: 0.005, "vit": 0.9}
+"""Share of the directions that noise is planted in, where the answer is to be known; less in models that lose all by
+it, more in those that hardly notice."""
 PLANTED_DRAWS = 2
 """Draws of the noise that then takes its place."""
 TOLERANCES = tolerances({
@@ -132,7 +132,7 @@ def run(cell: dict) -> list[dict]:
     ``edge``: by ``stand_in`` what lies below the edge of every matrix, replaced. ``shrunk``: by ``how`` (see
     `lfmlib.structure.shrinkage.WAYS`) the ``energy`` taken away, and the ``rise``.
 
-    ``planted``: of the model with noise in the place of its least directions, a share `PLANTED_SHARE` of them with the
+    ``planted``: of the model with noise in the place of its least directions, a share `PLANTED_SHARE` of them, with the
     share ``planted`` of the energy, as ``curve``; the first also has the ``own`` loss of that model.
 
     ``tenth``: of the directions above a ``share``, a tenth, replaced by a ``stand_in``. ``met``: what these directions
@@ -188,7 +188,7 @@ class _Curves:
     def __call__(self, weights: dict, splits: dict, shares: Sequence, stand_in: str, draws: int = 1) -> list[dict]:
         how = {"stand_in": stand_in, "draws": draws, "seed": self.seed, "splits": splits, "own": self.own}
         found = replace.curve(self.asked, weights, shares, **how)
-        if len(found) % len(shares):  # stopped: a curve that ends early would pass for one that never rises
+        if found.attrs["interrupted"]:  # stopped: a curve that ends early would pass for one that never rises
             raise KeyboardInterrupt
         rows = []
         for place, one in enumerate(found.to_dict("records")):
@@ -244,7 +244,7 @@ def _planted(asked: Asked, weights: dict[str, torch.Tensor], cell: dict) -> list
     with restored(weights), torch.no_grad():
         square = whole = 0.0
         for name, split in _splits(weights).items():
-            part = split.at(PLANTED_LESS.get(cell["model"], PLANTED_SHARE))
+            part = split.at(PLANTED.get(cell["model"], PLANTED_SHARE))
             weights[name].copy_(part.replaced("noise", replace.rng([cell["seed"], 10_007], name)))
             square, whole = square + part.square, whole + part.whole
         ask = _Curves(asked, asked(), cell)

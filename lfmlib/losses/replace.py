@@ -8,12 +8,14 @@ singular value; its rows, columns or 8 × 8 blocks of least norm. In the place o
     permuted   the entries of B, in random order
     resampled  entries drawn from those of B, with replacement
     rotated    the singular values of B in random directions (Haar)
-    signs      the signs of B's entries, all of one size
+    signs      the signs of B's entries, all of one size (of directions, before they are projected to B's place)
     sizes      the sizes of B's entries, with random signs
 
-A stand-in lies where B lay and has its norm: of directions, it is orthogonal to those that are kept, on both sides. So,
-were B the noise of a low-rank signal, fresh noise in its place would be another draw of the same law. The control
-"added" replaces nothing: to W comes Gaussian noise as long as the step from B to a fresh one, √2 times B's norm.
+A stand-in has the norm of B and lies outside of what is kept: of directions, it is orthogonal to those, on both sides.
+So if W is a signal of few directions, all well above the edge of noise, and Gaussian noise, and just these directions
+are kept, fresh noise is nearly another draw of the law of B. (A signal x times the noise leaves 1/x³ of itself in B.)
+The control "added" replaces nothing: to W comes Gaussian noise as long as the step from B to a fresh one, √2 times B's
+norm.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from numbers import Real
 
 import numpy as np
 import pandas as pd
@@ -29,7 +32,6 @@ import torch
 from tqdm.auto import tqdm
 
 from ..structure.shrinkage import below_edge, denoised
-from .pruning import largest_share
 from .weights import Weights, restored
 
 RULES = ("directions", "entries", "rows", "columns", "blocks")
@@ -60,24 +62,22 @@ class Part(ABC):
         self.whole = self.square + kept.double().square().sum().item()  # the two are orthogonal
 
     def replaced(self, stand_in: str, rng: np.random.Generator) -> torch.Tensor:
-        """The matrix with a stand-in for B, float32.
+        """The matrix with a stand-in for B, float32; of a B that is zero itself, W.
 
         Args:
             stand_in: one of `STAND_INS`, or `CONTROL`.
             rng: source of the draw.
 
         Raises:
-            ValueError: an unknown stand-in, or "rotated" for entries or blocks, which have no directions of their own.
+            ValueError: an unknown stand-in, or "rotated" for scattered entries or blocks, which have no directions.
         """
+        _check_stand_in(stand_in)
         if stand_in == "zero" or not self.square:
             return self.kept.clone()
         if stand_in == CONTROL:
             return self.kept + self.part + self._sized(self._noise(rng), 2 * self.square)
         if stand_in == "rotated":
             return self.kept + self._sized(self._rotated(rng), self.square)
-        if stand_in not in STAND_INS:
-            expected = ", ".join((*STAND_INS, CONTROL))
-            raise ValueError(f"unknown stand-in {stand_in!r}: expected one of {expected}")
         drawn = self._noise(rng) if stand_in == "noise" else self._laid_out(_drawn(self._values, stand_in, rng))
         return self.kept + self._sized(self._inside(drawn), self.square)
 
@@ -161,16 +161,20 @@ class Split:
     """A matrix that can be split at any share, by one rule.
 
     Args:
-        w: ``(out, in)``.
+        w: ``(out, in)``, of a floating type; it is copied as float32.
         rule: one of `RULES`.
 
     Raises:
-        ValueError: unknown rule.
+        ValueError: unknown rule, or no matrix of a floating type.
     """
 
     def __init__(self, w: torch.Tensor, rule: str = "directions"):
         if rule not in RULES:
             raise ValueError(f"unknown rule {rule!r}: expected one of {', '.join(RULES)}")
+        if w.dim() != 2 or not w.numel() or not w.is_floating_point():
+            raise ValueError(
+                f"found shape {tuple(w.shape)} of {w.dtype}: expected a matrix (out, in) of a floating type"
+            )
         self.w, self.rule = w.detach().float().clone(), rule
 
     def at(self, share: Share) -> Part:
@@ -182,9 +186,7 @@ class Split:
         Raises:
             ValueError: a share outside [0, 1], or a pair that falls.
         """
-        above, upto = share if isinstance(share, tuple) else (0.0, share)
-        if not 0 <= above <= upto <= 1:
-            raise ValueError(f"{share} is no share of a matrix: expected a number between 0 and 1, or two that rise")
+        above, upto = _checked(share)
         total = min(self.w.shape) if self.rule == "directions" else self._order.numel()
         first, last = round(above * total), round(upto * total)
         chosen = torch.zeros(total, dtype=torch.bool, device=self.w.device)
@@ -252,7 +254,7 @@ def curve(
     *,
     progress: bool = False,
     seed: int = 0,
-    rule: str = "directions",
+    rule: str | None = None,
     stand_in: str = "noise",
     draws: int = 1,
     splits: Mapping[str, Split] | None = None,
@@ -265,22 +267,24 @@ def curve(
         weights: name → matrix ``(out, in)``, changed in place, and restored to the bit whatever happens.
         shares: of each matrix to replace, of what ``rule`` names, as `Split.at` takes them; or name → share, where
             they differ.
-        rule: one of `RULES`.
+        rule: one of `RULES`; None: that of ``splits``, or "directions".
         stand_in: one of `STAND_INS`, or `CONTROL`.
-        draws: of the stand-in; of "zero", "signs" and other rules without chance, which draw nothing, one.
+        draws: of the stand-in; "zero" and "signs" draw nothing, and have one.
         splits: name → `Split` of that matrix, so that several curves share its decomposition; None: made here.
         own: the loss before; None: it is measured.
         seed: of the draws; each also depends on the name of the matrix.
         progress: show a bar.
 
     Returns:
-        Columns: draw; share, of directions, entries, … over all matrices, each weighted with its number; energy, the
-        share of the squared norm of all matrices that was replaced; rise, in the unit of the loss. ``attrs["loss"]``
-        is the loss before. Ctrl-C returns the rows that are done, if there are any.
+        Columns: draw; share, over all matrices, each weighted with the number of its directions, or of its entries;
+        energy, the share of the squared norm of all matrices that was replaced; rise, in the unit of the loss.
+        ``attrs["loss"]`` is the loss before. Ctrl-C returns the rows that are done, if there are any, and
+        ``attrs["interrupted"]`` says so.
 
     Raises:
-        ValueError: unknown rule or stand-in, a share outside [0, 1], no weights, or a loss that is not finite before
-            anything is replaced.
+        ValueError: unknown rule or stand-in, a share outside [0, 1], weights that are none, no matrices or one twice,
+            fewer than one draw, or a loss that is not finite before anything is replaced; "rotated" for scattered
+            entries or blocks.
 
     Examples:
         >>> from lfmlib.losses import replace
@@ -292,11 +296,11 @@ def curve(
         0   0.33    0.07   1.0
         1   0.67    0.36   5.0
     """
-    if not weights:
-        raise ValueError("there are no weights to replace")
-    if stand_in not in (*STAND_INS, CONTROL):
-        raise ValueError(f"unknown stand-in {stand_in!r}: expected one of {', '.join((*STAND_INS, CONTROL))}")
-    splits = {name: Split(w, rule) for name, w in weights.items()} if splits is None else splits
+    _check(weights, shares, stand_in, draws)
+    if splits is None:
+        splits = {name: Split(w, rule or "directions") for name, w in weights.items()}
+    elif missing := [name for name in weights if name not in splits or rule not in (None, splits[name].rule)]:
+        raise ValueError(f"splits has no split of {missing[0]}{f' by {rule}' if rule else ''}: leave it out, or add it")
     own, rows = loss() if own is None else own, []
     if not math.isfinite(own):
         raise ValueError(f"the loss is {own} before anything is replaced: there is nothing it could rise from")
@@ -310,7 +314,7 @@ def curve(
         if not rows:
             raise
     found = pd.DataFrame(rows, columns=["draw", "share", "energy", "rise"])
-    found.attrs["loss"] = own
+    found.attrs |= {"loss": own, "interrupted": len(rows) < len(steps)}
     return found
 
 
@@ -323,9 +327,13 @@ def replaceable(found: pd.DataFrame, bound: float, of: str = "energy") -> pd.Dat
         of: "energy", the part's share of the squared norm; or "share", of directions, entries, ….
 
     Returns:
-        Index: draw. Columns: ``of``, between 0 and 1, interpolated as `lfmlib.pruning.largest_share` does; low and
-        high, the parts that were measured on either side of it: the largest before the bound is exceeded (0 where the
-        first exceeds it), and the next (itself, where none does).
+        Index: draw. Columns: ``of``, between 0 and 1, where the line between two measured points crosses the bound
+        first; low and high, these points: the answer is known no better. Low is 0 where the first point is beyond the
+        bound already, and both are the last point where none is.
+
+    Notes:
+        The share includes what the bound buys: on a planted signal of few directions it exceeds the noise by up to the
+        bound. Signals near the edge of noise leave much of themselves below it; then it falls short.
 
     Raises:
         ValueError: the bound is not above 0, as where a model knows no more than what is trivial.
@@ -339,16 +347,19 @@ def replaceable(found: pd.DataFrame, bound: float, of: str = "energy") -> pd.Dat
     if not bound > 0:
         raise ValueError(f"the bound is {bound}: expected by how much the loss may rise, above 0")
 
-    def of_draw(rows: pd.DataFrame) -> pd.Series:
-        rows = rows.sort_values("share")
-        beyond = np.flatnonzero(~(rows["rise"] <= bound))
-        first = int(beyond[0]) if len(beyond) else len(rows)
-        measured = [0.0, *rows["share"]]
-        low, high = measured[first], measured[min(first + 1, len(rows))]
-        return pd.Series({of: largest_share(rows, bound), "low": low, "high": high})
+    def crossing(rows: pd.DataFrame) -> pd.Series:
+        rows = rows[rows[of] > 0].sort_values(of, kind="stable")
+        shares, rises = (np.r_[0.0, rows[column].to_numpy(float)] for column in (of, "rise"))
+        beyond = np.flatnonzero(~(rises <= bound))  # a rise that is infinite or NaN exceeds any bound
+        last = int(beyond[0]) if len(beyond) else len(shares) - 1
+        first = last - 1 if len(beyond) else last
+        way = (bound - rises[first]) / (rises[last] - rises[first]) if len(beyond) else 0.0
+        value = shares[first] + (way * (shares[last] - shares[first]) if math.isfinite(way) else 0.0)
+        return pd.Series({of: value, "low": shares[first], "high": shares[last]})
 
-    one = found[["draw", of, "rise"]].rename(columns={of: "share"})
-    return one.groupby("draw")[["share", "rise"]].apply(of_draw)
+    if found.empty:
+        return pd.DataFrame(columns=[of, "low", "high"], index=pd.Index([], name="draw"), dtype=float)
+    return found.groupby("draw")[[of, "rise"]].apply(crossing)
 
 
 def rng(seed: Sequence[int], name: str) -> np.random.Generator:
@@ -359,6 +370,38 @@ def rng(seed: Sequence[int], name: str) -> np.random.Generator:
         name: of the matrix.
     """
     return np.random.default_rng([*seed, *name.encode()])
+
+
+def _check(weights: Weights, shares: Sequence, stand_in: str, draws: int) -> None:
+    """Refuse what would fail only after losses were paid for."""
+    if not weights:
+        raise ValueError("there are no weights to replace")
+    _check_stand_in(stand_in)
+    if draws < 1:
+        raise ValueError(f"draws is {draws}: expected 1 or more")
+    places: dict[tuple, str] = {}
+    for name, w in weights.items():
+        other = places.setdefault((w.data_ptr(), tuple(w.shape), w.stride()), name)
+        if other != name:
+            raise ValueError(f"{other} and {name} are one tensor: expected each once")
+    for share in shares:
+        for name in weights if isinstance(share, Mapping) else (None,):
+            if isinstance(share, Mapping) and name not in share:
+                raise ValueError(f"a mapping of shares has none of {name}: expected one for each matrix")
+            _checked(share if name is None else share[name])
+
+
+def _check_stand_in(stand_in: str) -> None:
+    if stand_in not in (*STAND_INS, CONTROL):
+        raise ValueError(f"unknown stand-in {stand_in!r}: expected one of {', '.join((*STAND_INS, CONTROL))}")
+
+
+def _checked(share: Share) -> tuple[float, float]:
+    """Where a part begins and ends, as shares of all."""
+    ends = share if isinstance(share, tuple) and len(share) == 2 else (0.0, share)
+    if not all(isinstance(end, Real) for end in ends) or not 0 <= ends[0] <= ends[1] <= 1:
+        raise ValueError(f"{share!r} is no share of a matrix: expected a number between 0 and 1, or two that rise")
+    return float(ends[0]), float(ends[1])
 
 
 @torch.no_grad()

@@ -45,8 +45,9 @@ def threshold(rows: int, columns: int, quantile: float = 0.99, *, known: bool = 
         1.011
     """
     centre, scale = edge_law(rows, columns)
-    left = 1.0 if known else 1 - 2 / (rows * columns) * (centre / scale) ** 2 / _TW_VAR
-    return math.sqrt(centre + scale * (_TW_MEAN + math.sqrt(left) * (TRACY_WIDOM[quantile] - _TW_MEAN)))
+    left = 1.0 if known else max(1 - 2 / (rows * columns) * (centre / scale) ** 2 / _TW_VAR, 0.0)
+    square = centre + scale * (_TW_MEAN + math.sqrt(left) * (TRACY_WIDOM[quantile] - _TW_MEAN))
+    return math.sqrt(max(square, 0.0))  # of matrices of a few entries neither law means anything
 
 
 def mp_cdf(x, ratio: float) -> np.ndarray:

@@ -130,7 +130,7 @@ def test_what_the_bulk_is_worth_on_a_text(folder, text):
     rows = ch14_text.measured(str(folder), "", content, profile="quick")
     curves = rows[rows["what"] == "curve"]
     assert curves.groupby(["stand_in", "seed"]).size().to_dict() == {
-        (stand_in, part): len(ch14_text.SHARES) for stand_in in ch14_text.STAND_INS for part in range(2)
+        (stand_in, part): len(ch14_text.FEW_SHARES) for stand_in in ch14_text.STAND_INS for part in range(2)
     }
     model, encode = own_text.loaded(str(folder))
     task = own_text.asked(content, encode, model)

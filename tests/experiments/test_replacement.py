@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lfmlib.chapters import ch14_bulk
+from lfmlib.chapters import ch14_bulk, ch14_soups
 from lfmlib.experiments import replacement, soups
 from lfmlib.losses import pruning, replace
 from lfmlib.records.experiment import measure
@@ -48,9 +48,10 @@ def test_all_that_chapter_14_prints_can_be_read_off_toys(toys, fine_tunes):
         assert len(words) and not words.isna().any().any(), told
     for by in ch14_bulk.ROLE_COLUMNS:
         assert ch14_bulk.groups(toys, by)["ViT"].str.contains(" / ").all()
-    assert len(ch14_bulk.answer(toys, fine_tunes)) == 3
+    assert len(ch14_bulk.answer(toys, ch14_soups.beside_noise(fine_tunes))) == 3
     assert "ViT" in ch14_bulk.of_tenths(toys) and "ViT" in ch14_bulk.untrained(toys)
-    assert "ViT" in ch14_bulk.grows(fine_tunes) and "ViT" in ch14_bulk.residuals(fine_tunes)
+    assert "ViT" in ch14_soups.grows(fine_tunes) and "ViT" in ch14_soups.residuals(fine_tunes)
+    assert set(ch14_soups.added(fine_tunes)) == {"ViT"} and len(ch14_soups.soups(fine_tunes)) == 1
 
 
 def made(cost: float, edge: float = 0.6, model: str = "vit") -> pd.DataFrame:
@@ -83,37 +84,69 @@ def residuals(own: float) -> pd.DataFrame:
 def test_shares_are_where_the_cost_is_crossed():
     record = made(0.5)
     found = ch14_bulk.replaceable(record, 0.1, what="curve", rule="directions", stand_in="noise")
-    assert found.to_numpy() == pytest.approx([0.2 / (1 + 0.01 * seed) for seed in range(3)])
+    assert found["value"].to_numpy() == pytest.approx([0.2 / (1 + 0.01 * seed) for seed in range(3)])
+    assert (found["low"] == 0.0625).all() and (found["high"] == 0.25).all()
+    assert ch14_bulk.part(found) == "20 [19, 20]"
+    early = ch14_bulk.replaceable(record, 0.01, what="curve", rule="directions", stand_in="noise")
+    assert ch14_bulk.part(early) == "< 6.2"  # even the least that was tried costs more
     assert ch14_bulk.edge_cost(record).to_numpy() == pytest.approx([0.3, 0.303, 0.306])
     assert ch14_bulk.foretold(record).tolist() == [0.6] * 3
     marks = ch14_bulk.shares(record).set_index("mark")
-    record["share"] = record["share"].replace(0.25, ch14_bulk.LEAST)
-    assert "training made them small" not in ch14_bulk.answer(record, residuals(0.0))[2]
-    record.loc[record["stand_in"] == replace.CONTROL, "rise"] *= 0.5
-    assert "ViT 3.2% and 1.6%. The fewest that were tried: ViT" in ch14_bulk.beside_control(record)
-    assert "Of ViT the least directions bear noise worse" in ch14_bulk.answer(record, residuals(0.0))[2]
-    assert ch14_bulk.part(pd.Series([4e-6])) == "0.0004 (one run)"
-    assert ch14_bulk.part(pd.Series([0.4, 0.5, 0.6])) == "50 [25, 75]"
     assert marks.loc["fresh noise, 10% of the gap", "share"] == pytest.approx(0.198, abs=1e-3)
 
 
+def test_a_loss_that_overflows_and_a_model_that_knows_nothing_are_not_left_out():
+    record = made(0.001)
+    curve = (record["what"] == "curve") & (record["stand_in"] == "noise") & (record["seed"] == 0)
+    two = pd.concat([record, record[curve].assign(draw=1, rise=np.nan)])  # one of two draws overflowed
+    found = ch14_bulk.replaceable(two, 0.1, what="curve", rule="directions", stand_in="noise")
+    assert found.loc[0].tolist() == [0.0, 0.0, 0.0625] and found.loc[1, "value"] == 1
+    record.loc[(record["what"] == "model") & (record["seed"] == 1), "own"] = 3.5  # worse than frequencies
+    found = ch14_bulk.replaceable(record, 0.1, what="curve", rule="directions", stand_in="noise")
+    assert found.loc[1].isna().all() and found.drop(1)["value"].eq(1).all() and ch14_bulk.part(found) == "–"
+    assert ch14_bulk.edge_cost(record).isna().tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize(
-    ("cost", "control", "said"),
+    ("cost", "control", "edge", "said"),
     [
-        (0.5, 0.5, "The bulk of ViT is no noise"),
-        (0.01, 0.01, "ViT can have its bulk drawn anew, and as much noise anywhere else"),
-        (0.01, 0.5, "The bulk of ViT behaves as noise does"),
+        (0.5, 0.5, 0.6, "The bulk of ViT is no noise"),
+        (0.01, 0.01, 0.6, "The bulk of ViT can be drawn anew, and as much noise put on top of all: that is tolerance"),
+        (0.01, 0.5, 0.6, "it behaves as noise does"),
+        (0.5, 0.5, 0.05, "Below the edge of ViT lies next to nothing"),
     ],
 )
-def test_the_answer_turns_with_the_record(cost, control, said):
-    record = made(cost)
+def test_the_answer_turns_with_the_record(cost, control, edge, said):
+    record = made(cost, edge)
     record.loc[record["stand_in"] == replace.CONTROL, "rise"] *= control / cost
-    foretold, seen, follows = ch14_bulk.answer(record, residuals(-0.01))
-    assert "ViT 60 % of the squared weights" in foretold and said in follows
-    assert f"That costs, of what each knows, ViT {100 * 0.6 * cost * 1.01:.0f} %" in seen
-    assert f"on top of all weights: ViT {100 * 0.6 * control * 1.01:.0f} %" in seen
-    assert "in 1 of 1 cases (a model at a rate), and by less in 0" in follows
-    assert "in 0 of 1 cases (a model at a rate), and by less in 1" in ch14_bulk.answer(record, residuals(0.01))[2]
+    foretold, seen, follows = ch14_bulk.answer(record, "And more.")
+    assert f"ViT {100 * edge:.0f} % of the squared weights" in foretold and said in follows and "And more." in follows
+    assert f"That costs, of what each knows, ViT {100 * edge * cost * 1.01:.0f} %" in seen
+
+
+def test_the_answer_is_open_where_the_interval_holds_the_bound():
+    record = made(0.01)
+    edge = record["what"] == "edge"
+    record.loc[edge, "rise"] = 2.0 * record["seed"].map({0: 0.02, 1: 0.1, 2: 0.2})[edge]
+    assert "Of ViT it is open" in ch14_bulk.answer(record)[2]
+
+
+def test_what_the_least_directions_hold_is_told_from_what_noise_does_there():
+    record = made(0.5)
+    record["share"] = record["share"].replace(0.25, ch14_bulk.LEAST)
+    assert "least tenth" not in ch14_bulk.answer(record)[2]
+    assert "ViT 3.2%, 3.2%, 3.2%. The fewest that were drawn anew: ViT" in ch14_bulk.beside_control(record)
+    noisy = record.assign(rise=record["rise"].where(record["stand_in"] != "noise", 2 * record["rise"]))
+    assert "That of ViT bears noise worse" in ch14_bulk.answer(noisy)[2]
+    needed = record.assign(rise=record["rise"].where(record["stand_in"] != "zero", 2 * record["rise"]))
+    assert "The least tenth of ViT carries what it cannot do without" in ch14_bulk.answer(needed)[2]
+
+
+def test_residuals_are_set_beside_noise():
+    better, worse, alike = (ch14_soups.beside_noise(residuals(own)) for own in (-0.01, 0.01, 0.0))
+    assert "in 1 of 1 cases (a model at a rate), worse in 0" in better
+    assert "in 0 of 1 cases (a model at a rate), worse in 1" in worse
+    assert "in 0 of 1 cases (a model at a rate), worse in 0" in alike
 
 
 def test_norms_along_directions_are_those_of_the_inputs_turned():

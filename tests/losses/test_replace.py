@@ -93,7 +93,13 @@ def test_values_signs_and_sizes_are_those_that_are_named():
     assert torch.equal(of("signs").sign(), values.sign()) and of("signs").abs().std() < 1e-6
     assert torch.allclose(of("sizes").abs(), values.abs(), atol=1e-6)
     assert 0.3 < (of("sizes").sign() == values.sign()).float().mean() < 0.7
-    assert set(np.round((of("resampled") / of("resampled").norm()).tolist(), 5)) != set()
+    again, factor = of("resampled"), part.square**0.5 / values[_places(values)].norm().item()
+    assert torch.allclose(again, factor * values[_places(values)], atol=1e-6)
+
+
+def _places(values: torch.Tensor) -> torch.Tensor:
+    """Where the resampled entries come from: with replacement, by the same source."""
+    return torch.from_numpy(np.random.default_rng(3).integers(len(values), size=len(values)))
 
 
 def test_rotated_keeps_the_singular_values_and_no_direction():
@@ -198,7 +204,8 @@ def test_weights_come_back_to_the_bit_and_curves_say_what_they_did():
             raise KeyboardInterrupt
         return loss()
 
-    assert len(replace.curve(stopped, weights, [0.1, 0.2, 0.3, 0.4])) == 2
+    some = replace.curve(stopped, weights, [0.1, 0.2, 0.3, 0.4])
+    assert len(some) == 2 and some.attrs["interrupted"] and not found.attrs["interrupted"]
     assert all(torch.equal(weights[name], before[name]) for name in weights)
 
 
@@ -213,6 +220,14 @@ def test_shares_may_differ_between_matrices():
     ("how", "said"),
     [
         ({"rule": "ranks"}, "unknown rule 'ranks': expected one of directions"),
+        ({"draws": 0}, "draws is 0: expected 1 or more"),
+        ({"shares": ["all"]}, "'all' is no share of a matrix"),
+        ({"shares": [{"v": 0.5}]}, "a mapping of shares has none of w"),
+        ({"splits": {}}, "splits has no split of w: leave it out, or add it"),
+        ({"rule": "rows", "splits": {"w": replace.Split(made())}}, "splits has no split of w by rows"),
+        ({"weights": {"w": torch.ones(3)}}, r"found shape \(3,\) of torch.float32: expected a matrix"),
+        ({"weights": {"w": torch.ones(3, 3, dtype=torch.int8)}}, r"found shape \(3, 3\) of torch.int8"),
+        ({"weights": dict.fromkeys("ab", made())}, "a and b are one tensor: expected each once"),
         ({"stand_in": "gauss"}, "unknown stand-in 'gauss': expected one of zero"),
         ({"shares": [1.5]}, "1.5 is no share of a matrix"),
         ({"shares": [(0.5, 0.4)]}, r"\(0.5, 0.4\) is no share of a matrix: expected a number between 0 and 1, or two"),
@@ -224,6 +239,41 @@ def test_what_cannot_be_is_told(how, said):
     asked = {"loss": lambda: 1.0, "weights": {"w": made()}, "shares": [0.5]} | how
     with pytest.raises(ValueError, match=said):
         replace.curve(asked.pop("loss"), asked.pop("weights"), asked.pop("shares"), **asked)
+
+
+@pytest.mark.parametrize(
+    ("energy", "rise", "wanted"),
+    [
+        ([0.2, 0.4, 0.6], [0.0, 0.1, 0.3], (0.3, 0.2, 0.4)),
+        ([0.2, 0.4], [0.01, 0.02], (0.4, 0.4, 0.4)),  # never beyond
+        ([0.2, 0.4], [0.1, 0.2], (0.1, 0.0, 0.2)),  # at once
+        ([0.0, 0.4], [0.0, 0.1], (0.2, 0.0, 0.4)),
+        ([0.2, 0.4], [math.nan, 0.0], (0.0, 0.0, 0.2)),  # a loss that overflowed
+        ([0.2, 0.4, 0.6], [0.0, 0.1, 0.0], (0.3, 0.2, 0.4)),  # the first crossing
+    ],
+)
+def test_a_share_lies_between_the_points_that_were_measured(energy, rise, wanted):
+    found = replace.replaceable(pd.DataFrame({"draw": 0, "energy": energy, "rise": rise}), 0.05)
+    assert found.iloc[0].tolist() == pytest.approx(wanted)
+
+
+def test_signals_near_the_edge_of_noise_leave_themselves_below_it():
+    """What noise can stand for falls short there: a signal x times the noise leaves 1/x³ of itself in the part."""
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((120, 1)))[0] for _ in range(2))
+    left_over = []
+    for x in (1.5, 3.0):
+        for _ in range(10):
+            w = x * math.sqrt(120) * left @ right.T + rng.standard_normal((120, 120))
+            part = replace.Split(torch.from_numpy(w)).at(119 / 120)
+            left_over.append((left.T @ part.part.double().numpy() @ right).item() / (x * math.sqrt(120)))
+    assert np.mean(left_over[:10]) == pytest.approx(1.5**-4, abs=0.05)
+    assert np.mean(left_over[10:]) == pytest.approx(3.0**-4, abs=0.01)
+
+
+def test_tiny_matrices_have_an_edge():
+    for shape in ((1, 1), (1, 5), (2, 2), (3, 3)):
+        assert 0 <= replace.Split(made(0, shape)).share_below_edge <= 1
 
 
 def test_a_model_that_knows_nothing_has_no_share():
