@@ -309,7 +309,7 @@ def planted(record: pd.DataFrame) -> pd.DataFrame:
         if some.empty:
             return {}
         prior = where(rows, what="model").groupby("seed")["prior"].first()
-        gap = prior - some.dropna(subset=["own"]).set_index("seed")["own"]
+        gap = (prior - some.dropna(subset=["own"]).set_index("seed")["own"]).dropna()
         again = _mean(some, gap.where(gap > 0))
         share = PLANTED.get(key(rows), PLANTED_SHARE)
         draws = where(some, share=share)
@@ -345,11 +345,14 @@ def untrained(record: pd.DataFrame) -> str:
     """What models know before training, in a sentence."""
     said = []
     for name, rows in by_model(record, what="untrained"):
-        gap, rise = (rows["prior"] - rows["own"]).mean(), rows["rise"].mean()
-        said.append(f"the {name} knows {gap:+.3f} nats, and fresh noise for all of its matrices costs {rise:+.3f}")
+        above, rise = (rows["own"] - rows["prior"]).mean(), rows["rise"].mean()
+        said.append(f"of the {name} {above:+.3f} nats, which fresh noise for all matrices changes by {rise:+.3f}")
     if not said:
         return ""
-    return f"Before training {'; '.join(said)}. So no share is given of an untrained model."
+    return (
+        f"Before training, the loss less that of knowing nothing is {'; '.join(said)}. So no share is given of an "
+        "untrained model."
+    )
 
 
 def answer(record: pd.DataFrame, more: str = "") -> list[str]:
