@@ -221,7 +221,7 @@ def _law(residual: Delta, seed: int) -> dict[str, float | None]:
 
 
 def _beyond(residual: torch.Tensor) -> float:
-    """Share of the variance beyond the edge of noise: `lfmlib.Spectrum.outlier_variance` without its nulls, which take
+    """Share of the variance beyond the edge of noise: what a `lfmlib.Spectrum` has, without its nulls, which take
     seconds."""
     squares = singular_values(residual) ** 2
     edge = residual.std(correction=0).item() * threshold(*residual.shape)
