@@ -178,7 +178,12 @@ def shown(record: pd.DataFrame) -> pd.DataFrame:
         **{f"energy replaceable for {bound:.0%}": found(bound, "energy") for bound in BOUNDS},
         **{f"directions replaceable for {bound:.0%}": found(bound, "replaced") for bound in BOUNDS},
     }
-    return table(by_model(record), columns).T
+    return _narrow(table(by_model(record), columns).T)
+
+
+def _narrow(words: pd.DataFrame) -> pd.DataFrame:
+    """A table without a word on models that were asked once: how often each was, stands in `asked`."""
+    return words.map(lambda cell: cell.removesuffix(" (one run)"))
 
 
 def beside_control(record: pd.DataFrame) -> str:
@@ -234,7 +239,7 @@ def by_stand_in(record: pd.DataFrame, share: float = 0.5) -> pd.DataFrame:
         return 1 - where(some, share=share).set_index("seed")["cost"]
 
     columns = {word: span(lambda rows, one=one: left(rows, one), 0, times=100) for one, word in STAND_INS.items()}
-    return table(by_model(record), columns).T
+    return _narrow(table(by_model(record), columns).T)
 
 
 def tenths(record: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
@@ -273,9 +278,9 @@ def met(record: pd.DataFrame) -> pd.DataFrame:
             energy = where(some, what="tenth", stand_in="zero")["energy"].mean()
             found = where(some, what="met")[["met", "carried"]].mean()
             words |= {
-                f"the {name} tenth: its share of the squared weights": f"{energy:.1%}",
-                f"the {name} tenth: inputs along it": f"{found['met']:.1f} ×",
-                f"the {name} tenth: its share of the squared outputs": f"{found['carried']:.1%}",
+                f"{name} tenth, of squared weights": f"{energy:.1%}",
+                f"{name} tenth, inputs along it": f"{found['met']:.1f} ×",
+                f"{name} tenth, of squared outputs": f"{found['carried']:.1%}",
             }
         return words
 
@@ -318,15 +323,15 @@ def planted(record: pd.DataFrame) -> pd.DataFrame:
         return {
             "energy planted": _digits(some.groupby("seed")["planted"].first()),
             "left of the gap": findings.span(100 * gap / gaps(rows).reindex(gap.index), 0),
-            "drawing it anew costs, of what is left": f"{100 * costs.min():.1f} to {100 * costs.max():.1f}",
-            "as much in an unplanted model costs": findings.span(
+            "drawing it anew costs": f"{100 * costs.min():.1f} to {100 * costs.max():.1f}",
+            "as much without planting": findings.span(
                 100 * where(averaged(rows, **how), share=share).set_index("seed")["cost"], 1
             ),
-            f"energy replaceable for {BOUNDS[1]:.0%}": part(_crossings(again, BOUNDS[1])),
-            "the same before planting": part(replaceable(rows, BOUNDS[1], **how)),
+            f"replaceable for {BOUNDS[1]:.0%}": part(_crossings(again, BOUNDS[1])),
+            "without planting": part(replaceable(rows, BOUNDS[1], **how)),
         }
 
-    return table(by_model(record), told).T
+    return _narrow(table(by_model(record), told).T)
 
 
 def shrunk(record: pd.DataFrame) -> pd.DataFrame:
