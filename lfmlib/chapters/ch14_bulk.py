@@ -174,6 +174,7 @@ def shown(record: pd.DataFrame) -> pd.DataFrame:
     columns = {
         "energy below the edge": span(foretold, 0, times=100),
         "replacing that costs, of the gap": span(edge_cost, 0, times=100),
+        "leaving it out costs": span(lambda rows: edge_cost(rows, "zero"), 0, times=100),
         "as long a step on top of all": span(lambda rows: edge_cost(rows, replace.CONTROL), 0, times=100),
         **{f"energy replaceable for {bound:.0%}": found(bound, "energy") for bound in BOUNDS},
         **{f"directions replaceable for {bound:.0%}": found(bound, "replaced") for bound in BOUNDS},
@@ -299,8 +300,9 @@ def groups(record: pd.DataFrame, by: str) -> pd.DataFrame:
         some = where(rows, what="group", by=by)
         for place, group in enumerate(some["group"].drop_duplicates(), start=1):
             one = where(some, group=group)
-            alone = replaceable(pd.concat([where(rows, what="model"), one]), BOUNDS[0], what="group")
             edge = one.loc[one["share"].isna(), "energy"]
+            one = one.assign(share=one["share"].fillna(one["replaced"]))  # a point of the curve as well
+            alone = replaceable(pd.concat([where(rows, what="model"), one]), BOUNDS[0], what="group")
             words = f"{_short(alone)} / {100 * edge.mean():.0f}"
             found.setdefault(group if by == "role" else str(place), {})[name] = words
     return pd.DataFrame.from_dict(found, orient="index").fillna(MISSING).rename_axis(ROLE_COLUMNS[by]).reset_index()
@@ -378,7 +380,8 @@ def answer(record: pd.DataFrame, more: str = "") -> list[str]:
     return [
         "**Foretold.** If weights were an optimum of few directions and Gaussian noise, all that lies below the edge "
         f"of noise could be drawn anew for nothing: {_each(known, foretold)} of the squared weights.",
-        f"**Seen.** That costs, of what each knows, {_each(known, edge_cost)} (as long a step on top of all weights: "
+        "**Seen.** That costs, of what each knows (beyond 100 %: worse than guessing), "
+        f"{_each(known, edge_cost)} (as long a step on top of all weights: "
         f"{_each(known, lambda rows: edge_cost(rows, replace.CONTROL))}). For one per cent, fresh noise can stand for "
         f"{seen} of the squared weights.",
         f"**Follows.** {_follows(known)} {_of_least(record)}{more}",
@@ -390,8 +393,8 @@ def _follows(known: dict[str, pd.DataFrame]) -> str:
     said = {
         "Below the edge of {} lies next to nothing.": [],
         "The bulk of {} is no noise, however much it looks like it.": [],
-        "The bulk of {} can be drawn anew, and as much noise put on top of all: that is tolerance.": [],
-        "The bulk of {} can be drawn anew, and as much noise on top of all costs more: it behaves as noise does.": [],
+        "That of {} can be drawn anew for less than a tenth, and as much noise be put on top of all: tolerance.": [],
+        "That of {} can be drawn anew for less than a tenth, as much noise on top costs more: it acts as noise.": [],
         "Of {} it is open: the interval of the cost holds a tenth.": [],
     }
     empty, dear, tolerant, noise, unclear = said.values()
@@ -407,16 +410,16 @@ def _follows(known: dict[str, pd.DataFrame]) -> str:
 
 
 def _of_least(record: pd.DataFrame) -> str:
-    """What the least directions are worth beside as long a step on top of all, by model; each with a space behind."""
-    holds, bears = [], []
+    """What the least directions are worth beside as long a step on top of all, by model; with a space behind."""
+    said = []
     for name, costs in _least(record).items():
         control = costs[replace.CONTROL]
-        if _beside(costs["zero"] - control, BOUNDS[0])[0]:
-            holds.append(name)
-        elif _beside(costs["noise"] - control, BOUNDS[0])[0]:
-            bears.append(name)
-    said = f"The least tenth of {_listed(holds)} carries what it cannot do without. " if holds else ""
-    return said + (f"That of {_listed(bears)} bears noise worse than the other directions do. " if bears else "")
+        for one, words in (("zero", "left out"), ("noise", "drawn anew")):
+            if _beside(costs[one] - control, BOUNDS[0])[0]:
+                beside = f"{_percent(costs[one].mean())} (as long a step on top of all {_percent(control.mean())})"
+                said.append(f"The least tenth of the directions of {name}, {words}, costs {beside}. ")
+                break
+    return "".join(said)
 
 
 def _beside(costs: pd.Series, bound: float) -> tuple[bool, bool]:

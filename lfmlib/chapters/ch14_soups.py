@@ -83,5 +83,5 @@ def beside_noise(record: pd.DataFrame) -> str:
     better, worse = sum(high < 0 for _, _, high in sides), sum(low > 0 for _, low, _ in sides)
     return (
         "What a fine-tune has beyond the mean of its siblings is better for the loss than noise of that size in "
-        f"{better} of {len(sides)} cases (a model at a rate), worse in {worse}."
+        f"{better} of {len(sides)} cases (a model at a rate), worse in {worse}, and open in the others."
     )

@@ -104,7 +104,7 @@ def kept(axes: np.ndarray, runs: Mapping[str, Mapping[str, pd.DataFrame]], bound
             ax.plot(middle["energy"], middle["left"], color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
             ax.fill_between(middle["energy"], low["left"], high["left"], color=colour, alpha=0.15, lw=0)
         ax.axhline(1 - bound, color=INK, lw=0.8, ls=":")
-        ax.set(title=title, xscale="log", xlim=(5e-5, 1.1), ylim=(-0.08, 1.15))
+        ax.set(title=title, xscale="log", xlim=(2e-5, 1.1), ylim=(-0.08, 1.15))
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter(lambda value, place: f"{100 * value:g} %")
 
