@@ -210,7 +210,8 @@ class Split:
     def share_below_edge(self) -> float:
         """Share of the directions that the edge of Marchenko and Pastur's law calls noise (see
         `lfmlib.structure.shrinkage.below_edge`)."""
-        return below_edge(self.singular_values, tuple(self.w.shape)) / min(self.w.shape)
+        rows, columns = self.w.shape
+        return below_edge(self.singular_values, (rows, columns)) / min(rows, columns)
 
     def denoised(self, how: str = "optimal") -> torch.Tensor:
         """The matrix with its singular values shrunk, float32 (see `lfmlib.structure.shrinkage`).
@@ -359,7 +360,7 @@ def replaceable(found: pd.DataFrame, bound: float, of: str = "energy") -> pd.Dat
 
     if found.empty:
         return pd.DataFrame(columns=[of, "low", "high"], index=pd.Index([], name="draw"), dtype=float)
-    return found.groupby("draw")[[of, "rise"]].apply(crossing)
+    return pd.DataFrame(found.groupby("draw")[[of, "rise"]].apply(crossing))
 
 
 def rng(seed: Sequence[int], name: str) -> np.random.Generator:
@@ -385,10 +386,13 @@ def _check(weights: Weights, shares: Sequence, stand_in: str, draws: int) -> Non
         if other != name:
             raise ValueError(f"{other} and {name} are one tensor: expected each once")
     for share in shares:
-        for name in weights if isinstance(share, Mapping) else (None,):
-            if isinstance(share, Mapping) and name not in share:
-                raise ValueError(f"a mapping of shares has none of {name}: expected one for each matrix")
-            _checked(share if name is None else share[name])
+        if not isinstance(share, Mapping):
+            _checked(share)
+            continue
+        if missing := [name for name in weights if name not in share]:
+            raise ValueError(f"a mapping of shares has none of {missing[0]}: expected one for each matrix")
+        for name in weights:
+            _checked(share[name])
 
 
 def _check_stand_in(stand_in: str) -> None:

@@ -100,5 +100,6 @@ def denoised(
         [1.0, 0.01]
     """
     left, values, right = torch.linalg.svd(matrix.detach().float(), full_matrices=False) if svd is None else svd
-    kept = torch.from_numpy(shrunk(values.double().cpu().numpy(), tuple(matrix.shape), how)).to(left)
+    rows, columns = matrix.shape
+    kept = torch.from_numpy(shrunk(values.double().cpu().numpy(), (rows, columns), how)).to(left)
     return (left * kept) @ right
