@@ -63,14 +63,19 @@ def part(found: pd.DataFrame) -> str:
     if found.empty or found["value"].isna().any():
         return MISSING
     if (found["low"] == 0).all():
-        return f"< {100 * found['high'].mean():.2g}"
+        return f"< {_two(100 * found['high'].mean())}"
     return _digits(found["value"])
 
 
 def _digits(values: pd.Series) -> str:
     """Shares of runs in per cent, mean and interval, to two digits; they lie between nothing and all."""
-    mean, *ends = (f"{100 * min(max(one, 0.0), 1.0):.2g}" for one in findings.over_runs(values) if one == one)
+    mean, *ends = (_two(100 * min(max(one, 0.0), 1.0)) for one in findings.over_runs(values) if one == one)
     return f"{mean} [{', '.join(ends)}]" if ends else f"{mean} (one run)"
+
+
+def _two(value: float) -> str:
+    """Two digits of a number."""
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def averaged(rows: pd.DataFrame, **settings) -> pd.DataFrame:
@@ -303,7 +308,7 @@ def groups(record: pd.DataFrame, by: str) -> pd.DataFrame:
             edge = one.loc[one["share"].isna(), "energy"]
             one = one.assign(share=one["share"].fillna(one["replaced"]))  # a point of the curve as well
             alone = replaceable(pd.concat([where(rows, what="model"), one]), BOUNDS[0], what="group")
-            words = f"{_short(alone)} / {100 * edge.mean():.0f}"
+            words = f"{part(alone).removesuffix(' (one run)')} / {100 * edge.mean():.0f}"
             found.setdefault(group if by == "role" else str(place), {})[name] = words
     return pd.DataFrame.from_dict(found, orient="index").fillna(MISSING).rename_axis(ROLE_COLUMNS[by]).reset_index()
 

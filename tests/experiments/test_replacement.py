@@ -87,6 +87,7 @@ def test_shares_are_where_the_cost_is_crossed():
     assert found["value"].to_numpy() == pytest.approx([0.2 / (1 + 0.01 * seed) for seed in range(3)])
     assert (found["low"] == 0.0625).all() and (found["high"] == 0.25).all()
     assert ch14_bulk.part(found) == "20 [19, 20]"
+    assert [ch14_bulk._two(one) for one in (100.0, 0.00038, 12.3)] == ["100", "0.00038", "12"]
     early = ch14_bulk.replaceable(record, 0.01, what="curve", rule="directions", stand_in="noise")
     assert ch14_bulk.part(early) == "< 6.2"  # even the least that was tried costs more
     assert ch14_bulk.edge_cost(record).to_numpy() == pytest.approx([0.3, 0.303, 0.306])
@@ -157,7 +158,7 @@ def test_what_lies_below_the_edge_is_a_point_of_a_groups_curve():
         for share, replaced in ((0.5, 0.5), (1.0, 1.0), (None, 0.9))
     ]
     found = ch14_bulk.groups(pd.concat([record, pd.DataFrame(rows)]), "role")
-    assert found["ViT"].tolist() == ["81 / 81"]
+    assert found["ViT"].tolist() == ["81 [81, 81] / 81"]
 
 
 def test_residuals_are_set_beside_noise():
