@@ -33,7 +33,7 @@ STAND_INS = {
 }
 """Stand-ins as tables and figures name them."""
 DRAWN = ("noise", "zero", "rotated", "signs", replace.CONTROL)
-"""Those that the figure shows; the others lie on the first."""
+"""Those that the figure shows; the others stand in a table."""
 ROLE_COLUMNS = {"role": "role", "depth": "part of the depth"}
 """Headings of `groups`."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -201,8 +201,8 @@ def _instead(residual: Delta, stand_in: str, seed: tuple[int, int]) -> Delta:
         return {name: torch.zeros_like(one) for name, one in residual.items()}
     if stand_in == "own":
         return residual
-    whole: Callable = lambda one: replace.Split(one, "entries").at(1.0)  # noqa: E731
-    return {name: whole(one).replaced(stand_in, replace.rng(seed, name)) for name, one in residual.items()}
+    whole = {name: replace.Split(one, "entries").at(1.0) for name, one in residual.items()}
+    return {name: one.replaced(stand_in, replace.rng(seed, name)) for name, one in whole.items()}
 
 
 def _law(residual: Delta, seed: int) -> dict[str, float | None]:

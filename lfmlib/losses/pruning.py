@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .weights import Weights, restored
+from .weights import Weights, restored, rng
 
 METHODS = ("magnitude", "random", "wanda", "noise")
 """Ways to choose the weights that go, as explained above, and noise of the same size as a control."""
@@ -144,7 +144,7 @@ def prune(
         taken = _masks({name: w.abs() for name, w in before.items()}, share, within)
         for name, w in weights.items():
             lost = before[name][taken[name]].double().square().sum().item()
-            unit = torch.from_numpy(_rng(seed, name).standard_normal(tuple(w.shape), dtype=np.float32)).to(w.device)
+            unit = torch.from_numpy(rng(seed, name).standard_normal(tuple(w.shape), dtype=np.float32)).to(w.device)
             w.copy_(before[name].float() + math.sqrt(lost / w.numel()) * unit)
         return share
     taken = _masks(scores(before, method, inputs, seed), share, within)
@@ -167,7 +167,7 @@ def scores(
     """
     if method == "random":
         return {
-            name: torch.from_numpy(_rng(seed, name).random(tuple(w.shape), dtype=np.float32)).to(w.device)
+            name: torch.from_numpy(rng(seed, name).random(tuple(w.shape), dtype=np.float32)).to(w.device)
             for name, w in weights.items()
         }
     sizes = {name: w.detach().abs().float() for name, w in weights.items()}
@@ -258,10 +258,6 @@ def _smallest(rows: torch.Tensor, share: float) -> torch.Tensor:
     if bool((equal.sum(1, keepdim=True) > wanted).any()):
         equal &= equal.cumsum(1, dtype=torch.int32) <= wanted
     return mask | equal
-
-
-def _rng(seed: tuple[int, int], name: str) -> np.random.Generator:
-    return np.random.default_rng([*seed, *name.encode()])
 
 
 def _check(method: str, within: str, weights: Weights, inputs: Weights | None) -> None:

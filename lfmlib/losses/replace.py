@@ -13,7 +13,7 @@ singular value; its rows, columns or 8 × 8 blocks of least norm. In the place o
 
 A stand-in has the norm of B and lies outside of what is kept: of directions, it is orthogonal to those, on both sides.
 So if W is a signal of few directions, all well above the edge of noise, and Gaussian noise, and just these directions
-are kept, fresh noise is nearly another draw of the law of B. (A signal x times the noise leaves 1/x³ of itself in B.)
+are kept, fresh noise is nearly another draw of the law of B. (A signal x times the noise leaves 1/x⁴ of itself in B.)
 The control "added" replaces nothing: to W comes Gaussian noise as long as the step from B to a fresh one, √2 times B's
 norm.
 """
@@ -32,7 +32,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..structure.shrinkage import below_edge, denoised
-from .weights import Weights, restored
+from .weights import Weights, restored, rng
 
 RULES = ("directions", "entries", "rows", "columns", "blocks")
 """What the part consists of, the least first."""
@@ -361,16 +361,6 @@ def replaceable(found: pd.DataFrame, bound: float, of: str = "energy") -> pd.Dat
     if found.empty:
         return pd.DataFrame(columns=[of, "low", "high"], index=pd.Index([], name="draw"), dtype=float)
     return pd.DataFrame(found.groupby("draw")[[of, "rise"]].apply(crossing))
-
-
-def rng(seed: Sequence[int], name: str) -> np.random.Generator:
-    """The source of a draw for the matrix of that name.
-
-    Args:
-        seed: numbers, of the draw.
-        name: of the matrix.
-    """
-    return np.random.default_rng([*seed, *name.encode()])
 
 
 def _check(weights: Weights, shares: Sequence, stand_in: str, draws: int) -> None:

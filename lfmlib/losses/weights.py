@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 Weights = Mapping[str, torch.Tensor]
@@ -25,3 +26,13 @@ def restored(weights: Weights) -> Iterator[dict[str, torch.Tensor]]:
         with torch.no_grad():
             for name, w in weights.items():
                 w.copy_(before[name])
+
+
+def rng(seed: Sequence[int], name: str) -> np.random.Generator:
+    """The source of a draw for the matrix of that name.
+
+    Args:
+        seed: numbers, of the draw.
+        name: of the matrix.
+    """
+    return np.random.default_rng([*seed, *name.encode()])

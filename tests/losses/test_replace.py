@@ -258,7 +258,7 @@ def test_a_share_lies_between_the_points_that_were_measured(energy, rise, wanted
 
 
 def test_signals_near_the_edge_of_noise_leave_themselves_below_it():
-    """What noise can stand for falls short there: a signal x times the noise leaves 1/x³ of itself in the part."""
+    """What noise can stand for falls short there: a signal x times the noise leaves 1/x⁴ of itself in the part."""
     rng = np.random.default_rng(0)
     left, right = (np.linalg.qr(rng.standard_normal((120, 1)))[0] for _ in range(2))
     left_over = []
