@@ -43,9 +43,9 @@ def stage(root: Path, folder: Path, *, executed: Path, results: Path) -> list[st
     settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     text = yaml.safe_dump(_with_addresses(settings), sort_keys=False, allow_unicode=True)
     (folder / "_config.yml").write_text(text, encoding="utf-8")
-    made = _verdicts(results) | speed.tables(root / "book" / "speed")
+    made = _models(results, folder / "book/_static/atlas") | speed.tables(root / "book" / "speed")
     made |= {"_calibration.md": _calibration(), "_rehearsals.md": _rehearsals(), "_runs.md": _runs(root, executed)}
-    made |= {"_surroundings.md": _surroundings(root, executed)} | _models(folder / "book/_static/atlas")
+    made |= {"_surroundings.md": _surroundings(root, executed)}
     for name, text in made.items():
         (folder / "book" / name).write_text(text, encoding="utf-8")
     partial.complete(folder, missing)
@@ -136,16 +136,17 @@ def _with_addresses(settings: dict) -> dict:
     return settings
 
 
-def _verdicts(results: Path) -> dict[str, str]:
-    """The scoreboard, its summary, and what the rules were, by the file that pages include."""
+def _verdicts(results: Path, sizes: dict[str, int]) -> dict[str, str]:
+    """The front page's sentences and grid, the scoreboard, and what the rules were, by the file that pages include."""
     from .. import findings
-    from ..findings import scoreboard
+    from ..findings import answers, grid, scoreboard
 
     # No folder yet: nothing measured, and the pages say so.
     found = findings.load(results) if results.is_dir() else []
     return {
+        "_summary.md": answers.summary(found),
+        "_grid.md": grid.grid(found, sizes),
         "_scoreboard.md": scoreboard.table(found),
-        "_summary.md": scoreboard.summary(found),
         "_changes.md": scoreboard.changes(found),
         "_readings.md": scoreboard.readings(),
     }
@@ -166,15 +167,16 @@ def _rehearsals() -> str:
     return rehearsals.table()
 
 
-def _models(folder: Path) -> dict[str, str]:
-    """The page on published models, read off their record, whose figures go into a folder; and the list of all models
-    that verdicts are on."""
+def _models(results: Path, folder: Path) -> dict[str, str]:
+    """The page on published models, read off their record, whose figures go into a folder; the list of all models that
+    verdicts are on; and the verdicts."""
     from .. import records
     from ..chapters import atlas, census, names
 
     record = records.load("census")
     weights = {name: int(body["numel"].sum()) for name, body in census.bodies(record).items()}
-    return atlas.pages(record, folder) | {"_models.md": names.listing(weights)}
+    sizes = names.sizes(weights)
+    return atlas.pages(record, folder) | {"_models.md": names.listing(sizes)} | _verdicts(results, sizes)
 
 
 def _runs(root: Path, executed: Path) -> str:

@@ -46,23 +46,33 @@ LAB = {key: NAMES[key] for key in ("decoder", "vit", "clip")}
 """The lab's models by modality: language, vision, both."""
 
 
-def listing(weights: dict[str, int]) -> str:
-    """All models of the scoreboard and what they are, as Markdown: published ones, the largest first, then the lab's.
+def sizes(weights: dict[str, int]) -> dict[str, int]:
+    """Name of a model as in findings → its judged weights: published ones, the largest first, then the lab's.
 
     Args:
         weights: name of a published model → its judged weights.
     """
-    from ..checkpoints.named import named
     from ..lab import models  # here, because it imports transformers, and names are wanted without
     from ..lab.tuning import body
 
+    found = dict(sorted(weights.items(), key=lambda one: -one[1]))
+    lab = {model.long: key for key, model in MODELS.items() if key not in PUBLISHED}
+    return found | {name: int(body(models.build(key, seed=0))["numel"].sum()) for name, key in lab.items()}
+
+
+def listing(sizes: dict[str, int]) -> str:
+    """All models of the scoreboard and what they are, as Markdown.
+
+    Args:
+        sizes: from `sizes`.
+    """
+    from ..checkpoints.named import named
+
+    lab = {model.long: f"{model.what}, trained here" for model in MODELS.values()}
     lines = ["| Model | What it is | Judged weights |", "|---|---|---:|"]
-    for name, count in sorted(weights.items(), key=lambda one: -one[1]):
-        lines.append(f"| {name} | {named(name).what} | {count / 1e6:.1f} M |")
-    for key, model in MODELS.items():
-        if key not in PUBLISHED:
-            count = int(body(models.build(key, seed=0))["numel"].sum())
-            lines.append(f"| {model.long} | {model.what}, trained here | {count / 1e6:.1f} M |")
+    for name, count in sizes.items():
+        published = named(name)
+        lines.append(f"| {name} | {published.what if published else lab[name]} | {count / 1e6:.1f} M |")
     return "\n".join(lines) + "\n"
 
 

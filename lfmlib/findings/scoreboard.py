@@ -1,5 +1,5 @@
-"""Findings as they are printed, in sentences of `lfmlib.findings.markup`: a value with its interval, the scoreboard,
-and its summary."""
+"""Findings as they are printed, in sentences of `lfmlib.findings.markup`: a value with its interval, and the
+scoreboard."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from .markup import cell, plain
 from .readings import READINGS
 from .rules import CHAPTERS, OF_NOISE_TOO, RULES, STATEMENTS, VERDICTS
 
-GROUPS = {
-    "holds": "Holds on every model it was judged on",
-    "noise": "Holds, and of noise as well, so that it tells nothing apart from noise",
-    "mixed": "Holds in part, or on some models",
-    "fails": "Does not hold",
-    "open": "Not decided",
-}
-"""What became of a statement, from its verdicts on all models, as the introduction groups them."""
+GROUPS = ("holds", "noise", "mixed", "fails", "open")
+"""What became of a statement on all models: it holds on each that it was judged on; it does, and of noise as well; it
+holds on some, or in part; on none; nothing was decided."""
+PARTS_SHOWN = {"F14": 1}
+"""Of the figures that a value rests on, how many stand on the scoreboard, where it is not all: a method of merging each
+stands in the chapter."""
 
 
 def css(verdict: str) -> str:
@@ -31,19 +29,21 @@ def own_model(findings: list[Finding]) -> str:
 
 
 def table(findings: list[Finding]) -> str:
-    """The scoreboard as Markdown: a section for each claim, with what is measured and a row for every model, nothing
-    left out, the book's own model first and then other published ones; claims without a row listed below."""
+    """The scoreboard as Markdown: a line for each claim with the number of its verdicts, which opens what is measured
+    and a row for every model, nothing left out, the book's own model first and then other published ones; claims
+    without a row listed below."""
     if not findings:
         return "*Nothing has been measured yet.*\n"
     sections, findings, failed = [], _own_first(findings), _failed(findings)
     for id_, statement in STATEMENTS.items():
-        if not (rows := [_row(finding, failed) for finding in findings if finding.id == id_]):
+        models = [finding for finding in findings if finding.id == id_]
+        if not models:
             continue
         link = f"[chapter {int(CHAPTERS[id_][:2])}](../notebooks/{CHAPTERS[id_]}.ipynb)"
         said = f"{cell(sentence(RULES[id_].metric))} Measured in {link}."
-        head = [f"## {id_}: {statement}", "", said, ""]
+        head = [f":::{{dropdown}} **{id_}** {statement}: {_counted(models)}", f":name: {id_.lower()}", "", said, ""]
         head += ["| Model | Verdict | Measured | Control | First rule |", "|---|---|---|---|---|"]
-        sections.append("\n".join(head + rows))
+        sections.append("\n".join([*head, *(_row(finding, failed) for finding in models), ":::"]))
     waiting = [id_ for id_ in STATEMENTS if id_ not in {finding.id for finding in findings}]
     if waiting:
         listed = [f"- **{id_}**: {STATEMENTS[id_]}" for id_ in waiting]
@@ -59,8 +59,16 @@ def _row(finding: Finding, failed: dict[str, str]) -> str:
     if (name := _record(finding).get("name")) in failed:
         verdict += f"; **its record failed**: a cell of {plain(name)}, measured again, was not as recorded"
         verdict += f" ({plain(failed[name])})"
-    cells = (plain(finding.model), verdict, cell(measured(finding)), cell(control(finding)), first(finding))
+    said = cell(measured(finding, PARTS_SHOWN.get(finding.id)))
+    cells = (plain(finding.model), verdict, said, cell(control(finding)), first(finding))
     return f"| {' | '.join(cells)} |"
+
+
+def _counted(models: list[Finding]) -> str:
+    """How many models have which verdict."""
+    counts = {verdict: sum(one.verdict == verdict and one.value is not None for one in models) for verdict in VERDICTS}
+    counts["not judged"] = sum(one.value is None for one in models)
+    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
 
 
 def _record(finding: Finding) -> dict:
@@ -95,33 +103,6 @@ def group(verdicts: list[str], of_noise: bool = False) -> str:
     if found & {"supported", OF_NOISE_TOO, "partly"}:
         return "mixed"
     return "fails" if "contradicted" in found else "open"
-
-
-def summary(findings: list[Finding]) -> str:
-    """What holds, what holds in part and what does not, in lists: every statement with the number of its verdicts.
-
-    The book's own model is named first. Where verdicts differ, one that fell on one or two models says which; so does a
-    statement that was not judged on some.
-    """
-    lines: dict[str, list[str]] = {name: [] for name in GROUPS}
-    own, findings = own_model(findings), _own_first(findings)
-    for id_, statement in STATEMENTS.items():
-        models = [one for one in findings if one.id == id_]
-        judged = [one for one in models if one.value is not None]
-        if judged:
-            verdicts = [one.verdict for one in judged]
-            counts = [_count(judged, verdict) for verdict in VERDICTS if verdict in verdicts]
-            if left := [plain(one.model) for one in models if one.value is None]:
-                counts.append(f"not judged on {len(left)} ({', '.join(left[:2])}{' …' if left[2:] else ''})")
-            link = f"[{statement}](../notebooks/{CHAPTERS[id_]}.ipynb)"
-            lines[group(verdicts, RULES[id_].of_noise)].append(f"- **{id_}** {link}: {', '.join(counts)}")
-    parts = [f"**{GROUPS[name]}:**\n\n" + "\n".join(some) for name, some in lines.items() if some]
-    if own:
-        others = len({finding.model for finding in findings} - {own})
-        beside = f", beside {others} other models and trainings" if others else ""
-        parts.insert(0, f"This book is on **{plain(own)}**{beside}.")
-    parts += mixed(findings)
-    return "\n\n".join(parts or ["*Nothing has been measured yet.*"]) + "\n"
 
 
 def mixed(findings: list[Finding]) -> list[str]:
@@ -186,17 +167,11 @@ def _own_first(findings: list[Finding]) -> list[Finding]:
     return sorted(findings, key=place)
 
 
-def _count(judged: list[Finding], verdict: str) -> str:
-    """How many models have a verdict, and which, where they are few among others."""
-    models = [plain(one.model) for one in judged if one.verdict == verdict]
-    named = f" ({', '.join(models)})" if len(models) <= 2 and len(models) < len(judged) else ""
-    return f"{len(models)} {verdict}{named}"
-
-
-def measured(finding: Finding) -> str:
-    """Value, interval and what they rest on, as printed on the scoreboard: "1 of 3: identity 62 %, …"."""
-    caveat = finding.details.get("caveat")
-    return value(finding) + _parts(finding.details.get("parts")) + (f" ({caveat})" if caveat else "")
+def measured(finding: Finding, most: int | None = None) -> str:
+    """Value, interval and what they rest on, as printed on the scoreboard: "1 of 3: identity 62 %, …"; of the latter at
+    ``most`` so many."""
+    caveat, parts = finding.details.get("caveat"), finding.details.get("parts") or {}
+    return value(finding) + _parts(dict(list(parts.items())[:most])) + (f" ({caveat})" if caveat else "")
 
 
 def value(finding: Finding) -> str:

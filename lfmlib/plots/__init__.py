@@ -11,6 +11,7 @@ need("book", __name__)
 from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
 from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_gradient
 from .house_style import COLOURS, INK, WIDTH, figure, literal, style
+from .intervals import intervals
 from .noise import added, closing, kept, shares, tenths, transport
 from .optimal import anatomy, by_law, pruning
 from .training import STARTS, by_parameters, collapse, curves, growth, panels, phases, starts_legend, sweep_map
@@ -56,6 +57,7 @@ __all__ = [
     "gaussian",
     "growth",
     "histogram",
+    "intervals",
     "kept",
     "label_map",
     "lags",

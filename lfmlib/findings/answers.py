@@ -1,0 +1,302 @@
+"""What came out, in a sentence or two: the answer at the top of a chapter, and the three sentences of the front page.
+
+Every word that could be otherwise is read off the findings: how often a statement holds, between which models its
+number lies, and what the noise control gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .finding import Finding
+from .markup import plain
+from .rules import OF_NOISE_TOO, RULES, STATEMENTS
+from .scoreboard import group, mixed, number, own_model
+
+MEASURED = {
+    "F1": "share of the weights in matrices that lie within 0.02 bits of a Gaussian (kl_bits)",
+    "F2": "of the starts that training could have hidden, the share from which the weights became Gaussian",
+    "F3": "how many of the three named shapes occur, each in at least two matrices",
+    "F4": "how many of three legs hold for most weights: independence, identity, the spectrum of noise",
+    "F5": "in how many of two senses ΔW can come from noise: its histogram, and what can be built from frozen noise",
+    "F6": "share of matrices whose standard deviation rises",
+    "F7": "share of roles, such as query or value, in which ΔW grows with depth",
+    "F8": "share of the ways of asking in which the fine-tune stands more noise than its base",
+    "F9": "share of the weights in matrices whose mean is at most a twentieth of their standard deviation",
+    "F10": "share of the weights in matrices that are their own mirror image, as far as noise is",
+    "F11": "share of the weights that can be set to zero, smallest first, for 1 % of what the model knows",
+    "F12": "how many of two legs hold: the law of what pruning keeps, and the damage of losing the outliers",
+    "F13": "how many of three insights raise the accuracy of an adapter",
+    "F14": "for how many methods of merging amplified outliers help",
+}
+"""What each finding's number is, in the words of its box: plainer than the rule's, which stands behind it."""
+LEADS = {"holds": "Yes", "noise": "Yes, but of noise as well", "mixed": "In part", "fails": "No", "open": "Not decided"}
+"""First word of an answer, by what became of the statement (see `lfmlib.findings.scoreboard.GROUPS`)."""
+AGAINST = {"holds": "No", "noise": "No", "mixed": "It depends", "fails": "Yes", "open": "Not decided"}
+"""The same where the title asks for the opposite of the statement: does the start matter?"""
+
+
+def answer(found: Sequence[Finding], asked: str = "") -> str:
+    """What came out of one statement, on all models together.
+
+    Args:
+        found: findings of one id; the chapter's own model is the first.
+        asked: "spectrum", for the spectrum alone of F4; empty: the statement.
+
+    Returns:
+        A word that answers, where the models were judged, and sentences with the numbers, as `markup.to_html` takes
+        them.
+
+    Examples:
+        >>> from lfmlib.findings import Finding
+        >>> from lfmlib.findings.answers import answer
+        >>> some = [Finding.of("F9", name, {}, {}, value=value, null=1.0) for name, value in (("a", 1), ("b", 0.96))]
+        >>> answer(some)
+        '**Yes, but of noise as well.** In 96.0\\xa0% (b) to 100.0\\xa0% (a) of the weights the mean is nearly 0; noise gives 100.0\\xa0%.'
+    """
+    judged = [one for one in found if one.value is not None]
+    if not judged:
+        reasons = dict.fromkeys(str(one.details.get("reason", "")) for one in found)
+        return " ".join(["**Not judged.**", *(one for one in reasons if one)])
+    id_ = judged[0].id
+    said = _spectrum(judged) if asked else _SENTENCES[id_](judged)
+    leads = AGAINST if id_ == "F2" else LEADS
+    lead = "" if id_ == "F3" or asked else f"**{leads[became(judged)]}.** "
+    return lead + said
+
+
+def became(judged: Sequence[Finding]) -> str:
+    """A key of `lfmlib.findings.scoreboard.GROUPS`: what became of one statement on all models that it was judged on."""
+    return group([one.verdict for one in judged], RULES[judged[0].id].of_noise)
+
+
+def report(found: Sequence[Finding]) -> str:
+    """What became of the statements on one model, as the report's first sentence."""
+    judged = [one for one in found if one.value is not None]
+    if not judged:
+        return "**Not judged.** No statement could be put to this model."
+    words = {
+        "supported": "holds",
+        OF_NOISE_TOO: "holds, as it does of noise",
+        "partly": "holds in part",
+        "contradicted": "does not hold",
+        "undecided": "is not decided",
+    }
+    parts = []
+    for verdict, said in words.items():
+        some = [one for one in judged if one.verdict == verdict]
+        if some:
+            parts.append(f"{said}: {_listed([_short(one) for one in some])}")
+    return f"Of **{plain(judged[0].model)}**, what the paper says " + "; ".join(parts) + "."
+
+
+def summary(found: Sequence[Finding]) -> str:
+    """The front page's sentences, as Markdown: what the book is on; what holds of weights and not of noise, what of
+    both, and what became of the rest; and what does not belong together."""
+    own = own_model(list(found))
+    others = len({finding.model for finding in found} - {own})
+    beside = f", beside {others} other models and trainings" if others else ""
+    lines = [f"This book is on **{plain(own)}**{beside}."] if own else []
+    numbered = "\n".join(f"{place}. {one}" for place, one in enumerate(front(found), 1))
+    return "\n\n".join([*lines, numbered, *mixed(list(found))]) + "\n"
+
+
+def front(found: Sequence[Finding]) -> list[str]:
+    """Three sentences on all findings."""
+    of: dict[str, list[str]] = {name: [] for name in LEADS}
+    for id_ in STATEMENTS:
+        if judged := [one for one in found if one.id == id_ and one.value is not None]:
+            of[became(judged)].append(id_)
+    asked, models = sum(map(len, of.values())), len({one.model for one in found if one.value is not None})
+    if not asked:
+        return ["Nothing has been measured yet."]
+    first = f"Of {asked} statements, put to {models} models and trainings, **{_holds(of['holds'])} of every model"
+    first += " that it was judged on**, and not of noise" if "F1" not in of["holds"] else " that it was judged on**"
+    rest = {"on some models, or in part": of["mixed"], "on none": of["fails"]}
+    others = [f"{len(ids)} {where} ({', '.join(ids)})" for where, ids in rest.items() if ids]
+    still = f"; {len(of['open'])} could not be decided ({', '.join(of['open'])})" if of["open"] else ""
+    sentences = [
+        f"{first}{_named(of['holds'])}.",
+        f"**{_holds(of['noise']).capitalize()}, but of pure noise as well**, by the same rule{_named(of['noise'])}.",
+        f"**Of the others** hold {_listed(others)}{still}." if others or still else "",
+    ]
+    return [one for one in sentences if one]
+
+
+def _holds(ids: Sequence[str]) -> str:
+    return f"{len(ids) or 'none'} {'hold' if len(ids) > 1 else 'holds'}"
+
+
+def _named(ids: Sequence[str]) -> str:
+    return f": {_listed([f'{STATEMENTS[id_]} ({id_})' for id_ in ids])}" if ids else ""
+
+
+def _short(one: Finding) -> str:
+    return f"{STATEMENTS[one.id]} ({number(one, one.value)})"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else ""
+
+
+def _range(found: Sequence[Finding], value: Callable[[Finding], float | None] = lambda one: one.value) -> str:
+    """From the least to the largest value, each with its model; one value without."""
+    known = [one for one in found if value(one) is not None]
+    low, high = min(known, key=value), max(known, key=value)
+    if number(low, value(low)) == number(high, value(high)):
+        return number(low, value(low))
+    return f"{_at(low, value(low))} to {_at(high, value(high))}"
+
+
+def _at(one: Finding, value: float | None) -> str:
+    return f"{number(one, value)} ({plain(one.model)})"
+
+
+def _noise(found: Sequence[Finding]) -> str:
+    """What the control gives, without models' names: "noise gives 100 %"."""
+    nulls = sorted({one.null for one in found if one.null is not None and one.null == one.null})
+    if not nulls:
+        return ""
+    ends = dict.fromkeys(number(found[0], one) for one in (nulls[0], nulls[-1]))
+    return " to ".join(ends)
+
+
+def _models(found: Sequence[Finding]) -> str:
+    return f"{len(found)} model{'' if len(found) == 1 else 's'}"
+
+
+def _f1(found: Sequence[Finding]) -> str:
+    own, rest = found[0], found[1:]
+    said = (
+        f"Of the weights of {plain(own.model)}, {number(own, own.value)} lie in matrices within 0.02 bits of a Gaussian"
+    )
+    if rest:
+        said += f"; over {_models(found)} it is {_range(found)}"
+    return f"{said}. Of pure noise it is {_noise(found)}."
+
+
+def _f2(found: Sequence[Finding]) -> str:
+    whole = sum(one.value >= 1 for one in found)
+    some = sum(0 < one.value < 1 for one in found)
+    return (
+        f"Of {len(found)} ways of training that move the weights far enough to ask, {whole} made them Gaussian from every "
+        f"start, {some} from some of the starts, {len(found) - whole - some} from none."
+    )
+
+
+def _f3(found: Sequence[Finding]) -> str:
+    names = {"sharp": "sharp", "inverted-t": "inverted-T", "linear": "linear"}
+    counts = {word: sum(shape in one.details.get("found", []) for one in found) for shape, word in names.items()}
+    said = _listed([f"{word} matrices in {count}" for word, count in counts.items()])
+    return f"Of {_models(found)}, {said}; pure noise has {_noise(found)}."
+
+
+def _leg(name: str) -> Callable[[Finding], float | None]:
+    def of(one: Finding) -> float | None:
+        value = one.details.get("parts", {}).get(name)
+        return value if isinstance(value, int | float) else None
+
+    return of
+
+
+def _per_cent(found: Sequence[Finding], leg: str) -> str:
+    known = sorted(value for one in found if (value := _leg(leg)(one)) is not None)
+    ends = dict.fromkeys(f"{100 * one:.0f}" for one in known[:1] + known[-1:])
+    return f"{' to '.join(ends)}\u00a0%"
+
+
+def _f4(found: Sequence[Finding]) -> str:
+    whole = sum(one.value >= RULES["F4"].supported for one in found)
+    return (
+        f"All three legs hold in {whole} of {_models(found)}. Of the weights, {_per_cent(found, 'independence')} pass as "
+        f"independent and {_per_cent(found, 'identity')} as identically distributed; noise passes everywhere."
+    )
+
+
+def _spectrum(found: Sequence[Finding]) -> str:
+    whole = sum((_leg("spectrum")(one) or 0) >= 0.8 for one in found)
+    return (
+        f"Of {_models(found)}, {whole} have the spectrum of noise: {_per_cent(found, 'spectrum')} of their weights lie in "
+        "matrices with at most 1 % of the variance beyond the edge of noise. Noise passes everywhere."
+    )
+
+
+def _f5(found: Sequence[Finding]) -> str:
+    def gained(law: str) -> str:
+        shares = sorted(one.details["shares"][law][0] for one in found)
+        return f"{' to '.join(dict.fromkeys(f'{100 * one:.0f}' for one in (shares[0], shares[-1])))}\u00a0%"
+
+    return (
+        f"Built from frozen Gaussian noise, ΔW gains {gained('gaussian')} of what LoRA does on {_models(found)}; built "
+        f"from uniform noise {gained('uniform')}, from ±1 {gained('signs')}."
+    )
+
+
+def _f6(found: Sequence[Finding]) -> str:
+    return (
+        f"The standard deviation rises in {_range(found)} of the matrices; with as much noise in the place of ΔW it "
+        f"rises in {_noise(found)}."
+    )
+
+
+def _f7(found: Sequence[Finding]) -> str:
+    return f"ΔW grows with depth in {_range(found)} of the roles, over {_models(found)}; random walks: {_noise(found)}."
+
+
+def _f8(found: Sequence[Finding]) -> str:
+    return (
+        f"The fine-tune stands more noise than its base in {_range(found)} of the ways of asking; with noise in the place "
+        f"of ΔW it is {_noise(found)}."
+    )
+
+
+def _centre(what: str) -> Callable[[Sequence[Finding]], str]:
+    def said(found: Sequence[Finding]) -> str:
+        return f"In {_range(found)} of the weights {what}; noise gives {_noise(found)}."
+
+    return said
+
+
+def _f11(found: Sequence[Finding]) -> str:
+    return (
+        f"Smallest first, {_range(found)} of the weights can be set to zero for 1 % of what the model knows; noise of that "
+        f"size can take {_noise(found)}."
+    )
+
+
+def _f12(found: Sequence[Finding]) -> str:
+    counts = [sum(f.value == legs for f in found) for legs in (2, 1, 0)]
+    return f"Law and damage are as claimed in {counts[0]} of {_models(found)}, one of the two in {counts[1]}, neither in {counts[2]}."
+
+
+def _f13(found: Sequence[Finding]) -> str:
+    helped = sum(one.value >= 1 for one in found)
+    of = RULES["F13"].unit.removeprefix("of ")
+    return f"On {helped} of {len(found)} models and tasks one of the {of} insights raises an adapter’s accuracy."
+
+
+def _f14(found: Sequence[Finding]) -> str:
+    best = max(found, key=lambda one: one.value)
+    return (
+        f"Amplified outliers raise what a merge keeps for {_range(found)} methods; amplifying a random set does for "
+        f"{_noise(found)}. The largest gain that the intervals leave open is "
+        f"{best.details.get('parts', {}).get('largest gain left open', '–')} points ({plain(best.model)})."
+    )
+
+
+_SENTENCES: dict[str, Callable[[Sequence[Finding]], str]] = {
+    "F1": _f1,
+    "F2": _f2,
+    "F3": _f3,
+    "F4": _f4,
+    "F5": _f5,
+    "F6": _f6,
+    "F7": _f7,
+    "F8": _f8,
+    "F9": _centre("the mean is nearly 0"),
+    "F10": _centre("the histogram is its own mirror image"),
+    "F11": _f11,
+    "F12": _f12,
+    "F13": _f13,
+    "F14": _f14,
+}
