@@ -33,7 +33,7 @@ class _Display:
 
 
 class Claim:
-    """The claims that a chapter tests: where it is made, the answer in a sentence will stand; `show` shows the boxes."""
+    """The claims that a chapter tests: where it is made, the answer will stand; `show` shows the boxes."""
 
     def __init__(self, *ids: str, asked: str = ""):
         """

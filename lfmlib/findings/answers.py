@@ -6,12 +6,15 @@ number lies, and what the noise control gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
+from ..checkpoints.named import named
 from .finding import Finding
 from .markup import plain
 from .rules import OF_NOISE_TOO, RULES, STATEMENTS
 from .scoreboard import group, mixed, number, own_model
+from .shares import SUPPORTED_SHARE
 
 MEASURED = {
     "F1": "share of the weights in matrices that lie within 0.02 bits of a Gaussian (kl_bits)",
@@ -50,9 +53,8 @@ def answer(found: Sequence[Finding], asked: str = "") -> str:
     Examples:
         >>> from lfmlib.findings import Finding
         >>> from lfmlib.findings.answers import answer
-        >>> some = [Finding.of("F9", name, {}, {}, value=value, null=1.0) for name, value in (("a", 1), ("b", 0.96))]
-        >>> answer(some)
-        '**Yes, but of noise as well.** In 96.0\\xa0% (b) to 100.0\\xa0% (a) of the weights the mean is nearly 0; noise gives 100.0\\xa0%.'
+        >>> print(answer([Finding.of("F9", "toy", {}, {}, value=1, null=1.0)]))
+        **Yes, but of noise as well.** In 100.0 % of the weights the mean is nearly 0; noise gives 100.0 %.
     """
     judged = [one for one in found if one.value is not None]
     if not judged:
@@ -66,7 +68,7 @@ def answer(found: Sequence[Finding], asked: str = "") -> str:
 
 
 def became(judged: Sequence[Finding]) -> str:
-    """A key of `lfmlib.findings.scoreboard.GROUPS`: what became of one statement on all models that it was judged on."""
+    """What became of one statement on all models that it was judged on: one of `lfmlib.findings.scoreboard.GROUPS`."""
     return group([one.verdict for one in judged], RULES[judged[0].id].of_noise)
 
 
@@ -97,38 +99,41 @@ def summary(found: Sequence[Finding]) -> str:
     others = len({finding.model for finding in found} - {own})
     beside = f", beside {others} other models and trainings" if others else ""
     lines = [f"This book is on **{plain(own)}**{beside}."] if own else []
-    numbered = "\n".join(f"{place}. {one}" for place, one in enumerate(front(found), 1))
-    return "\n\n".join([*lines, numbered, *mixed(list(found))]) + "\n"
+    return "\n\n".join([*lines, *front(found), *mixed(list(found))]) + "\n"
 
 
 def front(found: Sequence[Finding]) -> list[str]:
-    """Three sentences on all findings."""
-    of: dict[str, list[str]] = {name: [] for name in LEADS}
-    for id_ in STATEMENTS:
-        if judged := [one for one in found if one.id == id_ and one.value is not None]:
-            of[became(judged)].append(id_)
-    asked, models = sum(map(len, of.values())), len({one.model for one in found if one.value is not None})
-    if not asked:
+    """What was found, in three sentences (the weights, what fine-tuning adds, of what use it is) and one that counts.
+
+    Args:
+        found: of all models; statements that none was judged on are left out.
+    """
+    of = {id_: [one for one in found if one.id == id_ and one.value is not None] for id_ in STATEMENTS}
+    if not any(of.values()):
         return ["Nothing has been measured yet."]
-    first = f"Of {asked} statements, put to {models} models and trainings, **{_holds(of['holds'])} of every model"
-    first += " that it was judged on**, and not of noise" if "F1" not in of["holds"] else " that it was judged on**"
-    rest = {"on some models, or in part": of["mixed"], "on none": of["fails"]}
-    others = [f"{len(ids)} {where} ({', '.join(ids)})" for where, ids in rest.items() if ids]
-    still = f"; {len(of['open'])} could not be decided ({', '.join(of['open'])})" if of["open"] else ""
-    sentences = [
-        f"{first}{_named(of['holds'])}.",
-        f"**{_holds(of['noise']).capitalize()}, but of pure noise as well**, by the same rule{_named(of['noise'])}.",
-        f"**Of the others** hold {_listed(others)}{still}." if others or still else "",
-    ]
-    return [one for one in sentences if one]
+    themes = {"The weights": ("F1", "F4"), "What fine-tuning adds": ("F6", "F7"), "Of use": ("F13", "F14")}
+    told = []
+    for theme, ids in themes.items():
+        if parts := [_FRONT[id_](of[id_]) for id_ in ids if of[id_]]:
+            told.append(f"**{theme}.** {'; '.join(parts)}.")
+    return [*told, _counted(of)]
 
 
-def _holds(ids: Sequence[str]) -> str:
-    return f"{len(ids) or 'none'} {'hold' if len(ids) > 1 else 'holds'}"
-
-
-def _named(ids: Sequence[str]) -> str:
-    return f": {_listed([f'{STATEMENTS[id_]} ({id_})' for id_ in ids])}" if ids else ""
+def _counted(of: Mapping[str, Sequence[Finding]]) -> str:
+    """How many statements hold of all models, how many of noise as well, and how many of some models or none."""
+    became_of = {id_: became(judged) for id_, judged in of.items() if judged}
+    words = {
+        "holds": "of every model",
+        "noise": "of every model, and of pure noise as well",
+        "mixed": "of some models, or in part",
+        "fails": "of none",
+        "open": "of none so far: not decided",
+    }
+    parts = []
+    for name, where in words.items():
+        if ids := [id_ for id_, one in became_of.items() if one == name]:
+            parts.append(f"**{len(ids)}** {where} ({', '.join(ids)})")
+    return f"Of the {len(became_of)} statements that were judged, hold: {'; '.join(parts)}."
 
 
 def _short(one: Finding) -> str:
@@ -153,12 +158,9 @@ def _at(one: Finding, value: float | None) -> str:
 
 
 def _noise(found: Sequence[Finding]) -> str:
-    """What the control gives, without models' names: "noise gives 100 %"."""
-    nulls = sorted({one.null for one in found if one.null is not None and one.null == one.null})
-    if not nulls:
-        return ""
-    ends = dict.fromkeys(number(found[0], one) for one in (nulls[0], nulls[-1]))
-    return " to ".join(ends)
+    """What the controls give, from the least to the largest: "79.4 % to 100.0 %"; a dash where there are none."""
+    nulls = sorted(one.null for one in found if one.null is not None and not math.isnan(one.null))
+    return " to ".join(dict.fromkeys(number(found[0], one) for one in nulls[:1] + nulls[-1:])) or "–"
 
 
 def _models(found: Sequence[Finding]) -> str:
@@ -166,21 +168,18 @@ def _models(found: Sequence[Finding]) -> str:
 
 
 def _f1(found: Sequence[Finding]) -> str:
-    own, rest = found[0], found[1:]
-    said = (
-        f"Of the weights of {plain(own.model)}, {number(own, own.value)} lie in matrices within 0.02 bits of a Gaussian"
-    )
-    if rest:
-        said += f"; over {_models(found)} it is {_range(found)}"
-    return f"{said}. Of pure noise it is {_noise(found)}."
+    own, near = found[0], "lie in matrices within 0.02 bits of a Gaussian"
+    beside = f"; over {_models(found)} it is {_range(found)}" if len(found) > 1 else ""
+    weights = f"Of the weights of {plain(own.model)}, {number(own, own.value)} {near}"
+    return f"{weights}{beside}. Of pure noise it is {_noise(found)}."
 
 
 def _f2(found: Sequence[Finding]) -> str:
     whole = sum(one.value >= 1 for one in found)
     some = sum(0 < one.value < 1 for one in found)
     return (
-        f"Of {len(found)} ways of training that move the weights far enough to ask, {whole} made them Gaussian from every "
-        f"start, {some} from some of the starts, {len(found) - whole - some} from none."
+        f"Of {len(found)} ways of training that move the weights far enough to ask, {whole} made them Gaussian from "
+        f"every start, {some} from some of the starts, {len(found) - whole - some} from none."
     )
 
 
@@ -207,17 +206,18 @@ def _per_cent(found: Sequence[Finding], leg: str) -> str:
 
 def _f4(found: Sequence[Finding]) -> str:
     whole = sum(one.value >= RULES["F4"].supported for one in found)
+    independent, identical = _per_cent(found, "independence"), _per_cent(found, "identity")
     return (
-        f"All three legs hold in {whole} of {_models(found)}. Of the weights, {_per_cent(found, 'independence')} pass as "
-        f"independent and {_per_cent(found, 'identity')} as identically distributed; noise passes everywhere."
+        f"Independent, identically distributed and with the spectrum of noise are {whole} of {_models(found)}. Of the "
+        f"weights, {independent} pass as independent and {identical} as identical; of noise, all."
     )
 
 
 def _spectrum(found: Sequence[Finding]) -> str:
-    whole = sum((_leg("spectrum")(one) or 0) >= 0.8 for one in found)
+    whole = sum((_leg("spectrum")(one) or 0) >= SUPPORTED_SHARE for one in found)
     return (
-        f"Of {_models(found)}, {whole} have the spectrum of noise: {_per_cent(found, 'spectrum')} of their weights lie in "
-        "matrices with at most 1 % of the variance beyond the edge of noise. Noise passes everywhere."
+        f"Of {_models(found)}, {whole} have the spectrum of noise: {_per_cent(found, 'spectrum')} of their weights lie "
+        "in matrices with at most 1 % of the variance beyond the edge of noise. Noise passes everywhere."
     )
 
 
@@ -245,8 +245,8 @@ def _f7(found: Sequence[Finding]) -> str:
 
 def _f8(found: Sequence[Finding]) -> str:
     return (
-        f"The fine-tune stands more noise than its base in {_range(found)} of the ways of asking; with noise in the place "
-        f"of ΔW it is {_noise(found)}."
+        f"The fine-tune stands more noise than its base in {_range(found)} of the ways of asking; with noise in the "
+        f"place of ΔW it is {_noise(found)}."
     )
 
 
@@ -259,19 +259,18 @@ def _centre(what: str) -> Callable[[Sequence[Finding]], str]:
 
 def _f11(found: Sequence[Finding]) -> str:
     return (
-        f"Smallest first, {_range(found)} of the weights can be set to zero for 1 % of what the model knows; noise of that "
-        f"size can take {_noise(found)}."
+        f"Smallest first, {_range(found)} of the weights can be set to zero for 1 % of what the model knows; noise of "
+        f"that size can take {_noise(found)}."
     )
 
 
 def _f12(found: Sequence[Finding]) -> str:
-    counts = [sum(f.value == legs for f in found) for legs in (2, 1, 0)]
-    return f"Law and damage are as claimed in {counts[0]} of {_models(found)}, one of the two in {counts[1]}, neither in {counts[2]}."
+    both, one, none = (sum(each.value == legs for each in found) for legs in (2, 1, 0))
+    return f"Law and damage are as claimed in {both} of {_models(found)}, one of them in {one}, neither in {none}."
 
 
 def _f13(found: Sequence[Finding]) -> str:
-    helped = sum(one.value >= 1 for one in found)
-    of = RULES["F13"].unit.removeprefix("of ")
+    helped, of = sum(one.value >= 1 for one in found), RULES["F13"].unit.removeprefix("of ")
     return f"On {helped} of {len(found)} models and tasks one of the {of} insights raises an adapter’s accuracy."
 
 
@@ -300,3 +299,50 @@ _SENTENCES: dict[str, Callable[[Sequence[Finding]], str]] = {
     "F13": _f13,
     "F14": _f14,
 }
+
+
+def _published(found: Sequence[Finding]) -> list[Finding]:
+    """Those on models that others trained; all, where there are none."""
+    return [one for one in found if named(one.model)] or list(found)
+
+
+def _front_gaussian(found: Sequence[Finding]) -> str:
+    some = _published(found)
+    return f"Within 0.02 bits of a Gaussian are {_range(some)} of the weights of {_models(some)} that others published"
+
+
+def _front_noise(found: Sequence[Finding]) -> str:
+    some = _published(found)
+    whole = sum(one.value >= RULES["F4"].supported for one in some)
+    return f"arranged like independent, identical noise are those of {whole or 'none'} of {len(some)}"
+
+
+def _front_std(found: Sequence[Finding]) -> str:
+    return f"It raises the standard deviation of {_range(found)} of the matrices"
+
+
+def _front_depth(found: Sequence[Finding]) -> str:
+    return f"it grows with depth in {_range(found)} of the roles"
+
+
+def _front_adaptation(found: Sequence[Finding]) -> str:
+    helped = sum(one.value >= 1 for one in found)
+    return (
+        f"An insight of the paper raises an adapter’s accuracy on {helped or 'none'} of {len(found)} models and tasks"
+    )
+
+
+def _front_editing(found: Sequence[Finding]) -> str:
+    helped = sum(one.value >= 1 for one in found)
+    return f"amplified outliers raise what a merge keeps, for any method, on {helped or 'none'} of {_models(found)}"
+
+
+_FRONT: dict[str, Callable[[Sequence[Finding]], str]] = {
+    "F1": _front_gaussian,
+    "F4": _front_noise,
+    "F6": _front_std,
+    "F7": _front_depth,
+    "F13": _front_adaptation,
+    "F14": _front_editing,
+}
+"""Half a sentence of the front page each."""
