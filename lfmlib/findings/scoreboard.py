@@ -43,7 +43,7 @@ def table(findings: list[Finding]) -> str:
         said = f"{cell(sentence(RULES[id_].metric))} Measured in {link}."
         head = [f":::{{dropdown}} **{id_}** {statement}: {_counted(models)}", f":name: {id_.lower()}", "", said, ""]
         head += ["| Model | Verdict | Measured | Control | First rule |", "|---|---|---|---|---|"]
-        sections.append("\n".join([*head, *(_row(finding, failed) for finding in models), ":::"]))
+        sections.append("\n".join([*head, *(_row(finding, failed) for finding in models), "", ":::"]))
     waiting = [id_ for id_ in STATEMENTS if id_ not in {finding.id for finding in findings}]
     if waiting:
         listed = [f"- **{id_}**: {STATEMENTS[id_]}" for id_ in waiting]

@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
 
 from lfmlib import findings
-from lfmlib.book import notebook, refusals
+from lfmlib.book import boxes, notebook, refusals, tables
 from lfmlib.findings import Finding, scoreboard
 from lfmlib.provenance import ROOT, recorded
 from lfmlib.records import Comparison, Rehearsal
@@ -165,7 +165,7 @@ def test_what_papermill_took_for_a_number_is_what_the_chapter_declares(cells, in
 
 def test_whole_numbers_stay_whole_where_one_is_missing(monkeypatch):
     shown = []
-    monkeypatch.setattr(notebook, "display", lambda html: shown.append(html.data))
+    monkeypatch.setattr(tables, "display", lambda html: shown.append(html.data))
     depth = pd.Series([1, pd.NA, 1200], dtype="Int64")
     notebook.table(
         pd.DataFrame({"depth": [0.0, np.nan, 1.0], "layer": depth, "none": np.nan, "std": [0.5, 1.0, np.nan]})
@@ -216,7 +216,7 @@ def test_a_record_that_fails_marks_its_findings(monkeypatch, found, marked):
     monkeypatch.setattr(notebook.records, "table", lambda name, profile: table)
     monkeypatch.setattr(notebook.records, "remeasure", lambda name, kept: dataclasses.replace(AGAIN, **found))
     monkeypatch.setattr(notebook.records, "rehearsed", lambda name: Rehearsal(30, 8, 5, 1, 0.7, "height"))
-    monkeypatch.setattr(notebook, "display", lambda *_, **__: None)
+    monkeypatch.setattr(tables, "display", lambda *_, **__: None)
     origins = [
         recorded("toy", notebook.record("toy", "default")),
         {"record": {"name": "toy"}},
@@ -237,9 +237,10 @@ SEEN = "a`<img src=x onerror=alert(1)>`$b$\\u202e*c*"
 def shown(monkeypatch):
     """The HTML of what is displayed, in order."""
     pages = []
-    monkeypatch.setattr(
-        notebook, "display", lambda what, **how: pages.append(what["text/html"] if how.get("raw") else what.data)
-    )
+    for module in (boxes, tables):
+        monkeypatch.setattr(
+            module, "display", lambda what, **how: pages.append(what["text/html"] if how.get("raw") else what.data)
+        )
     return pages
 
 
@@ -291,21 +292,77 @@ def test_names_are_words_in_boxes_and_the_report(shown, tmp_path):
     ]
     for some in (found, found[0], found[2]):
         shown.clear()
-        notebook.Claim("F11").settle(some, tmp_path)
-        assert SEEN in read(shown[-1]).get_text()
-    notebook.Board().settle(found, tmp_path)
-    assert read(shown[-1]).get_text().count(SEEN) >= 2
+        claim = notebook.Claim("F11")
+        claim.show()
+        claim.settle(some, tmp_path)
+        assert SEEN in read(shown[2]).get_text() and read(shown[3])
+    board = notebook.Board()
+    board.show()
+    board.settle(found, tmp_path)
+    assert read(shown[-2]).get_text().count(SEEN) >= 2 and SEEN in read(shown[-1]).get_text()
 
 
 def test_why_a_model_is_not_judged_wraps_beside_the_numbers_of_others(shown, tmp_path):
     reason = findings.f11("own", {})
     judged = findings.Finding.of("F11", "lab", {}, {"parts": {"Wanda": 0.2, "random": 0.1}}, value=0.7, null=0.1)
-    notebook.Claim("F11").settle([reason, judged], tmp_path)
-    own, lab = read(shown[-1]).select("tbody tr")
-    why = own.find_all("td")[1]
-    assert int(why["colspan"]) == len(lab.find_all("td")) - 1 == 4
+    claim = notebook.Claim("F11")
+    claim.show()
+    claim.settle([reason, judged], tmp_path)
+    own, lab = read(shown[-2]).select("div.lfm-claim > .lfm-scroll tbody tr")
+    why = own.find("td")
+    assert int(why["colspan"]) == len(lab.find_all("td")) - 1 == 2
     assert "white-space:normal" in why["style"] and why.code.get_text() == "lfmlib.pruning.curve"
     assert "`" not in own.get_text()
+    folded = read(shown[-2]).select("details tbody tr")
+    assert [[cell.get_text() for cell in row] for row in folded] == [
+        ["lab", "20\u00a0%", "10\u00a0%", "10.0\u00a0%; partly"]
+    ]
+
+
+def test_a_box_draws_a_value_where_it_lies(shown, tmp_path):
+    """Between nothing and all, its interval a line, its control a ring; the bounds of the rule dotted."""
+    some = [
+        findings.Finding.of("F6", "one", {}, {}, value=0.5, interval=(0.25, 0.75), null=1.0),
+        findings.Finding.of("F6", "two", {}, {}, value=0.0),
+    ]
+    claim = notebook.Claim("F6")
+    claim.show()
+    claim.settle(some, tmp_path)
+    first, second = read(shown[-2]).select("svg.lfm-picture")
+    assert float(first.select_one(".lfm-dot")["cx"]) == 75 and float(first.select_one(".lfm-ring")["cx"]) == 143
+    assert first.select_one(".lfm-range")["d"] == "M41.0 9.0H109.0" and len(first.select(".lfm-bound")) == 2
+    assert not second.select(".lfm-ring, .lfm-range") and float(second.select_one(".lfm-dot")["cx"]) == 7
+    assert "lfm-undecided" in first["class"] and first["aria-hidden"] == "true"
+
+
+def test_several_claims_have_a_box_each_and_one_answer(shown, tmp_path):
+    claims = notebook.Claim("F9", "F10")
+    claims.show()
+    assert len(shown) == 3 and "appears here" in shown[0]
+    found = [findings.Finding.of(id_, "m", {}, {}, value=1.0, null=1.0) for id_ in ("F9", "F10", "F9")]
+    claims.settle([*found[:2], dataclasses.replace(found[2], model="n")], tmp_path)
+    assert len(shown) == 6 and "Claim F9." in shown[3] and "Claim F10." in shown[4]
+    assert [one.get_text().split(".")[0] for one in read(shown[5]).find_all("p")] == ["Yes, but of noise as well"] * 2
+
+
+def test_a_selection_of_tensors_is_shown_and_not_kept(shown, tmp_path):
+    where = {"parameters": {"select": "x"}}
+    claim = notebook.Claim("F9")
+    claim.show()
+    claim.settle(findings.Finding.of("F9", "m", where, {}, value=1.0, null=1.0), tmp_path)
+    assert "Of a selection of tensors only" in shown[-2] and not list(tmp_path.iterdir())
+
+
+def test_what_folds_can_be_opened_and_taken_away(shown):
+    notebook.say("**Two** words.", fold="What was <read>")
+    page = read(shown[0])
+    assert page.details.summary.get_text() == "What was <read>" and page.strong.get_text() == "Two"
+    frame = pd.DataFrame({"model": ["a", "=b"], "value": [0.5, 1.5]})
+    notebook.table(frame, index=False, fold="Numbers behind the figure")
+    link = BeautifulSoup(shown[1], "html.parser").details.a
+    assert link["download"] == "numbers-behind-the-figure.csv"
+    text = base64.b64decode(link["href"].split("base64,")[1]).decode()
+    assert text.splitlines() == ["model,value", "a,0.5", "'=b,1.5"]
 
 
 def test_a_spreadsheet_computes_no_name(shown, tmp_path):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import lfmlib
 from lfmlib import findings
-from lfmlib.findings import RULES, Finding, Rule, judge, rules, scoreboard
+from lfmlib.findings import RULES, Finding, Rule, answers, judge, rules, scoreboard
 from lfmlib.provenance import commit, provenance
 
 RULE = Rule("share", supported=0.8, partly=0.5, unit="%")
@@ -181,12 +181,12 @@ def test_scoreboard_lists_every_model_and_every_claim():
         ([findings.OF_NOISE_TOO, "contradicted"], "mixed"),
     ],
 )
-def test_the_summary_says_what_became_of_a_statement(verdicts, name):
+def test_what_became_of_a_statement(verdicts, name):
     found = [dataclasses.replace(example(id="F9", model=f"m{at}"), verdict=one) for at, one in enumerate(verdicts)]
-    text = scoreboard.summary([*found, example(id="F2", model="unjudged", value=None)])
-    assert scoreboard.group(verdicts) == name and f"**{scoreboard.GROUPS[name]}:**" in text
-    assert text.count("\n- **") == 1 and "F2" not in text
-    assert all(f"{verdicts.count(one)} {one}" in text for one in set(verdicts))
+    assert scoreboard.group(verdicts) == name in scoreboard.GROUPS
+    assert answers.answer(found).startswith(f"**{answers.LEADS[name]}.** ")
+    (counted,) = answers.front([*found, example(id="F2", model="unjudged", value=None)])
+    assert counted.startswith("Of the 1 statements that were judged, hold: **1** of") and counted.endswith("(F9).")
 
 
 def test_a_book_is_on_its_own_model_first():
@@ -195,14 +195,14 @@ def test_a_book_is_on_its_own_model_first():
     found = [*lab, example(model="zeta"), example(id="F4", model="zeta"), example(id="F6", model="zeta", value=None)]
     found = [dataclasses.replace(one, verdict="supported") for one in found]
     text = scoreboard.table(found)
-    section = next(one for one in text.split("## ") if one.startswith("F4: "))
+    section = next(one for one in text.split(":::{dropdown} ") if one.startswith("**F4** "))
     models = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| ")]
     assert models == ["| Model", "| zeta", "| alpha", "| lab decoder"]
     assert "Measured in [chapter 4](../notebooks/04_are_the_weights_independent.ipynb)." in section
-    summary = scoreboard.summary(found)
-    assert summary.startswith("This book is on **zeta**, beside 2 other models and trainings.")
-    (line,) = [line for line in summary.splitlines() if line.startswith("- **F6**")]
-    assert line.endswith(": 2 supported, not judged on 1 (zeta)") and "every model it was judged on" in summary
+    assert section.splitlines()[1] == ":name: f4"
+    assert answers.summary(found).startswith("This book is on **zeta**, beside 2 other models and trainings.")
+    (line,) = [line for line in text.splitlines() if line.startswith(":::{dropdown} **F6**")]
+    assert line.endswith(": 2 supported, 1 not judged")
 
 
 def test_published_models_stand_behind_the_books_own_and_before_the_labs():
@@ -266,10 +266,10 @@ def test_findings_that_do_not_belong_together_are_told():
         return dataclasses.replace(example(id=id_, model="a|b"), provenance={"source": "x/a", "rules": rules} | where)
 
     same = [of("F1", state="0"), of("F9", state="0"), of("F4", source="y/a", state="1"), of("F11", record={})]
-    assert scoreboard.mixed(same) == [] and "changed between" not in scoreboard.summary(same)
+    assert scoreboard.mixed(same) == [] and "changed between" not in answers.summary(same)
     (told,) = scoreboard.mixed([*same, of("F3", state="2")])
     assert told.startswith("**a\\|b changed between chapters**: F1, F9 and F3 are of different states")
-    assert told in scoreboard.summary([*same, of("F3", state="2")])
+    assert told in answers.summary([*same, of("F3", state="2")])
     (told,) = scoreboard.mixed([of("F1", revision="0"), of("F3", revision="1")])
     assert "F1 and F3" in told
     assert "F3. Run their chapters again." in scoreboard.mixed([of("F1"), of("F3", rules="0")])[0]
@@ -283,7 +283,7 @@ def test_a_limit_without_an_end_is_kept_as_null(tmp_path):
 
 
 def test_the_summary_of_nothing():
-    assert "Nothing has been measured" in scoreboard.summary([])
+    assert "Nothing has been measured" in answers.summary([])
 
 
 def test_an_installed_library_does_not_bear_the_commit_of_the_project_around_it(tmp_path):
