@@ -1,4 +1,4 @@
-"""What the Methods page prints of rehearsals: how recorded cells came out under other instruction sets."""
+"""What the page on the lab prints of rehearsals: how recorded cells came out under other instruction sets."""
 
 from __future__ import annotations
 

@@ -387,7 +387,7 @@ def test_download_is_the_notebook_that_made_the_page(name, site, visit):
 BLOCKED = r"/webfonts/|^console: Failed to load resource: net::ERR_FAILED"
 
 
-@pytest.mark.parametrize("name", ["book/methods", CHAPTERS[0], REPORTS[0]])
+@pytest.mark.parametrize("name", ["book/methods/sketch", CHAPTERS[0], REPORTS[0]])
 def test_opened_as_a_file(name, html, visit):
     """After a double click on the file everything reads, icons and equations too."""
     page = visit((html / f"{name}.html").as_uri(), forgive=BLOCKED)
