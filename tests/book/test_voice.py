@@ -17,7 +17,7 @@ LONGEST = 30
 PROSE = [
     BOOK / f"{Path(page).name}.md"
     for page in stage.toc_pages(ROOT)
-    if re.fullmatch(r"book/(?!methods|findings$)\w+", page)
+    if re.fullmatch(r"book/(?!methods)\w+", page)
 ]
 """Pages whose sentences are counted: not the reference, nor the methods and the notes of the scoreboard."""
 SPOKEN = {
