@@ -12,6 +12,7 @@ from pathlib import Path
 from IPython.display import HTML, display
 
 from .. import findings
+from ..checkpoints.named import titled
 from ..findings import Finding, answers, scoreboard
 from ..findings.markup import escaped, inline
 
@@ -121,7 +122,7 @@ class Board:
         )
         head = "<tr><th></th><th>verdict</th><th>the paper says</th><th>measured</th><th>the control gives</th></tr>"
         body = (
-            f"<p>On <b>{escaped(found[0].model)}</b>, by rules that were fixed beforehand:</p>"
+            f"<p>On <b>{escaped(titled(found[0].model))}</b>, by rules that were fixed beforehand:</p>"
             f"{_scroll(f'<thead>{head}</thead><tbody>{lines}</tbody>')}"
         )
         if self._box:
@@ -153,7 +154,7 @@ def _waiting(what: str) -> str:
 
 def _verdict(finding: Finding) -> str:
     """What the box says of one model."""
-    model = f"<b>{escaped(finding.model)}</b>"
+    model = f"<b>{escaped(titled(finding.model))}</b>"
     if finding.value is None:
         return f"<p>Verdict on {model}: <b>not judged</b>. {inline(scoreboard.value(finding))}</p>"
     name = findings.RULES[finding.id].control
@@ -176,7 +177,7 @@ def _verdicts(several: list[Finding]) -> str:
             said = f"<td colspan='2' style='{_PROSE}'>{inline(scoreboard.value(one))}</td>"
         else:
             said = f"<td>{_picture(one)}</td><td>{escaped(scoreboard.value(one))}</td>"
-        lines += f"<tr><th>{escaped(one.model)}</th>{said}<td>{_name(one)}</td></tr>"
+        lines += f"<tr><th>{escaped(titled(one.model))}</th>{said}<td>{_name(one)}</td></tr>"
     marks = [
         f"<b class='lfm-dot'>●</b> the model{', its 95 % interval a line' if any(f.interval for f in several) else ''}"
     ]
@@ -220,7 +221,7 @@ def _fold(several: list[Finding]) -> str:
     judged = [one for one in several if one.value is not None]
     table = _numbers(judged) if judged and (len(several) > 1) else ""
     other = [one for one in several if scoreboard.first(one) not in ("–", one.verdict)]
-    said = "; ".join(f"{escaped(one.model)} <b>{one.first_verdict}</b>" for one in other)
+    said = "; ".join(f"{escaped(titled(one.model))} <b>{one.first_verdict}</b>" for one in other)
     first = f"<p>By the first rules, which did not judge the control: {said}.</p>" if other else ""
     rule = f"<p>Rule, fixed beforehand: {escaped(several[0].rule)}; else contradicted.</p>"
     return f"<details class='lfm-fold'><summary>The rule and all numbers</summary>{rule}{first}{table}</details>"
@@ -234,7 +235,9 @@ def _numbers(several: list[Finding]) -> str:
     for one in several:
         own = one.details.get("parts", {})
         cells = [*(scoreboard.part(own.get(part)) for part in parts), scoreboard.control_number(one)]
-        lines += f"<tr><th>{escaped(one.model)}</th>{''.join(f'<td>{escaped(each)}</td>' for each in cells)}</tr>"
+        lines += (
+            f"<tr><th>{escaped(titled(one.model))}</th>{''.join(f'<td>{escaped(each)}</td>' for each in cells)}</tr>"
+        )
     return _scroll(f"<thead><tr>{head}</tr></thead><tbody>{lines}</tbody>")
 
 

@@ -66,13 +66,14 @@ def listing(sizes: dict[str, int]) -> str:
     Args:
         sizes: from `sizes`.
     """
-    from ..checkpoints.named import named
+    from ..checkpoints.named import named, titled
 
     lab = {model.long: f"{model.what}, trained here" for model in MODELS.values()}
     lines = ["| Model | What it is | Judged weights |", "|---|---|---:|"]
     for name, count in sizes.items():
         published = named(name)
-        lines.append(f"| {name} | {published.what if published else lab[name]} | {count / 1e6:.1f} M |")
+        known = f" (`{name}`)" if published else ""
+        lines.append(f"| {titled(name)}{known} | {published.what if published else lab[name]} | {count / 1e6:.1f} M |")
     return "\n".join(lines) + "\n"
 
 

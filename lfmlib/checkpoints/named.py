@@ -181,6 +181,30 @@ def named(name: object) -> NamedModel | None:
     return next((one for one in MODELS if one.name == name), None)
 
 
+TITLES = {
+    "minilm": "MiniLM", "minilm-l3": "MiniLM-L3", "smollm2-135m": "SmolLM2", "vit-s": "ViT-S",
+    "whisper-tiny-en": "Whisper tiny",
+}  # fmt: skip
+"""Name → what it is called in print, where that is not the name."""
+
+
+def titled(model: str) -> str:
+    """What a model is called in print: one of `MODELS` by its title, also under its makers' name, and what stands
+    behind a comma kept; any other as it is.
+
+    Examples:
+        >>> from lfmlib.checkpoints.named import titled
+        >>> titled("all-MiniLM-L6-v2, fine-tuned"), titled("rxn-bert"), titled("my/model")
+        ('MiniLM, fine-tuned', 'rxn-bert', 'my/model')
+    """
+    head, comma, rest = model.partition(",")
+    for one in MODELS:
+        makers = {address.rpartition("/")[2] for address in (one.original, one.repository) if address}
+        if head == one.name or head in makers:
+            return TITLES.get(one.name, one.name) + comma + rest
+    return model
+
+
 def at_hand() -> pd.DataFrame:
     """What they are and where they lie, one row per model; nothing is downloaded.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from ..checkpoints.named import named
+from ..checkpoints.named import named, titled
 from .finding import Finding
 from .markup import plain
 from .rules import OF_NOISE_TOO, RULES, STATEMENTS
@@ -89,7 +89,7 @@ def report(found: Sequence[Finding]) -> str:
         some = [one for one in judged if one.verdict == verdict]
         if some:
             parts.append(f"{said}: {_listed([_short(one) for one in some])}")
-    return f"Of **{plain(judged[0].model)}**, what the paper says " + "; ".join(parts) + "."
+    return f"Of **{plain(titled(judged[0].model))}**, what the paper says " + "; ".join(parts) + "."
 
 
 def summary(found: Sequence[Finding]) -> str:
@@ -98,7 +98,7 @@ def summary(found: Sequence[Finding]) -> str:
     own = own_model(list(found))
     others = len({finding.model for finding in found} - {own})
     beside = f", beside {others} other models and trainings" if others else ""
-    lines = [f"This book is on **{plain(own)}**{beside}."] if own else []
+    lines = [f"This book is on **{plain(titled(own))}**{beside}."] if own else []
     return "\n\n".join([*lines, *front(found), *mixed(list(found))]) + "\n"
 
 
@@ -154,7 +154,7 @@ def _range(found: Sequence[Finding], value: Callable[[Finding], float | None] = 
 
 
 def _at(one: Finding, value: float | None) -> str:
-    return f"{number(one, value)} ({plain(one.model)})"
+    return f"{number(one, value)} ({plain(titled(one.model))})"
 
 
 def _noise(found: Sequence[Finding]) -> str:
@@ -170,7 +170,7 @@ def _models(found: Sequence[Finding]) -> str:
 def _f1(found: Sequence[Finding]) -> str:
     own, near = found[0], "lie in matrices within 0.02 bits of a Gaussian"
     beside = f"; over {_models(found)} it is {_range(found)}" if len(found) > 1 else ""
-    weights = f"Of the weights of {plain(own.model)}, {number(own, own.value)} {near}"
+    weights = f"Of the weights of {plain(titled(own.model))}, {number(own, own.value)} {near}"
     return f"{weights}{beside}. Of pure noise it is {_noise(found)}."
 
 
@@ -279,7 +279,7 @@ def _f14(found: Sequence[Finding]) -> str:
     return (
         f"Amplified outliers raise what a merge keeps for {_range(found)} methods; amplifying a random set does for "
         f"{_noise(found)}. The largest gain that the intervals leave open is "
-        f"{best.details.get('parts', {}).get('largest gain left open', '–')} points ({plain(best.model)})."
+        f"{best.details.get('parts', {}).get('largest gain left open', '–')} points ({plain(titled(best.model))})."
     )
 
 

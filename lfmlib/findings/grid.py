@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..checkpoints.named import MODELS, NamedModel, named
+from ..checkpoints.named import named, titled
 from .finding import Finding
 from .markup import escaped
-from .rules import CHAPTERS, OF_NOISE_TOO, STATEMENTS
-from .scoreboard import css, own_model, value
+from .rules import CHAPTERS, STATEMENTS
+from .scoreboard import NOT_JUDGED, SIGNS, css, own_model, value
 
-SIGNS = {"supported": "●", OF_NOISE_TOO: "≈", "partly": "◐", "contradicted": "○", "undecided": "?"}
-"""Verdict → its sign: colour only repeats it."""
-NOT_JUDGED = "·"
 SHORT = {
     "F1": "Gaussian",
     "F2": "from any start",
@@ -42,9 +39,10 @@ def grid(found: Sequence[Finding], sizes: Mapping[str, int]) -> str:
         sizes: model → its judged weights, for the order and the head; a model that is not in it comes last.
     """
     own = own_model(list(found))
+    published = {column(one) for one in found if one.model == own or named(one.model)}
+    sizes = {titled(name): size for name, size in sizes.items()}
     columns = sorted(
-        dict.fromkeys(column(one) for one in found),
-        key=lambda name: (name != own and named(name) is None, -sizes.get(name, 0)),
+        dict.fromkeys(column(one) for one in found), key=lambda name: (name not in published, -sizes.get(name, 0))
     )
     head = "".join(f"<th scope='col'><span>{escaped(name)}{_size(sizes.get(name))}</span></th>" for name in columns)
     rows = [f"<thead><tr><td></td>{head}</tr></thead><tbody>"]
@@ -61,12 +59,7 @@ def grid(found: Sequence[Finding], sizes: Mapping[str, int]) -> str:
 
 def column(finding: Finding) -> str:
     """The model that a finding stands under: a fine-tune or a way of training under the model it is of."""
-    head = finding.model.split(",")[0]
-    return next((one.name for one in MODELS if head in _called(one)), head)
-
-
-def _called(model: NamedModel) -> set[str]:
-    return {model.name, *(address.rpartition("/")[2] for address in (model.original, model.repository) if address)}
+    return titled(finding.model.split(",")[0])
 
 
 def _size(weights: int | None) -> str:
@@ -77,7 +70,7 @@ def _cell(id_: str, some: list[Finding]) -> str:
     """The signs of one claim on one model, and in words what they say; empty where it was not asked."""
     if not some:
         return "<td></td>"
-    told = "; ".join(f"{one.model}: {_verdict(one)}" for one in some)
+    told = "; ".join(f"{titled(one.model)}: {_verdict(one)}" for one in some)
     marks = "".join(
         f"<b class='{css(one.verdict)}'>{SIGNS[one.verdict]}</b>" if one.value is not None else f"<b>{NOT_JUDGED}</b>"
         for one in some

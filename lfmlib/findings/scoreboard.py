@@ -3,15 +3,18 @@ scoreboard."""
 
 from __future__ import annotations
 
-from ..checkpoints.named import named
+from ..checkpoints.named import named, titled
 from .finding import Finding
 from .markup import cell, plain
 from .readings import READINGS
-from .rules import CHAPTERS, OF_NOISE_TOO, RULES, STATEMENTS, VERDICTS
+from .rules import CHAPTERS, OF_NOISE_TOO, RULES, STATEMENTS
 
 GROUPS = ("holds", "noise", "mixed", "fails", "open")
 """What became of a statement on all models: it holds on each that it was judged on; it does, and of noise as well; it
 holds on some, or in part; on none; nothing was decided."""
+SIGNS = {"supported": "●", OF_NOISE_TOO: "≈", "partly": "◐", "contradicted": "○", "undecided": "?"}
+"""Verdict → its sign: colour only repeats it."""
+NOT_JUDGED = "·"
 PARTS_SHOWN = {"F14": 1}
 """Of the figures that a value rests on, how many stand on the scoreboard, where it is not all: a method of merging each
 stands in the chapter."""
@@ -41,7 +44,7 @@ def table(findings: list[Finding]) -> str:
             continue
         link = f"[chapter {int(CHAPTERS[id_][:2])}](../notebooks/{CHAPTERS[id_]}.ipynb)"
         said = f"{cell(sentence(RULES[id_].metric))} Measured in {link}."
-        head = [f":::{{dropdown}} **{id_}** {statement}: {_counted(models)}", f":name: {id_.lower()}", "", said, ""]
+        head = [f":::{{dropdown}} **{id_}** {statement} — {_counted(models)}", f":name: {id_.lower()}", "", said, ""]
         head += ["| Model | Verdict | Measured | Control | First rule |", "|---|---|---|---|---|"]
         sections.append("\n".join([*head, *(_row(finding, failed) for finding in models), "", ":::"]))
     waiting = [id_ for id_ in STATEMENTS if id_ not in {finding.id for finding in findings}]
@@ -60,15 +63,14 @@ def _row(finding: Finding, failed: dict[str, str]) -> str:
         verdict += f"; **its record failed**: a cell of {plain(name)}, measured again, was not as recorded"
         verdict += f" ({plain(failed[name])})"
     said = cell(measured(finding, PARTS_SHOWN.get(finding.id)))
-    cells = (plain(finding.model), verdict, said, cell(control(finding)), first(finding))
+    cells = (plain(titled(finding.model)), verdict, said, cell(control(finding)), first(finding))
     return f"| {' | '.join(cells)} |"
 
 
 def _counted(models: list[Finding]) -> str:
-    """How many models have which verdict."""
-    counts = {verdict: sum(one.verdict == verdict and one.value is not None for one in models) for verdict in VERDICTS}
-    counts["not judged"] = sum(one.value is None for one in models)
-    return ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    """How many models have which verdict, in signs: "4 ≈ 4 ◐ 1 ○"."""
+    signs = [SIGNS[one.verdict] if one.value is not None else NOT_JUDGED for one in models]
+    return "\u2002".join(f"{signs.count(sign)}\u00a0{sign}" for sign in (*SIGNS.values(), NOT_JUDGED) if sign in signs)
 
 
 def _record(finding: Finding) -> dict:
@@ -118,8 +120,8 @@ def mixed(findings: list[Finding]) -> list[str]:
         if len(by_state) > 1:
             each = " and ".join(", ".join(ids) for ids in by_state.values())
             told.append(
-                f"**{plain(model)} changed between chapters**: {each} are of different states of its files. Build its "
-                "chapters anew, or name a revision."
+                f"**{plain(titled(model))} changed between chapters**: {each} are of different states of its files. "
+                "Build its chapters anew, or name a revision."
             )
     if old := [one.id for one in findings if one.provenance.get("rules", READINGS[-1].rules) != READINGS[-1].rules]:
         told.append(f"**Judged by earlier rules**: {', '.join(dict.fromkeys(old))}. Run their chapters again.")

@@ -14,11 +14,7 @@ from lfmlib.provenance import ROOT
 BOOK = ROOT / "book"
 LONGEST = 30
 """Words in a sentence, at most."""
-PROSE = [
-    BOOK / f"{Path(page).name}.md"
-    for page in stage.toc_pages(ROOT)
-    if re.fullmatch(r"book/(?!methods)\w+", page)
-]
+PROSE = [BOOK / f"{Path(page).name}.md" for page in stage.toc_pages(ROOT) if re.fullmatch(r"book/(?!methods)\w+", page)]
 """Pages whose sentences are counted: not the reference, nor the methods and the notes of the scoreboard."""
 SPOKEN = {
     "F1": "Gaussian|parameter|kl_bits",

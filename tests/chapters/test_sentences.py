@@ -93,7 +93,9 @@ def test_every_model_has_one_name_of_each_kind():
 
 def test_models_are_listed_with_their_sizes_published_ones_first():
     lines = names.listing(names.sizes({"minilm": 10_616_832, "smollm2-135m": 106_168_320})).splitlines()
-    assert lines[2].startswith("| smollm2-135m | language model, 30 layers") and lines[2].endswith("| 106.2 M |")
+    assert lines[2].startswith("| SmolLM2 (`smollm2-135m`) | language model, 30 layers") and lines[2].endswith(
+        "| 106.2 M |"
+    )
     assert lines[3].endswith("| 10.6 M |") and [line.split(" | ")[0] for line in lines[4:]] == [
         "| lab decoder", "| lab 12-layer decoder", "| lab ViT", "| lab CLIP"
     ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lfmlib.findings import RULES, STATEMENTS, VERDICTS, Finding, answers, grid, load, write
+from lfmlib.findings import RULES, STATEMENTS, VERDICTS, Finding, answers, grid, load, scoreboard, write
 
 
 def of(id_: str, model: str, value: float | None, null: float | None = 1.0, **details) -> Finding:
@@ -33,8 +33,8 @@ def test_every_statement_has_an_answer_with_its_numbers(id_):
 
 def test_an_answer_turns_with_its_findings():
     said = answers.answer([of("F1", "minilm", 0.9), of("F1", "rxn-bert", 0.95)])
-    assert said.startswith("**Yes.** Of the weights of minilm, 90.0\u00a0% lie") and "90.0\u00a0% (minilm) to" in said
-    assert answers.answer([of("F1", "minilm", 0.1)]).startswith("**No.** Of the weights of minilm, 10.0\u00a0%")
+    assert said.startswith("**Yes.** Of the weights of MiniLM, 90.0\u00a0% lie") and "90.0\u00a0% (MiniLM) to" in said
+    assert answers.answer([of("F1", "minilm", 0.1)]).startswith("**No.** Of the weights of MiniLM, 10.0\u00a0%")
     assert answers.answer([of("F1", "minilm", 0.1), of("F1", "b", 0.9)]).startswith("**In part.** ")
     assert answers.answer([of("F2", "a", 1.0, 0.0)]).startswith("**No.** Of 1 ways")  # the title asks: does it matter?
     assert answers.answer([of("F2", "a", 0.0, 0.0)]).startswith("**Yes.** ")
@@ -47,7 +47,7 @@ def test_the_front_page_changes_when_a_file_does(tmp_path):
         write(one, tmp_path)
     before = answers.front(load(tmp_path))
     assert [one.split(".**")[0] for one in before[:3]] == ["**The weights", "**What fine-tuning adds", "**Of use"]
-    assert "60.0\u00a0% (minilm) to 100.0\u00a0% (rxn-albert) of the weights of 2 models" in before[0]
+    assert "60.0\u00a0% (MiniLM) to 100.0\u00a0% (rxn-albert) of the weights of 2 models" in before[0]
     assert "on none of 1 models and tasks" in before[2]
     for place, changed in enumerate((of("F1", "minilm", 0.2), of("F6", "ft", 0.5), of("F13", "a", 1, 0))):
         write(changed, tmp_path)
@@ -67,9 +67,9 @@ def test_the_grid_has_every_finding_and_says_it_in_words():
     ]
     page = grid.grid(found, {"smollm2-135m": 106_168_320, "minilm": 10_616_832})
     heads = page.split("<thead>")[1].split("</thead>")[0]
-    assert heads.index("smollm2-135m") < heads.index("minilm") < heads.index("lab ViT") and "106\u00a0M" in heads
+    assert heads.index("SmolLM2") < heads.index("MiniLM") < heads.index("lab ViT") and "106\u00a0M" in heads
     assert page.count("<th scope='col'>") == 3 and page.count("<tr>") == 1 + len(STATEMENTS)
     assert page.count("<a href=") == 4  # two findings on fine-tunes of MiniLM share a cell
-    assert "all-MiniLM-L6-v2, fine-tuned: partly, 60.0\u00a0%; all-MiniLM-L6-v2, fine-tuned, LoRA: not judged" in page
+    assert "MiniLM, fine-tuned: partly, 60.0\u00a0%; MiniLM, fine-tuned, LoRA: not judged" in page
     assert "narrow &lt;start&gt;" in page and "<start>" not in page
-    assert set(grid.SIGNS) == set(VERDICTS)
+    assert set(scoreboard.SIGNS) == set(VERDICTS)

@@ -202,7 +202,7 @@ def test_a_book_is_on_its_own_model_first():
     assert section.splitlines()[1] == ":name: f4"
     assert answers.summary(found).startswith("This book is on **zeta**, beside 2 other models and trainings.")
     (line,) = [line for line in text.splitlines() if line.startswith(":::{dropdown} **F6**")]
-    assert line.endswith(": 2 supported, 1 not judged")
+    assert line.endswith(" — 2\u00a0●\u20021\u00a0·")
 
 
 def test_published_models_stand_behind_the_books_own_and_before_the_labs():
@@ -216,7 +216,7 @@ def test_published_models_stand_behind_the_books_own_and_before_the_labs():
     ]
     assert scoreboard.own_model(found) == "own"
     rows = [line.split("|")[1].strip() for line in scoreboard.table(found).splitlines() if line.startswith("| ")]
-    assert rows[1:] == ["own", "smollm2-135m", "rxn-albert", "lab decoder"]
+    assert rows[1:] == ["own", "SmolLM2", "rxn-albert", "lab decoder"]
 
 
 def test_a_claim_of_likeness_to_noise_holds_where_noise_passes_too():
