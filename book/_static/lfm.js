@@ -4,6 +4,9 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const item of document.querySelectorAll(".search-button-field[aria-label], details > summary[aria-label]")) {
     item.removeAttribute("aria-label");
   }
+  for (const item of document.querySelectorAll("nav li > details > summary")) { // an arrow without words
+    item.setAttribute("aria-label", `Pages below ${item.closest("li").querySelector("a").textContent.trim()}`);
+  }
   for (const list of document.querySelectorAll(".citation-list[role='list']")) {
     list.removeAttribute("role");
   }
