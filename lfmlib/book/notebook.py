@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import math
 import uuid
 import warnings
@@ -21,9 +20,24 @@ from ..findings.finding import whole
 from ..findings.markup import code, escaped, inline, plain, to_html
 from ..provenance import HOME
 from . import TEMPORARY, refusals
+from .interactive import edge, explore, histograms
 from .layout import Layout, writable
 
-__all__ = ["Board", "Claim", "Question", "begin", "code", "download", "explore", "plain", "record", "say", "table"]
+__all__ = [
+    "Board",
+    "Claim",
+    "Question",
+    "begin",
+    "code",
+    "download",
+    "edge",
+    "explore",
+    "histograms",
+    "plain",
+    "record",
+    "say",
+    "table",
+]
 
 PROFILES = ("quick", "default", "full")
 LINKED = 2_000_000
@@ -186,20 +200,6 @@ def _first_rule(several: list[Finding]) -> str:
 def say(text: str) -> None:
     """Show sentences that hold measured numbers (see `lfmlib.findings.markup`)."""
     display({"text/html": to_html(text), "text/plain": text}, raw=True)
-
-
-def explore(curves: dict[str, dict[str, list[tuple[float, float]]]], sentence: str, otherwise: str) -> None:
-    """Show curves that a reader of the book can ask for a value: a list of first names, one of second names, and a
-    slider on a logarithmic axis. Where no script runs, as in print and in a report, a sentence stands instead.
-
-    Args:
-        curves: first name → second name → points ``(x, y)``, x above 0 and rising, at most 1; y a share.
-        sentence: what is read off, with {first}, {second}, {x} and {y}.
-        otherwise: what stands in the place of it where no script runs.
-    """
-    data = escaped(json.dumps({"curves": curves, "sentence": sentence}, ensure_ascii=False))
-    said = f'<div class="lfm-explore" data-curves="{data}"><p class="lfm-otherwise">{escaped(otherwise)}</p></div>'
-    display({"text/html": said, "text/plain": otherwise}, raw=True)
 
 
 def table(frame: pd.DataFrame, index: bool = True, percent: bool = False, most: int | None = None) -> None:
