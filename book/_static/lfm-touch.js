@@ -107,7 +107,7 @@ class Place {
   }
 }
 
-const percent = (value) => `${(100 * value).toPrecision(2).replace(/e\+?(-?\d+)$/, (_, power) => `·10^${power}`)} %`;
+const percent = (value) => `${Number((100 * value).toPrecision(2))}\u00a0%`;
 
 // Between two points a curve is linear in the logarithm.
 function read(points, x) {
@@ -245,7 +245,6 @@ function edge(place) {
     mark(svg, "ball", "circle", { class: seen ? "lfm-ball" : "lfm-ball lfm-lost", cx: to, cy: 58, r: 6 });
     mark(svg, "value", "text", { class: "lfm-value", x: to + 11, y: 63 }, seen ? top.toFixed(2) : "lost in the noise");
     mark(svg, "handle", "circle", { class: "lfm-handle", cx: from, cy: floor, r: 6 });
-    Object.assign(slider.style, { marginLeft: `${left - 8}px`, width: `${x(table.strength.at(-1)) - left + 16}px` });
     const words = { strength: strength.toFixed(2), top: top.toFixed(2), threshold: table.threshold.toFixed(2) };
     for (const side of ["left", "right"]) words[side] = `${Math.round(100 * table[side][k])}\u00a0%`;
     slider.setAttribute("aria-valuetext", `${words.strength} of the edge`);
@@ -259,6 +258,7 @@ function edge(place) {
     slider.value = Math.round(value / table.strength[1]);
     slider.dispatchEvent(new Event("input"));
   };
+  slider.style.width = `calc((100% - 58px) * ${table.strength.at(-1) / 2} + 16px)`; // its thumb stands below the handle
   for (const kind of ["pointerdown", "pointermove"]) svg.addEventListener(kind, drag);
   place.start(show, [slider]);
 }
