@@ -4,40 +4,39 @@ record with where it comes from, the parameter check."""
 from __future__ import annotations
 
 import ast
-import json
 import warnings
 from pathlib import Path
 
 import pandas as pd
 from IPython import get_ipython
-from IPython.display import display
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from .. import plots, records
-from ..findings.markup import code, escaped, plain
+from ..findings.markup import code, plain
 from ..provenance import HOME
 from . import refusals
 from .boxes import Board, Claim, Question
+from .interactive import edge, explore, histograms
 from .layout import Layout, writable
 from .tables import download, say, table
 
-__all__ = ["Board", "Claim", "Question", "begin", "code", "download", "explore", "plain", "record", "say", "table"]
+__all__ = [
+    "Board",
+    "Claim",
+    "Question",
+    "begin",
+    "code",
+    "download",
+    "edge",
+    "explore",
+    "histograms",
+    "plain",
+    "record",
+    "say",
+    "table",
+]
 
 PROFILES = ("quick", "default", "full")
-
-
-def explore(curves: dict[str, dict[str, list[tuple[float, float]]]], sentence: str, otherwise: str) -> None:
-    """Show curves that a reader of the book can ask for a value: a list of first names, one of second names, and a
-    slider on a logarithmic axis. Where no script runs, as in print and in a report, a sentence stands instead.
-
-    Args:
-        curves: first name → second name → points ``(x, y)``, x above 0 and rising, at most 1; y a share.
-        sentence: what is read off, with {first}, {second}, {x} and {y}.
-        otherwise: what stands in the place of it where no script runs.
-    """
-    data = escaped(json.dumps({"curves": curves, "sentence": sentence}, ensure_ascii=False))
-    said = f'<div class="lfm-explore" data-curves="{data}"><p class="lfm-otherwise">{escaped(otherwise)}</p></div>'
-    display({"text/html": said, "text/plain": otherwise}, raw=True)
 
 
 def record(name: str, profile: str, cells: str = "trainings", again: bool = True) -> pd.DataFrame:

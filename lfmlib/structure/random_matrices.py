@@ -88,6 +88,34 @@ def support(ratio: float) -> tuple[float, float]:
     return (1 - math.sqrt(ratio)) ** 2, (1 + math.sqrt(ratio)) ** 2
 
 
+def spiked(strength, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What a direction planted in noise leaves in the singular values and vectors, in the limit of large matrices.
+
+    The matrix is strength · u vᵀ plus noise of unit variance; u and v have length 1. Up to a strength of (r c)^¼ its
+    largest singular value stays at the edge √r + √c, and the vectors that belong to it are unrelated to u and v.
+    Beyond, the value leaves the edge and the vectors turn towards u and v (Benaych-Georges and Nadakuditi 2012, J.
+    Multivariate Anal. 111, section 3.1).
+
+    Args:
+        strength: singular value of the planted direction in units of the noise's standard deviation, any shape.
+        rows, columns: shape of the matrix.
+
+    Returns:
+        Largest singular value, in the same units; squared cosine between u and the left vector; the same of v and the
+        right one.
+
+    Examples:
+        >>> from lfmlib.structure.random_matrices import spiked
+        >>> [[round(float(one), 2) for one in spiked(strength, 400, 400)] for strength in (20, 40)]
+        [[40.0, 0.0, 0.0], [50.0, 0.75, 0.75]]
+    """
+    square = np.asarray(strength, np.float64) ** 2
+    seen = np.maximum(square**2 - rows * columns, 0)
+    at = np.maximum(square, math.sqrt(rows * columns))
+    value = np.sqrt((at + rows) * (at + columns) / at)
+    return value, seen / (at * (at + rows)), seen / (at * (at + columns))
+
+
 def edge_law(p: int, n: int) -> tuple[float, float]:
     """Centre and scale of the largest eigenvalue of W Wᵀ for entries of unit variance (Ma 2012)."""
     a, b = math.sqrt(p - 0.5), math.sqrt(n - 0.5)

@@ -17,6 +17,7 @@ import torch
 from ..checkpoints.cells import Spread
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.quantizers import quantize
+from ..distribution import like_noise, nulls
 from ..distribution.sketch import Sketch
 
 SPREAD = "figures of the distribution are those of values spread evenly over the cells of their codes"
@@ -87,6 +88,21 @@ def law_values(checkpoint: Checkpoint, name: str) -> torch.Tensor:
     if checkpoint.has_cells(name):
         return torch.cat([both[1] for both in checkpoint.spread(name)])
     return checkpoint.read(name).reshape(-1)
+
+
+def noise_like(row: Mapping, seed: int) -> Counted:
+    """Count Gaussian noise like a tensor: of its size, type, mean and standard deviation, quantized as it is.
+
+    Args:
+        row: of the tensor, from `lfmlib.survey`.
+        seed: of the noise, which also depends on the tensor's name.
+    """
+    rng = np.random.default_rng([seed, *row["tensor"].encode()])
+    quantized = quantized_noise(row, rng)
+    if quantized is not None:
+        return quantized
+    centre, scale = like_noise.latent(row["dtype"], row["mean"], row["std"])
+    return Counted.of(nulls.draw(row["dtype"], row["count"], rng, centre, scale))
 
 
 def quantized_noise(row: Mapping, rng: np.random.Generator) -> Counted | None:

@@ -24,7 +24,7 @@ from ..distribution.distances import measure
 from ..distribution.shapes import FAMILIES, SHAPES, classify, standings
 from ..distribution.sketch import Sketch
 from ..options import check, check_table
-from .counted import Counted, count, count_sample, how_quantized, quantized_noise
+from .counted import Counted, count, count_sample, how_quantized, noise_like
 from .run import Spread, about, reason, tabulate
 
 
@@ -136,13 +136,8 @@ def noise_twin(table: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     check_table(table, _INFO, "lfmlib.survey")
     rows = []
     for row in table[table["std"] > 0].to_dict("records"):
-        rng = np.random.default_rng([seed, *row["tensor"].encode()])
-        noise = quantized_noise(row, rng)
-        if noise is None:
-            centre, scale = like_noise.latent(row["dtype"], row["mean"], row["std"])
-            noise = Counted.of(nulls.draw(row["dtype"], row["count"], rng, centre, scale))
         info = {name: row[name] for name in _INFO}
-        rows.append(info | _figures(noise, row["tensor"]))
+        rows.append(info | _figures(noise_like(row, seed), row["tensor"]))
     twin = pd.DataFrame(rows, columns=list(_columns()))
     twin["depth"] = twin["depth"].astype("Int64")
     return twin

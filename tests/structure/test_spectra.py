@@ -12,7 +12,8 @@ from scipy import integrate, linalg, optimize, special, stats
 
 from lfmlib.structure.controls import rescaled
 from lfmlib.structure.lanczos import density
-from lfmlib.structure.random_matrices import TRACY_WIDOM, ks_distance, mp_cdf, mp_pdf, threshold
+from lfmlib.structure.made_matrices import _spike_strength
+from lfmlib.structure.random_matrices import TRACY_WIDOM, ks_distance, mp_cdf, mp_pdf, spiked, threshold
 from lfmlib.structure.random_matrices import null as lfmlib_null
 from lfmlib.structure.spectra import Spectrum, kurtosis_null, singular_values, spectrum, vectors
 
@@ -185,6 +186,31 @@ def test_marchenko_pastur_function_is_the_integral_of_its_density(ratio):
 
 
 # noise is left alone
+
+
+@pytest.mark.parametrize("shape", [(300, 300), (200, 800), (800, 200)])
+@pytest.mark.parametrize("strength", [0.3, 0.7, 1.0, 1.5])
+def test_a_planted_direction_is_found_where_the_law_says(shape, strength):
+    """Means over made matrices, in edges of noise; below (r c)^¼, which is 0.5 or 0.47 edges, nothing is found."""
+    rng, limit = np.random.default_rng(7), math.sqrt(shape[0]) + math.sqrt(shape[1])
+    found = []
+    for _ in range(12):
+        u, v = (one / np.linalg.norm(one) for one in (rng.standard_normal(size) for size in shape))
+        left, values, right = linalg.svd(
+            rng.standard_normal(shape) + strength * limit * np.outer(u, v), full_matrices=False
+        )
+        found.append((values[0] / limit, (left[:, 0] @ u) ** 2, (right[0] @ v) ** 2))
+    top, over_rows, over_columns = spiked(strength * limit, *shape)
+    assert np.mean(found, axis=0) == pytest.approx(
+        [top / limit, over_rows, over_columns], abs=0.03
+    )  # three standard errors
+
+
+def test_the_strength_of_a_planted_spike_is_undone():
+    """By `lfmlib.structure.made_matrices`, which plants spikes at a place beyond the edge."""
+    for shape in ((96, 256), (256, 96), (100, 100)):
+        edge = math.sqrt(shape[0]) + math.sqrt(shape[1])
+        assert spiked(_spike_strength(1.05, *shape), *shape)[0] == pytest.approx(1.05 * edge)
 
 
 def test_false_alarms_on_noise_are_one_in_a_hundred():
