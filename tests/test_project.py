@@ -23,7 +23,13 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = SETTINGS["project"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 SOURCES = sorted((ROOT / "lfmlib").rglob("*.py"))
-OF_THE_BUILD = ("docutils", "matplotlib_inline", "npm_weibull", "sphinx")  # brought by others, or for single pages
+OF_THE_BUILD = (
+    "PIL",
+    "docutils",
+    "matplotlib_inline",
+    "npm_weibull",
+    "sphinx",
+)  # brought by others, or for single pages
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 

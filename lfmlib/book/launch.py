@@ -55,9 +55,11 @@ pins = Path("constraints.txt").read_text().splitlines()
 Path("_build").mkdir(exist_ok=True)
 Path("_build/pins.txt").write_text("\\n".join(p for p in pins if plain(p.split("==")[0]) not in here))
 pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "_build/pins.txt"]
-index = ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]
+if "torch" not in here:  # alone, so that only it is looked for in an index of its own
+    index = "https://download.pytorch.org/whl/cpu"
+    run(*pip, "--no-deps", "--extra-index-url", index, "torch")
 packages = "$packages"
-run(*pip, *index, "--editable", ".[lab]", *packages.split())
+run(*pip, "--editable", ".[lab]", *packages.split())
 sys.path.insert(0, os.getcwd())""")
 
 

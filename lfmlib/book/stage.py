@@ -16,11 +16,12 @@ import nbformat
 import yaml
 
 from ..findings import markup
-from . import partial, speed
+from . import partial, slim, speed
 from .execute import is_complete
 
 __all__ = ["chapter_number", "clean_outputs", "repository", "stage", "toc_chapters", "toc_pages"]
 
+_SVG = "image/svg+xml"
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
@@ -84,7 +85,8 @@ def chapter_number(root: Path, stem: str) -> int | None:
 
 
 def clean_outputs(notebook: nbformat.NotebookNode) -> None:
-    """Drop what is of use only while a chapter runs: progress bars, widgets and the standard error stream.
+    """Drop what is of use only while a chapter runs: progress bars, widgets and the standard error stream; and make
+    figures small.
 
     A widget's state would also make the page load its scripts from the network.
     """
@@ -92,6 +94,8 @@ def clean_outputs(notebook: nbformat.NotebookNode) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_noise(output)]
+            for data in (output.data for output in cell.outputs if _SVG in output.get("data", {})):
+                data[_SVG] = slim.drawing(data[_SVG])
 
 
 def _is_noise(output: nbformat.NotebookNode) -> bool:
