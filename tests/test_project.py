@@ -147,6 +147,15 @@ def test_workflows_run_the_readers_commands(path):
     assert commands or path.stem == "publish"
 
 
+def test_actions_are_named_by_commit_with_the_release_and_dependabot_keeps_both():
+    text = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
+    used = re.findall(r"uses: (.+)", text)
+    assert used and all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", one) for one in used)
+    assert len({one.partition("@")[0] for one in used}) == len(set(used))  # one commit of each
+    settings = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text(encoding="utf-8"))
+    assert [(one["package-ecosystem"], one["directory"]) for one in settings["updates"]] == [("github-actions", "/")]
+
+
 def test_workflows_and_readme_use_the_same_commands():
     text = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

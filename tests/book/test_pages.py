@@ -52,7 +52,8 @@ LOOK = """async () => {
     // Matplotlib writes each text as a group of glyphs, scaled to a hundredth of its size in points.
     if (shown(image) && /svg/.test(image.currentSrc)) {
       const text = await (await fetch(image.currentSrc)).text();
-      seen.letters = [...text.matchAll(/<g style=["'][^"']*["'] transform=["'][^"']*scale\\(([\\d.]+) -/g)].map(m => 100 * m[1]);
+      const letters = text.matchAll(/<g style=["'][^"']*["'] transform=["'][^"']*scale\\(([\\d.]+) -/g);
+      seen.letters = [...letters].map(m => 100 * m[1]);
     }
     images.push(seen);
   }
