@@ -19,7 +19,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 NAMES := $(if $(filter records records-check records-rehearse,$(firstword $(MAKECMDGOALS))),$(wordlist 2,99,$(MAKECMDGOALS)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install book test test-all records records-check records-rehearse lint format bench clean $(NAMES)
+.PHONY: help install book test test-all records records-check records-rehearse lint format bench launch clean $(NAMES)
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ format: $(STAMP)  ## put code and notebooks into shape
 bench: $(STAMP)  ## measure speed, memory, book and tests against the limits
 	@$(BIN)/python -m tests.benchmarks
 	@$(BIN)/python -m tests.benchmarks.whole
+
+launch: $(STAMP)  ## push the chapters that Colab opens to the branch launch of origin
+	@$(BIN)/python -m lfmlib.book.launch
 
 clean:  ## remove everything generated except .venv
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis

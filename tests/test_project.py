@@ -23,7 +23,13 @@ SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = SETTINGS["project"]
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 SOURCES = sorted((ROOT / "lfmlib").rglob("*.py"))
-OF_THE_BUILD = ("docutils", "matplotlib_inline", "npm_weibull", "sphinx")  # brought by others, or for single pages
+OF_THE_BUILD = (
+    "PIL",
+    "docutils",
+    "matplotlib_inline",
+    "npm_weibull",
+    "sphinx",
+)  # brought by others, or for single pages
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 
@@ -139,6 +145,15 @@ def test_workflows_run_the_readers_commands(path):
     targets = set(re.findall(r"^([a-z-]+):.*##", MAKEFILE, flags=re.MULTILINE))
     assert all(re.fullmatch(r"make [a-z-]+", command) and command.split()[1] in targets for command in commands)
     assert commands or path.stem == "publish"
+
+
+def test_actions_are_named_by_commit_with_the_release_and_dependabot_keeps_both():
+    text = "".join(path.read_text(encoding="utf-8") for path in WORKFLOWS)
+    used = re.findall(r"uses: (.+)", text)
+    assert used and all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", one) for one in used)
+    assert len({one.partition("@")[0] for one in used}) == len(set(used))  # one commit of each
+    settings = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text(encoding="utf-8"))
+    assert [(one["package-ecosystem"], one["directory"]) for one in settings["updates"]] == [("github-actions", "/")]
 
 
 def test_workflows_and_readme_use_the_same_commands():

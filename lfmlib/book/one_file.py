@@ -7,12 +7,15 @@ book keeps in cell metadata, links that lead nowhere outside the book, and equat
 from __future__ import annotations
 
 import copy
+import functools
+import gzip
 import html
 import re
 from base64 import b64encode
 from importlib.metadata import distribution
 from pathlib import Path
 from string import Template
+from urllib.parse import quote
 
 import nbformat
 from bs4 import BeautifulSoup
@@ -26,6 +29,8 @@ from .stage import chapter_number, clean_outputs
 __all__ = ["write_report"]
 
 _IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif")  # in order of preference
+_PLAIN = " !'()*+,-./:;=?@[]^_`{|}~"
+"""What stands for itself in the address of an image that holds its text."""
 _MATH = re.compile(r"\$[^$\s]|\\\(|\\\[|\\begin\{")
 
 _PAGE = Template("""<!DOCTYPE html>
@@ -48,9 +53,10 @@ $body
 </html>
 """)
 
-# SVG output needs no font files. The menu is off because it would load parts of MathJax from beside the page. A long
-# equation scrolls in its own box on a phone, so the keyboard must be able to reach it.
-_MATHJAX = """<script>
+# The menu is off because it would load parts of MathJax from beside the page. A long equation scrolls in its own box on
+# a phone, so the keyboard must be able to reach it. MathJax travels compressed, and begins when it has been unpacked.
+_MATHJAX = """<script type="text/plain" id="lfm-mathjax">SOURCE</script>
+<script>
 window.MathJax = {
   tex: {inlineMath: [['$', '$'], ['\\\\(', '\\\\)']], processEscapes: true},
   options: {enableMenu: false},
@@ -58,9 +64,19 @@ window.MathJax = {
     for (const equation of document.querySelectorAll('mjx-container[display="true"]')) equation.tabIndex = 0;
   })}
 };
+window.MathJax.startup.promise = (async () => {
+  const packed = Uint8Array.from(atob(document.getElementById("lfm-mathjax").textContent), one => one.charCodeAt(0));
+  const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = Object.assign(document.createElement("script"), {text: await new Response(unpacked).text()});
+  document.head.append(script);
+  return MathJax.startup.promise;
+})();
 </script>
-<script>SOURCE</script>
 """
+_FONTS = ("Zero", "Main-Regular", "Main-Bold", "Main-Italic", "Math-Italic", "Math-BoldItalic", "AMS-Regular")
+_FONTS += ("Calligraphic-Regular", "SansSerif-Regular", "Typewriter-Regular")
+_FONTS += ("Size1-Regular", "Size2-Regular", "Size3-Regular", "Size4-Regular")
+"""Fonts that equations of chapters may ask for: those of letters, blackboard bold, operators and words."""
 
 
 STYLES = Path(__file__).parents[1] / "_static"
@@ -146,9 +162,15 @@ def _image(data: dict, alt: str) -> str | None:
     for kind in _IMAGES:
         if kind in data:
             raw = data[kind]
-            coded = b64encode(raw.encode()).decode() if kind == "image/svg+xml" else raw.replace("\n", "")
-            return f'<img src="data:{kind};base64,{coded}" alt="{html.escape(alt)}">'
+            coded = _as_text(raw) if kind == "image/svg+xml" else ";base64," + raw.replace("\n", "")
+            return f'<img src="data:{kind}{coded}" alt="{html.escape(alt)}">'
     return None
+
+
+def _as_text(svg: str) -> str:
+    """A drawing in the address of an image: as text, since base64 would add a third."""
+    quoted = svg.replace("'", "&apos;").replace('"', "'").replace("\n", " ")
+    return "," + quote(quoted, safe=_PLAIN)
 
 
 def _render(notebook: nbformat.NotebookNode, folder: Path) -> str:
@@ -223,8 +245,14 @@ def _footer(notebook: nbformat.NotebookNode) -> str:
     return " · ".join(parts)
 
 
+@functools.cache
 def _mathjax() -> str:
-    """MathJax itself, out of the package that also serves the book's equations without a network."""
+    """MathJax itself with its fonts, out of the package that also serves the book's equations without a network."""
     package = distribution("sphinx-mathjax-offline")
-    source = Path(package.locate_file("sphinx-mathjax-offline/static/mathjax/tex-svg.js")).read_text(encoding="utf-8")
-    return _MATHJAX.replace("SOURCE", source.replace("</script", "<\\/script"))
+    place = Path(package.locate_file("sphinx-mathjax-offline/static/mathjax"))
+    source = (place / "tex-chtml.js").read_text(encoding="utf-8")
+    for name in _FONTS:
+        font = f"MathJax_{name}.woff"
+        coded = b64encode((place / "output/chtml/fonts/woff-v2" / font).read_bytes()).decode()
+        source = source.replace(f"%%URL%%/{font}", f"data:font/woff;base64,{coded}")
+    return _MATHJAX.replace("SOURCE", b64encode(gzip.compress(source.encode(), mtime=0)).decode())

@@ -12,6 +12,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from . import slim
+
 __all__ = ["broken_links", "missing_pages", "render"]
 
 _ENTRY_PAGE = """<!DOCTYPE html>
@@ -28,7 +30,7 @@ _ENTRY_PAGE = """<!DOCTYPE html>
 def render(stage: Path, html: Path) -> int:
     """Build the staged book with warnings as errors and references checked; return Jupyter Book's exit status.
 
-    The pages are built beside `html` and take its place only when the build has succeeded.
+    The pages are built beside `html`, made small, and take its place only when the build has succeeded.
     """
     work = html.parent / ".render"
     shutil.rmtree(work, ignore_errors=True)
@@ -43,6 +45,7 @@ def render(stage: Path, html: Path) -> int:
     status = done.returncode
     if status == 0:
         _finish_entry_page(work / "_build" / "html" / "index.html")
+        slim.site(work / "_build" / "html")
         shutil.rmtree(html, ignore_errors=True)
         shutil.move(work / "_build" / "html", html)
     else:

@@ -16,11 +16,12 @@ import nbformat
 import yaml
 
 from ..findings import markup
-from . import partial, speed
+from . import partial, slim, speed
 from .execute import is_complete
 
-__all__ = ["chapter_number", "clean_outputs", "stage", "toc_chapters", "toc_pages"]
+__all__ = ["chapter_number", "clean_outputs", "repository", "stage", "toc_chapters", "toc_pages"]
 
+_SVG = "image/svg+xml"
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
@@ -84,7 +85,8 @@ def chapter_number(root: Path, stem: str) -> int | None:
 
 
 def clean_outputs(notebook: nbformat.NotebookNode) -> None:
-    """Drop what is of use only while a chapter runs: progress bars, widgets and the standard error stream.
+    """Drop what is of use only while a chapter runs: progress bars, widgets and the standard error stream; and make
+    figures small.
 
     A widget's state would also make the page load its scripts from the network.
     """
@@ -92,6 +94,8 @@ def clean_outputs(notebook: nbformat.NotebookNode) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_noise(output)]
+            for data in (output.data for output in cell.outputs if _SVG in output.get("data", {})):
+                data[_SVG] = slim.drawing(data[_SVG])
 
 
 def _is_noise(output: nbformat.NotebookNode) -> bool:
@@ -117,22 +121,32 @@ def _stage_chapter(source: Path, target: Path) -> None:
     nbformat.write(notebook, target)
 
 
+def repository(settings: dict) -> dict[str, str]:
+    """Address and branch of the repository, from `_config.yml` or the environment; "" where no address is given."""
+    given = settings.get("repository") or {}
+    return {
+        "url": os.environ.get("BOOK_REPOSITORY") or given.get("url") or "",
+        "branch": os.environ.get("BOOK_BRANCH") or given.get("branch") or "main",
+    }
+
+
 def _with_addresses(settings: dict) -> dict:
     """Settings with the public addresses filled in, from `_config.yml` or the environment; none is invented.
 
-    Buttons that need the repository appear only where its address is known; Colab can open GitHub's notebooks only.
+    Buttons that need the repository appear only where its address is known; Colab can open GitHub's notebooks only, and
+    `lfmlib.book.launch` leads it to those that install what they need.
     """
-    repository = settings.setdefault("repository", {})
-    repository["url"] = os.environ.get("BOOK_REPOSITORY") or repository.get("url") or ""
-    repository["branch"] = os.environ.get("BOOK_BRANCH") or repository.get("branch") or "main"
+    known = repository(settings)
+    settings.setdefault("repository", {}).update(known)
     page = settings.setdefault("html", {})
     page["baseurl"] = os.environ.get("BOOK_BASEURL") or page.get("baseurl") or ""
-    known = bool(repository["url"])
-    page.update(use_repository_button=known, use_issues_button=known, use_edit_page_button=known)
-    if known and "github.com" in repository["url"]:
+    there = bool(known["url"])
+    page.update(use_repository_button=there, use_issues_button=there, use_edit_page_button=there)
+    if there and "github.com" in known["url"]:
         settings.setdefault("launch_buttons", {}).update(
             colab_url="https://colab.research.google.com", binderhub_url="https://mybinder.org"
         )
+        settings["sphinx"]["config"]["extensions"].append("lfmlib.book.launch")
     return settings
 
 

@@ -24,7 +24,7 @@ from bs4 import BeautifulSoup
 from playwright.sync_api import TimeoutError, expect, sync_playwright
 
 from lfmlib import findings
-from lfmlib.book import build, render, stage
+from lfmlib.book import build, render, slim, stage
 from lfmlib.findings import scoreboard
 from lfmlib.provenance import ROOT
 
@@ -52,7 +52,8 @@ LOOK = """async () => {
     // Matplotlib writes each text as a group of glyphs, scaled to a hundredth of its size in points.
     if (shown(image) && /svg/.test(image.currentSrc)) {
       const text = await (await fetch(image.currentSrc)).text();
-      seen.letters = [...text.matchAll(/<g style="[^"]*" transform="[^"]*scale\\(([\\d.]+) -/g)].map(m => 100 * m[1]);
+      const letters = text.matchAll(/<g style=["'][^"']*["'] transform=["'][^"']*scale\\(([\\d.]+) -/g);
+      seen.letters = [...letters].map(m => 100 * m[1]);
     }
     images.push(seen);
   }
@@ -226,7 +227,7 @@ def test_a_quick_run_is_complete(name, html):
             figures = [output for output in cell.outputs if output.output_type in ("display_data", "execute_result")]
             assert len(figures) == 1, f"{chapter}, cell {cell.id}: one figure for one caption"
     text = re.sub(
-        r"<script>.*?</script>|<style>.*?</style>",
+        r"<script.*?</script>|<style>.*?</style>",
         "",
         (html / f"reports/{chapter}.html").read_text(encoding="utf-8"),
         flags=re.DOTALL,
@@ -239,6 +240,20 @@ def test_a_quick_run_is_complete(name, html):
 def test_nothing_is_missing_or_leads_nowhere(html):
     assert render.missing_pages(html, ALL_PAGES) == []
     assert render.broken_links(html) == []
+
+
+@pytest.mark.parametrize("name", ALL_PAGES)
+def test_a_page_weighs_little_beside_what_all_share(name, html):
+    assert slim.own_weight(html / f"{name}.html", html) <= slim.LIMIT
+
+
+def test_what_no_page_loads_is_not_in_the_book(html):
+    static = [path for path in (html / "_static").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in static) <= 8_000_000
+    assert not [path.name for path in static if path.suffix in (".map", ".po", ".ttf")]
+    assert not any(
+        "fontawesome" in script for script in re.findall(r"<script[^>]*>", (html / f"{PAGES[0]}.html").read_text())
+    )
 
 
 @pytest.mark.parametrize("name", ALL_PAGES)
