@@ -74,10 +74,15 @@ def test_chapter_runs_in_jupyterlab_and_its_claim_box_is_filled_in_place(server,
     said = [output for group in outputs.values() for output in group]
     assert not [output for output in said if output["kind"] == "error"]
     assert not [output for output in said if output["kind"] == "stream" and output["name"] == "stderr"]
-    shown = outputs["claim"][0]
+    answer, box = outputs["claim"][0], outputs["box010000"][0]
     updates = [output for output in said if output["kind"] == "update_display_data"]
-    assert updates[-1]["transient"]["display_id"] == shown["transient"]["display_id"]
-    assert "<th>minilm</th><td><b class='lfm-partly'>partly</b>" in updates[-1]["data"]["text/html"]
+    for shown, last in ((box, updates[-2]), (answer, updates[-1])):
+        assert last["transient"]["display_id"] == shown["transient"]["display_id"]
+    assert re.search(
+        "<th>MiniLM</th>.*<b class='lfm-partly'>partly</b>|MiniLM</b>: <b class='lfm-verdict'>partly</b>",
+        updates[-2]["data"]["text/html"],
+    )
+    assert "Of the weights of MiniLM, 59.7" in updates[-1]["data"]["text/html"]
     figures = [output for output in said if "image/svg+xml" in output.get("data", {})]
     assert len(figures) == 5
     assert json.loads((tmp_path / "F1-minilm.json").read_text(encoding="utf-8"))["verdict"] == "partly"
