@@ -14,6 +14,7 @@ from ..deltas.pairs import opened_pair
 from ..experiments.finetuning import DECAY, FULL_RATES, TASKS, TOY_BATCH, plan
 from ..findings.markup import code, plain
 from ..lab.train import start_of, train
+from .names import SHORT
 
 
 def pair(model: str, base: str, revision: str, profile: str, seed: int) -> tuple[Checkpoint, Checkpoint, str]:
@@ -47,7 +48,7 @@ def example(profile: str, seed: int) -> tuple[Checkpoint, Checkpoint]:
     }
     config = plan(cell | ({"steps": 8, "batch": TOY_BATCH} if profile == "quick" else {}))
     base, tuned = (open_checkpoint(one) for one in (start_of(config), train(config, snapshots=0).model))
-    name = "all-MiniLM-L6-v2" if model == "minilm" else "a toy ViT"
+    name = SHORT["minilm"] if model == "minilm" else "a toy ViT"
     return replace(base, name=name), replace(tuned, name=f"{name}, tuned for “{cell['task']}”")
 
 
@@ -90,8 +91,8 @@ def lost(small: pd.DataFrame) -> str:
     return (
         f"After rounding, {'; '.join(words)}. What noise fails says nothing of ΔW. `kl_bits` sees the format long "
         f"before: at {own / floor:.0f} times the floor of W alone, it is {noise['kl_bits'].iloc[0]:.2g} for noise, and "
-        f"was {whole['kl_bits']:.1g} for ΔW before rounding. A tenth of ΔW, and both roundings as independent noise, "
-        f"make a standard deviation of {told:.3g}; found: {tenth:.3g}."
+        f"was {whole['kl_bits']:.1g} for ΔW before rounding. The floor of both roundings, and a tenth of ΔW, make a "
+        f"standard deviation of {told:.3g}; found: {tenth:.3g}."
     )
 
 
@@ -107,7 +108,7 @@ def main_effect(weights: pd.DataFrame) -> str:
     return (
         f"The standard deviation changed by **{change:+.3%}** in the median matrix, while the weights moved by "
         f"{weights['moved'].median():.2%} of their size. For a small ΔW the change is half of Var ΔW / Var W₀, here "
-        f"{own:+.3%}, plus Cov(ΔW, W₀) / Var W₀, here {tie:+.3%}. Of the variance of ΔW, the part that only "
-        f"rescales W₀, the squared correlation of the two, {(weights['corr'] ** 2).median():.2g} in the median."
+        f"{own:+.3%}, plus Cov(ΔW, W₀) / Var W₀, here {tie:+.3%}. The part of ΔW’s variance that only rescales W₀, "
+        f"the squared correlation of the two, is {(weights['corr'] ** 2).median():.2g} in the median."
         f"{' Whatever ΔW mainly does, it is not that.' if (weights['corr'] ** 2).median() < 0.5 else ''}"
     )
