@@ -148,9 +148,8 @@ def of_the_rate(record: pd.DataFrame) -> str:
     medians = [one["gain_median"] for one in (*spans, findings.widening_over_runs(own["unchanged"])["mean"])]
     return (
         f"From the smallest rate to the largest, {rates[-1][0] / rates[0][0]:.0f} times as large, ΔW becomes "
-        f"{width:.0f} times as wide, and the share that rises goes from {spans[0]['rises']:.0%} to "
-        f"{spans[-1]['rises']:.0%}, while the median g stays between {min(medians):.2f} and {max(medians):.2f}: "
-        "the rate decides how large the rise is, and hardly how much of ΔW goes into it."
+        f"{width:.0f} times as wide. The share that rises goes from {spans[0]['rises']:.0%} to "
+        f"{spans[-1]['rises']:.0%}, while the median g stays between {min(medians):.2f} and {max(medians):.2f}."
     )
 
 

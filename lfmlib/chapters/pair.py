@@ -85,30 +85,25 @@ def lost(small: pd.DataFrame) -> str:
         f"{size} the R² of noise is {value:.3f}: {'passed' if value >= findings.QQ_BOUND else '**failed**'}"
         for size, value in zip(("at its own size", "at a tenth of it"), noise["qq_r2"], strict=True)
     ]
-    whole, (own, tenth) = small.loc["as it is"], noise["std_delta"]
-    floor = noise["rounding_std"].iloc[0]
-    told = np.hypot(0.1 * whole["std_delta"], np.sqrt(2) * floor)
+    whole, (_, tenth) = small.loc["as it is"], noise["std_delta"]
+    told = np.hypot(0.1 * whole["std_delta"], np.sqrt(2) * noise["rounding_std"].iloc[0])
     return (
-        f"After rounding, {'; '.join(words)}. What noise fails says nothing of ΔW. `kl_bits` sees the format long "
-        f"before: at {own / floor:.0f} times the floor of W alone, it is {noise['kl_bits'].iloc[0]:.2g} for noise, and "
-        f"was {whole['kl_bits']:.1g} for ΔW before rounding. The floor of both roundings, and a tenth of ΔW, make a "
-        f"standard deviation of {told:.3g}; found: {tenth:.3g}."
+        f"After rounding, {'; '.join(words)}. What noise fails says nothing of ΔW. The floor of both roundings, and a "
+        f"tenth of ΔW, make a standard deviation of {told:.3g}; found: {tenth:.3g}."
     )
 
 
 def main_effect(weights: pd.DataFrame) -> str:
-    """How the change of the std compares with the size of ΔW, and what it is made of, in a sentence.
+    """How the change of the std compares with the size of ΔW, in sentences.
 
     Args:
         weights: rows of `lfmlib.compare`.
     """
     change = (weights["std_gain"] / weights["std_base"]).median()
-    own = ((weights["std_delta"] / weights["std_base"]) ** 2 / 2).median()
-    tie = (weights["cov"] / weights["std_base"] ** 2).median()
+    scaled = (weights["corr"] ** 2).median()
     return (
         f"The standard deviation changed by **{change:+.3%}** in the median matrix, while the weights moved by "
-        f"{weights['moved'].median():.2%} of their size. For a small ΔW the change is half of Var ΔW / Var W₀, here "
-        f"{own:+.3%}, plus Cov(ΔW, W₀) / Var W₀, here {tie:+.3%}. The part of ΔW’s variance that only rescales W₀, "
-        f"the squared correlation of the two, is {(weights['corr'] ** 2).median():.2g} in the median."
-        f"{' Whatever ΔW mainly does, it is not that.' if (weights['corr'] ** 2).median() < 0.5 else ''}"
+        f"{weights['moved'].median():.2%} of their size. The part of ΔW’s variance that only rescales W₀, the squared "
+        f"correlation of the two, is {scaled:.2g} in the median."
+        f"{' Whatever ΔW mainly does, it is not that.' if scaled < 0.5 else ''}"
     )
