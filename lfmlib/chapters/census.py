@@ -195,11 +195,10 @@ def of_decay(record: pd.DataFrame | None = None) -> str:
             steps = shrunk / (RECIPE["decay"] * RECIPE["rate"] / 2)
             told.append(
                 f"in {plain(name)} **{int(some['idle'].sum())} rows are {left:.4f} times the base’s**, so that "
-                f"λ Σ η was {shrunk:.4f}: at a decay of {RECIPE['decay']:g} and a rate that falls from "
-                f"{RECIPE['rate']:g} to 0, about {steps / 1000:,.0f},000 steps"
+                f"λ Σ η was {shrunk:.4f}. At a decay of {RECIPE['decay']:g} and a rate that falls from "
+                f"{RECIPE['rate']:g} to 0, these are about {steps / 1000:,.0f},000 steps"
             )
-    words = "; ".join(told) or "no embedding has such rows"
-    return f"{words[0].upper()}{words[1:]}."
+    return ". ".join(one[0].upper() + one[1:] for one in told or ["no embedding has such rows"]) + "."
 
 
 def _range(values: pd.Series) -> str:

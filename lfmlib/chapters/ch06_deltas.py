@@ -6,6 +6,8 @@ one per judged matrix.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
@@ -33,7 +35,7 @@ def laws(record: pd.DataFrame) -> pd.DataFrame:
             "kl_bits": rows["kl_bits"].median(),
             "noise, 97.5 %": rows["kl_bits_null_high"].median(),
             "Gaussian factors": rows["rank_kl_bits"].median() if known else np.nan,
-            "R² ≥ 0.99": _percent(_passing(rows)),
+            "R² ≥ 0.99": _percent(normal_shares(rows)),
             "factors’": f"{findings.share(rows, rows['rank_qq_r2'] >= findings.QQ_BOUND):.0%}" if known else MISSING,
             "top / edge": f"{rows['top_ratio'].median():.1f}",
             "runs": runs(rows),
@@ -42,7 +44,7 @@ def laws(record: pd.DataFrame) -> pd.DataFrame:
     return table(((f"{name}, {way}", rows) for name, way, rows in by_way(record)), told)
 
 
-def _passing(rows: pd.DataFrame) -> list[float]:
+def normal_shares(rows: pd.DataFrame) -> list[float]:
     """Of each run, the share of the parameters in matrices whose ΔW has R² ≥ 0.99."""
     return [findings.share(run, run["qq_r2"] >= findings.QQ_BOUND) for _, run in rows.groupby("seed")]
 
@@ -52,16 +54,18 @@ def of_laws(record: pd.DataFrame) -> str:
     full, alike, unlike = [], [], []
     for name, way, rows in by_way(record):
         if way == "full":
-            value, low, high = findings.over_runs(shares := _passing(rows))
+            value, low, high = findings.over_runs(shares := normal_shares(rows))
             outcome = "missed" if value < findings.SUPPORTED_SHARE else "met"
             outcome = "**not settled**" if low < findings.SUPPORTED_SHARE <= high else outcome
             full.append(f"{name} {outcome}{'' if len(shares) > 1 else ' (one run)'}")
         else:
             ratio = rows["kl_bits"].median() / rows["rank_kl_bits"].median()
             (alike if ratio <= 1.25 else unlike).append((f"{name}, {way}", ratio))
-    words = f"The 80 % of the rule, with the interval over the seeds, under full fine-tuning: {', '.join(full)}."
+    words = f"R² ≥ 0.99 for 80 % of the parameters, by the interval over seeds, in full fine-tuning: {', '.join(full)}."
     if alike:
-        words += f" Low rank alone explains `kl_bits`, to within a quarter, of {'; '.join(name for name, _ in alike)}."
+        words += (
+            f" Low rank alone explains the `kl_bits` of {'; '.join(name for name, _ in alike)}, to within a quarter."
+        )
     if unlike:
         least, most = (pick(unlike, key=lambda one: one[1]) for pick in (min, max))
         words += (
@@ -144,9 +148,8 @@ def of_the_rate(record: pd.DataFrame) -> str:
     medians = [one["gain_median"] for one in (*spans, findings.widening_over_runs(own["unchanged"])["mean"])]
     return (
         f"From the smallest rate to the largest, {rates[-1][0] / rates[0][0]:.0f} times as large, ΔW becomes "
-        f"{width:.0f} times as wide, and the share that rises goes from {spans[0]['rises']:.0%} to "
-        f"{spans[-1]['rises']:.0%}, while the median g stays between {min(medians):.2f} and {max(medians):.2f}: "
-        "the rate decides how large the rise is, and hardly how much of ΔW goes into it."
+        f"{width:.0f} times as wide. The share that rises goes from {spans[0]['rises']:.0%} to "
+        f"{spans[-1]['rises']:.0%}, while the median g stays between {min(medians):.2f} and {max(medians):.2f}."
     )
 
 
@@ -158,23 +161,27 @@ def decay_cost(record: pd.DataFrame) -> pd.DataFrame:
 
     The 12-layer decoder stands there twice, with a decay of 1, too.
     """
+    rows = (
+        (name, {"change of median g": over(change), "foretold": f"{foretold:.2f}", "runs": len(change)})
+        for name, change, foretold in costs(record)
+    )
+    return table(rows, dict)
+
+
+def costs(record: pd.DataFrame) -> Iterator[tuple[str, pd.Series, float]]:
+    """What decay takes off the median g: model, the change of it for each seed, and what is foretold."""
     listed = {}
     for model, name in SHORT.items():
         listed |= {name: plain(record, model), f"{name}, decay 1": where(record, model=model, cause="decay 1")}
-
-    def told(rows: pd.DataFrame) -> dict:
-        one, without = rows.iloc[0], plain(record, key(rows), decay=0.0)
-        if without.empty:
-            return {}
-        same = without[without["seed"].isin(rows["seed"])]
+    for name, rows in listed.items():
+        if rows.empty or (without := plain(record, key(rows), decay=0.0)).empty:
+            continue
+        one, same = rows.iloc[0], without[without["seed"].isin(rows["seed"])]
         with_decay, undecayed = (some.groupby("seed")["gain"].median() for some in (rows, same))
         config = Config(key(rows), one["task"], lr=one["lr"], steps=int(one["steps"]), start="library")
         spent = one["weight_decay"] * sum(rate(config, step) for step in range(config.steps))
         foretold = -2 * spent * ((same["std_base"] / same["std_delta"]) ** 2).median()
-        change = with_decay - undecayed
-        return {"change of median g": over(change), "foretold": f"{foretold:.2f}", "runs": len(change)}
-
-    return table(listed, told)
+        yield name, with_decay - undecayed, float(foretold)
 
 
 def causes_of_width(record: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ Every function takes rows of the record (see `lfmlib.experiments.stand_ins.run`)
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,11 @@ def kept(record: pd.DataFrame) -> pd.DataFrame:
             loss = some.loc[some["kind"] == kind, "loss"].mean()
             rows.append((kind, STAND_INS[kind], name, share, low, high, loss))
     return pd.DataFrame(rows, columns=["kind", "keeps", "model", "share", "low", "high", "loss"])
+
+
+def replaced(shares: pd.DataFrame) -> pd.DataFrame:
+    """Of `kept` the stand-ins that keep one thing each, and none of them twice."""
+    return shares[~shares["kind"].isin(["trained", "none", "reversed", "resampled"])]
 
 
 def kept_in_words(shares: pd.DataFrame) -> pd.DataFrame:
@@ -169,6 +174,12 @@ def rivals(record: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
+def ahead(record: pd.DataFrame) -> pd.DataFrame:
+    """`rivals` as numbers: columns row (model and bases), rival, mean, low, high."""
+    found = [(f"{name}, {budget}", f"less {law}", *span) for name, budget, law, span in _differences(record)]
+    return pd.DataFrame(found, columns=["row", "rival", "mean", "low", "high"])
+
+
 def _differences(record: pd.DataFrame) -> Iterator[tuple[str, int, str, tuple[float, float, float]]]:
     """Model, number of random matrices, rival law, and the share that Gaussian noise reaches less the rival's."""
     first, *rest = NOISE_BUILT
@@ -192,6 +203,32 @@ def differ(record: pd.DataFrame) -> str:
         f"comparisons, and worse in {worse}: {verdict}. (A difference of less than {widest:.2f} of LoRA’s gain can be "
         "missed in the widest of these intervals.)"
     )
+
+
+def takeaways(shares: pd.DataFrame, maps: Mapping[str, pd.DataFrame], built: pd.DataFrame) -> str:
+    """The chapter in three sentences.
+
+    Args:
+        shares: from `kept`.
+        maps: name → from `lfmlib.deltas.stand_ins.transport`, of matrices of one pair, and of "noise".
+        built: from `shares`.
+    """
+
+    def span(values: pd.Series) -> str:
+        return " to ".join(dict.fromkeys(f"{one:.0%}" for one in (values.min(), values.max())))
+
+    of = shares.set_index("kind")["share"]
+    worst = min(one.attrs["r2"] for name, one in maps.items() if name != "noise")
+    straight = "and so does a straight line, nearly" if worst >= findings.QQ_BOUND else "a straight line does not"
+    gauss, other = (built[(built["law"] == ARMS["noise-gaussian"]) == own] for own in (True, False))
+    lead = (
+        f"- ΔW with its entries in another order keeps {span(of['permuted'])} of its gain in the task; its signs alone "
+        f"keep {span(of['flattened'])}.\n"
+        f"- A map from noise gives every ΔW its histogram, {straight} (least R² {worst:.4f}). On the task such values "
+        f"keep {span(of['resampled'])}; noise keeps {span(of['noise'])}.\n"
+        f"- Built from frozen Gaussian noise, a ΔW reaches {span(gauss['share'])} of LoRA’s gain"
+    )
+    return lead + (f"; built from other noise, {span(other['share'])}." if len(other) else ".")
 
 
 def on_disk(model) -> int:

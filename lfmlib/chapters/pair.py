@@ -14,6 +14,7 @@ from ..deltas.pairs import opened_pair
 from ..experiments.finetuning import DECAY, FULL_RATES, TASKS, TOY_BATCH, plan
 from ..findings.markup import code, plain
 from ..lab.train import start_of, train
+from .names import SHORT
 
 
 def pair(model: str, base: str, revision: str, profile: str, seed: int) -> tuple[Checkpoint, Checkpoint, str]:
@@ -47,7 +48,7 @@ def example(profile: str, seed: int) -> tuple[Checkpoint, Checkpoint]:
     }
     config = plan(cell | ({"steps": 8, "batch": TOY_BATCH} if profile == "quick" else {}))
     base, tuned = (open_checkpoint(one) for one in (start_of(config), train(config, snapshots=0).model))
-    name = "all-MiniLM-L6-v2" if model == "minilm" else "a toy ViT"
+    name = SHORT["minilm"] if model == "minilm" else "a toy ViT"
     return replace(base, name=name), replace(tuned, name=f"{name}, tuned for “{cell['task']}”")
 
 
@@ -84,30 +85,25 @@ def lost(small: pd.DataFrame) -> str:
         f"{size} the R² of noise is {value:.3f}: {'passed' if value >= findings.QQ_BOUND else '**failed**'}"
         for size, value in zip(("at its own size", "at a tenth of it"), noise["qq_r2"], strict=True)
     ]
-    whole, (own, tenth) = small.loc["as it is"], noise["std_delta"]
-    floor = noise["rounding_std"].iloc[0]
-    told = np.hypot(0.1 * whole["std_delta"], np.sqrt(2) * floor)
+    whole, (_, tenth) = small.loc["as it is"], noise["std_delta"]
+    told = np.hypot(0.1 * whole["std_delta"], np.sqrt(2) * noise["rounding_std"].iloc[0])
     return (
-        f"After rounding, {'; '.join(words)}. What noise fails says nothing of ΔW. `kl_bits` sees the format long "
-        f"before: at {own / floor:.0f} times the floor of W alone, it is {noise['kl_bits'].iloc[0]:.2g} for noise, and "
-        f"was {whole['kl_bits']:.1g} for ΔW before rounding. A tenth of ΔW, and both roundings as independent noise, "
-        f"make a standard deviation of {told:.3g}; found: {tenth:.3g}."
+        f"After rounding, {'; '.join(words)}. What noise fails says nothing of ΔW. The floor of both roundings, and a "
+        f"tenth of ΔW, make a standard deviation of {told:.3g}; found: {tenth:.3g}."
     )
 
 
 def main_effect(weights: pd.DataFrame) -> str:
-    """How the change of the std compares with the size of ΔW, and what it is made of, in a sentence.
+    """How the change of the std compares with the size of ΔW, in sentences.
 
     Args:
         weights: rows of `lfmlib.compare`.
     """
     change = (weights["std_gain"] / weights["std_base"]).median()
-    own = ((weights["std_delta"] / weights["std_base"]) ** 2 / 2).median()
-    tie = (weights["cov"] / weights["std_base"] ** 2).median()
+    scaled = (weights["corr"] ** 2).median()
     return (
         f"The standard deviation changed by **{change:+.3%}** in the median matrix, while the weights moved by "
-        f"{weights['moved'].median():.2%} of their size. For a small ΔW the change is half of Var ΔW / Var W₀, here "
-        f"{own:+.3%}, plus Cov(ΔW, W₀) / Var W₀, here {tie:+.3%}. Of the variance of ΔW, the part that only "
-        f"rescales W₀, the squared correlation of the two, {(weights['corr'] ** 2).median():.2g} in the median."
-        f"{' Whatever ΔW mainly does, it is not that.' if (weights['corr'] ** 2).median() < 0.5 else ''}"
+        f"{weights['moved'].median():.2%} of their size. The part of ΔW’s variance that only rescales W₀, the squared "
+        f"correlation of the two, is {scaled:.2g} in the median."
+        f"{' Whatever ΔW mainly does, it is not that.' if scaled < 0.5 else ''}"
     )

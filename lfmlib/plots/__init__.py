@@ -8,7 +8,7 @@ from ..extras import need
 
 need("book", __name__)
 
-from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
+from .arrangement import CONTROLS, alike, by_bound, by_control, concentration, eigenvalues, lags, local_scales, power
 from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_gradient
 from .house_style import COLOURS, INK, WIDTH, figure, literal, style
 from .intervals import intervals
@@ -42,6 +42,7 @@ __all__ = [
     "along",
     "anatomy",
     "budget",
+    "by_bound",
     "by_control",
     "by_law",
     "by_layer",
@@ -50,6 +51,7 @@ __all__ = [
     "by_share",
     "closing",
     "collapse",
+    "concentration",
     "curves",
     "depth_role_map",
     "eigenvalues",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator, SymmetricalLogLocator
 
 from ..structure.dependence import LAGS, STEPS, lag_correlations
 from ..structure.random_matrices import mp_pdf
@@ -113,7 +114,38 @@ def by_control(ax: Axes, table: pd.DataFrame, column: str, bound: float, label: 
     return ax
 
 
-def eigenvalues(ax: Axes, matrix, colour: str, bins: int = 60, most: float | None = None) -> Axes:
+def by_bound(ax: Axes, table: pd.DataFrame, column: str, bound: float, label: str) -> Axes:
+    """Share of the parameters in matrices that pass, against the bound, for the weights, rescaled weights and noise.
+
+    Args:
+        ax: where to draw.
+        table: of `lfmlib.arrangement`, with ``column``: passed is what does not exceed the bound.
+        column: the figure.
+        bound: that of the rule, marked; the axis goes to four times as much.
+        label: of the horizontal axis.
+    """
+    for name, dashes in (("none", "-"), ("rescaled", "--"), ("fresh", ":")):
+        rows = table[table["control"] == name].sort_values(column)
+        passed = rows["numel"].cumsum() / rows["numel"].sum()
+        words, colour = CONTROLS[name]
+        end = max(rows[column].max(), 4 * bound)
+        ax.plot(
+            [0, *rows[column].clip(lower=0), end],
+            [0, *passed, 1],
+            dashes,
+            drawstyle="steps-post",
+            color=COLOURS[colour],
+            label=words.replace("\n", " "),
+        )
+    ax.axvline(bound, color=INK, lw=0.8, ls=":")
+    ax.set(xlim=(0, 4 * bound), ylim=(0, 1.05), xlabel=label)
+    ax.yaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
+    return ax
+
+
+def eigenvalues(
+    ax: Axes, matrix, colour: str, bins: int = 60, most: float | None = None, fitted: float | None = None
+) -> Axes:
     """Singular values of a matrix over the edge of noise, with Marchenko and Pastur's law; the largest marked.
 
     Args:
@@ -122,6 +154,7 @@ def eigenvalues(ax: Axes, matrix, colour: str, bins: int = 60, most: float | Non
         colour: a name in `COLOURS`.
         bins: of the histogram.
         most: right end of the axis; by default a little beyond the largest value.
+        fitted: variance of other noise, over that of the entries, whose law is drawn too, dashed.
     """
     s = singular_values(matrix)
     p, n = sorted(matrix.shape)
@@ -131,7 +164,10 @@ def eigenvalues(ax: Axes, matrix, colour: str, bins: int = 60, most: float | Non
     ax.hist(x, bins=bins, range=(0, most), density=True, color=COLOURS[colour], alpha=0.35, lw=0)
     z = np.linspace(1e-3, 1, 400)
     scale = (1 + math.sqrt(p / n)) ** 2  # eigenvalue of the edge, in units of n sigma²
-    ax.plot(z, 2 * z * scale * mp_pdf(scale * z * z, p / n), color=COLOURS["model"], lw=1.3)
+    law = 2 * z * scale * mp_pdf(scale * z * z, p / n)
+    ax.plot(z, law, color=COLOURS["model"], lw=1.3)
+    if fitted is not None:
+        ax.plot(z * math.sqrt(fitted), law / math.sqrt(fitted), "--", color=COLOURS["model"], lw=1.3)
     beyond = x[x > 1]
     (ticks,) = ax.plot(beyond, np.zeros(len(beyond)), "|", color=COLOURS[colour], ms=9, clip_on=False)
     ticks.set_in_layout(False)
@@ -140,8 +176,30 @@ def eigenvalues(ax: Axes, matrix, colour: str, bins: int = 60, most: float | Non
     return ax
 
 
+def concentration(ax: Axes, leading: pd.DataFrame) -> Axes:
+    """How concentrated leading directions are, against their strength, by side, with the central 95 % of noise shaded.
+
+    Args:
+        ax: where to draw.
+        leading: rows of `lfmlib.structure.spectra.vectors`.
+    """
+    ax.set_yscale("symlog", linthresh=1, linscale=0.6)
+    ax.axhspan(leading["null_low"].min(), leading["null_high"].max(), color=COLOURS["noise"], alpha=0.25, lw=0)
+    for side, colour, marker in (("left", "data", "o"), ("right", "other", "D")):
+        some = leading[leading["side"] == side]
+        ax.plot(some["top_ratio"], some["excess_kurtosis"], marker, ms=4, mew=0, alpha=0.75, color=COLOURS[colour])
+        ax.plot([], [], marker, ms=4, color=COLOURS[colour], label=f"{side}: over {_OVER[side]}")
+    ax.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
+    ax.set(xlabel="singular value / edge of noise", ylabel="excess kurtosis")
+    return ax
+
+
+_OVER = {"left": "rows", "right": "columns"}
 POWER = {
     "fails_all": ("data", "-", "F4 fails"),
+    "fails_spectrum": ("data", "-", "the leg fails"),
     "row_corr": ("other", "-", "row_corr"),
     "lag_max": ("other", ":", "lag_max"),
     "row_share": ("noise", "-", "row_share"),
@@ -151,20 +209,23 @@ POWER = {
 }
 """Column of `lfmlib.chapters.calibration.power` → its colour, dashes and name; the first is drawn thick and pale,
 behind."""
+TESTS = tuple(name for name in POWER if name != "fails_spectrum")
 
 
-def power(axes: np.ndarray, table: pd.DataFrame) -> None:
+def power(axes: np.ndarray, table: pd.DataFrame, columns: Sequence[str] = TESTS) -> None:
     """Share of made matrices in which tests find a planted departure, one panel per departure, against its size.
 
     Args:
         axes: one for each departure.
         table: from `lfmlib.chapters.calibration.power`, departures only.
+        columns: of `POWER`; by default those of the rule as a whole.
     """
     for ax, (departure, some) in zip(axes.flat, table.groupby(level="departure", sort=False), strict=True):
         sizes = some.index.get_level_values("size")
 
-        for column, (colour, dashes, name) in POWER.items():
-            thick = {"lw": 6, "alpha": 0.35} if column == "fails_all" else {"marker": "o", "ms": 3}
+        for column in columns:
+            colour, dashes, name = POWER[column]
+            thick = {"lw": 6, "alpha": 0.35} if column.startswith("fails") else {"marker": "o", "ms": 3}
             ax.plot(range(len(sizes)), some[column], dashes, color=COLOURS[colour], label=name, **thick)
         ax.axhline(0.05, color=INK, lw=0.8)
         ax.set_xticks(range(len(sizes)), [f"{size:g}" for size in sizes])

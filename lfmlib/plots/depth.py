@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import cycle
 
@@ -151,7 +152,10 @@ def along(ax: Axes, runs: Mapping[str, pd.DataFrame], column: str, level: float 
         ax.axhline(level, color=INK, lw=0.8, ls=":")
     steps = sorted({int(step) for rows in runs.values() for step in rows["step"]})
     ax.set(xscale="log", xlabel="training step")
-    ax.set_xticks([steps[0], steps[len(steps) // 2], steps[-1]], [steps[0], steps[len(steps) // 2], steps[-1]])
+    ends = math.floor(math.log10(max(steps[0], 1))), math.ceil(math.log10(max(steps[-1], 1)))
+    round_ = [figure * 10**power for power in range(*ends) for figure in (1, 3)] + [10 ** ends[1]]
+    ticks = [one for one in round_ if steps[0] <= one <= steps[-1]]
+    ax.set_xticks(ticks, [f"{one:,}" for one in ticks])
     ax.minorticks_off()
     return ax
 

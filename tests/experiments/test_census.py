@@ -153,7 +153,7 @@ def test_rows_that_no_text_used_tell_the_decay(folder):
 def test_what_the_record_says_of_decay_is_printed():
     told = census.of_decay()
     assert "in rxn-bert-ft **55 rows are 0.9511 times the base’s**" in told.replace("In", "in", 1)
-    assert "in rxn-bert-ft-10k **562 rows are the base’s to the bit**" in told
+    assert "In rxn-bert-ft-10k **562 rows are the base’s to the bit**" in told
     table = census.idle()
     assert table.loc["rxn-bert-ft, word embeddings", "left of the others"] == "0.9511 (0.9509 to 0.9513)"
     assert len(table) == 6 and (census.pairs()["g"] == ["-1.14", "0.87"]).all()
