@@ -9,11 +9,11 @@ from ..extras import need
 need("book", __name__)
 
 from .arrangement import CONTROLS, alike, by_control, eigenvalues, lags, local_scales, power
-from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_gradient
+from .depth import PANELS, along, budget, by_layer, by_share, line_legend, profiles, with_gradient
 from .house_style import COLOURS, INK, WIDTH, figure, literal, style
-from .intervals import intervals
-from .noise import added, closing, kept, shares, tenths, transport
-from .optimal import anatomy, by_law, pruning
+from .intervals import compared, intervals
+from .noise import added, closing, kept, protocols, shares, tenths, times_axis, transport
+from .optimal import anatomy, by_law, pruning, rises, won
 from .training import STARTS, by_parameters, collapse, curves, growth, panels, phases, starts_legend, sweep_map
 from .weights import (
     SHAPES,
@@ -50,6 +50,7 @@ __all__ = [
     "by_share",
     "closing",
     "collapse",
+    "compared",
     "curves",
     "depth_role_map",
     "eigenvalues",
@@ -69,8 +70,11 @@ __all__ = [
     "panels",
     "phases",
     "power",
+    "profiles",
+    "protocols",
     "pruning",
     "ranges",
+    "rises",
     "score_plane",
     "shares",
     "starts_legend",
@@ -78,6 +82,8 @@ __all__ = [
     "style",
     "sweep_map",
     "tenths",
+    "times_axis",
     "transport",
     "with_gradient",
+    "won",
 ]
