@@ -1,9 +1,11 @@
-"""What chapter 8 reads off the record `finetuning`: how std(ΔW) runs over depth, and what bends it: samples and rank.
+"""What chapter 8 reads off the record `finetuning`: how std(ΔW) runs over depth, and what bends it.
 
 Every function takes rows of the record (see `lfmlib.experiments.finetuning.run`), one per judged matrix.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -13,12 +15,10 @@ from .. import findings
 from ..checkpoints.roles import in_order
 from ..deltas.trends import depth_trend
 from ..experiments.finetuning import DECAY
-from ..findings import Finding
-from ..lab.language import Bytes
-from ..lab.problems import problem
-from .names import SHORT, by_model, key, where
+from ..findings.f7_depth import MAX_P
+from .names import SHORT, by_model
 from .sentences import MISSING, runs, table, word
-from .tuned import METHODS, by_cause, by_way, held_out, over, plain, shuffled, ways
+from .tuned import by_cause, by_way, over, plain, shuffled, ways
 
 MIN_RUNS = 3
 """Runs that a way of training needs for its roles to be judged: with fewer, intervals are too wide for any to grow."""
@@ -84,7 +84,7 @@ def causes(record: pd.DataFrame) -> pd.DataFrame:
     own = by_cause(record)
 
     def told(rows: pd.DataFrame) -> dict:
-        base = _unchanged(own, rows)
+        base = unchanged(own, rows)
         rho, before = mean_rho(rows), mean_rho(base)
         both = rho.index.intersection(before.index)
         gradient, later = follows_gradient(rows), follows_gradient(rows, first=1)
@@ -103,7 +103,7 @@ def moving(record: pd.DataFrame) -> str:
     """The changed settings whose change of the trend has an interval that leaves 0 out, in a sentence."""
     own, found, asked = by_cause(record), [], 0
     for cause, rows in own.items():
-        if rows is (base := _unchanged(own, rows)):
+        if rows is (base := unchanged(own, rows)):
             continue
         change = (mean_rho(rows) - mean_rho(base)).dropna()
         asked += len(change) > 1  # one run has no interval
@@ -111,8 +111,8 @@ def moving(record: pd.DataFrame) -> str:
         if low > 0 or high < 0:
             found.append(f"{cause} ({change.mean():+.2f})")
     return (
-        f"Intervals that leave 0 out: **{', '.join(found) or 'none'}**, of {asked} comparisons, not corrected for "
-        f"their number: by chance, some {0.05 * asked:.1f} of so many would."
+        f"Intervals that leave 0 out: **{', '.join(found) or 'none'}**, of {asked} comparisons. By chance, some "
+        f"{0.05 * asked:.1f} of so many would."
     )
 
 
@@ -149,12 +149,12 @@ def of_gradients(record: pd.DataFrame) -> str:
         falls.append((rho.mean(), before[rho.index].mean()))
     (rho, before), (rho1, before1) = falls
     return (
-        f"Correlation of the two lines of each panel: {'; '.join(words)}. SGD’s mean ρ is {rho:.2f} against AdamW’s "
-        f"{before:.2f} with the same seeds; without layer 0, where the gradient is largest, {rho1:.2f} against "
-        f"{before1:.2f}: {1 - (before1 - rho1) / (before - rho):.0%} of the fall is that layer’s. **AdamW’s profile is "
-        f"not flat**: the last layer has {_ends(adam):.2f} times the first. By role, it correlates with the size of "
-        f"the gradient by {follows_gradient(adam):.2f} ({follows_gradient(adam, first=1):.2f} without layer 0), which "
-        f"by Adam’s rule would be no cause anyway, and with its agreement from batch to batch by "
+        f"Correlation of the two lines of each panel: {'; '.join(words)}.\n\n"
+        f"SGD’s mean ρ is {rho:.2f} against AdamW’s {before:.2f} with the same seeds. Without layer 0, where the "
+        f"gradient is largest, it is {rho1:.2f} against {before1:.2f}: {1 - (before1 - rho1) / (before - rho):.0%} of "
+        f"the fall is that layer’s. **AdamW’s profile is not flat**: the last layer has {_ends(adam):.2f} times the "
+        f"first. Role by role, it correlates with the size of the gradient by {follows_gradient(adam):.2f} "
+        f"({follows_gradient(adam, first=1):.2f} without layer 0). With its agreement from batch to batch it does by "
         f"{follows_gradient(adam, 'agreement'):.2f}. **The cause of the rise was not found.**"
     )
 
@@ -166,15 +166,15 @@ def _averaged(rows: pd.DataFrame) -> float:
     return float(stats.spearmanr(profile["std_delta"], profile["gradient"])[0])
 
 
-def together(record: pd.DataFrame) -> pd.DataFrame:
-    """How alike the profiles of different roles are: mean correlation between two roles, over the layers, of each model
-    that was fully fine-tuned."""
-    rows = []
+def together(record: pd.DataFrame) -> str:
+    """How alike the profiles of different roles are, of each model that was fully fine-tuned, in a sentence: the mean
+    correlation between two roles, over the layers."""
+    words = []
     for name, some in by_model(record, part="plain", weight_decay=DECAY):
         levels = some.groupby(["depth", "role"])["std_delta"].mean().unstack()
         between = levels.corr().to_numpy()
-        rows.append((name, len(levels), f"{between[np.triu_indices(len(between), 1)].mean():.2f}"))
-    return pd.DataFrame(rows, columns=["model", "layers", "correlation"])
+        words.append(f"{name} **{between[np.triu_indices(len(between), 1)].mean():.2f}** ({len(levels)} layers)")
+    return f"Mean correlation of two roles’ profiles: {'; '.join(words)}."
 
 
 def without_learning(record: pd.DataFrame) -> str:
@@ -217,37 +217,49 @@ def course(rows: pd.DataFrame) -> pd.DataFrame:
     return table(findings.by_role(rows), told)
 
 
-def of_course(table: pd.DataFrame, way: str) -> str:
-    """How far `course` looks like the authors' figure, where V, Up and Down fall at the end and Q, K and Up start high,
-    in a sentence."""
-    if table.empty:
-        return f"{way}: too few layers."
-    down = {name: table[name].str.startswith("-") for name in ("layer 0 to 1", "into the last")}
-    said = []
-    for roles, name in ((("v", "up", "down"), "into the last"), (("q", "k", "up"), "layer 0 to 1")):
-        here = [role.capitalize() for role in roles if role in table.index and down[name][role]]
-        words = ", ".join(role.capitalize() for role in roles)
-        place = "into the last layer" if name == "into the last" else "from layer 0 to 1"
-        said.append(f"of {words}, {', '.join(here) or 'none'} fall {place}")
-    others = [role.capitalize() for role in table.index[down["into the last"]] if role not in ("v", "up", "down")]
-    return f"{way}: {'; '.join(said)}. Others that fall into the last layer: {', '.join(others) or 'none'}."
+def courses(ways: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """`course` of several ways of training, one below the other: way and role are columns."""
+    each = [course(rows).rename_axis("role").reset_index().assign(way=way) for way, rows in ways.items()]
+    found = pd.concat(each, ignore_index=True) if each else pd.DataFrame(columns=["way"])
+    return found[["way", *(name for name in found if name != "way")]]
 
 
-def answers(found: list[Finding], few: pd.DataFrame, slopes: pd.DataFrame) -> str:
-    """The three answers to the chapter's title, as a list; from its findings, `samples` and `rank_slopes`."""
-    verdicts: dict[str, list[str]] = {}
-    for one in found:
-        verdicts.setdefault("not judged" if one.value is None else one.verdict, []).append(one.model)
-    words = ["; ".join(f"**{verdict}** for {' and '.join(names)}" for verdict, names in verdicts.items())]
-    words[0] = f"Depth: {words[0]}."
-    if len(few):
-        least = few[few["share"] == few["share"].min()].groupby("mode")["ratio"].agg(["min", "max"])
-        spans = [f"{row['min']:.2f} to {row['max']:.2f} times as wide at {mode}" for mode, row in least.iterrows()]
-        words.append(f"Data: with {few['share'].min():g} of the samples, ΔW is {', '.join(spans)}.")
-    if len(slopes):
-        values = slopes["slope"].astype(float)
-        words.append(f"Rank: ΔW widens as the rank’s power {values.min():.2f} to {values.max():.2f}.")
-    return "\n".join(f"- {one}" for one in words)
+def beside_theirs(ways: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Which roles do what the authors' figure shows, by way of training: V, Up and Down fall into the last layer there,
+    and Q, K and Up start high, which is to fall from layer 0 to 1."""
+    first, last = "layer 0 to 1", "into the last"
+
+    def told(rows: pd.DataFrame) -> dict:
+        if (found := course(rows)).empty:
+            return {}
+        down = {name: [role for role in found.index if found.loc[role, name].startswith("-")] for name in (first, last)}
+        theirs = ("v", "up", "down")
+        return {
+            "of V, Up, Down, at the end": _roles(role for role in down[last] if role in theirs),
+            "of the others, at the end": _roles(role for role in down[last] if role not in theirs),
+            "of Q, K, Up, from layer 0 to 1": _roles(role for role in down[first] if role in ("q", "k", "up")),
+        }
+
+    return table(ways, told)
+
+
+def _roles(roles: Iterable[str]) -> str:
+    return ", ".join(role.capitalize() for role in roles) or "none"
+
+
+def of_pair(trend: pd.DataFrame) -> str:
+    """How many roles of a single pair rise with depth, in a sentence.
+
+    Args:
+        trend: from `lfmlib.depth_trend`.
+    """
+    if trend.empty:
+        return "No kind of matrix has four layers or more: there is no trend to ask for."
+    sure = ((findings.holm(trend["p"]) <= MAX_P) & (trend["rho"] > 0)).sum()
+    return (
+        f"Of {len(trend)} kinds of matrix, **{(trend['rho'] > 0).sum()}** have ρ above 0, and {sure} a corrected p "
+        f"of at most {MAX_P:g}."
+    )
 
 
 def optimizers(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -257,8 +269,8 @@ def optimizers(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {name: own[cause] for name, cause in names.items() if cause in own}
 
 
-def _unchanged(own: dict[str, pd.DataFrame], rows: pd.DataFrame) -> pd.DataFrame:
-    """What a changed setting is compared with."""
+def unchanged(own: dict[str, pd.DataFrame], rows: pd.DataFrame) -> pd.DataFrame:
+    """What a changed setting of `by_cause` is compared with."""
     optimizer = rows["optimizer"].dropna() if "optimizer" in rows else []
     return own["no decay" if len(optimizer) and (optimizer != "").any() else "unchanged"]
 
@@ -267,100 +279,3 @@ def _ends(rows: pd.DataFrame) -> float:
     """std(ΔW) of the last layer over that of the first, geometric mean over roles."""
     profile = rows.groupby(["role", "depth"])["std_delta"].mean().unstack()
     return float(np.exp(np.log(profile.iloc[:, -1] / profile.iloc[:, 0]).mean()))
-
-
-def samples(record: pd.DataFrame) -> pd.DataFrame:
-    """How std(ΔW) depends on the number of training samples, relative to all of them.
-
-    Returns:
-        One row per model, mode ("equal steps" or "equal passes") and share of the samples: ratio, low, high: the median
-        over matrices of std(ΔW) over that of the same seed with all samples; the change of the mean ρ, likewise;
-        passes over the samples; held-out score; runs.
-    """
-    rows = []
-    for name, some in by_model(record, part="samples"):
-        whole = plain(record, key(some))
-        level, rho = whole.groupby("seed")["std_delta"].median(), mean_rho(whole)
-        listed = []
-        for (share, steps), part in some.groupby(["samples", "steps"]):
-            ratios = (part.groupby("seed")["std_delta"].median() / level).dropna()
-            change = mean_rho(part) - rho[ratios.index]
-            mode = "equal steps" if steps == some["steps"].max() else "equal passes"
-            about = (over(change, -2, 2), _passes(part.iloc[0]), held_out(part), len(ratios))
-            listed.append((name, mode, share, *findings.over_runs(ratios), *about))
-        about = (MISSING, _passes(whole.iloc[0]), held_out(whole), runs(whole))
-        listed += [(name, mode, 1.0, 1.0, 1.0, 1.0, *about) for mode in ("equal steps", "equal passes")]
-        rows += sorted(listed, key=lambda one: one[1:3])
-    columns = ["model", "mode", "share", "ratio", "low", "high", "change of ρ", "passes", "held out", "runs"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def in_words(few: pd.DataFrame) -> pd.DataFrame:
-    """`samples`, with the ratio and its interval in one column."""
-    spans = [findings.bracketed(row.ratio, row.low, row.high, 2) for row in few.itertuples()]
-    words = few.drop(columns=["ratio", "low", "high", "runs"]).assign(share=few["share"].map("{:g}".format))
-    words["mode"] = few["mode"].str.removeprefix("equal ")
-    words = words.rename(columns={"mode": "equal"})
-    words.insert(3, "std(ΔW) / all", spans)
-    return words.drop(words.index[(few["share"] == 1) & (few["mode"] == "equal passes")])  # the same runs
-
-
-def of_samples(few: pd.DataFrame) -> str:
-    """What `samples` says of the smallest share, in a sentence."""
-    if few.empty:
-        return "Fewer samples were not trained on here."
-    least = few["share"].min()
-    words = []
-    for (model, mode), rows in few[few["share"] == least].groupby(["model", "mode"], sort=False):
-        row = rows.iloc[0]
-        change = (100 * (row[name] - 1) for name in ("ratio", "low", "high"))
-        words.append(f"{model}, {mode}, {findings.bracketed(*change, 0, '+', ' %')}")
-    passes = few["passes"].astype(float)
-    whole = passes[(few["share"] == 1)]
-    return (
-        f"With a share of {least:g} of the samples, std(ΔW) changes by: {'; '.join(words)}. All of the samples are "
-        f"only {whole.min():.2f} to {whole.max():.2f} of one pass, and no training here makes more than "
-        f"{passes.max():.1f}: **nothing here shows what many passes over few samples do.**"
-    )
-
-
-def rank_slopes(record: pd.DataFrame) -> pd.DataFrame:
-    """Slope of log std(ΔW) on log rank: 0.5 for a sum of independent terms, 1 for terms that add up. Fits are to means
-    over seeds; their mean over the matrices stands beside the middle 80 %."""
-
-    def told(rows: pd.DataFrame) -> dict:
-        levels = rows.groupby(["role", "depth", "rank"])["std_delta"].mean().unstack().dropna(axis=1)
-        if levels.shape[1] < 2:
-            return {}
-        slopes = np.polyfit(np.log(levels.columns.to_numpy(float)), np.log(levels.to_numpy()).T, 1)[0]
-        low, high = np.quantile(slopes, [0.1, 0.9])
-        return {
-            "ranks": ", ".join(f"{int(rank)}" for rank in levels.columns),
-            "slope": f"{slopes.mean():.2f}",
-            "middle 80 %": f"{low:.2f} to {high:.2f}",
-        }
-
-    ranked = where(record, part="rank").groupby(["model", "adapter"])
-    return table(((f"{SHORT[model]}, {METHODS[adapter]}", rows) for (model, adapter), rows in ranked), told)
-
-
-def of_ranks(record: pd.DataFrame) -> str:
-    """What the slopes say, in a sentence."""
-    table = rank_slopes(record)
-    if table.empty:
-        return "Ranks were not compared here."
-    slopes = table["slope"].astype(float)
-    low, high = slopes.min(), slopes.max()
-    between = low > 0 and high < 0.5
-    return (
-        f"The slopes are {low:.2f} to {high:.2f}: sixteen times the rank makes ΔW {16**low:.1f} to {16**high:.1f} "
-        "times as wide, where independent terms would make it 4 times as wide, and one answer that every rank finds, "
-        f"not at all. {'It is neither: in part ranks find one answer, in part each adds its own.' if between else ''}"
-    )
-
-
-def _passes(row: pd.Series) -> str:
-    """How often a training draws each of its samples, in the mean (bytes, where it draws windows of a text)."""
-    task = problem(row["model"], row["task"])
-    drawn = row["steps"] * row["batch"] * (task.length if isinstance(task, Bytes) else 1)
-    return f"{drawn / (row['samples'] * len(task.train)):.2f}"

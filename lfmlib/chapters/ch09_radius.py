@@ -70,10 +70,10 @@ def radii(record: pd.DataFrame) -> pd.DataFrame:
 def kinds(record: pd.DataFrame) -> pd.DataFrame:
     """Radius of W over that of W₀ by kind of noise, in words."""
     columns = {f"W / W₀, {kind}": worded(times, partial(findings.log_ratios, kind=kind)) for kind in KINDS}
-    return table(_with_all_kinds(record), columns)
+    return table(with_all_kinds(record), columns)
 
 
-def _with_all_kinds(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def with_all_kinds(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """`tasks` that were asked about with noise of every kind."""
     return {name: rows for name, rows in tasks(record).items() if set(KINDS) <= set(rows["kind"])}
 
@@ -84,45 +84,60 @@ def against_first(record: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Index: model and task. Columns: kinds of noise, for W₀: geometric mean and 95 % over seeds, in words.
     """
-    each = {}
-    for name, rows in _with_all_kinds(record).items():
-        some = rows[(rows["which"] == "base") & (rows["head"] != "timid")]
-        logs = np.log(some.pivot_table(index=["seed", "draw"], columns="kind", values="radius")).dropna()
-        each[name] = logs.sub(logs[KINDS[0]], axis=0).groupby("seed").mean()
+    each = {name: ratios_to_first(rows) for name, rows in with_all_kinds(record).items()}
     return table(each, {kind: worded(times, kind) for kind in KINDS[1:]})
+
+
+def ratios_to_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """Logarithm of the radius of W₀ under each kind of noise (columns) over that under the first, by seed."""
+    some = rows[(rows["which"] == "base") & (rows["head"] != "timid")]
+    logs = np.log(some.pivot_table(index=["seed", "draw"], columns="kind", values="radius")).dropna()
+    return logs.sub(logs[KINDS[0]], axis=0).groupby("seed").mean()
 
 
 def reasons(record: pd.DataFrame) -> pd.DataFrame:
     """Why a radius is larger: a wider gap to close, or a flatter loss.
 
     Where the loss is quadratic the radius is √(rise / curvature), so that a ratio of radii is the root of the ratio of
-    the rises over that of the curvatures. The curvature is taken as rise / scale², at the scale of `SCALES` that is
-    nearest to both radii; runs whose loss does not rise there have none.
+    the rises over that of the curvatures.
 
-    Columns: that scale; W over W₀ of the rise that the radius allows, and of the curvature; the ratio of radii that
-    follows; and the one measured.
+    Columns: the scale of the noise that the curvature is taken at; W over W₀ of the rise that the radius allows, and of
+    the curvature; the ratio of radii that follows; and the one measured.
     """
 
     def told(rows: pd.DataFrame) -> dict:
-        if not len(measured := findings.log_ratios(rows)):
-            return {}
-        radii = rows[(rows["kind"] == KINDS[0]) & rows["which"].isin(["base", "tuned"])]["radius"]
-        scale = min(SCALES, key=lambda one: abs(np.log(one) - np.log(radii).mean()))
-        first = rows.dropna(subset=["own"]).set_index(["seed", "which"])
-        allowed = CLOSED * (first["prior"] - first["own"])
-        steep = where(rows, scale=scale).set_index(["seed", "which"])["rise"]
-        rise, curvature = (
-            (logs := np.log(one.where(one > 0)).unstack())["tuned"] - logs["base"] for one in (allowed, steep)
-        )
-        return {
-            "at noise": f"{scale:g}",
-            "allowed rise": times(rise),
-            "curvature": times(curvature),
-            "radius, foretold": times((rise - curvature) / 2),
-            "radius, measured": times(measured),
-        }
+        words = {name: times(logs) for name, logs in reason_logs(rows).items()}
+        return {"at noise": f"{_nearest_scale(rows):g}"} | words if words else {}
 
     return table({name: rows[rows["head"] != "timid"] for name, rows in tasks(record).items()}, told)
+
+
+def reason_logs(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """Logarithms, by seed, of W over W₀: of what `reasons` has in its columns, for rows of one model and task.
+
+    The curvature is taken as rise / scale², at the scale of `SCALES` that is nearest to both radii; runs whose loss
+    does not rise there have none.
+    """
+    if not len(measured := findings.log_ratios(rows)):
+        return {}
+    first = rows.dropna(subset=["own"]).set_index(["seed", "which"])
+    allowed = CLOSED * (first["prior"] - first["own"])
+    steep = where(rows, scale=_nearest_scale(rows)).set_index(["seed", "which"])["rise"]
+    rise, curvature = (
+        (logs := np.log(one.where(one > 0)).unstack())["tuned"] - logs["base"] for one in (allowed, steep)
+    )
+    foretold = (rise - curvature) / 2
+    return {
+        "allowed rise": rise,
+        "curvature": curvature,
+        "radius, foretold": foretold,
+        "radius, measured": measured,
+    }
+
+
+def _nearest_scale(rows: pd.DataFrame) -> float:
+    radii = rows[(rows["kind"] == KINDS[0]) & rows["which"].isin(["base", "tuned"])]["radius"]
+    return min(SCALES, key=lambda one: abs(np.log(one) - np.log(radii).mean()))
 
 
 def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:

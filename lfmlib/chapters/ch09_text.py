@@ -127,7 +127,7 @@ def told(rows: pd.DataFrame, text: Text) -> str:
     if not len(rows):
         return (
             "No text was given. `-p text file.txt` measures the radius of a causal model, `-p model …`, on a text of "
-            "yours, and with `-p base …` that of its base; it says how long that takes before it begins."
+            "yours. With `-p base …` it measures that of its base too, and says how long that takes before it begins."
         )
     own = rows[rows["unit"] == UNITS[0]]
     sizes = own.groupby("which")["radius"].median()

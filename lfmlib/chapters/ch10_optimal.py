@@ -15,7 +15,7 @@ from .. import findings
 from ..distribution.coding import VARIANTS
 from ..experiments.loss_probes import ARMS
 from ..experiments.optimal import BITS, PRUNED, PRUNED_SHARE
-from ..findings import Finding
+from ..findings import Finding, markup
 from ..losses.pruning import largest_share
 from ..provenance import recorded
 from .names import NAMES, PUBLISHED, SHORT, by_model, key, where
@@ -51,6 +51,22 @@ def found(record: pd.DataFrame, **parameters) -> dict[str, list[Finding]]:
     return by_id
 
 
+def of_centre(survey: pd.DataFrame) -> str:
+    """How far matrices are from zero-mean and from symmetric, in sentences.
+
+    Args:
+        survey: rows of `lfmlib.survey`, of the judged matrices.
+    """
+    words = []
+    for column, name in (("mean_ratio", "abs(mean) / std"), ("asymmetry_excess", "D beyond noise")):
+        worst = survey.loc[survey[column].idxmax()]
+        words.append(
+            f"{name}: median {survey[column].median():.4f}, largest **{worst[column]:.4f}** "
+            f"({markup.code(worst['tensor'])})."
+        )
+    return f"Of {len(survey)} matrices, {' '.join(words)}"
+
+
 def asked(record: pd.DataFrame) -> pd.DataFrame:
     """What the models are asked, and how well they answer before anything is taken from them."""
     columns = {
@@ -72,12 +88,21 @@ def domains(record: pd.DataFrame) -> str:
     return f"SmolLM2 on held-out text: {'; '.join(words)}." if words else ""
 
 
+def in_other_units(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What stands behind a line to open → the table: the one-per-cent points of all ways of pruning, and accuracies."""
+    points = free(record, of="gap").T
+    return {"One-per-cent points, in %": points, "The same in accuracy, in per cent": scores(record)}
+
+
 def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Pruning curves: model → rows with arm, share, and the relative ``rise`` of the loss: mean, low, high of runs."""
+    """Pruning curves: model → rows with arm, share, and the ``rise`` of the loss as a share of what the model knows, of
+    the gap between its loss and that of the frequencies alone: mean, low, high of runs."""
     found = {}
     for name, rows in each_model(record):
         some = where(rows, what="curve").groupby(["arm", "share", "seed"])["rise"].mean().reset_index()
-        found[name] = _over_runs(relative(some, rows).groupby(["arm", "share"], sort=False))
+        about = where(rows, what="model").set_index("seed")
+        lost = some["rise"] / some["seed"].map(about["prior"] - about["own"])
+        found[name] = _over_runs(some.assign(rise=lost).groupby(["arm", "share"], sort=False))
     return found
 
 
@@ -112,15 +137,17 @@ def free(record: pd.DataFrame, of: str = "own") -> pd.DataFrame:
 
 
 def against_noise(record: pd.DataFrame) -> str:
-    """Whether magnitude pruning goes further than noise of the size of what it takes, in a sentence."""
+    """Whether magnitude pruning goes further than noise of the size of what it takes, for one per cent of what a
+    model knows, in a sentence."""
     words, lows = [], []
     for name, rows in each_model(record):
-        more = 100 * (findings.free_share(rows) - findings.free_share(rows, "noise"))
+        shares = (findings.free_share(rows, arm, of="gap") for arm in ("magnitude", "noise"))
+        more = 100 * next(shares) - 100 * next(shares)
         words.append(f"{name} {findings.span(more, 0, '+')}")
         lows += [findings.over_runs(more)[1]] if len(more) > 1 else []
     return (
-        f"One-per-cent point of magnitude pruning less that of noise, in points: {'; '.join(words)}. Beyond the "
-        f"interval, pruning goes further in **{sum(low > 0 for low in lows)} of {len(lows)}** models."
+        f"Beyond the interval, pruning goes further than noise in **{sum(low > 0 for low in lows)} of {len(lows)}** "
+        f"models. The one less the other, in points: {'; '.join(words)}."
     )
 
 
@@ -233,6 +260,34 @@ def claimed(record: pd.DataFrame) -> pd.DataFrame:
         for pruned in PRUNED
     }
     return table(each_model(record), columns)
+
+
+def of_claimed(record: pd.DataFrame) -> str:
+    """How the claimed law fares at all pruned shares of the record, in a sentence."""
+    rows = where(record, part="whole", what="law", variant=findings.CLAIMED_LAW)
+    if rows.empty:
+        return "No law was measured here."
+    each = rows.groupby(["model", "pruned"])[["wins", "near"]].mean()
+    near = f"{each['near'].min():.0%} to {each['near'].max():.0%}"
+    return (
+        f"Whatever share is pruned, the claimed law is the shortest for at most **{each['wins'].max():.0%}** of a "
+        f"model’s parameters, and within {findings.NEAR_BITS:g} bits of the shortest for {near}."
+    )
+
+
+def of_rejected(table: pd.DataFrame, draws: int) -> str:
+    """How often another law passes for the claimed one, in a sentence.
+
+    Args:
+        table: from `lfmlib.experiments.made_laws.rejected`.
+        draws: of each law.
+    """
+    passed = table[table["times"] > 0]
+    names = f": {', '.join(f'{name}, {int(times)}' for name, times in passed['times'].items())}" if len(passed) else ""
+    return (
+        f"Of {len(table)} other laws, {draws} draws each, **{int(table['times'].sum())}** passed for a truncated "
+        f"Gaussian + outliers{names}."
+    )
 
 
 def each_model(record: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

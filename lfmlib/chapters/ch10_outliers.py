@@ -15,6 +15,7 @@ from .. import findings
 from ..distribution.coding import MAX_OUTLIER_SHARE
 from ..distribution.law import Law
 from ..experiments.optimal import PRUNED_SHARE
+from ..findings import markup
 from ..losses.outliers import RANGES
 from .ch10_optimal import each_model, own_loss, relative
 from .names import PUBLISHED, SHORT, by_model, key, where
@@ -63,6 +64,20 @@ def core(law: Law, std: float) -> str:
     return (
         f"Outliers of its Gaussian core begin at {law.outlier_cut / std:.1f}; {law.gaussian.outlier_share:.2%} of what "
         "pruning keeps lie there."
+    )
+
+
+def of_matrix(row: pd.Series, law: Law) -> str:
+    """How far the weights of one matrix reach, in sentences.
+
+    Args:
+        row: of `lfmlib.survey`.
+        law: of the matrix.
+    """
+    far = max(abs(row["min"]), abs(row["max"])) / row["std"]
+    return (
+        f"The matrix is {markup.code(row['tensor'])}. Its largest weight is at **{far:.0f} standard deviations**. Its "
+        f"excess kurtosis, 0 for a Gaussian, is **{row['excess_kurtosis']:,.0f}**. {core(law, row['std'])}"
     )
 
 
@@ -177,10 +192,16 @@ def _entries(
 
 
 def worst(record: pd.DataFrame) -> str:
-    """What the worst single entry of every model costs, in a sentence."""
-    words = []
+    """What the worst single entry of the published models costs, and of the lab's at most, in sentences."""
+    theirs, lab = [], []
     for name, rows in by_model(record, part="single"):
         own = where(record, what="model", model=key(rows))["own"].mean()
         one = rows.loc[rows["rise"].idxmax()]
-        words.append(f"{name} {100 * one['rise'] / own:+.2f} % ({abs(one['size']):.1f} std, found by {one['found']})")
-    return f"The worst single entry that was found, zeroed, moves the loss of: {'; '.join(words)}."
+        rise = 100 * one["rise"] / own
+        if key(rows) in PUBLISHED:
+            words = f"{abs(one['size']):.1f} std, found by {one['found']}"
+            theirs.append(f"{name} **{rise:+.2f} %** ({words})")
+        else:
+            lab.append((rise, name))
+    most = [f"the lab’s models by at most {max(lab)[0]:+.2f} % ({max(lab)[1]})"] if lab else []
+    return f"The worst single entry that was found, zeroed, moves the loss of: {'; '.join([*theirs, *most])}."

@@ -147,7 +147,7 @@ def told(rows: pd.DataFrame, text: Text) -> str:
     if not len(rows):
         return (
             "No text was given. `-p text file.txt` asks a causal model for the next token of yours, and judges F11 and "
-            "F12 of it; it says how long that takes before it begins."
+            "F12 of it. It says how long that takes before it begins."
         )
     about = rows[rows["what"] == "model"]
     reached = {}

@@ -4,17 +4,67 @@ Figures are transparent, with mid-grey ink and colours that keep a contrast of 3
 theme, and that colour-blind readers can tell apart. They are drawn narrow, so that a phone need not shrink them much.
 """
 
-from ..extras import need
-
-need("book", __name__)
-
-from .arrangement import CONTROLS, alike, by_bound, by_control, concentration, eigenvalues, lags, local_scales, power
-from .depth import PANELS, along, budget, by_layer, by_share, line_legend, with_gradient
-from .house_style import COLOURS, INK, WIDTH, figure, literal, style
-from .intervals import intervals
-from .noise import added, closing, kept, shares, tenths, transport
-from .optimal import anatomy, by_law, pruning
-from .training import STARTS, by_parameters, collapse, curves, growth, panels, phases, starts_legend, sweep_map
+from .arrangement import (
+    CONTROLS,
+    alike,
+    by_bound,
+    by_control,
+    concentration,
+    eigenvalues,
+    lags,
+    local_scales,
+    power,
+)
+from .depth import (
+    PANELS,
+    along,
+    budget,
+    by_layer,
+    by_share,
+    line_legend,
+    profiles,
+    with_gradient,
+)
+from .house_style import (
+    COLOURS,
+    INK,
+    WIDTH,
+    figure,
+    literal,
+    style,
+)
+from .intervals import (
+    compared,
+    intervals,
+)
+from .noise import (
+    added,
+    closing,
+    kept,
+    protocols,
+    shares,
+    tenths,
+    times_axis,
+    transport,
+)
+from .optimal import (
+    anatomy,
+    by_law,
+    pruning,
+    rises,
+    won,
+)
+from .training import (
+    STARTS,
+    by_parameters,
+    collapse,
+    curves,
+    growth,
+    panels,
+    phases,
+    starts_legend,
+    sweep_map,
+)
 from .weights import (
     SHAPES,
     by_model,
@@ -51,6 +101,7 @@ __all__ = [
     "by_share",
     "closing",
     "collapse",
+    "compared",
     "concentration",
     "curves",
     "depth_role_map",
@@ -71,8 +122,11 @@ __all__ = [
     "panels",
     "phases",
     "power",
+    "profiles",
+    "protocols",
     "pruning",
     "ranges",
+    "rises",
     "score_plane",
     "shares",
     "starts_legend",
@@ -80,6 +134,8 @@ __all__ = [
     "style",
     "sweep_map",
     "tenths",
+    "times_axis",
     "transport",
     "with_gradient",
+    "won",
 ]

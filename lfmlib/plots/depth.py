@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import cycle
+from textwrap import wrap
 
 import numpy as np
 import pandas as pd
@@ -76,6 +77,33 @@ def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = Fa
     axes[0, 0].figure.set_figheight(heights.sum() / 4 * axes[0, 0].figure.get_figheight())
 
 
+def profiles(axes: np.ndarray, models: Mapping[str, pd.DataFrame]) -> None:
+    """Profiles over relative depth, each over its own mean: a panel a model, a line for each of `PANELS`.
+
+    Args:
+        axes: one for each model, side by side, with one vertical axis.
+        models: name → rows with role, place (0: first layer, 1: last), level.
+    """
+    axes = np.ravel(axes)
+    for ax, (name, rows) in zip(axes, models.items(), strict=False):
+        for (colour, marker), (role, title) in zip(LINES, PANELS.items(), strict=True):
+            some = rows[rows["role"] == role].sort_values("place")
+            if len(some):
+                look = {"color": colour, "marker": marker, "ms": 3, "lw": 1.1, "markevery": max(len(some) // 6, 1)}
+                ax.plot(some["place"], some["level"], label=title, **look)
+        ax.axhline(1, color=INK, lw=0.8, ls=":")
+        ax.set_title("\n".join(wrap(literal(name), 17)), fontsize=10)
+        ax.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+    for ax in axes[len(models) :]:
+        ax.set_axis_off()
+    axes[0].set_ylabel("std(ΔW) / its mean")
+    named, tight = _named(axes), {"handlelength": 1.1, "handletextpad": 0.4, "columnspacing": 0.9}
+    axes[0].figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=len(PANELS), **tight)
+    axes[0].figure.supxlabel("depth: 0 the first layer, 1 the last", fontsize=10.5)
+    if not models:
+        no_layers(axes[0])
+
+
 def trend_map(ax: Axes, rho: pd.DataFrame, words: pd.DataFrame, grows: pd.DataFrame) -> Axes:
     """Correlations with depth as a map, a role in each row and a way of training in each column.
 
@@ -87,12 +115,14 @@ def trend_map(ax: Axes, rho: pd.DataFrame, words: pd.DataFrame, grows: pd.DataFr
     """
     sns.heatmap(
         rho.astype(float), ax=ax, cmap="PuOr_r", vmin=-1, vmax=1, annot=words.to_numpy(), fmt="",
-        annot_kws={"size": 7}, linewidths=0.5, cbar=False,
+        annot_kws={"size": 7}, cbar=False,
     )  # fmt: skip
+    for y, x in np.argwhere(rho.isna().to_numpy()):
+        ax.annotate("–", (x + 0.5, y + 0.5), ha="center", va="center", color=INK)
     for y, x in np.argwhere(grows.to_numpy(bool)):
         ax.add_patch(Rectangle((x + 0.04, y + 0.04), 0.92, 0.92, fill=False, color=COLOURS["noise"], lw=1.6))
     ax.set_yticklabels([PANELS.get(role, role) for role in rho.index])
-    ax.set_xticklabels([name.replace(", ", "\n") for name in rho.columns])
+    ax.set_xticklabels(["\n".join(line for part in name.split(", ") for line in wrap(part, 9)) for name in rho.columns])
     ax.set(xlabel="", ylabel="")
     ax.tick_params(length=0, labelrotation=0, labeltop=True, labelbottom=False)
     return ax

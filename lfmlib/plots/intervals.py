@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from .depth import LINES
-from .house_style import COLOURS, INK, literal
+from .depth import LINES, line_legend
+from .house_style import COLOURS, INK, figure, literal
 
 
 def intervals(
@@ -50,4 +50,24 @@ def intervals(
     ax.xaxis.set_major_locator(MaxNLocator(6))
     if percent:
         ax.xaxis.set_major_formatter(lambda value, place: f"{100 * value:.0f} %")
+    return ax
+
+
+def compared(
+    table: pd.DataFrame, rows: str, lines: str | None = None, label: str = "", columns: int = 3, **options
+) -> Axes:
+    """`intervals` in a figure of their own, as high as the rows take, with the legend above.
+
+    Args:
+        table, rows, lines: as for `intervals`.
+        label: of the horizontal axis.
+        columns: of the legend.
+        options: of `intervals`.
+    """
+    kinds = table[lines].nunique() if lines else 0
+    above = 0.22 * -(-kinds // columns)
+    fig, ax = figure(0.75 + above + max(table[rows].nunique(), 1) * (0.14 + 0.08 * max(kinds, 1.2)))
+    intervals(ax, table, rows, lines, **options).set_xlabel(label)
+    if kinds:
+        line_legend(fig, np.array([ax]), columns=columns)
     return ax

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from .depth import LINES
-from .house_style import COLOURS, INK
+from .house_style import COLOURS, INK, literal
 
 
 def shares(ax: Axes, table: pd.DataFrame, rows: str, lines: str, bound: float | None = None) -> Axes:
@@ -71,7 +71,7 @@ def closing(
         runs: model → rows with which, seed, scale, closed.
         names: which → its name.
         bound: share at which the radius is read off.
-        radii: model → which → radius, marked there by a ring.
+        radii: model → which → radius, marked there by a ring; a line that ends before it is led on, dashed.
     """
     for ax, (title, rows) in zip(np.ravel(axes), runs.items(), strict=True):
         for (colour, marker), (which, name) in zip(cycle(LINES[1:]), names.items(), strict=False):
@@ -79,14 +79,18 @@ def closing(
             over = over.clip(lower=1e-4)
             ax.plot(over.index, over["mean"], color=colour, marker=marker, ms=3.5, lw=1.2, label=name)
             ax.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.15, lw=0)
-            if which in radii[title]:
-                ax.plot(radii[title][which], bound, marker, ms=8, mfc="none", mec=colour, mew=1.4)
+            radius = radii[title].get(which, np.nan)
+            ax.plot(radius, bound, marker, ms=8, mfc="none", mec=colour, mew=1.4)
+            if radius > over.index[-1]:  # the curve ends before it
+                ends = [over.index[-1], radius], [over["mean"].iloc[-1], bound]
+                ax.plot(*ends, color=colour, lw=1.2, ls=(0, (2, 2)))
         ax.axhline(bound, color=INK, lw=0.8, ls=":")
-        scales = sorted(rows["scale"].unique())
+        first = rows["scale"].min()
+        most = max(rows["scale"].max(), np.nanmax([*radii[title].values(), 0]))
+        ticks = [first * 4**step for step in range(1 + int(np.log(most / first) / np.log(4)))]
         ax.set(xscale="log", yscale="log", title=title)
-        ax.set_xticks(scales, [f"{scale:g}" for scale in scales])
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
-    np.ravel(axes)[-1].set_xlabel("noise, in std(W)")
 
 
 def kept(axes: np.ndarray, runs: Mapping[str, Mapping[str, pd.DataFrame]], bound: float) -> None:
@@ -152,3 +156,37 @@ def added(axes: np.ndarray, tables: Mapping[str, pd.DataFrame]) -> None:
         ax.set_yticks(range(len(methods)), methods)
         ax.invert_yaxis()
         ax.set_title(name)
+
+
+def protocols(ax: Axes, table: pd.DataFrame) -> Axes:
+    """Ratios of radii by every way of asking: a band for each model and task, in it a line for each head and unit, and
+    beside it, as a stroke, the control's ratio.
+
+    Args:
+        ax: where to draw, with a logarithmic axis.
+        table: subject, head, unit, ratio, low, high, control.
+    """
+    subjects, heads = list(dict.fromkeys(table["subject"])), list(dict.fromkeys(table["head"]))
+    band = table.groupby("subject", sort=False).size().to_dict()
+    begins = dict(zip(subjects, np.cumsum([0, *(band[one] + 1 for one in subjects)]), strict=False))
+    place = table["subject"].map(begins) + table.groupby("subject").cumcount()
+    for (colour, marker), head in zip(cycle(LINES[1:]), heads, strict=False):
+        some = table["head"] == head
+        ax.hlines(place[some], table.loc[some, "low"], table.loc[some, "high"], color=colour, lw=1.2)
+        ax.plot(table.loc[some, "ratio"], place[some], marker, color=colour, ms=3.5, mew=0, label=literal(head))
+    ax.plot(table["control"], place, "|", color=INK, ms=4, mew=1.2, label="W₀ + noise")
+    ax.axvline(1, color=INK, lw=0.8, ls=":")
+    ax.set_yticks([begins[one] + (band[one] - 1) / 2 for one in subjects], [literal(one) for one in subjects])
+    ax.set_ylim(place.max() + 1, -1)
+    ax.tick_params(axis="y", length=0)
+    return times_axis(ax)
+
+
+def times_axis(ax: Axes, ticks: Sequence[float] = (0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)) -> Axes:
+    """A logarithmic axis of ratios, with such of the ticks as it has room for, read as they are."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    ticks = [one for one in ticks if low <= one <= high]
+    ax.set_xticks(ticks, [f"{one:g}" for one in ticks])
+    ax.minorticks_off()
+    return ax

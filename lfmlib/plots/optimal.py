@@ -13,7 +13,7 @@ from ..distribution.families import FAMILIES
 from ..distribution.family_masses import log_survival
 from ..distribution.law import Law
 from .depth import LINES
-from .house_style import COLOURS, INK
+from .house_style import COLOURS, INK, literal
 
 ARMS = {"magnitude": 1, "magnitude, all together": 2, "Wanda": 3, "random": 4}
 """Arms of pruning that are drawn, and their place among the line styles."""
@@ -118,5 +118,34 @@ def by_law(ax: Axes, tables: Mapping[str, pd.DataFrame], variants: Sequence[str]
     ax.invert_yaxis()
     ax.set(xscale="log", xlabel="bits per weight above the shortest code")
     ax.set_xticks([1e-5, 1e-4, 1e-3, 1e-2, 1e-1], ["0", "0.0001", "0.001", "0.01", "0.1"])
+    ax.minorticks_off()
+    return ax
+
+
+def won(axes: np.ndarray, tables: Mapping[str, pd.DataFrame]) -> None:
+    """For which share of the parameters which law is the shortest: a panel for each thing coded, a bar a model.
+
+    Args:
+        axes: side by side, one for each table.
+        tables: what was coded, such as weights and noise → index: model; columns: laws; shares of 1.
+    """
+    for ax, (title, table) in zip(np.ravel(axes), tables.items(), strict=True):
+        begin = np.zeros(len(table))
+        for law, (colour, _) in zip(table, LINES, strict=False):
+            ax.barh(range(len(table)), table[law], 0.7, begin, color=colour, lw=0, label=law)
+            begin += table[law].to_numpy()
+        ax.set_yticks(range(len(table)), [literal(name) for name in table.index])
+        ax.set(title=title, xlim=(0, 1))
+        ax.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+        ax.tick_params(axis="y", length=0)
+    np.ravel(axes)[0].invert_yaxis()
+
+
+def rises(ax: Axes) -> Axes:
+    """An axis of rises in per cent, from far below one to hundreds: linear to one per cent, logarithmic beyond."""
+    ax.set_xscale("symlog", linthresh=1)
+    low, high = ax.get_xlim()
+    ticks = [one for one in (-100, -10, -1, 0, 1, 10, 100, 1000) if low <= one <= high]
+    ax.set_xticks(ticks, [f"{one:g}" for one in ticks])
     ax.minorticks_off()
     return ax

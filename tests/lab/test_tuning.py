@@ -12,7 +12,7 @@ from statsmodels.stats.multitest import multipletests
 
 import lfmlib
 from lfmlib import findings
-from lfmlib.chapters import ch06_deltas, ch08_depth, tuned
+from lfmlib.chapters import ch06_deltas, ch08_depth, ch08_samples, tuned
 from lfmlib.experiments import finetuning
 from lfmlib.lab import adapters, models, tuning
 from lfmlib.lab.problems import problem
@@ -402,19 +402,31 @@ def test_tables_say_what_was_planted():
     width = ch06_deltas.causes_of_width(record)
     assert float(width.loc["rate × 3", "std(ΔW) ×"]) == pytest.approx(3 / 1.35, rel=0.05)
     assert causes.loc["unchanged", "with gradient"] == "1.00 (1.00)"
-    few = ch08_depth.samples(record).set_index(["mode", "share"])
+    few = ch08_samples.samples(record).set_index(["mode", "share"])
     assert few.loc[("equal steps", 0.125), "ratio"] == pytest.approx(0.5, rel=0.02)
-    assert "-50 [-51, -49] %" in ch08_depth.of_samples(ch08_depth.samples(record))
-    slopes = ch08_depth.rank_slopes(record)
-    assert float(slopes.loc["12-layer decoder, LoRA", "slope"]) == pytest.approx(0.5, abs=0.02)
+    assert "-50 [-51, -49] %" in ch08_samples.of_samples(ch08_samples.samples(record))
+    slopes = ch08_samples.rank_spans(record).set_index("way")
+    assert slopes.loc["12-layer decoder, LoRA", "mean"] == pytest.approx(0.5, abs=0.02)
+    assert "4.0 to 4.0 times as wide" in ch08_samples.of_ranks(slopes) and "neither" not in ch08_samples.of_ranks(
+        slopes
+    )
     assert ch08_depth.course(rows).loc["q", "peak"] == "layer 7 of 7"
-    assert ch08_depth.of_course(ch08_depth.course(rows), "full").startswith("full: of V, Up, Down, none fall")
+    beside = ch08_depth.beside_theirs({"full": rows, "falling": rows.assign(depth=7 - rows["depth"])})
+    assert beside["of V, Up, Down, at the end"].tolist() == ["none", "V, Up, Down"]
+    assert beside["of Q, K, Up, from layer 0 to 1"].tolist() == ["none", "Q, K, Up"]
+    assert set(ch08_depth.courses({"full": rows})["way"]) == {"full"}
     rho, words, grows = ch08_depth.trend_grid(record)
     assert (
         grows["12-layer decoder, full"].all() and (rho["12-layer decoder, full"] > 0.9).all() and words.shape == (6, 2)
     )
-    answer = ch08_depth.answers(tuned.f7_found(record), ch08_depth.samples(record), slopes)
-    assert "**supported** for lab 12-layer decoder" in answer and answer.count("\n") == 2
+    found = tuned.f7_found(record)
+    said = ch08_samples.takeaways(found, ch08_samples.samples(record), slopes).splitlines()
+    assert len(said) == 3 and "in 2 of 2 fine-tunes." in said[0] and "0.50 times as wide at equal steps" in said[1]
+    assert "to the power 0.50" in said[2]
+    falls = [replace(found[0], value=0.25, interval=None)]
+    assert "roles that grow is 25 % (lab 12-layer decoder)" in ch08_samples.takeaways(falls, few[:0], slopes[:0])
+    nothing = ch08_samples.takeaways([], few[:0], slopes[:0]).splitlines()
+    assert len(nothing) == 3 and all("not" in one or "No model" in one for one in nothing)
     grown = ch08_depth.by_method(record)
     assert grown.loc["12-layer decoder, LoRA 4", "roles that grow"] == "–"
     assert grown.loc["12-layer decoder, full", "roles that grow"] == "6 of 6"

@@ -1,0 +1,78 @@
+"""What the figures of chapter 8 are drawn from: profiles over relative depth, and trends with their intervals.
+
+Every function takes rows of the record `finetuning` (see `lfmlib.experiments.finetuning.run`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from .. import findings
+from .ch08_depth import mean_rho, unchanged
+from .names import SHORT
+from .tuned import by_cause, by_way, plain, ways
+
+FIRST = ("smollm2-135m", "deep-decoder", "minilm", "vit")
+"""Models whose profiles are drawn, by the order in which they are asked for: a published one beside the lab's."""
+PANELS = 3
+"""Profiles that stand side by side in a small figure."""
+
+
+def profiles(record: pd.DataFrame, pair: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
+    """Profiles of std(ΔW) under full fine-tuning, each over its own mean.
+
+    Args:
+        record: the record.
+        pair: rows of `lfmlib.compare` on the reader's pair, which then comes first; None: there is none.
+
+    Returns:
+        Name of a model → rows with role, ``place`` (depth over that of the last layer) and ``level``, the mean over
+        runs of std(ΔW) over its mean over the layers; roles in two or more layers, at most `PANELS` models.
+    """
+    some = {SHORT[model]: plain(record, model) for model in FIRST}
+    if pair is not None:
+        some = {"your pair": findings.shown(pair).query("control == 'none'")} | some
+    found = {name: _relative(rows) for name, rows in some.items() if len(rows)}
+    return dict([(name, rows) for name, rows in found.items() if len(rows)][:PANELS])
+
+
+def _relative(rows: pd.DataFrame) -> pd.DataFrame:
+    mean = rows.dropna(subset=["depth"]).groupby(["role", "depth"], as_index=False)["std_delta"].mean()
+    layers = mean.groupby("role")["depth"].transform("nunique")
+    mean = mean[layers > 1]
+    level = mean["std_delta"] / mean.groupby("role")["std_delta"].transform("mean")
+    return mean.assign(place=mean["depth"] / max(mean["depth"].max(), 1), level=level)
+
+
+def trends(record: pd.DataFrame) -> pd.DataFrame:
+    """Mean ρ over the roles of every model and way of training: way, model, mean, low, high, cut at -1 and 1."""
+    rows = []
+    for name, way, some in by_way(record, ways):
+        if len(rho := mean_rho(some).dropna()):
+            rows.append((way, name, *_cut(rho)))
+    table = pd.DataFrame(rows, columns=["way", "model", "mean", "low", "high"])
+    order = {way: place for place, way in enumerate(sorted(table["way"].unique(), key=_place))}
+    return table.sort_values("way", key=lambda column: column.map(order), kind="stable", ignore_index=True)
+
+
+def _place(way: str) -> tuple[bool, bool, int]:
+    """Full fine-tunings first, then LoRA and DoRA by rank."""
+    adapter, _, rank = way.partition(" ")
+    return adapter in ("LoRA", "DoRA"), adapter == "DoRA", int(rank) if rank.isdigit() else 0
+
+
+def changes(record: pd.DataFrame) -> pd.DataFrame:
+    """Change of the mean ρ by each changed setting of the 12-layer decoder, seed by seed: cause, mean, low, high, cut
+    at -1 and 1."""
+    own, rows = by_cause(record), []
+    for cause, some in own.items():
+        if some is not (base := unchanged(own, some)) and len(change := (mean_rho(some) - mean_rho(base)).dropna()):
+            rows.append((cause, *_cut(change)))
+    return pd.DataFrame(rows, columns=["cause", "mean", "low", "high"])
+
+
+def _cut(values: Iterable[float]) -> tuple[float, float, float]:
+    mean, low, high = findings.over_runs(values)
+    return mean, max(low, -1.0), min(high, 1.0)
