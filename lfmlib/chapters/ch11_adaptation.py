@@ -14,11 +14,10 @@ import pandas as pd
 from .. import findings
 from ..experiments.adaptation import BUDGET_TASK, BUDGETS, TASKS, VALIDATION_ITEMS, VARIANTS, methods_of
 from ..findings import Finding
-from ..lab.adapters import DEEPER
 from ..lab.problems import problem
 from ..lab.scores import evenly
 from ..provenance import recorded
-from .names import NAMES, SHORT, key, where
+from .names import CALLED, NAMES, key, where
 from .sentences import MISSING, Cell, Figure, listed, median, span, table, trained_for
 
 METHODS = {
@@ -60,7 +59,7 @@ def found(record: pd.DataFrame, **parameters) -> list[Finding]:
     """Finding F13 of every model and task; ``parameters`` of the chapter go into its provenance."""
     origin = recorded("adaptation", record, **parameters)
     listed = []
-    for task in _tasks(record):
+    for task in tasks_of(record):
         name = f"{NAMES[TASKS[task]['model']]}, {task}"
         listed.append(findings.f13_over_runs(record[record["task"] == task], name, origin | {"source": name}))
     return listed
@@ -69,14 +68,14 @@ def found(record: pd.DataFrame, **parameters) -> list[Finding]:
 def tasks(record: pd.DataFrame) -> pd.DataFrame:
     """What is learned: by whom, how many answers are judged, and how many parameters LoRA of rank 1 trains."""
     columns = {
-        "model": lambda rows: SHORT[key(rows)],
+        "model": lambda rows: CALLED[key(rows)],
         "task": lambda rows: rows["task"].iloc[0],
         "asked": lambda rows: ASKED[rows["task"].iloc[0]],
         "answers judged": answers,
         "steps × batch": trained_for,
         "trained at 1 ×": lambda rows: int(where(rows, method="lora")["parameters"].iloc[0]),
     }
-    return listed((_plain(record, task) for task in _tasks(record)), columns)
+    return listed((of_task(record, task) for task in tasks_of(record)), columns)
 
 
 def answers(rows: pd.DataFrame) -> int:
@@ -109,12 +108,12 @@ def against_lora(record: pd.DataFrame) -> pd.DataFrame:
 def _by_method(record: pd.DataFrame, figures: dict[str, Figure], sign: str = "") -> pd.DataFrame:
     """A figure of each method, in points, by task; methods that were not tried on any left out."""
     columns = {METHODS[method]: tried(method, span(figure, 1, sign)) for method, figure in figures.items()}
-    return _filled(table({title(task): _plain(record, task) for task in _tasks(record)}, columns).T)
+    return _filled(table({title(task): of_task(record, task) for task in tasks_of(record)}, columns).T)
 
 
 def tried(method: str, cell: Cell) -> Cell:
     """A cell that is left out where a method was not tried."""
-    return lambda rows: cell(rows) if _has(rows, method) else None
+    return lambda rows: cell(rows) if has(rows, method) else None
 
 
 def _filled(found: pd.DataFrame) -> pd.DataFrame:
@@ -124,61 +123,29 @@ def _filled(found: pd.DataFrame) -> pd.DataFrame:
 
 def tested(record: pd.DataFrame) -> str:
     """p-values of noise-built adapters against LoRA, corrected for the number of tasks, in a sentence."""
-    each = {title(task): findings.advantage(_plain(record, task)) for task in _tasks(record)}
+    each = {title(task): findings.advantage(of_task(record, task)) for task in tasks_of(record)}
     corrected = findings.holm(pd.Series({name: findings.paired_p(some) for name, some in each.items()}))
     words = "; ".join(f"{name} {'not tested' if pd.isna(p) else f'{p:.2g}'}" for name, p in corrected.items())
     return f"p-values of noise-built against LoRA, paired, corrected for the number of tasks (Holm): {words}."
 
 
-def in_short(record: pd.DataFrame) -> str:
-    """How noise-built adapters do beside each other method, over the tasks, in sentences."""
-    words = []
-    for method, name in METHODS.items():
-        rows = {task: _plain(record, task) for task in _tasks(record) if _has(_plain(record, task), method)}
-        if method in (findings.NOISE_ADAPTER, "none") or not rows:
-            continue
-        each = [findings.advantage(some, findings.NOISE_ADAPTER, method) for some in rows.values()]
-        means = [one.mean() for one in each if _known(one)]
-        size = f", from {min(means):+.1f} to {max(means):+.1f} points" if means else ""
-        words.append(f"- {name}: {_beyond(each)} tasks{size}")
-    return "\n".join(["Noise-built adapters beside other methods, differences beyond the interval:", "", *words])
-
-
-def insight(record: pd.DataFrame) -> str:
-    """Whether it is Gaussian noise, depth or a raised σ that helps, by the variants, in sentences."""
-    each = {name: _varied(record, name) for name in VARIANT_NAMES}
-    law = [one for name in findings.OTHER_NOISE for one in each[name]]
-    rest = [one for name in (DEEPER, "noise-gaussian, σ raised") for one in each[name]]
-    if not law or not rest or not all(map(_known, law)):
-        return "Not every variant is recorded, with two runs or more that did not diverge: nothing is concluded."
-    spans = [findings.over_runs(one) for one in law]
-    room = max(abs(end) for _, *ends in spans for end in ends)
-    apart = sum(low > 0 or high < 0 for _, low, high in spans)
-    so = "that the noise is Gaussian was not seen to matter" if not apart else "the law of the noise does matter"
-    return (
-        f"Uniform noise and ±1 differ from Gaussian noise beyond the interval in {apart} of {len(law)} comparisons: "
-        f"**{so}**; the intervals leave room for up to {room:.1f} points. Scales that grow with depth, and a raised σ: "
-        f"{_beyond(rest)} comparisons."
-    )
-
-
-def _known(differences: pd.Series) -> bool:
+def known(differences: pd.Series) -> bool:
     """Whether there is an interval: two runs or more, none diverged."""
     return len(differences) > 1 and bool(differences.notna().all())
 
 
-def _beyond(each: Sequence[pd.Series]) -> str:
+def beyond(each: Sequence[pd.Series]) -> str:
     """How many paired differences lie above and below 0 beyond the interval; “3 better, 1 worse of 6”."""
-    spans = [findings.over_runs(one) for one in each if _known(one)]
+    spans = [findings.over_runs(one) for one in each if known(one)]
     unknown = f", {len(each) - len(spans)} without an interval" if len(spans) < len(each) else ""
     better, worse = sum(low > 0 for _, low, _ in spans), sum(high < 0 for *_, high in spans)
     return f"{better} better, {worse} worse{unknown} of {len(each)}"
 
 
-def _varied(record: pd.DataFrame, variant: str) -> list[pd.Series]:
+def added_by(record: pd.DataFrame, variant: str) -> list[pd.Series]:
     """What a variant adds to the method that it varies, in points by run, for every task that it was tried on."""
-    each = [where(record, task=task, budget=1) for task in _tasks(record)]
-    return [findings.advantage(both, variant, _of(variant)) for both in each if _has(both, variant)]
+    each = [where(record, task=task, budget=1) for task in tasks_of(record)]
+    return [findings.advantage(both, variant, _of(variant)) for both in each if has(both, variant)]
 
 
 def tuning(rates: pd.DataFrame) -> pd.DataFrame:
@@ -205,7 +172,7 @@ def close_calls(rates: pd.DataFrame) -> str:
     said = (
         f"All but ties, within {TIED_NATS:g} nats, so that another seed could have chosen the other: {each or 'none'}."
     )
-    for task in _tasks(rates):
+    for task in tasks_of(rates):
         if most := VALIDATION_ITEMS.get(model := TASKS[task]["model"]):
             labels = problem(model, task).task.validation.labels
             few = f"{len(evenly(labels, most))} of {len(labels)} validation texts"
@@ -215,10 +182,10 @@ def close_calls(rates: pd.DataFrame) -> str:
 
 def _grids(rates: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Task, with the budget if it is not 1, method, and its rows from the smallest validation loss on."""
-    for task in _tasks(rates):
+    for task in tasks_of(rates):
         for budget, rows in rates[rates["task"] == task].groupby("budget"):
             for method in methods_of(task):
-                if _has(rows, method):
+                if has(rows, method):
                     heading = title(task) if budget == 1 else f"{title(task)}, {budget} ×"
                     yield heading, method, rows[rows["method"] == method].sort_values("loss", kind="stable")
 
@@ -235,7 +202,7 @@ def costs(record: pd.DataFrame, tasks: Sequence[str] = (BUDGET_TASK,)) -> Iterat
     """What each method costs on these tasks, as far as they were recorded: trained parameters, bytes stored and held,
     time of a step beside LoRA’s."""
     for task in tasks:
-        rows = _plain(record, task)
+        rows = of_task(record, task)
         own = where(rows, method="lora")["step_seconds"].median()
         columns = {
             "trained": median("parameters", ",.0f"),
@@ -255,7 +222,7 @@ def variants(record: pd.DataFrame) -> pd.DataFrame:
         name: tried(variant, span(partial(findings.advantage, method=variant, against=_of(variant)), 1, "+"))
         for variant, name in VARIANT_NAMES.items()
     }
-    tasks = _tasks(where(record, part="variants"))
+    tasks = tasks_of(where(record, part="variants"))
     return table({title(task): where(record, task=task, budget=1) for task in tasks}, columns).T
 
 
@@ -266,7 +233,7 @@ def _of(variant: str) -> str:
 
 def varied(record: pd.DataFrame) -> str:
     """In how many tasks each variant is better or worse than what it varies, beyond the interval, in a sentence."""
-    words = [f"{name}, {_beyond(_varied(record, variant))}" for variant, name in VARIANT_NAMES.items()]
+    words = [f"{name}, {beyond(added_by(record, variant))}" for variant, name in VARIANT_NAMES.items()]
     return f"Tasks beyond the interval: {'; '.join(words)}."
 
 
@@ -297,18 +264,21 @@ def by_budget(record: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def _plain(record: pd.DataFrame, task: str) -> pd.DataFrame:
+def of_task(record: pd.DataFrame, task: str) -> pd.DataFrame:
+    """The methods on one task, at the first budget."""
     return where(record, task=task, part="methods")
 
 
-def _tasks(rows: pd.DataFrame) -> list[str]:
+def tasks_of(rows: pd.DataFrame) -> list[str]:
+    """Tasks that are recorded, in the order of print."""
     return [task for task in TASKS if task in set(rows["task"])]
 
 
-def _has(rows: pd.DataFrame, method: str) -> bool:
+def has(rows: pd.DataFrame, method: str) -> bool:
+    """Whether a method or variant is among these rows."""
     return method in set(rows["method"])
 
 
 def title(task: str) -> str:
     """A task and its model, as they are printed."""
-    return f"{SHORT[TASKS[task]['model']]}, {task}"
+    return f"{CALLED[TASKS[task]['model']]}, {task}"

@@ -78,19 +78,27 @@ def fewer_runs(record: pd.DataFrame) -> str:
     return f"Fewer runs than {SEEDS} has {'; '.join(few)}." if few else ""
 
 
-def in_nats(record: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Test loss of methods and variants, and how much more it is than the noise-built adapter's, paired by run; of
+def losses(record: pd.DataFrame) -> Iterator[tuple[str, dict[str, tuple[pd.Series, pd.Series]]]]:
+    """Test loss of methods and variants in nats, and how much more it is than the noise-built adapter's, by run; of
     every text on which variants were tried."""
     for task in (one for one in VARIED if TASKS[one]["model"] in (*PUBLISHED, "decoder")):
         rows, found = where(record, task=task, budget=1), {}
         own = where(rows, method=NOISE).set_index("seed")["loss"]
-        for method, name in NAMED.items():
+        for method in NAMED:
             if len(loss := where(rows, method=method).set_index("seed")["loss"]):
-                more = (loss - own)[loss.index.intersection(own.index)]
-                words = MISSING if method == NOISE else findings.span(more, 3, "+")
-                found[name] = {"nats": findings.span(loss, 3), "more than noise-built": words}
+                found[method] = loss, (loss - own)[loss.index.intersection(own.index)]
         if found:
-            yield title(task), pd.DataFrame.from_dict(found, orient="index")
+            yield title(task), found
+
+
+def in_nats(record: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """`losses` in words: mean and interval over the runs."""
+    for name, each in losses(record):
+        found = {}
+        for method, (loss, more) in each.items():
+            words = MISSING if method == NOISE else findings.span(more, 3, "+")
+            found[NAMED[method]] = {"nats": findings.span(loss, 3), "more than noise-built": words}
+        yield name, pd.DataFrame.from_dict(found, orient="index")
 
 
 def beside_lab(record: pd.DataFrame) -> pd.DataFrame:

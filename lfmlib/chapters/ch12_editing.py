@@ -21,7 +21,7 @@ from ..lab.problems import problem
 from ..merging import methods
 from ..provenance import recorded
 from . import names
-from .names import SHORT, key, where
+from .names import CALLED, key, where
 from .sentences import MISSING, listed, mean, median, span, table, within
 
 ARMS = {
@@ -51,19 +51,19 @@ def found(record: pd.DataFrame, **parameters) -> list[Finding]:
 
 def by_model(record: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every model’s merges, with its name as printed."""
-    return names.by_model(record, part="merged")
+    return names.by_model(record, CALLED, part="merged")
 
 
 def tuned(record: pd.DataFrame) -> pd.DataFrame:
     """The fine-tunes: what they are asked, their test scores, and the sizes of their ΔW."""
     columns = {
-        "model": lambda rows: SHORT[key(rows)],
+        "model": lambda rows: CALLED[key(rows)],
         "task": lambda rows: ASKED.get(key(rows), {}).get(task := rows["task"].iloc[0], task),
         "score": span("score", 3),
         "of the base": mean("base", ".3f"),
         "size of ΔW": mean("norm", ".1f", " %", times=100),
     }
-    by_task = (some for _, rows in names.by_model(record, part="tuned") for _, some in rows.groupby("task"))
+    by_task = (some for _, rows in names.by_model(record, CALLED, part="tuned") for _, some in rows.groupby("task"))
     return listed(by_task, columns)
 
 
@@ -75,13 +75,13 @@ def sets(record: pd.DataFrame) -> pd.DataFrame:
         return f"{METHODS[method]} {plain(where(rows, method=method)).mean():.1f}"
 
     columns = {
-        "model": lambda rows: SHORT[key(rows)],
+        "model": lambda rows: CALLED[key(rows)],
         "tasks": lambda rows: rows["tasks"].iloc[0].replace("+", ", "),
         "cosine of two ΔW": within(mean("alike", "+.3f"), method="average", arm="plain"),
         "average keeps": within(mean(plain, ".1f"), method="average"),
         "best on validation data": best,
     }
-    return listed((some for _, rows in by_model(record) for _, some in _by_set(rows)), columns)
+    return listed((some for _, rows in by_model(record) for _, some in by_set(rows)), columns)
 
 
 def plain(rows: pd.DataFrame) -> pd.Series:
@@ -102,7 +102,7 @@ def kept(rows: pd.DataFrame) -> pd.DataFrame:
         "plain keeps": span(plain, 1),
         **{name: span(partial(added, arm=arm), 2, "+") for arm, name in _arms(rows).items()},
     }
-    return table(_by_method(rows), columns)
+    return table(by_method(rows), columns)
 
 
 def by_number(record: pd.DataFrame) -> pd.DataFrame:
@@ -112,8 +112,8 @@ def by_number(record: pd.DataFrame) -> pd.DataFrame:
     def told(some: pd.DataFrame) -> str:
         return f"{plain(some).mean():.1f}, {findings.span(added(some), 1, '+')}"
 
-    columns = {f"{tasks.count('+') + 1} tasks": within(told, tasks=tasks) for tasks, _ in _by_set(rows)}
-    return table(_by_method(rows), columns)
+    columns = {f"{tasks.count('+') + 1} tasks": within(told, tasks=tasks) for tasks, _ in by_set(rows)}
+    return table(by_method(rows), columns)
 
 
 def gains(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -122,7 +122,7 @@ def gains(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
         model: pd.DataFrame(
             [
                 (method, name, *findings.over_runs(added(some, arm)))
-                for method, some in _by_method(rows).items()
+                for method, some in by_method(rows).items()
                 for arm, name in _arms(rows).items()
             ],
             columns=["method", "arm", "mean", "low", "high"],
@@ -135,7 +135,7 @@ def tested(record: pd.DataFrame) -> str:
     """p-values of the paired differences, corrected for the number of methods, in a sentence."""
     words = []
     for model, rows in by_model(record):
-        gain = {method: added(some) for method, some in _by_method(rows).items()}
+        gain = {method: added(some) for method, some in by_method(rows).items()}
         corrected = findings.holm(pd.Series({method: findings.paired_p(one) for method, one in gain.items()}))
         if corrected.isna().all():
             words.append(f"{model} not tested: one run, or runs without a score")
@@ -146,16 +146,16 @@ def tested(record: pd.DataFrame) -> str:
 
 
 def against_controls(record: pd.DataFrame) -> str:
-    """In how many methods amplified outliers do better than each control, beyond the interval, in a sentence."""
-    words = []
+    """In how many methods amplified outliers do better than each control, beyond the interval: a line a model."""
+    words = [f"Amplified outliers beside the controls, methods beyond the interval, of {len(METHODS)}:", ""]
     for model, rows in by_model(record):
         better = []
         for arm, name in CONTROLS.items():
-            spans = [findings.over_runs(added(some, against=arm)) for some in _by_method(rows).values()]
+            spans = [findings.over_runs(added(some, against=arm)) for some in by_method(rows).values()]
             more, less = sum(low > 0 for _, low, _ in spans), sum(high < 0 for *_, high in spans)
             better.append(f"{more} better and {less} worse than {name}")
-        words.append(f"{model} {', '.join(better)}")
-    return f"Amplified outliers against controls, methods beyond the interval, of {len(METHODS)}: {'; '.join(words)}."
+        words.append(f"- {model}: {', '.join(better)}")
+    return "\n".join(words)
 
 
 def chosen(record: pd.DataFrame) -> pd.DataFrame:
@@ -199,28 +199,33 @@ def scales(record: pd.DataFrame) -> pd.DataFrame:
 
 
 def hurts(record: pd.DataFrame) -> str:
-    """Where amplifying hurts, and where it helps, task by task, in sentences."""
-    words = []
+    """Where amplifying hurts, and where it helps, task by task: a line a model."""
+    words = ["What amplifying changes of the score of a single task, in points:", ""]
     for model, rows in by_model(record):
-        pairs = rows[rows["arm"].isin(["plain", "amplified"])].pivot_table(
-            index=["seed", "tasks", "method", "task"], columns="arm", values="normalized"
-        )
-        change = 100 * (pairs["amplified"] - pairs["plain"])
-        by_task = change.groupby(["method", "task"]).mean()
-        (low, low_task), (high, high_task) = by_task.idxmin(), by_task.idxmax()
+        change = by_task(rows)
+        means = change.groupby(["method", "task"]).mean()
+        (low, low_task), (high, high_task) = means.idxmin(), means.idxmax()
         words.append(
-            f"{model}: better by more than {MIN_CHANGE:g} point in {(change > MIN_CHANGE).mean():.0%} of {len(change)} "
-            f"scores, worse by more in {(change < -MIN_CHANGE).mean():.0%}; by task, from {by_task.min():+.1f} "
-            f"({low_task}, {METHODS[low]}) to {by_task.max():+.1f} ({high_task}, {METHODS[high]}) in the mean"
+            f"- {model}: better by more than {MIN_CHANGE:g} in {(change > MIN_CHANGE).mean():.0%} of {len(change)} "
+            f"scores, worse by more in {(change < -MIN_CHANGE).mean():.0%}; mean of a task from {means.min():+.1f} "
+            f"({low_task}, {METHODS[low]}) to {means.max():+.1f} ({high_task}, {METHODS[high]})"
         )
-    return "; ".join(words) + "."
+    return "\n".join(words)
+
+
+def by_task(rows: pd.DataFrame) -> pd.Series:
+    """What amplifying adds to the score of each task in each merge of one model, in points."""
+    pairs = rows[rows["arm"].isin(["plain", "amplified"])].pivot_table(
+        index=["seed", "tasks", "method", "task"], columns="arm", values="normalized"
+    )
+    return 100 * (pairs["amplified"] - pairs["plain"])
 
 
 def projected(record: pd.DataFrame) -> pd.DataFrame:
     """What is added by making the merged matrices zero-mean, or symmetric, in the mean of the methods."""
 
     def over_methods(rows: pd.DataFrame, arm: str) -> pd.Series:
-        return pd.DataFrame({method: added(some, arm) for method, some in _by_method(rows).items()}).mean(axis=1)
+        return pd.DataFrame({method: added(some, arm) for method, some in by_method(rows).items()}).mean(axis=1)
 
     asked = {model: rows for model, rows in by_model(record) if set(methods.PROJECTIONS) <= set(rows["arm"])}
     return table(asked, {arm: span(partial(over_methods, arm=arm), 2, "+") for arm in methods.PROJECTIONS})
@@ -229,20 +234,20 @@ def projected(record: pd.DataFrame) -> pd.DataFrame:
 def forgotten(record: pd.DataFrame) -> pd.DataFrame:
     """Forgetting by negation: what is left of the task, and what the base keeps, by model and arm, in points."""
     columns = {
-        "model": lambda one: SHORT[key(one["rows"])],
+        "model": lambda one: CALLED[key(one["rows"])],
         "arm": lambda one: ARMS.get(one["arm"], one["arm"]),
         "left of the task": span("left", 1),
         "against plain": lambda one: "" if one["arm"] == "plain" else findings.span(one["less"], 2, "+"),
         "base keeps": span("base", 1),
         "scale": median(lambda one: one["rows"]["scale"], "g"),
     }
-    return listed(_negated(record), columns)
+    return listed(negated(record), columns)
 
 
-def _negated(record: pd.DataFrame) -> Iterator[dict]:
+def negated(record: pd.DataFrame) -> Iterator[dict]:
     """Of each model and arm of the part "negated": its rows; and in points, by run, what is left of the task, that
     less what is left in the plain arm, and what the base keeps."""
-    for _, rows in names.by_model(record, part="negated"):
+    for _, rows in names.by_model(record, CALLED, part="negated"):
         by_run = 100 * rows.groupby(["arm", "seed"])[["normalized", "base"]].mean()
         left, base = by_run["normalized"], by_run["base"]
         for arm in ("plain", "amplified", "wide", "random"):
@@ -258,7 +263,9 @@ def chance(record: pd.DataFrame) -> str:
     for task, some in rows.groupby("task"):
         labels = problem("vit", task).task.test.labels
         words.append(f"{task} {100 * np.bincount(labels).max() / len(labels) / some['score'].mean():.0f}")
-    return f"Guessing the most frequent class would score, in the same points, of the ViT’s tasks: {', '.join(words)}."
+    return (
+        f"Guessing the most frequent class would score, in the same points, of the lab ViT’s tasks: {', '.join(words)}."
+    )
 
 
 def _arms(rows: pd.DataFrame) -> dict[str, str]:
@@ -266,12 +273,12 @@ def _arms(rows: pd.DataFrame) -> dict[str, str]:
     return {arm: name for arm, name in ARMS.items() if arm in set(rows["arm"])}
 
 
-def _by_method(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def by_method(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of each method, by its name as printed."""
     found = {name: where(rows, method=method) for method, name in METHODS.items()}
     return {name: some for name, some in found.items() if len(some)}
 
 
-def _by_set(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+def by_set(rows: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """The rows of each set of tasks that are merged, small sets first."""
     return sorted(rows.groupby("tasks"), key=lambda one: one[0].count("+"))

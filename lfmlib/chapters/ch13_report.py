@@ -26,12 +26,13 @@ from ..deltas import pairs
 from ..deltas.comparison import compare
 from ..deltas.pairs import akin, is_adapter
 from ..distribution import sampled
-from ..findings import RULES, Finding, judge
+from ..findings import RULES, Finding, judge, scoreboard
 from ..findings.markup import plain
 from ..health import gains, order, planted
 from ..surveys.counted import LEFT
 from ..surveys.values import noise_twin
 from . import census, lab_runs
+from .sentences import MISSING
 
 MAX_MATRICES = findings.MOST_MATRICES | {"default": 36}
 """Profile → how many matrices of a whole model the arrangement of entries is measured of, evenly chosen; under "full"
@@ -143,7 +144,7 @@ def _why(row: dict) -> str:
     if not said and row["gg_shape"] > row["gg_shape_null_high"]:
         said.append(f"a flatter top (gg_shape {row['gg_shape']:.2f})")
     if row["tail_bits"] > max(0.01, row["tail_bits_null_high"]) or row["excess_kurtosis"] > 20:
-        said.append(f"far tails (excess kurtosis {row['excess_kurtosis']:.3g})")
+        said.append(f"far tails (excess kurtosis {row['excess_kurtosis']:.4g})")
     if row["asymmetry_excess"] > findings.MAX_ASYMMETRY_EXCESS:
         said.append("lopsided")
     if row["mean_ratio"] > findings.MAX_MEAN_RATIO:
@@ -153,15 +154,22 @@ def _why(row: dict) -> str:
 
 def outliers(table: pd.DataFrame, most: int = 8) -> pd.DataFrame:
     """The matrices with the farthest weights, in standard deviations, and how far noise of their size reaches."""
-    reach = np.maximum((table["max"] - table["mean"]).abs(), (table["min"] - table["mean"]).abs()) / table["std"]
-    far = table.assign(reach=reach).dropna(subset=["reach"]).sort_values("reach", ascending=False).head(most)
+    far = farthest(table, most)
     return pd.DataFrame({
         "tensor": far["tensor"],
         "role": far["role"],
         "largest, in std": far["reach"].round(1).astype(str),
-        "of noise": [f"{stats.norm.isf(0.5 / count):.1f}" for count in far["count"] / 2],
+        "of noise": [f"{value:.1f}" for value in far["noise"]],
         "excess kurtosis": [f"{value:.4g}" for value in far["excess_kurtosis"]],
     })  # fmt: skip
+
+
+def farthest(table: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Rows of the matrices with the farthest weights: ``reach`` is the largest, ``noise`` that of noise of their size
+    in the median, in standard deviations."""
+    reach = np.maximum((table["max"] - table["mean"]).abs(), (table["min"] - table["mean"]).abs()) / table["std"]
+    far = table.assign(reach=reach).dropna(subset=["reach"]).sort_values("reach", ascending=False).head(most)
+    return far.assign(noise=[float(stats.norm.isf(0.5 / count)) for count in far["count"] / 2])
 
 
 def chosen(checkpoint: Checkpoint, profile: str, select: str = "") -> Checkpoint:
@@ -177,12 +185,25 @@ def _choosable(checkpoint: Checkpoint, most: int | None = None) -> list[TensorIn
 
 
 def legs(arranged: pd.DataFrame) -> pd.DataFrame:
-    """Medians of the arrangement beside its controls, and the share that passes each leg of F4; empty without any."""
+    """Medians of the arrangement beside its controls, and the share that passes each leg of F4, as its verdict has it;
+    empty without any."""
     if arranged.empty:
         return pd.DataFrame()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # medians of columns that are empty in a toy
-        return findings.by_control(arranged, ["lag_one", "row_alike", "col_alike", "unequal", "top_ratio"])
+        medians = findings.by_control(arranged, ["lag_one", "row_alike", "col_alike", "unequal", "top_ratio"], [])
+    for leg in findings.LEGS:
+        medians[leg] = [
+            MISSING if math.isnan(of[leg]) else scoreboard.part(of[leg]) for of in passed(arranged).values()
+        ]
+    return medians
+
+
+def passed(arranged: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Weights and controls, as the table names them → leg of F4 → share of the weights that passes it."""
+    controls = arranged["control"].drop_duplicates()
+    each = {name: findings.leg_shares(arranged[arranged["control"] == name]) for name in controls}
+    return {{"none": "weights"}.get(name, name): shares for name, shares in each.items()}
 
 
 def _ends(table: pd.DataFrame, name: str) -> tuple[str, str, str]:
@@ -220,21 +241,38 @@ def looked(part: Checkpoint, checkpoint: Checkpoint) -> str:
     """What the arrangement was measured of, in a sentence."""
     whole = {info.name: info.numel for info in checkpoint.tensors}
     cut = sum(info.numel < whole[info.name] for info in part.tensors)
-    poolers = sum(info.role == "pooler" for info in part.tensors)
-    count, of = len(part.tensors) - poolers, sum(info.role != "pooler" for info in _choosable(checkpoint))
-    beside = f", and {poolers} pooler{'s' if poolers > 1 else ''} as a control" if poolers else ""
+    of = sum(info.role != "pooler" for info in _choosable(checkpoint))
     rows = f"; of {cut} the first rows" if cut else ""
-    return f"Looked at: {count} of {of} matrices, evenly chosen{beside}{rows}."
+    return f"Looked at: {_counted(part, f' of {of}')}, evenly chosen{rows}."
 
 
-def states(found: pd.DataFrame, of: int, looked_at: int) -> str:
-    """What `lfmlib.health.states` found, counted, in a sentence."""
+def states(found: pd.DataFrame, of: int, part: Checkpoint) -> str:
+    """What `lfmlib.health.states` found, counted, in a sentence.
+
+    Args:
+        found: from `lfmlib.health.states.examine`.
+        of: matrices that it looked at, embeddings and heads among them.
+        part: from `chosen`.
+    """
     counts = found["state"].value_counts()
     said = "; ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to say"
     return (
-        f"Of {of} matrices: **{said}**. Untrained and shuffled ones are told by the arrangement of their entries, "
-        f"which was measured of {looked_at}."
+        f"Of all {of} matrices, embeddings and heads among them: **{said}**. Untrained and shuffled ones are told by "
+        f"the arrangement of their entries, which was measured of {_counted(part)}."
     )
+
+
+def _counted(part: Checkpoint, of: str = "") -> str:
+    """How many matrices the arrangement was measured of, poolers apart: they are a control, and not judged."""
+    poolers = sum(info.role == "pooler" for info in part.tensors)
+    beside = f" and, as a control, {poolers} pooler{'s' if poolers > 1 else ''}" if poolers else ""
+    return f"{len(part.tensors) - poolers}{of} judged matrices{beside}"
+
+
+def listed(found: pd.DataFrame) -> pd.DataFrame:
+    """Matrices with a state as a table: towers where there are several, and a dash for a depth that is not known."""
+    named = found if found["tower"].any() else found.drop(columns="tower")
+    return named.assign(depth=[MISSING if pd.isna(one) else str(one) for one in named["depth"]])
 
 
 def change(table: pd.DataFrame) -> pd.DataFrame:

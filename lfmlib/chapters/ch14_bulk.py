@@ -7,15 +7,14 @@ loss of knowing nothing but frequencies less its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 
 import pandas as pd
 
 from .. import findings
-from ..experiments.replacement import PLANTED, PLANTED_SHARE
 from ..losses import replace
-from ..structure.shrinkage import WAYS
-from .names import by_model, key, where
+from . import names
+from .names import CALLED, where
 from .sentences import MISSING, mean, runs, span, table, worded
 
 BOUNDS = (0.01, 0.1)
@@ -36,6 +35,11 @@ DRAWN = ("noise", "zero", "rotated", "signs", replace.CONTROL)
 """Those that the figure shows; the others stand in a table."""
 ROLE_COLUMNS = {"role": "role", "depth": "part of the depth"}
 """Headings of `groups`."""
+
+
+def by_model(record: pd.DataFrame, **settings) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The rows of a record that have these settings, by the models' names."""
+    return names.by_model(record, CALLED, **settings)
 
 
 def gaps(rows: pd.DataFrame) -> pd.Series:
@@ -64,10 +68,10 @@ def part(found: pd.DataFrame) -> str:
         return MISSING
     if (found["low"] == 0).all():
         return f"< {_two(100 * found['high'].mean())}"
-    return _digits(found["value"])
+    return digits(found["value"])
 
 
-def _digits(values: pd.Series) -> str:
+def digits(values: pd.Series) -> str:
     """Shares of runs in per cent, mean and interval, to two digits; they lie between nothing and all."""
     mean, *ends = (_two(100 * min(max(one, 0.0), 1.0)) for one in findings.over_runs(values) if one == one)
     return f"{mean} [{', '.join(ends)}]" if ends else f"{mean} (one run)"
@@ -82,10 +86,10 @@ def averaged(rows: pd.DataFrame, **settings) -> pd.DataFrame:
     """Curves of one model and setting, draws averaged: seed, share, replaced, energy, and ``cost``, the rise of the
     loss as a share of the gap."""
     some = where(rows, **settings)
-    return _mean(some, gaps(rows))
+    return mean_draw(some, gaps(rows))
 
 
-def _mean(rows: pd.DataFrame, gap: pd.Series) -> pd.DataFrame:
+def mean_draw(rows: pd.DataFrame, gap: pd.Series) -> pd.DataFrame:
     """Curves with draws averaged; a draw whose loss overflowed is not left out."""
     each = rows.groupby(["seed", "share"])[["replaced", "energy", "rise"]]
     found = each.agg(lambda draws: draws.mean(skipna=False)).reset_index()
@@ -128,10 +132,11 @@ def replaceable(rows: pd.DataFrame, bound: float, of: str = "energy", **settings
     Returns:
         Columns: value, low and high; NaN where there is no gap.
     """
-    return _crossings(averaged(rows, **settings), bound, of)
+    return crossings(averaged(rows, **settings), bound, of)
 
 
-def _crossings(found: pd.DataFrame, bound: float, of: str = "energy") -> pd.DataFrame:
+def crossings(found: pd.DataFrame, bound: float, of: str = "energy") -> pd.DataFrame:
+    """The same of curves with draws averaged, from `mean_draw`."""
     gapless = (found["cost"].isna() & found["rise"].notna()).groupby(found["seed"]).any()
     known = found.assign(draw=found["seed"], rise=found["cost"])  # NaN, of a loss that overflowed, exceeds any bound
     values = replace.replaceable(known, bound, of).rename(columns={of: "value"}).rename_axis("seed")
@@ -151,11 +156,11 @@ def edge_cost(rows: pd.DataFrame, stand_in: str = "noise") -> pd.Series:
 
 def shares(record: pd.DataFrame) -> pd.DataFrame:
     """For a picture: by model and mark the share of the energy, its mean over runs and interval."""
-    marks: dict[str, Callable[[pd.DataFrame], pd.Series]] = {"foretold by the edge": foretold} | {
-        f"{STAND_INS[stand_in]}, {bound:.0%} of the gap": lambda rows, stand_in=stand_in, bound=bound: replaceable(
-            rows, bound, what="curve", rule="directions", stand_in=stand_in
+    marks: dict[str, Callable[[pd.DataFrame], pd.Series]] = {"looks like noise": foretold} | {
+        f"can be noise, for {100 * bound:.0f} %": lambda rows, bound=bound: replaceable(
+            rows, bound, what="curve", rule="directions", stand_in="noise"
         )["value"]
-        for stand_in, bound in (("noise", BOUNDS[0]), ("noise", BOUNDS[1]), ("zero", BOUNDS[1]))
+        for bound in BOUNDS
     }
     found = []
     for name, rows in by_model(record):
@@ -184,34 +189,31 @@ def shown(record: pd.DataFrame) -> pd.DataFrame:
         **{f"energy replaceable for {bound:.0%}": found(bound, "energy") for bound in BOUNDS},
         **{f"directions replaceable for {bound:.0%}": found(bound, "replaced") for bound in BOUNDS},
     }
-    return _narrow(table(by_model(record), columns).T)
+    return narrow(table(by_model(record), columns).T)
 
 
-def _narrow(words: pd.DataFrame) -> pd.DataFrame:
+def narrow(words: pd.DataFrame) -> pd.DataFrame:
     """A table without a word on models that were asked once: how often each was, stands in `asked`."""
     return words.map(lambda cell: cell.removesuffix(" (one run)"))
 
 
 def beside_control(record: pd.DataFrame) -> str:
-    """What the least directions cost, replaced by noise, by nothing, and as long a step on top of all, in sentences."""
+    """What the least directions cost, replaced by noise, by nothing, and as long a step on top of all, by model."""
     said = [
-        f"{name} {', '.join(_percent(cost.mean()) for cost in costs.values())}"
-        for name, costs in _least(record).items()
-    ]
-    first = []
-    for name, rows in by_model(record):
-        some = averaged(rows, what="curve", rule="directions", stand_in="noise")
-        if len(some):
-            cost = some.groupby("share").mean().iloc[0]
-            held = f"{cost['replaced']:.2%}, with {100 * cost['energy']:.2g} % of the squared weights"
-            first.append(f"{name} {held}, cost {_percent(cost['cost'])}")
-    return (
         f"The least {LEAST:.0%} of the directions, replaced by noise, by nothing, and as long a step on top of all, "
-        f"cost, of the gap: {'; '.join(said)}. The fewest that were drawn anew: {'; '.join(first)}."
-    )
+        "cost, of the gap; then the fewest directions that were drawn anew:",
+        "",
+    ]
+    few = {name: averaged(rows, what="curve", rule="directions", stand_in="noise") for name, rows in by_model(record)}
+    for name, costs in least(record).items():
+        first = few[name].groupby("share").mean().iloc[0]
+        fewest = f"{first['replaced']:.2%}, with {100 * first['energy']:.2g} % of the squared weights"
+        of = ", ".join(percent(cost.mean()) for cost in costs.values())
+        said.append(f"- {name}: {of}; {fewest}, cost {percent(first['cost'])}")
+    return "\n".join(said)
 
 
-def _least(record: pd.DataFrame) -> dict[str, dict[str, pd.Series]]:
+def least(record: pd.DataFrame) -> dict[str, dict[str, pd.Series]]:
     """Model → stand-in → what it costs to replace the least directions, by seed."""
     found = {}
     for name, rows in by_model(record):
@@ -245,7 +247,7 @@ def by_stand_in(record: pd.DataFrame, share: float = 0.5) -> pd.DataFrame:
         return 1 - where(some, share=share).set_index("seed")["cost"]
 
     columns = {word: span(lambda rows, one=one: left(rows, one), 0, times=100) for one, word in STAND_INS.items()}
-    return _narrow(table(by_model(record), columns).T)
+    return narrow(table(by_model(record), columns).T)
 
 
 def tenths(record: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
@@ -262,16 +264,16 @@ def tenths(record: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
 
 
 def of_tenths(record: pd.DataFrame) -> str:
-    """What the least tenth of the directions costs among all ten, replaced by noise or by nothing, in sentences."""
-    said = []
+    """What the least tenth of the directions costs among all ten, replaced by noise or by nothing: a line a model."""
+    said = ["The least tenth costs, in the mean over runs:", ""]
     for name, each in tenths(record).items():
         costs = {one: rows.groupby("place")["cost"].mean() for one, rows in each.items()}
         words = [
-            f"{_percent(cost.iloc[0])} replaced by {one} (number {int(cost.rank(ascending=False).iloc[0])} of ten)"
+            f"{percent(cost.iloc[0])} replaced by {one} (number {int(cost.rank(ascending=False).iloc[0])} of ten)"
             for one, cost in costs.items()
         ]
-        said.append(f"of {name} {' and '.join(words)}")
-    return f"The least tenth costs, in the mean over runs, {'; '.join(said)}."
+        said.append(f"- {name}: {', '.join(words)}")
+    return "\n".join(said)
 
 
 def met(record: pd.DataFrame) -> pd.DataFrame:
@@ -313,141 +315,6 @@ def groups(record: pd.DataFrame, by: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index").fillna(MISSING).rename_axis(ROLE_COLUMNS[by]).reset_index()
 
 
-def planted(record: pd.DataFrame) -> pd.DataFrame:
-    """The control whose answer is known: models in which noise was planted, asked again, in words."""
-
-    def told(rows: pd.DataFrame) -> dict:
-        some = where(rows, what="planted")
-        if some.empty:
-            return {}
-        prior = where(rows, what="model").groupby("seed")["prior"].first()
-        gap = (prior - some.dropna(subset=["own"]).set_index("seed")["own"]).dropna()
-        again = _mean(some, gap.where(gap > 0))
-        share = PLANTED.get(key(rows), PLANTED_SHARE)
-        draws = where(some, share=share)
-        costs = draws["rise"] / draws["seed"].map(gap)
-        how = {"what": "curve", "rule": "directions", "stand_in": "noise"}
-        return {
-            "energy planted": _digits(some.groupby("seed")["planted"].first()),
-            "left of the gap": findings.span(100 * gap / gaps(rows).reindex(gap.index), 0),
-            "drawing it anew costs": f"{100 * costs.min():.1f} to {100 * costs.max():.1f}",
-            "as much without planting": findings.span(
-                100 * where(averaged(rows, **how), share=share).set_index("seed")["cost"], 1
-            ),
-            f"replaceable for {BOUNDS[1]:.0%}": part(_crossings(again, BOUNDS[1])),
-            "without planting": part(replaceable(rows, BOUNDS[1], **how)),
-        }
-
-    return _narrow(table(by_model(record), told).T)
-
-
-def shrunk(record: pd.DataFrame) -> pd.DataFrame:
-    """What it costs to take the noise out, by way of shrinking, as a share of the gap, in words."""
-
-    def cost(rows: pd.DataFrame, how: str) -> pd.Series:
-        rises = where(rows, what="shrunk", how=how).set_index("seed")["rise"]
-        return rises / gaps(rows).reindex(rises.index)
-
-    columns = {f"{how} shrinkage costs": span(lambda rows, how=how: cost(rows, how), 0, times=100) for how in WAYS}
-    energy = span(lambda rows: where(rows, what="shrunk", how="optimal").set_index("seed")["energy"], 0, times=100)
-    return table(by_model(record), {"energy taken out by the optimal": energy} | columns)
-
-
-def untrained(record: pd.DataFrame) -> str:
-    """What models know before training, in a sentence."""
-    said = []
-    for name, rows in by_model(record, what="untrained"):
-        above, rise = (rows["own"] - rows["prior"]).mean(), rows["rise"].mean()
-        said.append(f"of the {name} {above:+.3f} nats, which fresh noise for all matrices changes by {rise:+.3f}")
-    if not said:
-        return ""
-    return (
-        f"Before training, the loss less that of knowing nothing is {'; '.join(said)}. So no share is given of an "
-        "untrained model."
-    )
-
-
-def answer(record: pd.DataFrame, more: str = "") -> list[str]:
-    """Three sentences: what the picture of an optimum and noise foretells, what was seen, and what follows.
-
-    Args:
-        record: rows of `replacement`.
-        more: what else follows.
-    """
-    known = {name: rows for name, rows in by_model(record) if len(foretold(rows)) and len(edge_cost(rows).dropna())}
-    if not known:
-        return ["Nothing has been measured yet."]
-    parts = {
-        name: _short(replaceable(rows, BOUNDS[0], what="curve", rule="directions", stand_in="noise"))
-        for name, rows in known.items()
-    }
-    seen = ", ".join(f"{name} {found} %" for name, found in parts.items())
-    return [
-        "**Foretold.** If weights were an optimum of few directions and Gaussian noise, all that lies below the edge "
-        f"of noise could be drawn anew for nothing: {_each(known, foretold)} of the squared weights.",
-        "**Seen.** That costs, of what each knows (beyond 100 %: worse than guessing), "
-        f"{_each(known, edge_cost)} (as long a step on top of all weights: "
-        f"{_each(known, lambda rows: edge_cost(rows, replace.CONTROL))}). For one per cent, fresh noise can stand for "
-        f"{seen} of the squared weights.",
-        f"**Follows.** {_follows(known)} {_of_least(record)}{more}",
-    ]
-
-
-def _follows(known: dict[str, pd.DataFrame]) -> str:
-    """What the costs of the bulk say of it, by model."""
-    said = {
-        "Below the edge of {} lies next to nothing.": [],
-        "The bulk of {} is no noise, however much it looks like it.": [],
-        "That of {} can be drawn anew for less than a tenth, and as much noise be put on top of all: tolerance.": [],
-        "That of {} can be drawn anew for less than a tenth, as much noise on top costs more: it acts as noise.": [],
-        "Of {} it is open: the interval of the cost holds a tenth.": [],
-    }
-    empty, dear, tolerant, noise, unclear = said.values()
-    for name, rows in known.items():
-        above, below = _beside(edge_cost(rows), BOUNDS[1])
-        if foretold(rows).mean() < BOUNDS[1]:
-            empty.append(name)
-        elif above or not below:
-            (dear if above else unclear).append(name)
-        else:
-            (tolerant if edge_cost(rows, replace.CONTROL).mean() <= BOUNDS[1] else noise).append(name)
-    return " ".join(words.format(_listed(names)) for words, names in said.items() if names)
-
-
-def _of_least(record: pd.DataFrame) -> str:
-    """What the least directions are worth beside as long a step on top of all, by model; with a space behind."""
-    said = []
-    for name, costs in _least(record).items():
-        control = costs[replace.CONTROL]
-        for one, words in (("zero", "left out"), ("noise", "drawn anew")):
-            if _beside(costs[one] - control, BOUNDS[0])[0]:
-                beside = f"{_percent(costs[one].mean())} (as long a step on top of all {_percent(control.mean())})"
-                said.append(f"The least tenth of the directions of {name}, {words}, costs {beside}. ")
-                break
-    return "".join(said)
-
-
-def _beside(costs: pd.Series, bound: float) -> tuple[bool, bool]:
-    """Whether costs lie above a bound, and below it, with their interval over runs; of one run, itself."""
-    mean, low, high = findings.over_runs(costs.dropna())
-    low, high = (mean if math.isnan(end) else end for end in (low, high))
-    return low > bound, high <= bound
-
-
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
+    """A share to a tenth of a per cent; nothing has no sign."""
     return f"{value:.1%}".replace("-0.0%", "0.0%")
-
-
-def _short(found: pd.DataFrame) -> str:
-    """`part` without its interval."""
-    return part(found).partition(" [")[0].removesuffix(" (one run)")
-
-
-def _each(known: dict[str, pd.DataFrame], figure: Callable[[pd.DataFrame], pd.Series]) -> str:
-    """A share of each model, in per cent."""
-    return ", ".join(f"{name} {100 * figure(rows).mean() + 0:.0f} %" for name, rows in known.items())
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pandas as pd
 
 from .. import findings
-from .names import SHORT, key, where
+from .names import CALLED, key, where
 from .sentences import listed
 
 RESIDUALS = {"own": "own residual", "permuted": "permuted", "noise": "fresh noise"}
@@ -22,7 +22,7 @@ def soups(record: pd.DataFrame) -> pd.DataFrame:
     def told(rows: pd.DataFrame) -> dict:
         most = where(rows, what="soup", members=rows["count"].iloc[0])
         return {
-            "fine-tunes": f"{SHORT[key(rows)]} × {rows['count'].iloc[0]}",
+            "fine-tunes": f"{CALLED[key(rows)]} × {rows['count'].iloc[0]}",
             "rate": f"{rows['lr'].iloc[0]:g}",
             "correlation of two ΔW": f"{most['alike'].mean():.2f}",
             "their loss": f"{most['loss'].mean():.3f}",
@@ -40,19 +40,20 @@ def added(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for stand_in, name in RESIDUALS.items():
             mean, low, high = findings.over_runs(_residual(rows, stand_in))
             row = {"method": f"rate {rate:g}", "arm": name, "mean": mean, "low": low, "high": high}
-            found.setdefault(SHORT[model], []).append(row)
+            found.setdefault(CALLED[model], []).append(row)
     return {model: pd.DataFrame(rows) for model, rows in found.items()}
 
 
 def residuals(record: pd.DataFrame) -> str:
-    """How like noise residuals look, entry by entry and by their spectrum, in a sentence."""
+    """How like noise residuals look, entry by entry and by their spectrum: a line a model."""
     law = record[record["what"] == "law"].groupby("model", sort=False)[["kl_bits", "noise_kl_bits", "outlier_variance"]]
     said = [
-        f"of {SHORT[model]} {one['kl_bits']:.4f} bits from a Gaussian (noise {one['noise_kl_bits']:.4f}), and "
-        f"{one['outlier_variance']:.0%} of the variance beyond an edge that 99 in 100 matrices of noise keep within"
+        f"- {CALLED[model]}: {one['kl_bits']:.4f} bits from a Gaussian (noise {one['noise_kl_bits']:.4f}), "
+        f"{one['outlier_variance']:.0%} of the variance beyond the edge"
         for model, one in law.median().iterrows()
     ]
-    return f"A residual, in the median of its matrices: {'; '.join(said)}."
+    words = "A residual, in the median of its matrices, and an edge that 99 in 100 matrices of noise keep within:"
+    return "\n".join([words, "", *said])
 
 
 def grows(record: pd.DataFrame) -> str:
@@ -61,7 +62,7 @@ def grows(record: pd.DataFrame) -> str:
     for (model, rate), rows in _large(record):
         each = where(rows, what="soup").groupby("members")["soup"].mean()
         of = ", ".join(f"{loss:.3f} of {count:g}" for count, loss in each.items())
-        said.append(f"{SHORT[model]} at {rate:g} {of}")
+        said.append(f"{CALLED[model]} at {rate:g} {of}")
     return f"Loss of the mean by the number of fine-tunes: {'; '.join(said)}."
 
 
@@ -82,6 +83,6 @@ def beside_noise(record: pd.DataFrame) -> str:
     sides = [findings.over_runs(_residual(rows, "own", "noise")) for _, rows in _large(record)]
     better, worse = sum(high < 0 for _, _, high in sides), sum(low > 0 for _, low, _ in sides)
     return (
-        "What a fine-tune has beyond the mean of its siblings is better for the loss than noise of that size in "
-        f"{better} of {len(sides)} cases (a model at a rate), worse in {worse}, and open in the others."
+        "Beyond the mean of its siblings, what a fine-tune has is better for the loss than noise of that size in "
+        f"**{better} of {len(sides)}** cases (a model at a rate), and worse in {worse}."
     )

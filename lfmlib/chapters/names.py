@@ -38,6 +38,8 @@ PUBLISHED = ("smollm2-135m", "minilm")
 """Those that others trained."""
 SHORT = {key: model.short for key, model in MODELS.items()}
 """Names for tables, figures and sentences."""
+CALLED = {key: model.short if key in PUBLISHED else model.long for key, model in MODELS.items()}
+"""The same, where the lab's models are told from published ones of their kind."""
 NAMES = {key: key if key in PUBLISHED else model.long for key, model in MODELS.items()}
 """Names for findings on models as they are; of published ones that of their checkpoint, on which other findings are."""
 TUNED = NAMES | {key: f"{MODELS[key].long}, fine-tuned" for key in PUBLISHED}

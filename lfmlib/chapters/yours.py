@@ -38,7 +38,7 @@ def example(base: str, tuned: str, profile: str) -> tuple[Checkpoint, list[Check
         )
     cell = {"model": "vit", "seed": 0} | ({"steps": 20, "toy": True} if profile == "quick" else {})
     made = Siblings(cell, EXAMPLE)
-    before = replace(open_checkpoint(made.base), name="a ViT of the lab")
+    before = replace(open_checkpoint(made.base), name="the lab ViT")
     models = [
         replace(open_checkpoint({name: made.base[name] + one[name] for name in one}), name=f"tuned for “{task}”")
         for task, one in made.deltas.items()

@@ -93,15 +93,22 @@ def closing(
         ax.minorticks_off()
 
 
+def _hide_rest(axes: np.ndarray, used: int) -> None:
+    """Hide the panels behind the first ``used``."""
+    for ax in np.ravel(axes)[used:]:
+        ax.set_axis_off()
+
+
 def kept(axes: np.ndarray, runs: Mapping[str, Mapping[str, pd.DataFrame]], bound: float) -> None:
     """What a model still knows against what of its weights was replaced: a panel for each model, a line a stand-in.
 
     Args:
-        axes: one for each model.
+        axes: one for each model; what is left over is hidden.
         runs: model → stand-in → rows with seed, energy, and ``cost``, the share of what it knows that is lost.
         bound: a cost to mark.
     """
-    for ax, (title, each) in zip(np.ravel(axes), runs.items(), strict=True):
+    _hide_rest(axes, len(runs))
+    for ax, (title, each) in zip(np.ravel(axes), runs.items(), strict=False):
         for (colour, marker), (name, rows) in zip(cycle(LINES[1:]), each.items(), strict=False):
             over = rows.assign(left=1 - rows["cost"]).groupby("share")[["energy", "left"]]
             middle, low, high = (over.agg(how).clip(lower=-0.05) for how in ("mean", "min", "max"))
@@ -117,10 +124,11 @@ def tenths(axes: np.ndarray, runs: Mapping[str, Mapping[str, pd.DataFrame]]) -> 
     """What each tenth of the directions costs: a panel for each model, a line a stand-in.
 
     Args:
-        axes: one for each model.
+        axes: one for each model; what is left over is hidden.
         runs: model → stand-in → rows with seed, ``place`` from 1, the least, and ``cost``, a share of what it knows.
     """
-    for ax, (title, each) in zip(np.ravel(axes), runs.items(), strict=True):
+    _hide_rest(axes, len(runs))
+    for ax, (title, each) in zip(np.ravel(axes), runs.items(), strict=False):
         for (colour, marker), (name, rows) in zip(cycle(LINES[1:]), each.items(), strict=False):
             over = rows.groupby("place")["cost"].agg(["mean", "min", "max"])
             ax.plot(over.index, over["mean"], color=colour, marker=marker, ms=3.5, lw=1.2, label=name)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import lfmlib
-from lfmlib.chapters import ch12_editing, own_folder, yours
+from lfmlib.chapters import ch12_editing, ch12_gains, own_folder, yours
 from lfmlib.experiments import made_laws
 from lfmlib.findings import METHOD_NAMES
 from lfmlib.merging import methods
@@ -69,46 +69,70 @@ def test_findings_follow_the_planted_gains(record):
 
 def test_tables_say_what_was_planted(record):
     tables = dict(ch12_editing.by_model(record))
-    assert list(tables) == ["decoder", "ViT"]
-    row = ch12_editing.kept(tables["decoder"]).loc["TIES"]
+    assert list(tables) == ["lab decoder", "lab ViT"]
+    row = ch12_editing.kept(tables["lab decoder"]).loc["TIES"]
     assert row["plain keeps"].startswith("82.0 [") and row["outliers, tuned factor"].startswith("-5.00 [-5.00")
     assert row["random set instead"].startswith("+0.00")
-    gains = ch12_editing.gains(record)["ViT"]
+    gains = ch12_editing.gains(record)["lab ViT"]
     assert set(gains["arm"]) == set(ch12_editing.ARMS.values()) and len(gains) == 6 * len(ch12_editing.ARMS)
     assert (gains.loc[gains["arm"] == "outliers, tuned factor", "low"] > 0).all()
     assert list(ch12_editing.by_number(record)) == ["2 tasks", "3 tasks"]
-    assert "2: 100%" in ch12_editing.chosen(record).loc["ViT", "outliers, tuned factor"]
-    assert ch12_editing.chosen(record).loc["ViT", "outliers, data-free factor"].startswith("1.10")
-    assert "ViT 0% at 0.1, 0% at 1.6" in ch12_editing.ends(record)
-    assert "ViT 100% at 0.1" in ch12_editing.ends(
+    assert "2: 100%" in ch12_editing.chosen(record).loc["lab ViT", "outliers, tuned factor"]
+    assert ch12_editing.chosen(record).loc["lab ViT", "outliers, data-free factor"].startswith("1.10")
+    assert "lab ViT 0% at 0.1, 0% at 1.6" in ch12_editing.ends(record)
+    assert "lab ViT 100% at 0.1" in ch12_editing.ends(
         record.assign(scale=record["scale"].mask(record["scale"] == 0.7, 0.1))
     )
-    assert set(ch12_editing.scales(record)["ViT"]) == {"0.7, 0.7"}
+    assert set(ch12_editing.scales(record)["lab ViT"]) == {"0.7, 0.7"}
     assert "worse by more in 100%" in ch12_editing.hurts(record).partition("ViT")[0]
-    assert ch12_editing.projected(record).loc["ViT", "symmetric"].startswith("+0.00")
-    assert list(ch12_editing.tuned(record)["model"]) == ["decoder", "decoder", "ViT", "ViT", "ViT"]
-    assert "-2.00" in ch12_editing.forgotten(record).query("model == 'ViT'").iloc[1]["against plain"]
+    assert ch12_editing.projected(record).loc["lab ViT", "symmetric"].startswith("+0.00")
+    assert list(ch12_editing.tuned(record)["model"]) == ["lab decoder"] * 2 + ["lab ViT"] * 3
+    assert "-2.00" in ch12_editing.forgotten(record).query("model == 'lab ViT'").iloc[1]["against plain"]
     assert row["outliers"] == "0.40 %" and row["of the norm²"] == "3.0 %"
     assert ch12_editing.sets(record)["best on validation data"].str.startswith("TIES 82").all()
-    assert "ViT 6 better and 0 worse than a random set" in ch12_editing.against_controls(record)
-    assert "decoder 0 better and 6 worse than a random set" in ch12_editing.against_controls(record)
+    assert "lab ViT: 6 better and 0 worse than a random set" in ch12_editing.against_controls(record)
+    assert "lab decoder: 0 better and 6 worse than a random set" in ch12_editing.against_controls(record)
     assert "points)" in ch12_editing.tested(record) and "parity" in ch12_editing.chance(record)
+
+
+def test_takeaways_turn_with_the_record(record):
+    averaged = made_laws.averaged((1, 4), 20_000, 0)
+
+    def told(rows):
+        return ch12_gains.takeaways(ch12_editing.found(rows, seed=0), rows, averaged)
+
+    gains, reach, tasks = told(record).splitlines()
+    assert "in **6 of 12** pairs" in gains and gains.endswith("a random set of entries does in 0.")
+    assert "outliers of 4 models" in reach and "it is **1.10** in the median" in reach
+    assert "**71% rise**" in tasks and "29% fall" in tasks
+    flat = told(record.assign(normalized=0.5))
+    assert "in **0 of 12** pairs" in flat and "**0% rise**" in flat
+    assert "Too few runs" in told(record[record["seed"] == 0]) or "in **0 of" in told(record[record["seed"] == 0])
+
+
+def test_figures_have_a_row_for_each_mark(record):
+    amplified = ch12_gains.amplified(record)
+    assert len(amplified) == 12 and set(amplified["model"]) == {"lab decoder", "lab ViT"}
+    assert (amplified.query("model == 'lab decoder'")["high"] < 0).all()
+    assert set(ch12_gains.keeps(record)["set"]) == {"lab decoder, 2 tasks", "lab ViT, 2 tasks", "lab ViT, 3 tasks"}
+    forgetting = ch12_gains.forgetting(record).set_index(["arm", "model"])["mean"]
+    assert forgetting[ch12_editing.ARMS["amplified"], "lab ViT"] == pytest.approx(-2)
 
 
 def test_arms_that_a_model_was_not_asked_about_are_left_out():
     record = made()
     some = record[~((record["model"] == "decoder") & record["arm"].isin(["wide", *methods.PROJECTIONS]))]
     tables = dict(ch12_editing.by_model(some))
-    assert ch12_editing.ARMS["wide"] not in ch12_editing.kept(tables["decoder"]) and ch12_editing.ARMS[
+    assert ch12_editing.ARMS["wide"] not in ch12_editing.kept(tables["lab decoder"]) and ch12_editing.ARMS[
         "wide"
-    ] in ch12_editing.kept(tables["ViT"])
-    assert list(ch12_editing.projected(some).index) == ["ViT"]
-    assert ch12_editing.chosen(some).loc["decoder", ch12_editing.ARMS["wide"]] == "–"
+    ] in ch12_editing.kept(tables["lab ViT"])
+    assert list(ch12_editing.projected(some).index) == ["lab ViT"]
+    assert ch12_editing.chosen(some).loc["lab decoder", ch12_editing.ARMS["wide"]] == "–"
 
 
 def test_a_method_without_any_difference_has_no_p_value():
     flat = made().assign(normalized=0.5)
-    assert "ViT 1 (" in ch12_editing.tested(flat)
+    assert "lab ViT 1 (" in ch12_editing.tested(flat)
 
 
 def test_averages_move_outliers_inwards():

@@ -20,10 +20,10 @@ from torch import nn
 
 import lfmlib
 from lfmlib import findings, records
-from lfmlib.chapters import census, ch13_report, lab_runs
+from lfmlib.chapters import census, ch13_pictures, ch13_report, lab_runs
 from lfmlib.findings import scoreboard
 from lfmlib.health import planted
-from lfmlib.provenance import ROOT
+from lfmlib.provenance import HOME, ROOT
 from lfmlib.structure import made_matrices
 from lfmlib.surveys import values
 
@@ -77,6 +77,37 @@ def test_the_farthest_matrices_come_first_with_a_reason(model):
     assert (found["role"] == "up").head(6).all() and found["why"].str.contains("sharp").head(6).all()
     reach = ch13_report.outliers(table)
     assert len(reach) == 8 and float(reach["largest, in std"].iloc[0]) > float(reach["of noise"].iloc[0])
+
+
+def test_takeaways_are_of_this_model(model):
+    checkpoint, table = model
+    part = ch13_report.chosen(checkpoint, "quick")
+    arranged = lfmlib.arrangement(part, controls=["permuted", "fresh"], progress=False)
+    found = pd.DataFrame({"state": ["zeroed"]})
+    tested = pd.DataFrame({"planted": ["zeroed", "swapped"], "called": ["zeroed", "nothing"]})
+    body = findings.shown(table)
+    bell, legs, states = ch13_pictures.takeaways(body, arranged, found, 18, tested).splitlines()
+    assert "of the judged weights lie in" in bell and "the farthest is up, layer" in bell
+    assert "with noise’s spectrum**; of fresh noise at least 100" in legs
+    assert "Of 18 matrices **1** looks untrained" in states and "of 2 damages planted in copies 1 are" in states
+    none = ch13_pictures.takeaways(body.iloc[:0], arranged.iloc[:0], found, 0, tested.iloc[:0])
+    assert "**No matrix**" in none and "**no judged matrix**" in none and "none was planted" in none
+
+
+def test_pictures_have_what_the_tables_have(model):
+    checkpoint, table = model
+    reach = ch13_pictures.reach(table)
+    assert reach["of"].value_counts().nunique() == 1 and reach["matrix"].iloc[0].startswith("up, layer")
+    legs = ch13_pictures.legs(pd.DataFrame())
+    assert list(legs) == ["leg", "of", "mean", "low", "high"] and legs.empty
+    part = ch13_report.chosen(checkpoint, "quick")
+    arranged = lfmlib.arrangement(part, controls=["permuted", "fresh"], progress=False)
+    words = ch13_report.legs(arranged)
+    for _, row in ch13_pictures.legs(arranged).iterrows():
+        leg = next(name for name, called in ch13_pictures.LEGS.items() if called == row["leg"])
+        assert words.loc[row["of"], leg] == findings.scoreboard.part(row["mean"])
+    assert ch13_pictures.place(HOME / "_build").parts[-1] == "_build"
+    assert ch13_pictures.place(HOME.parent / "elsewhere") == HOME.parent / "elsewhere"
 
 
 def test_damage_is_planted_and_called_by_its_name(model):
@@ -351,7 +382,7 @@ def test_what_was_looked_at_is_counted_as_the_verdict_counts_it():
     checkpoint = lfmlib.open_checkpoint("minilm")
     part = ch13_report.chosen(checkpoint, "full")
     assert ch13_report.looked(part, checkpoint).startswith(
-        "Looked at: 36 of 36 matrices, evenly chosen, and 1 pooler as"
+        "Looked at: 36 of 36 judged matrices and, as a control, 1 pooler, evenly chosen"
     )
 
 

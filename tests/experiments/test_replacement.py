@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lfmlib.chapters import ch14_bulk, ch14_soups
+from lfmlib.chapters import ch14_answer, ch14_bulk, ch14_planted, ch14_soups
 from lfmlib.experiments import replacement, soups
 from lfmlib.losses import pruning, replace
 from lfmlib.records.experiment import measure
@@ -42,16 +42,16 @@ def test_a_toy_of_each_part_says_what_the_record_does(toys):
 
 
 def test_all_that_chapter_14_prints_can_be_read_off_toys(toys, fine_tunes):
-    for told in (ch14_bulk.asked, ch14_bulk.shown, ch14_bulk.by_rule, ch14_bulk.by_stand_in, ch14_bulk.planted,
-                 ch14_bulk.shrunk, ch14_bulk.met):  # fmt: skip
+    for told in (ch14_bulk.asked, ch14_bulk.shown, ch14_bulk.by_rule, ch14_bulk.by_stand_in, ch14_planted.planted,
+                 ch14_planted.shrunk, ch14_bulk.met):  # fmt: skip
         words = told(toys)
         assert len(words) and not words.isna().any().any(), told
     for by in ch14_bulk.ROLE_COLUMNS:
-        assert ch14_bulk.groups(toys, by)["ViT"].str.contains(" / ").all()
-    assert len(ch14_bulk.answer(toys, ch14_soups.beside_noise(fine_tunes))) == 3
-    assert "ViT" in ch14_bulk.of_tenths(toys) and "ViT" in ch14_bulk.untrained(toys)
-    assert "ViT" in ch14_soups.grows(fine_tunes) and "ViT" in ch14_soups.residuals(fine_tunes)
-    assert set(ch14_soups.added(fine_tunes)) == {"ViT"} and len(ch14_soups.soups(fine_tunes)) == 1
+        assert ch14_bulk.groups(toys, by)["lab ViT"].str.contains(" / ").all()
+    assert len(ch14_answer.answer(toys, ch14_soups.beside_noise(fine_tunes))) == 4
+    assert "lab ViT" in ch14_bulk.of_tenths(toys) and "lab ViT" in ch14_planted.untrained(toys)
+    assert "lab ViT" in ch14_soups.grows(fine_tunes) and "lab ViT" in ch14_soups.residuals(fine_tunes)
+    assert set(ch14_soups.added(fine_tunes)) == {"lab ViT"} and len(ch14_soups.soups(fine_tunes)) == 1
 
 
 def made(cost: float, edge: float = 0.6, model: str = "vit") -> pd.DataFrame:
@@ -93,7 +93,7 @@ def test_shares_are_where_the_cost_is_crossed():
     assert ch14_bulk.edge_cost(record).to_numpy() == pytest.approx([0.3, 0.303, 0.306])
     assert ch14_bulk.foretold(record).tolist() == [0.6] * 3
     marks = ch14_bulk.shares(record).set_index("mark")
-    assert marks.loc["fresh noise, 10% of the gap", "share"] == pytest.approx(0.198, abs=1e-3)
+    assert marks.loc["can be noise, for 10 %", "share"] == pytest.approx(0.198, abs=1e-3)
 
 
 def test_a_loss_that_overflows_and_a_model_that_knows_nothing_are_not_left_out():
@@ -111,41 +111,73 @@ def test_a_loss_that_overflows_and_a_model_that_knows_nothing_are_not_left_out()
 @pytest.mark.parametrize(
     ("cost", "control", "edge", "said"),
     [
-        (0.5, 0.5, 0.6, "The bulk of ViT is no noise"),
+        (0.5, 0.5, 0.6, "The bulk of lab ViT is no noise"),
         (
             0.01,
             0.01,
             0.6,
-            "That of ViT can be drawn anew for less than a tenth, and as much noise be put on top of all",
+            "That of lab ViT can be drawn anew for less than a tenth, and as much noise be put on top of all",
         ),
         (0.01, 0.5, 0.6, "it acts as noise"),
-        (0.5, 0.5, 0.05, "Below the edge of ViT lies next to nothing"),
+        (0.5, 0.5, 0.05, "Below the edge of lab ViT lies next to nothing"),
     ],
 )
 def test_the_answer_turns_with_the_record(cost, control, edge, said):
     record = made(cost, edge)
     record.loc[record["stand_in"] == replace.CONTROL, "rise"] *= control / cost
-    foretold, seen, follows = ch14_bulk.answer(record, "And more.")
-    assert f"ViT {100 * edge:.0f} % of the squared weights" in foretold and said in follows and "And more." in follows
-    assert f"worse than guessing), ViT {100 * edge * cost * 1.01:.0f} %" in seen
+    _, foretold, seen, follows = ch14_answer.answer(record, "And more.")
+    assert (
+        f"lab ViT {100 * edge:.0f} % of the squared weights" in foretold and said in follows and "And more." in follows
+    )
+    assert f"worse than guessing), lab ViT {100 * edge * cost * 1.01:.0f} %" in seen
+
+
+@pytest.mark.parametrize(("cost", "lead"), [(0.01, "Much"), (0.5, "Little")])
+def test_the_first_sentence_is_short_and_turns_with_the_record(cost, lead):
+    said = ch14_answer.answer(made(cost))[0]
+    assert said.startswith(f"**{lead}.** For 1 % of what a model knows, noise can stand for ")
+    assert said.endswith("% (lab ViT) of the squared weights, where 60 % look like noise.") and len(said.split()) < 40
+    assert ch14_answer.answer(pd.DataFrame({"what": [], "model": []})) == ["Nothing has been measured yet."]
+
+
+def test_takeaways_turn_with_the_record(toys, fine_tunes):
+    record = made(0.5)
+    bulk, control, residual = ch14_answer.takeaways(record, "Third.").splitlines()
+    assert "costs **30 %** (lab ViT) of what a model knows" in bulk and "**not measured**" in control
+    assert residual == "- Third."
+    planted = [
+        {"model": "vit", "seed": seed, "what": "planted", "draw": 0, "share": replacement.PLANTED["vit"],
+         "own": 1.0, "energy": 0.5, "replaced": 0.5, "rise": 0.0, "planted": 0.5}
+        for seed in range(3)
+    ]  # fmt: skip
+    curve = record["what"].eq("curve") & record["share"].eq(0.5)
+    rows = pd.concat(
+        [record.assign(share=record["share"].mask(curve, replacement.PLANTED["vit"])), pd.DataFrame(planted)]
+    )
+    assert (
+        "anew costs 0.0% of what is left" in (said := ch14_answer.takeaways(rows, "")) and "is seen where it is" in said
+    )
+    dear = rows.assign(rise=rows["rise"].mask(rows["what"] == "planted", 1.0))
+    assert "**not told** from weights" in ch14_answer.takeaways(dear, "")
+    assert len(ch14_answer.takeaways(toys, ch14_soups.beside_noise(fine_tunes)).splitlines()) == 3
 
 
 def test_the_answer_is_open_where_the_interval_holds_the_bound():
     record = made(0.01)
     edge = record["what"] == "edge"
     record.loc[edge, "rise"] = 2.0 * record["seed"].map({0: 0.02, 1: 0.1, 2: 0.2})[edge]
-    assert "Of ViT it is open" in ch14_bulk.answer(record)[2]
+    assert "Of lab ViT it is open" in ch14_answer.answer(record)[3]
 
 
 def test_what_the_least_directions_hold_is_told_from_what_noise_does_there():
     record = made(0.5)
     record["share"] = record["share"].replace(0.25, ch14_bulk.LEAST)
-    assert "least tenth" not in ch14_bulk.answer(record)[2]
-    assert "ViT 3.2%, 3.2%, 3.2%. The fewest that were drawn anew: ViT" in ch14_bulk.beside_control(record)
+    assert "least tenth" not in ch14_answer.answer(record)[3]
+    assert "- lab ViT: 3.2%, 3.2%, 3.2%; 25.00%, with" in ch14_bulk.beside_control(record)
     noisy = record.assign(rise=record["rise"].where(record["stand_in"] != "noise", 2 * record["rise"]))
-    assert "The least tenth of the directions of ViT, drawn anew, costs 6.3%" in ch14_bulk.answer(noisy)[2]
+    assert "The least tenth of the directions of lab ViT, drawn anew, costs 6.3%" in ch14_answer.answer(noisy)[3]
     needed = record.assign(rise=record["rise"].where(record["stand_in"] != "zero", 2 * record["rise"]))
-    assert "The least tenth of the directions of ViT, left out, costs 6.3%" in ch14_bulk.answer(needed)[2]
+    assert "The least tenth of the directions of lab ViT, left out, costs 6.3%" in ch14_answer.answer(needed)[3]
 
 
 def test_what_lies_below_the_edge_is_a_point_of_a_groups_curve():
@@ -158,14 +190,14 @@ def test_what_lies_below_the_edge_is_a_point_of_a_groups_curve():
         for share, replaced in ((0.5, 0.5), (1.0, 1.0), (None, 0.9))
     ]
     found = ch14_bulk.groups(pd.concat([record, pd.DataFrame(rows)]), "role")
-    assert found["ViT"].tolist() == ["81 [81, 81] / 81"]
+    assert found["lab ViT"].tolist() == ["81 [81, 81] / 81"]
 
 
 def test_residuals_are_set_beside_noise():
     better, worse, alike = (ch14_soups.beside_noise(residuals(own)) for own in (-0.01, 0.01, 0.0))
-    assert "in 1 of 1 cases (a model at a rate), worse in 0" in better
-    assert "in 0 of 1 cases (a model at a rate), worse in 1" in worse
-    assert "in 0 of 1 cases (a model at a rate), worse in 0" in alike
+    assert "in **1 of 1** cases (a model at a rate), and worse in 0." in better
+    assert "in **0 of 1** cases (a model at a rate), and worse in 1." in worse
+    assert "in **0 of 1** cases (a model at a rate), and worse in 0." in alike
 
 
 def test_norms_along_directions_are_those_of_the_inputs_turned():
