@@ -14,10 +14,23 @@ from .house_style import COLOURS, INK, WIDTH, figure, literal, style
 from .intervals import intervals
 from .noise import added, closing, kept, shares, tenths, transport
 from .optimal import anatomy, by_law, pruning
-from .training import STARTS, by_parameters, collapse, curves, growth, panels, phases, starts_legend, sweep_map
+from .training import (
+    STARTS,
+    by_parameters,
+    collapse,
+    curves,
+    faded,
+    forecast,
+    growth,
+    panels,
+    phases,
+    starts_legend,
+    sweep_maps,
+)
 from .weights import (
     SHAPES,
     by_model,
+    costs,
     depth_role_map,
     gaussian,
     histogram,
@@ -27,6 +40,7 @@ from .weights import (
     ranges,
     score_plane,
     strip,
+    tails,
 )
 
 __all__ = [
@@ -50,10 +64,13 @@ __all__ = [
     "by_share",
     "closing",
     "collapse",
+    "costs",
     "curves",
     "depth_role_map",
     "eigenvalues",
+    "faded",
     "figure",
+    "forecast",
     "gaussian",
     "growth",
     "histogram",
@@ -76,7 +93,8 @@ __all__ = [
     "starts_legend",
     "strip",
     "style",
-    "sweep_map",
+    "sweep_maps",
+    "tails",
     "tenths",
     "transport",
     "with_gradient",
