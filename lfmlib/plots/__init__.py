@@ -4,70 +4,30 @@ Figures are transparent, with mid-grey ink and colours that keep a contrast of 3
 theme, and that colour-blind readers can tell apart. They are drawn narrow, so that a phone need not shrink them much.
 """
 
-from .arrangement import (
-    CONTROLS,
-    alike,
-    by_bound,
-    by_control,
-    concentration,
-    eigenvalues,
-    lags,
-    local_scales,
-    power,
-)
-from .depth import (
-    PANELS,
-    along,
-    budget,
-    by_layer,
-    by_share,
-    line_legend,
-    profiles,
-    with_gradient,
-)
-from .house_style import (
-    COLOURS,
-    INK,
-    WIDTH,
-    figure,
-    literal,
-    style,
-)
-from .intervals import (
-    compared,
-    intervals,
-)
-from .noise import (
-    added,
-    closing,
-    kept,
-    protocols,
-    shares,
-    tenths,
-    times_axis,
-    transport,
-)
-from .optimal import (
-    anatomy,
-    by_law,
-    pruning,
-    rises,
-    won,
-)
+from .arrangement import CONTROLS, alike, by_bound, by_control, concentration, eigenvalues, lags, local_scales, power
+from .depth import PANELS, along, budget, by_layer, by_share, line_legend, profiles, with_gradient
+from .house_style import COLOURS, INK, WIDTH, figure, literal, style
+from .intervals import compared, intervals
+from .noise import added, closing, kept, protocols, shares, tenths, times_axis, transport
+from .optimal import anatomy, by_law, pruning, rises, won
 from .training import (
     STARTS,
     by_parameters,
     collapse,
     curves,
+    faded,
+    forecast,
     growth,
     panels,
     phases,
     starts_legend,
     sweep_map,
+    sweep_maps,
 )
 from .weights import (
     SHAPES,
     by_model,
+    costs,
     depth_role_map,
     gaussian,
     histogram,
@@ -77,6 +37,7 @@ from .weights import (
     ranges,
     score_plane,
     strip,
+    tails,
 )
 
 __all__ = [
@@ -103,10 +64,13 @@ __all__ = [
     "collapse",
     "compared",
     "concentration",
+    "costs",
     "curves",
     "depth_role_map",
     "eigenvalues",
+    "faded",
     "figure",
+    "forecast",
     "gaussian",
     "growth",
     "histogram",
@@ -133,6 +97,8 @@ __all__ = [
     "strip",
     "style",
     "sweep_map",
+    "sweep_maps",
+    "tails",
     "tenths",
     "times_axis",
     "transport",

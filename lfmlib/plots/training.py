@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm
 
 from .depth import LINES
 from .house_style import COLOURS, INK
-from .weights import outlined
+from .weights import beside_bound, outlined
 
 #: start of a training → colour, dashes and marker: light tails blue, heavy tails purple, controls green
 STARTS = {
@@ -83,14 +83,24 @@ def panels(
         ax.set_xlabel("step" if place + across >= len(runs) else "")
     starts = dict.fromkeys(start for rows in runs.values() for start in rows["start"])
     axes.flat[0].figure.legends.clear()
-    starts_legend(axes.flat[0].figure, starts)
+    starts_legend(axes.flat[0].figure, starts, marks=False)
 
 
-def starts_legend(fig: plt.Figure, starts, columns: int = 4) -> None:
-    """One legend for all panels of a figure, above them."""
+def starts_legend(fig: plt.Figure, starts, columns: int = 4, marks: bool = True, others=()) -> None:
+    """One legend for all panels of a figure, above them; with the markers of the starts, where the figure has marks.
+
+    Args:
+        fig: whose panels are done.
+        starts: names in `STARTS`.
+        columns: of the legend.
+        marks: the figure has marks.
+        others: handles of what else is drawn.
+    """
     lines = [
-        plt.Line2D([], [], color=STARTS[s][0], ls=STARTS[s][1], marker=STARTS[s][2], ms=4, label=s) for s in starts
+        plt.Line2D([], [], color=STARTS[s][0], ls=STARTS[s][1], marker=STARTS[s][2] if marks else "", ms=4, label=s)
+        for s in starts
     ]
+    lines += others
     fig.legend(handles=lines, loc="outside upper center", ncols=columns, columnspacing=1.2, handlelength=2.2)
 
 
@@ -114,44 +124,108 @@ def collapse(ax: Axes, rows: pd.DataFrame, laws: dict[str, tuple[np.ndarray, np.
     return ax
 
 
-def growth(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """How far the weights have moved against the root of the sum of squared rates, a line per training, with guides.
+GUIDES = {"rate_norm": ("diffusion", ":"), "rate_sum": ("straight on", "-.")}
+"""Column → what grows with it, and its line."""
+
+
+def growth(axes: np.ndarray, runs: dict[str, pd.DataFrame]) -> None:
+    """How far the weights have moved against the root of the sum of squared rates, a panel for each model, a line a
+    training, with guides.
+
+    Args:
+        axes: one for each of ``runs``, in a row.
+        runs: name → rows with start, seed, step, rate_norm, rate_sum and moved, of one model and scale.
+    """
+    for ax, (model, rows) in zip(axes, runs.items(), strict=True):
+        rows = rows[rows["step"] > 0]
+        for (start, _), some in rows.groupby(["start", "seed"], sort=False):
+            ax.plot(some["rate_norm"], some["moved"], color=STARTS[start][0], ls=STARTS[start][1], lw=0.9, alpha=0.7)
+        spent = rows.groupby("step")[["rate_norm", "rate_sum", "moved"]].mean()
+        low = 0.7 * spent["moved"].iloc[0]
+        for column, (_, dashes) in GUIDES.items():
+            ax.plot(spent["rate_norm"], low * spent[column] / spent[column].iloc[0], color=INK, lw=1.2, ls=dashes)
+        ax.set(xscale="log", yscale="log", title=model.removeprefix("lab "))
+        ax.xaxis.set_major_formatter(mpl.ticker.LogFormatterSciNotation(minor_thresholds=(0, 0)))
+        ax.minorticks_off()
+    axes[0].set_ylabel("RMS(ΔW) / RMS(W₀)")
+    axes[len(axes) // 2].set_xlabel("root of the sum of squared learning rates")
+    guides = [plt.Line2D([], [], color=INK, lw=1.2, ls=dashes, label=name) for name, dashes in GUIDES.values()]
+    starts = dict.fromkeys(start for rows in runs.values() for start in rows["start"])
+    starts_legend(axes[0].figure, starts, columns=3, marks=False, others=guides)
+
+
+def faded(ax: Axes, rows: pd.DataFrame, bound: float) -> Axes:
+    """Distance from the Gaussian before and after training: a row for each start, a line for each model, with a ring
+    where it begins and a mark where it ends.
 
     Args:
         ax: where to draw.
-        rows: start, seed, step, rate_norm, rate_sum and moved, of one model and scale.
+        rows: start, model (its name in print), step, steps and kl_bits.
+        bound: a level to mark.
     """
-    for (start, _), some in rows[rows["step"] > 0].groupby(["start", "seed"], sort=False):
-        ax.plot(some["rate_norm"], some["moved"], color=STARTS[start][0], ls=STARTS[start][1], lw=0.9, alpha=0.7)
-    spent = rows[rows["step"] > 0].groupby("step")[["rate_norm", "rate_sum", "moved"]].mean()
-    x, low = spent["rate_norm"].to_numpy(), 0.7 * spent["moved"].iloc[0]
-    for column, name in (("rate_norm", "diffusion"), ("rate_sum", "straight on")):
-        y = low * (spent[column] / spent[column].iloc[0]).to_numpy()
-        ax.plot(x, y, color=INK, lw=0.8, ls=":")
-        below = {"xytext": (0, -5), "textcoords": "offset points", "ha": "right", "va": "top"}
-        ax.annotate(name, (x[-1], y[-1]), **below, fontsize=9, color=INK)
-    ax.set(xscale="log", yscale="log")
-    ax.xaxis.set_major_formatter(mpl.ticker.LogFormatterSciNotation(minor_thresholds=(0, 0)))
-    ax.minorticks_off()
+    starts, models = (list(dict.fromkeys(rows[name])) for name in ("start", "model"))
+    least = 1e-4  # of a logarithmic axis; a Gaussian start may lie below
+    for number, (model, (colour, marker)) in enumerate(zip(models, LINES[1:], strict=False)):
+        some = rows[rows["model"] == model]
+        for place, start in enumerate(starts):
+            one = some[some["start"] == start]
+            ends = [one.loc[one["step"] == step, "kl_bits"].mean() for step in (0, one["steps"].max())]
+            ends, y = np.maximum(ends, least), place + 0.24 * (number - (len(models) - 1) / 2)
+            ax.plot(ends, [y, y], color=colour, lw=1.1)
+            ax.plot(ends[0], y, "o", mfc="none", color=colour, ms=4)
+            ax.plot(ends[1], y, marker, color=colour, ms=5, mew=0)
+        ax.plot([], [], marker=marker, color=colour, lw=1.1, ms=5, mew=0, label=model)
+    ax.plot([], [], "o", mfc="none", color=INK, ms=4, ls="", label="before")
+    ax.axvline(bound, color=INK, lw=0.8, ls=":")
+    ax.set_yticks(range(len(starts)), starts)
+    ax.set(xscale="log", xlabel="kl_bits (bits per weight)", ylim=(len(starts) - 0.5, -0.5))
+    ax.tick_params(axis="y", length=0)
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=4, columnspacing=1.2)
     return ax
 
 
-def sweep_map(ax: Axes, rows: pd.DataFrame, bound: float) -> Axes:
-    """Final `kl_bits` by learning rate (across) and weight decay (downwards), outlined where beyond ``bound``.
+def forecast(ax: Axes, rows: pd.DataFrame, bound: float) -> Axes:
+    """Measured distance from the Gaussian against the one foretold, a mark for each start and way of training.
 
     Args:
         ax: where to draw.
-        rows: lr, weight_decay and kl_bits, one row per training.
+        rows: start, foretold and measured, in bits.
+        bound: a level to mark on both axes.
+    """
+    least = 2e-4  # of logarithmic axes
+    for start, some in rows.groupby("start", sort=False):
+        colour, _, marker = STARTS[start]
+        ends = some[["foretold", "measured"]].clip(lower=least)
+        ax.plot(ends["foretold"], ends["measured"], marker, color=colour, ms=5, mew=0, alpha=0.8, label=start)
+    ends = [least, 2 * rows[["foretold", "measured"]].max().max()]
+    ax.plot(ends, ends, color=INK, lw=1)
+    for line in (ax.axhline, ax.axvline):
+        line(bound, color=INK, lw=0.8, ls=":")
+    ax.set(xscale="log", yscale="log", xlabel="foretold kl_bits", ylabel="measured kl_bits")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def sweep_maps(axes: np.ndarray, runs: dict[str, pd.DataFrame], bound: float) -> None:
+    """Final `kl_bits` by learning rate (across) and weight decay (downwards), outlined where beyond ``bound``: maps one
+    above the other, with one bar of colours.
+
+    Args:
+        axes: one for each of ``runs``, in a column.
+        runs: title → lr, weight_decay and kl_bits, one row per training.
         bound: the level beyond which a cell is outlined.
     """
-    grid = rows.pivot_table(index="weight_decay", columns="lr", values="kl_bits")
-    sns.heatmap(
-        grid, ax=ax, cmap="cividis_r", norm=LogNorm(0.001, 1), annot=True, fmt=".3f", annot_kws={"size": 8.5},
-        linewidths=0.5, cbar=False, xticklabels=[f"{lr:g}" for lr in grid.columns],
-        yticklabels=[f"{decay:g}" for decay in grid.index],
-    )  # fmt: skip
-    ax.set(xlabel="learning rate", ylabel="weight decay")
-    return outlined(ax, grid, bound)
+    for ax, (title, rows) in zip(axes, runs.items(), strict=True):
+        grid = rows.pivot_table(index="weight_decay", columns="lr", values="kl_bits")
+        sns.heatmap(
+            grid, ax=ax, cmap="cividis_r", norm=LogNorm(0.001, 1), annot=beside_bound(grid, bound), fmt="",
+            annot_kws={"size": 8.5}, linewidths=0.5, cbar=False, xticklabels=[f"{lr:g}" for lr in grid.columns],
+            yticklabels=[f"{decay:g}" for decay in grid.index],
+        )  # fmt: skip
+        ax.set(xlabel="learning rate" if ax is axes[-1] else "", ylabel="weight decay", title=title)
+        outlined(ax, grid, bound)
+    bar = axes[0].figure.colorbar(axes[0].collections[0], ax=axes, label="kl_bits (bits per weight)", format="{x:g}")
+    bar.ax.minorticks_off()
 
 
 def by_parameters(ax: Axes, rows: pd.DataFrame) -> Axes:

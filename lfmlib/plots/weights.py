@@ -9,6 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, PercentFormatter
+from scipy import special
 
 from ..checkpoints.roles import in_order
 from ..distribution.distances import coding_cells
@@ -16,6 +17,8 @@ from ..distribution.sketch import Sketch
 from ..surveys.run import by_tower
 from .house_style import COLOURS, INK, literal, no_layers
 
+_TALL = 14
+"""Rows from which on a figure has its tick labels above as well as below."""
 #: shape label → colour and marker
 SHAPES = {
     "gaussian": (COLOURS["noise"], "o"),
@@ -55,6 +58,31 @@ def gaussian(ax: Axes, reach: float = 4.0, label: str = "Gaussian") -> Axes:
     return ax
 
 
+def tails(ax: Axes, sketch: Sketch, label: str, colour: str) -> Axes:
+    """Share of the values farther from the mean than each distance, from one standard deviation to the farthest value,
+    both axes logarithmic; as a dashed line the Gaussian's share.
+
+    Args:
+        ax: where to draw.
+        sketch: at least two different values.
+        label: for the legend.
+        colour: a name in `COLOURS`.
+    """
+    distance = np.abs(sketch.cells.value - sketch.mean) / sketch.std
+    order = np.argsort(distance)
+    beyond = np.append(np.cumsum(sketch.cells.count[order][::-1])[::-1], 0) / sketch.count
+    at = np.geomspace(1, distance.max(), 300)
+    share = beyond[np.searchsorted(distance[order], at)]
+    ax.plot(at[share > 0], share[share > 0], color=COLOURS[colour], label=label)
+    ends = np.linspace(1, 7, 200)
+    ax.plot(ends, special.erfc(ends / np.sqrt(2)), color=COLOURS["model"], ls="--", label="Gaussian", zorder=1)
+    ax.set(xscale="log", yscale="log", ylim=(0.5 / sketch.count, 1))
+    ax.set(xlabel="distance from the mean (std)", ylabel="share of the weights beyond")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    return ax
+
+
 def map_height(table: pd.DataFrame) -> float:
     """Height in inches that `depth_role_map` of a table wants: a line a layer, but at most a page."""
     return min(1.2 + 0.36 * max(table["depth"].nunique(), 1), 8)
@@ -76,18 +104,30 @@ def depth_role_map(
     grid = known.pivot_table(index="depth", columns="role", values=column, aggfunc="median")[roles].astype(float)
     low, high = span or (max(np.nanmin(grid.to_numpy()), bound / 100), np.nanmax(grid.to_numpy()))  # log colours
     few = grid.shape[0] <= 14 and grid.shape[1] <= 8  # a number needs the room
-    shown = grid.round(3) + 0.0  # and no “-0.000”
     sns.heatmap(
         grid.clip(low, high), ax=ax, cmap="cividis_r", norm=LogNorm(low, max(high, 1.01 * low)),
-        annot=few and shown, fmt=".3f", annot_kws={"size": 8.5}, linewidths=0.5 if few else 0,
-        xticklabels=True, cbar_kws={"label": label, "format": "{x:g}"},
+        annot=beside_bound(grid, bound) if few else False, fmt="", annot_kws={"size": 8.5},
+        linewidths=0.5 if few else 0, xticklabels=True, cbar_kws={"label": label, "format": "{x:g}"},
     )  # fmt: skip
     bar = ax.collections[0].colorbar.ax.yaxis
     bar.set_major_locator(LogLocator(subs=(1, 2, 5)))
     bar.set_minor_locator(NullLocator())
     ax.set(xlabel="role", ylabel="layer")
-    ax.tick_params("x", rotation=90 if grid.shape[1] > 8 else 0)
+    ax.tick_params("x", rotation=90 if grid.shape[1] > 8 else 0, labeltop=len(grid) > _TALL)
     return outlined(ax, grid, bound)
+
+
+def beside_bound(grid: pd.DataFrame, bound: float) -> np.ndarray:
+    """The numbers of a map in words: three decimals, or as many as show on which side of ``bound`` each lies, since
+    0.020 says nothing where the bound is 0.02."""
+
+    def told(value: float) -> str:
+        for digits in range(3, 7):
+            if (round(value, digits) > bound) == (value > bound):
+                break
+        return f"{round(value, digits) + 0.0:.{digits}f}"  # and no “-0.000”
+
+    return np.array([[told(value) for value in row] for row in grid.to_numpy(float)])
 
 
 def outlined(ax: Axes, grid: pd.DataFrame, bound: float) -> Axes:
@@ -120,6 +160,30 @@ def label_map(ax: Axes, table: pd.DataFrame, borderline: float) -> Axes:
     ax.set(xlabel="role", ylabel="layer", xlim=(-0.6, len(roles) - 0.4))
     ax.yaxis.get_major_locator().set_params(integer=True)
     ax.invert_yaxis()
+    return ax
+
+
+def costs(ax: Axes, sweep: pd.DataFrame, tie: float) -> Axes:
+    """What it costs to code made values as each shape, against the power of their law, with the name that each gets.
+
+    Args:
+        ax: where to draw.
+        sweep: s (as text), label, and the cost as each family, in bits per weight.
+        tie: costs closer than this are equal; the band above the lowest cost.
+    """
+    place = np.arange(len(sweep))
+    shown = [name for name in SHAPES if name in sweep]
+    least = sweep[shown].min(axis=1)
+    ax.fill_between(place, least, least + tie, color=INK, alpha=0.2, lw=0)
+    for name in shown:
+        colour, marker = SHAPES[name]
+        ax.plot(place, sweep[name], color=colour, marker=marker, ms=4, lw=1.2, label=name)
+    ax.set_yscale("symlog", linthresh=0.02)
+    ax.set_xticks(place, [f"{power}\n{label}" for power, label in zip(sweep["s"], sweep["label"], strict=True)])
+    ax.tick_params("x", labelsize=7.5)
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set(xlabel="power s, and the name", ylabel="cost (bits per weight)", ylim=(0, None))
+    ax.legend(loc="upper left")
     return ax
 
 
@@ -179,9 +243,10 @@ def ranges(ax: Axes, rows: pd.DataFrame, anchor: float, anchor_label: str, label
         ax.plot([], [], markers[component], color=INK, ms=4, label=component)
     ax.axvline(anchor, color=COLOURS["model"], lw=1, ls="--")
     ax.annotate(
-        anchor_label, (anchor, 1), xycoords=("data", "axes fraction"), xytext=(3, 2), textcoords="offset points",
-        color=COLOURS["model"], fontsize=9, ha="center",
+        anchor_label, (anchor, 1), xycoords=("data", "axes fraction"), xytext=(3, -2), textcoords="offset points",
+        color=COLOURS["model"], fontsize=9, ha="left", va="top",
     )  # fmt: skip
+    ax.tick_params(labeltop=len(rows) > _TALL)
     ax.set_yticks(range(len(models)), [literal(model, 32) for model in models])
     ax.invert_yaxis()
     ax.set(xlabel=label)

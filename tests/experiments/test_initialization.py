@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lfmlib import findings, records
-from lfmlib.chapters import ch02_start, lab_runs, names, published
+from lfmlib.chapters import ch02_picture, ch02_start, lab_runs, names, published
 from lfmlib.experiments import drift as forgetting
 from lfmlib.experiments import initialization as experiments
 from lfmlib.findings import over_runs, scoreboard
@@ -131,20 +131,20 @@ def test_every_unlike_start_begins_unlike_and_every_control_gaussian():
 
 def test_planted_fading_is_foretold_and_crosses_where_it_should():
     rows = planted(ALL | {"sparse-90": 0.9, "gaussian": 0.2})
-    misses = ch02_start.misses(ch02_start.with_prediction(rows[rows["step"] > 0]), findings.KL_BOUND)
+    misses = ch02_picture.misses(ch02_picture.with_prediction(rows[rows["step"] > 0]), findings.KL_BOUND)
     told = misses["measured / foretold"]
     assert all(text.startswith("1.00") for text in told[told != "–"])
     assert misses["foretold forgotten"].sum() == 4 * 5 and misses["of these not"].sum() == 0
     rows.loc[rows["start"] == "laplace", "kl_bits"] = 0.1  # as it was at the start
-    misses = ch02_start.misses(ch02_start.with_prediction(rows[rows["step"] > 0]), findings.KL_BOUND)
+    misses = ch02_picture.misses(ch02_picture.with_prediction(rows[rows["step"] > 0]), findings.KL_BOUND)
     assert misses["of these not"].sum() == 5
-    table = ch02_start.crossings(rows, findings.KL_BOUND)
+    table = ch02_picture.crossings(rows, findings.KL_BOUND)
     assert table.loc["sparse-90", "crossed"] == 0 and table.loc["sparse-90", "ratio"] == "–"
     assert table["got there"].tolist() == [5, 5, 5, 5, 0]
     laplace = table.loc["laplace"]
     assert laplace["of these within"] == 0 and laplace["crossed"] == 0
     assert (table.loc[["uniform", "signs", "student-t3"], "crossed"] == 5).all()
-    told = ch02_start.forecasts(rows).loc["lab ViT, wide start"].str.split(" → ", expand=True).astype(float)
+    told = ch02_picture.forecasts(ch02_picture.forecast_rows(rows)).loc["lab ViT, wide start"].str.split(" → ", expand=True).astype(float)
     assert told.loc["uniform", 0] == pytest.approx(told.loc["uniform", 1], abs=1e-3)
     assert told.loc["sparse-90", 0] < told.loc["sparse-90", 1] / 10  # it kept more than a Gaussian start did
 
@@ -169,7 +169,7 @@ def test_a_shape_was_grown_only_if_two_seeds_end_with_it_and_none_begins_with_it
 
 def test_drift_beside_decay():
     rows = planted(ALL, left=0.5, weight_decay=10.0, task="class", lr=1e-3)
-    drift = ch02_start.drifts(rows).loc["lab ViT, wide start"]
+    drift = ch02_picture.drifts(rows).loc["lab ViT, wide start"]
     spent = math.fsum(rate(Config("vit", "class", lr=1e-3, steps=STEPS[-1]), step) for step in range(STEPS[-1]))
     assert drift["measured"] == 0.5 and drift["decay alone"] == pytest.approx(math.exp(-10 * spent), rel=0.01)
 
@@ -177,9 +177,9 @@ def test_drift_beside_decay():
 def test_slope_of_a_diffusion_is_one():
     rows = planted(ALL)
     rows["moved"] = 3 * rows["rate_norm"]
-    assert ch02_start.exponents(rows).loc["lab ViT", "slope"] == pytest.approx(1.0)
+    assert ch02_picture.exponents(rows).loc["lab ViT", "slope"] == pytest.approx(1.0)
     rows["moved"] = 3 * rows["rate_sum"]
-    straight = ch02_start.exponents(rows).loc["lab ViT"]
+    straight = ch02_picture.exponents(rows).loc["lab ViT"]
     assert straight["slope"] == pytest.approx(straight["straight"]) and straight["slope"] > 1.2
 
 
