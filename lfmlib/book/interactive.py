@@ -168,7 +168,7 @@ def planted(shape: tuple[int, int], seed: int) -> dict:
     top, left, right = spiked(STRENGTHS * limit, rows, columns)
     rng = np.random.default_rng(seed)
     values = linalg.svdvals(rng.standard_normal(shape)) / limit
-    counts, edges = np.histogram(values, bins=100, range=(0, 2))
+    counts, edges = np.histogram(values, bins=max(40, min(100, min(shape) // 4)), range=(0, 2))
     return {
         "shape": [rows, columns],
         "threshold": round((rows * columns) ** 0.25 / limit, 4),
