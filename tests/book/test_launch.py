@@ -80,7 +80,7 @@ def test_what_is_installed_already_is_not_asked_for_in_another_version(tmp_path,
     monkeypatch.setattr(subprocess, "run", lambda words, check: asked.append(words))
     exec(launch.install("https://github.com/someone/something", "0" * 40), {})
     (pip,) = asked  # it stands in the tree already, so nothing is cloned
-    assert pip[:4] == [sys.executable, "-m", "pip", "install"] and not any("torch==" in word for word in pip)
+    assert pip[:4] == (sys.executable, "-m", "pip", "install") and not any("torch==" in word for word in pip)
     assert (tmp_path / "_build/pins.txt").read_text().split() == ["#", "pins", "numpy==2.4.6"]
     assert sys.path[0] == str(tmp_path)
 
