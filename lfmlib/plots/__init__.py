@@ -21,7 +21,6 @@ from .training import (
     panels,
     phases,
     starts_legend,
-    sweep_map,
     sweep_maps,
 )
 from .weights import (
@@ -96,7 +95,6 @@ __all__ = [
     "starts_legend",
     "strip",
     "style",
-    "sweep_map",
     "sweep_maps",
     "tails",
     "tenths",
