@@ -43,12 +43,14 @@ def _in_short(known: dict[str, pd.DataFrame]) -> str:
             for name, rows in known.items()}  # fmt: skip
     much = [found["value"].mean() >= MUCH for found in each.values()]
     lead = "Much" if all(much) else "It depends on the model" if any(much) else "Little"
-    said = _listed([f"{_short(found)} % ({name})" for name, found in each.items()])
+    shares = {name: _short(found).replace("< ", "<\u00a0") for name, found in each.items()}
+    first, *rest = shares
+    said = [f"{shares[first]}\u00a0% of the squared weights ({first})"]
+    said += [f"{shares[name]}\u00a0% ({name})" for name in rest]
     alike = sorted(100 * foretold(rows).mean() for rows in known.values())
     ends = " to ".join(dict.fromkeys(f"{one:.0f}" for one in (alike[0], alike[-1])))
     return (
-        f"**{lead}.** For 1 % of what a model knows, noise can stand for {said} of the squared weights, where {ends} % "
-        "look like noise."
+        f"**{lead}.** For 1 % of what a model knows, noise can stand for {_listed(said)}. As noise look {ends}\u00a0%."
     )
 
 

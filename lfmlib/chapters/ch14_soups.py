@@ -84,5 +84,5 @@ def beside_noise(record: pd.DataFrame) -> str:
     better, worse = sum(high < 0 for _, _, high in sides), sum(low > 0 for _, low, _ in sides)
     return (
         "Beyond the mean of its siblings, what a fine-tune has is better for the loss than noise of that size in "
-        f"**{better} of {len(sides)}** cases (a model at a rate), and worse in {worse}."
+        f"**{better} of {len(sides)}** cases, and worse in {worse}."
     )
