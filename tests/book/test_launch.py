@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,7 @@ print(torch.__version__, torch.version.cuda, *(version(name) for name in ("numpy
         assert versions == [PINS[name] for name in ("numpy", "transformers", "papermill")]
     tree = tmp_path / "gaussian-never-fades"
     assert git(tree, "status", "--porcelain", "--untracked-files=no") == ""
+    shutil.rmtree(tmp_path / "env")  # more than a gigabyte
 
 
 def test_binder_installs_the_book_under_the_pins_with_the_cpu_build():
