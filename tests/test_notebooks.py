@@ -133,3 +133,33 @@ def test_no_cell_ends_in_a_bare_figure(path):
         call = last.value.func if isinstance(last.value, ast.Call) else None
         name = call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", None)
         assert name in PRINTS, f"{where(path, cell)}: end it with plt.show() or a semicolon"
+
+
+def test_the_first_screen_answers(path):
+    """Title and a few words, the answer, the first figure, the box: imports, parameters and records fold."""
+    cells = nbformat.read(path, as_version=4).cells
+    assert len(cells[0].source.split()) <= 60
+    shown = next(
+        at for at, cell in enumerate(cells) if re.search(r"^\w+(\[.*\])?\.show\(\)$", cell.source, re.MULTILINE)
+    )
+    opening = cells[1:shown]
+    assert all(cell.cell_type == "code" and "hide-input" in cell.metadata.tags for cell in opening)
+    assert ["figure" in cell.metadata.get("mystnb", {}) for cell in opening].count(True) == 1
+    assert re.search(r"\b(Claim|Board|Question)\(", opening[0].source) and "remove-input" in cells[shown].metadata.tags
+
+
+def test_takeaways_are_printed_and_solutions_unfold(path):
+    cells = nbformat.read(path, as_version=4).cells
+    place = next(at for at, cell in enumerate(cells) if re.search(r"^## Takeaways$", cell.source, re.MULTILINE))
+    assert cells[place].source.endswith("## Takeaways"), "three printed sentences stand right below"
+    assert cells[place + 1].cell_type == "code" and "notebook.say(" in cells[place + 1].source
+    exercises = prose(path).partition("## Exercises")[2]
+    solved = re.findall(r"<details><summary>Solution[^<]*</summary>\n\n(.*?)\n\n *</details>", exercises, re.DOTALL)
+    assert len(solved) >= 3 and exercises.count("<details>") == len(solved)
+    for solution in solved:
+        for kind, block in re.findall(r"```(\w+)\n(.*?)```", solution, re.DOTALL):
+            if kind == "python":
+                ast.parse(block)
+            for name, given in re.findall(r"papermill notebooks/(\w+)\.ipynb (.*)", block):
+                declared = papermill.inspect_notebook(str(ROOT / "notebooks" / f"{name}.ipynb"))
+                assert set(re.findall(r"-[pr] (\w+)", given)) <= set(declared)
