@@ -42,7 +42,7 @@ def apart(table: pd.DataFrame, body: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         The rows that are not judged or lie inside the band of noise, with ``inside_band``; and a sentence on them.
     """
     inside = table["kl_bits"].between(table["kl_bits_null_low"], table["kl_bits_null_high"])
-    rows = table[inside | ~table["tensor"].isin(body["tensor"])].assign(inside_band=inside)
+    rows = table.assign(inside_band=inside)[inside | ~table["tensor"].isin(body["tensor"])]
     others = rows[~rows["tensor"].isin(body["tensor"])]
     noisy = [f"{code(row.tensor)} ({row.kl_bits:.5f} bits)" for row in others[others["inside_band"]].itertuples()]
     said = f"Of the {len(body)} judged matrices, **{int(inside[body.index].sum())}** lie in the band of noise"
@@ -50,7 +50,7 @@ def apart(table: pd.DataFrame, body: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         of_them = ", ".join(noisy[:3]) + (f" and {len(noisy) - 3} more" if len(noisy) > 3 else "")
         said += f"; of the {len(others)} that stand apart, {len(noisy)}{f': {of_them}' if noisy else ''}"
     columns = ["tensor", "role", "kl_bits", "kl_bits_null_high", "tail_bits", "inside_band"]
-    return findings.layer_by_layer(rows)[columns], f"{said}."
+    return (findings.layer_by_layer(rows) if len(rows) else rows)[columns], f"{said}."
 
 
 def beside(body: pd.DataFrame, noise: pd.DataFrame, listed: pd.DataFrame) -> str:
@@ -104,7 +104,10 @@ def _where(body: pd.DataFrame) -> str:
     low, high = medians.iloc[0], medians.iloc[-1]
     if len(medians) == 1:
         return f"All judged matrices have one role, {plain(medians.index[0])}, and cost {high:.4f} bits in the median."
-    ends = f"{plain(medians.index[-1])} costs {high:.4f} bits in the median, {plain(medians.index[0])} costs {low:.4f}"
+    ends = (
+        f"matrices of role *{plain(medians.index[-1])}* cost {high:.4f} bits in the median, those of role "
+        f"*{plain(medians.index[0])}* {low:.4f}"
+    )
     if high >= 2 * low:
         return f"Distance has a place: {ends}."
     return f"The role says little about the distance here: {ends}."

@@ -23,7 +23,7 @@ from .lab_runs import REGIMES, last, verdict_runs
 from .names import LAB, where
 from .sentences import Cell, arrow, at_end, mean, number, span, table, within
 
-OPTIMIZERS = {"sgd": "SGD", "adagrad": "Adagrad"}
+OPTIMIZERS = {"adagrad": "Adagrad", "sgd": "SGD"}
 """The other optimizers of the record, and their names in print."""
 
 

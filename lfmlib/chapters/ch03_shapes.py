@@ -13,7 +13,7 @@ from ..findings import Finding
 from ..findings.markup import code, plain
 
 POWERS = (2.0, 1.7, 1.5, 1.4, 1.3, 1.2, 1.0, 0.8, 0.7, 0.6, 0.5)
-"""Powers s of the generalized Gaussians exp(-abs(x)^s) that are made and named: 2 is a Gaussian, 1 a Laplace density."""
+"""Powers s of the generalized Gaussians exp(-abs(x)^s) that are named: 2 is a Gaussian, 1 a Laplace density."""
 SIZES = (4_096, 16_384, 65_536)
 """Values of the noise that must have no shape: from the smallest matrix that is judged."""
 
@@ -115,10 +115,10 @@ def witnesses(model: str, finding: Finding, grown: Mapping[str, Sequence[str]]) 
         grown: shape → ways of training (see `lab_runs.shapes_grown`).
     """
     seen = ", ".join(finding.details["found"]) or "none"
-    lab = ", ".join(f"{name} in {len(ways)} ({'; '.join(ways)})" for name, ways in grown.items()) or "none"
+    lab = ", ".join(f"{name} in {len(ways)}" for name, ways in grown.items()) or "none"
     return (
         f"Seen in at least two matrices of {plain(model)}: **{seen}**.\n\n"
-        f"Grown in the lab in at least two seeds, by ways of training: {lab}."
+        f"Grown in the lab, in at least two seeds of so many ways of training: {lab}."
     )
 
 
@@ -143,8 +143,8 @@ def _named(noise: pd.DataFrame, right: float) -> str:
     wrong = int((noise["label"] != "gaussian").sum())
     lead = "Names can be checked before they are believed" if right > 0.9 and not wrong else "Names are not safe here"
     return (
-        f"{lead}: {right:.1%} of made tensors get that of their law, and {wrong} of {len(noise)} noise twins are called "
-        "anything but Gaussian."
+        f"{lead}: {right:.1%} of made tensors get that of their law, and {wrong} of {len(noise)} noise twins are "
+        "called anything but Gaussian."
     )
 
 

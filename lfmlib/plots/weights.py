@@ -164,12 +164,12 @@ def label_map(ax: Axes, table: pd.DataFrame, borderline: float) -> Axes:
 
 
 def costs(ax: Axes, sweep: pd.DataFrame, tie: float) -> Axes:
-    """What it costs to code made values as each shape, against the power of their law, with the name that each gets.
+    """What it costs to code made values as each shape, against the power of their law, with a ring on the name given.
 
     Args:
         ax: where to draw.
         sweep: s (as text), label, and the cost as each family, in bits per weight.
-        tie: costs closer than this are equal; the band above the lowest cost.
+        tie: costs closer than this are equal; the height of the band above the lowest cost.
     """
     place = np.arange(len(sweep))
     shown = [name for name in SHAPES if name in sweep]
@@ -178,12 +178,13 @@ def costs(ax: Axes, sweep: pd.DataFrame, tie: float) -> Axes:
     for name in shown:
         colour, marker = SHAPES[name]
         ax.plot(place, sweep[name], color=colour, marker=marker, ms=4, lw=1.2, label=name)
+    given = [row.get(row["label"], np.nan) for row in sweep.to_dict("records")]
+    ax.plot(place, given, "o", ms=9, mfc="none", color=INK, label="name given")
     ax.set_yscale("symlog", linthresh=0.02)
-    ax.set_xticks(place, [f"{power}\n{label}" for power, label in zip(sweep["s"], sweep["label"], strict=True)])
-    ax.tick_params("x", labelsize=7.5)
+    ax.set_xticks(place, sweep["s"])
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.set(xlabel="power s, and the name", ylabel="cost (bits per weight)", ylim=(0, None))
-    ax.legend(loc="upper left")
+    ax.set(xlabel="power s", ylabel="cost (bits per weight)", ylim=(-0.002, None))
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, columnspacing=1.2)
     return ax
 
 

@@ -144,7 +144,8 @@ def test_planted_fading_is_foretold_and_crosses_where_it_should():
     laplace = table.loc["laplace"]
     assert laplace["of these within"] == 0 and laplace["crossed"] == 0
     assert (table.loc[["uniform", "signs", "student-t3"], "crossed"] == 5).all()
-    told = ch02_picture.forecasts(ch02_picture.forecast_rows(rows)).loc["lab ViT, wide start"].str.split(" → ", expand=True).astype(float)
+    words = ch02_picture.forecasts(ch02_picture.forecast_rows(rows))
+    told = words.loc["lab ViT, wide start"].str.split(" → ", expand=True).astype(float)
     assert told.loc["uniform", 0] == pytest.approx(told.loc["uniform", 1], abs=1e-3)
     assert told.loc["sparse-90", 0] < told.loc["sparse-90", 1] / 10  # it kept more than a Gaussian start did
 
