@@ -211,7 +211,7 @@ def protocols(record: pd.DataFrame, which: str = "tuned") -> pd.DataFrame:
 
 
 def asked(record: pd.DataFrame) -> str:
-    """By how many protocols W, and W₀ + noise, stand more noise than W₀, and by how many less, in sentences."""
+    """By how many protocols W, and W₀ + noise, stand more noise than W₀, and by how many less: a list."""
     words, undefined = [], 0
     for name, some in by_model(record, part="protocols"):
         told = []
@@ -221,8 +221,8 @@ def asked(record: pd.DataFrame) -> str:
             told.append(f"{WHICH[which]} stands more noise than W₀ in **{more} of {len(found)}**, less in {less}")
             undefined += found.attrs["undefined"] if which == "tuned" else 0
         words.append(f"{name}: {'; '.join(told)}.")
-    left = f" {undefined} protocols are left out: in some run W knows nothing there to lose." if undefined else ""
-    return " ".join(words) + left
+    left = f"\n\n{undefined} protocols are left out: in some run W knows nothing there to lose." if undefined else ""
+    return "\n".join(f"- {one}" for one in words) + left
 
 
 def of_sigma(record: pd.DataFrame) -> str:

@@ -407,9 +407,8 @@ def test_tables_say_what_was_planted():
     assert "-50 [-51, -49] %" in ch08_samples.of_samples(ch08_samples.samples(record))
     slopes = ch08_samples.rank_spans(record).set_index("way")
     assert slopes.loc["12-layer decoder, LoRA", "mean"] == pytest.approx(0.5, abs=0.02)
-    assert "4.0 to 4.0 times as wide" in ch08_samples.of_ranks(slopes) and "neither" not in ch08_samples.of_ranks(
-        slopes
-    )
+    said = ch08_samples.of_ranks(slopes)
+    assert "4.0 to 4.0 times as wide" in said and "neither" not in said
     assert ch08_depth.course(rows).loc["q", "peak"] == "layer 7 of 7"
     beside = ch08_depth.beside_theirs({"full": rows, "falling": rows.assign(depth=7 - rows["depth"])})
     assert beside["of V, Up, Down, at the end"].tolist() == ["none", "V, Up, Down"]
@@ -423,7 +422,7 @@ def test_tables_say_what_was_planted():
     said = ch08_samples.takeaways(found, ch08_samples.samples(record), slopes).splitlines()
     assert len(said) == 3 and "in 2 of 2 fine-tunes." in said[0] and "0.50 times as wide at equal steps" in said[1]
     assert "to the power 0.50" in said[2]
-    falls = [replace(found[0], value=0.25, interval=None)]
+    falls = [replace(found[0], value=0.25, interval=None, verdict="contradicted")]
     assert "roles that grow is 25 % (lab 12-layer decoder)" in ch08_samples.takeaways(falls, few[:0], slopes[:0])
     nothing = ch08_samples.takeaways([], few[:0], slopes[:0]).splitlines()
     assert len(nothing) == 3 and all("not" in one or "No model" in one for one in nothing)
