@@ -122,7 +122,7 @@ def test_report_reads_alone(built):
     assert '<a href="#fig-hero">Figure 1.1</a>' in text and 'id="fig-hero"' in text
     assert "MathJax" in page and "seed 7" in text
     assert not re.search(r"mystnb|\{[a-z]+\}`|^:::|```", text, flags=re.MULTILINE)  # no raw MyST
-    assert not re.search(r"""(src|href)=["'](?!data:|#|https?://)""", text)  # nothing beside it
+    assert not re.search(r"""(src|href)=["'](?!data:|#|%23|https?://)""", text)  # nothing beside it
     assert not re.search(r"""src=["']https?:""", text)
     for absent in ("import matplotlib", "on stderr", "not to be seen", "# Parameters", "In [", "<Figure size"):
         assert absent not in text
