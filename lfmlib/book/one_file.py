@@ -18,7 +18,7 @@ from string import Template
 from urllib.parse import quote
 
 import nbformat
-from bs4 import BeautifulSoup
+from bs4 import BeautifulSoup, Tag
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
@@ -31,6 +31,7 @@ __all__ = ["write_report"]
 _IMAGES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif")  # in order of preference
 _PLAIN = " !'()*+,-./:;=?@[]^_`{|}~"
 """What stands for itself in the address of an image that holds its text."""
+_END = '<div class="lfm-end"></div>'  # where what folds ends
 _MATH = re.compile(r"\$[^$\s]|\\\(|\\\[|\\begin\{")
 
 _PAGE = Template("""<!DOCTYPE html>
@@ -174,6 +175,9 @@ def _as_text(svg: str) -> str:
 
 
 def _render(notebook: nbformat.NotebookNode, folder: Path) -> str:
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":  # nbconvert closes what folds at once; `_finish_html` reads the mark
+            cell.source = cell.source.replace("</details>", _END)
     exporter = HTMLExporter(
         template_name="basic",  # the cells alone, without a page around them
         exclude_input=True,
@@ -201,6 +205,8 @@ def _finish_html(body: str, numbers: dict[str, str], baseurl: str) -> str:
                 link["href"] = f"{baseurl.rstrip('/')}/{_page(target)}"
             else:
                 link.unwrap()
+    for end in soup.select(".lfm-end"):
+        _fold_up_to(end)
     for table in soup.find_all("table"):
         if table.find_parent(class_="lfm-scroll") is None:
             table.wrap(soup.new_tag("div", attrs={"class": "lfm-scroll", "tabindex": "0"}))
@@ -208,6 +214,17 @@ def _finish_html(body: str, numbers: dict[str, str], baseurl: str) -> str:
         if not cell.get_text(strip=True) and not cell.find(["img", "svg", "hr", "table"]):
             cell.decompose()
     return str(soup)
+
+
+def _fold_up_to(end: Tag) -> None:
+    """Put all between what folds and the mark of its end back into it; the mark goes."""
+    fold, inside = end.find_previous_sibling("details"), []
+    for one in fold.next_siblings if fold else ():
+        if one is end:
+            fold.extend(inside)
+            break
+        inside.append(one)
+    end.decompose()
 
 
 def _page(target: str) -> str:

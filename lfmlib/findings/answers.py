@@ -89,7 +89,7 @@ def report(found: Sequence[Finding]) -> str:
         some = [one for one in judged if one.verdict == verdict]
         if some:
             parts.append(f"{said}: {_listed([_short(one) for one in some])}")
-    return f"Of **{plain(titled(judged[0].model))}**, what the paper says " + "; ".join(parts) + "."
+    return f"Of **{plain(titled(found[0].model))}**, what the paper says " + "; ".join(parts) + "."
 
 
 def summary(found: Sequence[Finding]) -> str:

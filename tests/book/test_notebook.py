@@ -9,6 +9,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +17,7 @@ from bs4 import BeautifulSoup
 from IPython.core.interactiveshell import InteractiveShell
 
 from lfmlib import findings
-from lfmlib.book import boxes, notebook, refusals, tables
+from lfmlib.book import boxes, notebook, one_file, refusals, tables
 from lfmlib.findings import Finding, scoreboard
 from lfmlib.provenance import ROOT, recorded
 from lfmlib.records import Comparison, Rehearsal
@@ -374,6 +375,18 @@ def test_a_spreadsheet_computes_no_name(shown, tmp_path):
     assert text == (tmp_path / "matrices.csv").read_text(encoding="utf-8") and "-1.5" in text
     assert pd.read_csv(tmp_path / "matrices.csv")["tensor"].tolist() == ["'=1+1", "'@x", "'-x", "a"]
     assert pd.read_parquet(tmp_path / "matrices.parquet")["tensor"].tolist() == table["tensor"].tolist()
+
+
+def test_a_solution_folds_in_a_report_as_in_the_book(tmp_path):
+    """nbconvert closes an HTML block at its end, so that all in it would stand open."""
+    solution = "<details><summary>Solution</summary>\n\n```python\n1 + 1\n```\n\nTwo.\n\n</details>"
+    text = f"# A question?\n\n1. One.\n\n{solution}\n\n2. Two.\n\n{solution}\n\nThe end."
+    path = tmp_path / "01_a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), path)
+    page = one_file.write_report(path, tmp_path / "a.html")
+    soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
+    assert ["".join(one.get_text().split()) for one in soup.select("details")] == ["Solution1+1Two."] * 2
+    assert not soup.select(".lfm-end") and "The end." in soup.get_text()
 
 
 @pytest.mark.slow
