@@ -77,7 +77,7 @@ def what_it_takes(shares: pd.DataFrame) -> str:
 
     def span(kind: str) -> str:
         some = shares.loc[shares["kind"] == kind, "share"]
-        return f"{some.min():.0%} to {some.max():.0%}"
+        return " to ".join(dict.fromkeys(f"{one:.0%}" for one in (some.min(), some.max())))
 
     words = (
         f"Keep the order of the entries and replace their values, and **{span('gaussianized')}** of the gain stays; "
@@ -192,7 +192,7 @@ def _differences(record: pd.DataFrame) -> Iterator[tuple[str, int, str, tuple[fl
 
 def differ(record: pd.DataFrame) -> str:
     """In how many of the comparisons with uniform noise and ±1 Gaussian noise is better, beyond the interval."""
-    spans = [ahead for *_, ahead in _differences(record) if not np.isnan(ahead[1])]
+    spans = [ahead for *_, ahead in _differences(record) if np.isfinite(ahead).all()]
     better, worse = sum(low > 0 for _, low, _ in spans), sum(high < 0 for *_, high in spans)
     count, widest = len(spans), max([(high - low) / 2 for _, low, high in spans], default=0.0)
     if not count:
