@@ -63,9 +63,7 @@ def of_laws(record: pd.DataFrame) -> str:
             (alike if ratio <= 1.25 else unlike).append((f"{name}, {way}", ratio))
     words = f"R² ≥ 0.99 for 80 % of the parameters, by the interval over seeds, in full fine-tuning: {', '.join(full)}."
     if alike:
-        words += (
-            f" Low rank alone explains the `kl_bits` of {'; '.join(name for name, _ in alike)}, to within a quarter."
-        )
+        words += f" Low rank alone explains `kl_bits`, to within a quarter, of {'; '.join(name for name, _ in alike)}."
     if unlike:
         least, most = (pick(unlike, key=lambda one: one[1]) for pick in (min, max))
         words += (
