@@ -115,10 +115,10 @@ def _of_insights(record: pd.DataFrame) -> str:
     if not law or not rest or not all(map(known, law)):
         return "Too few variants are recorded with two runs or more, so of the insights **nothing is concluded**."
     (less, more), (helps, harms) = _outcomes(law), _outcomes(rest)
-    so = "Other noise did as well as Gaussian noise" if not less + more else "The law of the noise does matter"
+    so = "The law of the noise matters" if less + more else "Gaussian noise is nothing special"
     return (
-        f"**{so}**: uniform noise and ±1 differ from it in {less + more} of {len(law)} comparisons; scales that grow "
-        f"with depth, and a raised σ, help in {helps} of {len(rest)} and harm in {harms}."
+        f"**{so}**: other noise differs in {less + more} of {len(law)} comparisons; scales that grow with depth and a "
+        f"raised σ help in {helps} of {len(rest)}, and harm in {harms}."
     )
 
 
