@@ -55,6 +55,7 @@ def look(browser, path: Path, html: Path) -> tuple[float, int, int]:
     """Milliseconds until the first paint, and the bytes of the files asked for: the page's own, and shared ones."""
     asked: set[Path] = set()
     page = browser.new_page(viewport=SCREENS["desk"])
+    page.set_default_timeout(120_000)  # a busy machine is slow, not broken
     page.on("request", lambda request: asked.add(Path(unquote(urlsplit(request.url).path))))
     page.goto(path.as_uri(), wait_until="load")
     page.evaluate("() => window.MathJax?.startup?.promise?.then(() => null)")
