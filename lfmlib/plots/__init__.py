@@ -7,7 +7,7 @@ theme, and that colour-blind readers can tell apart. They are drawn narrow, so t
 from .arrangement import CONTROLS, alike, by_bound, by_control, concentration, eigenvalues, lags, local_scales, power
 from .depth import PANELS, along, budget, by_layer, by_share, line_legend, profiles, with_gradient
 from .house_style import COLOURS, INK, WIDTH, figure, literal, style
-from .intervals import compared, intervals
+from .dot_rows import compared, intervals
 from .noise import added, closing, kept, protocols, shares, tenths, times_axis, transport
 from .optimal import anatomy, by_law, pruning, rises, won
 from .training import (
