@@ -28,7 +28,9 @@ CALLED = {"bs4": "beautifulsoup4", "yaml": "pyyaml"}  # module → its package, 
 
 def git(folder: Path, *words: str) -> str:
     who = ("-c", "user.name=A Tester", "-c", "user.email=tester@example.org", "-c", "init.defaultBranch=main")
-    return subprocess.run(["git", *who, *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        ["git", *who, *words], cwd=folder, check=True, capture_output=True, encoding="utf-8"
+    ).stdout.strip()
 
 
 @pytest.fixture
@@ -74,7 +76,9 @@ def test_what_is_installed_already_is_not_asked_for_in_another_version(tmp_path,
     """Colab has a torch for its GPUs, and a kernel of its own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    (tmp_path / "constraints.txt").write_text("# pins\ntorch==2.13.0\nHugging_Face.hub==1.0\nnumpy==2.4.6\n")
+    (tmp_path / "constraints.txt").write_text(
+        "# pins\ntorch==2.13.0\nHugging_Face.hub==1.0\nnumpy==2.4.6\n", encoding="utf-8"
+    )
     there = [SimpleNamespace(name=name) for name in ("torch", "hugging-face_hub")]
     monkeypatch.setattr("importlib.metadata.distributions", lambda: there)
     asked = []
@@ -82,7 +86,7 @@ def test_what_is_installed_already_is_not_asked_for_in_another_version(tmp_path,
     exec(launch.install("https://github.com/someone/something", "0" * 40), {})
     (pip,) = asked  # it stands in the tree already, so nothing is cloned
     assert pip[:4] == (sys.executable, "-m", "pip", "install") and not any("torch==" in word for word in pip)
-    assert (tmp_path / "_build/pins.txt").read_text().split() == ["#", "pins", "numpy==2.4.6"]
+    assert (tmp_path / "_build/pins.txt").read_text(encoding="utf-8").split() == ["#", "pins", "numpy==2.4.6"]
     assert sys.path[0] == str(tmp_path)
 
 
@@ -114,7 +118,7 @@ print(Path(lfmlib.__file__).parent, len(table), table["kl_bits"].iloc[0] < 0.1, 
 print(torch.__version__, torch.version.cuda, *(version(name) for name in ("numpy", "transformers", "papermill")))"""
     code = f"{cell}\nfrom importlib.metadata import version\n{toy}"
     for folder in (tmp_path, tmp_path / "gaussian-never-fades"):  # the second time it is there
-        run = subprocess.run([python, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+        run = subprocess.run([python, "-c", code], cwd=folder, env=environment, capture_output=True, encoding="utf-8")
         assert run.returncode == 0, run.stderr
         (where, *said), (torch, cuda, *versions) = (line.split() for line in run.stdout.splitlines()[-2:])
         assert (where, *said) == (str(tmp_path / "gaussian-never-fades/lfmlib"), "1", "True", "True")

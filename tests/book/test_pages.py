@@ -252,7 +252,8 @@ def test_what_no_page_loads_is_not_in_the_book(html):
     assert sum(path.stat().st_size for path in static) <= 8_000_000
     assert not [path.name for path in static if path.suffix in (".map", ".po", ".ttf")]
     assert not any(
-        "fontawesome" in script for script in re.findall(r"<script[^>]*>", (html / f"{PAGES[0]}.html").read_text())
+        "fontawesome" in script
+        for script in re.findall(r"<script[^>]*>", (html / f"{PAGES[0]}.html").read_text(encoding="utf-8"))
     )
 
 

@@ -81,5 +81,5 @@ def test_a_page_weighs_what_it_alone_loads(tmp_path):
         path.write_bytes(bytes(size))
     text = '<script src="_static/shared.js?v=1"></script><img alt="" src="_images/a.png">'
     text += '<img src="data:,x"><img src="no.png">'
-    (tmp_path / "page.html").write_text(text)
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
     assert slim.own_weight(tmp_path / "page.html", tmp_path) == len(text) + 300
