@@ -4,10 +4,14 @@ Figures are transparent, with mid-grey ink and colours that keep a contrast of 3
 theme, and that colour-blind readers can tell apart. They are drawn narrow, so that a phone need not shrink them much.
 """
 
+from ..extras import need
+
+need("book", __name__)
+
 from .arrangement import CONTROLS, alike, by_bound, by_control, concentration, eigenvalues, lags, local_scales, power
 from .depth import PANELS, along, budget, by_layer, by_share, line_legend, profiles, with_gradient
-from .house_style import COLOURS, INK, WIDTH, figure, literal, style
 from .dot_rows import compared, intervals
+from .house_style import COLOURS, INK, WIDTH, figure, literal, style
 from .noise import added, closing, kept, protocols, shares, tenths, times_axis, transport
 from .optimal import anatomy, by_law, pruning, rises, won
 from .training import (
