@@ -20,6 +20,13 @@ __all__ = ["Board", "Claim", "Question"]
 
 _PROSE = "white-space:normal;min-width:11em;text-align:left"  # of a cell that holds a sentence
 _WIDTH, _HEIGHT, _EDGE = 150, 18, 7  # of the picture of a value, in its own units
+BRACKETS = {
+    "": "its 95 % interval over runs",
+    "F2": "what the limits of the starts would give",
+    "F3": "what other models confirm so far, and at most,",
+    "F4": "what the limits of the legs would give",
+}
+"""Finding → what its interval is; "" stands for all others."""
 
 
 class _Display:
@@ -170,43 +177,66 @@ def _verdict(finding: Finding) -> str:
 def _verdicts(several: list[Finding]) -> str:
     """What the box says of several models: a row for each with a picture, nothing left out. Why a model was not judged
     takes the place of its numbers."""
-    rule = findings.RULES[several[0].id]
     lines = ""
     for one in several:
         if one.value is None:
             said = f"<td colspan='2' style='{_PROSE}'>{inline(scoreboard.value(one))}</td>"
         else:
-            said = f"<td>{_picture(one)}</td><td>{escaped(scoreboard.value(one))}</td>"
+            said = f"<td>{_picture(one)}</td><td>{escaped(_short(one))}</td>"
         lines += f"<tr><th>{escaped(titled(one.model))}</th>{said}<td>{_name(one)}</td></tr>"
-    marks = [
-        f"<b class='lfm-dot'>●</b> the model{', its 95 % interval a line' if any(f.interval for f in several) else ''}"
-    ]
+    return (
+        f"<p>{escaped(scoreboard.sentence(answers.MEASURED[several[0].id]))}<br><small>{_key(several)}</small></p>"
+        f"{_scroll(f'<tbody>{lines}</tbody>')}{_fold(several)}"
+    )
+
+
+def _short(finding: Finding) -> str:
+    """A value with its interval, where that has a width."""
+    if finding.interval and finding.interval[0] == finding.interval[1] == finding.value:
+        return scoreboard.number(finding, finding.value)
+    return scoreboard.value(finding)
+
+
+def _key(several: list[Finding]) -> str:
+    """What the marks of the pictures mean, as far as they are there."""
+    rule = findings.RULES[several[0].id]
+    wide = any(one.interval and one.interval[0] < one.interval[1] for one in several)
+    marks = ["<b class='lfm-dot'>●</b> the model" + f", {BRACKETS.get(several[0].id, BRACKETS[''])} as a line" * wide]
     if any(one.value is not None and one.null is not None for one in several):
         marks.append(f"<b class='lfm-ring'>○</b> the control, {escaped(rule.control)}")
-    marks.append("dotted: from where on the claim counts as partly and as wholly supported")
-    return (
-        f"<p>{escaped(scoreboard.sentence(answers.MEASURED[several[0].id]))}</p>"
-        f"{_scroll(f'<tbody>{lines}</tbody>')}"
-        f"<p><small>{'; '.join(marks)}.</small></p>{_fold(several)}"
-    )
+    first = next((one for one in several if one.value is not None), several[0])
+    named = {rule.supported: "supported", rule.partly: "partly"}  # the higher of two that are one
+    if bounds := [f"{named[one]} from {escaped(scoreboard.number(first, one))}" for one in _bounds(rule)]:
+        marks.append(f"dotted: {', '.join(bounds)}")
+    if rule.of_noise:
+        marks.append("noise must pass, as the claim is that weights are like it")
+    return "; ".join(marks) + "."
+
+
+def _bounds(rule: findings.Rule) -> list[float]:
+    """The bounds of a rule that are drawn: not at an end of the picture."""
+    return sorted({one for one in (rule.partly, rule.supported) if 0.02 < one / _most(rule) < 1})
+
+
+def _most(rule: findings.Rule) -> float:
+    return float(rule.unit.removeprefix("of ")) if rule.unit.startswith("of ") else 1.0
 
 
 def _picture(finding: Finding) -> str:
     """A value, its interval and its control between nothing and all, with the rule's bounds, as a small picture: the
     number stands beside it in words."""
     rule = findings.RULES[finding.id]
-    most = float(rule.unit.removeprefix("of ")) if rule.unit.startswith("of ") else 1.0
+    most = _most(rule)
 
     def x(value: float) -> float:
         return _EDGE + (_WIDTH - 2 * _EDGE) * min(max(value / most, 0.0), 1.0)
 
     middle = _HEIGHT / 2
     parts = [f"<path class='lfm-axis' d='M{x(0)} {middle}H{x(most)}'/>"]
-    bounds = {one for one in (rule.partly, rule.supported) if 0.02 < one / most < 1}
-    parts += [f"<path class='lfm-bound' d='M{x(one):.1f} 1V{_HEIGHT - 1}'/>" for one in sorted(bounds)]
+    parts += [f"<path class='lfm-bound' d='M{x(one):.1f} 1V{_HEIGHT - 1}'/>" for one in _bounds(rule)]
     if finding.null is not None and finding.null == finding.null:
         parts.append(f"<circle class='lfm-ring' cx='{x(finding.null):.1f}' cy='{middle}' r='4.5'/>")
-    if finding.interval:
+    if finding.interval and finding.interval[0] < finding.interval[1]:
         low, high = map(x, finding.interval)
         parts.append(f"<path class='lfm-range' d='M{low:.1f} {middle}H{high:.1f}'/>")
     parts.append(f"<circle class='lfm-dot' cx='{x(finding.value):.1f}' cy='{middle}' r='3.5'/>")

@@ -23,14 +23,15 @@ MEASURED = {
     "F4": "how many of three legs hold for most weights: independence, identity, the spectrum of noise",
     "F5": "in how many of two senses ΔW can come from noise: its histogram, and what can be built from frozen noise",
     "F6": "share of matrices whose standard deviation rises",
-    "F7": "share of roles, such as query or value, in which ΔW grows with depth",
-    "F8": "share of the ways of asking in which the fine-tune stands more noise than its base",
+    "F7": "share of roles, such as query or value, in which what fine-tuning adds grows with depth, beyond doubt",
+    "F8": "share of the ways of asking (by task, by the head on top, by the unit of the noise) in which the fine-tune "
+    "stands more noise than its base, beyond the interval",
     "F9": "share of the weights in matrices whose mean is at most a twentieth of their standard deviation",
     "F10": "share of the weights in matrices that are their own mirror image, as far as noise is",
     "F11": "share of the weights that can be set to zero, smallest first, for 1 % of what the model knows",
     "F12": "how many of two legs hold: the law of what pruning keeps, and the damage of losing the outliers",
-    "F13": "how many of three insights raise the accuracy of an adapter",
-    "F14": "for how many methods of merging amplified outliers help",
+    "F13": "how many of three insights raise the accuracy of an adapter, beyond the interval",
+    "F14": "for how many methods of merging amplified outliers help, beyond the interval and more than a random set",
 }
 """What each finding's number is, in the words of its box: plainer than the rule's, which stands behind it."""
 LEADS = {"holds": "Yes", "noise": "Yes, but of noise as well", "mixed": "In part", "fails": "No", "open": "Not decided"}
@@ -53,8 +54,8 @@ def answer(found: Sequence[Finding], asked: str = "") -> str:
     Examples:
         >>> from lfmlib.findings import Finding
         >>> from lfmlib.findings.answers import answer
-        >>> print(answer([Finding.of("F9", "toy", {}, {}, value=1, null=1.0)]))
-        **Yes, but of noise as well.** In 100.0 % of the weights the mean is nearly 0; noise gives 100.0 %.
+        >>> print(answer([Finding.of("F6", "toy", {}, {}, value=0.9, null=0.5)]))
+        **Yes.** The standard deviation rises in 90.0 % of the matrices. With as much noise, the control, in 50.0 %.
     """
     judged = [one for one in found if one.value is not None]
     if not judged:
@@ -62,9 +63,10 @@ def answer(found: Sequence[Finding], asked: str = "") -> str:
         return " ".join(["**Not judged.**", *(one for one in reasons if one)])
     id_ = judged[0].id
     said = _spectrum(judged) if asked else _SENTENCES[id_](judged)
-    leads = AGAINST if id_ == "F2" else LEADS
-    lead = "" if id_ == "F3" or asked else f"**{leads[became(judged)]}.** "
-    return lead + said
+    lead = (AGAINST if id_ == "F2" else LEADS)[became(judged)]
+    if lead in ("No", "Yes") and any(one.verdict == "undecided" for one in judged):
+        lead += ", as far as it is decided"
+    return said if id_ == "F3" or asked else f"**{lead}.** {said}"
 
 
 def became(judged: Sequence[Finding]) -> str:
@@ -171,7 +173,7 @@ def _f1(found: Sequence[Finding]) -> str:
     own, near = found[0], "lie in matrices within 0.02 bits of a Gaussian"
     beside = f"; over {_models(found)} it is {_range(found)}" if len(found) > 1 else ""
     weights = f"Of the weights of {plain(titled(own.model))}, {number(own, own.value)} {near}"
-    return f"{weights}{beside}. Of pure noise it is {_noise(found)}."
+    return f"{weights}{beside}. Of the control, pure noise, it is {_noise(found)}."
 
 
 def _f2(found: Sequence[Finding]) -> str:
@@ -186,8 +188,11 @@ def _f2(found: Sequence[Finding]) -> str:
 def _f3(found: Sequence[Finding]) -> str:
     names = {"sharp": "sharp", "inverted-t": "inverted-T", "linear": "linear"}
     counts = {word: sum(shape in one.details.get("found", []) for one in found) for shape, word in names.items()}
-    said = _listed([f"{word} matrices in {count}" for word, count in counts.items()])
-    return f"Of {_models(found)}, {said}; pure noise has {_noise(found)}."
+    said = _listed([f"{word} in {count}" for word, count in counts.items()])
+    noise = max((one.null or 0 for one in found), default=0)
+    return (
+        f"Of {_models(found)}, matrices are {said}; of the three shapes the control, pure noise, has {noise or 'none'}."
+    )
 
 
 def _leg(name: str) -> Callable[[Finding], float | None]:
@@ -209,7 +214,7 @@ def _f4(found: Sequence[Finding]) -> str:
     independent, identical = _per_cent(found, "independence"), _per_cent(found, "identity")
     return (
         f"Independent, identically distributed and with the spectrum of noise are {whole} of {_models(found)}. Of the "
-        f"weights, {independent} pass as independent and {identical} as identical; of noise, all."
+        f"weights, {independent} pass as independent and {identical} as identical; of the control, pure noise, all."
     )
 
 
@@ -217,7 +222,7 @@ def _spectrum(found: Sequence[Finding]) -> str:
     whole = sum((_leg("spectrum")(one) or 0) >= SUPPORTED_SHARE for one in found)
     return (
         f"Of {_models(found)}, {whole} have the spectrum of noise: {_per_cent(found, 'spectrum')} of their weights lie "
-        "in matrices with at most 1 % of the variance beyond the edge of noise. Noise passes everywhere."
+        "in matrices with at most 1 % of the variance beyond the edge of noise. The control, noise, passes everywhere."
     )
 
 
@@ -234,33 +239,36 @@ def _f5(found: Sequence[Finding]) -> str:
 
 def _f6(found: Sequence[Finding]) -> str:
     return (
-        f"The standard deviation rises in {_range(found)} of the matrices; with as much noise in the place of ΔW it "
-        f"rises in {_noise(found)}."
+        f"The standard deviation rises in {_range(found)} of the matrices. With as much noise, the control, in "
+        f"{_noise(found)}."
     )
 
 
 def _f7(found: Sequence[Finding]) -> str:
-    return f"ΔW grows with depth in {_range(found)} of the roles, over {_models(found)}; random walks: {_noise(found)}."
+    return (
+        f"With depth it grows in {_range(found)} of the roles, over {_models(found)}. In the control, profiles that "
+        f"wander at random, it does in {_noise(found)}."
+    )
 
 
 def _f8(found: Sequence[Finding]) -> str:
     return (
-        f"The fine-tune stands more noise than its base in {_range(found)} of the ways of asking; with noise in the "
-        f"place of ΔW it is {_noise(found)}."
+        f"The fine-tune stands more noise than its base in {_range(found)} of the ways of asking. In the control, with "
+        f"noise in the place of what fine-tuning added, it does in {_noise(found)}."
     )
 
 
 def _centre(what: str) -> Callable[[Sequence[Finding]], str]:
     def said(found: Sequence[Finding]) -> str:
-        return f"In {_range(found)} of the weights {what}; noise gives {_noise(found)}."
+        return f"In {_range(found)} of the weights {what}; in the control, pure noise, in {_noise(found)}."
 
     return said
 
 
 def _f11(found: Sequence[Finding]) -> str:
     return (
-        f"Smallest first, {_range(found)} of the weights can be set to zero for 1 % of what the model knows; noise of "
-        f"that size can take {_noise(found)}."
+        f"Smallest first, {_range(found)} of the weights can be set to zero for 1 % of what the model knows. The "
+        f"control puts noise of that size on top of all instead: {_noise(found)}."
     )
 
 
@@ -275,11 +283,12 @@ def _f13(found: Sequence[Finding]) -> str:
 
 
 def _f14(found: Sequence[Finding]) -> str:
-    best = max(found, key=lambda one: one.value)
+    left = {one.model: str(one.details.get("parts", {}).get("largest gain left open", "nan")) for one in found}
+    best = max(left, key=lambda model: float(left[model]))
     return (
-        f"Amplified outliers raise what a merge keeps for {_range(found)} methods; amplifying a random set does for "
-        f"{_noise(found)}. The largest gain that the intervals leave open is "
-        f"{best.details.get('parts', {}).get('largest gain left open', '–')} points ({plain(titled(best.model))})."
+        f"Amplified outliers raise what a merge keeps, beyond the interval, for {_range(found)} methods; the control, "
+        f"a random set amplified, for {_noise(found)}. The largest gain that the intervals leave open is {left[best]} "
+        f"points ({plain(titled(best))})."
     )
 
 

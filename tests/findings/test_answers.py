@@ -13,6 +13,7 @@ def of(id_: str, model: str, value: float | None, null: float | None = 1.0, **de
 
 PARTS = {
     "F4": {"parts": {"independence": 0.15, "identity": 0.9, "spectrum": 0.01}},
+    "F14": {"parts": {"largest gain left open": "+0.85"}},
     "F5": {"shares": {law: [0.96, 0.9, 1.0] for law in ("gaussian", "uniform", "signs")}},
 }
 
@@ -23,7 +24,7 @@ def test_every_statement_has_an_answer_with_its_numbers(id_):
     some = [of(id_, name, value, 0.5, **PARTS.get(id_, {})) for name, value in (("minilm", 1.0), ("rxn-bert", 0.25))]
     for found in (some, some[:1]):
         said = answers.answer(found)
-        assert said.endswith(".") and "nan" not in said and "None" not in said
+        assert said.endswith(".") and "nan " not in said and "None" not in said
         assert max(len(sentence.split()) for sentence in said.split(". ")) <= 45
     reason = Finding.of(id_, "own", {}, {"reason": "It takes a loss."})
     assert answers.answer([reason]) == "**Not judged.** It takes a loss."
@@ -73,3 +74,9 @@ def test_the_grid_has_every_finding_and_says_it_in_words():
     assert "MiniLM, fine-tuned: partly, 60.0\u00a0%; MiniLM, fine-tuned, LoRA: not judged" in page
     assert "narrow &lt;start&gt;" in page and "<start>" not in page
     assert set(scoreboard.SIGNS) == set(VERDICTS)
+
+
+def test_no_is_as_far_as_it_is_decided():
+    open_ = Finding.of("F13", "b", {}, {}, value=0.0, interval=(0.0, 2.0), null=0.0)
+    assert answers.answer([of("F13", "a", 0, 0), open_]).startswith("**No, as far as it is decided.** On 0 of 2 models")
+    assert answers.answer([of("F13", "a", 0, 0)]).startswith("**No.** ")
