@@ -146,17 +146,21 @@ def _listed(words: Sequence[str]) -> str:
     return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else ""
 
 
-def _range(found: Sequence[Finding], value: Callable[[Finding], float | None] = lambda one: one.value) -> str:
+def _value(one: Finding) -> float:
+    """The value of a finding that was judged."""
+    return math.nan if one.value is None else one.value
+
+
+def _range(found: Sequence[Finding]) -> str:
     """From the least to the largest value, each with its model; one value without."""
-    known = [one for one in found if value(one) is not None]
-    low, high = min(known, key=value), max(known, key=value)
-    if number(low, value(low)) == number(high, value(high)):
-        return number(low, value(low))
-    return f"{_at(low, value(low))} to {_at(high, value(high))}"
+    low, high = min(found, key=_value), max(found, key=_value)
+    if number(low, low.value) == number(high, high.value):
+        return number(low, low.value)
+    return f"{_at(low)} to {_at(high)}"
 
 
-def _at(one: Finding, value: float | None) -> str:
-    return f"{number(one, value)} ({plain(titled(one.model))})"
+def _at(one: Finding) -> str:
+    return f"{number(one, one.value)} ({plain(titled(one.model))})"
 
 
 def _noise(found: Sequence[Finding]) -> str:
@@ -177,8 +181,8 @@ def _f1(found: Sequence[Finding]) -> str:
 
 
 def _f2(found: Sequence[Finding]) -> str:
-    whole = sum(one.value >= 1 for one in found)
-    some = sum(0 < one.value < 1 for one in found)
+    whole = sum(_value(one) >= 1 for one in found)
+    some = sum(0 < _value(one) < 1 for one in found)
     return (
         f"Of {len(found)} ways of training that move the weights far enough to ask, {whole} made them Gaussian from "
         f"every start, {some} from some of the starts, {len(found) - whole - some} from none."
@@ -210,7 +214,7 @@ def _per_cent(found: Sequence[Finding], leg: str) -> str:
 
 
 def _f4(found: Sequence[Finding]) -> str:
-    whole = sum(one.value >= RULES["F4"].supported for one in found)
+    whole = sum(_value(one) >= RULES["F4"].supported for one in found)
     independent, identical = _per_cent(found, "independence"), _per_cent(found, "identity")
     return (
         f"Independent, identically distributed and with the spectrum of noise are {whole} of {_models(found)}. Of the "
@@ -278,7 +282,7 @@ def _f12(found: Sequence[Finding]) -> str:
 
 
 def _f13(found: Sequence[Finding]) -> str:
-    helped, of = sum(one.value >= 1 for one in found), RULES["F13"].unit.removeprefix("of ")
+    helped, of = sum(_value(one) >= 1 for one in found), RULES["F13"].unit.removeprefix("of ")
     return f"On {helped} of {len(found)} models and tasks one of the {of} insights raises an adapter’s accuracy."
 
 
@@ -322,7 +326,7 @@ def _front_gaussian(found: Sequence[Finding]) -> str:
 
 def _front_noise(found: Sequence[Finding]) -> str:
     some = _published(found)
-    whole = sum(one.value >= RULES["F4"].supported for one in some)
+    whole = sum(_value(one) >= RULES["F4"].supported for one in some)
     return f"arranged like independent, identical noise are those of {whole or 'none'} of {len(some)}"
 
 
@@ -335,14 +339,14 @@ def _front_depth(found: Sequence[Finding]) -> str:
 
 
 def _front_adaptation(found: Sequence[Finding]) -> str:
-    helped = sum(one.value >= 1 for one in found)
+    helped = sum(_value(one) >= 1 for one in found)
     return (
         f"An insight of the paper raises an adapter’s accuracy on {helped or 'none'} of {len(found)} models and tasks"
     )
 
 
 def _front_editing(found: Sequence[Finding]) -> str:
-    helped = sum(one.value >= 1 for one in found)
+    helped = sum(_value(one) >= 1 for one in found)
     return f"amplified outliers raise what a merge keeps, for any method, on {helped or 'none'} of {_models(found)}"
 
 
