@@ -109,9 +109,10 @@ def _of_pruning(free: pd.DataFrame) -> str:
         return "Pruning was not measured in this run."
     means = free.pivot(index="model", columns="arm", values="mean")
     own, noise = means[ARMS["magnitude"]], means[ARMS["noise"]]
+    ends = " to ".join(dict.fromkeys(f"{100 * end:.0f}" for end in (own.min(), own.max())))
     return (
-        f"For 1 % of what a model knows **{100 * own.min():.0f} to {100 * own.max():.0f} %** of the weights can go, "
-        f"smallest first; noise as large goes as far or farther in {(noise >= own).sum()} of {len(own)} models."
+        f"For 1 % of what a model knows **{ends} %** of the weights can go, smallest first; noise as large goes as far or "
+        f"farther in {(noise >= own).sum()} of {len(own)} models."
     )
 
 
