@@ -100,6 +100,6 @@ def _of_help(helped: pd.DataFrame) -> str:
         return "Whether noise before fine-tuning helps was not measured in this run."
     better, worse = ((helped["better"] == word).sum() for word in ("yes", "worse"))
     return (
-        f"Noise added before fine-tuning raises the score, beyond its interval, in **{better} of {len(helped)}** cases, "
-        f"and lowers it in {worse}."
+        f"Noise added before fine-tuning raises the score, beyond its interval, in **{better} of {len(helped)}** "
+        f"cases, and lowers it in {worse}."
     )

@@ -111,8 +111,8 @@ def _of_pruning(free: pd.DataFrame) -> str:
     own, noise = means[ARMS["magnitude"]], means[ARMS["noise"]]
     ends = " to ".join(dict.fromkeys(f"{100 * end:.0f}" for end in (own.min(), own.max())))
     return (
-        f"For 1 % of what a model knows **{ends} %** of the weights can go, smallest first; noise as large goes as far or "
-        f"farther in {(noise >= own).sum()} of {len(own)} models."
+        f"For 1 % of what a model knows **{ends} %** of the weights can go, smallest first; noise as large goes as far "
+        f"or farther in {(noise >= own).sum()} of {len(own)} models."
     )
 
 
