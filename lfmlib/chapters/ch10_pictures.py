@@ -121,9 +121,11 @@ def _of_law(record: pd.DataFrame) -> str:
     if laws.empty:
         return "No law was measured in this run."
     most = laws["truncated Gaussian + outliers"].max()
-    worth = {name: ratio for name, rows in each_model(record) if (ratio := findings.damage_ratio(rows))[1] > 1}
-    words = ", ".join(f"{name} ({ratio[0]:.1f} times)" for name, ratio in worth.items())
+    each = [findings.damage_ratio(rows)[:2] for _, rows in each_model(record)]
+    worth = [ratio for ratio, low in each if low > 1]
+    times = " to ".join(dict.fromkeys(f"{one:.1f}" for one in (min(worth), max(worth)))) if worth else ""
     return (
         f"A truncated Gaussian with outliers is the shortest code for at most **{100 * most:.0f} %** of a model’s "
-        f"weights; outliers cost more than random sets as large in {words or 'no model'}."
+        f"weights; outliers cost more than random sets as large in {len(worth)} of {len(each)} models"
+        f"{f', {times} times' if worth else ''}."
     )
