@@ -98,8 +98,8 @@ def _head(head: str) -> str:
 def _of_help(helped: pd.DataFrame) -> str:
     if helped.empty:
         return "Whether noise before fine-tuning helps was not measured in this run."
-    better = (helped["better"] == "yes").sum()
+    better, worse = ((helped["better"] == word).sum() for word in ("yes", "worse"))
     return (
-        f"Noise added before fine-tuning raises the score, beyond its interval, in {better} of {len(helped)} cases: "
-        f"{'it did not stand in for learning' if not better else 'where it does, a wider σ is part of the gain'}."
+        f"Noise added before fine-tuning raises the score, beyond its interval, in **{better} of {len(helped)}** "
+        f"cases, and lowers it in {worse}."
     )

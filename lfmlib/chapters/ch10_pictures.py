@@ -109,9 +109,10 @@ def _of_pruning(free: pd.DataFrame) -> str:
         return "Pruning was not measured in this run."
     means = free.pivot(index="model", columns="arm", values="mean")
     own, noise = means[ARMS["magnitude"]], means[ARMS["noise"]]
+    ends = " to ".join(dict.fromkeys(f"{100 * end:.0f}" for end in (own.min(), own.max())))
     return (
-        f"For 1 % of what a model knows **{100 * own.min():.0f} to {100 * own.max():.0f} %** of the weights can go, "
-        f"smallest first; noise as large goes as far or farther in {(noise >= own).sum()} of {len(own)} models."
+        f"For 1 % of what a model knows **{ends} %** of the weights can go, smallest first; noise as large goes as far "
+        f"or farther in {(noise >= own).sum()} of {len(own)} models."
     )
 
 
@@ -120,9 +121,11 @@ def _of_law(record: pd.DataFrame) -> str:
     if laws.empty:
         return "No law was measured in this run."
     most = laws["truncated Gaussian + outliers"].max()
-    worth = {name: ratio for name, rows in each_model(record) if (ratio := findings.damage_ratio(rows))[1] > 1}
-    words = ", ".join(f"{name} ({ratio[0]:.1f} times)" for name, ratio in worth.items())
+    each = [findings.damage_ratio(rows)[:2] for _, rows in each_model(record)]
+    worth = [ratio for ratio, low in each if low > 1]
+    times = " to ".join(dict.fromkeys(f"{one:.1f}" for one in (min(worth), max(worth)))) if worth else ""
     return (
         f"A truncated Gaussian with outliers is the shortest code for at most **{100 * most:.0f} %** of a model’s "
-        f"weights; outliers cost more than random sets as large in {words or 'no model'}."
+        f"weights; outliers cost more than random sets as large in {len(worth)} of {len(each)} models"
+        f"{f', {times} times' if worth else ''}."
     )

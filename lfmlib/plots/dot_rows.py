@@ -66,7 +66,7 @@ def compared(
     """
     kinds = table[lines].nunique() if lines else 0
     above = 0.22 * -(-kinds // columns)
-    fig, ax = figure(0.75 + above + max(table[rows].nunique(), 1) * (0.14 + 0.08 * max(kinds, 1.2)))
+    fig, ax = figure(0.75 + above + max(table[rows].nunique(), 1) * (0.1 + 0.06 * max(kinds, 2)))
     intervals(ax, table, rows, lines, **options).set_xlabel(label)
     if kinds:
         line_legend(fig, np.array([ax]), columns=columns)

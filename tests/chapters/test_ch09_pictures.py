@@ -17,11 +17,12 @@ def asked(*ratios: tuple[float, float, float, float]) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("better", "end"), [("no", "it did not stand in for learning."), ("yes", "a wider σ is part of the gain.")]
+    ("better", "end"),
+    [("no", "in **0 of 2** cases, and lowers it in 1."), ("yes", "in **1 of 2** cases, and lowers it in 1.")],
 )
 def test_three_sentences_count_what_was_asked(better, end):
     some = asked((2.0, 1.5, 2.5, 0.9), (0.5, 0.4, 0.6, 1.1), (1.0, 0.9, 1.1, 0.9))
-    said = ch09_pictures.takeaways(some, pd.DataFrame({"better": [better, "no"]})).splitlines()
+    said = ch09_pictures.takeaways(some, pd.DataFrame({"better": [better, "worse"]})).splitlines()
     assert len(said) == 3 and all(one.startswith("- ") for one in said)
     assert "**1 of 3** ways of asking, and less in 1" in said[0] and said[0].endswith("makes it more in 1.")
     assert "**0.50** (model 1, new task, head fitted anew) to **2.00** (model 0, new task)" in said[1]

@@ -55,10 +55,14 @@ def test_shares_of_laws_add_up():
 def test_three_sentences_turn_with_the_numbers():
     said = ch10_pictures.takeaways(found(0.97), record(noise=0.8)).splitlines()
     assert len(said) == 3 and "at least **97 %**" in said[0] and "of noise, 100 % do" in said[0]
-    assert "farther in 1 of 1 models" in said[1] and "in ViT (2.0 times)" in said[2] and "at most **0 %**" in said[2]
+    assert (
+        "farther in 1 of 1 models" in said[1]
+        and "in 1 of 1 models, 2.0 times." in said[2]
+        and "at most **0 %**" in said[2]
+    )
     other = record(noise=2.0, outliers=0.005, law="truncated-gaussian+outliers")
     said = ch10_pictures.takeaways(found(0.5), other).splitlines()
-    assert "farther in 0 of 1 models" in said[1] and "in no model" in said[2] and "at most **100 %**" in said[2]
+    assert "farther in 0 of 1 models" in said[1] and "in 0 of 1 models." in said[2] and "at most **100 %**" in said[2]
     said = ch10_pictures.takeaways({"F9": [], "F10": []}, record()).splitlines()
     assert len(said) == 3 and "not judged" in said[0]
 
