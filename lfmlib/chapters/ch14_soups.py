@@ -9,6 +9,7 @@ from __future__ import annotations
 import pandas as pd
 
 from .. import findings
+from ..findings.runs import bracketed
 from .names import CALLED, key, where
 from .sentences import listed
 
@@ -42,6 +43,17 @@ def added(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
             row = {"method": f"rate {rate:g}", "arm": name, "mean": mean, "low": low, "high": high}
             found.setdefault(CALLED[model], []).append(row)
     return {model: pd.DataFrame(rows) for model, rows in found.items()}
+
+
+def added_in_words(record: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of `added`, in nats: a row for each model and rate, a column for each of `RESIDUALS`."""
+    rows = [
+        {"fine-tunes of": model, "at": rate, "what": arm, "said": bracketed(mean, low, high, 4, "+")}
+        for model, table in added(record).items()
+        for rate, arm, mean, low, high in table.to_numpy()
+    ]
+    wide = pd.DataFrame(rows).pivot_table("said", ["fine-tunes of", "at"], "what", "first", sort=False)
+    return wide.rename_axis(columns=None).reset_index()
 
 
 def residuals(record: pd.DataFrame) -> str:

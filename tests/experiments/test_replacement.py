@@ -52,6 +52,8 @@ def test_all_that_chapter_14_prints_can_be_read_off_toys(toys, fine_tunes):
     assert "lab ViT" in ch14_bulk.of_tenths(toys) and "lab ViT" in ch14_planted.untrained(toys)
     assert "lab ViT" in ch14_soups.grows(fine_tunes) and "lab ViT" in ch14_soups.residuals(fine_tunes)
     assert set(ch14_soups.added(fine_tunes)) == {"lab ViT"} and len(ch14_soups.soups(fine_tunes)) == 1
+    words = ch14_soups.added_in_words(fine_tunes)
+    assert len(words) == 1 and list(words)[2:] == list(ch14_soups.RESIDUALS.values())
 
 
 def made(cost: float, edge: float = 0.6, model: str = "vit") -> pd.DataFrame:
