@@ -270,8 +270,9 @@ def _counted(part: Checkpoint, of: str = "") -> str:
 
 
 def listed(found: pd.DataFrame) -> pd.DataFrame:
-    """Matrices with a state as a table: towers where there are several, and a dash for a depth that is not known."""
-    named = found if found["tower"].any() else found.drop(columns="tower")
+    """Matrices with a state as a table: towers where there are several, and a dash for a depth that is not known. Roles
+    are left out: names and reasons tell enough, and the page is narrow."""
+    named = found.drop(columns=["role"] if found["tower"].any() else ["role", "tower"])
     return named.assign(depth=[MISSING if pd.isna(one) else str(one) for one in named["depth"]])
 
 
