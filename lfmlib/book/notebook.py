@@ -66,13 +66,18 @@ def record(name: str, profile: str, cells: str = "trainings", again: bool = True
     origin = f"{', '.join(about['commits'])}, {about['core_seconds'] / 3600:.1f} hours of one core"
     gpus = f", on {', '.join(about['gpus'])}" if about["gpus"] else ""
     told = [f"{count} {cells}, recorded at commit {origin}{gpus}."]
-    warned = [f"**{about['notice']}**"] if about["notice"] else []
+    notice, lacks, warned = about["notice"], "", []
+    if about["stale"]:
+        warned.append(f"**{notice}**")
+    elif notice:  # "This record holds 3 of 4 cells: …"
+        told.append(notice)
+        lacks = notice.partition(":")[0].removeprefix("This record")
     if again:
         words, failed = _again(name)
         (warned if "**" in words else told).append(words)
         if failed:
             found.attrs["failed"] = failed
-    say(" ".join(told), fold=f"The record “{name}”: where it comes from")
+    say(" ".join(told), fold=f"The record “{name}”{lacks}: where it comes from")
     for one in warned:
         say(one)  # never folded
     return found

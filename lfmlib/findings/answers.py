@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ..checkpoints.named import named, titled
 from .finding import Finding
+from .grid import SHORT
 from .markup import plain
 from .rules import OF_NOISE_TOO, RULES, STATEMENTS
 from .scoreboard import group, mixed, number, own_model
@@ -139,7 +140,7 @@ def _counted(of: Mapping[str, Sequence[Finding]]) -> str:
 
 
 def _short(one: Finding) -> str:
-    return f"{STATEMENTS[one.id]} ({number(one, one.value)})"
+    return f"{SHORT[one.id]} ({number(one, one.value)})"
 
 
 def _listed(words: Sequence[str]) -> str:

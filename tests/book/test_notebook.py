@@ -230,6 +230,23 @@ def test_a_record_that_fails_marks_its_findings(monkeypatch, found, marked):
     assert len(told) == bool(marked)
 
 
+@pytest.mark.parametrize(
+    ("notice", "stale", "line", "open_"),
+    [
+        ("", False, "The record “toy”: where it comes from", 0),
+        ("This record holds 3 of 4 cells: `make` it.", False, "The record “toy” holds 3 of 4 cells: where it", 0),
+        ("This record was measured with others: `make` it.", True, "The record “toy”: where it comes from", 1),
+    ],
+)
+def test_where_a_record_comes_from_folds_and_that_it_is_stale_does_not(shown, monkeypatch, notice, stale, line, open_):
+    table = pd.DataFrame({"cell": ["a"]})
+    table.attrs = {"commits": ["abc"], "core_seconds": 9.0, "notice": notice, "gpus": [], "stale": stale}
+    monkeypatch.setattr(notebook.records, "table", lambda name, profile: table)
+    notebook.record("toy", "default", again=False)
+    assert read(shown[0]).summary.get_text().startswith(line) and len(shown) == 1 + open_
+    assert notice.replace("`", "") in " ".join(read(one).get_text() for one in shown)
+
+
 HOSTILE = "a`<img src=x onerror=alert(1)>`$b$\u202e*c*"
 SEEN = "a`<img src=x onerror=alert(1)>`$b$\\u202e*c*"
 
