@@ -102,7 +102,7 @@ def download(tables: dict[str, pd.DataFrame], folder: Path) -> None:
         link = _link(f"{name}.csv", text)
         links.append(f"{link if len(text) < LINKED else f'{name}.csv'} ({size})")
     where = f"They lie, also as Parquet, in <code>{escaped(folder)}</code>."
-    if any(part.startswith(TEMPORARY) for part in folder.parts):
+    if any(part.startswith(TEMPORARY) for part in folder.resolve().parts):
         where = "<code>lfmlib report --results FOLDER</code> keeps them as files, also as Parquet."
     display(HTML(f"<p>{'; '.join(links)}. {where}</p>"))
 

@@ -41,9 +41,9 @@ def profiles(record: pd.DataFrame, pair: pd.DataFrame | None = None) -> dict[str
 def _relative(rows: pd.DataFrame) -> pd.DataFrame:
     mean = rows.dropna(subset=["depth"]).groupby(["role", "depth"], as_index=False)["std_delta"].mean()
     layers = mean.groupby("role")["depth"].transform("nunique")
-    mean = mean[layers > 1]
+    mean = mean[layers > 1].astype({"depth": float})
     level = mean["std_delta"] / mean.groupby("role")["std_delta"].transform("mean")
-    return mean.assign(place=mean["depth"] / max(mean["depth"].max(), 1), level=level)
+    return mean.assign(place=mean["depth"] / max([1.0, *mean["depth"]]), level=level)
 
 
 def trends(record: pd.DataFrame) -> pd.DataFrame:

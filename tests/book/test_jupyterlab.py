@@ -84,5 +84,6 @@ def test_chapter_runs_in_jupyterlab_and_its_claim_box_is_filled_in_place(server,
     )
     assert "Of the weights of MiniLM, 59.7" in updates[-1]["data"]["text/html"]
     figures = [output for output in said if "image/svg+xml" in output.get("data", {})]
-    assert len(figures) == 5
+    drawn = [cell for cell in notebook["cells"] if "figure" in cell["metadata"].get("mystnb", {})]
+    assert len(figures) == len(drawn) >= 5
     assert json.loads((tmp_path / "F1-minilm.json").read_text(encoding="utf-8"))["verdict"] == "partly"

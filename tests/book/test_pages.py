@@ -171,7 +171,8 @@ def source(page: str) -> str:
     stem = page.replace("reports/", "notebooks/")
     if (ROOT / f"{stem}.ipynb").exists():
         cells = nbformat.read(ROOT / f"{stem}.ipynb", as_version=4).cells
-        return "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     path = ROOT / f"{stem}.md"
     return re.sub(r"(`+)[^`].*?\1", "", path.read_text(encoding="utf-8"), flags=re.DOTALL) if path.exists() else ""
 

@@ -54,6 +54,7 @@ EXPLAINED_UNDER = {
     "code": "code length",
     "parameters charged": "code length",
     "amplified": "amplification",
+    "i.i.d.": "independent and identically distributed",
 }
 """Term → the glossary's entry that explains it, where that bears another name."""
 

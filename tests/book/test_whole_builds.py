@@ -25,7 +25,7 @@ from lfmlib.cache import file_hash
 def no_records(monkeypatch):
     """The pages that are made of records take seconds, and are not what these tests are about."""
     monkeypatch.setattr(stage, "_calibration", lambda: "")
-    monkeypatch.setattr(stage, "_models", lambda folder: {})
+    monkeypatch.setattr(stage, "_models", lambda results, folder: {})
 
 
 LINKS = """[words](02_b.ipynb), [of
