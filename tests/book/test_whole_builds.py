@@ -25,7 +25,7 @@ from lfmlib.cache import file_hash
 def no_records(monkeypatch):
     """The pages that are made of records take seconds, and are not what these tests are about."""
     monkeypatch.setattr(stage, "_calibration", lambda: "")
-    monkeypatch.setattr(stage, "_models", lambda results, folder: {})
+    monkeypatch.setattr(stage, "_models", lambda results, folder: stage._verdicts(results, {}))
 
 
 LINKS = """[words](02_b.ipynb), [of
