@@ -153,12 +153,12 @@ def _with_addresses(settings: dict) -> dict:
 def _verdicts(results: Path, sizes: dict[str, int]) -> dict[str, str]:
     """The front page's sentences and grid, the scoreboard, and what the rules were, by the file that pages include."""
     from .. import findings
-    from ..findings import answers, grid, scoreboard
+    from ..findings import front, grid, scoreboard
 
     # No folder yet: nothing measured, and the pages say so.
     found = findings.load(results) if results.is_dir() else []
     return {
-        "_summary.md": answers.summary(found),
+        "_summary.md": front.summary(found),
         "_grid.md": grid.grid(found, sizes),
         "_scoreboard.md": scoreboard.table(found),
         "_changes.md": scoreboard.changes(found),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from .. import findings
+from ..checkpoints.named import titled
 from ..findings.markup import code, plain
 from . import census
-from .names import printed
 from .published import HALF_NORMAL_K
 
 
@@ -75,8 +75,8 @@ def nine(record: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], dict[str, pd.Da
     """The judged matrices of each model of the record `census`, the largest model first, and their noise, by the names
     that models have in print."""
     known = census.bodies(record)
-    twins = {printed(name): census.part(record, name, "values", "noise") for name in known}
-    return {printed(name): rows for name, rows in known.items()}, twins
+    twins = {titled(name): census.part(record, name, "values", "noise") for name in known}
+    return {titled(name): rows for name, rows in known.items()}, twins
 
 
 def takeaways(model: str, body: pd.DataFrame, noise: pd.DataFrame) -> str:

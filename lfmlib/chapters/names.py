@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ..checkpoints.named import named, titled
+
 
 @dataclass(frozen=True)
 class Model:
@@ -44,10 +46,6 @@ NAMES = {key: key if key in PUBLISHED else model.long for key, model in MODELS.i
 """Names for findings on models as they are; of published ones that of their checkpoint, on which other findings are."""
 TUNED = NAMES | {key: f"{MODELS[key].long}, fine-tuned" for key in PUBLISHED}
 """Names for findings on fine-tunes, which must not be taken for findings on a model as it was published."""
-PRINTED = {key: SHORT[key] for key in PUBLISHED} | {
-    "minilm-l3": "MiniLM-L3", "vit-s": "ViT-S", "whisper-tiny-en": "Whisper tiny",
-}  # fmt: skip
-"""Name that a published model is opened by → its name in print, where that is another one."""
 LAB = {key: NAMES[key] for key in ("decoder", "vit", "clip")}
 """The lab's models by modality: language, vision, both."""
 
@@ -72,8 +70,6 @@ def listing(sizes: dict[str, int]) -> str:
     Args:
         sizes: from `sizes`.
     """
-    from ..checkpoints.named import named, titled
-
     lab = {model.long: f"{model.what}, trained here" for model in MODELS.values()}
     lines = ["| Model | What it is | Judged weights |", "|---|---|---:|"]
     for name, count in sizes.items():
@@ -81,17 +77,6 @@ def listing(sizes: dict[str, int]) -> str:
         known = f" (`{name}`)" if published else ""
         lines.append(f"| {titled(name)}{known} | {published.what if published else lab[name]} | {count / 1e6:.1f} M |")
     return "\n".join(lines) + "\n"
-
-
-def printed(name: str) -> str:
-    """What a model is called in print: by the name of its checkpoint, where the book has no other.
-
-    Examples:
-        >>> from lfmlib.chapters.names import printed
-        >>> printed("minilm"), printed("rxn-bert")
-        ('MiniLM', 'rxn-bert')
-    """
-    return PRINTED.get(name, name)
 
 
 def where(rows: pd.DataFrame, **settings) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What came out, in a sentence or two: the answer at the top of a chapter, and the three sentences of the front page.
+"""What came out, in a sentence or two: the answer at the top of a chapter.
 
 Every word that could be otherwise is read off the findings: how often a statement holds, between which models its
 number lies, and what the noise control gives.
@@ -7,14 +7,14 @@ number lies, and what the noise control gives.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-from ..checkpoints.named import named, titled
+from ..checkpoints.named import titled
 from .finding import Finding
 from .grid import SHORT
 from .markup import plain
-from .rules import OF_NOISE_TOO, RULES, STATEMENTS
-from .scoreboard import group, mixed, number, own_model
+from .rules import OF_NOISE_TOO, RULES
+from .scoreboard import group, number
 from .shares import SUPPORTED_SHARE
 
 MEASURED = {
@@ -95,50 +95,6 @@ def report(found: Sequence[Finding]) -> str:
     return f"Of **{plain(titled(found[0].model))}**, what the paper says " + "; ".join(parts) + "."
 
 
-def summary(found: Sequence[Finding]) -> str:
-    """The front page's sentences, as Markdown: what the book is on; what holds of weights and not of noise, what of
-    both, and what became of the rest; and what does not belong together."""
-    own = own_model(list(found))
-    others = len({finding.model for finding in found} - {own})
-    beside = f", beside {others} other models and trainings" if others else ""
-    lines = [f"This book is on **{plain(titled(own))}**{beside}."] if own else []
-    return "\n\n".join([*lines, *front(found), *mixed(list(found))]) + "\n"
-
-
-def front(found: Sequence[Finding]) -> list[str]:
-    """What was found, in three sentences (the weights, what fine-tuning adds, of what use it is) and one that counts.
-
-    Args:
-        found: of all models; statements that none was judged on are left out.
-    """
-    of = {id_: [one for one in found if one.id == id_ and one.value is not None] for id_ in STATEMENTS}
-    if not any(of.values()):
-        return ["Nothing has been measured yet."]
-    themes = {"The weights": ("F1", "F4"), "What fine-tuning adds": ("F6", "F7"), "Of use": ("F13", "F14")}
-    told = []
-    for theme, ids in themes.items():
-        if parts := [_FRONT[id_](of[id_]) for id_ in ids if of[id_]]:
-            told.append(f"**{theme}.** {'; '.join(parts)}.")
-    return [*told, _counted(of)]
-
-
-def _counted(of: Mapping[str, Sequence[Finding]]) -> str:
-    """How many statements hold of all models, how many of noise as well, and how many of some models or none."""
-    became_of = {id_: became(judged) for id_, judged in of.items() if judged}
-    words = {
-        "holds": "of every model",
-        "noise": "of every model, and of pure noise as well",
-        "mixed": "of some models, or in part",
-        "fails": "of none",
-        "open": "of none so far: not decided",
-    }
-    parts = []
-    for name, where in words.items():
-        if ids := [id_ for id_, one in became_of.items() if one == name]:
-            parts.append(f"**{len(ids)}** {where} ({', '.join(ids)})")
-    return f"Of the {len(became_of)} statements that were judged, hold: {'; '.join(parts)}."
-
-
 def _short(one: Finding) -> str:
     return f"{SHORT[one.id]} ({number(one, one.value)})"
 
@@ -147,14 +103,14 @@ def _listed(words: Sequence[str]) -> str:
     return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else ""
 
 
-def _value(one: Finding) -> float:
+def value_of(one: Finding) -> float:
     """The value of a finding that was judged."""
     return math.nan if one.value is None else one.value
 
 
-def _range(found: Sequence[Finding]) -> str:
+def ranged(found: Sequence[Finding]) -> str:
     """From the least to the largest value, each with its model; one value without."""
-    low, high = min(found, key=_value), max(found, key=_value)
+    low, high = min(found, key=value_of), max(found, key=value_of)
     if number(low, low.value) == number(high, high.value):
         return number(low, low.value)
     return f"{_at(low)} to {_at(high)}"
@@ -170,20 +126,21 @@ def _noise(found: Sequence[Finding]) -> str:
     return " to ".join(dict.fromkeys(number(found[0], one) for one in nulls[:1] + nulls[-1:])) or "–"
 
 
-def _models(found: Sequence[Finding]) -> str:
+def models(found: Sequence[Finding]) -> str:
+    """How many models these are, in words."""
     return f"{len(found)} model{'' if len(found) == 1 else 's'}"
 
 
 def _f1(found: Sequence[Finding]) -> str:
     own, near = found[0], "lie in matrices within 0.02 bits of a Gaussian"
-    beside = f"; over {_models(found)} it is {_range(found)}" if len(found) > 1 else ""
+    beside = f"; over {models(found)} it is {ranged(found)}" if len(found) > 1 else ""
     weights = f"Of the weights of {plain(titled(own.model))}, {number(own, own.value)} {near}"
     return f"{weights}{beside}. Of the control, pure noise, it is {_noise(found)}."
 
 
 def _f2(found: Sequence[Finding]) -> str:
-    whole = sum(_value(one) >= 1 for one in found)
-    some = sum(0 < _value(one) < 1 for one in found)
+    whole = sum(value_of(one) >= 1 for one in found)
+    some = sum(0 < value_of(one) < 1 for one in found)
     return (
         f"Of {len(found)} ways of training that move the weights far enough to ask, {whole} made them Gaussian from "
         f"every start, {some} from some of the starts, {len(found) - whole - some} from none."
@@ -196,7 +153,7 @@ def _f3(found: Sequence[Finding]) -> str:
     said = _listed([f"{word} in {count}" for word, count in counts.items()])
     noise = max((one.null or 0 for one in found), default=0)
     return (
-        f"Of {_models(found)}, matrices are {said}; of the three shapes the control, pure noise, has {noise or 'none'}."
+        f"Of {models(found)}, matrices are {said}; of the three shapes the control, pure noise, has {noise or 'none'}."
     )
 
 
@@ -215,10 +172,10 @@ def _per_cent(found: Sequence[Finding], leg: str) -> str:
 
 
 def _f4(found: Sequence[Finding]) -> str:
-    whole = sum(_value(one) >= RULES["F4"].supported for one in found)
+    whole = sum(value_of(one) >= RULES["F4"].supported for one in found)
     independent, identical = _per_cent(found, "independence"), _per_cent(found, "identity")
     return (
-        f"Independent, identically distributed and with the spectrum of noise are {whole} of {_models(found)}. Of the "
+        f"Independent, identically distributed and with the spectrum of noise are {whole} of {models(found)}. Of the "
         f"weights, {independent} pass as independent and {identical} as identical; of the control, pure noise, all."
     )
 
@@ -226,7 +183,7 @@ def _f4(found: Sequence[Finding]) -> str:
 def _spectrum(found: Sequence[Finding]) -> str:
     whole = sum((_leg("spectrum")(one) or 0) >= SUPPORTED_SHARE for one in found)
     return (
-        f"Of {_models(found)}, {whole} have the spectrum of noise: {_per_cent(found, 'spectrum')} of their weights lie "
+        f"Of {models(found)}, {whole} have the spectrum of noise: {_per_cent(found, 'spectrum')} of their weights lie "
         "in matrices with at most 1 % of the variance beyond the edge of noise. The control, noise, passes everywhere."
     )
 
@@ -237,53 +194,53 @@ def _f5(found: Sequence[Finding]) -> str:
         return f"{' to '.join(dict.fromkeys(f'{100 * one:.0f}' for one in (shares[0], shares[-1])))}\u00a0%"
 
     return (
-        f"Built from frozen Gaussian noise, ΔW gains {gained('gaussian')} of what LoRA does on {_models(found)}; built "
+        f"Built from frozen Gaussian noise, ΔW gains {gained('gaussian')} of what LoRA does on {models(found)}; built "
         f"from uniform noise {gained('uniform')}, from ±1 {gained('signs')}."
     )
 
 
 def _f6(found: Sequence[Finding]) -> str:
     return (
-        f"The standard deviation rises in {_range(found)} of the matrices. With as much noise, the control, in "
+        f"The standard deviation rises in {ranged(found)} of the matrices. With as much noise, the control, in "
         f"{_noise(found)}."
     )
 
 
 def _f7(found: Sequence[Finding]) -> str:
     return (
-        f"With depth it grows in {_range(found)} of the roles, over {_models(found)}. In the control, profiles that "
+        f"With depth it grows in {ranged(found)} of the roles, over {models(found)}. In the control, profiles that "
         f"wander at random, it does in {_noise(found)}."
     )
 
 
 def _f8(found: Sequence[Finding]) -> str:
     return (
-        f"The fine-tune stands more noise than its base in {_range(found)} of the ways of asking. In the control, with "
+        f"The fine-tune stands more noise than its base in {ranged(found)} of the ways of asking. In the control, with "
         f"noise in the place of what fine-tuning added, it does in {_noise(found)}."
     )
 
 
 def _centre(what: str) -> Callable[[Sequence[Finding]], str]:
     def said(found: Sequence[Finding]) -> str:
-        return f"In {_range(found)} of the weights {what}; in the control, pure noise, in {_noise(found)}."
+        return f"In {ranged(found)} of the weights {what}; in the control, pure noise, in {_noise(found)}."
 
     return said
 
 
 def _f11(found: Sequence[Finding]) -> str:
     return (
-        f"Smallest first, {_range(found)} of the weights can be set to zero for 1 % of what the model knows. The "
+        f"Smallest first, {ranged(found)} of the weights can be set to zero for 1 % of what the model knows. The "
         f"control puts noise of that size on top of all instead: {_noise(found)}."
     )
 
 
 def _f12(found: Sequence[Finding]) -> str:
     both, one, none = (sum(each.value == legs for each in found) for legs in (2, 1, 0))
-    return f"Law and damage are as claimed in {both} of {_models(found)}, one of them in {one}, neither in {none}."
+    return f"Law and damage are as claimed in {both} of {models(found)}, one of them in {one}, neither in {none}."
 
 
 def _f13(found: Sequence[Finding]) -> str:
-    helped, of = sum(_value(one) >= 1 for one in found), RULES["F13"].unit.removeprefix("of ")
+    helped, of = sum(value_of(one) >= 1 for one in found), RULES["F13"].unit.removeprefix("of ")
     return f"On {helped} of {len(found)} models and tasks one of the {of} insights raises an adapter’s accuracy."
 
 
@@ -291,7 +248,7 @@ def _f14(found: Sequence[Finding]) -> str:
     left = {one.model: str(one.details.get("parts", {}).get("largest gain left open", "nan")) for one in found}
     best = max(left, key=lambda model: float(left[model]))
     return (
-        f"Amplified outliers raise what a merge keeps, beyond the interval, for {_range(found)} methods; the control, "
+        f"Amplified outliers raise what a merge keeps, beyond the interval, for {ranged(found)} methods; the control, "
         f"a random set amplified, for {_noise(found)}. The largest gain that the intervals leave open is {left[best]} "
         f"points ({plain(titled(best))})."
     )
@@ -313,50 +270,3 @@ _SENTENCES: dict[str, Callable[[Sequence[Finding]], str]] = {
     "F13": _f13,
     "F14": _f14,
 }
-
-
-def _published(found: Sequence[Finding]) -> list[Finding]:
-    """Those on models that others trained; all, where there are none."""
-    return [one for one in found if named(one.model)] or list(found)
-
-
-def _front_gaussian(found: Sequence[Finding]) -> str:
-    some = _published(found)
-    return f"Within 0.02 bits of a Gaussian are {_range(some)} of the weights of {_models(some)} that others published"
-
-
-def _front_noise(found: Sequence[Finding]) -> str:
-    some = _published(found)
-    whole = sum(_value(one) >= RULES["F4"].supported for one in some)
-    return f"arranged like independent, identical noise are those of {whole or 'none'} of {len(some)}"
-
-
-def _front_std(found: Sequence[Finding]) -> str:
-    return f"It raises the standard deviation of {_range(found)} of the matrices"
-
-
-def _front_depth(found: Sequence[Finding]) -> str:
-    return f"it grows with depth in {_range(found)} of the roles"
-
-
-def _front_adaptation(found: Sequence[Finding]) -> str:
-    helped = sum(_value(one) >= 1 for one in found)
-    return (
-        f"An insight of the paper raises an adapter’s accuracy on {helped or 'none'} of {len(found)} models and tasks"
-    )
-
-
-def _front_editing(found: Sequence[Finding]) -> str:
-    helped = sum(_value(one) >= 1 for one in found)
-    return f"amplified outliers raise what a merge keeps, for any method, on {helped or 'none'} of {_models(found)}"
-
-
-_FRONT: dict[str, Callable[[Sequence[Finding]], str]] = {
-    "F1": _front_gaussian,
-    "F4": _front_noise,
-    "F6": _front_std,
-    "F7": _front_depth,
-    "F13": _front_adaptation,
-    "F14": _front_editing,
-}
-"""Half a sentence of the front page each."""

@@ -21,7 +21,7 @@ from toybooks import chapter, make_book, read
 from lfmlib import findings
 from lfmlib.book import build, execute, one_file, render, stage
 from lfmlib.book.layout import Layout
-from lfmlib.findings import answers, grid, scoreboard
+from lfmlib.findings import front, grid, scoreboard
 from lfmlib.provenance import ROOT
 
 
@@ -35,7 +35,7 @@ def surroundings():
         patch.setattr(
             scoreboard, "table", lambda found: f"| Finding | Verdict |\n|---|---|\n| F1 | partly, from {found} |\n"
         )
-        patch.setattr(answers, "summary", lambda found: f"Holds: {found}\n")
+        patch.setattr(front, "summary", lambda found: f"Holds: {found}\n")
         patch.setattr(grid, "grid", lambda found, sizes: f"<table><tr><td>{found}</td></tr></table>\n")
         patch.setattr(scoreboard, "changes", lambda found: f"Changed: {found}\n")
         yield

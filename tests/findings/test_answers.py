@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lfmlib.findings import RULES, STATEMENTS, VERDICTS, Finding, answers, grid, load, scoreboard, write
+from lfmlib.findings import RULES, STATEMENTS, VERDICTS, Finding, answers, front, grid, load, scoreboard, write
 
 
 def of(id_: str, model: str, value: float | None, null: float | None = 1.0, **details) -> Finding:
@@ -46,16 +46,16 @@ def test_an_answer_turns_with_its_findings():
 def test_the_front_page_changes_when_a_file_does(tmp_path):
     for one in (of("F1", "minilm", 0.6), of("F1", "rxn-albert", 1.0), of("F6", "ft", 0.03), of("F13", "a", 0, 0)):
         write(one, tmp_path)
-    before = answers.front(load(tmp_path))
+    before = front.front(load(tmp_path))
     assert [one.split(".**")[0] for one in before[:3]] == ["**The weights", "**What fine-tuning adds", "**Of use"]
     assert "60.0\u00a0% (MiniLM) to 100.0\u00a0% (rxn-albert) of the weights of 2 models" in before[0]
     assert "on none of 1 models and tasks" in before[2]
     for place, changed in enumerate((of("F1", "minilm", 0.2), of("F6", "ft", 0.5), of("F13", "a", 1, 0))):
         write(changed, tmp_path)
-        after = answers.front(load(tmp_path))
+        after = front.front(load(tmp_path))
         differ = [one != other for one, other in zip(after, before, strict=True)]
         assert differ[:3] == [at <= place for at in range(3)]
-    assert answers.front([]) == ["Nothing has been measured yet."]
+    assert front.front([]) == ["Nothing has been measured yet."]
 
 
 def test_the_grid_has_every_finding_and_says_it_in_words():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import lfmlib
 from lfmlib import findings
-from lfmlib.findings import RULES, Finding, Rule, answers, judge, rules, scoreboard
+from lfmlib.findings import RULES, Finding, Rule, answers, front, judge, rules, scoreboard
 from lfmlib.provenance import commit, provenance
 
 RULE = Rule("share", supported=0.8, partly=0.5, unit="%")
@@ -185,7 +185,7 @@ def test_what_became_of_a_statement(verdicts, name):
     found = [dataclasses.replace(example(id="F9", model=f"m{at}"), verdict=one) for at, one in enumerate(verdicts)]
     assert scoreboard.group(verdicts) == name in scoreboard.GROUPS
     assert answers.answer(found).startswith(f"**{answers.LEADS[name]}")
-    (counted,) = answers.front([*found, example(id="F2", model="unjudged", value=None)])
+    (counted,) = front.front([*found, example(id="F2", model="unjudged", value=None)])
     assert counted.startswith("Of the 1 statements that were judged, hold: **1** of") and counted.endswith("(F9).")
 
 
@@ -200,7 +200,7 @@ def test_a_book_is_on_its_own_model_first():
     assert models == ["| Model", "| zeta", "| alpha", "| lab decoder"]
     assert "Measured in [chapter 4](../notebooks/04_are_the_weights_independent.ipynb)." in section
     assert section.splitlines()[1] == ":name: f4"
-    assert answers.summary(found).startswith("This book is on **zeta**, beside 2 other models and trainings.")
+    assert front.summary(found).startswith("This book is on **zeta**, beside 2 other models and trainings.")
     (line,) = [line for line in text.splitlines() if line.startswith(":::{dropdown} **F6**")]
     assert line.endswith(" — 2\u00a0●\u20021\u00a0·")
 
@@ -266,10 +266,10 @@ def test_findings_that_do_not_belong_together_are_told():
         return dataclasses.replace(example(id=id_, model="a|b"), provenance={"source": "x/a", "rules": rules} | where)
 
     same = [of("F1", state="0"), of("F9", state="0"), of("F4", source="y/a", state="1"), of("F11", record={})]
-    assert scoreboard.mixed(same) == [] and "changed between" not in answers.summary(same)
+    assert scoreboard.mixed(same) == [] and "changed between" not in front.summary(same)
     (told,) = scoreboard.mixed([*same, of("F3", state="2")])
     assert told.startswith("**a\\|b changed between chapters**: F1, F9 and F3 are of different states")
-    assert told in answers.summary([*same, of("F3", state="2")])
+    assert told in front.summary([*same, of("F3", state="2")])
     (told,) = scoreboard.mixed([of("F1", revision="0"), of("F3", revision="1")])
     assert "F1 and F3" in told
     assert "F3. Run their chapters again." in scoreboard.mixed([of("F1"), of("F3", rules="0")])[0]
@@ -283,7 +283,7 @@ def test_a_limit_without_an_end_is_kept_as_null(tmp_path):
 
 
 def test_the_summary_of_nothing():
-    assert "Nothing has been measured" in answers.summary([])
+    assert "Nothing has been measured" in front.summary([])
 
 
 def test_an_installed_library_does_not_bear_the_commit_of_the_project_around_it(tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from lfmlib.findings import Finding, answers, load, markup, scoreboard, write
+from lfmlib.findings import Finding, front, load, markup, scoreboard, write
 
 NAMES = st.text(st.sampled_from("ab `*_\\<>&|$[](){}!-\n\u202e\ud800"), min_size=1, max_size=12)
 SENTENCES = MarkdownIt("zero").enable(["backticks", "emphasis", "escape"])
@@ -52,7 +52,7 @@ def test_the_scoreboard_page_holds_names_as_words(model):
     reason = "`lfmlib.pruning.curve` measures <b>it</b> | $x$."
     judged, open_ = Finding.of("F1", model, {}, {}, value=0.9), Finding.of("F11", model, {}, {"reason": reason})
     other = Finding.of("F1", "other", {}, {}, value=0.1)
-    for text in (scoreboard.table([judged, open_]), answers.summary([judged, other])):
+    for text in (scoreboard.table([judged, open_]), front.summary([judged, other])):
         page = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)  # what is left as HTML is a word
         assert model in read(page).replace("&lt;", "<")
         assert "<script" not in page and "javascript:" not in " ".join(re.findall("<[^>]*>", page))
