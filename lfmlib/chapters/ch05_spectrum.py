@@ -15,6 +15,19 @@ AS_NOISE = 2.0
 """Distance of the bulk from its law, over that of noise, up to which it is called noise."""
 
 
+PRINTED = {"outliers": "beyond the edge", "outlier_variance": "their variance", "top_ratio": "largest / edge"}
+"""Column → what tables call it: an outlier is a weight, in print."""
+
+
+def by_control(table: pd.DataFrame) -> pd.DataFrame:
+    """Medians of what lies beyond the edge, by control, and the share of the parameters that passes by its spectrum.
+
+    Args:
+        table: from `lfmlib.arrangement`, with controls.
+    """
+    return findings.by_control(table, [*PRINTED, "mp_ks"], ["spectrum"]).rename(columns=PRINTED)
+
+
 def takeaways(table: pd.DataFrame, fitted: pd.DataFrame, name: str) -> str:
     """The chapter in three sentences.
 

@@ -34,7 +34,7 @@ def trials(record: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns: `SETTING`, seed, weight_decay, role, depth; ``kept``, the share of W₀ that decay leaves; ``moved`` and
-        ``along``, m and c of `lfmlib.deltas.decay`, from the training without; ``rise``, Var W / Var W₀ - 1 as
+        ``along``, δ and δ∥ of `lfmlib.deltas.decay`, from the training without; ``rise``, Var W / Var W₀ - 1 as
         measured; ``rise_foretold``, what the path has ``given`` less what decay has ``taken``; ``name`` of the model.
     """
     rows = record[record["part"].isin(["plain", "decay"])].dropna(subset="corr")
