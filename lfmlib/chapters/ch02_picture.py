@@ -19,7 +19,7 @@ from ..lab.starts import UNLIKE_STARTS
 from ..lab.train import Config, rate
 from .ch02_start import OPTIMIZERS
 from .lab_runs import last, verdict_runs
-from .names import LAB, where
+from .names import NAMES, where
 from .sentences import middle, table, worded
 
 
@@ -165,7 +165,7 @@ def exponents(rows: pd.DataFrame) -> pd.DataFrame:
         )
         slope, low, high = over_runs(slopes["moved"].groupby("seed").mean())
         straight = slopes["rate_sum"].mean()
-        found[LAB[model]] = {"slope": slope, "low": low, "high": high, "straight": straight}
+        found[NAMES[model]] = {"slope": slope, "low": low, "high": high, "straight": straight}
     return pd.DataFrame.from_dict(found, orient="index")
 
 

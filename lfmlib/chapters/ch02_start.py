@@ -20,7 +20,7 @@ from ..lab import models, text
 from ..lab.problems import problem
 from ..lab.starts import STARTS
 from .lab_runs import REGIMES, last, verdict_runs
-from .names import LAB, where
+from .names import NAMES, where
 from .sentences import Cell, arrow, at_end, mean, number, span, table, within
 
 OPTIMIZERS = {"adagrad": "Adagrad", "sgd": "SGD"}
@@ -30,9 +30,9 @@ OPTIMIZERS = {"adagrad": "Adagrad", "sgd": "SGD"}
 def optimizer_runs(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of the other optimizers, by a name such as "lab ViT, SGD"; empty where none were run."""
     found = {
-        f"{LAB[model]}, {words}": where(rows, part="optimizer", model=model, optimizer=optimizer)
+        f"{NAMES[model]}, {words}": where(rows, part="optimizer", model=model, optimizer=optimizer)
         for optimizer, words in OPTIMIZERS.items()
-        for model in LAB
+        for model in NAMES
     }
     return {name: some for name, some in found.items() if len(some)}
 
@@ -72,7 +72,7 @@ def shares(rows: pd.DataFrame) -> pd.DataFrame:
     several = rows["optimizer"].nunique() > 1
     for (model, optimizer), some in rows.groupby(["model", "optimizer"], sort=False):
         found = shares_by_start(some)
-        table[f"{LAB[model]}, {optimizer}" if several else LAB[model]] = {
+        table[f"{NAMES[model]}, {optimizer}" if several else NAMES[model]] = {
             start: f"{100 * row.before:.0f} → {bracketed(100 * row.after, 100 * row.low, 100 * row.high, 0)}"
             for start, row in found.iterrows()
         }
@@ -86,7 +86,7 @@ def share_rows(rows: pd.DataFrame) -> pd.DataFrame:
         .rename(columns={"after": "mean"})
         .rename_axis("start")
         .reset_index()
-        .assign(model=LAB[model])
+        .assign(model=NAMES[model])
         for model, some in rows.groupby("model", sort=False)
     ]
     return pd.concat(found)[["start", "model", "mean", "low", "high"]]
@@ -97,7 +97,7 @@ def end_rows(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     found = []
     for (model, start), some in last(rows).groupby(["model", "start"], sort=False):
         mean, low, high = over_runs(some[column])
-        found.append({"start": start, "model": LAB[model], "mean": mean, "low": low, "high": high})
+        found.append({"start": start, "model": NAMES[model], "mean": mean, "low": low, "high": high})
     return pd.DataFrame(found)
 
 

@@ -13,7 +13,7 @@ from ..findings.markup import plain
 from ..lab.starts import STARTS
 from . import published
 from .lab_runs import last
-from .names import LAB, where
+from .names import NAMES, where
 
 
 def thresholds(bound: float) -> str:
@@ -59,7 +59,7 @@ def crossed(table: pd.DataFrame) -> str:
 def zeros(rows: pd.DataFrame) -> str:
     """How well the size of a weight tells, at the end, whether it began at zero."""
     sparse = last(where(rows, start="sparse-90"))
-    words = [f"{LAB[model]} {some['zeros_seen'].mean():.2f}" for model, some in sparse.groupby("model", sort=False)]
+    words = [f"{NAMES[model]} {some['zeros_seen'].mean():.2f}" for model, some in sparse.groupby("model", sort=False)]
     return (
         "How well the size of a trained weight tells whether it began at zero (1 perfectly, 0.5 not at all): "
         f"{', '.join(words)}."
@@ -76,7 +76,7 @@ def control(ends: pd.DataFrame, part: str, name: str) -> str:
     """
     some = where(ends, part=part).groupby("start", sort=False).mean(numeric_only=True)
     words = [f"{row.Index} {row.kl_bits:.3f} ({row.share:.0%})" for row in some.itertuples()]
-    return f"*ViT, {name}* (accuracy {some['score'].mean():.2f}), `kl_bits` (share): {', '.join(words)}."
+    return f"*{NAMES['vit']}, {name}* (accuracy {some['score'].mean():.2f}), `kl_bits` (share): {', '.join(words)}."
 
 
 def verdicts(found: Sequence[Finding]) -> str:

@@ -38,11 +38,11 @@ def alarms(draws: int, seed: int) -> str:
 
 
 def sweep(n: int, seed: int) -> pd.DataFrame:
-    """Made generalized Gaussians and what they are called: columns s, label, margin, and the cost as each family."""
+    """Made generalized Gaussians and what they are called: columns β, label, margin, and the cost as each family."""
     rng, found = np.random.default_rng(seed), []
     for power in POWERS:
         shape = shapes.classify(rng.choice([-1, 1], n) * rng.gamma(1 / power, size=n) ** (1 / power))
-        found.append({"s": str(power), "label": shape.label, "margin": shape.margin} | shape.scores)
+        found.append({"β": str(power), "label": shape.label, "margin": shape.margin} | shape.scores)
     return pd.DataFrame(found)
 
 
@@ -83,7 +83,7 @@ def ranks(body: pd.DataFrame) -> str:
     """Whether sharpness goes with depth or with size, in a sentence."""
     rank = body[["depth", "numel"]].astype(float).corrwith(-body["gg_shape"], method="spearman")
     return (
-        f"Rank correlation of sharpness (low s) with depth {rank['depth']:+.2f}, with size {rank['numel']:+.2f}, over "
+        f"Rank correlation of sharpness (low β) with depth {rank['depth']:+.2f}, with size {rank['numel']:+.2f}, over "
         f"{len(body)} matrices."
     )
 
@@ -162,11 +162,11 @@ def _found(model: str, body: pd.DataFrame) -> str:
 
 
 def _continuum(body: pd.DataFrame, sweep: pd.DataFrame, margin: float) -> str:
-    powers = sweep["s"].astype(float)
+    powers = sweep["β"].astype(float)
     gaussian, sharp = powers[sweep["label"] == "gaussian"].min(), powers[sweep["label"] == "sharp"].max()
     near = len(_near(body, margin))
     return (
-        f"Gaussian and sharp are ends of a continuum, with a name down to s = {gaussian:g} and from s = {sharp:g}: "
+        f"Gaussian and sharp are ends of a continuum, with a name down to β = {gaussian:g} and from β = {sharp:g}: "
         f"{near} of {len(body)} matrices lie within {margin:g} bits of another name."
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import findings
+from ..checkpoints.named import titled
 from ..experiments.arrangement import WAYS
 from ..findings import Finding
 from ..findings.f4_iid import MAX_UNEQUAL as MAX_UNEQUAL
@@ -15,7 +16,7 @@ from ..findings.markup import code, plain
 from ..provenance import recorded
 from ..structure.entries import FIGURES
 from ..structure.likeness import WIDTH
-from .names import LAB, SHORT, where
+from .names import NAMES, where
 from .sentences import arrow, at_end, mean, span, table, within
 
 SHOWN = (
@@ -47,7 +48,7 @@ def runs(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The record's rows by model and way of training, by a name such as "lab ViT, wide start"."""
     return {
         f"{name}, {way}": rows
-        for model, name in LAB.items()
+        for model, name in NAMES.items()
         for way, gain in WAYS.items()
         if len(rows := where(record, model=model, gain=gain))
     }
@@ -243,7 +244,7 @@ def takeaways(table: pd.DataFrame, saved: pd.Series, name: str) -> str:
     if before != after:
         change = f"takes the share that passes as independent from {before} to {after}"
     return (
-        f"- Of the weights of {SHORT.get(name, plain(name))}, {own['independence']:.0%} lie in matrices that pass as "
+        f"- Of the weights of {plain(titled(name))}, {own['independence']:.0%} lie in matrices that pass as "
         f"independent, and {own['identity']:.0%} in matrices that pass as identically distributed. "
         f"Of fresh noise it is {noise['independence']:.0%} and {noise['identity']:.0%}.\n"
         f"- Neighbours correlate by at most {most:.3f}{', and yet' if alone else ';'} whole rows are "

@@ -6,13 +6,26 @@ import numpy as np
 import pandas as pd
 
 from .. import findings
+from ..checkpoints.named import titled
 from ..findings.f4_iid import MAX_BEYOND_EDGE
 from ..findings.markup import code, plain
 from ..structure import lanczos, spectra
-from .names import SHORT
 
 AS_NOISE = 2.0
 """Distance of the bulk from its law, over that of noise, up to which it is called noise."""
+
+
+PRINTED = {"outliers": "beyond the edge", "outlier_variance": "their variance", "top_ratio": "largest / edge"}
+"""Column → what tables call it: an outlier is a weight, in print."""
+
+
+def by_control(table: pd.DataFrame) -> pd.DataFrame:
+    """Medians of what lies beyond the edge, by control, and the share of the parameters that passes by its spectrum.
+
+    Args:
+        table: from `lfmlib.arrangement`, with controls.
+    """
+    return findings.by_control(table, [*PRINTED, "mp_ks"], ["spectrum"]).rename(columns=PRINTED)
 
 
 def takeaways(table: pd.DataFrame, fitted: pd.DataFrame, name: str) -> str:
@@ -29,7 +42,7 @@ def takeaways(table: pd.DataFrame, fitted: pd.DataFrame, name: str) -> str:
     bulk, of_noise = fitted.loc["weights"], fitted.loc["fresh"]
     like = "passes for noise" if bulk["ks"] <= AS_NOISE * of_noise["ks"] else "is not noise either"
     return (
-        f"- The median matrix of {SHORT.get(name, plain(name))} has {own['outliers']:.0f} singular values beyond the "
+        f"- The median matrix of {plain(titled(name))} has {own['outliers']:.0f} singular values beyond the "
         f"edge of noise, with {own['outlier_variance']:.0%} of its variance. Fresh noise has "
         f"{noise['outliers']:.0f}, with {noise['outlier_variance']:.0%}.\n"
         f"- Dividing out the scales of rows and columns leaves {even:.0%} of the variance there, and putting all "

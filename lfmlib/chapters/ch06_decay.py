@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..deltas.decay import turning_point, widened
 from ..lab.train import Config, left_by_decay
-from .names import SHORT
+from .names import NAMES
 from .sentences import MISSING
 
 SETTING = ["model", "task", "optimizer", "lr", "steps"]
@@ -34,7 +34,7 @@ def trials(record: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Columns: `SETTING`, seed, weight_decay, role, depth; ``kept``, the share of W₀ that decay leaves; ``moved`` and
-        ``along``, m and c of `lfmlib.deltas.decay`, from the training without; ``rise``, Var W / Var W₀ - 1 as
+        ``along``, δ and δ∥ of `lfmlib.deltas.decay`, from the training without; ``rise``, Var W / Var W₀ - 1 as
         measured; ``rise_foretold``, what the path has ``given`` less what decay has ``taken``; ``name`` of the model.
     """
     rows = record[record["part"].isin(["plain", "decay"])].dropna(subset="corr")
@@ -50,7 +50,7 @@ def trials(record: pd.DataFrame) -> pd.DataFrame:
     kept = settings.assign(kept=[left_by_decay(_config(one)) for one in settings.to_dict("records")])
     found = found.merge(kept, on=[*SETTING, "weight_decay"])
     foretold, taken = widened(found["kept"], found["moved"], found["along"]), 1 - found["kept"] ** 2
-    return found.assign(rise_foretold=foretold, taken=taken, given=foretold + taken, name=found["model"].map(SHORT))
+    return found.assign(rise_foretold=foretold, taken=taken, given=foretold + taken, name=found["model"].map(NAMES))
 
 
 def _config(setting: dict) -> Config:
@@ -99,7 +99,7 @@ def table_of_turning_points(points: pd.DataFrame) -> pd.DataFrame:
     """`turning_points` in words, a row for each setting."""
     listed = {}
     for one in points.to_dict("records"):
-        name = f"{SHORT[one['model']]}, {OPTIMIZERS[one['optimizer']]} {one['lr']:g}, {one['steps']:.0f} steps"
+        name = f"{NAMES[one['model']]}, {OPTIMIZERS[one['optimizer']]} {one['lr']:g}, {one['steps']:.0f} steps"
         known = not math.isnan(one["measured"])
         listed[name] = {
             "foretold": f"{one['foretold']:.3g}",
@@ -125,7 +125,7 @@ def of_turning_points(found: pd.DataFrame, points: pd.DataFrame) -> str:
     for model, some in known.groupby("model", sort=False):
         worst = some.loc[some["error"].abs().idxmax(), "error"]
         words.append(
-            f"{SHORT[model]} {some['error'].abs().median():.1%} (at most {abs(worst):.1%}, {len(some)} settings)"
+            f"{NAMES[model]} {some['error'].abs().median():.1%} (at most {abs(worst):.1%}, {len(some)} settings)"
         )
     close = found[found["given"].between(found["taken"] / NEAR, found["taken"] * NEAR)]
     return (
@@ -144,7 +144,7 @@ def at_equal_score(record: pd.DataFrame) -> str:
         scores = pace[pace["seed"] < SEEDS].groupby("weight_decay")["score"].mean()
         if len(scores) > 2:
             (first, own), (last, other) = ((scores.index[at], scores.iloc[at]) for at in (0, -1))
-            words.append(f"{SHORT[model]} {own:.3f} at {first:g} and {other:.3f} at {last:g}")
+            words.append(f"{NAMES[model]} {own:.3f} at {first:g} and {other:.3f} at {last:g}")
             equal &= abs(other / own - 1) <= SAME_SCORE
     if not words:
         return "One decay alone was tried here."

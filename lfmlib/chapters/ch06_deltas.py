@@ -13,7 +13,7 @@ import pandas as pd
 
 from .. import findings
 from ..lab.train import Config, rate
-from .names import SHORT, by_model, key, where
+from .names import NAMES, by_model, key, where
 from .sentences import MISSING, Cell, mean, median, number, runs, table
 from .tuned import by_cause, by_way, over, plain, unjudged, ways
 
@@ -84,7 +84,7 @@ def budgets(record: pd.DataFrame) -> pd.DataFrame:
 def not_passing(record: pd.DataFrame) -> str:
     """The ways of training that F6's rule would not call supported, and what noise would be called, in a sentence."""
     words, noise = [], [1.0]
-    for model, name in SHORT.items():
+    for model, name in NAMES.items():
         for way, rows in unjudged(record, model):
             own = findings.widening_over_runs(rows)
             rises, g = own.loc["widened", "mean"], own.loc["gain_mean", "mean"]
@@ -105,7 +105,7 @@ def beside_noise(record: pd.DataFrame, more: dict[str, tuple[dict, dict]]) -> pd
         record: as everywhere.
         more: name → (`lfmlib.findings.widening` of ΔW, of noise), to stand above.
     """
-    for model, name in SHORT.items():
+    for model, name in NAMES.items():
         if len(rows := plain(record, model)):
             spans = (findings.widening_over_runs(rows, prefix)["mean"].to_dict() for prefix in ("", "noise_"))
             more |= {f"{name}, full": tuple(spans)}
@@ -169,7 +169,7 @@ def decay_cost(record: pd.DataFrame) -> pd.DataFrame:
 def costs(record: pd.DataFrame) -> Iterator[tuple[str, pd.Series, float]]:
     """What decay takes off the median g: model, the change of it for each seed, and what is foretold."""
     listed = {}
-    for model, name in SHORT.items():
+    for model, name in NAMES.items():
         listed |= {name: plain(record, model), f"{name}, decay 1": where(record, model=model, cause="decay 1")}
     for name, rows in listed.items():
         if rows.empty or (without := plain(record, key(rows), decay=0.0)).empty:
@@ -207,8 +207,8 @@ def at_the_end(runs: dict[str, pd.DataFrame]) -> str:
 
 def pretraining(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Rows of the lab models' own trainings, by name: step, rises, gain, corr, moved."""
-    names = {model: SHORT[model] for model in PRETRAINED}
-    return dict(by_model(record, names, part="pretraining"))
+    found = {key(rows): rows for _, rows in by_model(record, part="pretraining")}
+    return {NAMES[model]: found[model] for model in PRETRAINED if model in found}
 
 
 def _widened(figure: str, times: float = 1, digits: int = 2, unit: str = "") -> Cell:

@@ -21,7 +21,7 @@ from ..findings import Finding
 from ..lab.adapters import NOISE_BUILT
 from ..provenance import recorded
 from ..structure.spectra import top_ratio
-from .names import SHORT, TUNED, by_model, key, where
+from .names import NAMES, by_model, key, stored_tuned, where
 from .sentences import half
 from .tuned import MEASURED
 
@@ -33,9 +33,10 @@ def f5_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     """Finding F5 of every model; ``parameters`` of the chapter go into its provenance."""
     origin = recorded("derived", record, **parameters)
     found = []
-    for model, name in TUNED.items():
+    for model in NAMES:
         built, replaced = (where(record, part=part, model=model) for part in ("built", "stand-in"))
         if len(built) and len(replaced):
+            name = stored_tuned(model)
             about = origin | {"source": name}
             found.append(findings.f5_over_runs(built, replaced, name, about, score=MEASURED[model]))
     return found
@@ -68,7 +69,7 @@ def kept_in_words(shares: pd.DataFrame) -> pd.DataFrame:
     """`kept` as a table: a row per stand-in, for every model the share of the gain and, in brackets, the loss."""
     words = [f"{round(100 * row.share)} % ({row.loss:.2f})" for row in shares.itertuples()]
     wide = shares.assign(words=words).pivot(index=["kind", "keeps"], columns="model", values="words")
-    wide = wide.loc[list(STAND_INS.items()), [name for name in SHORT.values() if name in wide]]
+    wide = wide.loc[list(STAND_INS.items()), [name for name in NAMES.values() if name in wide]]
     return wide.reset_index().rename(columns={"kind": "in ΔW’s place"}).rename_axis(columns=None)
 
 

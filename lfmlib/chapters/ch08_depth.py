@@ -16,7 +16,7 @@ from ..checkpoints.roles import in_order
 from ..deltas.trends import depth_trend
 from ..experiments.finetuning import DECAY
 from ..findings.f7_depth import MAX_P
-from .names import SHORT, by_model
+from .names import NAMES, by_model
 from .sentences import MISSING, runs, table, word
 from .tuned import by_cause, by_way, over, plain, shuffled, ways
 
@@ -179,10 +179,10 @@ def together(record: pd.DataFrame) -> str:
 
 def without_learning(record: pd.DataFrame) -> str:
     """The mean ρ where there was nothing to learn, beside that where there was, in a sentence."""
-    found = {SHORT[model]: (plain(record, model), shuffled(record, model)) for model in ("minilm", "vit")}
+    found = {NAMES[model]: (plain(record, model), shuffled(record, model)) for model in ("minilm", "vit")}
     own = by_cause(record)
     if "own labels" in own:
-        found[f"{SHORT['deep-decoder']}, own labels"] = (own["unchanged"], own["own labels"])
+        found[f"{NAMES['deep-decoder']}, own labels"] = (own["unchanged"], own["own labels"])
     words = [
         f"{name} **{over(mean_rho(without), -1, 1)}** (with: {over(mean_rho(real), -1, 1)})"
         for name, (real, without) in found.items()
@@ -225,8 +225,8 @@ def courses(ways: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def beside_theirs(ways: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Which roles do what the authors' figure shows, by way of training: V, Up and Down fall into the last layer there,
-    and Q, K and Up start high, which is to fall from layer 0 to 1."""
+    """Which roles do what the authors' figure shows, by way of training: v, up and down fall into the last layer there,
+    and q, k and up start high, which is to fall from layer 0 to 1."""
     first, last = "layer 0 to 1", "into the last"
 
     def told(rows: pd.DataFrame) -> dict:
@@ -235,16 +235,16 @@ def beside_theirs(ways: dict[str, pd.DataFrame]) -> pd.DataFrame:
         down = {name: [role for role in found.index if found.loc[role, name].startswith("-")] for name in (first, last)}
         theirs = ("v", "up", "down")
         return {
-            "of V, Up, Down, at the end": _roles(role for role in down[last] if role in theirs),
+            "of v, up, down, at the end": _roles(role for role in down[last] if role in theirs),
             "of the others, at the end": _roles(role for role in down[last] if role not in theirs),
-            "of Q, K, Up, from layer 0 to 1": _roles(role for role in down[first] if role in ("q", "k", "up")),
+            "of q, k, up, from layer 0 to 1": _roles(role for role in down[first] if role in ("q", "k", "up")),
         }
 
     return table(ways, told)
 
 
 def _roles(roles: Iterable[str]) -> str:
-    return ", ".join(role.capitalize() for role in roles) or "none"
+    return ", ".join(roles) or "none"
 
 
 def of_pair(trend: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from .. import findings
 from .ch08_depth import mean_rho, unchanged
-from .names import SHORT
+from .names import NAMES
 from .tuned import by_cause, by_way, plain, ways
 
 FIRST = ("smollm2-135m", "deep-decoder", "minilm", "vit")
@@ -31,7 +31,7 @@ def profiles(record: pd.DataFrame, pair: pd.DataFrame | None = None) -> dict[str
         Name of a model → rows with role, ``place`` (depth over that of the last layer) and ``level``, the mean over
         runs of std(ΔW) over its mean over the layers; roles in two or more layers, at most `PANELS` models.
     """
-    some = {SHORT[model]: plain(record, model) for model in FIRST}
+    some = {NAMES[model]: plain(record, model) for model in FIRST}
     if pair is not None:
         some = {"your pair": findings.shown(pair).query("control == 'none'")} | some
     found = {name: _relative(rows) for name, rows in some.items() if len(rows)}

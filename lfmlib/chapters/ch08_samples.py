@@ -13,7 +13,7 @@ from ..findings import Finding, markup
 from ..lab.language import Bytes
 from ..lab.problems import problem
 from .ch08_depth import mean_rho
-from .names import SHORT, by_model, key, where
+from .names import NAMES, by_model, key, where
 from .sentences import MISSING, runs
 from .tuned import METHODS, held_out, over, plain
 
@@ -86,7 +86,7 @@ def rank_spans(record: pd.DataFrame) -> pd.DataFrame:
         if levels.shape[1] > 1:
             slopes = np.polyfit(np.log(levels.columns.to_numpy(float)), np.log(levels.to_numpy()).T, 1)[0]
             ranks = ", ".join(f"{int(rank)}" for rank in levels.columns)
-            name = f"{SHORT[model]}, {METHODS[adapter]}"
+            name = f"{NAMES[model]}, {METHODS[adapter]}"
             rows.append((name, slopes.mean(), *np.quantile(slopes, [0.1, 0.9]), ranks))
     return pd.DataFrame(rows, columns=["way", "mean", "low", "high", "ranks"])
 

@@ -15,7 +15,7 @@ from ..experiments.radius import CLOSED, SCALES, UNITS
 from ..findings import Finding
 from ..losses.tolerance import KINDS
 from ..provenance import recorded
-from .names import SHORT, TUNED, by_model, key, where
+from .names import NAMES, by_model, key, stored_tuned, where
 from .sentences import MISSING, mean, median, table, within, worded
 from .tuned import MEASURED
 
@@ -29,7 +29,8 @@ UNIT_NAMES = dict(zip(UNITS, ("in σ of W", "in σ of W₀", "one size for all")
 def f8_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     """Finding F8 of every model; ``parameters`` of the chapter go into its provenance."""
     origin = recorded("radius", record, **parameters)
-    return [findings.f8_over_runs(rows, name, origin | {"source": name}) for name, rows in by_model(record, TUNED)]
+    each = ((stored_tuned(key(rows)), rows) for _, rows in by_model(record))
+    return [findings.f8_over_runs(rows, name, origin | {"source": name}) for name, rows in each]
 
 
 def tasks(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -251,7 +252,7 @@ def step_of(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
         return ""
     noise = findings.by_protocol(rows, "random")["ratio"]
     return (
-        f"{SHORT[model]} stands {ratios.min():.2f} to {ratios.max():.2f} times the noise after a ΔW of only "
+        f"{NAMES[model]} stands {ratios.min():.2f} to {ratios.max():.2f} times the noise after a ΔW of only "
         f"{_moved(rows).mean():.2%} of W₀; a random step of that length leaves {noise.min():.3f} to {noise.max():.3f}."
     )
 

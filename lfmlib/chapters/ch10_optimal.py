@@ -18,7 +18,7 @@ from ..experiments.optimal import BITS, PRUNED, PRUNED_SHARE
 from ..findings import Finding, markup
 from ..losses.pruning import largest_share
 from ..provenance import recorded
-from .names import NAMES, PUBLISHED, SHORT, by_model, key, where
+from .names import NAMES, PUBLISHED, by_model, key, stored, where
 from .sentences import Cell, mean, span, table, within
 
 RISES = (1.01, 1.1, 2.0)
@@ -41,7 +41,8 @@ def found(record: pd.DataFrame, **parameters) -> dict[str, list[Finding]]:
     """
     origin = recorded("optimal", record, **parameters)
     by_id: dict[str, list[Finding]] = {"F9": [], "F10": [], "F11": [], "F12": []}
-    for name, rows in by_model(record, NAMES, part="whole"):
+    for _, rows in by_model(record, part="whole"):
+        name = stored(key(rows))
         about = origin | {"source": name}
         listed = [findings.f11_over_runs(rows, name, about), findings.f12_over_runs(rows, name, about)]
         if key(rows) not in PUBLISHED:
@@ -172,7 +173,7 @@ def of_perplexity(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
         ]
         words.append(f"{ARM_NAMES.get(arm, arm)} {', '.join(told)}")
     return (
-        f"The perplexity of {SHORT[model]} rises by 1 %, by 10 % and twofold when so much goes, in the mean of "
+        f"The perplexity of {NAMES[model]} rises by 1 %, by 10 % and twofold when so much goes, in the mean of "
         f"{curves['seed'].nunique()} runs: {'; '.join(words)}."
     )
 

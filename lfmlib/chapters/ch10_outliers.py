@@ -18,7 +18,7 @@ from ..experiments.optimal import PRUNED_SHARE
 from ..findings import markup
 from ..losses.outliers import RANGES
 from .ch10_optimal import each_model, own_loss, relative
-from .names import PUBLISHED, SHORT, by_model, key, where
+from .names import NAMES, PUBLISHED, by_model, key, where
 from .sentences import MISSING, Cell, listed, mean, number, span, table, within, worded
 
 LIMIT_REACHED = 0.9
@@ -115,9 +115,9 @@ def of_outliers(record: pd.DataFrame) -> str:
     ratios = {key(rows): findings.damage_ratio(rows) for _, rows in each_model(record)}
     known = {model: found for model, found in ratios.items() if not math.isnan(found[0])}
     theirs = [
-        f"in {SHORT[model]} **{_ratio(found)}** times"
+        f"in {NAMES[model]} **{_ratio(found)}** times"
         if model in known
-        else f"in {SHORT[model]} they cannot be compared"
+        else f"in {NAMES[model]} they cannot be compared"
         for model, found in ratios.items()
         if model in PUBLISHED
     ]
@@ -179,7 +179,7 @@ def _entries(
     single = [where(record, part="single", model=model) for model in models]
     rows = pd.concat([some.loc[by(some).sort_values(ascending=False).index].head(most) for some in single])
     columns = {
-        "model": lambda one: SHORT[one["model"]],
+        "model": lambda one: NAMES[one["model"]],
         "tensor": lambda one: one["tensor"].removesuffix(".weight"),
         "row": number("row", ".0f"),
         "column": number("column", ".0f"),

@@ -17,7 +17,7 @@ from ..findings import Finding
 from ..lab.problems import problem
 from ..lab.scores import evenly
 from ..provenance import recorded
-from .names import CALLED, NAMES, key, where
+from .names import NAMES, key, stored, where
 from .sentences import MISSING, Cell, Figure, listed, median, span, table, trained_for
 
 METHODS = {
@@ -60,7 +60,7 @@ def found(record: pd.DataFrame, **parameters) -> list[Finding]:
     origin = recorded("adaptation", record, **parameters)
     listed = []
     for task in tasks_of(record):
-        name = f"{NAMES[TASKS[task]['model']]}, {task}"
+        name = f"{stored(TASKS[task]['model'])}, {task}"
         listed.append(findings.f13_over_runs(record[record["task"] == task], name, origin | {"source": name}))
     return listed
 
@@ -68,7 +68,7 @@ def found(record: pd.DataFrame, **parameters) -> list[Finding]:
 def tasks(record: pd.DataFrame) -> pd.DataFrame:
     """What is learned: by whom, how many answers are judged, and how many parameters LoRA of rank 1 trains."""
     columns = {
-        "model": lambda rows: CALLED[key(rows)],
+        "model": lambda rows: NAMES[key(rows)],
         "task": lambda rows: rows["task"].iloc[0],
         "asked": lambda rows: ASKED[rows["task"].iloc[0]],
         "answers judged": answers,
@@ -281,4 +281,4 @@ def has(rows: pd.DataFrame, method: str) -> bool:
 
 def title(task: str) -> str:
     """A task and its model, as they are printed."""
-    return f"{CALLED[TASKS[task]['model']]}, {task}"
+    return f"{NAMES[TASKS[task]['model']]}, {task}"

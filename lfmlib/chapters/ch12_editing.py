@@ -21,7 +21,7 @@ from ..lab.problems import problem
 from ..merging import methods
 from ..provenance import recorded
 from . import names
-from .names import CALLED, key, where
+from .names import NAMES, key, stored, where
 from .sentences import MISSING, listed, mean, median, span, table, within
 
 ARMS = {
@@ -45,25 +45,25 @@ ASKED = {
 def found(record: pd.DataFrame, **parameters) -> list[Finding]:
     """Finding F14 of every model; ``parameters`` of the chapter go into its provenance."""
     origin = recorded("editing", record, **parameters)
-    rows = names.by_model(record, names.NAMES, part="merged")
-    return [findings.f14_over_runs(some, name, origin | {"source": name}) for name, some in rows]
+    each = ((stored(key(rows)), rows) for _, rows in by_model(record))
+    return [findings.f14_over_runs(rows, name, origin | {"source": name}) for name, rows in each]
 
 
 def by_model(record: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Every model’s merges, with its name as printed."""
-    return names.by_model(record, CALLED, part="merged")
+    return names.by_model(record, part="merged")
 
 
 def tuned(record: pd.DataFrame) -> pd.DataFrame:
     """The fine-tunes: what they are asked, their test scores, and the sizes of their ΔW."""
     columns = {
-        "model": lambda rows: CALLED[key(rows)],
+        "model": lambda rows: NAMES[key(rows)],
         "task": lambda rows: ASKED.get(key(rows), {}).get(task := rows["task"].iloc[0], task),
         "score": span("score", 3),
         "of the base": mean("base", ".3f"),
         "size of ΔW": mean("norm", ".1f", " %", times=100),
     }
-    by_task = (some for _, rows in names.by_model(record, CALLED, part="tuned") for _, some in rows.groupby("task"))
+    by_task = (some for _, rows in names.by_model(record, part="tuned") for _, some in rows.groupby("task"))
     return listed(by_task, columns)
 
 
@@ -75,7 +75,7 @@ def sets(record: pd.DataFrame) -> pd.DataFrame:
         return f"{METHODS[method]} {plain(where(rows, method=method)).mean():.1f}"
 
     columns = {
-        "model": lambda rows: CALLED[key(rows)],
+        "model": lambda rows: NAMES[key(rows)],
         "tasks": lambda rows: rows["tasks"].iloc[0].replace("+", ", "),
         "cosine of two ΔW": within(mean("alike", "+.3f"), method="average", arm="plain"),
         "average keeps": within(mean(plain, ".1f"), method="average"),
@@ -234,7 +234,7 @@ def projected(record: pd.DataFrame) -> pd.DataFrame:
 def forgotten(record: pd.DataFrame) -> pd.DataFrame:
     """Forgetting by negation: what is left of the task, and what the base keeps, by model and arm, in points."""
     columns = {
-        "model": lambda one: CALLED[key(one["rows"])],
+        "model": lambda one: NAMES[key(one["rows"])],
         "arm": lambda one: ARMS.get(one["arm"], one["arm"]),
         "left of the task": span("left", 1),
         "against plain": lambda one: "" if one["arm"] == "plain" else findings.span(one["less"], 2, "+"),
@@ -247,7 +247,7 @@ def forgotten(record: pd.DataFrame) -> pd.DataFrame:
 def negated(record: pd.DataFrame) -> Iterator[dict]:
     """Of each model and arm of the part "negated": its rows; and in points, by run, what is left of the task, that
     less what is left in the plain arm, and what the base keeps."""
-    for _, rows in names.by_model(record, CALLED, part="negated"):
+    for _, rows in names.by_model(record, part="negated"):
         by_run = 100 * rows.groupby(["arm", "seed"])[["normalized", "base"]].mean()
         left, base = by_run["normalized"], by_run["base"]
         for arm in ("plain", "amplified", "wide", "random"):

@@ -14,7 +14,7 @@ from .. import findings
 from ..findings import METHOD_NAMES as METHODS
 from ..findings import Finding
 from .ch12_editing import ARMS, MIN_CHANGE, added, by_method, by_model, by_set, by_task, negated, plain
-from .names import CALLED, key, where
+from .names import NAMES, key, where
 
 
 def amplified(record: pd.DataFrame) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def forgetting(record: pd.DataFrame) -> pd.DataFrame:
     """What an arm leaves of a task that is to be forgotten less what plain subtraction leaves, in points: columns arm,
     model, mean, low, high."""
     rows = (
-        {"arm": ARMS[one["arm"]], "model": CALLED[key(one["rows"])]} | _span(one["less"])
+        {"arm": ARMS[one["arm"]], "model": NAMES[key(one["rows"])]} | _span(one["less"])
         for one in negated(record)
         if one["arm"] != "plain"
     )

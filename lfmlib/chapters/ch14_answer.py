@@ -9,8 +9,9 @@ import pandas as pd
 
 from .. import findings
 from ..losses import replace
-from .ch14_bulk import BOUNDS, by_model, edge_cost, foretold, least, part, percent, replaceable
+from .ch14_bulk import BOUNDS, edge_cost, foretold, least, part, percent, replaceable
 from .ch14_planted import ANEW, TRAINED, drawn_anew
+from .names import by_model
 
 MUCH = 0.1
 """Share of the squared weights from which noise stands for a part of a model worth the name."""

@@ -7,14 +7,13 @@ loss of knowing nothing but frequencies less its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pandas as pd
 
 from .. import findings
 from ..losses import replace
-from . import names
-from .names import CALLED, where
+from .names import by_model, where
 from .sentences import MISSING, mean, runs, span, table, worded
 
 BOUNDS = (0.01, 0.1)
@@ -35,11 +34,6 @@ DRAWN = ("noise", "zero", "rotated", "signs", replace.CONTROL)
 """Those that the figure shows; the others stand in a table."""
 ROLE_COLUMNS = {"role": "role", "depth": "part of the depth"}
 """Headings of `groups`."""
-
-
-def by_model(record: pd.DataFrame, **settings) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rows of a record that have these settings, by the models' names."""
-    return names.by_model(record, CALLED, **settings)
 
 
 def gaps(rows: pd.DataFrame) -> pd.Series:

@@ -9,8 +9,8 @@ import pandas as pd
 from .. import findings
 from ..experiments.replacement import PLANTED, PLANTED_SHARE
 from ..structure.shrinkage import WAYS
-from .ch14_bulk import BOUNDS, averaged, by_model, crossings, digits, gaps, mean_draw, narrow, part, replaceable
-from .names import key, where
+from .ch14_bulk import BOUNDS, averaged, crossings, digits, gaps, mean_draw, narrow, part, replaceable
+from .names import by_model, key, where
 from .sentences import span, table
 
 ANEW, TRAINED = "planted noise", "the weights as trained"

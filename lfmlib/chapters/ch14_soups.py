@@ -10,7 +10,7 @@ import pandas as pd
 
 from .. import findings
 from ..findings.runs import bracketed
-from .names import CALLED, key, where
+from .names import NAMES, key, where
 from .sentences import listed
 
 RESIDUALS = {"own": "own residual", "permuted": "permuted", "noise": "fresh noise"}
@@ -23,7 +23,7 @@ def soups(record: pd.DataFrame) -> pd.DataFrame:
     def told(rows: pd.DataFrame) -> dict:
         most = where(rows, what="soup", members=rows["count"].iloc[0])
         return {
-            "fine-tunes": f"{CALLED[key(rows)]} × {rows['count'].iloc[0]}",
+            "fine-tunes": f"{NAMES[key(rows)]} × {rows['count'].iloc[0]}",
             "rate": f"{rows['lr'].iloc[0]:g}",
             "correlation of two ΔW": f"{most['alike'].mean():.2f}",
             "their loss": f"{most['loss'].mean():.3f}",
@@ -41,7 +41,7 @@ def added(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for stand_in, name in RESIDUALS.items():
             mean, low, high = findings.over_runs(_residual(rows, stand_in))
             row = {"method": f"rate {rate:g}", "arm": name, "mean": mean, "low": low, "high": high}
-            found.setdefault(CALLED[model], []).append(row)
+            found.setdefault(NAMES[model], []).append(row)
     return {model: pd.DataFrame(rows) for model, rows in found.items()}
 
 
@@ -60,7 +60,7 @@ def residuals(record: pd.DataFrame) -> str:
     """How like noise residuals look, entry by entry and by their spectrum: a line a model."""
     law = record[record["what"] == "law"].groupby("model", sort=False)[["kl_bits", "noise_kl_bits", "outlier_variance"]]
     said = [
-        f"- {CALLED[model]}: {one['kl_bits']:.4f} bits from a Gaussian (noise {one['noise_kl_bits']:.4f}), "
+        f"- {NAMES[model]}: {one['kl_bits']:.4f} bits from a Gaussian (noise {one['noise_kl_bits']:.4f}), "
         f"{one['outlier_variance']:.0%} of the variance beyond the edge"
         for model, one in law.median().iterrows()
     ]
@@ -74,7 +74,7 @@ def grows(record: pd.DataFrame) -> str:
     for (model, rate), rows in _large(record):
         each = where(rows, what="soup").groupby("members")["soup"].mean()
         of = ", ".join(f"{loss:.3f} of {count:g}" for count, loss in each.items())
-        said.append(f"{CALLED[model]} at {rate:g} {of}")
+        said.append(f"{NAMES[model]} at {rate:g} {of}")
     return f"Loss of the mean by the number of fine-tunes: {'; '.join(said)}."
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from .. import records
 from .census import SHIPPED
-from .names import LAB, where
+from .names import NAMES, where
 
 REGIMES = {
     "wide start": {"part": "plain", "gain": 1.0},
@@ -29,8 +29,8 @@ def last(rows: pd.DataFrame) -> pd.DataFrame:
 def verdict_runs(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows each verdict rests on, by a name such as "lab ViT, wide start"; ways that were not run are left out."""
     found = {
-        f"{LAB[model]}, {regime}": where(rows, model=model, **settings)
-        for model in LAB
+        f"{NAMES[model]}, {regime}": where(rows, model=model, **settings)
+        for model in NAMES
         for regime, settings in REGIMES.items()
     }
     return {name: some for name, some in found.items() if len(some)}

@@ -1,4 +1,4 @@
-"""What models are called in print: one table for all chapters, and the rows of a record by model."""
+"""What models are called, in print and in the files of findings, and the rows of a record by model."""
 
 from __future__ import annotations
 
@@ -7,47 +7,57 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ..checkpoints.named import named, titled
+from ..checkpoints.named import NamedModel, named, titled
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the records.
+    """A model that the lab trains.
 
     Attributes:
-        short: its name in tables, figures and sentences.
-        long: its name where it stands alone, as in a finding.
+        name: what it is called wherever it is printed, which tells it from published models of its kind.
         what: what it is.
     """
 
-    short: str
-    long: str
+    name: str
     what: str
 
 
-MODELS = {
-    "smollm2-135m": Model("SmolLM2", "SmolLM2-135M-Instruct", "a published language model, Llama-type, with 30 layers"),
-    "minilm": Model("MiniLM", "all-MiniLM-L6-v2", "a published encoder of sentences, with 6 layers"),
-    "decoder": Model("decoder", "lab decoder", "a language model of bytes, Llama-type, with 4 layers"),
-    "deep-decoder": Model(
-        "12-layer decoder", "lab 12-layer decoder", "a language model of bytes, Llama-type, with 12 layers"
-    ),
-    "vit": Model("ViT", "lab ViT", "a vision transformer for digits"),
-    "clip": Model("CLIP", "lab CLIP", "a pair of towers for digits and their captions"),
-}
-"""Name in records → the model."""
 PUBLISHED = ("smollm2-135m", "minilm")
-"""Those that others trained."""
-SHORT = {key: model.short for key, model in MODELS.items()}
-"""Names for tables, figures and sentences."""
-CALLED = {key: model.short if key in PUBLISHED else model.long for key, model in MODELS.items()}
-"""The same, where the lab's models are told from published ones of their kind."""
-NAMES = {key: key if key in PUBLISHED else model.long for key, model in MODELS.items()}
-"""Names for findings on models as they are; of published ones that of their checkpoint, on which other findings are."""
-TUNED = NAMES | {key: f"{MODELS[key].long}, fine-tuned" for key in PUBLISHED}
-"""Names for findings on fine-tunes, which must not be taken for findings on a model as it was published."""
-LAB = {key: NAMES[key] for key in ("decoder", "vit", "clip")}
-"""The lab's models by modality: language, vision, both."""
+"""Those of the records that others trained; what they are says `lfmlib.checkpoints.named`."""
+LAB = {
+    "decoder": Model("lab decoder", "a language model of bytes, Llama-type, with 4 layers"),
+    "deep-decoder": Model("lab 12-layer decoder", "a language model of bytes, Llama-type, with 12 layers"),
+    "vit": Model("lab ViT", "a vision transformer for digits"),
+    "clip": Model("lab CLIP", "a pair of towers for digits and their captions"),
+}
+"""Name in records → the model of the lab."""
+NAMES = {key: titled(key) for key in PUBLISHED} | {key: model.name for key, model in LAB.items()}
+"""Name in records → what the model is called in print, everywhere."""
+
+
+def stored(key: str) -> str:
+    """What findings on a model as it is are kept under; of a published one by what it is opened by.
+
+    Args:
+        key: one of `NAMES`.
+    """
+    return key if key in PUBLISHED else NAMES[key]
+
+
+def stored_tuned(key: str) -> str:
+    """What findings on its fine-tunes are kept under; of a published model by its makers' name, and a word that tells
+    them from findings on the model as it was published.
+
+    Args:
+        key: one of `NAMES`.
+    """
+    published = named(key)
+    return f"{_makers(published)}, fine-tuned" if published else NAMES[key]
+
+
+def _makers(model: NamedModel) -> str:
+    return model.original.rpartition("/")[2]
 
 
 def sizes(weights: dict[str, int]) -> dict[str, int]:
@@ -60,8 +70,8 @@ def sizes(weights: dict[str, int]) -> dict[str, int]:
     from ..lab.tuning import body
 
     found = dict(sorted(weights.items(), key=lambda one: -one[1]))
-    lab = {model.long: key for key, model in MODELS.items() if key not in PUBLISHED}
-    return found | {name: int(body(models.build(key, seed=0))["numel"].sum()) for name, key in lab.items()}
+    lab = {model.name: body(models.build(key, seed=0)) for key, model in LAB.items()}
+    return found | {name: int(rows["numel"].sum()) for name, rows in lab.items()}
 
 
 def listing(sizes: dict[str, int]) -> str:
@@ -70,7 +80,7 @@ def listing(sizes: dict[str, int]) -> str:
     Args:
         sizes: from `sizes`.
     """
-    lab = {model.long: f"{model.what}, trained here" for model in MODELS.values()}
+    lab = {model.name: f"{model.what}, trained here" for model in LAB.values()}
     lines = ["| Model | What it is | Judged weights |", "|---|---|---:|"]
     for name, count in sizes.items():
         published = named(name)
@@ -86,9 +96,9 @@ def where(rows: pd.DataFrame, **settings) -> pd.DataFrame:
     return rows
 
 
-def by_model(record: pd.DataFrame, names: dict[str, str] = SHORT, **settings) -> Iterator[tuple[str, pd.DataFrame]]:
+def by_model(record: pd.DataFrame, **settings) -> Iterator[tuple[str, pd.DataFrame]]:
     """The rows of a record that have these settings, by the models' names; models without any are left out."""
-    for model, name in names.items():
+    for model, name in NAMES.items():
         if len(rows := where(record, model=model, **settings)):
             yield name, rows
 

@@ -14,7 +14,7 @@ from ..deltas.pairs import opened_pair
 from ..experiments.finetuning import DECAY, FULL_RATES, TASKS, TOY_BATCH, plan
 from ..findings.markup import code, plain
 from ..lab.train import start_of, train
-from .names import SHORT
+from .names import NAMES
 
 
 def pair(model: str, base: str, revision: str, profile: str, seed: int) -> tuple[Checkpoint, Checkpoint, str]:
@@ -48,7 +48,7 @@ def example(profile: str, seed: int) -> tuple[Checkpoint, Checkpoint]:
     }
     config = plan(cell | ({"steps": 8, "batch": TOY_BATCH} if profile == "quick" else {}))
     base, tuned = (open_checkpoint(one) for one in (start_of(config), train(config, snapshots=0).model))
-    name = SHORT["minilm"] if model == "minilm" else "a toy ViT"
+    name = NAMES["minilm"] if model == "minilm" else "a toy ViT"
     return replace(base, name=name), replace(tuned, name=f"{name}, tuned for “{cell['task']}”")
 
 

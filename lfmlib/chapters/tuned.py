@@ -15,7 +15,7 @@ from .. import findings
 from ..experiments.finetuning import CAUSES, DECAY
 from ..findings import Finding
 from ..provenance import recorded
-from .names import SHORT, TUNED, by_model, key, where
+from .names import NAMES, by_model, key, stored_tuned, where
 from .sentences import mean, number, table, trained_for
 
 METHODS = {"": "full", "lora": "LoRA", "dora": "DoRA"}
@@ -53,7 +53,7 @@ def by_way(
     record: pd.DataFrame, of: Callable[[pd.DataFrame, str], dict[str, pd.DataFrame]] = methods
 ) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Every model, as printed, every way it was fine-tuned in (`methods` or `ways`), and the rows of that."""
-    for model, name in SHORT.items():
+    for model, name in NAMES.items():
         for way, rows in of(record, model).items():
             yield name, way, rows
 
@@ -93,7 +93,8 @@ def f6_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     which are not judged. ``parameters`` of the chapter go into its provenance."""
     origin = recorded("finetuning", record, **parameters)
     found = []
-    for name, rows in by_model(record, TUNED, part="plain"):
+    for _, rows in by_model(record, part="plain"):
+        name = stored_tuned(key(rows))
         one = findings.f6_over_runs(rows, name, origin | {"source": name})
         aside = {
             f"with {way}": float(findings.widening_over_runs(some).loc["rises", "mean"])
@@ -107,8 +108,8 @@ def f7_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     """Finding F7 of every model, fully fine-tuned and with LoRA of rank 16."""
     origin = recorded("finetuning", record, **parameters)
     found = []
-    for model, name in TUNED.items():
-        ways = methods(record, model)
+    for model in NAMES:
+        name, ways = stored_tuned(model), methods(record, model)
         for way, words in (("full", name), ("LoRA 16", f"{name}, LoRA")):
             if way in ways:
                 control = shuffled(record, model) if way == "full" else None

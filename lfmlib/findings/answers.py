@@ -157,16 +157,14 @@ def _f3(found: Sequence[Finding]) -> str:
     )
 
 
-def _leg(name: str) -> Callable[[Finding], float | None]:
-    def of(one: Finding) -> float | None:
-        value = one.details.get("parts", {}).get(name)
-        return value if isinstance(value, int | float) else None
-
-    return of
+def _legs(found: Sequence[Finding], leg: str) -> list[float]:
+    """The share of the weights that passes a leg of F4, by model; those of which it is not known are left out."""
+    shares = (one.details.get("legs", {}).get(leg) for one in found)
+    return [one for one in shares if one is not None]
 
 
 def _per_cent(found: Sequence[Finding], leg: str) -> str:
-    known = sorted(value for one in found if (value := _leg(leg)(one)) is not None)
+    known = sorted(_legs(found, leg))
     ends = dict.fromkeys(f"{100 * one:.0f}" for one in known[:1] + known[-1:])
     return f"{' to '.join(ends)}\u00a0%"
 
@@ -181,7 +179,7 @@ def _f4(found: Sequence[Finding]) -> str:
 
 
 def _spectrum(found: Sequence[Finding]) -> str:
-    whole = sum((_leg("spectrum")(one) or 0) >= SUPPORTED_SHARE for one in found)
+    whole = sum(one >= SUPPORTED_SHARE for one in _legs(found, "spectrum"))
     return (
         f"Of {models(found)}, {whole} have the spectrum of noise: {_per_cent(found, 'spectrum')} of their weights lie "
         "in matrices with at most 1 % of the variance beyond the edge of noise. The control, noise, passes everywhere."
@@ -245,12 +243,11 @@ def _f13(found: Sequence[Finding]) -> str:
 
 
 def _f14(found: Sequence[Finding]) -> str:
-    left = {one.model: str(one.details.get("parts", {}).get("largest gain left open", "nan")) for one in found}
-    best = max(left, key=lambda model: float(left[model]))
+    best = max(found, key=lambda one: one.details["largest_gain"])
     return (
         f"Amplified outliers raise what a merge keeps, beyond the interval, for {ranged(found)} methods; the control, "
-        f"a random set amplified, for {_noise(found)}. The largest gain that the intervals leave open is {left[best]} "
-        f"points ({plain(titled(best))})."
+        f"a random set amplified, for {_noise(found)}. The largest gain that the intervals leave open is "
+        f"{best.details['largest_gain']:+.2f} points ({plain(titled(best.model))})."
     )
 
 

@@ -81,14 +81,21 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     better, perhaps, placebo = (float(sum(one in some for one in given)) for given, some in (
         (found.values(), {"gain"}), (found.values(), {"gain", "open"}), (chance.values(), {"gain"})))  # fmt: skip
     rule = replace(RULES["F14"], supported=len(apart) // 2 + 1)
-    parts = {"largest gain left open": f"{max(high for *_, high in spans.values()):+.2f}"}
+    largest = max(high for *_, high in spans.values())
+    parts = {"largest gain left open": f"{largest:+.2f}"}
     parts |= {
         METHOD_NAMES[method]: f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" for method, (mean, low, high) in spans.items()
     }
     parts["no gain in"] = (
         f"{list(found.values()).count('no gain') + list(found.values()).count('loss')} of {len(apart)}"
     )
-    details = {"parts": parts, "runs": int(runs), "sets": int(rows["tasks"].nunique()), "methods": found}
+    details = {
+        "parts": parts,
+        "largest_gain": largest,
+        "runs": int(runs),
+        "sets": int(rows["tasks"].nunique()),
+        "methods": found,
+    }
     return Finding.of(
         "F14", model, provenance, details, better, (better, perhaps), placebo, judge(rule, better, (better, perhaps)),
         judge(rule, placebo), judge(FIRST_RULES["F14"], first[0], (first[0], first[1])),

@@ -45,15 +45,16 @@ def f2(rows: pd.DataFrame, model: str, provenance: dict, fading: Mapping[str, fl
     """Finding F2 of one model trained in one way.
 
     A start is judged where it could have been forgotten: where training from the Gaussian start ends Gaussian, and the
-    correlation ρ of W with W₀ lies below the one at which even a Gaussian ΔW leaves the start within the bound. The
-    value is the share of the judged starts whose mean share of parameters is at least `SUPPORTED_SHARE`; its interval
-    counts those whose lower limit is, and those whose upper limit is. The null is the same before the first step.
+    memory m, the correlation of W with W₀, lies below the one at which even a Gaussian ΔW leaves the start within the
+    bound. The value is the share of the judged starts whose mean share of parameters is at least `SUPPORTED_SHARE`; its
+    interval counts those whose lower limit is, and those whose upper limit is. The null is the same before the first
+    step.
 
     Args:
         rows: as for `shares_by_start`.
         model: its name, with the way of training.
         provenance: of the record.
-        fading: start → the ρ from which down it can be forgotten (see `lfmlib.experiments.drift.forgotten_at`).
+        fading: start → the memory from which down it can be forgotten (see `lfmlib.experiments.drift.forgotten_at`).
 
     Raises:
         ValueError: a non-Gaussian start is missing, or was run only once.
@@ -70,7 +71,10 @@ def f2(rows: pd.DataFrame, model: str, provenance: dict, fading: Mapping[str, fl
     kept = [f"{start} {memory[start]:.2f} ({fading[start]:.2f})" for start in UNLIKE_STARTS if start not in moved]
     others = ", ".join(kept) or "–"
     details = {
-        "parts": {"could be forgotten": f"{len(moved)} of {len(UNLIKE_STARTS)}", "ρ of the others (needed)": others},
+        "parts": {
+            "could be forgotten": f"{len(moved)} of {len(UNLIKE_STARTS)}",
+            "memory of the others (needed)": others,
+        },
         "memory": {start: [float(memory[start]), fading[start]] for start in UNLIKE_STARTS},
         "shares": {start: [row.after, row.low, row.high] for start, row in unlike.iterrows()},
         "controls": {start: [row.after, row.low, row.high] for start, row in controls.iterrows()},

@@ -166,6 +166,7 @@ def f4(table: pd.DataFrame, model: str, provenance: dict, whole: pd.DataFrame | 
     value, interval = _held(own, legs, whole)
     details = {
         "parts": {leg: shares["none"][leg] for leg in LEGS},
+        "legs": {leg: shares["none"][leg] for leg in LEGS},
         "null_parts": {leg: shares["fresh"][leg] for leg in LEGS},
         "permuted": shares["permuted"],
         "rescaled": shares.get("rescaled"),
@@ -214,6 +215,7 @@ def f4_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     permuted, rescaled = (rows.loc[rows["control"] == kind, names].mean() for kind in ("permuted", "rescaled"))
     details = {
         "parts": limits.loc["mean", list(LEGS)].to_dict(),
+        "legs": limits.loc["mean", list(LEGS)].to_dict(),
         "null_parts": start[list(LEGS)].mean().to_dict(),
         "limits": {name: limits.loc[["low", "high"], name].tolist() for name in names},
         "permuted": permuted.to_dict(),

@@ -204,7 +204,7 @@ POWER = {
     "lag_max": ("other", ":", "lag_max"),
     "row_share": ("noise", "-", "row_share"),
     "block_share": ("noise", ":", "block_share"),
-    "outliers": ("model", "-", "outliers"),
+    "outliers": ("model", "-", "beyond the edge"),
     "mp_ks": ("model", ":", "mp_ks"),
 }
 """Column of `lfmlib.chapters.calibration.power` → its colour, dashes and name; the first is drawn thick and pale,

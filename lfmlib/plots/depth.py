@@ -17,8 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from .house_style import COLOURS, INK, literal, no_layers
 
-PANELS = {"q": "Q", "k": "K", "v": "V", "o": "O", "gate": "Gate", "up": "Up", "down": "Down"}
-"""Role → title of its panel."""
+PANELS = ("q", "k", "v", "o", "gate", "up", "down")
+"""Roles that have a panel of their own."""
 LINES = (
     (INK, "s"),
     (COLOURS["data"], "o"),
@@ -52,7 +52,7 @@ def by_layer(axes: np.ndarray, lines: Mapping[str, pd.DataFrame], log: bool = Fa
                 depth = over.index.to_numpy(int)
                 ax.plot(depth, over["mean"], color=colour, marker=marker, ms=3, lw=1.2, label=name)
                 ax.fill_between(depth, over["min"], over["max"], color=colour, alpha=0.15, lw=0)
-        ax.set_title(PANELS[role])
+        ax.set_title(role)
         ax.set_yscale("log" if log else "linear")
         if not log:
             ax.set_ylim(0, 1.08 * max(line.get_ydata().max() for line in ax.lines))
@@ -86,11 +86,11 @@ def profiles(axes: np.ndarray, models: Mapping[str, pd.DataFrame]) -> None:
     """
     axes = np.ravel(axes)
     for ax, (name, rows) in zip(axes, models.items(), strict=False):
-        for (colour, marker), (role, title) in zip(LINES, PANELS.items(), strict=True):
+        for (colour, marker), role in zip(LINES, PANELS, strict=True):
             some = rows[rows["role"] == role].sort_values("place")
             if len(some):
                 look = {"color": colour, "marker": marker, "ms": 3, "lw": 1.1, "markevery": max(len(some) // 6, 1)}
-                ax.plot(some["place"], some["level"], label=title, **look)
+                ax.plot(some["place"], some["level"], label=role, **look)
         ax.axhline(1, color=INK, lw=0.8, ls=":")
         ax.set_title("\n".join(wrap(literal(name), 17)), fontsize=10)
         ax.set_xticks([0, 0.5, 1], ["0", "½", "1"])
@@ -121,7 +121,7 @@ def trend_map(ax: Axes, rho: pd.DataFrame, words: pd.DataFrame, grows: pd.DataFr
         ax.annotate("–", (x + 0.5, y + 0.5), ha="center", va="center", color=INK)
     for y, x in np.argwhere(grows.to_numpy(bool)):
         ax.add_patch(Rectangle((x + 0.04, y + 0.04), 0.92, 0.92, fill=False, color=COLOURS["noise"], lw=1.6))
-    ax.set_yticklabels([PANELS.get(role, role) for role in rho.index])
+    ax.set_yticklabels(rho.index)
     ax.set_xticklabels(["\n".join(line for part in name.split(", ") for line in wrap(part, 9)) for name in rho.columns])
     ax.set(xlabel="", ylabel="")
     ax.tick_params(length=0, labelrotation=0, labeltop=True, labelbottom=False)

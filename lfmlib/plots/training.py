@@ -72,7 +72,7 @@ def panels(
     across = axes.shape[1] if axes.ndim == 2 else 1
     for place, (ax, (name, rows)) in enumerate(zip(axes.flat, runs.items(), strict=False)):
         curves(ax, rows, column, bound)
-        ax.set(**SCALES[column], title="\n".join(name.removeprefix("lab ").split(", ")))
+        ax.set(**SCALES[column], title="\n".join(name.split(", ")))
         if column == "excess_kurtosis":
             ax.set_yscale("symlog", linthresh=1)
         low, high = bands[name]
@@ -144,7 +144,7 @@ def growth(axes: np.ndarray, runs: dict[str, pd.DataFrame]) -> None:
         low = 0.7 * spent["moved"].iloc[0]
         for column, (_, dashes) in GUIDES.items():
             ax.plot(spent["rate_norm"], low * spent[column] / spent[column].iloc[0], color=INK, lw=1.2, ls=dashes)
-        ax.set(xscale="log", yscale="log", title=model.removeprefix("lab "))
+        ax.set(xscale="log", yscale="log", title=model)
         ax.xaxis.set_major_formatter(mpl.ticker.LogFormatterSciNotation(minor_thresholds=(0, 0)))
         ax.minorticks_off()
     axes[0].set_ylabel("RMS(ΔW) / RMS(W₀)")
@@ -260,5 +260,5 @@ def phases(ax: Axes, rows: pd.DataFrame) -> Axes:
     ends = [some[["taken", "given"]].min().min(), some[["taken", "given"]].max().max()]
     ax.plot(ends, ends, color=INK, lw=1.2, label="foretold")
     ax.set(xscale="log", yscale="log", xlabel="taken by decay / Var W₀", ylabel="given by the path / Var W₀")
-    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, markerscale=2)
+    ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, markerscale=2)
     return ax

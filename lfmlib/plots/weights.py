@@ -168,7 +168,7 @@ def costs(ax: Axes, sweep: pd.DataFrame, tie: float) -> Axes:
 
     Args:
         ax: where to draw.
-        sweep: s (as text), label, and the cost as each family, in bits per weight.
+        sweep: β (as text), label, and the cost as each family, in bits per weight.
         tie: costs closer than this are equal; the height of the band above the lowest cost.
     """
     place = np.arange(len(sweep))
@@ -181,9 +181,9 @@ def costs(ax: Axes, sweep: pd.DataFrame, tie: float) -> Axes:
     given = [row.get(row["label"], np.nan) for row in sweep.to_dict("records")]
     ax.plot(place, given, "o", ms=9, mfc="none", color=INK, label="name given")
     ax.set_yscale("symlog", linthresh=0.02)
-    ax.set_xticks(place, sweep["s"])
+    ax.set_xticks(place, sweep["β"])
     ax.yaxis.set_major_formatter("{x:g}")
-    ax.set(xlabel="power s", ylabel="cost (bits per weight)", ylim=(-0.002, None))
+    ax.set(xlabel="power β", ylabel="cost (bits per weight)", ylim=(-0.002, None))
     ax.figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, columnspacing=1.2)
     return ax
 

@@ -90,7 +90,8 @@ def rescaled(matrix, *, tolerance: float = TOLERANCE, most: int = MAX_ROUNDS) ->
     """Divide out the scales of rows and columns, so that every row and column has root mean square 1.
 
     Alternating normalization (Sinkhorn and Knopp 1967, on the squared entries); a few rounds do unless many entries are
-    zero. Outliers of a spectrum that disappear here came from unequal scales; those that stay, from correlation.
+    zero. Values beyond the edge of a spectrum that disappear here came from unequal scales; those that stay, from
+    correlation.
 
     Args:
         matrix: as in `spectrum`, with its errors. The mean is not subtracted; rows and columns of zeros stay.

@@ -33,8 +33,8 @@ class Spectrum:
 
     Attributes:
         edge: upper edge of the Marchenko–Pastur law, sigma (√r + √c), with sigma the standard deviation of *all*
-            entries. Outliers widen it too, so that strong ones can hide weak ones: a conservative choice.
-        threshold: where outliers begin: the edge with its Tracy–Widom allowance, see `threshold`.
+            entries. Strong directions widen it too, so that strong ones can hide weak ones: a conservative choice.
+        threshold: what is beyond it is counted: the edge with its Tracy–Widom allowance, see `threshold`.
         outliers: how many singular values lie beyond the threshold.
         outlier_share: their number over the smaller dimension.
         outlier_variance: sum of their squares over the sum of all squares: the share of the variance of the entries
@@ -80,9 +80,10 @@ def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact
     16 p² bytes beyond the matrix. Singular values below 1e-8 of the largest are lost in rounding; where products are
     made in float32 (`lfmlib.structure.gram.products_in`), below 3e-4 of their root mean square.
 
-    If p exceeds `MAX_EXACT_SIDE`, outliers come from Lanczos iterations (`scipy.sparse.linalg.eigsh`), ks and
-    effective_rank from stochastic Lanczos quadrature of the rest, and the matrix is copied as float32 (a float64 one as
-    float64). If there are more than 256 outliers, all eigenvalues are computed after all.
+    If p exceeds `MAX_EXACT_SIDE`, values beyond the threshold come from Lanczos iterations
+    (`scipy.sparse.linalg.eigsh`), ks and effective_rank from stochastic Lanczos quadrature of the rest, and the matrix
+    is copied as float32 (a float64 one as float64). If there are more than 256 of them, all eigenvalues are computed
+    after all.
 
     It runs on a GPU if there is one.
 
@@ -179,7 +180,7 @@ def bulk(matrix) -> Bulk:
     """Fit noise to the middle of a spectrum.
 
     The scale is such that the median eigenvalue is the median of the Marchenko–Pastur law (Gavish and Donoho 2014, IEEE
-    Trans. Inf. Theory 60). So outliers do not widen its edge, as they do that of `spectrum`.
+    Trans. Inf. Theory 60). So strong directions do not widen its edge, as they do that of `spectrum`.
 
     Args:
         matrix: as in `spectrum`, with its errors and its cost for an exact result.

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from browser import ARGUMENTS, CHROMIUM
+from browser import opened
 from nbformat.v4 import new_code_cell, new_notebook
-from playwright.sync_api import sync_playwright
 from toybooks import chapter, make_book, read
 
 from lfmlib import findings
@@ -151,15 +150,11 @@ def test_render_again_with_repository(built, monkeypatch):
 
 @pytest.mark.slow
 def test_search_shows_excerpts_also_from_disk(built):
-    if CHROMIUM is None:
-        pytest.skip("no google-chrome, chromium or chromium-browser is installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with opened() as browser:
         page = browser.new_page()
         page.goto((built / "html/search.html").as_uri() + "?q=seed")
         page.wait_for_selector("#search-results li p.context", timeout=60_000)
         assert "seed = 0 # of everything random" in " ".join(page.inner_text("#search-results p.context").split())
-        browser.close()
 
 
 # --- a book that does not -------------------------------------------------------------------------------------------

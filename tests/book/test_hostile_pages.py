@@ -18,14 +18,13 @@ import pandas as pd
 import papermill
 import pytest
 import torch
-from browser import ARGUMENTS, CHROMIUM, SCREENS
+from browser import SCREENS
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
 from labserver import TOKEN, jupyterlab
 from nbformat.sign import NotebookNotary
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
-from playwright.sync_api import sync_playwright
 from safetensors.torch import save_file
 from traitlets.config import Config
 
@@ -97,16 +96,6 @@ def shell(monkeypatch):
         yield shell
     plt.close("all")
     InteractiveShell.clear_instance()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no google-chrome, chromium or chromium-browser is installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 def run(shell: InteractiveShell, path: Path, parameters: dict) -> nbformat.NotebookNode:

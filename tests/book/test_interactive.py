@@ -12,10 +12,10 @@ import nbformat
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import ARGUMENTS, CHROMIUM, SCREENS
+from browser import SCREENS
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 import lfmlib
 from lfmlib.book import interactive, notebook, one_file
@@ -151,16 +151,6 @@ def test_a_sentence_stands_where_no_script_runs(outputs, tmp_path):
 
 
 # -- in a browser ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no google-chrome, chromium or chromium-browser is installed")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from urllib.parse import urljoin
 import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import ARGUMENTS, CHROMIUM, SCREENS
+from browser import SCREENS
 from bs4 import BeautifulSoup
-from playwright.sync_api import TimeoutError, expect, sync_playwright
+from playwright.sync_api import TimeoutError, expect
 
 from lfmlib import findings
 from lfmlib.book import build, render, slim, stage
@@ -117,13 +117,8 @@ def site(html) -> str:
 
 
 @pytest.fixture(scope="module")
-def context():
-    if CHROMIUM is None:
-        pytest.skip("no google-chrome, chromium or chromium-browser is installed")
-    with sync_playwright() as playwright:  # ends with the module: its event loop would be in the way of other tests
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser.new_context(reduced_motion="reduce")
-        browser.close()
+def context(browser):
+    return browser.new_context(reduced_motion="reduce")
 
 
 @pytest.fixture

@@ -7,10 +7,8 @@ import re
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pytest
-from browser import ARGUMENTS, CHROMIUM
+from browser import opened
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from lfmlib.book import one_file, slim
 
@@ -43,20 +41,16 @@ def test_a_drawing_shrinks_and_every_reference_is_kept():
 
 
 def test_a_drawing_looks_the_same_also_in_the_address_of_an_image():
-    if CHROMIUM is None:
-        pytest.skip("no google-chrome, chromium or chromium-browser is installed")
     before = drawn()
     after = one_file._image({"image/svg+xml": slim.drawing(before)}, "made")
     assert not re.search(r"base64,[^']{2000}", after)
     looks = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with opened() as browser:
         for content in (before[before.index("<svg") :], after):
             page = browser.new_page(viewport={"width": 700, "height": 400})
             page.set_content(content)
             image = Image.open(io.BytesIO(page.screenshot())).convert("L")
             looks.append(np.asarray(image, dtype=int))
-        browser.close()
     apart = np.abs(looks[0] - looks[1])
     assert looks[0].std() > 20 and apart.mean() < 0.3 and (apart > 80).mean() < 1e-4
 

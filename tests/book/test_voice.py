@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from lfmlib.book import stage
@@ -57,6 +59,39 @@ EXPLAINED_UNDER = {
     "i.i.d.": "independent and identically distributed",
 }
 """Term → the glossary's entry that explains it, where that bears another name."""
+
+INDICES = {"i", "j", "t", "e"}
+"""Letters of formulas that are not explained: those that count, and the base of the exponential."""
+GREEK = {"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "η": "eta", "θ": "theta", "κ": "kappa"}
+GREEK |= {"λ": "lambda", "μ": "mu", "ν": "nu", "ρ": "rho", "σ": "sigma", "τ": "tau", "Φ": "Phi", "ℓ": "ell"}
+"""Letters outside of formulas → their names inside."""
+
+
+def notation() -> list[list[str]]:
+    """The rows of the notation's first table: the symbols and names of each, its meaning and its unit."""
+    table = (BOOK / "notation.md").read_text(encoding="utf-8").split("\nRoles of matrices")[0]
+    return [re.split(r"(?<!\\) *\| *", line)[1:-1] for line in table.splitlines() if line.startswith("| ")][1:]
+
+
+def symbols(cell: str) -> list[str]:
+    """The symbols, columns and words that a cell of the notation names; of an equation what stands on its left."""
+    return [re.sub(r" = .*", "", one.strip("$")) for one in cell.split(", ")]
+
+
+def formulas(text: str) -> list[str]:
+    """What stands between dollars, outside of listings and names in code."""
+    text = re.sub(r"^(`{3,}).*?^\1", "", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"`[^`]*`", "", text)
+    return [a or b for a, b in re.findall(r"\$\$(.+?)\$\$|\$([^$]+?)\$", text, flags=re.DOTALL)]
+
+
+def letters(formula: str) -> set[str]:
+    """The letters of a formula that stand for something; Greek ones by name."""
+    formula = re.sub(
+        r"\\(?:operatorname|mathrm|text)\{(?:\\.|[^{}\\])*\}|_\\text\w+|\\(?:begin|end)\{\w+\}", " ", formula
+    )
+    greek = {name for name in re.findall(r"\\([A-Za-z]+)", formula) if name in GREEK.values()}
+    return greek | set(re.findall(r"[A-Za-z]", re.sub(r"\\[A-Za-z]+|\\.", " ", formula)))
 
 
 def glossary() -> dict[str, str]:
@@ -126,3 +161,52 @@ def test_the_papers_page_has_every_finding_and_its_chapter():
         assert labels == ["Theirs", "Ours", "Difference", "Reason"], id_
         assert f"../notebooks/{CHAPTERS[id_]}.ipynb" in part, id_
     assert len(text.split()) <= 1800
+
+
+def test_the_notation_names_each_symbol_once():
+    rows = notation()
+    assert len(rows) > 50 and {len(row) for row in rows} == {3}
+    named = [one for row in rows for one in symbols(row[0])]
+    assert sorted(named) == sorted(set(named))
+    assert {"W_0", "\\Delta W", "gg_shape", "edge"} <= {one.strip("`") for one in named}
+    meant = [row[1] for row in rows]
+    assert len(set(meant)) == len(meant)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*sorted((ROOT / "notebooks").glob("*.ipynb")), *sorted((BOOK / "methods").glob("*.md")), *BOOK.glob("*.md")],
+    ids=lambda path: path.stem,
+)
+def test_letters_of_formulas_are_in_the_notation(path):
+    known = set().union(*(letters(one) for row in notation() for one in formulas(row[0]))) | INDICES
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = nbformat.reads(text, as_version=4).cells
+        text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    strange = {one: sorted(letters(one) - known) for one in formulas(text) if letters(one) - known}
+    assert not strange, f"book/notation.md lacks {strange}"
+
+
+@pytest.mark.parametrize("package", ["chapters", "plots", "findings"])
+def test_greek_letters_of_sentences_and_labels_are_in_the_notation(package):
+    known = set().union(*(letters(one) for row in notation() for one in formulas(row[0]))) | {"Sigma"}
+    for path in sorted((ROOT / "lfmlib" / package).glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        said = "".join(
+            one.value for one in ast.walk(tree) if isinstance(one, ast.Constant) and isinstance(one.value, str)
+        )
+        strange = {one for one in re.findall(r"[α-ωΑ-ΩϐϑϕℓΛ]", said) if GREEK.get(one, "?") not in known} - {
+            "Δ",
+            "Σ",
+            "χ",
+        }
+        assert not strange, f"{path}: {strange}"
+
+
+def test_letters_are_told_from_words_and_commands():
+    assert letters(r"\operatorname{Var} W = a_\lambda^2 + \mathrm{kl\_bits} + L_\text{prior} \sqrt{c}") == {
+        "W", "a", "lambda", "L", "c"
+    }  # fmt: skip
+    assert formulas("Of $a$ and `$b$`: $$c\nd$$") == ["a", "c\nd"]
+    assert symbols(r"$\Delta W = W - W_0$") == [r"\Delta W"] and symbols("$a$, `b`, edge") == ["a", "`b`", "edge"]

@@ -8,7 +8,7 @@ import pytest
 from lfmlib.chapters import ch03_shapes
 from lfmlib.findings import Finding
 
-SWEEP = pd.DataFrame({"s": ["2.0", "1.5", "1.3"], "label": ["gaussian", "gaussian", "sharp"]})
+SWEEP = pd.DataFrame({"β": ["2.0", "1.5", "1.3"], "label": ["gaussian", "gaussian", "sharp"]})
 
 
 def rows(*labels: str) -> pd.DataFrame:
@@ -25,7 +25,7 @@ def test_takeaways_are_three_sentences_with_numbers():
     assert len(told) == 3 and all(one.startswith("- ") and one.endswith(".") for one in told)
     assert "can be checked" in told[0] and "99.8%" in told[0] and "0 of 1 noise twins" in told[0]
     assert "is the exception: 2 of 5" in told[1] and "role *o* (2 of 2)" in told[1]
-    assert "down to s = 1.5 and from s = 1.3: 5 of 5" in told[2]
+    assert "down to β = 1.5 and from β = 1.3: 5 of 5" in told[2]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_takeaways_turn_with_the_numbers(body, noise, place, words):
 
 
 def test_made_laws_get_the_names_of_the_ends():
-    sweep = ch03_shapes.sweep(20_000, 0).set_index("s")["label"]
+    sweep = ch03_shapes.sweep(20_000, 0).set_index("β")["label"]
     assert (sweep["2.0"], sweep["1.0"]) == ("gaussian", "sharp")
     assert "0 of 3 draws of 4,096 values" in ch03_shapes.alarms(3, 0)
 

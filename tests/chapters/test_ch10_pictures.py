@@ -48,7 +48,7 @@ def test_the_points_are_read_off_in_shares_of_what_is_known():
 
 def test_shares_of_laws_add_up():
     laws = ch10_pictures.shortest(record(law="truncated-laplace"))
-    assert laws["weights"].loc["ViT", "other"] == 1.0 and laws["noise"].loc["ViT", "Gaussian"] == 1.0
+    assert laws["weights"].loc["lab ViT", "other"] == 1.0 and laws["noise"].loc["lab ViT", "Gaussian"] == 1.0
     assert np.allclose(laws["weights"].sum(axis=1), 1.0)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lfmlib import findings
 from lfmlib.chapters import names, sentences
+from lfmlib.checkpoints.named import MODELS, titled
 
 ROWS = pd.DataFrame({
     "model": ["vit"] * 4, "seed": [0, 1, 0, 1], "step": [0, 0, 9, 9], "steps": 9, "batch": 2,
@@ -64,7 +65,7 @@ def test_names_without_rows_and_cells_without_words_are_left_out():
 
 def test_rows_may_be_worded_as_a_whole_and_have_no_names():
     found = sentences.listed(names.by_model(ROWS), lambda one: {"model": one[0], "rows": len(one[1])})
-    assert found.to_dict("records") == [{"model": "ViT", "rows": 4}]
+    assert found.to_dict("records") == [{"model": "lab ViT", "rows": 4}]
 
 
 @given(NUMBERS)
@@ -84,11 +85,15 @@ def test_middles_and_halves_read_back_as_numbers(values):
     assert math.isclose(float(mean), np.mean(values), abs_tol=6e-4, rel_tol=1e-9) and float(half) >= 0
 
 
-def test_every_model_has_one_name_of_each_kind():
-    assert len(set(names.SHORT.values())) == len(names.MODELS) == len(set(names.NAMES.values()))
-    assert (
-        names.TUNED["minilm"] != names.NAMES["minilm"] and names.TUNED["vit"] == names.NAMES["vit"] == names.LAB["vit"]
-    )
+def test_every_model_has_one_name_and_findings_are_printed_under_it():
+    """The lab's models are told from published ones of their kind, and findings on fine-tunes from those on models."""
+    assert len(set(names.NAMES.values())) == len(names.NAMES)
+    published = {one.title for one in MODELS}
+    for model, name in names.NAMES.items():
+        stored, tuned = names.stored(model), names.stored_tuned(model)
+        assert titled(stored) == name == titled(tuned).removesuffix(", fine-tuned")
+        assert (name in published) == (model in names.PUBLISHED) == (stored != tuned) != name.startswith("lab ")
+    assert names.stored_tuned("minilm") == "all-MiniLM-L6-v2, fine-tuned"  # findings' files bear it
 
 
 def test_models_are_listed_with_their_sizes_published_ones_first():
@@ -99,4 +104,4 @@ def test_models_are_listed_with_their_sizes_published_ones_first():
     assert lines[3].endswith("| 10.6 M |") and [line.split(" | ")[0] for line in lines[4:]] == [
         "| lab decoder", "| lab 12-layer decoder", "| lab ViT", "| lab CLIP"
     ]  # fmt: skip
-    assert lines[4].split(" | ")[1] == f"{names.MODELS['decoder'].what}, trained here"
+    assert lines[4].split(" | ")[1] == f"{names.LAB['decoder'].what}, trained here"

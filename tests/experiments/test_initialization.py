@@ -89,7 +89,7 @@ def test_f2_judges_no_start_that_cannot_be_forgotten():
     assert (some.value, some.verdict, some.first_verdict) == (1.0, "supported", "partly")
     assert some.details["judged"] == ["uniform", "signs", "laplace"]
     assert some.details["parts"]["could be forgotten"] == "3 of 5"
-    assert "sparse-90 0.60 (0.4" in some.details["parts"]["ρ of the others (needed)"]
+    assert "sparse-90 0.60 (0.4" in some.details["parts"]["memory of the others (needed)"]
     assert some.details["memory"]["uniform"] == [pytest.approx(0.2), FADING["uniform"]]
 
 

@@ -195,13 +195,20 @@ def test_a_planted_ratio_is_read_off_and_explained():
     assert why["radius, foretold"].startswith("1.50") and why["radius, measured"].startswith("1.50")
     assert ch09_radius.radii(record)["W / W₀"].iloc[0].startswith("1.50")
     assert ch09_radius.protocols(record).to_numpy().tolist() == [
-        ["12-layer decoder", "new task", "its own", "1.50 [1.50, 1.50] ↑", "1.65 [1.65, 1.65] ↑", "0.75 [0.75, 0.75] ↓"]
+        [
+            "lab 12-layer decoder",
+            "new task",
+            "its own",
+            "1.50 [1.50, 1.50] ↑",
+            "1.65 [1.65, 1.65] ↑",
+            "0.75 [0.75, 0.75] ↓",
+        ]
     ]
     assert "W stands more noise than W₀ in **2 of 3**, less in 1" in ch09_radius.asked(record)
-    closed = ch09_radius.curves(record)["12-layer decoder"]
+    closed = ch09_radius.curves(record)["lab 12-layer decoder"]
     assert np.allclose(closed["closed"], closed["rise"])  # a gap of one nat
     assert ch09_radius.strayed(record)["RMS ΔW / RMS W₀"].iloc[0] == "0.4"
-    assert ch09_radius.of_sigma(record).endswith("12-layer decoder 1.65, the change of σ alone 1.100.")
+    assert ch09_radius.of_sigma(record).endswith("lab 12-layer decoder 1.65, the change of σ alone 1.100.")
     one = record[record["seed"] == 0]
     assert "Too few runs" in ch09_radius.of_sigma(one) and ch09_radius.step_of(record) == ""
     published = record.assign(model="smollm2-135m", moved=0.4)
@@ -215,7 +222,7 @@ def test_models_that_one_kind_of_noise_was_tried_on_are_left_out_of_the_others()
     few = shaken(1.0).query("kind != 'rows'").assign(model="vit")
     record = pd.concat([shaken(1.0), few])
     for make in (ch09_radius.kinds, ch09_radius.against_first):
-        assert list(make(record).index) == ["12-layer decoder, new task"]
+        assert list(make(record).index) == ["lab 12-layer decoder, new task"]
 
 
 def test_whether_noise_helps_counts_losses_downwards():
@@ -235,7 +242,7 @@ def test_whether_noise_helps_counts_losses_downwards():
     assert "in **1 of 1** cases, and harms in 0" in ch09_radius.helped(found)
     one_each = shaken(1.0).drop_duplicates("seed")
     alone = ch09_radius.helps(pd.concat([one_each, pd.DataFrame(noisier[:1])]))
-    assert alone.loc["12-layer decoder, 0.2", ["change", "better"]].tolist() == ["+0.100 (one run)", "–"]
+    assert alone.loc["lab 12-layer decoder, 0.2", ["change", "better"]].tolist() == ["+0.100 (one run)", "–"]
     assert "0 of 1** cases, and harms in 0; 1 have one run" in ch09_radius.helped(alone)
 
 
@@ -253,7 +260,7 @@ def test_what_stand_ins_say_of_places_and_values():
     said = ch07_stand_ins.what_it_takes(kept.reset_index())
     assert "keep the signs alone: 90%. Keep" in said and "worth nothing" not in said  # a tenth of the gain is left
     table = ch07_stand_ins.kept_in_words(kept.reset_index())
-    assert table["in ΔW’s place"].tolist() == list(STAND_INS) and table["ViT"].iloc[0] == "100 % (1.00)"
+    assert table["in ΔW’s place"].tolist() == list(STAND_INS) and table["lab ViT"].iloc[0] == "100 % (1.00)"
 
 
 def test_rates_of_published_models_are_those_that_won_on_validation_data():

@@ -68,7 +68,7 @@ def toy() -> pd.DataFrame:
 def test_cells_are_models_and_seeds():
     experiment = optimal.experiment()
     assert len(experiment.cells) == 5 * 5 + 4 + 6 + 3
-    assert {cell["model"] for cell in experiment.cells} == set(names.MODELS)
+    assert {cell["model"] for cell in experiment.cells} == set(names.NAMES)
     remeasured = [cell for cell in experiment.cells if experiment.alone(cell)]
     assert {cell["part"] for cell in remeasured} == {"whole"}
     assert {cell["model"] for cell in remeasured} == {"minilm", "decoder"}
@@ -99,14 +99,14 @@ def test_every_table_of_the_chapter_has_its_models(toy):
     of_pruning = (getattr(ch10_optimal, name) for name in ("asked", "free", "scores", "wins", "claimed"))
     of_outliers = (getattr(ch10_outliers, name) for name in ("damage", "changed", "quantized"))
     for make in (*of_pruning, *of_outliers):
-        assert list(make(toy).index) == ["ViT"], make
-    assert set(ch10_optimal.curves(toy)["ViT"]["arm"]) == set(loss_probes.ARMS)
+        assert list(make(toy).index) == ["lab ViT"], make
+    assert set(ch10_optimal.curves(toy)["lab ViT"]["arm"]) == set(loss_probes.ARMS)
     assert len(ch10_outliers.largest(toy, ["vit"])) == len(ch10_outliers.singles(toy, ["vit"], most=4)) == 4
     assert ch10_outliers.singles(toy).empty  # published models are not among the toys
     assert ch10_optimal.domains(toy) == ch10_optimal.of_perplexity(toy) == ""
     assert "by magnitude" in ch10_optimal.of_perplexity(toy, "vit")
     for say in (ch10_optimal.fragile, ch10_outliers.worst, ch10_optimal.against_noise):
-        assert "ViT" in say(toy)
+        assert "lab ViT" in say(toy)
 
 
 def test_one_run_has_no_interval(toy):

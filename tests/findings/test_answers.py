@@ -12,8 +12,8 @@ def of(id_: str, model: str, value: float | None, null: float | None = 1.0, **de
 
 
 PARTS = {
-    "F4": {"parts": {"independence": 0.15, "identity": 0.9, "spectrum": 0.01}},
-    "F14": {"parts": {"largest gain left open": "+0.85"}},
+    "F4": {"legs": {"independence": 0.15, "identity": 0.9, "spectrum": 0.01}},
+    "F14": {"largest_gain": 0.85},
     "F5": {"shares": {law: [0.96, 0.9, 1.0] for law in ("gaussian", "uniform", "signs")}},
 }
 

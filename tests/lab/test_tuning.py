@@ -406,17 +406,19 @@ def test_tables_say_what_was_planted():
     assert few.loc[("equal steps", 0.125), "ratio"] == pytest.approx(0.5, rel=0.02)
     assert "-50 [-51, -49] %" in ch08_samples.of_samples(ch08_samples.samples(record))
     slopes = ch08_samples.rank_spans(record).set_index("way")
-    assert slopes.loc["12-layer decoder, LoRA", "mean"] == pytest.approx(0.5, abs=0.02)
+    assert slopes.loc["lab 12-layer decoder, LoRA", "mean"] == pytest.approx(0.5, abs=0.02)
     said = ch08_samples.of_ranks(slopes)
     assert "4.0 to 4.0 times as wide" in said and "neither" not in said
     assert ch08_depth.course(rows).loc["q", "peak"] == "layer 7 of 7"
     beside = ch08_depth.beside_theirs({"full": rows, "falling": rows.assign(depth=7 - rows["depth"])})
-    assert beside["of V, Up, Down, at the end"].tolist() == ["none", "V, Up, Down"]
-    assert beside["of Q, K, Up, from layer 0 to 1"].tolist() == ["none", "Q, K, Up"]
+    assert beside["of v, up, down, at the end"].tolist() == ["none", "v, up, down"]
+    assert beside["of q, k, up, from layer 0 to 1"].tolist() == ["none", "q, k, up"]
     assert set(ch08_depth.courses({"full": rows})["way"]) == {"full"}
     rho, words, grows = ch08_depth.trend_grid(record)
     assert (
-        grows["12-layer decoder, full"].all() and (rho["12-layer decoder, full"] > 0.9).all() and words.shape == (6, 2)
+        grows["lab 12-layer decoder, full"].all()
+        and (rho["lab 12-layer decoder, full"] > 0.9).all()
+        and words.shape == (6, 2)
     )
     found = tuned.f7_found(record)
     said = ch08_samples.takeaways(found, ch08_samples.samples(record), slopes).splitlines()
@@ -427,9 +429,9 @@ def test_tables_say_what_was_planted():
     nothing = ch08_samples.takeaways([], few[:0], slopes[:0]).splitlines()
     assert len(nothing) == 3 and all("not" in one or "No model" in one for one in nothing)
     grown = ch08_depth.by_method(record)
-    assert grown.loc["12-layer decoder, LoRA 4", "roles that grow"] == "–"
-    assert grown.loc["12-layer decoder, full", "roles that grow"] == "6 of 6"
-    assert float(grown.loc["12-layer decoder, full", "last / first"]) == pytest.approx(1.7, rel=0.02)
+    assert grown.loc["lab 12-layer decoder, LoRA 4", "roles that grow"] == "–"
+    assert grown.loc["lab 12-layer decoder, full", "roles that grow"] == "6 of 6"
+    assert float(grown.loc["lab 12-layer decoder, full", "last / first"]) == pytest.approx(1.7, rel=0.02)
 
 
 def test_what_the_verdict_on_f6_leaves_out_is_said():
@@ -443,12 +445,12 @@ def test_what_the_verdict_on_f6_leaves_out_is_said():
     assert found.first_verdict == "supported" and "with DoRA 16" in found.details["parts"]
     assert found.metric.endswith("under full fine-tuning")
     said = ch06_deltas.not_passing(record)
-    assert "12-layer decoder, DoRA 16" in said and "decay 1" not in said
+    assert "lab 12-layer decoder, DoRA 16" in said and "decay 1" not in said
     said = ch06_deltas.of_laws(record)
-    assert "Low rank alone explains `kl_bits`, to within a quarter, of 12-layer decoder, DoRA 16." in said
-    assert "10.0 times (12-layer decoder, LoRA 4)" in said
+    assert "Low rank alone explains `kl_bits`, to within a quarter, of lab 12-layer decoder, DoRA 16." in said
+    assert "10.0 times (lab 12-layer decoder, LoRA 4)" in said
     assert "It is larger where there is nothing to learn" in ch06_deltas.motion_alone(record)
-    assert ch06_deltas.laws(record).loc["12-layer decoder, full", "R² ≥ 0.99"] == "100.0"
+    assert ch06_deltas.laws(record).loc["lab 12-layer decoder, full", "R² ≥ 0.99"] == "100.0"
     alone = record[record["seed"] == 0]
     for make in (
         ch06_deltas.of_laws,
@@ -459,9 +461,9 @@ def test_what_the_verdict_on_f6_leaves_out_is_said():
     ):
         words = make(alone)
         assert "[nan" not in (words if isinstance(words, str) else words.to_string()), make
-    assert "12-layer decoder met (one run)" in ch06_deltas.of_laws(alone) and "of 0 comparisons" in ch08_depth.moving(
+    assert "lab 12-layer decoder met (one run)" in ch06_deltas.of_laws(
         alone
-    )
+    ) and "of 0 comparisons" in ch08_depth.moving(alone)
 
 
 def test_decay_takes_off_g_what_the_formula_says():
