@@ -14,9 +14,10 @@ import pandas as pd
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..options import check
 from ..structure.controls import checked_names, control
-from ..structure.entries import FIGURES, FURTHER, MIN_SIDE, SUMS, iid
+from ..structure.entries import FIGURES, FURTHER, MIN_SIDE, SUMS
 from ..structure.random_matrices import threshold
 from ..structure.spectra import spectrum
+from ..structure.together import together
 from .run import about, tabulate
 
 DERIVED = ("lag_one", "row_alike", "col_alike", "unequal")
@@ -122,7 +123,7 @@ def figures(matrix) -> dict[str, float]:
     Args:
         matrix: as for `lfmlib.iid`.
     """
-    entries, values = iid(matrix), spectrum(matrix)
+    entries, values = together(matrix)
     row = {name: getattr(entries, name) for name in WHOLE}
     row |= {
         column: getattr(values, name) for name, column in (SPECTRAL | {"beyond_variance": "beyond_variance"}).items()
