@@ -115,21 +115,21 @@ def _between(w: np.ndarray, axis: int) -> Alike | None:
     pairs; None where there is none."""
     mean = w.mean(axis, keepdims=True)
     x = w - mean
-    second, peak, vary = _moments(x, mean.squeeze(axis), axis)
+    second, peak, vary = line_moments(x, mean.squeeze(axis), axis)
     x *= np.expand_dims(np.divide(1.0, np.sqrt(second), out=np.zeros_like(second), where=vary), axis)
-    return _over_pairs(w.shape[axis], sum(_gram_square(one) for one in x), peak, vary)
+    return over_pairs(w.shape[axis], sum(_gram_square(one) for one in x), peak, vary)
 
 
 def _of_whole(w: np.ndarray, sums: Sums, axis: int) -> Alike | None:
     """`_between` the rows (``axis`` 1) or columns (0) of one large matrix, whose products are made block by block."""
-    mean, second, peak, vary = _line_moments(w, sums, axis)
+    mean, second, peak, vary = _moments_from_sums(w, sums, axis)
     scale = np.divide(1.0, np.sqrt(second), out=np.zeros_like(second), where=vary)
     z = _standardized(w, sums.mean + mean * sums.unit, scale / sums.unit, axis)
     total = sum(
         2 * float(product.square().sum(dtype=torch.float64)) - float(product[:, rows].square().sum(dtype=torch.float64))
         for rows, product in triangle(z if w.shape[0] <= w.shape[1] else z.T)
     )
-    return _over_pairs(w.shape[axis], total, peak[None], vary[None])
+    return over_pairs(w.shape[axis], total, peak[None], vary[None])
 
 
 def from_products(products: torch.Tensor, mean: float, std: float, sums: Sums) -> Alike | None:
@@ -159,7 +159,7 @@ def from_products(products: torch.Tensor, mean: float, std: float, sums: Sums) -
         part = products[rows, : rows.stop] - n * centre[rows, None] * centre[: rows.stop]
         part.mul_(scale[rows, None]).mul_(scale[: rows.stop])
         total += 2 * float(part.tril(start - 1).square().sum())
-    return _over_pairs(n, total, peak[None], np.ones((1, len(peak)), bool))
+    return over_pairs(n, total, peak[None], np.ones((1, len(peak)), bool))
 
 
 def _power_moments(powers: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -172,8 +172,8 @@ def _power_moments(powers: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, 
     return mean, second, np.divide(fourth, second**2, out=np.zeros_like(second), where=second > 0)
 
 
-def _line_moments(w: np.ndarray, sums: Sums, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each row (``axis`` 1) or column (0): its mean, counted as in `Sums`, and what `_moments` says of it."""
+def _moments_from_sums(w: np.ndarray, sums: Sums, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each row (``axis`` 1) or column (0): its mean, counted as in `Sums`, and what `line_moments` says of it."""
     n = w.shape[axis]
     mean, second, peak = _power_moments(sums.rows if axis else sums.columns, n)
     vary = np.ones(len(mean), bool)
@@ -181,7 +181,7 @@ def _line_moments(w: np.ndarray, sums: Sums, axis: int) -> tuple[np.ndarray, np.
     for some in np.array_split(far, 1 + len(far) // 64):
         part = w.take(some, 1 - axis).astype(np.float64) / sums.unit
         own = part.mean(axis)
-        second[some], peak[some], vary[some] = _moments(part - np.expand_dims(own, axis), own, axis)
+        second[some], peak[some], vary[some] = line_moments(part - np.expand_dims(own, axis), own, axis)
         mean[some] = own - sums.mean / sums.unit
     return mean, second, peak, vary
 
@@ -198,7 +198,7 @@ def _standardized(w: np.ndarray, shift: np.ndarray, factor: np.ndarray, axis: in
     return z
 
 
-def _moments(x: np.ndarray, mean: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def line_moments(x: np.ndarray, mean: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of values less their ``mean`` along an axis: sum of x², sum of x⁴ over its square, and whether they vary: what is
     left of constant ones is rounding."""
     squares = np.square(x)
@@ -209,7 +209,7 @@ def _moments(x: np.ndarray, mean: np.ndarray, axis: int) -> tuple[np.ndarray, np
     return second, np.square(squares, out=squares).sum(axis), vary
 
 
-def _over_pairs(n: int, total: float, peak: np.ndarray, vary: np.ndarray) -> Alike | None:
+def over_pairs(n: int, total: float, peak: np.ndarray, vary: np.ndarray) -> Alike | None:
     """The mean squared correlation over all pairs of rows in each of several matrices, and its variance over all orders
     of the entries of each row (Pitman 1937, J. R. Stat. Soc. Suppl. 4); squared correlations of different pairs are
     uncorrelated.
