@@ -29,6 +29,8 @@ from ..distribution import sampled
 from ..findings import RULES, Finding, judge, scoreboard
 from ..findings.markup import plain
 from ..health import gains, order, planted
+from ..structure.krylov import MIN_SIDE
+from ..surveys.arrangements import arrangement
 from ..surveys.counted import LEFT
 from ..surveys.values import noise_twin
 from . import census, lab_runs
@@ -40,6 +42,9 @@ all. Of those that a reader selects it is measured as in chapter 4."""
 MAX_VALUES = 1 << 20
 """Values that are looked at of each of these matrices, at most: its first rows, which are judged like a whole matrix,
 since rows of noise are noise."""
+LARGE_MATRIX, LARGE_MODEL = 1 << 24, 1 << 30
+"""Weights of a judged matrix, or of all of them, beyond which the first rows are few: whole matrices are then looked
+at, with the effort "fast"."""
 
 
 def opened(model: str, revision: str, select: str, sample: int, base: str = "") -> Checkpoint:
@@ -179,6 +184,22 @@ def chosen(checkpoint: Checkpoint, profile: str, select: str = "") -> Checkpoint
     return checkpoint.cut([info.name for info in _choosable(checkpoint, most)], MAX_VALUES)
 
 
+def effort(checkpoint: Checkpoint, sample: int = 0) -> str:
+    """With what effort `lfmlib.arrangement` measures: "fast", whole matrices, of a model of large ones that is at hand;
+    else "exact", of the first rows."""
+    sizes = [info.numel for info in _choosable(checkpoint)]
+    large = max(sizes, default=0) > LARGE_MATRIX or sum(sizes) > LARGE_MODEL
+    return "fast" if large and not sample and checkpoint.traffic is None else "exact"
+
+
+def arrange(checkpoint: Checkpoint, part: Checkpoint, sample: int, seed: int, keep: Path | None) -> pd.DataFrame:
+    """`lfmlib.arrangement` of a part of a checkpoint, from `chosen`, beside permuted entries and fresh noise; with the
+    effort "fast" of the same matrices as a whole."""
+    how = effort(checkpoint, sample)
+    whole = checkpoint.only(info.name for info in part.tensors) if how == "fast" else part
+    return arrangement(whole, controls=["permuted", "fresh"], seed=seed, effort=how, keep=keep)
+
+
 def _choosable(checkpoint: Checkpoint, most: int | None = None) -> list[TensorInfo]:
     """The matrices whose arrangement can be measured, poolers among them."""
     return [one for one in findings.judged(checkpoint, most).tensors if findings.shares.can_be_arranged(one)]
@@ -237,12 +258,19 @@ def _unspread(table: pd.DataFrame) -> str:
     return f", but of the quantizer’s own levels for {'; '.join(map(plain, left[:4]))}" if left else ""
 
 
-def looked(part: Checkpoint, checkpoint: Checkpoint) -> str:
+def looked(part: Checkpoint, checkpoint: Checkpoint, sample: int = 0) -> str:
     """What the arrangement was measured of, in a sentence."""
     whole = {info.name: info.numel for info in checkpoint.tensors}
     cut = sum(info.numel < whole[info.name] for info in part.tensors)
     of = sum(info.role != "pooler" for info in _choosable(checkpoint))
     rows = f"; of {cut} the first rows" if cut else ""
+    if effort(checkpoint, sample) == "fast":
+        shapes = [info.shape for info in checkpoint.only(info.name for info in part.tensors).tensors]
+        wide = sum(min(shape) > MIN_SIDE for shape in shapes)
+        rows = (
+            ", each as a whole. Some are large, so the effort is *fast*: what takes products of all rows or columns "
+            f"comes from samples of them in {wide} of the matrices, and so does its null"
+        )
     return f"Looked at: {_counted(part, f' of {of}')}, evenly chosen{rows}."
 
 

@@ -93,12 +93,10 @@ def arrangement(
     """
     check(seed=seed, effort=effort)
     fast = effort == "fast"
-    measure = partial(_measured, controls=checked_names(controls), seed=seed, fast=fast)
+    names = checked_names(controls)
+    measure = partial(_measured, controls=names, seed=seed, fast=fast)
     how = {"select": select, "executor": executor, "progress": progress, "keep": keep}
-    cost = Cost(
-        partial(_time, rows=len(measure.keywords["controls"]) + 1, fast=fast),
-        partial(_memory, measure.keywords["controls"], fast=fast),
-    )
+    cost = Cost(partial(_time, rows=len(names) + 1, fast=fast), partial(_memory, names, fast=fast))
     table = tabulate(source, measure, _columns(fast), **how, unfit=_too_small, cost=cost)
     table.attrs["effort"] = effort
     return table

@@ -386,6 +386,29 @@ def test_what_was_looked_at_is_counted_as_the_verdict_counts_it():
     )
 
 
+def test_of_large_models_whole_matrices_are_measured_fast(monkeypatch, tmp_path):
+    """A matrix so large that its first rows are few; the embedding, which is not judged, does not count."""
+    wide = 0.02 * torch.randn(1100, 1200, generator=torch.Generator().manual_seed(0))
+    checkpoint = lfmlib.open_checkpoint({"embed_tokens.weight": torch.randn(5000, 400)} | layers(1) | {"up": wide})
+    monkeypatch.setattr(ch13_report, "MAX_VALUES", 1 << 18)
+    part = ch13_report.chosen(checkpoint, "full")
+    assert ch13_report.effort(checkpoint) == "exact" and "; of 1 the first rows." in ch13_report.looked(
+        part, checkpoint
+    )
+    monkeypatch.setattr(ch13_report, "LARGE_MATRIX", 1 << 20)
+    assert ch13_report.effort(checkpoint, sample=1 << 20) == "exact" and ch13_report.effort(checkpoint) == "fast"
+    said = ch13_report.looked(part, checkpoint)
+    assert "each as a whole. Some are large, so the effort is *fast*" in said and "in 1 of the matrices" in said
+    found = ch13_report.arrange(checkpoint, part, 0, 0, None)
+    assert (found.attrs["effort"], len(found)) == ("fast", 12)
+    assert found.loc[found["tensor"] == "up", ["numel", "row_corr_err"]].gt(0).all(axis=None)
+    assert found.loc[found["tensor"] == "up", "numel"].eq(wide.numel()).all()
+    assert ch13_report.arrange(checkpoint, part, 1 << 20, 0, None).attrs["effort"] == "exact"
+    monkeypatch.setattr(ch13_report, "LARGE_MATRIX", 1 << 24)
+    monkeypatch.setattr(ch13_report, "LARGE_MODEL", 1 << 20)
+    assert ch13_report.effort(checkpoint) == "fast"
+
+
 def test_towers_have_rows_of_their_own():
     tensors = {f"{tower}.{name}": one for tower in ("encoder", "decoder") for name, one in layers(2).items()}
     table = lfmlib.survey(tensors, progress=False)
