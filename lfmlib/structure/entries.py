@@ -211,6 +211,8 @@ def measured(w: np.ndarray, sums: Sums | None = None, likeness: tuple[Alike, Ali
             for name, value in found.items()
             if name in every
         },
+        interval={},
+        controls={},
         shape=w.shape,
         expected=expected,
     )

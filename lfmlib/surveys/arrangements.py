@@ -96,8 +96,7 @@ def arrangement(
     names = checked_names(controls)
     measure = partial(_measured, controls=names, seed=seed, fast=fast)
     how = {"select": select, "executor": executor, "progress": progress, "keep": keep}
-    cost = Cost(partial(_time, rows=len(names) + 1, fast=fast), partial(_memory, names, fast=fast))
-    table = tabulate(source, measure, _columns(fast), **how, unfit=_too_small, cost=cost)
+    table = tabulate(source, measure, _columns(fast), **how, unfit=_too_small, cost=cost_of(names, fast))
     table.attrs["effort"] = effort
     return table
 
@@ -106,12 +105,17 @@ def _too_small(info: TensorInfo) -> str:
     return f"{info.shape}: expected at least {MIN_SIDE} rows and columns" if min(info.shape) < MIN_SIDE else ""
 
 
+def cost_of(controls: tuple[str, ...], fast: bool) -> Cost:
+    """What a matrix takes with these controls: about how many nanoseconds of one core, and bytes."""
+    return Cost(partial(_time, rows=len(controls) + 1, fast=fast), partial(_memory, controls, fast=fast))
+
+
 def _time(info: TensorInfo, rows: int, fast: bool) -> float:
     """About how many nanoseconds of one core a matrix takes with its controls, on a machine of 2024: passes over its
     entries, Gram matrices and eigenvalues, or a Krylov space in their place; and the making of controls."""
     p = min(info.shape)
     if fast and p > MIN_ESTIMATED_SIDE:
-        each = 90.0 * info.numel
+        each = 125.0 * info.numel
     elif p <= MAX_EXACT_SIDE:
         each = info.numel * (45 + p / 30) + p**3 / 14
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..checkpoints.checkpoint import TensorInfo
@@ -72,11 +72,22 @@ class Forecast:
         if self.said or now - self.started < MIN_SECONDS or (seconds := self.seconds(left, now)) < CALM_SECONDS:
             return ""
         self.said = True
-        many = f"{len(self.todo):,} matri{'x' if len(self.todo) == 1 else 'ces'}"
-        weights = _scaled(sum(info.numel for info in self.todo))
-        on = f" on {self.workers} worker{'s' * (self.workers > 1)}" if self.workers else ""
-        each = "" if self.workers else " for each worker"
-        return f"{many}, {weights} weights: about {_time(seconds)}{on}, {self.memory / 2**30:.1f} GiB{each}"
+        return line(self.todo, seconds, self.workers, self.memory)
+
+
+def line(todo: Sequence[TensorInfo], seconds: float, workers: int | None, memory: int) -> str:
+    """What tensors take in all, in a line; ``memory`` is that of one worker where it is not known how many there are.
+
+    Examples:
+        >>> from lfmlib.surveys.forecast import line
+        >>> line(lfmlib.open_checkpoint({"w": np.zeros((1000, 1000))}).tensors, 7000, None, 1 << 30)
+        '1 matrix, 1.0 M weights: about 1.9 h, 1.0 GiB for each worker'
+    """
+    many = f"{len(todo):,} matri{'x' if len(todo) == 1 else 'ces'}"
+    weights = _scaled(sum(info.numel for info in todo))
+    on = f" on {workers} worker{'s' * (workers > 1)}" if workers else ""
+    each = "" if workers else " for each worker"
+    return f"{many}, {weights} weights: about {_time(seconds)}{on}, {memory / 2**30:.1f} GiB{each}"
 
 
 def _scaled(count: int) -> str:

@@ -409,6 +409,22 @@ def test_of_large_models_whole_matrices_are_measured_fast(monkeypatch, tmp_path)
     assert ch13_report.effort(checkpoint) == "fast"
 
 
+def test_what_the_report_takes_is_said_before_of_large_models_only(monkeypatch):
+    """By arithmetic: no value of these matrices is read."""
+    monkeypatch.setattr(ch13_report, "_slowness", lambda: 1.0)
+    monkeypatch.setattr(ch13_report.os, "cpu_count", lambda: 2)
+    small = lfmlib.open_checkpoint(layers(1))
+    assert ch13_report.plan(small, "default", "", 0) == ""
+    one = next(info for info in small.tensors if info.role == "q")
+    llama = [replace(one, name=f"w{i}", shape=(4096, 11008), numel=4096 * 11008) for i in range(100)]
+    monkeypatch.setattr(type(small), "only", lambda self, names: replace(self, tensors=llama[: len(list(names))]))
+    said = ch13_report.plan(replace(small, tensors=llama), "default", "", 0)
+    assert said == "100 matrices, 4.5 G weights: about 7 min on 2 workers, 1.0 GiB"
+    few = ch13_report.plan(replace(small, tensors=llama), "default", "", 1 << 16)
+    assert few == "" or "min" not in few
+    assert 0.1 < ch13_report._slowness() < 100
+
+
 def test_towers_have_rows_of_their_own():
     tensors = {f"{tower}.{name}": one for tower in ("encoder", "decoder") for name, one in layers(2).items()}
     table = lfmlib.survey(tensors, progress=False)
