@@ -13,9 +13,10 @@ from lfmlib.structure.entries import IID
 from lfmlib.structure.gram import Matrix
 from lfmlib.structure.likeness import alike
 from lfmlib.structure.line_samples import alike_of_sample
-from lfmlib.structure.random_matrices import spiked
+from lfmlib.structure.random_matrices import spiked, threshold
 from lfmlib.structure.spectra import Spectrum, spectrum
 from lfmlib.structure.together import quickly
+from lfmlib.surveys.arrangements import beyond_excess
 
 SHAPE, DRAWS = (1100, 1400), 20
 
@@ -122,6 +123,13 @@ def test_constant_lines_say_nothing():
     with pytest.raises(ValueError, match="fewer than two rows, or columns, vary"):
         alike_of_sample(np.ones((60, 60)))
     assert np.isfinite(alike_of_sample(w[500:])[0].value)
+
+
+def test_the_excess_over_permuted_entries_is_that_of_all_eigenvalues():
+    w = torch.tensor(np.random.default_rng(6).standard_t(3, SHAPE), dtype=torch.float32)
+    own, permuted = spectrum(w).beyond_variance, spectrum(lfmlib.control(w, "permuted", seed=2)).beyond_variance
+    half = threshold(*SHAPE) ** 2 / (2 * np.prod(SHAPE))
+    assert permuted > 0 and abs(beyond_excess(w, own, seed=2) - (own - permuted)) < 1e-3 * 2 * half
 
 
 # --- the table ------------------------------------------------------------------------------------------------------
