@@ -64,8 +64,8 @@ def arrangement(
         controls: names of `lfmlib.structure.controls.CONTROLS` to measure in the same way.
         effort: "exact", every figure from all entries; or "fast": of matrices whose smaller side exceeds 1,024, what
             takes products of all rows or columns is estimated, of the matrix and of its controls
-            (see `lfmlib.structure.together.quickly`). That are the columns `ESTIMATED`; what one pass over the entries
-            gives, and the singular values beyond the edge, are not touched.
+            (see `lfmlib.structure.together.quickly`): the columns `ESTIMATED`. What one pass over the entries gives,
+            and what the singular values beyond the edge give, is as of "exact".
         keep: a folder where finished rows are kept, and taken from, as of `survey`; those of either effort apart.
 
     Returns:
@@ -90,6 +90,11 @@ def arrangement(
           role   control  row_share
         0    q      none       0.03
         1    q  permuted       0.00
+        >>> noise = np.random.default_rng(0).standard_normal((1100, 1200))
+        >>> table = lfmlib.arrangement({"w": noise}, effort="fast", progress=False)
+        >>> table[["row_alike", "row_alike_err", "outliers", "mp_ks"]].round(3)
+           row_alike  row_alike_err  outliers  mp_ks
+        0      0.997          0.005         0  0.007
     """
     check(seed=seed, effort=effort)
     fast = effort == "fast"
