@@ -59,6 +59,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "most": (_is_integer, "a whole number, 0 or more"),
     "resamples": (_is_integer, "a whole number, 0 or more"),
     "column": (_is_text, "the name of a column"),
+    "effort": (
+        lambda value: _is_text(value) and value in ("exact", "fast"),
+        '"exact", every figure from all entries, or "fast", what takes long estimated from a sample',
+    ),
     "kind": (_is_text, "the name of a control"),
 }
 """Name of an option → whether a value is of its kind, and what is expected, in words."""

@@ -70,7 +70,9 @@ def report(
     for folder in (out.parent, *([Path(results).expanduser()] if results else [])):
         writable(folder)
     # What is wrong with the model or its options is told at once, before Jupyter starts.
-    ch13_report.opened(model, revision or "", select or "", sample or 0, base or "")
+    checkpoint = ch13_report.opened(model, revision or "", select or "", sample or 0, base or "")
+    if progress and (line := ch13_report.plan(checkpoint, profile, select or "", sample or 0)):
+        print(line, file=sys.stderr)
     given = {"revision": revision, "select": select, "sample": sample, "seed": seed, "profile": profile}
     with tempfile.TemporaryDirectory(prefix=TEMPORARY) as name:
         place = Path(name).resolve()

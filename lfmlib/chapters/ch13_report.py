@@ -7,6 +7,8 @@ between where it would lie if every interval were at its lower end, and at its u
 from __future__ import annotations
 
 import math
+import os
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -29,8 +31,13 @@ from ..distribution import sampled
 from ..findings import RULES, Finding, judge, scoreboard
 from ..findings.markup import plain
 from ..health import gains, order, planted
+from ..structure.krylov import MIN_SIDE
+from ..surveys.arrangements import arrangement, cost_of, figures
 from ..surveys.counted import LEFT
-from ..surveys.values import noise_twin
+from ..surveys.forecast import CALM_SECONDS, COUNTING_BYTES, line
+from ..surveys.optimal_laws import LAW_NANOSECONDS
+from ..surveys.threads import one_thread
+from ..surveys.values import FIGURES_NANOSECONDS, noise_twin
 from . import census, lab_runs
 from .sentences import MISSING
 
@@ -40,6 +47,11 @@ all. Of those that a reader selects it is measured as in chapter 4."""
 MAX_VALUES = 1 << 20
 """Values that are looked at of each of these matrices, at most: its first rows, which are judged like a whole matrix,
 since rows of noise are noise."""
+STARTING_SECONDS = 15.0
+"""Seconds that a chapter takes to start, draw and write, whatever the model."""
+LARGE_MATRIX, LARGE_MODEL = 1 << 24, 1 << 30
+"""Weights of a judged matrix, or of all of them, beyond which the first rows are few: whole matrices are then looked
+at, with the effort "fast"."""
 
 
 def opened(model: str, revision: str, select: str, sample: int, base: str = "") -> Checkpoint:
@@ -175,8 +187,57 @@ def farthest(table: pd.DataFrame, most: int) -> pd.DataFrame:
 def chosen(checkpoint: Checkpoint, profile: str, select: str = "") -> Checkpoint:
     """First rows of the matrices that the arrangement of entries is measured of, in memory: of a selection those that
     chapter 4 measures, of a whole model at most `MAX_MATRICES` of them, and poolers."""
+    return checkpoint.cut(_names(checkpoint, profile, select), MAX_VALUES)
+
+
+def _names(checkpoint: Checkpoint, profile: str, select: str) -> list[str]:
+    """The matrices that `chosen` takes."""
     most = (findings.MOST_MATRICES if select else MAX_MATRICES).get(profile)
-    return checkpoint.cut([info.name for info in _choosable(checkpoint, most)], MAX_VALUES)
+    return [info.name for info in _choosable(checkpoint, most)]
+
+
+def effort(checkpoint: Checkpoint, sample: int = 0) -> str:
+    """With what effort `lfmlib.arrangement` measures: "fast", whole matrices, of a model of large ones that is at hand;
+    else "exact", of the first rows."""
+    sizes = [info.numel for info in _choosable(checkpoint)]
+    large = max(sizes, default=0) > LARGE_MATRIX or sum(sizes) > LARGE_MODEL
+    return "fast" if large and not sample and checkpoint.traffic is None else "exact"
+
+
+def plan(checkpoint: Checkpoint, profile: str, select: str, sample: int) -> str:
+    """How long the report takes, and how much memory, in a line: by what a matrix of noise takes here; empty where it
+    is short."""
+    part, how = _names(checkpoint, profile, select), effort(checkpoint, sample)
+    controls, rows, cores = ("permuted", "fresh"), [], os.cpu_count() or 1
+    for info in checkpoint.only(part).tensors if part else []:
+        height = info.shape[0] if how == "fast" else min(info.shape[0], max(64, MAX_VALUES // info.shape[1]))
+        rows.append(replace(info, shape=(height, info.shape[1]), numel=height * info.shape[1]))
+    cost = cost_of(controls, how == "fast")
+    matrices = [info for info in checkpoint.tensors if len(info.shape) == 2]
+    counted = sum(min(info.numel, sample or info.numel) + 4 * FIGURES_NANOSECONDS for info in matrices)
+    work = counted + sum(cost.time(info) + LAW_NANOSECONDS for info in rows)
+    seconds = STARTING_SECONDS + _slowness() * work / 1e9 / cores
+    memory = cores * max([COUNTING_BYTES, *map(cost.memory, rows)])
+    return line(matrices, seconds, cores, memory) if seconds > CALM_SECONDS + STARTING_SECONDS else ""
+
+
+def _slowness() -> float:
+    """How much longer than foretold a core takes here for the arrangement of noise."""
+    noise = np.random.default_rng(0).standard_normal((1024, 1024), dtype=np.float32)
+    (info,) = open_checkpoint({"noise": noise}).tensors
+    with one_thread():
+        figures(noise[:64, :64])  # what is compiled and read once
+        started = time.thread_time()
+        figures(noise)
+        return (time.thread_time() - started) * 1e9 / cost_of((), fast=False).time(info)
+
+
+def arrange(checkpoint: Checkpoint, part: Checkpoint, sample: int, seed: int, keep: Path | None) -> pd.DataFrame:
+    """`lfmlib.arrangement` of a part of a checkpoint, from `chosen`, beside permuted entries and fresh noise; with the
+    effort "fast" of the same matrices as a whole."""
+    how = effort(checkpoint, sample)
+    whole = checkpoint.only(info.name for info in part.tensors) if how == "fast" else part
+    return arrangement(whole, controls=["permuted", "fresh"], seed=seed, effort=how, keep=keep)
 
 
 def _choosable(checkpoint: Checkpoint, most: int | None = None) -> list[TensorInfo]:
@@ -237,12 +298,19 @@ def _unspread(table: pd.DataFrame) -> str:
     return f", but of the quantizer’s own levels for {'; '.join(map(plain, left[:4]))}" if left else ""
 
 
-def looked(part: Checkpoint, checkpoint: Checkpoint) -> str:
+def looked(part: Checkpoint, checkpoint: Checkpoint, sample: int = 0) -> str:
     """What the arrangement was measured of, in a sentence."""
     whole = {info.name: info.numel for info in checkpoint.tensors}
     cut = sum(info.numel < whole[info.name] for info in part.tensors)
     of = sum(info.role != "pooler" for info in _choosable(checkpoint))
     rows = f"; of {cut} the first rows" if cut else ""
+    if effort(checkpoint, sample) == "fast":
+        shapes = [info.shape for info in checkpoint.only(info.name for info in part.tensors).tensors]
+        wide = sum(min(shape) > MIN_SIDE for shape in shapes)
+        rows = (
+            ", each as a whole. Some are large, so the effort is *fast*: what takes products of all rows or columns "
+            f"comes from samples of them in {wide} of the matrices, and so does its null"
+        )
     return f"Looked at: {_counted(part, f' of {of}')}, evenly chosen{rows}."
 
 

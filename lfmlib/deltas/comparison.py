@@ -27,7 +27,8 @@ from ..distribution.shapes import classify
 from ..options import check
 from ..structure.random_matrices import null
 from ..structure.spectra import top_ratio
-from ..surveys.run import Rows, about, each, light, over
+from ..surveys.outcome import Rows
+from ..surveys.run import about, each, light, over
 from .budget import blocks, budget
 from .fused import alike
 from .kin import MIN_KINSHIP, kinship, refuse_strangers

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..surveys.run import died
+from ..surveys.outcome import died
 from ..surveys.threads import one_thread
 from .beside import copy_files
 from .shard_writer import Entry, ShardWriter

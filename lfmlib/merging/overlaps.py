@@ -17,7 +17,7 @@ from ..checkpoints.stored import Stored
 from ..checkpoints.unread import tell_unread
 from ..deltas.pairs import FLOATS, opened, partners
 from ..options import check
-from ..surveys.run import reason
+from ..surveys.outcome import reason
 from ..surveys.threads import one_thread
 from . import methods
 

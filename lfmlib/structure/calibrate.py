@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..distribution.distances import measure
 from ..distribution.nulls import FIGURES, draw
+from . import krylov
 from .random_matrices import MAX_SIMULATED_SIDE, simulate
 
 SIZES = tuple(2**power for power in range(6, 35))
@@ -75,6 +76,18 @@ def tabulate_spectra(path, draws: int = 20_000) -> None:
             writer.writerow([f"{value:.6g}" for value in (MAX_SIMULATED_SIDE / longer, *ks, *rank)])
 
 
+def tabulate_quick(path, side: int = 2048, draws: int = 500) -> None:
+    """Write the central 95 % of `lfmlib.structure.krylov.simulate` for 14 ratios p / n, to ``path``."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["ratio", "ks_low", "ks_high", "rank_low", "rank_high"])
+        for ratio in tqdm(np.geomspace(1 / 64, 1, 14), desc="estimated spectra"):
+            longer = round(side / ratio)
+            ks, rank = np.quantile(krylov.simulate(side, longer, draws), [0.025, 0.975], axis=0).T
+            writer.writerow([f"{value:.6g}" for value in (side / longer, *ks, *rank)])
+
+
 if __name__ == "__main__":
+    tabulate_quick(resources.files("lfmlib.structure") / "nulls_krylov.csv")
     tabulate_spectra(resources.files("lfmlib.structure") / "nulls_spectrum.csv")
     tabulate(resources.files("lfmlib.distribution") / "nulls.csv")

@@ -26,6 +26,8 @@ CONTROLS = ("rescaled", "rows-permuted", "permuted", "fresh")
 TOLERANCE, MAX_ROUNDS = 1e-6, 200
 """When scales are divided out: no more than this share of change is left, or so many rounds were made."""
 
+_ROWS = 256  # of noise, scaled in float64 at a time
+
 
 def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
     """A control of a matrix.
@@ -62,8 +64,11 @@ def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
             return w.contiguous().view(torch.uint8).gather(1, order).view(w.dtype)
         return w.gather(1, order)
     m = Matrix(w)
-    draws = torch.randn(w.shape, generator=generator).to(w.device)
-    return (m.mean + m.std * draws.double()).to(w.dtype)
+    draws = torch.randn(w.shape, generator=generator)
+    made = torch.empty(w.shape, dtype=w.dtype, device=w.device)
+    for some, place in zip(draws.split(_ROWS), made.split(_ROWS), strict=True):  # a double takes four times a bfloat16
+        place.copy_(m.mean + m.std * some.to(w.device).double())
+    return made
 
 
 def checked_names(controls: str | Iterable[str] | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from .controls import measure_controls
 from .dependence import BINS, LAGS, lag_correlations, ljung_box, neighbour_information, runs_z
 from .entry_laws import heavy_lag_laws, information_law, laws
 from .gram import check_range
-from .likeness import alike, alike_at_width, transpose_correlation
+from .likeness import Alike, alike, alike_at_width, transpose_correlation
 from .scales import scales
 from .sums import Sums
 
@@ -179,13 +179,29 @@ def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals:
         (0.11, 0.0)
     """
     check(seed=seed, controls=controls or ())
-    w = _entries(matrix)
+    w = entries_of(matrix)
     if intervals and min(w.shape) < 50:
         raise ValueError(
             f"found shape {w.shape}: intervals leave out a tenth of the rows and of the columns, and need 50 of each; "
             "leave out intervals=True"
         )
-    found, own, expected = _measured(w)
+    found = measured(w)
+    return replace(
+        found,
+        interval=_intervals(w, found) if intervals else {},
+        controls=measure_controls(matrix if _is_floating(matrix) else w, controls, iid, seed=seed),
+    )
+
+
+def measured(w: np.ndarray, sums: Sums | None = None, likeness: tuple[Alike, Alike] | None = None) -> IID:
+    """`IID` of entries as `entries_of` gives them, without intervals and controls.
+
+    Args:
+        w: float32 or float64 ``(r, c)``.
+        sums: of w over `LAGS` lags, if they are at hand.
+        likeness: mean squared correlations of rows and of columns, if they are at hand.
+    """
+    found, own, expected = _figures(w, sums or Sums.of(w, LAGS), likeness)
     every = laws(*w.shape) | own
     return IID(
         **found,
@@ -195,19 +211,20 @@ def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals:
             for name, value in found.items()
             if name in every
         },
-        interval=_intervals(w, found) if intervals else {},
-        controls=measure_controls(matrix if _is_floating(matrix) else w, controls, iid, seed=seed),
+        interval={},
+        controls={},
         shape=w.shape,
         expected=expected,
     )
 
 
-def _measured(w: np.ndarray) -> tuple[dict[str, float], dict[str, Any], dict[str, float]]:
+def _figures(
+    w: np.ndarray, sums: Sums, likeness: tuple[Alike, Alike] | None = None
+) -> tuple[dict[str, float], dict[str, Any], dict[str, float]]:
     """The figures; the laws of those whose law is not that of Gaussian entries; and what `IID` calls expected."""
-    sums = Sums.of(w, LAGS)
     lags = lag_correlations(sums)
     parts = scales(w, sums.mean)
-    rows, columns = alike(w, sums)
+    rows, columns = likeness or alike(w, sums)
     rows_64, columns_64 = alike_at_width(w)
     information, freedom = neighbour_information(w)
     figures = {
@@ -243,11 +260,13 @@ def _measured(w: np.ndarray) -> tuple[dict[str, float], dict[str, Any], dict[str
     return figures, own, dict(parts.expected)
 
 
-def _intervals(w: np.ndarray, found: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+def _intervals(w: np.ndarray, whole: IID) -> dict[str, tuple[float, float]]:
+    found = {name: getattr(whole, name) for name in (*FIGURES, *FURTHER)}
     errors = []
     for axis, length in enumerate(w.shape):
         parts = np.array_split(np.arange(length), JACKKNIFE_GROUPS)
-        without = pd.DataFrame([_measured(np.delete(w, part, axis=axis))[0] for part in parts])
+        left = (np.delete(w, part, axis=axis) for part in parts)
+        without = pd.DataFrame([_figures(some, Sums.of(some, LAGS))[0] for some in left])
         # the square root of (g - 1) / g times the sum of squares, for g groups
         errors.append(math.sqrt((JACKKNIFE_GROUPS - 1) ** 2 / JACKKNIFE_GROUPS) * without.std())
     half = special.stdtrit(JACKKNIFE_GROUPS - 1, 0.975) * np.maximum(*errors)
@@ -275,8 +294,8 @@ def _bands(every: Mapping[str, Any], shape: tuple[int, int], expected: Mapping[s
     return ends
 
 
-def _entries(matrix) -> np.ndarray:
-    """The matrix as float32, or as float64 where its type is finer, in the order of rows."""
+def entries_of(matrix) -> np.ndarray:
+    """A checked matrix as float32, or as float64 where its type is finer, in the order of rows."""
     if isinstance(matrix, torch.Tensor):
         if matrix.layout is not torch.strided or matrix.is_complex():
             kind = "complex" if matrix.is_complex() else f"stored as {matrix.layout}"

@@ -69,14 +69,20 @@ class Matrix:
             columns = self.w[:, start : start + width]
             yield place[: columns.numel()].view(columns.shape).copy_(columns).sub_(self.mean)
 
-    def eigenvalues(self) -> np.ndarray:
-        """All eigenvalues, ascending, float64 ``(p,)``."""
+    def products(self) -> torch.Tensor:
+        """Inner products of the rows of the centred matrix, in units of sigma², float64 ``(p, p)``; only the lower
+        triangle is filled, and some blocks on the diagonal."""
         gram = torch.zeros(self.p, self.p, dtype=torch.float64, device=self.w.device)
         dtype = products_in((self.p, self.n), self.w.dtype)
         for block in self.blocks(max(_PRODUCT_BLOCK_ENTRIES, _PRODUCT_BLOCK_COLUMNS * self.p)):
             block = block.div_(self.std).to(dtype)
             for rows, product in triangle(block):
                 gram[rows, : product.shape[1]] += product
+        return gram
+
+    def eigenvalues(self, products: torch.Tensor | None = None) -> np.ndarray:
+        """All eigenvalues, ascending, float64 ``(p,)``; of `products`, if they are at hand, which are overwritten."""
+        gram = self.products() if products is None else products
         return np.maximum(torch.linalg.eigvalsh(gram.div_(self.n), UPLO="L").cpu().numpy(), 0)
 
     @cached_property

@@ -28,6 +28,9 @@ TILES = 64
 FAR = 100.0
 """Rows whose mean squared lies this many times farther from that of the matrix than their variance: power sums about
 the matrix's mean would lose more than four digits of their moments."""
+NEAR = 4.0
+"""The same, for products of entries less the matrix's mean, of which that of the lines' own means is taken away."""
+_LINES_AT_ONCE = 512  # whose products are scaled together
 _SEED = 64
 
 
@@ -65,7 +68,7 @@ class Alike(NamedTuple):
         return Normal(expected, math.sqrt(max(self.variance, 1e-24)))
 
 
-def alike(w: np.ndarray, sums: Sums | None = None) -> tuple[Alike, Alike]:
+def alike(w: np.ndarray, sums: Sums | None = None, smaller: Alike | None = None) -> tuple[Alike, Alike]:
     """Mean squared Pearson correlation between different rows, and columns, of a matrix ``(r, c)``.
 
     Rows and columns that are constant are left out. Products of entries are made in float32 where `products_in` says
@@ -74,12 +77,14 @@ def alike(w: np.ndarray, sums: Sums | None = None) -> tuple[Alike, Alike]:
     Args:
         w: float32 or float64.
         sums: of w, if they are at hand.
+        smaller: what `from_products` says of the smaller side's lines, the rows of a square matrix.
 
     Raises:
         ValueError: fewer than two of them vary.
     """
     sums = sums or Sums.of(w, 0)
-    rows, columns = (_of_whole(w, sums, axis) for axis in (1, 0))
+    near = int(w.shape[0] <= w.shape[1])
+    rows, columns = (smaller if smaller and axis == near else _of_whole(w, sums, axis) for axis in (1, 0))
     if rows is None or columns is None:
         raise ValueError("fewer than two rows, or columns, vary: there is nothing to compare; leave this matrix out")
     return rows, columns
@@ -110,36 +115,73 @@ def _between(w: np.ndarray, axis: int) -> Alike | None:
     pairs; None where there is none."""
     mean = w.mean(axis, keepdims=True)
     x = w - mean
-    second, peak, vary = _moments(x, mean.squeeze(axis), axis)
+    second, peak, vary = line_moments(x, mean.squeeze(axis), axis)
     x *= np.expand_dims(np.divide(1.0, np.sqrt(second), out=np.zeros_like(second), where=vary), axis)
-    return _over_pairs(w.shape[axis], sum(_gram_square(one) for one in x), peak, vary)
+    return over_pairs(w.shape[axis], sum(_gram_square(one) for one in x), peak, vary)
 
 
 def _of_whole(w: np.ndarray, sums: Sums, axis: int) -> Alike | None:
     """`_between` the rows (``axis`` 1) or columns (0) of one large matrix, whose products are made block by block."""
-    mean, second, peak, vary = _line_moments(w, sums, axis)
+    mean, second, peak, vary = _moments_from_sums(w, sums, axis)
     scale = np.divide(1.0, np.sqrt(second), out=np.zeros_like(second), where=vary)
     z = _standardized(w, sums.mean + mean * sums.unit, scale / sums.unit, axis)
     total = sum(
         2 * float(product.square().sum(dtype=torch.float64)) - float(product[:, rows].square().sum(dtype=torch.float64))
         for rows, product in triangle(z if w.shape[0] <= w.shape[1] else z.T)
     )
-    return _over_pairs(w.shape[axis], total, peak[None], vary[None])
+    return over_pairs(w.shape[axis], total, peak[None], vary[None])
 
 
-def _line_moments(w: np.ndarray, sums: Sums, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each row (``axis`` 1) or column (0): its mean, counted as in `Sums`, and what `_moments` says of it."""
-    n = w.shape[axis]
-    first, square, cube, biquadrate = sums.rows if axis else sums.columns
+def from_products(products: torch.Tensor, mean: float, std: float, sums: Sums) -> Alike | None:
+    """Mean squared correlation of the lines of a matrix's smaller side, from the inner products of its entries less
+    their mean, which a spectrum needs as well.
+
+    A correlation differs by some 1e-7 from that of lines that are centred and scaled before they are multiplied.
+
+    Args:
+        products: from `lfmlib.structure.gram.Matrix.products`, with its ``mean`` and ``std``.
+        mean, std: see there.
+        sums: of the same matrix.
+
+    Returns:
+        None where a line is constant, or so far from the mean of all that its products are known too coarsely.
+    """
+    sides = [some.shape[1] for some in (sums.rows, sums.columns)]
+    lines, n = (sums.rows, sides[1]) if sides[0] <= sides[1] else (sums.columns, sides[0])
+    centre, second, peak = _power_moments(lines, n)
+    if not (second > n * centre**2 / NEAR).all():
+        return None
+    centre = torch.as_tensor((centre * sums.unit + sums.mean - mean) / std, device=products.device)
+    scale = torch.as_tensor(std / (np.sqrt(second) * sums.unit), device=products.device)
+    total = float(len(scale))  # of each line with itself
+    for start in range(0, len(scale), _LINES_AT_ONCE):
+        rows = slice(start, min(start + _LINES_AT_ONCE, len(scale)))
+        part = products[rows, : rows.stop] - n * centre[rows, None] * centre[: rows.stop]
+        part.mul_(scale[rows, None]).mul_(scale[: rows.stop])
+        total += 2 * float(part.tril(start - 1).square().sum())
+    return over_pairs(n, total, peak[None], np.ones((1, len(peak)), bool))
+
+
+def _power_moments(powers: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of lines of n entries, from their power sums ``(4, lines)``: mean, sum of squares about it, and the sum of fourth
+    powers about it over the square of that."""
+    first, square, cube, biquadrate = powers
     mean = first / n
-    second, vary = square - n * mean**2, np.ones(len(mean), bool)
+    second = square - n * mean**2
     fourth = biquadrate - 4 * mean * cube + 6 * mean**2 * square - 3 * n * mean**4
-    peak = np.divide(fourth, second**2, out=np.zeros_like(second), where=second > 0)
+    return mean, second, np.divide(fourth, second**2, out=np.zeros_like(second), where=second > 0)
+
+
+def _moments_from_sums(w: np.ndarray, sums: Sums, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of each row (``axis`` 1) or column (0): its mean, counted as in `Sums`, and what `line_moments` says of it."""
+    n = w.shape[axis]
+    mean, second, peak = _power_moments(sums.rows if axis else sums.columns, n)
+    vary = np.ones(len(mean), bool)
     far = np.flatnonzero(~(second > n * mean**2 / FAR))  # constant ones, too
     for some in np.array_split(far, 1 + len(far) // 64):
         part = w.take(some, 1 - axis).astype(np.float64) / sums.unit
         own = part.mean(axis)
-        second[some], peak[some], vary[some] = _moments(part - np.expand_dims(own, axis), own, axis)
+        second[some], peak[some], vary[some] = line_moments(part - np.expand_dims(own, axis), own, axis)
         mean[some] = own - sums.mean / sums.unit
     return mean, second, peak, vary
 
@@ -156,7 +198,7 @@ def _standardized(w: np.ndarray, shift: np.ndarray, factor: np.ndarray, axis: in
     return z
 
 
-def _moments(x: np.ndarray, mean: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def line_moments(x: np.ndarray, mean: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of values less their ``mean`` along an axis: sum of x², sum of x⁴ over its square, and whether they vary: what is
     left of constant ones is rounding."""
     squares = np.square(x)
@@ -167,7 +209,7 @@ def _moments(x: np.ndarray, mean: np.ndarray, axis: int) -> tuple[np.ndarray, np
     return second, np.square(squares, out=squares).sum(axis), vary
 
 
-def _over_pairs(n: int, total: float, peak: np.ndarray, vary: np.ndarray) -> Alike | None:
+def over_pairs(n: int, total: float, peak: np.ndarray, vary: np.ndarray) -> Alike | None:
     """The mean squared correlation over all pairs of rows in each of several matrices, and its variance over all orders
     of the entries of each row (Pitman 1937, J. R. Stat. Soc. Suppl. 4); squared correlations of different pairs are
     uncorrelated.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -105,20 +105,44 @@ def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact
     """
     check(seed=seed, controls=controls or ())
     m = Matrix(matrix)
-    shape, top = (m.p, m.n), threshold(m.p, m.n)
     if exact is None:
         exact = m.p <= MAX_EXACT_SIDE
-    found = None if exact else _outlying(m, top**2 / m.n)
-    bands = dict(null(*shape))
-    if found is None:
-        exact, values = True, m.eigenvalues()
-        outlying, largest = values[values > top**2 / m.n], values[-1]
-        ks, rank = ks_distance(values, m.ratio), effective_rank(values)
-    else:
-        (largest, *_), outlying, known = found
-        ks, rank = estimates(*quadrature(m, DRAWS, STEPS, 0, known), outlying, *shape)
-        bands |= null_quadrature(*shape)
-    edge = math.sqrt(m.p) + math.sqrt(m.n)
+    found = None if exact else _outlying(m, limit(m))
+    alone = of_eigenvalues(m, m.eigenvalues()) if found is None else _estimated(m, *found)
+    made = measure_controls(matrix, controls, lambda one: spectrum(one, exact=alone.exact), seed=seed)
+    return replace(alone, controls=made)
+
+
+def limit(m: Matrix) -> float:
+    """The eigenvalue beyond which outliers begin."""
+    return threshold(m.p, m.n) ** 2 / m.n
+
+
+def of_eigenvalues(m: Matrix, values: np.ndarray) -> Spectrum:
+    """The figures of a matrix of which all eigenvalues are known, ascending; without controls."""
+    ks, rank = ks_distance(values, m.ratio), effective_rank(values)
+    return of_outlying(m, values[-1], values[values > limit(m)], ks, rank, exact=True, bands=null(m.p, m.n))
+
+
+def _estimated(m: Matrix, leading: np.ndarray, outlying: np.ndarray, known: np.ndarray) -> Spectrum:
+    """The figures of a matrix of which `_outlying` is known."""
+    ks, rank = estimates(*quadrature(m, DRAWS, STEPS, 0, known), outlying, m.p, m.n)
+    bands = dict(null(m.p, m.n)) | dict(null_quadrature(m.p, m.n))
+    return of_outlying(m, leading[0], outlying, ks, rank, exact=False, bands=bands)
+
+
+def of_outlying(
+    m: Matrix,
+    largest: float,
+    outlying: np.ndarray,
+    ks: float,
+    rank: float,
+    *,
+    exact: bool,
+    bands: Mapping[str, tuple[float, float]],
+) -> Spectrum:
+    """`Spectrum` from its largest eigenvalue, those beyond `limit`, and what all of them say."""
+    top, edge = threshold(m.p, m.n), math.sqrt(m.p) + math.sqrt(m.n)
     return Spectrum(
         edge=m.std * edge,
         threshold=m.std * top,
@@ -132,7 +156,6 @@ def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact
         effective_rank=rank,
         exact=exact,
         null=bands,
-        controls=measure_controls(matrix, controls, lambda one: spectrum(one, exact=exact), seed=seed),
     )
 
 

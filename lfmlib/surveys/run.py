@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import pandas as pd
@@ -28,11 +28,11 @@ from ..checkpoints.unread import tell_unread
 from ..distribution.formats import DTYPES
 from ..options import check
 from ..provenance import sources
+from .forecast import Cost, Forecast
 from .journal import Journal
+from .outcome import LOST, Outcome, Rows, Spread, Task, died, reason
 from .threads import in_worker
 
-Rows = list[tuple[str, list[dict] | str]]
-"""For each tensor its name and its rows, or why it could not be measured."""
 MIN_TASK_VALUES, MAX_TASK_VALUES, MAX_TASKS = 1 << 22, 1 << 27, 2048
 """A task measures tensors of so many values together, so that small ones do not cost one each: between these bounds
 what makes about so many tasks. On other processes a `Spread` may ask for larger ones."""
@@ -40,23 +40,6 @@ MIN_TASKS = 32
 """About how many tasks there are to be before they are made larger than `MIN_TASK_VALUES`."""
 PART_VALUES = 1 << 27
 """Values of a huge tensor that are one task."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """How a huge tensor is measured in parts, on several workers.
-
-    Attributes:
-        part: picklable; of a checkpoint, a name, the first value and the one after the last, in the order of
-            `Checkpoint.chunks`: something that adds up (``+``, in any order), or why it cannot be measured.
-        rows: of a tensor and the sum of its parts, as for the tensor in one piece.
-        worth: values that are worth a task on another process, where they are read from a disk: each task costs whoever
-            hands it over some milliseconds.
-    """
-
-    part: Callable[[Checkpoint, str, int, int], Any]
-    rows: Callable[[TensorInfo, Any], list[dict]]
-    worth: int
 
 
 def tabulate(
@@ -70,6 +53,7 @@ def tabulate(
     keep: str | Path | None = None,
     spread: Spread | None = None,
     unfit: Callable[[TensorInfo], str] = lambda info: "",
+    cost: Cost = Cost(),  # noqa: B008
 ) -> pd.DataFrame:
     """A table of what ``measure`` says of every floating-point matrix, in checkpoint order.
 
@@ -81,6 +65,7 @@ def tabulate(
         keep: folder where rows are kept, and taken from if they lie there already (see `lfmlib.surveys.journal`).
         spread: how huge tensors are measured in parts; default as all others.
         unfit: why a matrix is not one that the table is about; "" where it is.
+        cost: how long a matrix takes beside others, and how much memory.
 
     Returns:
         The table. ``attrs`` holds source, revision, skipped (why each other tensor is not there) and interrupted. A
@@ -101,7 +86,8 @@ def tabulate(
         tell_unread(checkpoint.skipped | _weights_of_other_types(checkpoint), stacklevel=3)
     journal = Journal(keep, measure) if keep is not None else None
     call = lambda names: partial(each, light(checkpoint, names), measure)  # noqa: E731
-    outcome = over(checkpoint, wanted, call, executor=executor, progress=progress, journal=journal, spread=spread)
+    how = {"executor": executor, "progress": progress, "journal": journal, "spread": spread, "cost": cost}
+    outcome = over(checkpoint, wanted, call, **how)
     return outcome.table(columns, skipped, source=checkpoint.name, revision=checkpoint.revision)
 
 
@@ -116,14 +102,6 @@ def each(checkpoint: Checkpoint, measure: Callable[[Checkpoint, TensorInfo], lis
         except Exception as error:  # whatever is wrong with one tensor, the others have their rows
             results.append((info.name, reason(error)))
     return results
-
-
-def reason(error: Exception) -> str:
-    """Why a tensor has no row, in words; an error that does not explain itself is named by its type."""
-    if isinstance(error, FileNotFoundError) and error.filename:
-        return f"found no {error.filename} where its values are to be read: every worker needs it at the same place"
-    text = str(error)
-    return text if isinstance(error, ValueError | OSError) and text else f"{type(error).__name__}: {text}"
 
 
 def about(info: TensorInfo) -> dict:
@@ -165,6 +143,7 @@ def over(
     progress: bool,
     journal: Journal | None = None,
     spread: Spread | None = None,
+    cost: Cost = Cost(),  # noqa: B008
 ) -> Outcome:
     """Measure tensors on an executor.
 
@@ -173,9 +152,10 @@ def over(
         wanted: the tensors to measure.
         call: from the names of some of them to the picklable call that measures these.
         executor: where to run; default a thread per core. It is not shut down.
-        progress: show a progress bar.
+        progress: show a progress bar, and once the first tasks are done what to expect, if it is long.
         journal: keeps finished rows; those that it has already are not measured.
         spread: how huge tensors are measured in parts.
+        cost: what each takes; the bar goes by it.
 
     Returns:
         What came of it. Ctrl-C gives a warning and keeps what was finished.
@@ -186,24 +166,23 @@ def over(
     outcome = Outcome(wanted, journal, spread)
     if journal:
         outcome.rows |= journal.known(checkpoint, [info.name for info in wanted])
-    plan = _Plan(checkpoint, [info for info in wanted if info.name not in outcome.rows], call, spread, executor)
-    values = sum(info.numel for info in wanted)
-    kept = sum(info.numel for info in wanted if info.name in outcome.rows)
-    running: dict[Future, _Task] = {}
-    with (
-        _workers(executor, len(plan.batches)) as workers,
-        tqdm(total=values, initial=kept, unit="w", unit_scale=True, disable=not progress, leave=False, delay=1) as bar,
-    ):
+    todo = [info for info in wanted if info.name not in outcome.rows]
+    plan = _Plan(checkpoint, todo, call, spread, executor, cost)
+    running: dict[Future, Task] = {}
+    with _workers(executor, len(plan.batches)) as workers, _bar(plan.tasks, progress) as bar:
         try:
-            if plan.batches:
+            if plan.tasks:
                 same_library(workers)
-            for task in plan.tasks():
+            forecast = Forecast(todo, plan.tasks, cost, getattr(workers, "_max_workers", None), time.perf_counter())
+            for task in plan.tasks:
                 running[_submit(workers, task.call)] = task
             for future in as_completed(running):
                 task = running.pop(future)  # what it returned is not kept any longer than needed
                 outcome.take(task, _result(future, task.tensors))
                 del future
-                bar.update(task.values)
+                bar.update(task.cost)
+                if progress and (line := forecast.after(running.values(), time.perf_counter())):
+                    bar.write(line, file=sys.stderr)
         except KeyboardInterrupt:
             outcome.interrupted = True
         finally:
@@ -211,6 +190,13 @@ def over(
                 future.cancel()
     outcome.warn()
     return outcome
+
+
+def _bar(tasks: list[Task], progress: bool) -> tqdm:
+    """A bar that goes by the cost of tasks, so that the time it says remains is what they take."""
+    form = "{l_bar}{bar}| {elapsed}<{remaining}"
+    total = sum(task.cost for task in tasks)
+    return tqdm(total=total, bar_format=form, smoothing=0, disable=not progress, leave=False, delay=1)
 
 
 @contextmanager
@@ -230,108 +216,34 @@ def _workers(executor: Executor | None, batches: int) -> Iterator[Executor]:
         torch.set_num_threads(threads)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """A picklable call, the tensors that it measures (or measures a part of), and how many values it reads."""
-
-    call: Callable[[], Any]
-    tensors: list[TensorInfo]
-    values: int
-    parts: int = 0  # of the one tensor, where this is one of them
-
-
 class _Plan:
-    """Which calls measure the tensors: small ones together, and a huge one in parts where it can be shared out."""
+    """Which calls measure the tensors: small ones together, and a huge one in parts where it can be shared out.
 
-    def __init__(self, checkpoint: Checkpoint, todo: list[TensorInfo], call, spread: Spread | None, executor):
+    Attributes:
+        batches: tensors that are measured together.
+        tasks: of all batches, in checkpoint order.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, todo: list[TensorInfo], call, spread: Spread | None, executor, cost):
         near = executor is None or isinstance(executor, ThreadPoolExecutor)
         if not near and not checkpoint.files:
             spread = None  # what is in memory would travel whole with each part
         worth = spread.worth if spread and not near and checkpoint.traffic is None else MIN_TASK_VALUES
-        self.checkpoint, self.call, self.spread = checkpoint, call, spread
+        self.checkpoint, self.call, self.spread, self.cost = checkpoint, call, spread, cost
         self.batches = list(_batches(todo, worth, huge=PART_VALUES if spread else None))
+        self.tasks = [task for batch in self.batches for task in self._of(batch)]
 
-    def tasks(self) -> Iterator[_Task]:
-        """The tasks of all batches, in checkpoint order."""
-        for batch in self.batches:
-            if self.spread and batch[0].numel > PART_VALUES:
-                yield from self._parts(batch[0], self.spread)
-            else:
-                yield _Task(self.call([info.name for info in batch]), batch, sum(info.numel for info in batch))
+    def _of(self, batch: list[TensorInfo]) -> Iterator[Task]:
+        if self.spread and batch[0].numel > PART_VALUES:
+            yield from self._parts(batch[0], self.spread)
+        else:
+            yield Task(self.call([info.name for info in batch]), batch, sum(map(self.cost.time, batch)))
 
-    def _parts(self, info: TensorInfo, spread: Spread) -> Iterator[_Task]:
+    def _parts(self, info: TensorInfo, spread: Spread) -> Iterator[Task]:
         alone, cuts = light(self.checkpoint, [info.name]), _cuts(info)
         for start, stop in cuts:
-            yield _Task(partial(spread.part, alone, info.name, start, stop), [info], stop - start, len(cuts))
-
-
-class Outcome:
-    """What has come of measuring tensors, so far.
-
-    Attributes:
-        rows: of each measured tensor, by name.
-        failed: why each other has none, by name.
-        interrupted: whether Ctrl-C came.
-    """
-
-    def __init__(self, wanted: list[TensorInfo], journal: Journal | None = None, spread: Spread | None = None):
-        self.wanted, self.journal, self.spread = wanted, journal, spread
-        self.rows: dict[str, list[dict]] = {}
-        self.failed: dict[str, str] = {}
-        self.interrupted = False
-        self._sums: dict[str, _Sum] = {}
-
-    def take(self, task: _Task, found: Any) -> None:
-        """Add what a task returned; of a part of a tensor, nothing is known before the last one."""
-        if task.parts and self.spread:
-            info = task.tensors[0]
-            found = self._sums.setdefault(info.name, _Sum(task.parts)).add(found, info, self.spread)
-        finished = {name: result for name, result in found if not isinstance(result, str)}
-        self.rows |= finished
-        self.failed |= {name: result for name, result in found if name not in finished}
-        if self.journal and finished:
-            self.journal.keep(finished)
-
-    def warn(self) -> None:
-        """Say whether it was interrupted, and how many tensors were lost with their workers."""
-        if self.interrupted:
-            text = f"interrupted: {len(self.rows)} of {len(self.wanted)} tensors measured"
-            warnings.warn(text, stacklevel=4)
-            missing = [info.name for info in self.wanted if info.name not in self.rows]
-            self.failed = dict.fromkeys(missing, INTERRUPTED) | self.failed
-        if lost := sum(why.startswith(LOST) for why in self.failed.values()):
-            text = f"{lost} of {len(self.wanted)} tensors were not measured: their workers died. Call again for these"
-            warnings.warn(text, stacklevel=4)
-        missing = {name: why for name, why in self.failed.items() if not why.startswith((LOST, INTERRUPTED))}
-        if missing:
-            text = f"{len(missing)} of {len(self.wanted)} tensors have no row{_first(missing)}"
-            warnings.warn(text, stacklevel=4)
-
-    def table(self, columns: Iterable[str], skipped: Mapping[str, str], **attrs) -> pd.DataFrame:
-        """The rows as a table, in checkpoint order; ``skipped`` and what failed stand in its ``attrs``."""
-        rows = [row for info in self.wanted for row in self.rows.get(info.name, ())]
-        table = pd.DataFrame(rows, columns=list(columns))
-        table["depth"] = table["depth"].astype("Int64")
-        table.attrs.update(attrs, skipped={**skipped, **self.failed}, interrupted=self.interrupted)
-        if not self.wanted:
-            warnings.warn(f"there is nothing to measure{_first(skipped)}", stacklevel=4)
-        return table
-
-
-LOST = "the worker that measured it died"
-INTERRUPTED = "interrupted before it was measured"
-
-
-def _first(skipped: Mapping[str, str]) -> str:
-    """The end of a sentence about tensors that have no row: why the first of them has none."""
-    for name, why in skipped.items():
-        return f": {name}: {why}" + ('; attrs["skipped"] says it of each' if len(skipped) > 1 else "")
-    return ""
-
-
-def died(error: BaseException) -> bool:
-    """Whether an executor says with this that a worker died, more often than it bears."""
-    return isinstance(error, BrokenExecutor) or type(error).__name__ in ("KilledWorker", "NoValidWorkerError")
+            cost = self.cost.time(info) * (stop - start) / info.numel
+            yield Task(partial(spread.part, alone, info.name, start, stop), [info], cost, len(cuts))
 
 
 _ASK = "__import__('lfmlib.provenance', fromlist=['sources']).sources()"
@@ -384,30 +296,6 @@ def _result(future: Future, batch: list[TensorInfo]):
         if not died(error):
             raise
         return [(info.name, f"{LOST} ({type(error).__name__}: {error})") for info in batch]
-
-
-class _Sum:
-    """The parts of one huge tensor as they come; integers add up to the same whatever their order."""
-
-    def __init__(self, count: int):
-        self.left, self.total = count, None
-
-    def add(self, part, info: TensorInfo, spread: Spread) -> Rows:
-        """The tensor's rows when this was the last part, or why it has none; nothing until then."""
-        self.left -= 1
-        if isinstance(part, list):  # its worker died
-            ((_, part),) = part
-        try:
-            if isinstance(part, str) or isinstance(self.total, str):
-                self.total = self.total if isinstance(self.total, str) else part
-            else:
-                self.total = part if self.total is None else self.total + part
-            if self.left:
-                return []
-            return [(info.name, self.total if isinstance(self.total, str) else spread.rows(info, self.total))]
-        except Exception as error:  # as of `each`
-            self.total = reason(error)
-            return [] if self.left else [(info.name, self.total)]
 
 
 WEIGHT = re.compile(r"(^|\.)(weight|kernel|Qidxs|trellis)$")

@@ -25,7 +25,9 @@ from ..distribution.shapes import FAMILIES, SHAPES, classify, standings
 from ..distribution.sketch import Sketch
 from ..options import check, check_table
 from .counted import Counted, count, count_sample, how_quantized, noise_like
-from .run import Spread, about, reason, tabulate
+from .forecast import Cost
+from .outcome import Spread, reason
+from .run import about, tabulate
 
 
 def survey(
@@ -99,6 +101,7 @@ def survey(
         progress=progress,
         keep=keep,
         spread=spread,
+        cost=Cost(lambda info: FIGURES_NANOSECONDS + (min(info.numel, sample) if sample else info.numel)),
     )
     table.attrs["quantized"] = how_quantized(checkpoint, table)
     return table
@@ -242,6 +245,8 @@ WHOLE_BYTES = 1 << 29
 take: each of its 32 groups is left out in turn."""
 COMPUTED_COST = 16
 """How many times as long as counting a byte it takes to compute it at least, where a tensor is quantized."""
+FIGURES_NANOSECONDS = 1e7
+"""Of a core, that figures of a tensor take about, whose values are counted in about one nanosecond each."""
 LABEL_GROUPS = 8
 """Number of groups of pieces of a sample whose labels are compared."""
 

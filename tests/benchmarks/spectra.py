@@ -1,7 +1,9 @@
 """Spectra beside WeightWatcher's: `spectrum` with both controls, `analyze(randomize=True)`; the arrangement of large
-matrices beside torch's singular values; and the spectrum of a large matrix, estimated and exact.
+matrices beside torch's singular values; the spectrum of a large matrix, estimated and exact; and the arrangement of
+one eighth of a Llama 7B.
 
     python -m tests.benchmarks.spectra
+    python -m tests.benchmarks.spectra llama
 
 WeightWatcher 0.7.7 is installed from PyPI into an environment of its own, below `_build/bench`, the first time. Both
 measure the same matrices of MiniLM, each in a fresh process with the threads it chooses, taking turns; the best counts.
@@ -21,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from lfmlib.structure import made_matrices
 
-from . import FOLDER, best, report
+from . import FOLDER, best, repeated, report
 from .memory import anonymous, peak
 
 WEIGHTWATCHER = "weightwatcher==0.7.7"
@@ -70,6 +72,7 @@ def main(turns: int = 2) -> None:
     for columns in (4096, 11008):
         arranged(4096, columns)
     large()
+    llama()
 
 
 def arranged(rows: int, columns: int) -> None:
@@ -88,6 +91,7 @@ def arrangement_of_one(rows: int, columns: int) -> None:
     """Print the seconds of singular values, of `iid` and `spectrum`, and of these with three controls; and the peak of
     memory, in float32 matrices."""
     import lfmlib
+    from lfmlib.surveys.arrangements import figures
 
     w = (0.02 * torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))).bfloat16()
     some = w[:640, :1024].clone()
@@ -95,13 +99,41 @@ def arrangement_of_one(rows: int, columns: int) -> None:
     torch.linalg.svdvals(some.float())
     values, alone, controlled = best(
         lambda: torch.linalg.svdvals(w.float()),
-        lambda: (lfmlib.iid(w), lfmlib.spectrum(w)),
+        lambda: figures(w),
         lambda: lfmlib.arrangement({"w": w}, controls=_THREE, progress=False),
         repeats=2,
     )
     base = anonymous()
-    highest, _ = peak(lambda: (lfmlib.iid(w), lfmlib.spectrum(w)))
+    highest, _ = peak(lambda: figures(w))
     print(json.dumps([values, alone, controlled, (highest - base) / (4 * w.numel())]))
+
+
+LLAMA_LAYERS, LLAMA_WEIGHTS = 32, 6_476_005_376
+"""Layers of a Llama 7B, and weights of the matrices in them."""
+LLAMA = {f"self_attn.{one}_proj": (4096, 4096) for one in "qkvo"} | {
+    "mlp.gate_proj": (11008, 4096), "mlp.up_proj": (11008, 4096), "mlp.down_proj": (4096, 11008),
+}  # fmt: skip
+
+
+def llama(layers: int = 4) -> None:
+    """Time and memory of the arrangement, fast, of some layers of a Llama 7B, and by arithmetic of all."""
+    import lfmlib
+
+    shapes = {f"model.layers.{i}.{name}.weight": shape for i in range(layers) for name, shape in LLAMA.items()}
+    path = repeated(FOLDER / f"llama-{layers}.safetensors", shapes)
+    some = {"w": torch.randn(1100, 1200).bfloat16()}
+    lfmlib.arrangement(some, effort="fast", controls=("permuted", "fresh"), progress=False)  # what is compiled once
+    base, started, cpu = anonymous(), time.perf_counter(), time.process_time()
+    highest, table = peak(lambda: lfmlib.arrangement(path, effort="fast"))
+    wall, cpu = time.perf_counter() - started, time.process_time() - cpu
+    factor = LLAMA_WEIGHTS / table["numel"].sum()
+    words = f"{len(table)} matrices, {table['numel'].sum() / 1e9:.2f} G weights: {wall:.0f} s, {cpu:.0f} s of cores"
+    print(f"arrangement, fast, of {layers} layers of a Llama 7B: {words}")
+    print(f"  noise: {table['outliers'].sum()} values beyond the edge; row_alike {table['row_alike'].mean():.3f}")
+    minutes = wall * factor / 60
+    report(f"  … by arithmetic all {LLAMA_LAYERS} layers", f"{minutes:.1f} min", "≤ 15 min", minutes <= 15)
+    above = (highest - base) / 2**30
+    report("  … memory above the interpreter", f"{above:.2f} GiB", "≤ 1 GiB", above <= 1)
 
 
 def large(rows: int = 4096, columns: int = 11008) -> None:
@@ -170,4 +202,4 @@ def _seconds(command: list[str], matrices: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    llama() if sys.argv[1:] == ["llama"] else main()

@@ -386,6 +386,45 @@ def test_what_was_looked_at_is_counted_as_the_verdict_counts_it():
     )
 
 
+def test_of_large_models_whole_matrices_are_measured_fast(monkeypatch, tmp_path):
+    """A matrix so large that its first rows are few; the embedding, which is not judged, does not count."""
+    wide = 0.02 * torch.randn(1100, 1200, generator=torch.Generator().manual_seed(0))
+    checkpoint = lfmlib.open_checkpoint({"embed_tokens.weight": torch.randn(5000, 400)} | layers(1) | {"up": wide})
+    monkeypatch.setattr(ch13_report, "MAX_VALUES", 1 << 18)
+    part = ch13_report.chosen(checkpoint, "full")
+    assert ch13_report.effort(checkpoint) == "exact" and "; of 1 the first rows." in ch13_report.looked(
+        part, checkpoint
+    )
+    monkeypatch.setattr(ch13_report, "LARGE_MATRIX", 1 << 20)
+    assert ch13_report.effort(checkpoint, sample=1 << 20) == "exact" and ch13_report.effort(checkpoint) == "fast"
+    said = ch13_report.looked(part, checkpoint)
+    assert "each as a whole. Some are large, so the effort is *fast*" in said and "in 1 of the matrices" in said
+    found = ch13_report.arrange(checkpoint, part, 0, 0, None)
+    assert (found.attrs["effort"], len(found)) == ("fast", 12)
+    assert found.loc[found["tensor"] == "up", ["numel", "row_corr_err"]].gt(0).all(axis=None)
+    assert found.loc[found["tensor"] == "up", "numel"].eq(wide.numel()).all()
+    assert ch13_report.arrange(checkpoint, part, 1 << 20, 0, None).attrs["effort"] == "exact"
+    monkeypatch.setattr(ch13_report, "LARGE_MATRIX", 1 << 24)
+    monkeypatch.setattr(ch13_report, "LARGE_MODEL", 1 << 20)
+    assert ch13_report.effort(checkpoint) == "fast"
+
+
+def test_what_the_report_takes_is_said_before_of_large_models_only(monkeypatch):
+    """By arithmetic: no value of these matrices is read."""
+    monkeypatch.setattr(ch13_report, "_slowness", lambda: 1.0)
+    monkeypatch.setattr(ch13_report.os, "cpu_count", lambda: 2)
+    small = lfmlib.open_checkpoint(layers(1))
+    assert ch13_report.plan(small, "default", "", 0) == ""
+    one = next(info for info in small.tensors if info.role == "q")
+    llama = [replace(one, name=f"w{i}", shape=(4096, 11008), numel=4096 * 11008) for i in range(100)]
+    monkeypatch.setattr(type(small), "only", lambda self, names: replace(self, tensors=llama[: len(list(names))]))
+    said = ch13_report.plan(replace(small, tensors=llama), "default", "", 0)
+    assert said == "100 matrices, 4.5 G weights: about 7 min on 2 workers, 1.0 GiB"
+    few = ch13_report.plan(replace(small, tensors=llama), "default", "", 1 << 16)
+    assert few == "" or "min" not in few
+    assert 0.1 < ch13_report._slowness() < 100
+
+
 def test_towers_have_rows_of_their_own():
     tensors = {f"{tower}.{name}": one for tower in ("encoder", "decoder") for name, one in layers(2).items()}
     table = lfmlib.survey(tensors, progress=False)
