@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from .. import findings, plots
-from ..checkpoints.named import named
+from ..checkpoints.named import named, titled
 from ..checkpoints.roles import in_order
 from ..findings.markup import cell, code
 from ..findings.shares import SUPPORTED_SHARE
@@ -79,7 +79,8 @@ def _all(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -> 
     )  # fmt: skip
     fig, ax = plots.figure(0.9 + 0.42 * len(known))
     noise = {name: census.part(record, name, "values", "noise") for name in known}
-    plots.by_model(ax, known, noise, findings.KL_BOUND)
+    called = ({titled(name): some for name, some in each.items()} for each in (known, noise))
+    plots.by_model(ax, *called, findings.KL_BOUND)
     second = _figure(
         fig, folder, "matrices", "Rows of dots on a logarithmic axis, one row for each model.",
         "Every judged matrix of every model (blue), and noise of the same size and type (green): bits per weight that "
@@ -97,8 +98,8 @@ def _said_of_all(known: dict[str, pd.DataFrame]) -> str:
     rho, p = stats.spearmanr(sizes, pd.Series(shares)[own]) if len(own) > 2 else (math.nan, math.nan)
     return (
         f"**{len(high)} of {len(known)} models** have 80 % of their judged parameters within 0.02 bits of a Gaussian"
-        f"{f' ({_names(high)})' if high else ''}. The share runs from {shares[order[0]]:.0%} ({code(order[0])}) to "
-        f"{shares[order[-1]]:.0%} ({code(order[-1])}); its rank correlation with size, fine-tunes left out, is "
+        f"{f' ({_names(high)})' if high else ''}. The share runs from {shares[order[0]]:.0%} ({titled(order[0])}) to "
+        f"{shares[order[-1]]:.0%} ({titled(order[-1])}); its rank correlation with size, fine-tunes left out, is "
         f"{_signed(rho)} (p {p:.2f}, {len(own)} models). These are the models that could be had from a package index, "
         "not a sample of all models: what differs between two of them may be their size, modality, training or format."
     )
@@ -109,7 +110,7 @@ def _signed(value: float) -> str:
 
 
 def _names(names: list[str]) -> str:
-    return ", ".join(map(code, names))
+    return ", ".join(map(titled, names))
 
 
 def _table(known: dict[str, pd.DataFrame]) -> str:
@@ -118,7 +119,7 @@ def _table(known: dict[str, pd.DataFrame]) -> str:
         shapes = ", ".join(f"{count} {label}" for label, count in body["label"].value_counts().items())
         middle, worst = body["kl_bits"].median(), body["kl_bits"].max()
         about = f"{_count(body) / 1e6:.1f} M", f"{_share(body):.0%}", f"{middle:.4f}", f"{worst:.3f}", cell(shapes)
-        rows.append((f"[{name}](#atlas-{name})", *about))
+        rows.append((f"[{titled(name)}](#atlas-{name})", *about))
     return _markdown(["model", "judged weights", "Gaussian", "median kl_bits", "largest", "shapes"], "lrrrrl", rows)
 
 
@@ -132,14 +133,15 @@ def _model(record: pd.DataFrame, name: str, body: pd.DataFrame, folder: Path) ->
     fig, ax = plots.figure(max(plots.map_height(body), 3.0))
     plots.depth_role_map(ax, body, "kl_bits", findings.KL_BOUND, "kl_bits", span=(1e-3, 0.2))
     figure = _figure(
-        fig, folder, name, f"Heat map of kl_bits of {name} by layer and role.",
-        f"{name}: kl_bits by layer and role. Framed: beyond 0.02 bits. All maps of this page have the same colours.",
+        fig, folder, name, f"Heat map of kl_bits of {titled(name)} by layer and role.",
+        f"{titled(name)}: kl_bits by layer and role. Framed: beyond 0.02 bits. All maps of this page have the same "
+        "colours.",
     )  # fmt: skip
     kind = body["quantized"].iloc[0] if (body["quantized"] != "").any() else ", ".join(body["dtype"].unique())
     origin = f"; published as {about.origin}" if about.origin else ""
     worst = body.loc[body["kl_bits"].idxmax()]
     lead = (
-        f"(atlas-{name})=\n### {name}\n\nWhat it is: {about.what}. {about.family}, {about.modality}, "
+        f"(atlas-{name})=\n### {titled(name)}\n\n`{name}`: {about.what}. {about.family}, {about.modality}, "
         f"stored as {kind}. From the package `{about.package}` ({about.licence}){origin}; {_cited(about.citation)}.\n"
     )
     told = (
@@ -181,7 +183,7 @@ def _shapes(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) 
         ax.step(some["z"], some["density"].where(some["density"] > 0), where="mid", color=plots.COLOURS["data"], lw=1.4)
         plots.gaussian(ax, reach=6)
         name = plots.literal(some["tensor"].iloc[0].removesuffix(".weight"), 36)
-        ax.set(title=f"{label}, {model}:\n{name}", ylim=(1e-6, 5), xlim=(-6, 6))
+        ax.set(title=f"{label}, {titled(model)}:\n{name}", ylim=(1e-6, 5), xlim=(-6, 6))
     axes[-1, 0].set_xlabel("(weight − mean) / std")
     fig.supylabel("density")
     figure = _figure(
@@ -193,7 +195,7 @@ def _shapes(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) 
     words = []
     for label in ("sharp", "inverted-t", "linear"):
         of = counts.loc[label] if label in counts.index else counts.iloc[0] * 0
-        some = ", ".join(f"{n} in {code(name)}" for name, n in of[of > 0].items())
+        some = ", ".join(f"{n} in {titled(name)}" for name, n in of[of > 0].items())
         words.append(f"**{label}**: {some or 'none'}")
     return f"{figure}\nMatrices of each shape among those judged: {'; '.join(words)}.\n"
 
@@ -205,7 +207,7 @@ def _roles(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -
     roles = [role for role in in_order(table.columns) if role != "other"]
     firsts = {name: _first_layers(body) for name, body in known.items()}
     figures = {name: (*table.loc[name, roles], firsts[name]) for name in known}
-    rows = [(code(name), *("–" if np.isnan(one) else f"{one:.2g}" for one in some)) for name, some in figures.items()]
+    rows = [(titled(name), *("–" if np.isnan(one) else f"{one:.2g}" for one in some)) for name, some in figures.items()]
     own = _own(known)
     each = {role: table.loc[own, role].dropna() for role in roles}
     told = [f"{role} {int((some > 1).sum())} of {len(some)}" for role, some in each.items()]
@@ -238,7 +240,7 @@ def _needed(count: int) -> str:
 def _pairs(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) -> str:
     """The real fine-tunes: the share of W₀ that is left, and g; and two models that are no longer kin."""
     found = census.pairs(record)
-    rows = ((f"[{name}](#atlas-{name})", *map(cell, row)) for name, *row in found.itertuples())
+    rows = ((f"[{titled(name)}](#atlas-{name})", *map(cell, row)) for name, *row in found.itertuples())
     made = _markdown(["", *found.columns], "l" + "r" * len(found.columns), rows)
     return f"{made}\n{census.of_decay(record)}\n\n{_kin(record)}\n"
 
@@ -252,7 +254,7 @@ def _kin(record: pd.DataFrame) -> str:
     words, most = around.loc[around["likeness"].abs().idxmax()], layers.loc[layers["likeness"].abs().idxmax()]
     noise = 3 / math.sqrt(_sizes(record, one)[most["tensor"]])
     return (
-        f"**A control for kinship.** {code(one)} and {code(other)} bear one parent’s name, and their "
+        f"**A control for kinship.** {titled(one)} and {titled(other)} bear one parent’s name, and their "
         f"{code(words['tensor'].split('.')[-2])} still correlate by {words['likeness']:.2f}. Of {len(layers)} pairs "
         f"of matrices of one role, at all depths, the largest correlation is {most['likeness']:.3f}, of {most['role']} "
         f"matrices (three standard errors of noise: {noise:.3f}): no layer is a copy of another, though a trace may be "
@@ -276,7 +278,7 @@ def _quantized(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Pat
         figures = *(f"{one:.0%}" for one in shares), *(f"{one:.4f}" for one in bits), f"{row.labels:.0%}"
         lines.append((cell(row.quantized), *figures))
     first = rows.iloc[0]
-    published = f"*as published, {first['model']} in float32*"
+    published = f"*as published, {titled(first['model'])} in float32*"
     lines.append((published, f"{first['stored']:.0%}", "", f"{first['kl_stored']:.4f}", "", ""))
     head = ["format", "F1, dequantized", "F1, spread", "kl_bits, dequantized", "kl_bits, spread", "labels kept"]
     return f"{_markdown(head, 'lrrrrr', lines)}\n{_near_the_bound(known)}\n"
@@ -288,7 +290,7 @@ def _near_the_bound(known: dict[str, pd.DataFrame]) -> str:
     for name, body in known.items():
         if (body["quantized"] != "").any():
             low, high = (findings.gaussian_share(body, findings.KL_BOUND * by)[0] for by in (0.9, 1.1))
-            told.append(f"{code(name)} {low:.1%} and {high:.1%} instead of {_share(body):.1%}")
+            told.append(f"{titled(name)} {low:.1%} and {high:.1%} instead of {_share(body):.1%}")
     if not told:
         return ""
     return (

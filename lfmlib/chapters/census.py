@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from .. import findings, records
-from ..checkpoints.named import named
+from ..checkpoints.named import named, titled
 from ..findings import Finding
 from ..findings.markup import plain
 from ..provenance import recorded
@@ -94,17 +94,21 @@ def beside(record: pd.DataFrame, body: pd.DataFrame | None = None, name: str = "
         name: of the other model.
 
     Returns:
-        Columns model, modality, parameters, share, low, high, base (of a fine-tune of a model that is here); the
-        modality of the other model is "", and a model of the record that has its name is left out.
+        Columns model (as in print), modality, parameters, share, low, high, base (of a fine-tune of a model that is
+        here); the modality of the other model is "", and a model of the record that has its name is left out.
     """
     known = bodies(record, name)
     rows = [
-        {"model": one, "modality": named(one).modality, "base": named(one).base if named(one).base in known else ""}
+        {
+            "model": titled(one),
+            "modality": named(one).modality,
+            "base": named(one).base if named(one).base in known else "",
+        }
         | _place(table)
         for one, table in known.items()
     ]
     if body is not None and len(body):
-        rows.append({"model": name, "modality": "", "base": ""} | _place(body))
+        rows.append({"model": titled(name), "modality": "", "base": ""} | _place(body))
     return pd.DataFrame(rows)
 
 

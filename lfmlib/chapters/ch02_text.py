@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from .. import findings
+from ..checkpoints.named import titled
 from ..experiments import drift
 from ..findings import Finding
 from ..findings.markup import plain
@@ -126,7 +127,7 @@ def _regardless(found: Sequence[Finding]) -> str:
     rest = f"; of {len(found) - len(judged)} others it could not be asked" if len(found) > len(judged) else ""
     return (
         f"{lead}: {whole} of {len(judged)} ways of training forgot every start they could have, and the best, "
-        f"{plain(best.model)}, forgot {best.value:.0%} of them{rest}."
+        f"{plain(titled(best.model))}, forgot {best.value:.0%} of them{rest}."
     )
 
 
