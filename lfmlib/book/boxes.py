@@ -50,7 +50,7 @@ class Claim:
             asked: which question the sentence answers (see `lfmlib.findings.answers`); empty: the finding's own.
         """
         self.ids, self._asked = ids, asked
-        self._answer = _Display(_answer(["The answer appears here when the chapter has run."]))
+        self._answer = _Display(_answer([("The answer appears here when the chapter has run.", "")]))
         self._boxes: dict[str, _Display] = {}
 
     def show(self) -> None:
@@ -67,7 +67,7 @@ class Claim:
         if not partial:
             for finding in several:
                 findings.write(finding, folder)
-        said = []
+        said: list[tuple[str, str]] = []
         for id_ in self.ids:
             models = [finding for finding in several if finding.id == id_]
             verdicts = {finding.verdict for finding in models}
@@ -77,7 +77,7 @@ class Claim:
             if id_ in self._boxes:
                 kind = scoreboard.css(verdicts.pop()) if len(verdicts) == 1 else "lfm-mixed"
                 self._boxes[id_].fill(_claim(id_, kind, body))
-            said.append(answers.answer(models, self._asked))
+            said.append((answers.answer(models, self._asked), answers.sureness(models)))
         self._answer.fill(_answer(said))
         return found
 
@@ -87,7 +87,7 @@ class Question:
 
     def __init__(self, asked: str):
         self.asked = asked
-        self._answer = _Display(_answer(["The answer appears here when the chapter has run."]))
+        self._answer = _Display(_answer([("The answer appears here when the chapter has run.", "")]))
         self._box: _Display | None = None
 
     def show(self) -> None:
@@ -96,7 +96,7 @@ class Question:
 
     def settle(self, sentences: list[str]) -> None:
         """Fill both: the first sentence is the answer, and the box has all, a paragraph a sentence."""
-        self._answer.fill(_answer(sentences[:1]))
+        self._answer.fill(_answer([(sentences[0], "")]))
         if self._box:
             self._box.fill(self._html("lfm-mixed", sentences))
 
@@ -109,7 +109,7 @@ class Board:
     """The box at the top of the report: shown empty, filled at the end with the verdicts on one model."""
 
     def __init__(self):
-        self._answer = _Display(_answer(["The answer appears here when the report has run."]))
+        self._answer = _Display(_answer([("The answer appears here when the report has run.", "")]))
         self._box: _Display | None = None
 
     def show(self) -> None:
@@ -134,13 +134,13 @@ class Board:
         )
         if self._box:
             self._box.fill(_box("lfm-mixed", body))
-        self._answer.fill(_answer([answers.report(found)]))
+        self._answer.fill(_answer([(answers.report(found), "")]))
         return found
 
 
-def _answer(sentences: list[str]) -> str:
-    """The sentences that answer a title, a paragraph each."""
-    said = "".join(f"<p>{inline(one)}</p>" for one in sentences)
+def _answer(said: list[tuple[str, str]]) -> str:
+    """What answers a title, and how sure that is, a paragraph each."""
+    said = "".join(f"<p>{inline(one)} <small class='lfm-sure'>{inline(sure)}</small></p>" for one, sure in said)
     return f'<div class="lfm-answer mathjax_ignore" style="font-size:1.15em">{said}</div>'
 
 

@@ -128,7 +128,9 @@ def _of_depth(found: list[Finding]) -> str:
     if not judged:
         return "**Depth.** No model here has the six layers that a trend is asked of."
     grow = [one for one in judged if one.verdict == "supported"]
-    rest = [f"{100 * one.value:.0f} % ({markup.plain(titled(one.model))})" for one in judged if one.verdict != "supported"]
+    rest = [
+        f"{100 * one.value:.0f} % ({markup.plain(titled(one.model))})" for one in judged if one.verdict != "supported"
+    ]
     said = f"**Depth.** ΔW grows with depth, by the rule, in {len(grow)} of {len(judged)} fine-tunes"
     return f"{said}; elsewhere the share of roles that grow is {', '.join(rest)}." if rest else f"{said}."
 

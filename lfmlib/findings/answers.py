@@ -70,6 +70,26 @@ def answer(found: Sequence[Finding], asked: str = "") -> str:
     return said if id_ == "F3" or asked else f"**{lead}.** {said}"
 
 
+def sureness(found: Sequence[Finding]) -> str:
+    """How sure an answer is: what the verdicts behind it rest on, and how many are open; "" where none was judged.
+
+    Examples:
+        >>> from lfmlib.findings import Finding
+        >>> from lfmlib.findings.answers import sureness
+        >>> sureness([Finding.of("F1", "toy", {}, {}, value=0.9, null=1.0)])
+        'How sure: all weights were measured, so there is no sampling error.'
+    """
+    judged = [one for one in found if one.value is not None]
+    if not judged:
+        return ""
+    ranged = [one for one in judged if one.interval]
+    if not ranged:
+        return "How sure: all weights were measured, so there is no sampling error."
+    open_ = sum(one.verdict == "undecided" for one in ranged)
+    whole = f"{models(judged[len(ranged) :])} measured whole; " if len(judged) > len(ranged) else ""
+    return f"How sure: {whole}of {len(ranged)} with an interval, {open_ or 'none'} undecided."
+
+
 def became(judged: Sequence[Finding]) -> str:
     """What became of one statement on all models that it was judged on: one of `lfmlib.findings.scoreboard.GROUPS`."""
     return group([one.verdict for one in judged], RULES[judged[0].id].of_noise)

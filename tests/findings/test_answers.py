@@ -32,6 +32,19 @@ def test_every_statement_has_an_answer_with_its_numbers(id_):
     assert answers.MEASURED[id_] and RULES[id_]
 
 
+def test_an_answer_says_how_sure_it_is():
+    whole = of("F6", "a", 0.9)
+    ranged = Finding.of("F6", "b", {}, {}, value=0.9, null=0.5, interval=(0.85, 0.95))
+    straddling = Finding.of("F6", "c", {}, {}, value=0.8, null=0.5, interval=(0.7, 0.9))
+    assert straddling.verdict == "undecided"
+    assert answers.sureness([whole]).endswith("so there is no sampling error.")
+    assert answers.sureness([ranged, straddling]) == "How sure: of 2 with an interval, 1 undecided."
+    assert (
+        answers.sureness([whole, ranged]) == "How sure: 1 model measured whole; of 1 with an interval, none undecided."
+    )
+    assert answers.sureness([Finding.of("F6", "own", {}, {"reason": "It takes a loss."})]) == ""
+
+
 def test_an_answer_turns_with_its_findings():
     said = answers.answer([of("F1", "minilm", 0.9), of("F1", "rxn-bert", 0.95)])
     assert said.startswith("**Yes.** Of the weights of MiniLM, 90.0\u00a0% lie") and "90.0\u00a0% (MiniLM) to" in said
