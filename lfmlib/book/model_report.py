@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nbformat
 
-from ..chapters import ch13_report
+from ..chapters import ch13_matrices, ch13_report
 from ..checkpoints.named import named
 from ..checkpoints.stored import CheckpointError
 from ..provenance import ROOT
@@ -71,7 +71,7 @@ def report(
         writable(folder)
     # What is wrong with the model or its options is told at once, before Jupyter starts.
     checkpoint = ch13_report.opened(model, revision or "", select or "", sample or 0, base or "")
-    if progress and (line := ch13_report.plan(checkpoint, profile, select or "", sample or 0)):
+    if progress and (line := ch13_matrices.plan(checkpoint, profile, select or "", sample or 0)):
         print(line, file=sys.stderr)
     given = {"revision": revision, "select": select, "sample": sample, "seed": seed, "profile": profile}
     with tempfile.TemporaryDirectory(prefix=TEMPORARY) as name:

@@ -17,7 +17,8 @@ from ..findings import scoreboard
 from ..findings.markup import plain
 from ..health import planted
 from ..provenance import HOME
-from .ch13_report import farthest, passed
+from .ch13_matrices import passed
+from .ch13_report import farthest
 
 LEGS = {"independence": "independent", "identity": "identically distributed", "spectrum": "with noise’s spectrum"}
 """Leg of F4 → what weights that pass it are."""

@@ -7,10 +7,6 @@ between where it would lie if every interval were at its lower end, and at its u
 from __future__ import annotations
 
 import math
-import os
-import time
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,37 +17,20 @@ from scipy import stats
 from .. import findings
 from ..checkpoints import places
 from ..checkpoints.addresses import normalized_source
-from ..checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
+from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.locate import HUB_ID
 from ..checkpoints.named import named
 from ..deltas import pairs
 from ..deltas.comparison import compare
 from ..deltas.pairs import akin, is_adapter
 from ..distribution import sampled
-from ..findings import RULES, Finding, judge, scoreboard
+from ..findings import RULES, Finding, judge
 from ..findings.markup import plain
-from ..health import gains, order, planted
-from ..structure.krylov import MIN_SIDE
-from ..surveys.arrangements import arrangement, cost_of, figures
 from ..surveys.counted import LEFT
-from ..surveys.forecast import CALM_SECONDS, COUNTING_BYTES, line
-from ..surveys.optimal_laws import LAW_NANOSECONDS
-from ..surveys.threads import one_thread
-from ..surveys.values import FIGURES_NANOSECONDS, noise_twin
+from ..surveys.values import noise_twin
 from . import census, lab_runs
+from .ch13_matrices import counted
 from .sentences import MISSING
-
-MAX_MATRICES = findings.MOST_MATRICES | {"default": 36}
-"""Profile → how many matrices of a whole model the arrangement of entries is measured of, evenly chosen; under "full"
-all. Of those that a reader selects it is measured as in chapter 4."""
-MAX_VALUES = 1 << 20
-"""Values that are looked at of each of these matrices, at most: its first rows, which are judged like a whole matrix,
-since rows of noise are noise."""
-STARTING_SECONDS = 15.0
-"""Seconds that a chapter takes to start, draw and write, whatever the model."""
-LARGE_MATRIX, LARGE_MODEL = 1 << 24, 1 << 30
-"""Weights of a judged matrix, or of all of them, beyond which the first rows are few: whole matrices are then looked
-at, with the effort "fast"."""
 
 
 def opened(model: str, revision: str, select: str, sample: int, base: str = "") -> Checkpoint:
@@ -184,89 +163,6 @@ def farthest(table: pd.DataFrame, most: int) -> pd.DataFrame:
     return far.assign(noise=[float(stats.norm.isf(0.5 / count)) for count in far["count"] / 2])
 
 
-def chosen(checkpoint: Checkpoint, profile: str, select: str = "") -> Checkpoint:
-    """First rows of the matrices that the arrangement of entries is measured of, in memory: of a selection those that
-    chapter 4 measures, of a whole model at most `MAX_MATRICES` of them, and poolers."""
-    return checkpoint.cut(_names(checkpoint, profile, select), MAX_VALUES)
-
-
-def _names(checkpoint: Checkpoint, profile: str, select: str) -> list[str]:
-    """The matrices that `chosen` takes."""
-    most = (findings.MOST_MATRICES if select else MAX_MATRICES).get(profile)
-    return [info.name for info in _choosable(checkpoint, most)]
-
-
-def effort(checkpoint: Checkpoint, sample: int = 0) -> str:
-    """With what effort `lfmlib.arrangement` measures: "fast", whole matrices, of a model of large ones that is at hand;
-    else "exact", of the first rows."""
-    sizes = [info.numel for info in _choosable(checkpoint)]
-    large = max(sizes, default=0) > LARGE_MATRIX or sum(sizes) > LARGE_MODEL
-    return "fast" if large and not sample and checkpoint.traffic is None else "exact"
-
-
-def plan(checkpoint: Checkpoint, profile: str, select: str, sample: int) -> str:
-    """How long the report takes, and how much memory, in a line: by what a matrix of noise takes here; empty where it
-    is short."""
-    part, how = _names(checkpoint, profile, select), effort(checkpoint, sample)
-    controls, rows, cores = ("permuted", "fresh"), [], os.cpu_count() or 1
-    for info in checkpoint.only(part).tensors if part else []:
-        height = info.shape[0] if how == "fast" else min(info.shape[0], max(64, MAX_VALUES // info.shape[1]))
-        rows.append(replace(info, shape=(height, info.shape[1]), numel=height * info.shape[1]))
-    cost = cost_of(controls, how == "fast")
-    matrices = [info for info in checkpoint.tensors if len(info.shape) == 2]
-    counted = sum(min(info.numel, sample or info.numel) + 4 * FIGURES_NANOSECONDS for info in matrices)
-    work = counted + sum(cost.time(info) + LAW_NANOSECONDS for info in rows)
-    seconds = STARTING_SECONDS + _slowness() * work / 1e9 / cores
-    memory = cores * max([COUNTING_BYTES, *map(cost.memory, rows)])
-    return line(matrices, seconds, cores, memory) if seconds > CALM_SECONDS + STARTING_SECONDS else ""
-
-
-def _slowness() -> float:
-    """How much longer than foretold a core takes here for the arrangement of noise."""
-    noise = np.random.default_rng(0).standard_normal((1024, 1024), dtype=np.float32)
-    (info,) = open_checkpoint({"noise": noise}).tensors
-    with one_thread():
-        figures(noise[:64, :64])  # what is compiled and read once
-        started = time.thread_time()
-        figures(noise)
-        return (time.thread_time() - started) * 1e9 / cost_of((), fast=False).time(info)
-
-
-def arrange(checkpoint: Checkpoint, part: Checkpoint, sample: int, seed: int, keep: Path | None) -> pd.DataFrame:
-    """`lfmlib.arrangement` of a part of a checkpoint, from `chosen`, beside permuted entries and fresh noise; with the
-    effort "fast" of the same matrices as a whole."""
-    how = effort(checkpoint, sample)
-    whole = checkpoint.only(info.name for info in part.tensors) if how == "fast" else part
-    return arrangement(whole, controls=["permuted", "fresh"], seed=seed, effort=how, keep=keep)
-
-
-def _choosable(checkpoint: Checkpoint, most: int | None = None) -> list[TensorInfo]:
-    """The matrices whose arrangement can be measured, poolers among them."""
-    return [one for one in findings.judged(checkpoint, most).tensors if findings.shares.can_be_arranged(one)]
-
-
-def legs(arranged: pd.DataFrame) -> pd.DataFrame:
-    """Medians of the arrangement beside its controls, and the share that passes each leg of F4, as its verdict has it;
-    empty without any."""
-    if arranged.empty:
-        return pd.DataFrame()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # medians of columns that are empty in a toy
-        medians = findings.by_control(arranged, ["lag_one", "row_alike", "col_alike", "unequal", "top_ratio"], [])
-    for leg in findings.LEGS:
-        medians[leg] = [
-            MISSING if math.isnan(of[leg]) else scoreboard.part(of[leg]) for of in passed(arranged).values()
-        ]
-    return medians
-
-
-def passed(arranged: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Weights and controls, as the table names them → leg of F4 → share of the weights that passes it."""
-    controls = arranged["control"].drop_duplicates()
-    each = {name: findings.leg_shares(arranged[arranged["control"] == name]) for name in controls}
-    return {{"none": "weights"}.get(name, name): shares for name, shares in each.items()}
-
-
 def _ends(table: pd.DataFrame, name: str) -> tuple[str, str, str]:
     """Columns of a figure, and of the ends of its interval."""
     return (name, f"{name}_low", f"{name}_high") if f"{name}_low" in table else (name, name, name)
@@ -298,43 +194,20 @@ def _unspread(table: pd.DataFrame) -> str:
     return f", but of the quantizer’s own levels for {'; '.join(map(plain, left[:4]))}" if left else ""
 
 
-def looked(part: Checkpoint, checkpoint: Checkpoint, sample: int = 0) -> str:
-    """What the arrangement was measured of, in a sentence."""
-    whole = {info.name: info.numel for info in checkpoint.tensors}
-    cut = sum(info.numel < whole[info.name] for info in part.tensors)
-    of = sum(info.role != "pooler" for info in _choosable(checkpoint))
-    rows = f"; of {cut} the first rows" if cut else ""
-    if effort(checkpoint, sample) == "fast":
-        shapes = [info.shape for info in checkpoint.only(info.name for info in part.tensors).tensors]
-        wide = sum(min(shape) > MIN_SIDE for shape in shapes)
-        rows = (
-            ", each as a whole. Some are large, so the effort is *fast*: what takes products of all rows or columns "
-            f"comes from samples of them in {wide} of the matrices, and so does its null"
-        )
-    return f"Looked at: {_counted(part, f' of {of}')}, evenly chosen{rows}."
-
-
 def states(found: pd.DataFrame, of: int, part: Checkpoint) -> str:
     """What `lfmlib.health.states` found, counted, in a sentence.
 
     Args:
         found: from `lfmlib.health.states.examine`.
         of: matrices that it looked at, embeddings and heads among them.
-        part: from `chosen`.
+        part: from `lfmlib.chapters.ch13_matrices.chosen`.
     """
     counts = found["state"].value_counts()
     said = "; ".join(f"{count} {state}" for state, count in counts.items()) or "nothing to say"
     return (
         f"Of all {of} matrices, embeddings and heads among them: **{said}**. Untrained and shuffled ones are told by "
-        f"the arrangement of their entries, which was measured of {_counted(part)}."
+        f"the arrangement of their entries, which was measured of {counted(part)}."
     )
-
-
-def _counted(part: Checkpoint, of: str = "") -> str:
-    """How many matrices the arrangement was measured of, poolers apart: they are a control, and not judged."""
-    poolers = sum(info.role == "pooler" for info in part.tensors)
-    beside = f" and, as a control, {poolers} pooler{'s' if poolers > 1 else ''}" if poolers else ""
-    return f"{len(part.tensors) - poolers}{of} judged matrices{beside}"
 
 
 def listed(found: pd.DataFrame) -> pd.DataFrame:
@@ -426,91 +299,3 @@ def _heard(found: Finding) -> Finding:
         return found
     reason = f"So little was read of each matrix that noise passes in only {found.null:.0%}: take a larger sample."
     return Finding.of(found.id, found.model, found.provenance, {"reason": reason})
-
-
-def layers(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int) -> str:
-    """Whether the layers stand in their order, those without a state of `lfmlib.health.states.examine`, in a
-    sentence for each tower."""
-    return " ".join(_in_order(*tower) for tower in _towers(checkpoint, states, sample, seed))
-
-
-def _in_order(tower: str, hurt: list[int], found: order.Likeness | str) -> str:
-    """Whether the layers of a tower stand in their order, in a sentence."""
-    name = f"{tower.capitalize()}: " if tower else ""
-    out = f" Left out: layer{'s' if len(hurt) > 1 else ''} {', '.join(map(str, hurt))}." if hurt else ""
-    if isinstance(found, str):
-        return f"{name}Whether layers stand in their order cannot be told: {found}.{out}"
-    result = found.order()
-    alike = (
-        f"column norms of neighbouring layers correlate by {result.neighbours:.2f} in the mean, those of distant ones "
-        f"by {result.distant:.2f}"
-    )
-    if not result.judged:
-        return f"{name}Whether layers stand in their order cannot be told: {alike}.{out}"
-    if result.exchanged.empty:
-        return (
-            f"{name}**No two layers look exchanged**: {alike}, and no exchange makes neighbours more alike than unlike "
-            f"layers do by themselves.{out}"
-        )
-    best = result.exchanged.iloc[0]
-    more = [f"{first:.0f} and {second:.0f}" for first, second in result.exchanged[["first", "second"]].to_numpy()[1:]]
-    then = f"; then {', '.join(more)}" if more else ""
-    return (
-        f"{name}**Layers {best['first']:.0f} and {best['second']:.0f} look exchanged{then}**: {alike}, and putting "
-        f"them back raises the sum over neighbours by {best['gain']:.2f} ({best['z']:.1f} standard errors of chance, "
-        f"{best['rise']:.1f} of unlikeness).{out}"
-    )
-
-
-def exchange_test(checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int, most: int = 12) -> str:
-    """Pairs of layers exchanged in thought, and how many are named rightly, in a sentence for each tower.
-
-    Where the model's own layers look exchanged, they are put back before.
-    """
-    words = []
-    for tower, _, found in _towers(checkpoint, states, sample, seed):
-        name = f"{tower.capitalize()}: " if tower else ""
-        if isinstance(found, str):
-            words.append(f"{name}No exchange can be seen: {found}.")
-            continue
-        before = ""
-        for first, second in found.order().exchanged[["first", "second"]].to_numpy():
-            back = np.arange(len(found.depths))
-            places = np.searchsorted(found.depths, [first, second])
-            back[places] = back[places[::-1]]
-            found, before = found.moved(back), ", put in order before"
-        called = planted.exchanges(found, seed, most)["called"].value_counts()
-        right, wrong, unseen = (called.get(one, 0) for one in ("right", "wrong", "nothing"))
-        words.append(
-            f"{name}Of {called.sum()} exchanges of two layers of this model{before}, **{right} are named rightly**, "
-            f"{wrong} wrongly, and {unseen} are not seen."
-        )
-    return " ".join(words)
-
-
-def _towers(
-    checkpoint: Checkpoint, states: pd.DataFrame, sample: int, seed: int
-) -> Iterator[tuple[str, list[int], order.Likeness | str]]:
-    """Of each tower its name, the layers that are damaged, and how alike the others are, or why that is not known."""
-    for tower in order.towers(checkpoint) or [""]:
-        hurt = sorted(_hurt(states, tower))
-        try:
-            found = order.profiles(checkpoint, _rows(checkpoint, sample), hurt, tower)
-            yield tower, hurt, order.Likeness.of(found, seed=seed)
-        except ValueError as error:
-            yield tower, hurt, str(error)
-
-
-def _hurt(states: pd.DataFrame, tower: str) -> set[int]:
-    """Depths of a tower's layers with a matrix that is looked at for their order and says nothing of it; pruned ones
-    still do."""
-    hurt = states["role"].isin(gains.READERS) & (states["state"] != "pruned")
-    if "tower" in states:
-        hurt &= states["tower"] == tower
-    return set(states.loc[hurt, "depth"].dropna().astype(int))
-
-
-def _rows(checkpoint: Checkpoint, sample: int) -> int:
-    """Rows of a matrix to look at for the order of layers: few where only a sample is wanted, and they must travel."""
-    widest = max((info.shape[1] for info in checkpoint.tensors if info.role in gains.READERS), default=1)
-    return max(16, min(512, sample // (4 * widest))) if sample and checkpoint.traffic is not None else 512

@@ -20,7 +20,7 @@ from torch import nn
 
 import lfmlib
 from lfmlib import findings, records
-from lfmlib.chapters import census, ch13_pictures, ch13_report, lab_runs
+from lfmlib.chapters import census, ch13_layers, ch13_matrices, ch13_pictures, ch13_report, lab_runs
 from lfmlib.findings import scoreboard
 from lfmlib.health import planted
 from lfmlib.provenance import HOME, ROOT
@@ -81,7 +81,7 @@ def test_the_farthest_matrices_come_first_with_a_reason(model):
 
 def test_takeaways_are_of_this_model(model):
     checkpoint, table = model
-    part = ch13_report.chosen(checkpoint, "quick")
+    part = ch13_matrices.chosen(checkpoint, "quick")
     arranged = lfmlib.arrangement(part, controls=["permuted", "fresh"], progress=False)
     found = pd.DataFrame({"state": ["zeroed"]})
     tested = pd.DataFrame({"planted": ["zeroed", "swapped"], "called": ["zeroed", "nothing"]})
@@ -100,9 +100,9 @@ def test_pictures_have_what_the_tables_have(model):
     assert reach["of"].value_counts().nunique() == 1 and reach["matrix"].iloc[0].startswith("up, layer")
     legs = ch13_pictures.legs(pd.DataFrame())
     assert list(legs) == ["leg", "of", "mean", "low", "high"] and legs.empty
-    part = ch13_report.chosen(checkpoint, "quick")
+    part = ch13_matrices.chosen(checkpoint, "quick")
     arranged = lfmlib.arrangement(part, controls=["permuted", "fresh"], progress=False)
-    words = ch13_report.legs(arranged)
+    words = ch13_matrices.legs(arranged)
     for _, row in ch13_pictures.legs(arranged).iterrows():
         leg = next(name for name, called in ch13_pictures.LEGS.items() if called == row["leg"])
         assert words.loc[row["of"], leg] == findings.scoreboard.part(row["mean"])
@@ -112,8 +112,8 @@ def test_pictures_have_what_the_tables_have(model):
 
 def test_damage_is_planted_and_called_by_its_name(model):
     checkpoint, _ = model
-    part = ch13_report.chosen(checkpoint, "quick")
-    assert len(part.tensors) == ch13_report.MAX_MATRICES["quick"]
+    part = ch13_matrices.chosen(checkpoint, "quick")
+    assert len(part.tensors) == ch13_matrices.MAX_MATRICES["quick"]
     found = planted.self_test(part, seed=0)
     assert found["planted"].tolist() == list(planted.PLANTED)
     assert (found["planted"] == found["called"]).sum() >= 3  # what was noise before stays noise in another order
@@ -125,7 +125,7 @@ def test_a_cut_of_a_large_matrix_is_its_first_rows(model):
     part = checkpoint.cut([name], 70 * 128)
     assert torch.equal(part.read(name), checkpoint.read(name)[:70])
     assert (part.tensors[0].role, part.tensors[0].shape) == ("q", (70, 128))
-    assert "; of 1 the first rows" in ch13_report.looked(part, checkpoint)
+    assert "; of 1 the first rows" in ch13_matrices.looked(part, checkpoint)
 
 
 def test_quantized_matrices_are_marked_and_their_pieces_counted_together():
@@ -139,13 +139,13 @@ def test_quantized_matrices_are_marked_and_their_pieces_counted_together():
 def test_layers_are_judged_in_words():
     checkpoint = lfmlib.open_checkpoint("minilm")
     sound = pd.DataFrame({"role": ["q"], "depth": [pd.NA], "state": ["zeroed"]})
-    assert "No two layers look exchanged" in ch13_report.layers(checkpoint, sound, 0, 0)
-    assert "named rightly" in ch13_report.exchange_test(checkpoint, sound, 0, 0, most=2)
+    assert "No two layers look exchanged" in ch13_layers.layers(checkpoint, sound, 0, 0)
+    assert "named rightly" in ch13_layers.exchange_test(checkpoint, sound, 0, 0, most=2)
     few = lfmlib.open_checkpoint(layers(4))
     hurt = pd.DataFrame({"role": "q", "depth": [1, 1, 3], "state": "zeroed"})
-    assert "cannot be told: 2 layers" in (words := ch13_report.layers(few, hurt, 0, 0))
+    assert "cannot be told: 2 layers" in (words := ch13_layers.layers(few, hurt, 0, 0))
     assert words.endswith("Left out: layers 1, 3.")
-    assert "fewer than four" in ch13_report.exchange_test(few, hurt, 0, 0)
+    assert "fewer than four" in ch13_layers.exchange_test(few, hurt, 0, 0)
 
 
 def report(folder: Path, *parameters: str) -> subprocess.CompletedProcess:
@@ -359,7 +359,7 @@ def test_the_report_and_chapter_4_measure_the_same_matrices(select, profile):
     checkpoint = lfmlib.open_checkpoint("minilm", select=select)
     theirs = findings.judged(checkpoint, most=findings.MOST_MATRICES.get(profile))
     measured = [info.name for info in theirs.tensors if findings.shares.can_be_arranged(info)]
-    part = ch13_report.chosen(checkpoint, profile, select)
+    part = ch13_matrices.chosen(checkpoint, profile, select)
     assert [info.name for info in part.tensors] == measured
     assert measured or select == "bias"
     own = [info for info in part.tensors if info.role != "pooler"]
@@ -369,19 +369,19 @@ def test_the_report_and_chapter_4_measure_the_same_matrices(select, profile):
 def test_of_a_deep_model_all_selected_matrices_are_measured_and_else_some():
     thin = {f"model.layers.{i}.thin_proj.weight": torch.randn(8, 512) for i in range(3)}
     checkpoint = lfmlib.open_checkpoint(layers(14, 64) | thin)
-    parts = {select: ch13_report.chosen(checkpoint, "default", select).tensors for select in ("", "proj")}
+    parts = {select: ch13_matrices.chosen(checkpoint, "default", select).tensors for select in ("", "proj")}
     assert [len(part) for part in parts.values()] == [36, 42]
     quick = findings.judged(checkpoint, most=6).tensors
     assert [info.name for info in quick] == [
-        info.name for info in ch13_report.chosen(checkpoint, "quick", "proj").tensors
+        info.name for info in ch13_matrices.chosen(checkpoint, "quick", "proj").tensors
     ]
     assert len(quick) == 6 and not any("thin" in info.name for info in quick)
 
 
 def test_what_was_looked_at_is_counted_as_the_verdict_counts_it():
     checkpoint = lfmlib.open_checkpoint("minilm")
-    part = ch13_report.chosen(checkpoint, "full")
-    assert ch13_report.looked(part, checkpoint).startswith(
+    part = ch13_matrices.chosen(checkpoint, "full")
+    assert ch13_matrices.looked(part, checkpoint).startswith(
         "Looked at: 36 of 36 judged matrices and, as a control, 1 pooler, evenly chosen"
     )
 
@@ -390,39 +390,39 @@ def test_of_large_models_whole_matrices_are_measured_fast(monkeypatch, tmp_path)
     """A matrix so large that its first rows are few; the embedding, which is not judged, does not count."""
     wide = 0.02 * torch.randn(1100, 1200, generator=torch.Generator().manual_seed(0))
     checkpoint = lfmlib.open_checkpoint({"embed_tokens.weight": torch.randn(5000, 400)} | layers(1) | {"up": wide})
-    monkeypatch.setattr(ch13_report, "MAX_VALUES", 1 << 18)
-    part = ch13_report.chosen(checkpoint, "full")
-    assert ch13_report.effort(checkpoint) == "exact" and "; of 1 the first rows." in ch13_report.looked(
+    monkeypatch.setattr(ch13_matrices, "MAX_VALUES", 1 << 18)
+    part = ch13_matrices.chosen(checkpoint, "full")
+    assert ch13_matrices.effort(checkpoint) == "exact" and "; of 1 the first rows." in ch13_matrices.looked(
         part, checkpoint
     )
-    monkeypatch.setattr(ch13_report, "LARGE_MATRIX", 1 << 20)
-    assert ch13_report.effort(checkpoint, sample=1 << 20) == "exact" and ch13_report.effort(checkpoint) == "fast"
-    said = ch13_report.looked(part, checkpoint)
+    monkeypatch.setattr(ch13_matrices, "LARGE_MATRIX", 1 << 20)
+    assert ch13_matrices.effort(checkpoint, sample=1 << 20) == "exact" and ch13_matrices.effort(checkpoint) == "fast"
+    said = ch13_matrices.looked(part, checkpoint)
     assert "each as a whole. Some are large, so the effort is *fast*" in said and "in 1 of the matrices" in said
-    found = ch13_report.arrange(checkpoint, part, 0, 0, None)
+    found = ch13_matrices.arrange(checkpoint, part, 0, 0, None)
     assert (found.attrs["effort"], len(found)) == ("fast", 12)
     assert found.loc[found["tensor"] == "up", ["numel", "row_corr_err"]].gt(0).all(axis=None)
     assert found.loc[found["tensor"] == "up", "numel"].eq(wide.numel()).all()
-    assert ch13_report.arrange(checkpoint, part, 1 << 20, 0, None).attrs["effort"] == "exact"
-    monkeypatch.setattr(ch13_report, "LARGE_MATRIX", 1 << 24)
-    monkeypatch.setattr(ch13_report, "LARGE_MODEL", 1 << 20)
-    assert ch13_report.effort(checkpoint) == "fast"
+    assert ch13_matrices.arrange(checkpoint, part, 1 << 20, 0, None).attrs["effort"] == "exact"
+    monkeypatch.setattr(ch13_matrices, "LARGE_MATRIX", 1 << 24)
+    monkeypatch.setattr(ch13_matrices, "LARGE_MODEL", 1 << 20)
+    assert ch13_matrices.effort(checkpoint) == "fast"
 
 
 def test_what_the_report_takes_is_said_before_of_large_models_only(monkeypatch):
     """By arithmetic: no value of these matrices is read."""
-    monkeypatch.setattr(ch13_report, "_slowness", lambda: 1.0)
-    monkeypatch.setattr(ch13_report.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(ch13_matrices, "_slowness", lambda: 1.0)
+    monkeypatch.setattr(ch13_matrices.os, "cpu_count", lambda: 2)
     small = lfmlib.open_checkpoint(layers(1))
-    assert ch13_report.plan(small, "default", "", 0) == ""
+    assert ch13_matrices.plan(small, "default", "", 0) == ""
     one = next(info for info in small.tensors if info.role == "q")
     llama = [replace(one, name=f"w{i}", shape=(4096, 11008), numel=4096 * 11008) for i in range(100)]
     monkeypatch.setattr(type(small), "only", lambda self, names: replace(self, tensors=llama[: len(list(names))]))
-    said = ch13_report.plan(replace(small, tensors=llama), "default", "", 0)
+    said = ch13_matrices.plan(replace(small, tensors=llama), "default", "", 0)
     assert said == "100 matrices, 4.5 G weights: about 7 min on 2 workers, 1.0 GiB"
-    few = ch13_report.plan(replace(small, tensors=llama), "default", "", 1 << 16)
+    few = ch13_matrices.plan(replace(small, tensors=llama), "default", "", 1 << 16)
     assert few == "" or "min" not in few
-    assert 0.1 < ch13_report._slowness() < 100
+    assert 0.1 < ch13_matrices._slowness() < 100
 
 
 def test_towers_have_rows_of_their_own():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import lfmlib
-from lfmlib.chapters import ch13_report
+from lfmlib.chapters import ch13_layers
 from lfmlib.health import planted
 from lfmlib.health.order import Likeness, layer_order, profiles
 
@@ -132,7 +132,7 @@ def test_and_exchanged_layers_are_still_named():
 
 def test_exchanges_are_tried_on_a_model_put_in_order():
     tensors = exchanged(model(12, 256, np.random.default_rng(3)), 2, 9)
-    words = ch13_report.exchange_test(
+    words = ch13_layers.exchange_test(
         lfmlib.open_checkpoint(tensors), pd.DataFrame(columns=["role", "depth", "state"]), 0, 0, most=4
     )
     assert "put in order before" in words and " 0 wrongly" in words
@@ -188,11 +188,11 @@ def test_each_tower_is_judged_by_itself():
     whole = {f"decoder.{name}": one for name, one in model(10, 256, np.random.default_rng(0)).items()}
     hurt = {f"encoder.{name}": one for name, one in exchanged(model(12, 256, np.random.default_rng(3)), 2, 9).items()}
     checkpoint = lfmlib.open_checkpoint(whole | hurt)
-    words = ch13_report.layers(checkpoint, pd.DataFrame(columns=["role", "depth", "tower", "state"]), 0, 0)
+    words = ch13_layers.layers(checkpoint, pd.DataFrame(columns=["role", "depth", "tower", "state"]), 0, 0)
     assert "Encoder: **Layers 2 and 9 look exchanged**" in words and "Decoder: **No two layers" in words
     short = {name: one for name, one in whole.items() if name.split(".")[2] in "01"} | hurt  # as of Whisper turbo
-    few = ch13_report.layers(lfmlib.open_checkpoint(short), pd.DataFrame(columns=["role", "depth", "state"]), 0, 0)
+    few = ch13_layers.layers(lfmlib.open_checkpoint(short), pd.DataFrame(columns=["role", "depth", "state"]), 0, 0)
     assert "Decoder: Whether layers stand in their order cannot be told: 2 layers" in few and "2 and 9" in few
     states = pd.DataFrame({"role": ["q"], "depth": [4], "tower": ["decoder"], "state": ["zeroed"]})
-    words = ch13_report.layers(checkpoint, states, 0, 0)
+    words = ch13_layers.layers(checkpoint, states, 0, 0)
     assert words.count("Left out: layer 4.") == 1 and words.endswith("Left out: layer 4.")
