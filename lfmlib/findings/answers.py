@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from ..checkpoints.named import titled
+from .f4_iid import LEGS
 from .finding import Finding
 from .grid import SHORT
 from .markup import plain
@@ -55,8 +56,8 @@ def answer(found: Sequence[Finding], asked: str = "") -> str:
     Examples:
         >>> from lfmlib.findings import Finding
         >>> from lfmlib.findings.answers import answer
-        >>> print(answer([Finding.of("F6", "toy", {}, {}, value=0.9, null=0.5)]))
-        **Yes.** The standard deviation rises in 90.0 % of the matrices. With as much noise, the control, in 50.0 %.
+        >>> print(answer([Finding.of("F9", "toy", {}, {}, value=0.9, null=0.5)]))
+        **Yes.** In 90.0 % of the weights the mean is nearly 0; in the control, pure noise, in 50.0 %.
     """
     judged = [one for one in found if one.value is not None]
     if not judged:
@@ -64,8 +65,9 @@ def answer(found: Sequence[Finding], asked: str = "") -> str:
         return " ".join(["**Not judged.**", *(one for one in reasons if one)])
     id_ = judged[0].id
     said = _spectrum(judged) if asked else _SENTENCES[id_](judged)
-    lead = (AGAINST if id_ == "F2" else LEADS)[became(judged)]
-    if lead in ("No", "Yes") and any(one.verdict == "undecided" for one in judged):
+    decided = [one for one in judged if one.verdict != "undecided"]
+    lead = (AGAINST if id_ == "F2" else LEADS)[became(decided or judged)]
+    if decided and len(decided) < len(judged) and lead not in (LEADS["mixed"], AGAINST["mixed"]):
         lead += ", as far as it is decided"
     return said if id_ == "F3" or asked else f"**{lead}.** {said}"
 
@@ -82,12 +84,14 @@ def sureness(found: Sequence[Finding]) -> str:
     judged = [one for one in found if one.value is not None]
     if not judged:
         return ""
-    ranged = [one for one in judged if one.interval]
+    ranged = [one for one in judged if one.interval and one.id != "F3"]  # whose bracket is of other models, not of runs
     if not ranged:
         return "How sure: all weights were measured, so there is no sampling error."
     open_ = sum(one.verdict == "undecided" for one in ranged)
-    whole = f"{models(judged[len(ranged) :])} measured whole; " if len(judged) > len(ranged) else ""
-    return f"How sure: {whole}of {len(ranged)} with an interval, {open_ or 'none'} undecided."
+    whole = len(judged) - len(ranged)
+    before = f"{whole} of {len(judged)} were measured whole; the others are" if whole else f"all {len(judged)} are"
+    after = f"{open_ or 'none'} of these stay{'s' * (open_ < 2)} open"
+    return f"How sure: {before} judged by 95 % intervals, and {after}."
 
 
 def became(judged: Sequence[Finding]) -> str:
@@ -140,10 +144,19 @@ def _at(one: Finding) -> str:
     return f"{number(one, one.value)} ({plain(titled(one.model))})"
 
 
+def _nulls(found: Sequence[Finding]) -> list[float]:
+    return [one.null for one in found if one.null is not None and not math.isnan(one.null)]
+
+
 def _noise(found: Sequence[Finding]) -> str:
     """What the controls give, from the least to the largest: "79.4 % to 100.0 %"; a dash where there are none."""
-    nulls = sorted(one.null for one in found if one.null is not None and not math.isnan(one.null))
+    nulls = sorted(_nulls(found))
     return " to ".join(dict.fromkeys(number(found[0], one) for one in nulls[:1] + nulls[-1:])) or "–"
+
+
+def _running(numbers: str) -> str:
+    """What a share does that these words give: "is 90 %", "runs from 10 % to 90 %"."""
+    return f"runs from {numbers}" if " to " in numbers else f"is {numbers}"
 
 
 def models(found: Sequence[Finding]) -> str:
@@ -162,8 +175,9 @@ def _f2(found: Sequence[Finding]) -> str:
     whole = sum(value_of(one) >= 1 for one in found)
     some = sum(0 < value_of(one) < 1 for one in found)
     return (
-        f"Of {len(found)} ways of training that move the weights far enough to ask, {whole} made them Gaussian from "
-        f"every start, {some} from some of the starts, {len(found) - whole - some} from none."
+        f"Asked are {len(found)} ways of training that move the weights far enough and keep a Gaussian start, the "
+        f"control, Gaussian. {whole} of them made weights Gaussian from every other start, {some} from some, "
+        f"{len(found) - whole - some} from none."
     )
 
 
@@ -190,19 +204,22 @@ def _per_cent(found: Sequence[Finding], leg: str) -> str:
 
 
 def _f4(found: Sequence[Finding]) -> str:
-    whole = sum(value_of(one) >= RULES["F4"].supported for one in found)
+    whole, noise = (sum(value >= len(LEGS) for value in values) for values in (map(value_of, found), _nulls(found)))
     independent, identical = _per_cent(found, "independence"), _per_cent(found, "identity")
     return (
-        f"Independent, identically distributed and with the spectrum of noise are {whole} of {models(found)}. Of the "
-        f"weights, {independent} pass as independent and {identical} as identical; of the control, pure noise, all."
+        f"Independent, identically distributed and with the spectrum of noise are {whole} of {models(found)}; of as "
+        f"much pure noise, the control, {noise}. The share of the weights that passes as independent "
+        f"{_running(independent)}, as identical {_running(identical)}."
     )
 
 
 def _spectrum(found: Sequence[Finding]) -> str:
     whole = sum(one >= SUPPORTED_SHARE for one in _legs(found, "spectrum"))
+    noise = sum(one >= len(LEGS) for one in _nulls(found))
     return (
-        f"Of {models(found)}, {whole} have the spectrum of noise: {_per_cent(found, 'spectrum')} of their weights lie "
-        "in matrices with at most 1 % of the variance beyond the edge of noise. The control, noise, passes everywhere."
+        f"Of {models(found)}, {whole} have the spectrum of noise: in matrices with {100 * SUPPORTED_SHARE:.0f}\u00a0% "
+        "of their weights, at most 1 % of the variance lies beyond noise’s edge. The share of such weights "
+        f"{_running(_per_cent(found, 'spectrum'))} over all. Noise of the same shapes, the control, passes in {noise}."
     )
 
 
@@ -212,15 +229,16 @@ def _f5(found: Sequence[Finding]) -> str:
         return f"{' to '.join(dict.fromkeys(f'{100 * one:.0f}' for one in (shares[0], shares[-1])))}\u00a0%"
 
     return (
-        f"Built from frozen Gaussian noise, ΔW gains {gained('gaussian')} of what LoRA does on {models(found)}; built "
-        f"from uniform noise {gained('uniform')}, from ±1 {gained('signs')}."
+        f"A ΔW of frozen Gaussian noise with trained scales reaches {gained('gaussian')} of LoRA’s gain on "
+        f"{models(found)}, with as many trained numbers. Made of uniform noise, the control, it reaches "
+        f"{gained('uniform')}, of random signs {gained('signs')}."
     )
 
 
 def _f6(found: Sequence[Finding]) -> str:
     return (
-        f"The standard deviation rises in {ranged(found)} of the matrices. With as much noise, the control, in "
-        f"{_noise(found)}."
+        f"The share of matrices whose standard deviation rises {_running(ranged(found))}. With as much noise in ΔW’s "
+        f"place, the control, it {_running(_noise(found))}."
     )
 
 
@@ -258,8 +276,12 @@ def _f12(found: Sequence[Finding]) -> str:
 
 
 def _f13(found: Sequence[Finding]) -> str:
-    helped, of = sum(value_of(one) >= 1 for one in found), RULES["F13"].unit.removeprefix("of ")
-    return f"On {helped} of {len(found)} models and tasks one of the {of} insights raises an adapter’s accuracy."
+    helped, noise = sum(value_of(one) >= 1 for one in found), sum(one >= 1 for one in _nulls(found))
+    return (
+        f"Three insights, that noise be Gaussian, that its scale grow with depth, that σ be raised: on {helped} of "
+        f"{len(found)} models and tasks any of them makes an adapter more accurate. The control, random signs in place "
+        f"of uniform noise, does on {noise}."
+    )
 
 
 def _f14(found: Sequence[Finding]) -> str:
