@@ -209,7 +209,7 @@ def _f4(found: Sequence[Finding]) -> str:
     return (
         f"Independent, identically distributed and with the spectrum of noise are {whole} of {models(found)}; of as "
         f"much pure noise, the control, {noise}. The share of the weights that passes as independent "
-        f"{_running(independent)}, as identical {_running(identical)}."
+        f"{_running(independent)}; as identical it {_running(identical)}."
     )
 
 
