@@ -124,7 +124,7 @@ def _base(cell: dict) -> nn.Module:
     """The base, with the head it was trained with."""
     if cell["model"] in models.PRETRAINED:
         return models.build(cell["model"], cell["seed"], 2).eval()
-    return train(_origin(cell)["base"], progress=False).model
+    return train(_origin(cell)["base"], progress=False, snapshots=0).model
 
 
 def inputs(model: str, tasks: Sequence[str]) -> dict[str, str]:
