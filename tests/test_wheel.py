@@ -180,6 +180,7 @@ def test_an_installed_copy_keeps_nothing_beside_its_packages(installed, tmp_path
     assert sorted(path.name for path in site.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_reading_records_imports_no_library_that_builds_models():
     """Each of a book's chapters is a process of its own, and most of them only read what experiments left."""
     code = """
