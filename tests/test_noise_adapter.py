@@ -112,6 +112,7 @@ def test_layers_may_have_a_scale_of_their_own():
         assert torch.allclose(two, (3.0 if name.endswith("1.mlp.down_proj") else 1.0) * one)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_loads_it(tmp_path):
     model = adapted()
     model.save_pretrained(tmp_path / "adapter")

@@ -32,6 +32,8 @@ CHOSEN_ON = {"vit": 512, "decoder": 32, "minilm": 160}
 """Validation examples that scales and factors of merges are chosen on, at most."""
 JUDGED_ON = {"minilm": 512}
 """Test examples that what was chosen is judged on, where it is not all of them."""
+TOY_ITEMS = 128
+"""Of toys: examples that both are done on."""
 Delta = dict[str, torch.Tensor]
 """Name of a weight → what is added to it."""
 
@@ -100,7 +102,8 @@ class Siblings:
     def ask(self, task: str, delta: Delta, side: str) -> float:
         """The score of a task with its own head on a base that ΔW is added to."""
         model = self.moved(self.models[task], delta)
-        most = CHOSEN_ON[self.model] if side == "validation" or self.toy else JUDGED_ON.get(self.model)
+        most = CHOSEN_ON[self.model] if side == "validation" else JUDGED_ON.get(self.model)
+        most = TOY_ITEMS if self.toy else most
         return problem(self.model, task).score(model, side, most)
 
     @torch.no_grad()
@@ -124,7 +127,7 @@ def _base(cell: dict) -> nn.Module:
     """The base, with the head it was trained with."""
     if cell["model"] in models.PRETRAINED:
         return models.build(cell["model"], cell["seed"], 2).eval()
-    return train(_origin(cell)["base"], progress=False).model
+    return train(_origin(cell)["base"], progress=False, snapshots=0).model
 
 
 def inputs(model: str, tasks: Sequence[str]) -> dict[str, str]:

@@ -188,7 +188,7 @@ def _toys() -> Iterator[dict]:
     """A few steps on few examples, of the small models: enough to see every column move."""
     for cell in _cells():
         if cell["model"] not in PRETRAINED and cell["seed"] < _toy_seeds(cell):
-            yield cell | {"steps": 8, "batch": TOY_BATCH}
+            yield cell | {"steps": 4, "batch": TOY_BATCH}
 
 
 def _toy_seeds(cell: dict) -> int:
@@ -224,7 +224,7 @@ def plan(cell: dict) -> Config:
     """What a cell trains: a fine-tuning of its base, or for a base a training from a narrow Gaussian start."""
     if cell["part"] == "pretraining":
         return config(cell, gain=cell["start_gain"])
-    return config(cell, **origin(cell, BASES, **({"steps": 10, "batch": 4} if cell["batch"] == TOY_BATCH else {})))
+    return config(cell, **origin(cell, BASES, **({"steps": 6, "batch": 4} if cell["batch"] == TOY_BATCH else {})))
 
 
 def run(cell: dict) -> list[dict]:

@@ -194,7 +194,7 @@ class _Judge:
     def __init__(self, model: nn.Module, cell: dict):
         toy = cell["batch"] == finetuning.TOY_BATCH
         self.model, self.task = model, problem(cell["model"], cell["judged_on"])
-        self.items = HELD_OUT_ITEMS[cell["model"]] // (4 if toy else 1)
+        self.items = HELD_OUT_ITEMS[cell["model"]] // (8 if toy else 1)
         self.every = 3 if toy else 1  # of the penalties tried; what toys see is hard to fit
 
     def __call__(self) -> float:

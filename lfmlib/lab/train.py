@@ -187,7 +187,7 @@ def start_of(config: Config) -> nn.Module:
     task = problem(config.model, config.task)
     model = models.build(config.model, config.seed, task.classes)
     if config.base is not None:
-        inherit(model, train(config.base, progress=False).model.state_dict())
+        inherit(model, train(config.base, progress=False, snapshots=0).model.state_dict())  # only its end is asked for
     elif config.start != "library":
         starts.initialize(model, config.start, config.gain, config.seed)
     if config.jitter:

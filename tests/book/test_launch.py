@@ -104,6 +104,7 @@ def test_in_an_empty_environment_the_cell_installs_what_a_chapter_needs(tmp_path
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     python = tmp_path / "env/bin/python"
     environment = os.environ | {"PYTHONPATH": "", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_RETRIES": "1"}
+    environment["PIP_NO_COMPILE"] = "0"  # sets what --no-compile unsets: only what is imported is compiled
     kernel = [python, "-m", "pip", "install", "--quiet", f"ipykernel=={PINS['ipykernel']}"]
     subprocess.run(kernel, check=True, env=environment)
     cell = launch.install(ROOT.as_uri(), git(ROOT, "rev-parse", "HEAD"))

@@ -55,6 +55,7 @@ def text(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_findings_rest_on_the_loss_of_the_text(folder, text):
     checkpoint = lfmlib.open_checkpoint(str(folder))
     laws = findings.shown(lfmlib.laws(checkpoint, pruned=findings.PRUNED_SHARE, progress=False))
@@ -169,6 +170,7 @@ def test_without_a_text_nothing_is_judged_and_the_way_is_told(folder):
     assert ch10_text.placed(recorded, rows, "mine", {"source": "mine"}, laws) == {}  # the record knows it already
 
 
+@pytest.mark.slow
 def test_a_model_of_a_hub_is_fetched_at_its_revision(folder, tmp_path):
     """By transformers and its own client, from a server that speaks the hub's protocol."""
     served = Repository()

@@ -51,6 +51,7 @@ def ask(url, home, *questions, offline=False):
     return json.loads(next(line for line in done.stdout.splitlines() if line.startswith("ANSWER"))[6:])
 
 
+@pytest.mark.slow
 def test_hub_online_pinned_then_offline(tmp_path):
     sharded, moved, gated, bare = Repository(), Repository(), Repository(gated=True), Repository()
     first = sharded.commit(SHARDED | CLUTTER)

@@ -166,6 +166,7 @@ def test_every_planted_parameter_comes_out():
     assert (found["spread"] < [0.01, 0.02, 1e-6, 0.05, 0.002, 1e-3, 0.05]).all(), found
 
 
+@pytest.mark.slow
 def test_other_laws_do_not_pass_for_it():
     found = made_laws.rejected(draws=2, size=40_000, seed=2)
     strewn = [name for name in found.index if " % " in name]  # of 120 draws three are called cut, by an empty stretch

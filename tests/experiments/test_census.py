@@ -60,6 +60,7 @@ def test_every_named_model_has_every_part_and_every_fine_tune_its_pair():
         assert set(current.inputs(one)) == ({"model", "base"} if one["base"] else {"model"})
 
 
+@pytest.mark.slow
 def test_findings_on_the_record_are_those_on_the_model(toy):
     checkpoint = lfmlib.open_checkpoint("minilm", select=r"layer\.[01]\.")
     table = lfmlib.survey(checkpoint, progress=False)
@@ -122,6 +123,7 @@ def test_the_clearest_matrix_of_a_shape_is_drawn(folder):
     assert np.allclose(rows["density"], expected, atol=0.06)
 
 
+@pytest.mark.slow
 def test_the_atlas_has_a_picture_and_a_place_for_each_model(toy, tmp_path):
     made = atlas.pages(toy, tmp_path / "figures")
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == {"landscape", "matrices", "minilm"}

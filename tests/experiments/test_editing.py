@@ -30,6 +30,7 @@ def test_cells_are_families_and_sets():
         assert set(editing.inputs(cell)) > set(cell["tasks"].split("+"))
 
 
+@pytest.mark.slow
 def test_every_method_has_every_arm(toy):
     rows = toy["merged"]
     assert set(rows["method"]) == set(editing.TOY_METHODS) < set(methods.METHODS)
@@ -46,6 +47,7 @@ def test_every_method_has_every_arm(toy):
     assert rows["energy"].dropna().between(0, 1).all() and rows["energy"].notna().sum() == len(editing.TOY_METHODS)
 
 
+@pytest.mark.slow
 def test_the_tuned_and_the_negated(toy):
     tuned = toy["tuned"]
     assert list(tuned["task"]) == ["parity"] and tuned["norm"].between(0, 1).all()

@@ -75,6 +75,7 @@ def test_cells_are_models_and_seeds():
     assert finetuning.BASES["vit"].items() <= next(cell for cell in experiment.cells if cell["model"] == "vit").items()
 
 
+@pytest.mark.slow
 def test_a_toy_has_every_kind_of_row(toy):
     assert set(toy["what"]) == {"model", "law", "matrix", "curve", "layer", "damage", "quantized", "single"}
     curves = toy[toy["what"] == "curve"]
@@ -90,11 +91,13 @@ def test_a_toy_has_every_kind_of_row(toy):
     assert set(single["found"]) == {"size", "gradient"}
 
 
+@pytest.mark.slow
 def test_random_sets_are_as_large_and_as_many(toy):
     sets = toy[toy["what"] == "damage"].groupby(["seed", "entries"])["sets"].first().unstack()
     assert (sets["as many"] == sets["outliers"]).all() and (sets["as large"] >= sets["outliers"]).all()
 
 
+@pytest.mark.slow
 def test_every_table_of_the_chapter_has_its_models(toy):
     of_pruning = (getattr(ch10_optimal, name) for name in ("asked", "free", "scores", "wins", "claimed"))
     of_outliers = (getattr(ch10_outliers, name) for name in ("damage", "changed", "quantized"))
@@ -109,6 +112,7 @@ def test_every_table_of_the_chapter_has_its_models(toy):
         assert "lab ViT" in say(toy)
 
 
+@pytest.mark.slow
 def test_one_run_has_no_interval(toy):
     one = toy[toy["seed"] == 0]
     for make in (
@@ -123,6 +127,7 @@ def test_one_run_has_no_interval(toy):
     assert "nan" not in ch10_optimal.against_noise(one) and "0 of 0" in ch10_optimal.against_noise(one)
 
 
+@pytest.mark.slow
 def test_findings_of_a_record(toy):
     found = ch10_optimal.found(toy.assign(commits=None), seed=0)
     assert {name: [one.id for one in each] for name, each in found.items()} == {

@@ -26,6 +26,7 @@ def fine_tunes() -> pd.DataFrame:
     return pd.DataFrame([row for cell in experiment.quick for row in measure(experiment, cell)["rows"]])
 
 
+@pytest.mark.slow
 def test_a_toy_of_each_part_says_what_the_record_does(toys):
     assert set(toys["what"]) == {"model", "curve", "edge", "shrunk", "planted", "group", "tenth", "met", "untrained"}
     curves = toys[toys["what"] == "curve"]
@@ -41,6 +42,7 @@ def test_a_toy_of_each_part_says_what_the_record_does(toys):
     assert toys.loc[toys["what"] == "untrained", "rise"].abs().max() < 0.1  # nothing is known yet
 
 
+@pytest.mark.slow
 def test_all_that_chapter_14_prints_can_be_read_off_toys(toys, fine_tunes):
     for told in (ch14_bulk.asked, ch14_bulk.shown, ch14_bulk.by_rule, ch14_bulk.by_stand_in, ch14_planted.planted,
                  ch14_planted.shrunk, ch14_bulk.met):  # fmt: skip
@@ -144,6 +146,7 @@ def test_the_first_sentence_is_short_and_turns_with_the_record(cost, lead):
     assert ch14_answer.answer(pd.DataFrame({"what": [], "model": []})) == ["Nothing has been measured yet."]
 
 
+@pytest.mark.slow
 def test_takeaways_turn_with_the_record(toys, fine_tunes):
     record = made(0.5)
     bulk, control, residual = ch14_answer.takeaways(record, "Third.").splitlines()
@@ -250,6 +253,7 @@ def test_groups_are_roles_and_at_most_six_parts_of_the_depth():
     assert lone == {"role": {"other": ["w"]}, "depth": {}}
 
 
+@pytest.mark.slow
 def test_a_soup_and_its_residuals_are_the_fine_tunes(fine_tunes):
     cell = soups.experiment().quick[0]
     tunes = soups.Tunes(cell)

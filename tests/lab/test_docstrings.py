@@ -118,6 +118,7 @@ def test_labels_come_from_the_source(tmp_path):
     assert {item.file for item in found} == {"sklearn/code.py"}
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_and_imports_none_of_the_packages(tmp_path):
     code = """
 from sys import modules

@@ -208,7 +208,7 @@ def test_orthogonal_is_orthogonal():
     [
         pytest.param(model, task, marks=[pytest.mark.slow] if model == smollm.NAME else [])
         for model in models.MODELS
-        for task in (PROBLEMS[model][:1] if model == smollm.NAME else PROBLEMS[model])  # its texts are all asked alike
+        for task in (PROBLEMS[model][-1:] if model == smollm.NAME else PROBLEMS[model])  # its texts are all asked alike
     ],
 )
 def test_every_problem_gives_a_finite_gradient_and_scores(model, task, monkeypatch):

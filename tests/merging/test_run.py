@@ -338,6 +338,7 @@ def test_a_stopped_merge_loads_nowhere_and_goes_on(models, tmp_path, monkeypatch
     assert len(writes) == 21 - after
 
 
+@pytest.mark.slow
 def test_a_killed_merge_goes_on(models, tmp_path):
     code = (
         "import sys, lfmlib, lfmlib.merging.shard_writer as s; write = s.ShardWriter.write; import time\n"

@@ -106,6 +106,7 @@ def alone(work, **options):
         return work(executor=one, progress=False, **options)
 
 
+@pytest.mark.slow
 def test_tables_are_the_same_on_one_thread_on_many_and_on_a_cluster(client, models, small_tasks):
     with client.get_executor(retries=3) as cluster:
         for work in (
@@ -219,6 +220,7 @@ def test_a_worker_that_was_mended_is_asked_again(models):
         assert len(lfmlib.survey(models["one"], select="embed", executor=executor, progress=False)) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_a_survey_changes_nothing(doomed, models, small_tasks, tmp_path):
     expected = fingerprint(alone(lambda **options: lfmlib.survey(models["one"], **options)))
     rows = tmp_path / "kept" / "rows.jsonl"
@@ -240,6 +242,7 @@ def test_merges_are_the_same_bytes(client, models, tmp_path, method):
     assert here == there and len(here) == 6
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_a_merge_changes_nothing(doomed, models, tmp_path):
     options = {"method": "average", "amplify": 1.5, "progress": False}
     sources = models["base"], [models["one"], models["two"]]
