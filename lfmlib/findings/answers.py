@@ -87,11 +87,11 @@ def sureness(found: Sequence[Finding]) -> str:
     ranged = [one for one in judged if one.interval and one.id != "F3"]  # whose bracket is of other models, not of runs
     if not ranged:
         return "How sure: all weights were measured, so there is no sampling error."
-    open_ = sum(one.verdict == "undecided" for one in ranged)
-    whole = len(judged) - len(ranged)
-    before = f"{whole} of {len(judged)} were measured whole; the others are" if whole else f"all {len(judged)} are"
-    after = f"{open_ or 'none'} of these stay{'s' * (open_ < 2)} open"
-    return f"How sure: {before} judged by 95 % intervals, and {after}."
+    open_, whole = sum(one.verdict == "undecided" for one in ranged), len(judged) - len(ranged)
+    behind = f"of {len(judged)} verdicts behind this, {whole} count all weights, {len(ranged)} rest"
+    rest = behind if whole else f"each of the {len(judged)} verdicts behind this rests"
+    clear = f"{open_} of them open, as the interval holds the rule’s bound" if open_ else "all of them clear"
+    return f"How sure: {rest} on 95 % intervals, {clear}."
 
 
 def became(judged: Sequence[Finding]) -> str:

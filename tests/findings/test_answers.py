@@ -38,11 +38,13 @@ def test_an_answer_says_how_sure_it_is():
     open_ = Finding.of("F6", "c", {}, {}, value=0.8, null=0.5, interval=(0.7, 0.9))
     assert open_.verdict == "undecided"
     assert answers.sureness([whole]).endswith("so there is no sampling error.")
-    both, some = answers.sureness([ranged, open_]), answers.sureness([whole, ranged])
-    assert both == "How sure: all 2 are judged by 95 % intervals, and 1 of these stays open."
-    assert (
-        some.startswith("How sure: 1 of 2 were measured whole; the others are") and "none of these stays open" in some
+    assert answers.sureness([ranged, open_]) == (
+        "How sure: each of the 2 verdicts behind this rests on 95 % intervals, 1 of them open, as the interval holds "
+        "the rule’s bound."
     )
+    some = answers.sureness([whole, ranged])
+    assert some.startswith("How sure: of 2 verdicts behind this, 1 count all weights, 1 rest on")
+    assert some.endswith("all of them clear.")
     assert answers.sureness([Finding.of("F6", "own", {}, {"reason": "It takes a loss."})]) == ""
 
 
