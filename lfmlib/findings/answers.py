@@ -91,7 +91,14 @@ def sureness(found: Sequence[Finding]) -> str:
     behind = f"of {len(judged)} verdicts behind this, {whole} count all weights, {len(ranged)} rest"
     rest = behind if whole else f"each of the {len(judged)} verdicts behind this rests"
     clear = f"{open_} of them open, as the interval holds the rule’s bound" if open_ else "all of them clear"
-    return f"How sure: {rest} on 95 % intervals, {clear}."
+    return f"How sure: {rest} on 95 % intervals{_over(ranged)}, {clear}."
+
+
+def _over(found: Sequence[Finding]) -> str:
+    """Over how many runs the intervals are, where all of them are over runs."""
+    runs = sorted(one.details.get("runs") or one.details.get("runs_each") or 0 for one in found)
+    ends = dict.fromkeys(f"{one}" for one in (runs[0], runs[-1]))
+    return f" over {' to '.join(ends)} runs" if runs[0] else ""
 
 
 def became(judged: Sequence[Finding]) -> str:

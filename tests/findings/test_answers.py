@@ -42,6 +42,8 @@ def test_an_answer_says_how_sure_it_is():
         "How sure: each of the 2 verdicts behind this rests on 95 % intervals, 1 of them open, as the interval holds "
         "the rule’s bound."
     )
+    counted = [Finding.of("F6", "b", {}, {"runs": n}, value=0.9, null=0.5, interval=(0.85, 0.95)) for n in (5, 3)]
+    assert "rests on 95 % intervals over 3 to 5 runs, all of them clear." in answers.sureness(counted)
     some = answers.sureness([whole, ranged])
     assert some.startswith("How sure: of 2 verdicts behind this, 1 count all weights, 1 rest on")
     assert some.endswith("all of them clear.")
