@@ -90,7 +90,7 @@ def sureness(found: Sequence[Finding]) -> str:
     open_, whole = sum(one.verdict == "undecided" for one in ranged), len(judged) - len(ranged)
     behind = f"of {len(judged)} verdicts behind this, {whole} count all weights, {len(ranged)} rest"
     rest = behind if whole else f"each of the {len(judged)} verdicts behind this rests"
-    clear = f"{open_} of them open, as the interval holds the rule’s bound" if open_ else "all of them clear"
+    clear = f"{open_} of them undecided" if open_ else "all of them clear of the bound"
     return f"How sure: {rest} on 95 % intervals{_over(ranged)}, {clear}."
 
 
