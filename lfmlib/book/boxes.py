@@ -7,6 +7,7 @@ page reads the same in JupyterLab, in papermill's output and in the rendered boo
 from __future__ import annotations
 
 import uuid
+from itertools import zip_longest
 from pathlib import Path
 
 from IPython.display import HTML, display
@@ -50,7 +51,7 @@ class Claim:
             asked: which question the sentence answers (see `lfmlib.findings.answers`); empty: the finding's own.
         """
         self.ids, self._asked = ids, asked
-        self._answer = _Display(_answer([("The answer appears here when the chapter has run.", "")]))
+        self._answer = _Display(_answer(["The answer appears here when the chapter has run."]))
         self._boxes: dict[str, _Display] = {}
 
     def show(self) -> None:
@@ -67,7 +68,7 @@ class Claim:
         if not partial:
             for finding in several:
                 findings.write(finding, folder)
-        said: list[tuple[str, str]] = []
+        said, sure = [], []
         for id_ in self.ids:
             models = [finding for finding in several if finding.id == id_]
             verdicts = {finding.verdict for finding in models}
@@ -77,8 +78,9 @@ class Claim:
             if id_ in self._boxes:
                 kind = scoreboard.css(verdicts.pop()) if len(verdicts) == 1 else "lfm-mixed"
                 self._boxes[id_].fill(_claim(id_, kind, body))
-            said.append((answers.answer(models, self._asked), answers.sureness(models)))
-        self._answer.fill(_answer(said))
+            said.append(answers.answer(models, self._asked))
+            sure.append(answers.sureness(models))
+        self._answer.fill(_answer(said, sure))
         return found
 
 
@@ -87,7 +89,7 @@ class Question:
 
     def __init__(self, asked: str):
         self.asked = asked
-        self._answer = _Display(_answer([("The answer appears here when the chapter has run.", "")]))
+        self._answer = _Display(_answer(["The answer appears here when the chapter has run."]))
         self._box: _Display | None = None
 
     def show(self) -> None:
@@ -96,7 +98,7 @@ class Question:
 
     def settle(self, sentences: list[str]) -> None:
         """Fill both: the first sentence is the answer, and the box has all, a paragraph a sentence."""
-        self._answer.fill(_answer([(sentences[0], "")]))
+        self._answer.fill(_answer(sentences[:1]))
         if self._box:
             self._box.fill(self._html("lfm-mixed", sentences))
 
@@ -109,7 +111,7 @@ class Board:
     """The box at the top of the report: shown empty, filled at the end with the verdicts on one model."""
 
     def __init__(self):
-        self._answer = _Display(_answer([("The answer appears here when the report has run.", "")]))
+        self._answer = _Display(_answer(["The answer appears here when the report has run."]))
         self._box: _Display | None = None
 
     def show(self) -> None:
@@ -134,13 +136,15 @@ class Board:
         )
         if self._box:
             self._box.fill(_box("lfm-mixed", body))
-        self._answer.fill(_answer([(answers.report(found), "")]))
+        self._answer.fill(_answer([answers.report(found)]))
         return found
 
 
-def _answer(said: list[tuple[str, str]]) -> str:
-    """What answers a title, and how sure that is, a paragraph each."""
-    said = "".join(f"<p>{inline(one)} <small class='lfm-sure'>{inline(sure)}</small></p>" for one, sure in said)
+def _answer(sentences: list[str], sure: list[str] | None = None) -> str:
+    """The sentences that answer a title, a paragraph each, and behind each how sure it is, where that is said."""
+    said = ""
+    for one, words in zip_longest(sentences, sure or [], fillvalue=""):
+        said += f"<p>{inline(one)}" + (f" <small class='lfm-sure'>{inline(words)}</small>" if words else "") + "</p>"
     return f'<div class="lfm-answer mathjax_ignore" style="font-size:1.15em">{said}</div>'
 
 

@@ -40,10 +40,10 @@ at, with the effort "fast"."""
 def chosen(checkpoint: Checkpoint, profile: str, select: str = "") -> Checkpoint:
     """First rows of the matrices that the arrangement of entries is measured of, in memory: of a selection those that
     chapter 4 measures, of a whole model at most `MAX_MATRICES` of them, and poolers."""
-    return checkpoint.cut(names(checkpoint, profile, select), MAX_VALUES)
+    return checkpoint.cut(_names(checkpoint, profile, select), MAX_VALUES)
 
 
-def names(checkpoint: Checkpoint, profile: str, select: str) -> list[str]:
+def _names(checkpoint: Checkpoint, profile: str, select: str) -> list[str]:
     """The matrices that `chosen` takes."""
     most = (findings.MOST_MATRICES if select else MAX_MATRICES).get(profile)
     return [info.name for info in _choosable(checkpoint, most)]
@@ -60,7 +60,7 @@ def effort(checkpoint: Checkpoint, sample: int = 0) -> str:
 def plan(checkpoint: Checkpoint, profile: str, select: str, sample: int) -> str:
     """How long the report takes, and how much memory, in a line: by what a matrix of noise takes here; empty where it
     is short."""
-    part, how = names(checkpoint, profile, select), effort(checkpoint, sample)
+    part, how = _names(checkpoint, profile, select), effort(checkpoint, sample)
     controls, rows, cores = ("permuted", "fresh"), [], os.cpu_count() or 1
     for info in checkpoint.only(part).tensors if part else []:
         height = info.shape[0] if how == "fast" else min(info.shape[0], max(64, MAX_VALUES // info.shape[1]))

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 
 from ..checkpoints.named import titled
-from .f4_iid import LEGS
 from .finding import Finding
 from .grid import SHORT
 from .markup import plain
@@ -79,16 +78,16 @@ def sureness(found: Sequence[Finding]) -> str:
         >>> from lfmlib.findings import Finding
         >>> from lfmlib.findings.answers import sureness
         >>> sureness([Finding.of("F1", "toy", {}, {}, value=0.9, null=1.0)])
-        'How sure: all weights were measured, so there is no sampling error.'
+        'How sure: each matrix that is judged was measured whole, so there is no sampling error.'
     """
     judged = [one for one in found if one.value is not None]
     if not judged:
         return ""
     ranged = [one for one in judged if one.interval and one.id != "F3"]  # whose bracket is of other models, not of runs
     if not ranged:
-        return "How sure: all weights were measured, so there is no sampling error."
+        return "How sure: each matrix that is judged was measured whole, so there is no sampling error."
     open_, whole = sum(one.verdict == "undecided" for one in ranged), len(judged) - len(ranged)
-    behind = f"of {len(judged)} verdicts behind this, {whole} count all weights, {len(ranged)} rest"
+    behind = f"of {len(judged)} verdicts behind this, {whole} are of matrices measured whole, {len(ranged)} rest"
     rest = behind if whole else f"each of the {len(judged)} verdicts behind this rests"
     clear = f"{open_} of them undecided" if open_ else "all of them clear of the bound"
     return f"How sure: {rest} on 95 % intervals{_over(ranged)}, {clear}."
@@ -198,9 +197,10 @@ def _f3(found: Sequence[Finding]) -> str:
     )
 
 
-def _legs(found: Sequence[Finding], leg: str) -> list[float]:
-    """The share of the weights that passes a leg of F4, by model; those of which it is not known are left out."""
-    shares = (one.details.get("legs", {}).get(leg) for one in found)
+def _legs(found: Sequence[Finding], leg: str, of: str = "legs") -> list[float]:
+    """The share of the weights, or of their noise (``null_parts``), that passes a leg of F4, by model; those of which
+    it is not known are left out."""
+    shares = (one.details.get(of, {}).get(leg) for one in found)
     return [one for one in shares if one is not None]
 
 
@@ -211,7 +211,9 @@ def _per_cent(found: Sequence[Finding], leg: str) -> str:
 
 
 def _f4(found: Sequence[Finding]) -> str:
-    whole, noise = (sum(value >= len(LEGS) for value in values) for values in (map(value_of, found), _nulls(found)))
+    whole, noise = (
+        sum(value >= RULES["F4"].supported for value in values) for values in (map(value_of, found), _nulls(found))
+    )
     independent, identical = _per_cent(found, "independence"), _per_cent(found, "identity")
     return (
         f"Independent, identically distributed and with the spectrum of noise are {whole} of {models(found)}; of as "
@@ -222,7 +224,7 @@ def _f4(found: Sequence[Finding]) -> str:
 
 def _spectrum(found: Sequence[Finding]) -> str:
     whole = sum(one >= SUPPORTED_SHARE for one in _legs(found, "spectrum"))
-    noise = sum(one >= len(LEGS) for one in _nulls(found))
+    noise = sum(one >= SUPPORTED_SHARE for one in _legs(found, "spectrum", "null_parts"))
     return (
         f"Of {models(found)}, {whole} have the spectrum of noise: in matrices with {100 * SUPPORTED_SHARE:.0f}\u00a0% "
         "of their weights, at most 1 % of the variance lies beyond noise’s edge. The share of such weights "

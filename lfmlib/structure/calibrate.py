@@ -76,7 +76,7 @@ def tabulate_spectra(path, draws: int = 20_000) -> None:
             writer.writerow([f"{value:.6g}" for value in (MAX_SIMULATED_SIDE / longer, *ks, *rank)])
 
 
-def tabulate_quick(path, side: int = 2048, draws: int = 500) -> None:
+def tabulate_fast(path, side: int = 2048, draws: int = 500) -> None:
     """Write the central 95 % of `lfmlib.structure.krylov.simulate` for 14 ratios p / n, to ``path``."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -88,6 +88,6 @@ def tabulate_quick(path, side: int = 2048, draws: int = 500) -> None:
 
 
 if __name__ == "__main__":
-    tabulate_quick(resources.files("lfmlib.structure") / "nulls_krylov.csv")
+    tabulate_fast(resources.files("lfmlib.structure") / "nulls_krylov.csv")
     tabulate_spectra(resources.files("lfmlib.structure") / "nulls_spectrum.csv")
     tabulate(resources.files("lfmlib.distribution") / "nulls.csv")

@@ -109,7 +109,7 @@ def _said(nodes: np.ndarray, weights: np.ndarray, outlying: np.ndarray, m: tuple
     return estimates(*gauss_rule(nodes, weights.mean(0), STEPS), outlying, *m)
 
 
-def quick_spectrum(m: Matrix, *, seed: int = 0) -> tuple[Spectrum, dict[str, float]]:
+def fast_spectrum(m: Matrix, *, seed: int = 0) -> tuple[Spectrum, dict[str, float]]:
     """`lfmlib.spectrum` without all eigenvalues: those beyond the edge, and estimates of what the others say.
 
     Eigenvalues beyond the edge, and the largest, are off by less than 1e-5 of the mean. ks and effective_rank are
@@ -129,9 +129,9 @@ def quick_spectrum(m: Matrix, *, seed: int = 0) -> tuple[Spectrum, dict[str, flo
 
     Examples:
         >>> from lfmlib.structure.gram import Matrix
-        >>> from lfmlib.structure.krylov import quick_spectrum
+        >>> from lfmlib.structure.krylov import fast_spectrum
         >>> noise = np.random.default_rng(0).standard_normal((1100, 1200))
-        >>> found, errors = quick_spectrum(Matrix(noise))
+        >>> found, errors = fast_spectrum(Matrix(noise))
         >>> found.outliers, round(found.top_ratio, 2), sorted(errors)
         (0, 0.99, ['effective_rank', 'ks'])
     """
@@ -143,7 +143,7 @@ def quick_spectrum(m: Matrix, *, seed: int = 0) -> tuple[Spectrum, dict[str, flo
     ks, rank = _said(nodes, weights, outlying, (m.p, m.n))
     left = np.array([_said(nodes, np.delete(weights, i, axis=0), outlying, (m.p, m.n)) for i in range(VECTORS)])
     errors = math.sqrt((VECTORS - 1) ** 2 / VECTORS) * left.std(axis=0, ddof=1)  # the jackknife's
-    bands = dict(null(m.p, m.n)) | dict(quick_null(m.p, m.n))
+    bands = dict(null(m.p, m.n)) | dict(fast_null(m.p, m.n))
     values = of_outlying(m, found.nodes[-1], outlying, ks, rank, exact=False, bands=bands)
     return values, {"ks": float(errors[0]), "effective_rank": float(errors[1])}
 
@@ -198,8 +198,8 @@ def simulate(p: int, n: int, draws: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=1024)
-def quick_null(p: int, n: int) -> Mapping[str, tuple[float, float]]:
-    """Central 95 % of ks and effective_rank of `quick_spectrum` on p × n noise.
+def fast_null(p: int, n: int) -> Mapping[str, tuple[float, float]]:
+    """Central 95 % of ks and effective_rank of `fast_spectrum` on p × n noise.
 
     The scatter of the start vectors, which outweighs that of noise, falls with 1 / √p and depends on the ratio p / n
     alone: from a table for p = 2,048. Below its smallest ratio effective_rank scatters in proportion to the ratio.

@@ -7,7 +7,7 @@ import numpy as np
 from .dependence import LAGS
 from .entries import IID, entries_of, measured
 from .gram import Matrix
-from .krylov import MIN_SIDE, quick_spectrum
+from .krylov import MIN_SIDE, fast_spectrum
 from .likeness import alike, from_products
 from .line_samples import alike_of_sample
 from .spectra import MAX_EXACT_SIDE, Spectrum, of_eigenvalues, spectrum
@@ -35,9 +35,9 @@ def together(matrix) -> tuple[IID, Spectrum]:
         (1.0, 0)
     """
     w = entries_of(matrix)
-    m = Matrix(matrix)
-    if m.p > MAX_EXACT_SIDE:
+    if min(w.shape) > MAX_EXACT_SIDE:
         return measured(w), spectrum(matrix)
+    m = Matrix(matrix)
     sums = Sums.of(w, LAGS)
     del w  # one copy less beside the Gram matrix and torch's copy of it
     products = m.products()
@@ -48,7 +48,7 @@ def together(matrix) -> tuple[IID, Spectrum]:
     return measured(w, sums, alike(w, sums, smaller)), values
 
 
-def quickly(matrix, *, seed: int = 0) -> tuple[IID, Spectrum, dict[str, float]]:
+def together_fast(matrix, *, seed: int = 0) -> tuple[IID, Spectrum, dict[str, float]]:
     """`together` in a time that grows with the number of entries alone.
 
     What one pass over the entries gives is as of `together`. What takes products of all rows, or of all columns, is
@@ -68,8 +68,8 @@ def quickly(matrix, *, seed: int = 0) -> tuple[IID, Spectrum, dict[str, float]]:
         ValueError: as from `lfmlib.iid` and `lfmlib.spectrum`.
 
     Examples:
-        >>> from lfmlib.structure.together import quickly
-        >>> entries, values, errors = quickly(np.random.default_rng(0).standard_normal((1100, 1200)))
+        >>> from lfmlib.structure.together import together_fast
+        >>> entries, values, errors = together_fast(np.random.default_rng(0).standard_normal((1100, 1200)))
         >>> round(entries.row_alike, 2), values.outliers, list(errors)
         (1.0, 0, ['row_corr', 'col_corr', 'row_alike', 'col_alike', 'ks', 'effective_rank'])
     """
@@ -81,7 +81,7 @@ def quickly(matrix, *, seed: int = 0) -> tuple[IID, Spectrum, dict[str, float]]:
     entries = measured(w, sums, (rows, columns))
     r, c = w.shape
     del w
-    values, errors = quick_spectrum(Matrix(matrix), seed=seed)
+    values, errors = fast_spectrum(Matrix(matrix), seed=seed)
     likeness = {"row_corr": row_error, "col_corr": column_error}
     likeness |= {"row_alike": row_error * (c - 1), "col_alike": column_error * (r - 1)}
     return entries, values, likeness | errors

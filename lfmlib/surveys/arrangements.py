@@ -17,10 +17,10 @@ from ..structure.controls import checked_names, control
 from ..structure.entries import FIGURES, FURTHER, IID, MIN_SIDE, SUMS
 from ..structure.gram import Matrix
 from ..structure.krylov import MIN_SIDE as MIN_ESTIMATED_SIDE
-from ..structure.krylov import quick_spectrum
+from ..structure.krylov import fast_spectrum
 from ..structure.random_matrices import threshold
 from ..structure.spectra import MAX_EXACT_SIDE, Spectrum
-from ..structure.together import quickly, together
+from ..structure.together import together, together_fast
 from .forecast import Cost
 from .run import about, tabulate
 
@@ -62,10 +62,11 @@ def arrangement(
         progress: show a progress bar.
         seed: of the controls; each tensor's stream also depends on its name.
         controls: names of `lfmlib.structure.controls.CONTROLS` to measure in the same way.
-        effort: "exact", every figure from all entries; or "fast": of matrices whose smaller side exceeds 1,024, what
-            takes products of all rows or columns is estimated, of the matrix and of its controls
-            (see `lfmlib.structure.together.quickly`): the columns `ESTIMATED`. What one pass over the entries gives,
-            and what the singular values beyond the edge give, is as of "exact".
+        effort: "exact", as `lfmlib.iid` and `lfmlib.spectrum` measure, of which the latter estimates beyond a smaller
+            side of 4,096; or "fast": of matrices whose smaller side exceeds 1,024, what takes products of all rows or
+            columns is estimated, of the matrix and of its controls (see `lfmlib.structure.together.together_fast`): the
+            columns `ESTIMATED`. What one pass over the entries gives, and what the singular values beyond the edge
+            give, is as of "exact".
         keep: a folder where finished rows are kept, and taken from, as of `survey`; those of either effort apart.
 
     Returns:
@@ -141,7 +142,7 @@ def _measured(checkpoint: Checkpoint, info: TensorInfo, controls: tuple[str, ...
     """The row of a matrix, and those of its controls."""
     stream = int(np.random.SeedSequence([seed, *info.name.encode()]).generate_state(1, np.uint64)[0] >> 1)
     matrix = checkpoint.read(info.name)
-    of = partial(quick_figures, seed=stream) if fast else figures
+    of = partial(fast_figures, seed=stream) if fast else figures
     rows: list[dict[str, Any]] = [about(info) | {"control": "none"} | of(matrix)]
     for name in controls:
         made = control(matrix, name, seed=stream)
@@ -158,7 +159,7 @@ def _measured(checkpoint: Checkpoint, info: TensorInfo, controls: tuple[str, ...
 def beyond_excess(matrix, own: float, *, seed: int = 0) -> float:
     """Variance of a matrix beyond the edge of noise, less that of the same entries in a random order.
 
-    For the latter, eigenvalues beyond the edge are enough: `quick_spectrum` finds them, off by less than 1e-3 of the
+    For the latter, eigenvalues beyond the edge are enough: `fast_spectrum` finds them, off by less than 1e-3 of the
     null's width.
 
     Args:
@@ -168,7 +169,7 @@ def beyond_excess(matrix, own: float, *, seed: int = 0) -> float:
     """
     if not own > 0:
         return 0.0
-    values, _ = quick_spectrum(Matrix(control(matrix, "permuted", seed=seed)), seed=seed)
+    values, _ = fast_spectrum(Matrix(control(matrix, "permuted", seed=seed)), seed=seed)
     return own - values.beyond_variance
 
 
@@ -181,14 +182,14 @@ def figures(matrix) -> dict[str, float]:
     return _row(*together(matrix))
 
 
-def quick_figures(matrix, *, seed: int = 0) -> dict[str, float]:
+def fast_figures(matrix, *, seed: int = 0) -> dict[str, float]:
     """`figures`, of a large matrix those of `ESTIMATED` estimated, with their standard errors as ``…_err``.
 
     Args:
         matrix: as for `lfmlib.iid`.
         seed: of what is sampled.
     """
-    entries, values, errors = quickly(matrix, seed=seed)
+    entries, values, errors = together_fast(matrix, seed=seed)
     columns = {SPECTRAL.get(name, name): error for name, error in errors.items()}
     return _row(entries, values) | {f"{name}_err": columns.get(name, 0.0) for name in ESTIMATED}
 

@@ -12,7 +12,7 @@ def of(id_: str, model: str, value: float | None, null: float | None = 1.0, **de
 
 
 PARTS = {
-    "F4": {"legs": {"independence": 0.15, "identity": 0.9, "spectrum": 0.01}},
+    "F4": {"legs": {"independence": 0.15, "identity": 0.9, "spectrum": 0.01}, "null_parts": {"spectrum": 1.0}},
     "F14": {"largest_gain": 0.85},
     "F5": {"shares": {law: [0.96, 0.9, 1.0] for law in ("gaussian", "uniform", "signs")}},
 }
@@ -43,7 +43,7 @@ def test_an_answer_says_how_sure_it_is():
     counted = [Finding.of("F6", "b", {}, {"runs": n}, value=0.9, null=0.5, interval=(0.85, 0.95)) for n in (5, 3)]
     assert "rests on 95 % intervals over 3 to 5 runs, all of them clear of the bound." in answers.sureness(counted)
     some = answers.sureness([whole, ranged])
-    assert some.startswith("How sure: of 2 verdicts behind this, 1 count all weights, 1 rest on")
+    assert some.startswith("How sure: of 2 verdicts behind this, 1 are of matrices measured whole, 1 rest on")
     assert some.endswith("all of them clear of the bound.")
     assert answers.sureness([Finding.of("F6", "own", {}, {"reason": "It takes a loss."})]) == ""
 

@@ -2,6 +2,7 @@
 departures are found."""
 
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from lfmlib.structure.likeness import alike
 from lfmlib.structure.line_samples import alike_of_sample
 from lfmlib.structure.random_matrices import spiked, threshold
 from lfmlib.structure.spectra import Spectrum, spectrum
-from lfmlib.structure.together import quickly
+from lfmlib.structure.together import together_fast
 from lfmlib.surveys.arrangements import beyond_excess
 
 SHAPE, DRAWS = (1100, 1400), 20
@@ -26,7 +27,7 @@ def noise() -> list[tuple[IID, Spectrum, dict[str, float]]]:
     """Figures of noise, half of it upright."""
     rng = np.random.default_rng(33)
     made = (rng.standard_normal(SHAPE[:: 1 - 2 * (i % 2)]).astype(np.float32) for i in range(DRAWS))
-    return [quickly(w, seed=i) for i, w in enumerate(made)]
+    return [together_fast(w, seed=i) for i, w in enumerate(made)]
 
 
 @pytest.mark.parametrize("name", ["row_corr", "col_corr", "row_alike", "col_alike", "lag_row", "row_share"])
@@ -65,7 +66,7 @@ MADE = {
 @pytest.mark.parametrize("name", MADE)
 def test_what_lies_beyond_the_edge_is_that_of_all_eigenvalues(name):
     w = torch.tensor(MADE[name](np.random.default_rng(5)), dtype=torch.float32)
-    found, errors = krylov.quick_spectrum(Matrix(w))
+    found, errors = krylov.fast_spectrum(Matrix(w))
     whole = spectrum(w)
     assert not found.exact and whole.outliers
     assert (found.outliers, found.edge, found.threshold) == (whole.outliers, whole.edge, whole.threshold)
@@ -84,7 +85,7 @@ def test_a_spike_above_the_edge_is_found_and_one_below_is_not():
             rng = np.random.default_rng([seed, 3])
             u, v = (x / np.linalg.norm(x) for x in (rng.standard_normal(side) for side in SHAPE))
             w = rng.standard_normal(SHAPE) + strength * np.prod(SHAPE) ** 0.25 * np.outer(u, v)
-            found += krylov.quick_spectrum(Matrix(w.astype(np.float32)), seed=seed)[0].outliers == 1
+            found += krylov.fast_spectrum(Matrix(w.astype(np.float32)), seed=seed)[0].outliers == 1
         assert abs(found - seen) <= 1
     assert spiked(1.4 * np.prod(SHAPE) ** 0.25, *SHAPE)[0] > 1.02 * (np.sqrt(SHAPE[0]) + np.sqrt(SHAPE[1]))
 
@@ -92,10 +93,10 @@ def test_a_spike_above_the_edge_is_found_and_one_below_is_not():
 def test_too_many_directions_are_counted_by_all_eigenvalues():
     rng = np.random.default_rng(8)
     w = rng.standard_normal((1100, 700)) @ rng.standard_normal((700, 1400)) + 5 * rng.standard_normal(SHAPE)
-    found, errors = krylov.quick_spectrum(Matrix(w))
+    found, errors = krylov.fast_spectrum(Matrix(w))
     assert found == spectrum(w) and found.outliers > 20 if found.exact else errors
     many = np.concatenate([np.full(600, 3.0), np.ones(500)])[:, None] * np.eye(1100, 1400)
-    found, errors = krylov.quick_spectrum(Matrix(many))
+    found, errors = krylov.fast_spectrum(Matrix(many))
     assert found.exact and not errors and found.outliers == spectrum(many).outliers
 
 
@@ -176,3 +177,10 @@ def test_kept_rows_of_either_effort_lie_apart(tmp_path):
 def test_an_unknown_effort_is_refused_before_anything_is_read():
     with pytest.raises(ValueError, match=r"effort is 'quick': expected \"exact\", every figure .*, or \"fast\""):
         lfmlib.arrangement("no/such/model", effort="quick")
+
+
+@pytest.mark.parametrize("shape", [(2048, 2048), (2048, 11008), (4096, 262144)])
+def test_the_null_of_the_distance_is_as_wide_as_methods_say(shape):
+    low, high = krylov.fast_null(*shape)["ks"]
+    assert low * math.sqrt(shape[0]) == pytest.approx(0.11, abs=0.025)
+    assert high * math.sqrt(shape[0]) == pytest.approx(0.47, abs=0.015)
