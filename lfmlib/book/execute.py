@@ -31,6 +31,8 @@ READS_OTHERS = "13_what_does_the_report_say"
 """The chapter that reads what the others found: it waits until these have ended."""
 TAKES_OVER = {"05_what_does_the_spectrum_say": "04_are_the_weights_independent"}
 """Chapter → one that measures the same table, whose rows it reads once that has ended."""
+LONGEST = ("06_what_does_fine_tuning_add", "11_does_it_help_adaptation", "10_what_is_an_optimal_weight")
+"""Chapters that begin first, since they take longest; and 7 to 9 find the pair there that 6 trains."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PAPERMILL_CELLS = {"injected-parameters", "papermill-error-cell-tag"}  # cells that the source notebook does not have
 
@@ -57,7 +59,7 @@ def execute(
 ) -> list[Run]:
     """Execute `chapters` into the folder `out`, `jobs` at a time, and return their runs; `root` is the repository.
 
-    They run in the folder `cwd`, by default in `root`.
+    They run in the folder `cwd`, by default in `root`, in their order but for those of `LONGEST`.
 
     A chapter receives those of `parameters` that its parameters cell declares: not every chapter takes a model; the
     rest are the book's own, whatever a reader has saved in the cell. The others keep running when one fails. On Ctrl-C
@@ -70,7 +72,7 @@ def execute(
     width = max((len(path.stem) for path in chapters), default=0)
     environment = _environment(max(1, min(jobs, len(chapters))))
     stamp = {"commit": commit(root), "surroundings": surroundings()}
-    waiting, running, runs = list(chapters), [], []
+    waiting, running, runs = sorted(chapters, key=lambda path: path.stem not in LONGEST), [], []
     try:
         while waiting or running:
             while len(running) < jobs and (source := _ready(waiting, [child.source for child in running])):

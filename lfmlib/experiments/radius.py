@@ -29,7 +29,7 @@ from ..deltas import stand_ins
 from ..lab import smollm
 from ..lab.problems import problem
 from ..lab.train import Config, start_of
-from ..lab.tuning import TIMID, body, fit_head
+from ..lab.tuning import HEAD_ITEMS, TIMID, body, fit_head
 from ..losses.tolerance import KINDS, curve, radius
 from ..records import Experiment
 from ..records.experiment import brief
@@ -196,13 +196,15 @@ class _Judge:
         self.model, self.task = model, problem(cell["model"], cell["judged_on"])
         self.items = HELD_OUT_ITEMS[cell["model"]] // (8 if toy else 1)
         self.every = 3 if toy else 1  # of the penalties tried; what toys see is hard to fit
+        self.fitted = HEAD_ITEMS // (4 if toy else 1)
 
     def __call__(self) -> float:
         return self.task.evaluate(self.model, self.items)["loss"]
 
     def with_head(self, head: str) -> tuple[dict, float]:
         """Fit a head, if it is one of `STRENGTHS`; what the first row of it holds, and the rise up to the radius."""
-        strength = fit_head(self.model, self.task, STRENGTHS[head][:: self.every]) if head in STRENGTHS else 0.0
+        tried = STRENGTHS.get(head, ())[:: self.every]
+        strength = fit_head(self.model, self.task, tried, self.fitted) if tried else 0.0
         own, prior = self.task.evaluate(self.model, self.items), self.task.prior(self.items)
         said = {"own": brief(own["loss"]), "prior": brief(prior), "score": brief(score(own)), "strength": strength}
         return said, CLOSED * (prior - own["loss"])

@@ -53,7 +53,7 @@ def jittered(model: nn.Module, size: float, seed: int) -> nn.Module:
 
 
 @torch.no_grad()
-def fit_head(model: nn.Module, task, strengths: Sequence[float]) -> float:
+def fit_head(model: nn.Module, task, strengths: Sequence[float], items: int = HEAD_ITEMS) -> float:
     """Fit the head of a classifier by logistic regression on what its body makes of the first training examples.
 
     Features are brought to mean 0 and variance 1 first, which is then put into the head's weights. Dead ones, which
@@ -64,6 +64,7 @@ def fit_head(model: nn.Module, task, strengths: Sequence[float]) -> float:
         model: with a linear layer ``classifier``, which is replaced, in place.
         task: of any number of classes.
         strengths: inverse penalties, from which five-fold cross-validation by loss chooses.
+        items: how many training examples.
 
     Returns:
         The inverse penalty that was chosen.
@@ -72,7 +73,7 @@ def fit_head(model: nn.Module, task, strengths: Sequence[float]) -> float:
     old = model.classifier
     hook = old.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach().cpu()))
     try:
-        labels = task.first(model, HEAD_ITEMS)
+        labels = task.first(model, items)
     finally:
         hook.remove()
     features = torch.cat(seen).double().numpy()

@@ -174,7 +174,8 @@ def remeasure(
 
     The cell is drawn by the hash of ``pick`` (the commit, if none is given) among those that cost at most
     ``budget_seconds`` core-seconds, and kept well within their tolerances when they were rehearsed, if any were (see
-    `lfmlib.records.rehearsal`); cells measured on a GPU are drawn only where there is one.
+    `lfmlib.records.rehearsal`); cells measured on a GPU are drawn only where there is one. All records draw the same
+    seed, as far as they have it, so that they share the models that are trained first.
 
     ``kept`` keeps the result in the lab's cache, and takes it from there where the same code has measured it before
     (see `lfmlib.records.kept`).
@@ -188,13 +189,20 @@ def remeasure(
         dear = f"{rehearsal.summary(current, record)} None to draw costs at most {budget_seconds:g} core-seconds."
         reason = _notice(current, record) or dear.lstrip()
         raise ValueError(f"no cell of the record {name} can be measured again. {reason}")
-    draw = files.sha256([(commit() if pick is None else pick).rstrip("+"), name])
-    key = keys[int(draw, 16) % len(keys)]
-    cell = record["cells"][key]["cell"]
+    cells = {key: record["cells"][key]["cell"] for key in keys}
+    key = _drawn(cells, name, (commit() if pick is None else pick).rstrip("+"))
+    cell = cells[key]
     again = partial(measure, current, cell)
     result, known = once(current, cell, again) if kept else (again(), False)
     found = compare(current, cell, record, rows[key], result)
     return replace(found, known=known, rehearsed=key in rehearsal.steady(current, record))
+
+
+def _drawn(cells: Mapping[str, dict], name: str, pick: str) -> str:
+    """The key of one of some cells: a seed by the hash of ``pick`` alone, then a cell by that of the record as well."""
+    seed = min({cell.get("seed") for cell in cells.values()}, key=lambda seed: files.sha256([pick, seed]))
+    keys = [key for key, cell in cells.items() if cell.get("seed") == seed]
+    return keys[int(files.sha256([pick, name]), 16) % len(keys)]
 
 
 def check(

@@ -257,13 +257,15 @@ def test_the_report_waits_for_the_chapters_that_it_reads(tmp_path, monkeypatch):
 
     monkeypatch.setattr(execute, "_Child", Child)
     monkeypatch.setattr(execute, "_stop", lambda processes: None)
-    names = ["01_a", "02_b", "12_c", execute.READS_OTHERS]
+    longest = execute.LONGEST[-1]
+    names = ["01_a", "02_b", longest, execute.READS_OTHERS]
     paths = [tmp_path / f"{name}.ipynb" for name in names]
     for path in paths:
         nbformat.write(chapter(), path)
     runs = execute.execute(paths, tmp_path / "out", root=tmp_path, parameters={}, say=lambda *_, **__: None)
-    assert [run.chapter for run in runs] == names and seen["02_b"] == ["01_a"] and seen[execute.READS_OTHERS] == []
-    assert (ROOT / "notebooks" / f"{execute.READS_OTHERS}.ipynb").is_file()
+    assert [run.chapter for run in runs] == names
+    assert seen["01_a"] == [longest] and seen["02_b"] == [longest] and seen[execute.READS_OTHERS] == []
+    assert all((ROOT / "notebooks" / f"{name}.ipynb").is_file() for name in (execute.READS_OTHERS, *execute.LONGEST))
 
 
 def test_a_chapter_that_takes_over_rows_lets_others_pass_until_they_are_there():

@@ -236,6 +236,19 @@ def test_a_cell_is_drawn_by_the_commit(recorded):
         records.remeasure("toy", budget_seconds=-1)
 
 
+def test_records_draw_one_seed_where_they_have_it():
+    def drawn(name: str, pick: str, seeds) -> int:
+        some = {f"{name}{seed}{part}": {"seed": seed, "part": part} for seed in seeds for part in "abc"}
+        return some[records._drawn(some, name, pick)]
+
+    picks = list(map(str, range(200)))
+    together = [(drawn("one", pick, range(5)), drawn("two", pick, range(5))) for pick in picks]
+    assert all(one["seed"] == two["seed"] for one, two in together)
+    assert {(one["seed"], one["part"]) for one, _ in together} == {(seed, part) for seed in range(5) for part in "abc"}
+    assert any(one["part"] != two["part"] for one, two in together)
+    assert {drawn("three", pick, (7, 90))["seed"] for pick in picks} == {7, 90}  # of its own seeds one
+
+
 @pytest.mark.parametrize(
     ("pattern", "replacement", "told"),
     [
