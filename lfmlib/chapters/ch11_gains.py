@@ -128,10 +128,10 @@ def _of_lora(record: pd.DataFrame) -> str:
         return "Of noise-built adapters beside LoRA **too little is recorded** to say which is better."
     better, worse = _outcomes(each)
     own = {title(task): findings.advantage(of_task(record, task)).mean() for task in LARGE if task in tasks_of(record)}
-    published = "".join(f"; on {name} it is {_signed(gain)}" for name, gain in own.items())
+    published = "".join(f"; on {name}, the difference is {_signed(gain)} points" for name, gain in own.items())
     return (
         f"With as many trained numbers as LoRA, noise-built adapters are **better on {better} of {len(each)} tasks and "
-        f"worse on {worse}**{published}{' points' if published else ''}."
+        f"worse on {worse}**{published}."
     )
 
 

@@ -180,9 +180,11 @@ def _f1(found: Sequence[Finding]) -> str:
 def _f2(found: Sequence[Finding]) -> str:
     whole = sum(value_of(one) >= 1 for one in found)
     some = sum(0 < value_of(one) < 1 for one in found)
+    many = len(found) != 1
+    asked = f"Asked are {len(found)} ways of training that move" if many else "Asked is one way of training that moves"
     return (
-        f"Asked are {len(found)} ways of training that move the weights far enough and keep a Gaussian start, the "
-        f"control, Gaussian. {whole} of them made weights Gaussian from every other start, {some} from some, "
+        f"{asked} the weights far enough and {'keep' if many else 'keeps'} a Gaussian start, the control, Gaussian. "
+        f"{whole} of them made weights Gaussian from every other start, {some} from some, "
         f"{len(found) - whole - some} from none."
     )
 

@@ -16,12 +16,10 @@ from importlib import resources
 
 import numpy as np
 import torch
-from scipy import linalg
+from scipy import linalg, special
 
 from .gram import SEED_SALT, Matrix
-from .lanczos import estimates
-from .random_matrices import as_floats, null
-from .spectra import Spectrum, limit, of_eigenvalues, of_outlying
+from .random_matrices import as_floats, mp_cdf, support
 
 VECTORS = 16
 """Start vectors of a block."""
@@ -87,7 +85,7 @@ def gauss_rule(nodes: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.n
         count: nodes of the rule, at most.
 
     Returns:
-        Nodes, ascending, and weights, ``(1, count)`` each, as `estimates` takes them.
+        Nodes, ascending, and weights, ``(1, count)`` each.
     """
     basis = [np.sqrt(weights / weights.sum())]
     diagonal, beside = [], []
@@ -104,52 +102,70 @@ def gauss_rule(nodes: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.n
     return found[None], inside[:1] ** 2
 
 
+def steps_at(x: np.ndarray, nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Distribution function of each rule at ascending x, ``(rules, points)``; half of a node's weight is below it."""
+    upto = np.cumsum(weights, axis=1) - weights / 2
+    return np.stack([np.interp(x, n, u, left=0, right=1) for n, u in zip(nodes, upto, strict=True)])
+
+
 def _said(nodes: np.ndarray, weights: np.ndarray, outlying: np.ndarray, m: tuple[int, int]) -> tuple[float, float]:
     """ks and effective_rank of a matrix of shape m, from `Quadrature.without` and the outlying eigenvalues."""
-    return estimates(*gauss_rule(nodes, weights.mean(0), STEPS), outlying, *m)
+    nodes, weights = gauss_rule(nodes, weights.mean(0), STEPS)
+    (p, n), rest = m, m[0] - len(outlying)
+    x = np.append(nodes, support(p / n))
+    ks = np.abs(rest / p * steps_at(x, nodes, weights)[0] - mp_cdf(x, p / n)).max()
+    shares = np.maximum(nodes, 0) / p
+    # the sum of the shares is known: normalizing them to it removes most of the scatter
+    shares *= max(1 - outlying.sum() / p, 0) / max(rest * (weights * shares).sum(), 1e-12)
+    entropy = special.entr(outlying / p).sum() + rest * (weights * special.entr(shares)).sum()
+    return float(ks), math.exp(entropy)
 
 
-def fast_spectrum(m: Matrix, *, seed: int = 0) -> tuple[Spectrum, dict[str, float]]:
-    """`lfmlib.spectrum` without all eigenvalues: those beyond the edge, and estimates of what the others say.
+@dataclass(frozen=True)
+class Estimate:
+    """What a block Krylov space tells of a spectrum.
 
-    Eigenvalues beyond the edge, and the largest, are off by less than 1e-5 of the mean. ks and effective_rank are
-    estimates from `VECTORS` random vectors, with nulls of their own that are wider than those of all eigenvalues; the
-    scatter of the vectors is in ks as well, which makes it larger than that of all eigenvalues. Where more directions
-    lie beyond the edge than `MAX_STEPS` blocks find, and up to a smaller side of `MIN_SIDE`, all eigenvalues are
-    computed.
+    Attributes:
+        largest: the largest eigenvalue.
+        outlying: those beyond the limit that was asked for, ascending; off by less than 1e-5 of the mean.
+        ks, effective_rank: as in `lfmlib.Spectrum`, estimates.
+        errors: their standard errors, by name.
+    """
 
-    Time: some 1,500 products for each entry. Memory: a float32 copy of the matrix (of a float64 one float64).
+    largest: float
+    outlying: np.ndarray
+    ks: float
+    effective_rank: float
+    errors: Mapping[str, float]
+
+
+def estimate(m: Matrix, limit: float, *, seed: int = 0) -> Estimate | None:
+    """What can be said of the eigenvalues of a matrix without computing all of them.
 
     Args:
         m: the matrix.
+        limit: the eigenvalue beyond which all are wanted.
         seed: of the start vectors.
 
     Returns:
-        The figures, without controls, and the standard errors of those that are estimates.
-
-    Examples:
-        >>> from lfmlib.structure.gram import Matrix
-        >>> from lfmlib.structure.krylov import fast_spectrum
-        >>> noise = np.random.default_rng(0).standard_normal((1100, 1200))
-        >>> found, errors = fast_spectrum(Matrix(noise))
-        >>> found.outliers, round(found.top_ratio, 2), sorted(errors)
-        (0, 0.99, ['effective_rank', 'ks'])
+        None where all eigenvalues cost no more: up to a smaller side of `MIN_SIDE`, and where `MAX_STEPS` blocks do not
+        tell which lie beyond the limit; so does float64 of low rank, since nothing is left of an exhausted space that
+        next blocks could be made of.
     """
-    found = quadrature(m, seed) if m.p > MIN_SIDE else None
+    found = quadrature(m, limit, seed) if m.p > MIN_SIDE else None
     if found is None:
-        return of_eigenvalues(m, m.eigenvalues()), {}
-    outlying = found.nodes[found.nodes > limit(m)]
-    nodes, weights = found.without(limit(m))
+        return None
+    outlying = found.nodes[found.nodes > limit]
+    nodes, weights = found.without(limit)
     ks, rank = _said(nodes, weights, outlying, (m.p, m.n))
     left = np.array([_said(nodes, np.delete(weights, i, axis=0), outlying, (m.p, m.n)) for i in range(VECTORS)])
     errors = math.sqrt((VECTORS - 1) ** 2 / VECTORS) * left.std(axis=0, ddof=1)  # the jackknife's
-    bands = dict(null(m.p, m.n)) | dict(fast_null(m.p, m.n))
-    values = of_outlying(m, found.nodes[-1], outlying, ks, rank, exact=False, bands=bands)
-    return values, {"ks": float(errors[0]), "effective_rank": float(errors[1])}
+    named = {"ks": float(errors[0]), "effective_rank": float(errors[1])}
+    return Estimate(float(found.nodes[-1]), outlying, ks, rank, named)
 
 
-def quadrature(m: Matrix, seed: int) -> Quadrature | None:
-    """Of a matrix's eigenvalues; None where `MAX_STEPS` blocks do not tell which lie beyond the edge."""
+def quadrature(m: Matrix, limit: float, seed: int) -> Quadrature | None:
+    """Of a matrix's eigenvalues; None where `MAX_STEPS` blocks do not tell which lie beyond a limit."""
     rng = np.random.default_rng([SEED_SALT, seed])
     start = torch.as_tensor(rng.standard_normal((m.p, VECTORS)), device=m.work.device)
     basis, blocks, beside = torch.linalg.qr(start)[0], [], []
@@ -161,7 +177,7 @@ def quadrature(m: Matrix, seed: int) -> Quadrature | None:
             more -= basis @ (basis.T @ more)
         more, factor = torch.linalg.qr(more)
         beside.append(factor.cpu().numpy())
-        if step % STEPS == 0 and (found := Quadrature.of_blocks(blocks, beside)).knows(limit(m)):
+        if step % STEPS == 0 and (found := Quadrature.of_blocks(blocks, beside)).knows(limit):
             return found
         basis = torch.cat([basis, more], dim=1)
     return None
@@ -199,7 +215,7 @@ def simulate(p: int, n: int, draws: int) -> np.ndarray:
 
 @lru_cache(maxsize=1024)
 def fast_null(p: int, n: int) -> Mapping[str, tuple[float, float]]:
-    """Central 95 % of ks and effective_rank of `fast_spectrum` on p × n noise.
+    """Central 95 % of ks and effective_rank of `estimate` on p × n noise.
 
     The scatter of the start vectors, which outweighs that of noise, falls with 1 / √p and depends on the ratio p / n
     alone: from a table for p = 2,048. Below its smallest ratio effective_rank scatters in proportion to the ratio.

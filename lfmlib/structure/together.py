@@ -7,10 +7,10 @@ import numpy as np
 from .dependence import LAGS
 from .entries import IID, entries_of, measured
 from .gram import Matrix
-from .krylov import MIN_SIDE, fast_spectrum
+from .krylov import MIN_SIDE
 from .likeness import alike, from_products
 from .line_samples import alike_of_sample
-from .spectra import MAX_EXACT_SIDE, Spectrum, of_eigenvalues, spectrum
+from .spectra import MAX_EXACT_SIDE, Spectrum, fast_spectrum, of_eigenvalues, spectrum
 from .sums import Sums
 
 

@@ -17,9 +17,8 @@ from ..structure.controls import checked_names, control
 from ..structure.entries import FIGURES, FURTHER, IID, MIN_SIDE, SUMS
 from ..structure.gram import Matrix
 from ..structure.krylov import MIN_SIDE as MIN_ESTIMATED_SIDE
-from ..structure.krylov import fast_spectrum
 from ..structure.random_matrices import threshold
-from ..structure.spectra import MAX_EXACT_SIDE, Spectrum
+from ..structure.spectra import MAX_EXACT_SIDE, Spectrum, fast_spectrum
 from ..structure.together import together, together_fast
 from .forecast import Cost
 from .run import about, tabulate

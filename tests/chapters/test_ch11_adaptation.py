@@ -125,7 +125,7 @@ def test_where_lab_and_published_model_disagree(record):
 def test_takeaways_turn_with_the_record(record):
     insights, lora, cost = ch11_gains.takeaways(record).splitlines()
     assert "**The law of the noise matters**" in insights and "in 8 of 8 comparisons" in insights
-    assert "**better on 7 of 7 tasks and worse on 0**; on SmolLM2, docstrings it is +5.0 points." in lora
+    assert "**better on 7 of 7 tasks and worse on 0**; on SmolLM2, docstrings, the difference is +5.0 points." in lora
     assert "takes **1.50 times** as long as LoRA’s and holds 1.00 times" in cost
     level = record["accuracy"].where(~record["method"].isin(ch11_gains.findings.OTHER_NOISE), record["accuracy"] + 0.02)
     alike = ch11_gains.takeaways(record.assign(accuracy=level)).splitlines()[0]

@@ -15,7 +15,7 @@ from lfmlib.structure.gram import Matrix
 from lfmlib.structure.likeness import alike
 from lfmlib.structure.line_samples import alike_of_sample
 from lfmlib.structure.random_matrices import spiked, threshold
-from lfmlib.structure.spectra import Spectrum, spectrum
+from lfmlib.structure.spectra import Spectrum, fast_spectrum, spectrum
 from lfmlib.structure.together import together_fast
 from lfmlib.surveys.arrangements import beyond_excess
 
@@ -63,10 +63,28 @@ MADE = {
 }
 
 
+def test_a_matrix_of_low_rank_is_measured():
+    rng = np.random.default_rng(4)
+    w = rng.standard_normal((1100, 2)) @ rng.standard_normal((2, 1400))
+    found, whole = fast_spectrum(Matrix(w.astype(np.float32)))[0], spectrum(w)
+    assert not found.exact and found.outliers == whole.outliers == 2
+    assert found.outlier_variance == pytest.approx(1, abs=1e-4) and found.ks == pytest.approx(whole.ks, abs=0.03)
+    assert found.effective_rank == pytest.approx(whole.effective_rank, rel=1e-3)
+    assert fast_spectrum(Matrix(w))[0] == whole  # in float64 the space is exhausted
+
+
+def test_large_matrices_are_estimated_by_default(monkeypatch):
+    monkeypatch.setattr("lfmlib.structure.spectra.MAX_EXACT_SIDE", 1050)
+    w = np.random.default_rng(2).standard_normal((1100, 1400)).astype(np.float32)
+    estimated, whole = spectrum(w), spectrum(w[:1040])
+    assert whole.exact and not estimated.exact and spectrum(w.T) == estimated
+    assert spectrum(w, exact=True).exact and spectrum(w[:90], exact=False) == spectrum(w[:90])
+
+
 @pytest.mark.parametrize("name", MADE)
 def test_what_lies_beyond_the_edge_is_that_of_all_eigenvalues(name):
     w = torch.tensor(MADE[name](np.random.default_rng(5)), dtype=torch.float32)
-    found, errors = krylov.fast_spectrum(Matrix(w))
+    found, errors = fast_spectrum(Matrix(w))
     whole = spectrum(w)
     assert not found.exact and whole.outliers
     assert (found.outliers, found.edge, found.threshold) == (whole.outliers, whole.edge, whole.threshold)
@@ -85,7 +103,7 @@ def test_a_spike_above_the_edge_is_found_and_one_below_is_not():
             rng = np.random.default_rng([seed, 3])
             u, v = (x / np.linalg.norm(x) for x in (rng.standard_normal(side) for side in SHAPE))
             w = rng.standard_normal(SHAPE) + strength * np.prod(SHAPE) ** 0.25 * np.outer(u, v)
-            found += krylov.fast_spectrum(Matrix(w.astype(np.float32)), seed=seed)[0].outliers == 1
+            found += fast_spectrum(Matrix(w.astype(np.float32)), seed=seed)[0].outliers == 1
         assert abs(found - seen) <= 1
     assert spiked(1.4 * np.prod(SHAPE) ** 0.25, *SHAPE)[0] > 1.02 * (np.sqrt(SHAPE[0]) + np.sqrt(SHAPE[1]))
 
@@ -93,10 +111,10 @@ def test_a_spike_above_the_edge_is_found_and_one_below_is_not():
 def test_too_many_directions_are_counted_by_all_eigenvalues():
     rng = np.random.default_rng(8)
     w = rng.standard_normal((1100, 700)) @ rng.standard_normal((700, 1400)) + 5 * rng.standard_normal(SHAPE)
-    found, errors = krylov.fast_spectrum(Matrix(w))
+    found, errors = fast_spectrum(Matrix(w))
     assert found == spectrum(w) and found.outliers > 20 if found.exact else errors
     many = np.concatenate([np.full(600, 3.0), np.ones(500)])[:, None] * np.eye(1100, 1400)
-    found, errors = krylov.fast_spectrum(Matrix(many))
+    found, errors = fast_spectrum(Matrix(many))
     assert found.exact and not errors and found.outliers == spectrum(many).outliers
 
 
