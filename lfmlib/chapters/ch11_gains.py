@@ -118,7 +118,7 @@ def _of_insights(record: pd.DataFrame) -> str:
     so = "The law of the noise matters" if less + more else "Gaussian noise is nothing special"
     return (
         f"**{so}**: other noise differs in {less + more} of {len(law)} comparisons; scales that grow with depth and a "
-        f"raised σ help in {helps} of {len(rest)}, and harm in {harms}."
+        f"raised σ are better beyond the interval in {helps} of {len(rest)}, and worse in {harms}."
     )
 
 

@@ -63,8 +63,12 @@ def tuned_before(record: pd.DataFrame) -> str:
     """Where rates come from that the record `rates` does not have, in a sentence; "" where it has all."""
     words = []
     for task in _large(record):
-        rates = ", ".join(f"{METHODS[method]} {rate:g}" for method, rate in RATES[task].items())
-        words.append(f"The rates of {title(task)}, are those of chapter 7, of the same task and length: {rates}.")
+        rates = {METHODS[method]: f"{METHODS[method]} {rate:g}" for method, rate in RATES[task].items()}
+        full = rates.pop(METHODS["full"])
+        words.append(
+            f"The rates of {title(task)}, are those of chapter 7, of the same task and length, each from a grid of its "
+            f"own: {', '.join(rates.values())}; {full} is that of chapter 6, chosen in 20 steps."
+        )
     return " ".join(words)
 
 
@@ -73,9 +77,9 @@ def fewer_runs(record: pd.DataFrame) -> str:
     few = []
     for task in _large(record):
         seeds = where(record, task=task, budget=1).groupby("method")["seed"].nunique()
-        words = [f"{name} {seeds[one]}" for one, name in NAMED.items() if seeds.get(one, SEEDS) < SEEDS]
-        few += [f"{title(task)}: {', '.join(words)}"] if words else []
-    return f"Fewer runs than {SEEDS} has {'; '.join(few)}." if few else ""
+        words = [f"{name} ({seeds[one]})" for one, name in NAMED.items() if seeds.get(one, SEEDS) < SEEDS]
+        few += [f"{', '.join(words)} on {title(task)}"] if words else []
+    return f"With fewer than {SEEDS} runs: {'; '.join(few)}." if few else ""
 
 
 def losses(record: pd.DataFrame) -> Iterator[tuple[str, dict[str, tuple[pd.Series, pd.Series]]]]:
@@ -122,7 +126,7 @@ def disagree(record: pd.DataFrame) -> str:
     count = (
         f"{len(apart)} of {len(each)} comparisons: {'; '.join(apart)}" if apart else f"none of {len(each)} comparisons"
     )
-    return f"**Lab and real model disagree** in {count}."
+    return f"**SmolLM2 and the lab disagree** in {count}."
 
 
 def _compared(record: pd.DataFrame) -> Iterator[Compared]:

@@ -1,15 +1,16 @@
 """Do noise-built adapters help? The experiments `rates` and `adaptation`, behind finding F13.
 
-`rates` tunes: every method, on every task, with the same grid of learning rates, one seed that is used nowhere else,
-judged by the loss on validation data. `adaptation` trains with the rates that won, `RATES`, five seeds, judged on test
+`rates` tunes: every method of a task with the same grid of learning rates, one seed that is used nowhere else, judged
+by the loss on validation data. `adaptation` trains with the rates that won, `RATES`, five seeds, judged on test
 data. Its parts:
 
     methods    everything with as many trained parameters as LoRA of rank 1, on every task; and full fine-tuning
     variants   of the noise-built adapter: other noise, scales that grow with depth; noise on the base, with LoRA too
     budgets    4 and 16 times the parameters, on one task
 
-SmolLM2, a step of which takes ten core-seconds, has LoRA and adapters built from noise alone, at the rates that
-`derived` tuned; and the trainings that it shares with `derived` and `finetuning` are made once.
+SmolLM2, a step of which takes ten core-seconds, has LoRA and adapters built from noise, at the rates that `derived`
+tuned, each on its grid, and full fine-tuning of fewer seeds; and the trainings that it shares with `derived` and
+`finetuning` are made once.
 """
 
 from __future__ import annotations

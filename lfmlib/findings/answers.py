@@ -290,8 +290,8 @@ def _f13(found: Sequence[Finding]) -> str:
     helped, noise = sum(value_of(one) >= 1 for one in found), sum(one >= 1 for one in _nulls(found))
     return (
         f"Three insights, that noise be Gaussian, that its scale grow with depth, that σ be raised: on {helped} of "
-        f"{len(found)} models and tasks any of them makes an adapter more accurate. The control, random signs in place "
-        f"of uniform noise, does on {noise}."
+        f"{len(found)} models and tasks any of them is seen to make an adapter more accurate. The control, random signs "
+        f"in place of uniform noise, is on {noise}."
     )
 
 

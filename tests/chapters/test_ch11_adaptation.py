@@ -92,7 +92,7 @@ def test_the_published_language_model_stands_first(record):
 def test_what_has_fewer_runs_is_told(record):
     assert ch11_published.fewer_runs(record) == ""
     of_full = (record["task"] == "docstrings") & (record["method"] == "full") & (record["seed"] > 2)
-    assert ch11_published.fewer_runs(record[~of_full]) == f"Fewer runs than 5 has {SMOLLM2}: full fine-tuning 3."
+    assert ch11_published.fewer_runs(record[~of_full]) == f"With fewer than 5 runs: full fine-tuning (3) on {SMOLLM2}."
     early = record[(record["task"] != "docstrings") | (record["seed"] < 3)]
     found = ch11_adaptation.found(early)[0]
     assert found.value is None and found.details["reason"].startswith("Recorded so far: 3 of the 5 runs")
