@@ -32,7 +32,8 @@ READS_OTHERS = "13_what_does_the_report_say"
 TAKES_OVER = {"05_what_does_the_spectrum_say": "04_are_the_weights_independent"}
 """Chapter → one that measures the same table, whose rows it reads once that has ended."""
 LONGEST = ("06_what_does_fine_tuning_add", "11_does_it_help_adaptation", "10_what_is_an_optimal_weight")
-"""Chapters that begin first, since they take longest; and 7 to 9 find the pair there that 6 trains."""
+"""Chapters that begin first, in this order, since they take longest. 7 to 9 look at the fine-tune that 6 trains, and
+would wait for it."""
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _PAPERMILL_CELLS = {"injected-parameters", "papermill-error-cell-tag"}  # cells that the source notebook does not have
 
@@ -72,7 +73,7 @@ def execute(
     width = max((len(path.stem) for path in chapters), default=0)
     environment = _environment(max(1, min(jobs, len(chapters))))
     stamp = {"commit": commit(root), "surroundings": surroundings()}
-    waiting, running, runs = sorted(chapters, key=lambda path: path.stem not in LONGEST), [], []
+    waiting, running, runs = sorted(chapters, key=_place), [], []
     try:
         while waiting or running:
             while len(running) < jobs and (source := _ready(waiting, [child.source for child in running])):
@@ -91,6 +92,11 @@ def execute(
     finally:
         _stop(child.process for child in running)
     return sorted(runs, key=lambda run: run.chapter)
+
+
+def _place(chapter: Path) -> int:
+    """Where a chapter stands among those that begin first; behind them all others."""
+    return LONGEST.index(chapter.stem) if chapter.stem in LONGEST else len(LONGEST)
 
 
 def _ready(waiting: Sequence[Path], running: Sequence[Path]) -> Path | None:

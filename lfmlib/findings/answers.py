@@ -180,12 +180,10 @@ def _f1(found: Sequence[Finding]) -> str:
 def _f2(found: Sequence[Finding]) -> str:
     whole = sum(value_of(one) >= 1 for one in found)
     some = sum(0 < value_of(one) < 1 for one in found)
-    many = len(found) != 1
-    asked = f"Asked are {len(found)} ways of training that move" if many else "Asked is one way of training that moves"
+    ways = f"{len(found)} way{'' if len(found) == 1 else 's'} of training"
     return (
-        f"{asked} the weights far enough and {'keep' if many else 'keeps'} a Gaussian start, the control, Gaussian. "
-        f"{whole} of them made weights Gaussian from every other start, {some} from some, "
-        f"{len(found) - whole - some} from none."
+        f"Of {ways} that moved the weights far enough and kept a Gaussian start, the control, Gaussian, {whole} made "
+        f"weights Gaussian from every other start, {some} from some, {len(found) - whole - some} from none."
     )
 
 
@@ -290,8 +288,8 @@ def _f13(found: Sequence[Finding]) -> str:
     helped, noise = sum(value_of(one) >= 1 for one in found), sum(one >= 1 for one in _nulls(found))
     return (
         f"Three insights, that noise be Gaussian, that its scale grow with depth, that σ be raised: on {helped} of "
-        f"{len(found)} models and tasks any of them is seen to make an adapter more accurate. The control, random signs "
-        f"in place of uniform noise, is on {noise}."
+        f"{len(found)} models and tasks any of them is seen to make an adapter more accurate. The control, random "
+        f"signs in place of uniform noise, is on {noise}."
     )
 
 

@@ -32,6 +32,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import pandas as pd
@@ -199,9 +200,13 @@ def remeasure(
 
 
 def _drawn(cells: Mapping[str, dict], name: str, pick: str) -> str:
-    """The key of one of some cells: a seed by the hash of ``pick`` alone, then a cell by that of the record as well."""
-    seed = min({cell.get("seed") for cell in cells.values()}, key=lambda seed: files.sha256([pick, seed]))
-    keys = [key for key, cell in cells.items() if cell.get("seed") == seed]
+    """The key of one of some cells, each as likely: a seed by the hash of ``pick`` alone, then one of its cells by that
+    of the record as well."""
+    of_seed: dict[object, list[str]] = {}
+    for key, cell in cells.items():
+        of_seed.setdefault(cell.get("seed"), []).append(key)
+    lots = [(files.sha256([pick, seed, lot]), seed) for seed, keys in of_seed.items() for lot in range(len(keys))]
+    keys = of_seed[min(lots, key=itemgetter(0))[1]]
     return keys[int(files.sha256([pick, name]), 16) % len(keys)]
 
 

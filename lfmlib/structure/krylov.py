@@ -30,6 +30,9 @@ MAX_STEPS = 72
 RESIDUAL = 0.02
 """Norm of what is left of an eigenvector's equation, at which its eigenvalue counts as known: in units of the mean
 eigenvalue, of which it is off by the square of that over the distance to the others."""
+EXHAUSTED = 1e-5
+"""Size of what a block adds to the space, over the largest eigenvalue, below which it is rounding: the space holds
+all eigenvalues then, but not how often, and the next blocks would be made of nothing."""
 MIN_SIDE = 1024
 """Smaller side up to which all eigenvalues cost no more than this."""
 
@@ -148,9 +151,8 @@ def estimate(m: Matrix, limit: float, *, seed: int = 0) -> Estimate | None:
         seed: of the start vectors.
 
     Returns:
-        None where all eigenvalues cost no more: up to a smaller side of `MIN_SIDE`, and where `MAX_STEPS` blocks do not
-        tell which lie beyond the limit; so does float64 of low rank, since nothing is left of an exhausted space that
-        next blocks could be made of.
+        None up to a smaller side of `MIN_SIDE`, where all eigenvalues cost no more, and where `MAX_STEPS` blocks do not
+        tell which lie beyond the limit, or the space is `EXHAUSTED` before, as that of a low rank.
     """
     found = quadrature(m, limit, seed) if m.p > MIN_SIDE else None
     if found is None:
@@ -165,18 +167,21 @@ def estimate(m: Matrix, limit: float, *, seed: int = 0) -> Estimate | None:
 
 
 def quadrature(m: Matrix, limit: float, seed: int) -> Quadrature | None:
-    """Of a matrix's eigenvalues; None where `MAX_STEPS` blocks do not tell which lie beyond a limit."""
+    """Of a matrix's eigenvalues; None where it is not told by `MAX_STEPS` blocks which of them lie beyond a limit."""
     rng = np.random.default_rng([SEED_SALT, seed])
     start = torch.as_tensor(rng.standard_normal((m.p, VECTORS)), device=m.work.device)
-    basis, blocks, beside = torch.linalg.qr(start)[0], [], []
-    for step in range(1, min(MAX_STEPS, m.p // (2 * VECTORS)) + 1):
+    basis, blocks, beside, largest = torch.linalg.qr(start)[0], [], [], 0.0
+    for step in range(1, min(MAX_STEPS, m.p // (2 * VECTORS)) // STEPS * STEPS + 1):
         last = basis[:, -VECTORS:]
         more = m.gram_times(last)
         blocks.append((last.T @ more).cpu().numpy())
+        largest = max(largest, float(np.abs(blocks[-1]).max()))
         for _ in range(2):  # full reorthogonalization; without it, converged eigenvalues appear again
             more -= basis @ (basis.T @ more)
         more, factor = torch.linalg.qr(more)
         beside.append(factor.cpu().numpy())
+        if np.abs(np.diag(beside[-1])).min() < EXHAUSTED * largest:
+            return None
         if step % STEPS == 0 and (found := Quadrature.of_blocks(blocks, beside)).knows(limit):
             return found
         basis = torch.cat([basis, more], dim=1)

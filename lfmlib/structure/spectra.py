@@ -79,7 +79,8 @@ def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact
     16 p² bytes beyond the matrix. Singular values below 1e-8 of the largest are lost in rounding; where products are
     made in float32 (`lfmlib.structure.gram.products_in`), below 3e-4 of their root mean square.
 
-    If p exceeds `MAX_EXACT_SIDE`, it is `fast_spectrum`.
+    If p exceeds `MAX_EXACT_SIDE`, it is `fast_spectrum`: ks and effective_rank are estimates, and the matrix is copied
+    as float32 (a float64 one as float64).
 
     It runs on a GPU if there is one.
 
@@ -89,7 +90,7 @@ def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact
             result.
         seed: of the controls.
         exact: compute all eigenvalues; by default if the smaller side is at most `MAX_EXACT_SIDE`. If not, they are
-            still computed where `fast_spectrum` says so.
+            still computed where `fast_spectrum` says so, of the matrix and of each control: see ``exact`` of each.
 
     Raises:
         ValueError: not a matrix, too small, not floating, constant, or not finite; a control is unknown.

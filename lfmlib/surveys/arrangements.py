@@ -124,7 +124,7 @@ def _time(info: TensorInfo, rows: int, fast: bool) -> float:
     elif p <= MAX_EXACT_SIDE:
         each = info.numel * (45 + p / 30) + p**3 / 14
     else:
-        each = info.numel * (345 + p / 30)
+        each = info.numel * (125 + p / 30)
     return rows * each + (rows - 1) * 60 * info.numel
 
 

@@ -29,7 +29,7 @@ from .memory import SHAPES
 
 def made_checkpoint(gigabytes: float = 2.0, seed: int = 0) -> Path:
     """A sharded bfloat16 checkpoint of made Gaussian matrices; kept for the next run."""
-    folder = FOLDER / f"bf16-{gigabytes:g}GB-{seed}"
+    folder = FOLDER / f"bf16-{gigabytes:g}GB{f'-{seed}' if seed else ''}"
     done = folder / "config.json"
     if done.exists():
         return folder

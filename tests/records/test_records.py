@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -247,6 +248,12 @@ def test_records_draw_one_seed_where_they_have_it():
     assert {(one["seed"], one["part"]) for one, _ in together} == {(seed, part) for seed in range(5) for part in "abc"}
     assert any(one["part"] != two["part"] for one, two in together)
     assert {drawn("three", pick, (7, 90))["seed"] for pick in picks} == {7, 90}  # of its own seeds one
+
+
+def test_each_cell_is_as_likely_to_be_drawn():
+    some = {str(place): {"seed": int(place == 5)} for place in range(6)}
+    drawn = Counter(records._drawn(some, "one", str(pick)) for pick in range(600))
+    assert drawn.keys() == some.keys() and all(60 < count < 140 for count in drawn.values())
 
 
 @pytest.mark.parametrize(

@@ -63,14 +63,30 @@ MADE = {
 }
 
 
-def test_a_matrix_of_low_rank_is_measured():
-    rng = np.random.default_rng(4)
-    w = rng.standard_normal((1100, 2)) @ rng.standard_normal((2, 1400))
-    found, whole = fast_spectrum(Matrix(w.astype(np.float32)))[0], spectrum(w)
-    assert not found.exact and found.outliers == whole.outliers == 2
-    assert found.outlier_variance == pytest.approx(1, abs=1e-4) and found.ks == pytest.approx(whole.ks, abs=0.03)
-    assert found.effective_rank == pytest.approx(whole.effective_rank, rel=1e-3)
-    assert fast_spectrum(Matrix(w))[0] == whole  # in float64 the space is exhausted
+EXHAUSTED = {
+    "rank 2": lambda rng: rng.standard_normal((1100, 2)) @ rng.standard_normal((2, 1400)),
+    "rank 384": lambda rng: rng.standard_normal((1100, 384)) @ rng.standard_normal((384, 1400)),
+    "signs of rank 1": lambda rng: np.outer(*(rng.choice([-1.0, 1.0], side) for side in SHAPE)),
+    "60 rows": lambda rng: np.concatenate([rng.standard_normal((60, 1400)), np.zeros((1040, 1400))]),
+    "600 alike": lambda rng: np.concatenate([np.full(600, 3.0), np.ones(500)])[:, None] * np.eye(*SHAPE),
+}
+
+
+@pytest.mark.parametrize("name", EXHAUSTED)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_exhausts_the_space_is_counted_by_all_eigenvalues(name, dtype):
+    """Such a space knows all eigenvalues, but not how often each is there."""
+    w = EXHAUSTED[name](np.random.default_rng(4)).astype(dtype)
+    assert fast_spectrum(Matrix(w))[0] == spectrum(w)
+
+
+@pytest.mark.parametrize("p", [1025, 1100])
+def test_a_spectrum_in_float64_and_its_controls_are_estimated(p):
+    w = made_matrices.matrix("spikes", 4, (p, 1400), np.random.default_rng(9))
+    found, whole = spectrum(w, exact=False, controls=["fresh"]), spectrum(w)
+    assert not found.exact and not found.controls["fresh"].exact and found.outliers == whole.outliers
+    assert found.top_ratio == pytest.approx(whole.top_ratio, rel=1e-9)
+    assert found.outlier_variance == pytest.approx(whole.outlier_variance, rel=1e-6)
 
 
 def test_large_matrices_are_estimated_by_default(monkeypatch):
@@ -113,9 +129,6 @@ def test_too_many_directions_are_counted_by_all_eigenvalues():
     w = rng.standard_normal((1100, 700)) @ rng.standard_normal((700, 1400)) + 5 * rng.standard_normal(SHAPE)
     found, errors = fast_spectrum(Matrix(w))
     assert found == spectrum(w) and found.outliers > 20 if found.exact else errors
-    many = np.concatenate([np.full(600, 3.0), np.ones(500)])[:, None] * np.eye(1100, 1400)
-    found, errors = fast_spectrum(Matrix(many))
-    assert found.exact and not errors and found.outliers == spectrum(many).outliers
 
 
 @pytest.mark.parametrize("name", ["noise", "row scales", "rank three"])
