@@ -177,26 +177,25 @@ def _table() -> np.ndarray:
 def simulate(p: int, n: int, draws: int = 6000) -> np.ndarray:
     """p · ks, effective_rank - p exp(-p / 2n), and largest eigenvalue of p × n noise matrices, ``(draws, 3)``."""
     figures = []
-    for diagonal, beside in zip(*tridiagonal_noise(p, n, p, (draws,)), strict=True):
+    for diagonal, beside in zip(*tridiagonal_noise(p, n, draws), strict=True):
         values = np.maximum(linalg.eigvalsh_tridiagonal(diagonal, beside, lapack_driver="sterf"), 0)
         values *= p / values.sum()
         figures.append((p * ks_distance(values, p / n), effective_rank(values) - p * math.exp(-p / n / 2), values[-1]))
     return np.array(figures)
 
 
-def tridiagonal_noise(p: int, n: int, size: int, draws: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the leading ``size`` × ``size`` part of the tridiagonal form of W Wᵀ / n for p × n noise W (Dumitriu and
-    Edelman 2002).
+def tridiagonal_noise(p: int, n: int, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the tridiagonal form of W Wᵀ / n for p × n noise W (Dumitriu and Edelman 2002).
 
     Returns:
-        Diagonals ``(*draws, size)`` and off-diagonals ``(*draws, size - 1)``.
+        Diagonals ``(draws, p)`` and off-diagonals ``(draws, p - 1)``.
     """
     rng = np.random.default_rng(0)
-    a = rng.chisquare(n - np.arange(size), (*draws, size)) / n
-    b = rng.chisquare(p - 1 - np.arange(size - 1), (*draws, size - 1)) / n
+    a = rng.chisquare(n - np.arange(p), (draws, p)) / n
+    b = rng.chisquare(p - 1 - np.arange(p - 1), (draws, p - 1)) / n
     diagonal = a.copy()
-    diagonal[..., 1:] += b
-    return diagonal, np.sqrt(a[..., :-1] * b)
+    diagonal[:, 1:] += b
+    return diagonal, np.sqrt(a[:, :-1] * b)
 
 
 def as_floats(pair: np.ndarray) -> tuple[float, float]:
