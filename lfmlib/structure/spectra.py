@@ -116,7 +116,8 @@ def fast_spectrum(m: Matrix, *, seed: int = 0) -> tuple[Spectrum, dict[str, floa
     Eigenvalues beyond the edge, and the largest, are off by less than 1e-5 of the mean. ks and effective_rank are
     estimates from random vectors (`lfmlib.structure.krylov`), with nulls of their own that are wider than those of all
     eigenvalues; the scatter of the vectors is in ks as well, which makes it larger than that of all eigenvalues. Where
-    more directions lie beyond the edge than `lfmlib.structure.krylov.MAX_STEPS` blocks find, and up to a smaller side
+    many eigenvalues coincide, as those of a low rank at 0, ks comes out smaller, by up to half their share. Where more
+    directions lie beyond the edge than `lfmlib.structure.krylov.MAX_STEPS` blocks find, and up to a smaller side
     of `lfmlib.structure.krylov.MIN_SIDE`, all eigenvalues are computed.
 
     Time: some 1,500 products for each entry. Memory: a float32 copy of the matrix (of a float64 one float64).

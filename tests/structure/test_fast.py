@@ -65,7 +65,7 @@ MADE = {
 
 EXHAUSTED = {
     "rank 2": lambda rng: rng.standard_normal((1100, 2)) @ rng.standard_normal((2, 1400)),
-    "rank 384": lambda rng: rng.standard_normal((1100, 384)) @ rng.standard_normal((384, 1400)),
+    "rank 300": lambda rng: rng.standard_normal((1100, 300)) @ rng.standard_normal((300, 1400)),
     "signs of rank 1": lambda rng: np.outer(*(rng.choice([-1.0, 1.0], side) for side in SHAPE)),
     "60 rows": lambda rng: np.concatenate([rng.standard_normal((60, 1400)), np.zeros((1040, 1400))]),
     "600 alike": lambda rng: np.concatenate([np.full(600, 3.0), np.ones(500)])[:, None] * np.eye(*SHAPE),
@@ -78,6 +78,16 @@ def test_what_exhausts_the_space_is_counted_by_all_eigenvalues(name, dtype):
     """Such a space knows all eigenvalues, but not how often each is there."""
     w = EXHAUSTED[name](np.random.default_rng(4)).astype(dtype)
     assert fast_spectrum(Matrix(w))[0] == spectrum(w)
+
+
+@pytest.mark.parametrize("rank", [384, 420])  # as many as the blocks have vectors, and a few more
+def test_a_rank_that_does_not_exhaust_the_space_is_counted(rank):
+    rng = np.random.default_rng(4)
+    w = rng.standard_normal((1100, rank)) @ rng.standard_normal((rank, 1400))
+    found, whole = fast_spectrum(Matrix(w))[0], spectrum(w)
+    assert not found.exact and found.outliers == whole.outliers
+    assert found.outlier_variance == pytest.approx(whole.outlier_variance, rel=1e-6)
+    assert found.ks < whole.ks  # most eigenvalues are 0, and half of them count as above it
 
 
 @pytest.mark.parametrize("p", [1025, 1100])
