@@ -138,9 +138,10 @@ def f13(model: str, provenance: dict) -> Finding:
 
 
 def _mean_accuracy(rows: pd.DataFrame, method: str) -> str:
-    """Mean over the runs as it is printed; "diverged" where one of them did."""
+    """Mean over the runs as it is printed, and how many where others have more; "diverged" where one of them did."""
     found = accuracy(rows, method)
-    return "diverged" if found.isna().any() else f"{found.mean():.1f}"
+    few = f" ({len(found)} runs)" if 0 < len(found) < rows["seed"].nunique() else ""
+    return "diverged" if found.isna().any() else f"{found.mean():.1f}{few}"
 
 
 def _verdict(low: float, high: float, runs: int) -> str:

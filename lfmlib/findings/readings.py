@@ -164,5 +164,12 @@ READINGS = (
         "F8’s results by the first rules, with the ratios of radii of a timid head, and by protocol those of one seed"
         " of the ViT; for F6 made pairs, and no real one.",
     ),
+    Reading(
+        "2026-11-30",
+        "5a2c7b9d9c37",
+        "A word of F13’s: an insight that helps and another that harms are *some of both*, not *some of either*, which "
+        "a loss alone would be as well. What is judged, and every verdict, is as before; SmolLM2’s, where σ raised "
+        "alone harms, was *contradicted* and is.",
+    ),
 )
 """Every state of the rules, oldest first; the verdicts of a run are by the last."""

@@ -200,7 +200,7 @@ RULES = {
     "F13": Rule(
         "insights (Gaussian noise rather than uniform and ±1, scales that grow with depth, a raised σ) that raise the "
         "test accuracy of an adapter built from noise, paired by run, over at least five seeds, with p ≤ 0.05 after "
-        "Holm: one or more, and none that harms by more than a point, supported; some of either, partly; undecided "
+        "Holm: one or more, and none that harms by more than a point, supported; some of both, partly; undecided "
         "while one may raise it by more than a point",
         supported=1,
         partly=1,
