@@ -33,7 +33,7 @@ def takeaways(table: pd.DataFrame, fitted: pd.DataFrame, name: str) -> str:
 
     Args:
         table: from `lfmlib.arrangement`, with controls.
-        fitted: from `lfmlib.structure.spectra.bulks`.
+        fitted: from `lfmlib.structure.bulk.bulks`.
         name: of the model.
     """
     medians = findings.by_control(table, ["outliers", "outlier_variance"], [])
@@ -62,7 +62,7 @@ def looked_at(row: pd.Series) -> str:
 
 
 def of_the_middle(fitted: pd.DataFrame) -> str:
-    """How much noise fitted to the middle accounts for, in sentences; from `lfmlib.structure.spectra.bulks`."""
+    """How much noise fitted to the middle accounts for, in sentences; from `lfmlib.structure.bulk.bulks`."""
     found = fitted.loc["weights"]
     return (
         f"Noise that fits the middle accounts for **{found['variance']:.0%}** of the variance of the median matrix, "

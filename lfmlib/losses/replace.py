@@ -31,7 +31,8 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from ..structure.shrinkage import below_edge, denoised
+from ..structure.bulk import below_edge
+from ..structure.shrinkage import denoised
 from .weights import Weights, restored, rng
 
 RULES = ("directions", "entries", "rows", "columns", "blocks")
@@ -209,7 +210,7 @@ class Split:
     @property
     def share_below_edge(self) -> float:
         """Share of the directions that the edge of Marchenko and Pastur's law calls noise (see
-        `lfmlib.structure.shrinkage.below_edge`)."""
+        `lfmlib.structure.bulk.below_edge`)."""
         rows, columns = self.w.shape
         return below_edge(self.singular_values, (rows, columns)) / min(rows, columns)
 

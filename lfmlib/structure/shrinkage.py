@@ -12,42 +12,11 @@ import math
 
 import numpy as np
 import torch
-from scipy import optimize
 
-from .random_matrices import mp_cdf, support, threshold
+from .bulk import noise_variance
 
 WAYS = ("hard", "soft", "optimal")
 """How singular values are shrunk: those below the best threshold to zero; all by the edge; by the best function."""
-
-
-def noise_variance(values: np.ndarray, ratio: float) -> float:
-    """Variance of the noise that the middle of a spectrum has: the median eigenvalue over that of the law.
-
-    Args:
-        values: all eigenvalues s² / n of a matrix.
-        ratio: p / n, above 0 and at most 1.
-
-    Examples:
-        >>> from lfmlib.structure.shrinkage import noise_variance
-        >>> noise = 3 * np.random.default_rng(0).standard_normal((200, 400))
-        >>> round(noise_variance(np.linalg.svd(noise, compute_uv=False) ** 2 / 400, 0.5) ** 0.5, 1)
-        3.0
-    """
-    middle = optimize.brentq(lambda x: float(mp_cdf(x, ratio)) - 0.5, *support(ratio))
-    return float(np.median(values)) / middle
-
-
-def below_edge(singular_values: np.ndarray, shape: tuple[int, int]) -> int:
-    """How many singular values are not beyond the edge of the noise fitted to their middle, with its Tracy–Widom
-    allowance of 99 %.
-
-    Args:
-        singular_values: all of a matrix.
-        shape: of the matrix.
-    """
-    p, n = sorted(shape)
-    values = np.asarray(singular_values, dtype=np.float64) ** 2 / n
-    return int((values <= noise_variance(values, p / n) * threshold(p, n) ** 2 / n).sum())
 
 
 def shrunk(singular_values: np.ndarray, shape: tuple[int, int], how: str) -> np.ndarray:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 import torch
 
 from ..options import check
-from .controls import control, measure_controls
+from .controls import measure_controls
 from .gram import Matrix
 from .krylov import estimate, fast_null
 from .random_matrices import effective_rank, ks_distance, null, threshold
-from .shrinkage import noise_variance
 
 MAX_EXACT_SIDE = 4096
 """Smaller side up to which `spectrum` computes every eigenvalue (at 4,096 in 4 s of one core)."""
@@ -205,63 +204,6 @@ def top_ratio(matrix, overwrite: bool = False) -> float:
     m = Matrix(matrix, overwrite)
     largest = m.eigenvalues()[-1] if m.p <= 512 else m.top(1)[0][0]
     return math.sqrt(m.n * largest) / (math.sqrt(m.p) + math.sqrt(m.n))
-
-
-@dataclass(frozen=True)
-class Bulk:
-    """Noise fitted to the middle of a spectrum.
-
-    Attributes:
-        variance: variance of that noise over the variance of the entries.
-        outliers: number of singular values beyond the edge of that noise, with its Tracy–Widom allowance.
-        outlier_variance: share of the variance of the entries along their directions.
-        ks: Kolmogorov–Smirnov distance of the other eigenvalues to the Marchenko–Pastur law of that scale.
-    """
-
-    variance: float
-    outliers: int
-    outlier_variance: float
-    ks: float
-
-
-def bulk(matrix) -> Bulk:
-    """Fit noise to the middle of a spectrum.
-
-    The scale is such that the median eigenvalue is the median of the Marchenko–Pastur law (Gavish and Donoho 2014, IEEE
-    Trans. Inf. Theory 60). So strong directions do not widen its edge, as they do that of `spectrum`.
-
-    Args:
-        matrix: as in `spectrum`, with its errors and its cost for an exact result.
-    """
-    m = Matrix(matrix)
-    values = m.eigenvalues()
-    scale = noise_variance(values, m.ratio)
-    beyond = values > scale * threshold(m.p, m.n) ** 2 / m.n
-    return Bulk(
-        variance=scale,
-        outliers=int(beyond.sum()),
-        outlier_variance=float(values[beyond].sum() / values.sum()),
-        ks=ks_distance(values[~beyond] / scale, m.ratio),
-    )
-
-
-def bulks(matrices: Iterable, *, seed: int = 0) -> pd.DataFrame:
-    """Medians of `bulk` over matrices, of their controls "rescaled", and of their controls "fresh".
-
-    Args:
-        matrices: as in `spectrum`, with its errors.
-        seed: of the first matrix's controls; the next ones add 1 each.
-
-    Returns:
-        One row for each kind ("weights", "rescaled", "fresh"); columns: the attributes of `Bulk`.
-    """
-    rows = []
-    for number, matrix in enumerate(matrices):
-        kinds = {"weights": matrix} | {
-            name: control(matrix, name, seed=seed + number) for name in ("rescaled", "fresh")
-        }
-        rows += [{"kind": name} | asdict(bulk(one)) for name, one in kinds.items()]
-    return pd.DataFrame(rows).groupby("kind", sort=False).median().rename_axis(None)
 
 
 def vectors(matrix, *, count: int = 10) -> pd.DataFrame:

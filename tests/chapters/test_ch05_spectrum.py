@@ -6,7 +6,8 @@ import pytest
 
 import lfmlib
 from lfmlib.chapters import ch05_spectrum
-from lfmlib.structure import controls, made_matrices, spectra
+from lfmlib.structure import controls, made_matrices
+from lfmlib.structure.bulk import bulks
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ from lfmlib.structure import controls, made_matrices, spectra
 def test_takeaways_say_what_came_out(departure, size, cause, bulk):
     matrix = made_matrices.matrix(departure, size, (128, 160), np.random.default_rng(0))
     table = lfmlib.arrangement({"layers.0.mlp.up_proj.weight": matrix}, controls=controls.CONTROLS, progress=False)
-    said = ch05_spectrum.takeaways(table, spectra.bulks([matrix]), "minilm").split("\n")
+    said = ch05_spectrum.takeaways(table, bulks([matrix]), "minilm").split("\n")
     assert len(said) == 3 and said[0].startswith("- The median matrix of MiniLM has ")
     assert said[1].endswith(f"{cause}.") and said[2].endswith(f"{bulk}.")
 
