@@ -56,6 +56,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epsilon": (lambda value: _is_number(value) and value >= 0, "a number, 0 or more, or None"),
     "pruned": (lambda value: _is_number(value) and 0 <= value < 1, "a share of the values, at least 0 and below 1"),
     "tolerance": (lambda value: _is_number(value) and value >= 0, "a number, 0 or more"),
+    "draws": (lambda value: _is_integer(value, 1), "a whole number, 1 or more"),
     "most": (_is_integer, "a whole number, 0 or more"),
     "resamples": (_is_integer, "a whole number, 0 or more"),
     "column": (_is_text, "the name of a column"),

@@ -14,7 +14,7 @@ import lfmlib
 from lfmlib.provenance import ROOT
 
 FLOORS = (
-    ("provenance", "cache", "extras", "options"),
+    ("provenance", "cache", "extras", "notices", "options"),
     ("checkpoints", "noise_adapter"),
     ("distribution",),
     ("structure",),

@@ -49,6 +49,8 @@ def read_mapping(tensors: Mapping) -> tuple[dict, dict]:
     stored, left_out, kept = {}, {}, {}
     for name, value in tensors.items():
         entry = as_stored(value)
+        if str(name) in stored or str(name) in left_out:
+            raise ValueError(f"two tensors are called {str(name)!r}: expected names that differ as text")
         if isinstance(entry, str):
             left_out[str(name)] = entry
             continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..notices import warn
 from .addresses import list_remote
 from .ctranslate2_files import is_ctranslate2, read_ctranslate2
 from .file_names import hint
@@ -119,7 +119,7 @@ def read_memory(source: torch.nn.Module | Mapping, variant: str | None = None) -
     if isinstance(source, Mapping):
         held, beside, notice = model_of(source, "the mapping", variant)
         if notice:
-            warnings.warn(notice, stacklevel=3)
+            warn(notice)
         stored, skipped = read_mapping(held or source)
         return Located("mapping", (), {}), stored, beside | skipped
     raise TypeError(

@@ -5,13 +5,15 @@ repository are the model, `lfmlib.checkpoints.file_names` says.
 """
 
 import re
-import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+from ..notices import warn
 from . import gguf_files, packaged
 from .file_names import SHARD, WEIGHT_SUFFIXES, check_numbering, choose_files, gguf_parts, has_variant, hint, is_index
 from .http import Traffic, gated_error, network_errors
@@ -68,7 +70,7 @@ def locate(source: str | Path, revision: str | None = None, variant: str | None 
     if (model := named(source)) is not None:
         return _locate_named(model, revision, variant)
     # absolute, for whoever reads it may have another working folder: a worker, or this process later
-    path = Path(str(source).removeprefix("file://")).expanduser().absolute()
+    path = Path(_local(source)).expanduser().absolute()
     if path.exists():
         if revision is not None:
             raise ValueError(
@@ -99,6 +101,14 @@ def _address_hint(source: str) -> str:
     if HOST_PATH.match(source):
         return f" It looks like an address without a scheme: if you mean one, write 'https://{source}', or http://."
     return ""
+
+
+def _local(source: str | Path) -> str | Path:
+    """The path that a file:// address stands for, a relative one too; of anything else itself."""
+    if not isinstance(source, str) or not source.startswith("file://"):
+        return source
+    parts = urlsplit(source)
+    return url2pathname(parts.path if parts.netloc in ("", "localhost") else parts.netloc + parts.path)
 
 
 def _locate_named(model: NamedModel, revision: str | None, variant: str | None) -> Located:
@@ -141,9 +151,8 @@ def _locate_file(path: Path, variant: str | None = None) -> Located:
     if path.suffix == ".gguf":
         files = _check_parts([path.with_name(part) for part in gguf_parts(path.name)])
     elif (shard := SHARD.search(path.name)) and int(shard[2]) > 1:
-        warnings.warn(
-            f"{path.name} is one of {int(shard[2])} shards, and only its tensors are read. Name the folder to read all",
-            stacklevel=5,
+        warn(
+            f"{path.name} is one of {int(shard[2])} shards, and only its tensors are read. Name the folder to read all"
         )
     return Located(name, tuple(files), _read_config(path.parent, files[0]), variant=variant)
 
@@ -191,10 +200,9 @@ def _locate_shards(index_file: Path) -> Located:
             f"{', '.join(map(repr, missing[:5]))}{' …' if len(missing) > 5 else ''}. Copy or download them too.{also}"
         )
     if beside:
-        warnings.warn(
+        warn(
             f"{index_file.name} does not name {', '.join(beside[:3])}{' …' if len(beside) > 3 else ''}, which lie "
-            "beside the shards that it names and are left out: remove them or, if they are of the model, the index",
-            stacklevel=5,
+            "beside the shards that it names and are left out: remove them or, if they are of the model, the index"
         )
     return Located(folder.resolve().name, tuple(folder / name for name in shards), _read_config(folder), index=index)
 

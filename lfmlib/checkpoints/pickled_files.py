@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 import torch
 
+from ..notices import warn
 from .in_memory import Converted, as_stored, is_tensor, read_mapping
 from .left_out import LeftOut, without_code
 from .safetensors_files import Mapped
@@ -86,7 +87,7 @@ def read_pickled(path: Path, variant: str | None = None) -> tuple[dict, dict]:
     stamp = stamp_of(path)
     content, beside, notice = _model(path, variant)
     if notice:
-        warnings.warn(notice, stacklevel=2)
+        warn(notice)
     held, left_out = read_mapping(content)
     left_out = beside | left_out | _oversized(held, path)
     kept = {key: entry for key, entry in held.items() if key not in left_out}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,7 +27,15 @@ MAX_TRIES = 6  # of a request, in a row and without progress
 MIN_PROGRESS_BYTES = 4096  # a try that brings fewer counts as one without progress
 MAX_CACHED_BYTES = 1 << 16  # tensors up to this size, such as scales, are cached, since they are read again and again
 
-_pool = ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, thread_name_prefix="range")
+
+def _renew() -> None:
+    global _pool
+    _pool = ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, thread_name_prefix="range")
+
+
+_renew()
+if hasattr(os, "register_at_fork"):  # a child has none of the threads, and would wait for them for ever
+    os.register_at_fork(after_in_child=_renew)
 
 
 @dataclass(frozen=True)

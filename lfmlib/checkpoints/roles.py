@@ -115,6 +115,7 @@ _NORM = re.compile(r"norm|^ln(?:_|\d|$)|_ln$|^bn\d*$", re.IGNORECASE)  # on the 
 # The same of a matrix, with a row for each head; "norm_proj" is none.
 _MATRIX_NORM = re.compile(r"norm(?:_?\d+|_[qkv])?$|_ln$|^ln(?:\d+|_\w+)?$|^[bg]n\d*$", re.IGNORECASE)
 _DEPTHWISE = re.compile(r"(?:^|_)(?:dw_?conv\w*|depth_?wise(?:_conv\w*)?|conv\w*_dw|dw)$", re.IGNORECASE)
+_MOST_LAYERS = 1 << 31  # a larger number in a name is no depth
 _SMALL_KERNEL = 16  # a depthwise kernel has so many values for a channel, at most
 _LAYER = re.compile(
     r"(?:^|\.)(?:layers?|h|blk|blocks?|resblocks|(?:en|de)coder_layers|albert_layer_groups)\.(\d+)(?=\.)"
@@ -224,7 +225,8 @@ def depth_and_tower(name: str) -> tuple[int | None, str]:
     layer = _LAYER.search(name)
     before = name[: layer.start()] if layer else name
     tower = next((_TOWERS[word] for word in before.split(".") if word in _TOWERS), "")
-    return (int(layer[1]) if layer and not _STAGED.search(name) else None), tower
+    depth = int(layer[1]) if layer and not _STAGED.search(name) else None
+    return (None if depth is not None and depth > _MOST_LAYERS else depth), tower
 
 
 def inside_layer(name: str) -> str | None:

@@ -7,9 +7,9 @@ model. A table without such a tensor is whole; one without a weight is not, and 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 
+from ..notices import warn
 from .state_dicts import BESIDE
 
 NOT_MISSED = re.compile(
@@ -30,12 +30,10 @@ def unread(skipped: Mapping[str, str]) -> dict[str, str]:
     return {name: why for name, why in skipped.items() if not NOT_MISSED.match(why)}
 
 
-def tell_unread(skipped: Mapping[str, str], stacklevel: int) -> None:
+def tell_unread(skipped: Mapping[str, str]) -> None:
     """Warn that a table has no rows of weights that could not be read."""
     missing = unread(skipped)
     for name, why in list(missing.items())[:1]:
         more = '; attrs["skipped"] says it of each' if len(missing) > 1 else ""
         some = "1 tensor was" if len(missing) == 1 else f"{len(missing)} tensors were"
-        warnings.warn(
-            f"{some} not read, and the table lacks what it holds: {name}: {why}{more}", stacklevel=stacklevel + 1
-        )
+        warn(f"{some} not read, and the table lacks what it holds: {name}: {why}{more}")

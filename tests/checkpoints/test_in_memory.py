@@ -144,3 +144,13 @@ def test_distributed_tensors(tmp_path):
     assert list(table["tensor"]) == [info.name for info in ckpt.tensors] == ["whole"]
     assert words in table.attrs["skipped"]["shard"] and words in ckpt.skipped["shard"]
     assert torch.equal(ckpt.read("whole"), X)
+
+
+def test_names_that_are_one_as_text_are_refused():
+    with pytest.raises(ValueError, match="two tensors are called '1'"):
+        open_checkpoint({1: torch.ones(2, 2), "1": torch.zeros(2, 2)})
+
+
+def test_a_number_too_large_for_a_depth_is_none():
+    weights = {f"layers.{10**23}.q_proj.weight": torch.randn(64, 64, generator=torch.Generator().manual_seed(0))}
+    assert survey(weights, progress=False)["depth"].isna().all()

@@ -258,3 +258,10 @@ def test_a_revision_of_what_has_none(tmp_path):
         open_checkpoint("minilm", revision="main")
     with pytest.raises(ValueError, match="only hub ids have one"):
         open_checkpoint({"a": torch.ones(1)}, revision="main")
+
+
+def test_an_address_of_a_file_is_decoded(tmp_path):
+    folder = tmp_path / "w é" / "base m"
+    folder.mkdir(parents=True)
+    save_file({"q.weight": torch.ones(2, 2)}, folder / "model.safetensors")
+    assert open_checkpoint(folder.as_uri()).tensors[0].name == "q.weight"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import pickle
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import fsspec
 import gguf
@@ -47,6 +49,18 @@ def hub(monkeypatch):
         monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(remote, "wait_exponential_jitter", lambda **_: lambda state: 0.01)
         yield server
+
+
+def _long_read(_) -> int:
+    return sum(remote._pool.map(int, "123", timeout=60))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+def test_forked_workers_read_ranges_with_threads_of_their_own():
+    """They waited for ever for those of their parent."""
+    assert _long_read(0) == 6
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as executor:
+        assert executor.submit(_long_read, 0).result(timeout=120) == 6
 
 
 def weights_sent(server) -> int:
