@@ -23,7 +23,7 @@ MIN_CELL_STD = 0.1
 TAIL_START_STD = 6.0
 """Distance from the mean, in standard deviations, at which the two open tail cells begin."""
 MAX_CENTRAL_CELL_STD = 0.3
-"""Width of a float32's cell at the mean, in standard deviations, beyond which `kl_bits` is NaN."""
+"""Width of a float32's cell at the mean, in standard deviations, beyond which no shape can be told."""
 _LN2 = math.log(2)
 
 
@@ -31,14 +31,16 @@ _LN2 = math.log(2)
 class Normality:
     """Distances of a distribution from N(mean, std²), and shape figures that say how it differs.
 
+    Where the cells of a float32 are too wide about the mean, all but ks, its bounds and exponent_entropy are NaN (see
+    `tells_shape`).
+
     Attributes:
         ks: Kolmogorov–Smirnov distance. Exact for 8- and 16-bit types; for float32 the largest distance at cell
             edges, a lower bound.
         ks_lower, ks_upper: certified bounds on the KS distance of the values themselves.
         kl_bits: Kullback–Leibler divergence in bits per weight, over cells at least 0.1 std wide (whole rounding cells
             with their true edges) from -6 to 6 std and two open tail cells, less the bias (occupied - 3) / (2 n ln 2)
-            of the plug-in estimate (Miller 1955). Noise scatters about 0, so it can be slightly negative. NaN if a
-            float32's cells at the mean are wider than 0.3 std (abs(mean) above some 40 std), too wide to tell a shape.
+            of the plug-in estimate (Miller 1955). Noise scatters about 0, so it can be slightly negative.
         tail_bits: bits per weight lost by coding *inside* the two open tails; by the chain rule the two losses add up.
         wasserstein: Wasserstein-1 distance in units of the standard deviation.
         skewness, excess_kurtosis: population figures, as scipy.
@@ -122,27 +124,45 @@ def measure(x) -> dict[str, float]:
         (0.22, -1.2)
     """
     sketch = Sketch.of(x)
-    figures = {
+    names = ("skewness", "excess_kurtosis", "weibull_k", "asymmetry", "kl_bits", "tail_bits", "wasserstein", "gg_shape")
+    figures: dict[str, float] = dict.fromkeys((*names, "ks", "ks_lower", "ks_upper"), math.nan)
+    figures["exponent_entropy"] = _exponent_entropy(sketch)
+    if not sketch.count or sketch.std == 0:
+        return figures | {"skewness": sketch.skewness, "excess_kurtosis": sketch.excess_kurtosis}
+    ks_lower, ks_upper = _ks_bounds(sketch)
+    figures |= {"ks": ks_lower, "ks_lower": ks_lower, "ks_upper": ks_upper}
+    if not tells_shape(sketch):
+        return figures
+    kl_bits, tail_bits = _kl_and_tail_bits(sketch)
+    return figures | {
         "skewness": sketch.skewness,
         "excess_kurtosis": sketch.excess_kurtosis,
         "weibull_k": _weibull_k(sketch),
-        "exponent_entropy": _exponent_entropy(sketch),
         "asymmetry": asymmetry(sketch),
-    }
-    if not sketch.count or sketch.std == 0:
-        distances = ("ks", "ks_lower", "ks_upper", "kl_bits", "tail_bits", "wasserstein", "gg_shape")
-        return figures | dict.fromkeys(distances, math.nan)
-    ks_lower, ks_upper = _ks_bounds(sketch)
-    kl_bits, tail_bits = _kl_and_tail_bits(sketch)
-    return figures | {
-        "ks": ks_lower,
-        "ks_lower": ks_lower,
-        "ks_upper": ks_upper,
         "kl_bits": kl_bits,
         "tail_bits": tail_bits,
         "wasserstein": _wasserstein(sketch),
         "gg_shape": _gg_shape(sketch),
     }
+
+
+def tells_shape(sketch: Sketch) -> bool:
+    """Whether the cells of a float32 are narrow enough about the mean to tell a shape: up to `MAX_CENTRAL_CELL_STD`
+    wide, as they are while abs(mean) is below some 40 to 80 std. Types of 8 and 16 bits have a cell for each value.
+
+    Args:
+        sketch: at least two different values.
+
+    Examples:
+        >>> from lfmlib.distribution.distances import tells_shape
+        >>> noise = np.random.default_rng(0).standard_normal(65536)
+        >>> tells_shape(lfmlib.Sketch.of(noise)), tells_shape(lfmlib.Sketch.of(noise + 200))
+        (True, False)
+    """
+    if not sketch.grid.wide:
+        return True
+    z = (coding_cells(sketch)[0] - sketch.mean) / sketch.std
+    return bool(z.size >= 2 and np.diff(z)[np.searchsorted(z[1:-1], 0)] <= MAX_CENTRAL_CELL_STD)
 
 
 def qq_r2(x) -> float:
@@ -230,9 +250,6 @@ def _kl_and_tail_bits(sketch: Sketch) -> tuple[float, float]:
     n, cells = sketch.count, sketch.cells
     edges, counts = coding_cells(sketch)
     z = (edges - sketch.mean) / sketch.std
-    # fewer than two edges, or too wide a cell at the mean: abs(mean) is many std
-    if sketch.grid.wide and (z.size < 2 or np.diff(z)[np.searchsorted(z[1:-1], 0)] > MAX_CENTRAL_CELL_STD):
-        return math.nan, math.nan
     model = np.concatenate([[special.ndtr(z[0])], _gaussian_mass(z[:-1], z[1:]), [special.ndtr(-z[-1])]])
     left, right = (int(cells.count[side].sum()) for side in (cells.upper <= edges[0], cells.lower >= edges[-1]))
     share = np.concatenate([[left], counts, [right]]) / n

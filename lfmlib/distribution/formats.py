@@ -182,13 +182,38 @@ def _joined(numbers: list) -> np.ndarray | torch.Tensor:
     return torch.stack(numbers) if all(isinstance(one, torch.Tensor) for one in numbers) else as_array(numbers)
 
 
+def dense(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor whose values lie in memory, each in its place, with its sign.
+
+    Raises:
+        ValueError: it is on the meta device, sparse, nested or quantized.
+    """
+    kind = ""
+    if tensor.is_meta:
+        kind = "on the meta device"
+    elif tensor.is_nested or tensor.layout is not torch.strided:
+        kind = "nested" if tensor.is_nested else f"stored as {tensor.layout}"
+    elif tensor.is_quantized:
+        kind = "quantized"
+    if kind:
+        raise ValueError(f"found a tensor that is {kind}: its values are not at hand; load it, or make it dense, first")
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """A copy of an array of ml_dtypes (bfloat16, float8) in torch's own type; float32 where torch has none."""
+    kind = getattr(torch, array.dtype.name, None)
+    if not isinstance(kind, torch.dtype):
+        return torch.from_numpy(array.astype(np.float32))
+    word = np.ascontiguousarray(array).view(f"uint{8 * array.dtype.itemsize}")
+    return torch.from_numpy(word.copy()).view(kind)
+
+
 def _words_of_tensor(tensor: torch.Tensor) -> tuple[str, np.ndarray | torch.Tensor]:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise _not_a_float(dtype)
-    if tensor.is_meta or tensor.layout is not torch.strided:
-        kind = "on the meta device" if tensor.is_meta else f"stored as {tensor.layout}"
-        raise ValueError(f"a tensor {kind} has no values to count: load it, or make it dense, first")
+    tensor = dense(tensor)
     if dtype == "float64":
         if tensor.device.type != "cpu":
             return dtype, _to_float32(tensor).view(torch.int32).flatten()

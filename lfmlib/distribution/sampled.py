@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from scipy import special
 
 from . import nulls
+from .jackknife import jackknife_error
 from .sketch import Sketch
 
 MIN_SAMPLE_BYTES = 16_384
@@ -60,11 +61,7 @@ def intervals(
     scatter = _noise_excess(total, whole)
     result = {}
     for name in names:
-        values = [one[name] for one in left_out]
-        middle = math.fsum(values) / len(values)
-        error = math.sqrt(
-            (len(values) - 1) / len(values) * math.fsum((value - middle) ** 2 for value in values) * unseen
-        )
+        error = math.sqrt(unseen) * float(jackknife_error([one[name] for one in left_out]))
         low, high = found[name] - times * error - scatter.get(name, 0.0), found[name] + times * error
         if name == "skewness":
             low, high = -math.inf, math.inf

@@ -16,9 +16,12 @@ import numba
 import numpy as np
 from scipy import special
 
+from .distances import tells_shape
 from .sketch import Sketch
 
 SHAPES = ("gaussian", "sharp", "inverted-t", "linear")
+NOT_GAUSSIAN = SHAPES[1:]
+"""The three shapes that the paper has beside the Gaussian."""
 LABELS = (*SHAPES, "other")
 """Every label that `classify` may give: the shapes, and "other" where none of them fits."""
 FAMILIES = (*SHAPES, "skewed")
@@ -44,7 +47,8 @@ class Shape:
     Attributes:
         label: one of `LABELS`.
         scores: family → bits per weight lost by coding the core with its best member, parameters charged. Empty for
-            fewer than 64 values, or equal ones.
+            fewer than 64 values, equal ones, or such as lie so far from 0 that a float32's cells are too wide about
+            them (see `lfmlib.distribution.distances.tells_shape`).
         margin: bits per weight by which scores would have to change for another label; small for a borderline case, 0
             for "other", NaN without scores.
         core: share of the values that lie in the core.
@@ -85,6 +89,8 @@ def classify(x) -> Shape:
     # Unequal values may still share one cell, if their spread is far below their mean.
     if sketch.count < 64 or np.ptp(sketch.cells.value) == 0:
         return Shape("other", {}, math.nan, 1.0 if sketch.count else math.nan)
+    if not tells_shape(sketch):
+        return Shape("other", {}, math.nan, math.nan)
     centre, scale = _robust_centre_and_scale(sketch)
     edges, below = _core_cells(sketch, centre, scale)
     z, n = (edges - centre) / scale, int(below[-1] - below[0])

@@ -377,8 +377,8 @@ class Sketch:
             [-0.25, 0.25, 0.5]
         """
         q = np.asarray(q, dtype=np.float64)
-        if ((q < 0) | (q > 1)).any():
-            raise ValueError(f"quantiles are shares between 0 and 1, not {q[(q < 0) | (q > 1)].flat[0]}")
+        if (outside := ~((q >= 0) & (q <= 1))).any():  # NaN, too
+            raise ValueError(f"quantiles are shares between 0 and 1, not {q[outside].flat[0]}")
         if not self.count:
             return np.full(q.shape, np.nan)[()]
         position = q * (self.count - 1)

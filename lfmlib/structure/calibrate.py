@@ -1,7 +1,7 @@
 """Compute the tables of nulls again: the figures of Gaussian noise for every storage type and size, and its spectra.
 
-`python -m lfmlib.structure.calibrate` writes the tables that `lfmlib.distribution.nulls` and
-`lfmlib.structure.random_matrices` read, in about twenty minutes.
+`python -m lfmlib.structure.calibrate` writes the tables that `lfmlib.distribution.nulls`,
+`lfmlib.structure.random_matrices` and `lfmlib.structure.krylov` read, in about twenty minutes.
 """
 
 from __future__ import annotations

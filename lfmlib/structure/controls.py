@@ -52,6 +52,8 @@ def control(matrix, kind: str, *, seed: int = 0) -> torch.Tensor:
     check(kind=kind, seed=seed)
     (kind,) = checked_names(kind)
     w = tensor_of(matrix)
+    if w.ndim != 2:
+        raise ValueError(f"found shape {tuple(w.shape)}: expected a matrix; leave vectors out")
     if kind == "rescaled":
         return rescaled(w).to(torch.float64 if w.dtype == torch.float64 else torch.float32)
     generator = torch.Generator().manual_seed(seed)  # on the host, for the same draws on every device

@@ -21,7 +21,8 @@ import pandas as pd
 import torch
 from scipy import special
 
-from ..distribution.formats import as_array
+from ..distribution.formats import as_array, dense
+from ..distribution.jackknife import jackknife_error
 from ..options import check
 from .controls import measure_controls
 from .dependence import BINS, LAGS, lag_correlations, ljung_box, neighbour_information, runs_z
@@ -267,8 +268,7 @@ def _intervals(w: np.ndarray, whole: IID) -> dict[str, tuple[float, float]]:
         parts = np.array_split(np.arange(length), JACKKNIFE_GROUPS)
         left = (np.delete(w, part, axis=axis) for part in parts)
         without = pd.DataFrame([_figures(some, Sums.of(some, LAGS))[0] for some in left])
-        # the square root of (g - 1) / g times the sum of squares, for g groups
-        errors.append(math.sqrt((JACKKNIFE_GROUPS - 1) ** 2 / JACKKNIFE_GROUPS) * without.std())
+        errors.append(pd.Series(jackknife_error(without), without.columns))
     half = special.stdtrit(JACKKNIFE_GROUPS - 1, 0.975) * np.maximum(*errors)
     ends = {name: (value - float(half[name]), value + float(half[name])) for name, value in found.items()}
     if not math.isnan(value := found["transpose_corr"]):  # without some rows there is no transpose: Fisher's (1921)
@@ -297,11 +297,11 @@ def _bands(every: Mapping[str, Any], shape: tuple[int, int], expected: Mapping[s
 def entries_of(matrix) -> np.ndarray:
     """A checked matrix as float32, or as float64 where its type is finer, in the order of rows."""
     if isinstance(matrix, torch.Tensor):
-        if matrix.layout is not torch.strided or matrix.is_complex():
-            kind = "complex" if matrix.is_complex() else f"stored as {matrix.layout}"
-            raise ValueError(f"found a tensor that is {kind}: expected real numbers, stored densely; convert it first")
+        if matrix.is_complex():
+            raise ValueError("found complex entries: expected real numbers; take their parts apart first")
+        matrix = dense(matrix)
         narrow = matrix.is_floating_point() and matrix.dtype != torch.float64
-        w = matrix.detach().cpu().to(torch.float32 if narrow else torch.float64).numpy()
+        w = matrix.cpu().to(torch.float32 if narrow else torch.float64).numpy()
     else:
         array = as_array(matrix)
         if np.iscomplexobj(array):

@@ -1,7 +1,8 @@
 """What the figures of `lfmlib.structure.entries.IID` are on independent entries.
 
-Closed forms, exact or good from some thousand entries on. They are those of Gaussian entries; `of_matrix` replaces the
-few that depend on the law of the entries, or on how many of them are zero, by those of the matrix at hand.
+Closed forms, exact or good from some thousand entries on. They are those of Gaussian entries; the few that
+depend on the law of the entries, or on how many of them are zero, are replaced by those of the matrix at hand (see
+`heavy_lag_laws`, `information_law` and `lfmlib.structure.scales.Scales`).
 """
 
 from __future__ import annotations

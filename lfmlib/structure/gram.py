@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from ..distribution.formats import as_array
+from ..distribution.formats import as_array, as_tensor, dense
 
 SEED_SALT = 1967
 """Combined with the seed of random starts, so that they differ from noise that the caller drew with the same seed."""
@@ -147,13 +147,15 @@ def tensor_of(matrix) -> torch.Tensor:
     """The input as a floating tensor, on the GPU if there is one; numpy arrays, which may be read-only, are copied."""
     if not isinstance(matrix, torch.Tensor):
         array = as_array(matrix)
-        if array.dtype.name.startswith(("bfloat16", "float8")):  # ml_dtypes, which torch does not read
-            array = array.astype(np.float32)
-        elif array.dtype == np.longdouble:
+        if array.dtype == np.longdouble:
             array = array.astype(np.float64)
-        if array.dtype.kind != "f":
+        if array.dtype.name.startswith(("bfloat16", "float8")):  # ml_dtypes
+            matrix = as_tensor(array)
+        elif array.dtype.kind != "f":
             raise ValueError(f"found entries of type {array.dtype}: a spectrum needs floating numbers; convert them")
-        matrix = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="K"))
+        else:
+            matrix = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="K"))
     if not matrix.dtype.is_floating_point:
         raise ValueError(f"found entries of type {matrix.dtype}: a spectrum needs floating numbers; convert them")
-    return matrix.detach().to("cuda" if matrix.device.type == "cpu" and torch.cuda.is_available() else matrix.device)
+    matrix = dense(matrix)
+    return matrix.to("cuda" if matrix.device.type == "cpu" and torch.cuda.is_available() else matrix.device)

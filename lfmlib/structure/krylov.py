@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from scipy import linalg, special
 
+from ..distribution.jackknife import jackknife_error
 from .gram import SEED_SALT, Matrix
 from .random_matrices import as_floats, mp_cdf, support
 
@@ -80,8 +81,7 @@ class Quadrature:
 def gauss_rule(nodes: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The Gauss quadrature of fewer nodes that a discrete distribution has, by Lanczos steps (Golub and Welsch 1969).
 
-    Half of a node's weight counts as below it, which is as good as the distribution is smooth; of a block's nodes it is
-    not, as they come in clusters.
+    A block's nodes come in clusters; those of the rule are spread as one start vector's are (see `steps_at`).
 
     Args:
         nodes, weights: of the distribution, ``(k,)`` each.
@@ -106,7 +106,8 @@ def gauss_rule(nodes: np.ndarray, weights: np.ndarray, count: int) -> tuple[np.n
 
 
 def steps_at(x: np.ndarray, nodes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Distribution function of each rule at ascending x, ``(rules, points)``; half of a node's weight is below it."""
+    """Distribution function of each rule at x, ``(rules, points)``: half of a node's weight counts as below it, as good
+    as the distribution is smooth."""
     upto = np.cumsum(weights, axis=1) - weights / 2
     return np.stack([np.interp(x, n, u, left=0, right=1) for n, u in zip(nodes, upto, strict=True)])
 
@@ -161,7 +162,7 @@ def estimate(m: Matrix, limit: float, *, seed: int = 0) -> Estimate | None:
     nodes, weights = found.without(limit)
     ks, rank = _said(nodes, weights, outlying, (m.p, m.n))
     left = np.array([_said(nodes, np.delete(weights, i, axis=0), outlying, (m.p, m.n)) for i in range(VECTORS)])
-    errors = math.sqrt((VECTORS - 1) ** 2 / VECTORS) * left.std(axis=0, ddof=1)  # the jackknife's
+    errors = jackknife_error(left)
     named = {"ks": float(errors[0]), "effective_rank": float(errors[1])}
     return Estimate(float(found.nodes[-1]), outlying, ks, rank, named)
 

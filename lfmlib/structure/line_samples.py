@@ -11,6 +11,7 @@ import math
 import numpy as np
 import torch
 
+from ..distribution.jackknife import jackknife_error
 from .likeness import Alike, line_moments, over_pairs
 
 LINES = 512
@@ -49,7 +50,7 @@ def alike_of_sample(w: np.ndarray, *, seed: int = 0, lines: int = LINES) -> tupl
         size = w.shape[1 - axis]
         chosen = np.sort(rng.choice(size, min(lines, size), replace=False))
         one, error = _between(w[chosen] if axis else w[:, chosen].T)
-        found.append((one, error if size > lines else 0.0))
+        found.append((one, math.sqrt(1 - lines / size) * error if size > lines else 0.0))  # of a finite population
     (rows, row_error), (columns, column_error) = found
     if rows is None or columns is None:
         raise ValueError("fewer than two rows, or columns, vary: there is nothing to compare; leave this matrix out")
@@ -79,4 +80,4 @@ def _error(squares: np.ndarray, vary: np.ndarray) -> float:
     left = vary.sum() - counts
     if left.min() < 2:
         return math.inf
-    return math.sqrt((len(starts) - 1) ** 2 / len(starts)) * float(np.std(sums / (left * (left - 1)), ddof=1))
+    return float(jackknife_error(sums / (left * (left - 1))))

@@ -94,7 +94,7 @@ def arrangement(
         >>> table = lfmlib.arrangement({"w": noise}, effort="fast", progress=False)
         >>> table[["row_alike", "row_alike_err", "outliers", "mp_ks"]].round(3)
            row_alike  row_alike_err  outliers  mp_ks
-        0      0.997          0.005         0  0.007
+        0      0.997          0.004         0  0.007
     """
     check(seed=seed, effort=effort)
     fast = effort == "fast"

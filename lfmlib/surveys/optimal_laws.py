@@ -6,16 +6,14 @@ from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
-from ..distribution import nulls
 from ..distribution.blas import one_blas_thread
 from ..distribution.coding import VARIANTS
 from ..distribution.law import MIN_KEPT_VALUES, Law, optimal_law
 from ..options import check, check_table
-from .counted import law_sketch, quantized_noise
+from .counted import law_sketch, noise_like
 from .forecast import Cost
 from .run import about, tabulate
 
@@ -90,11 +88,8 @@ def noise_laws(table: pd.DataFrame, *, seed: int = 0, pruned: float = 0.0) -> pd
         if not row["std"] > 0:
             skipped[row["tensor"]] = f"its standard deviation is {row['std']:g}: expected above 0"
             continue
-        rng = np.random.default_rng([seed, *row["tensor"].encode()])
-        coded = quantized_noise(row, rng)
-        plain = coded.law if coded else nulls.draw(row["dtype"], row["count"], rng, row["mean"], row["std"])
         try:
-            law = optimal_law(plain, pruned=pruned)
+            law = optimal_law(noise_like(row, seed).law, pruned=pruned)
         except ValueError as error:
             skipped[row["tensor"]] = str(error)
             continue

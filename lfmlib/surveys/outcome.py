@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
+from ..notices import warn
 from .journal import Journal
 
 Rows = list[tuple[str, list[dict] | str]]
@@ -84,16 +84,16 @@ class Outcome:
         """Say whether it was interrupted, and how many tensors were lost with their workers."""
         if self.interrupted:
             text = f"interrupted: {len(self.rows)} of {len(self.wanted)} tensors measured"
-            warnings.warn(text, stacklevel=4)
+            warn(text)
             missing = [info.name for info in self.wanted if info.name not in self.rows]
             self.failed = dict.fromkeys(missing, INTERRUPTED) | self.failed
         if lost := sum(why.startswith(LOST) for why in self.failed.values()):
             text = f"{lost} of {len(self.wanted)} tensors were not measured: their workers died. Call again for these"
-            warnings.warn(text, stacklevel=4)
+            warn(text)
         missing = {name: why for name, why in self.failed.items() if not why.startswith((LOST, INTERRUPTED))}
         if missing:
             text = f"{len(missing)} of {len(self.wanted)} tensors have no row{_first(missing)}"
-            warnings.warn(text, stacklevel=4)
+            warn(text)
 
     def table(self, columns: Iterable[str], skipped: Mapping[str, str], **attrs) -> pd.DataFrame:
         """The rows as a table, in checkpoint order; ``skipped`` and what failed stand in its ``attrs``."""
@@ -102,7 +102,7 @@ class Outcome:
         table["depth"] = table["depth"].astype("Int64")
         table.attrs.update(attrs, skipped={**skipped, **self.failed}, interrupted=self.interrupted)
         if not self.wanted:
-            warnings.warn(f"there is nothing to measure{_first(skipped)}", stacklevel=4)
+            warn(f"there is nothing to measure{_first(skipped)}")
         return table
 
 

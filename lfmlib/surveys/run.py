@@ -83,7 +83,7 @@ def tabulate(
     skipped |= {info.name: why for info in wanted if (why := unfit(info))}
     wanted = [info for info in wanted if info.name not in skipped]
     if wanted:
-        tell_unread(checkpoint.skipped | _weights_of_other_types(checkpoint), stacklevel=3)
+        tell_unread(checkpoint.skipped | _weights_of_other_types(checkpoint))
     journal = Journal(keep, measure) if keep is not None else None
     call = lambda names: partial(each, light(checkpoint, names), measure)  # noqa: E731
     how = {"executor": executor, "progress": progress, "journal": journal, "spread": spread, "cost": cost}
@@ -112,8 +112,8 @@ def about(info: TensorInfo) -> dict:
 
 def by_tower(table: pd.DataFrame) -> pd.Series:
     """The roles of a table, named by tower where its layers are of several, as "vision.q": their depths are not one."""
-    layers = table["depth"].notna() if "tower" in table else pd.Series(False, index=table.index)
-    if table.loc[layers, "tower"].nunique() < 2 if layers.any() else True:
+    layers = table["depth"].notna()
+    if "tower" not in table or table.loc[layers, "tower"].nunique() < 2:
         return table["role"]
     return table["role"].where(~layers | (table["tower"] == ""), table["tower"] + "." + table["role"])
 

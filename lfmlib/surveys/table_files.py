@@ -22,12 +22,14 @@ def check(path: str | Path) -> Path:
     """The path as one, if a table can be written there; to be called before anything is measured.
 
     Raises:
-        ValueError: its suffix is none of `SUFFIXES`.
+        ValueError: its suffix is none of `SUFFIXES`, or it is a folder.
         FileNotFoundError: its folder is not there.
     """
     path = Path(path).expanduser()
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} ends in {path.suffix!r}: expected {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: expected the name of a file")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} for {path.name}: make it, or name another")
     return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,31 +10,15 @@ from typing import Any
 import torch
 
 
-class _OneThread:
-    """How many threads are inside of `one_thread`, and how many torch used for an operation before."""
-
-    def __init__(self):
-        self.users, self.before, self.lock = 0, 1, threading.Lock()
-
-
-_inside = _OneThread()
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A context in which torch uses one thread for each operation; ends when the last thread inside leaves it."""
-    with _inside.lock:
-        if not _inside.users:
-            _inside.before = torch.get_num_threads()
-        _inside.users += 1
+    """A context in which torch uses one thread for each operation of this thread: how many is each thread's own."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        with _inside.lock:
-            _inside.users -= 1
-            if not _inside.users:
-                torch.set_num_threads(_inside.before)
+        torch.set_num_threads(before)
 
 
 def in_worker(call: Callable) -> Any:

@@ -6,7 +6,6 @@ pool of processes, or that of a Dask cluster. Sketches are exact, so that every 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import partial, reduce
@@ -23,6 +22,7 @@ from ..distribution import like_noise, nulls, sampled
 from ..distribution.distances import measure
 from ..distribution.shapes import FAMILIES, SHAPES, classify, standings
 from ..distribution.sketch import Sketch
+from ..notices import warn
 from ..options import check, check_table
 from .counted import Counted, count, count_sample, how_quantized, noise_like
 from .forecast import Cost
@@ -84,10 +84,9 @@ def survey(
     """
     sample = None if sample is None else _whole(sample)
     if sample is not None and sample < sampled.MIN_SAMPLE_BYTES:
-        warnings.warn(
+        warn(
             f"sample={sample}: of so few bytes of each tensor little can be said, and noise may not pass for noise; "
-            f"expected {sampled.MIN_SAMPLE_BYTES:,} or more",
-            stacklevel=2,
+            f"expected {sampled.MIN_SAMPLE_BYTES:,} or more"
         )
     ends = [*(f"{name}_{end}" for name in SAMPLED for end in ("low", "high")), "label_possible"] if sample else []
     spread = None if sample else Spread(_count_part, _row, worth=1 << 26)
@@ -176,7 +175,7 @@ def _sampled(checkpoint: Checkpoint, info: TensorInfo, sample: int) -> dict[str,
     laws = [part.law for part in parts]
     found = sampled.intervals(laws, info.numel, _distances, SAMPLED)
     if laws[0] is not parts[0].values:
-        found |= sampled.intervals([part.values for part in parts], info.numel, _centre, SAMPLED[:3])
+        found |= sampled.intervals([part.values for part in parts], info.numel, _centre, ("mean", "std", "mean_ratio"))
     ends = {
         f"{name}_{end}": value for name, both in found.items() for end, value in zip(("low", "high"), both, strict=True)
     }

@@ -167,3 +167,15 @@ def test_outliers_are_where_they_were_asked_for():
 
 def test_zeros_of_both_signs_are_one_value():
     assert classify(torch.tensor([0.0, -0.0]).repeat(100)).label == "other"
+
+
+@pytest.mark.parametrize("mean", [100.0, 200.0, 333.0, 1e4])
+def test_far_from_zero_a_float32_tells_no_shape_and_a_bfloat16_its_own(mean):
+    """Its cells are too wide: a Laplace density was called Gaussian, or an inverted T."""
+    rng = np.random.default_rng(int(mean))
+    for values in (rng.laplace(size=65536) / 2**0.5, rng.standard_normal(65536)):
+        shape, figures = lfmlib.classify((mean + values).astype("f4")), lfmlib.measure((mean + values).astype("f4"))
+        assert shape.label == "other" and not shape.scores and math.isnan(shape.margin)
+        told = {name for name, value in figures.items() if not math.isnan(value)}
+        assert told == {"ks", "ks_lower", "ks_upper", "exponent_entropy"}
+        assert figures["ks_lower"] <= figures["ks_upper"]

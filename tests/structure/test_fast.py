@@ -13,7 +13,7 @@ from lfmlib.structure import krylov, made_matrices
 from lfmlib.structure.entries import IID
 from lfmlib.structure.gram import Matrix
 from lfmlib.structure.likeness import alike
-from lfmlib.structure.line_samples import alike_of_sample
+from lfmlib.structure.line_samples import LINES, alike_of_sample
 from lfmlib.structure.random_matrices import spiked, threshold
 from lfmlib.structure.spectra import Spectrum, fast_spectrum, spectrum
 from lfmlib.structure.together import together_fast
@@ -44,9 +44,11 @@ def test_spectra_of_noise_lie_inside_their_null(name):
 
 def test_standard_errors_of_noise_are_those_of_their_nulls():
     """A null's width is that of four standard errors: it holds the scatter of the sample, and hardly that of noise. The
-    jackknife doubles the variance of a mean over pairs that are independent."""
+    jackknife doubles the variance of a mean over pairs that are independent; the error is to the mean over all lines,
+    and that of a sample of half of them smaller."""
     for name in ("row_corr", "col_corr"):
-        errors = np.array([errors[name] for *_, errors in noise()])
+        sides = np.array([found.shape[name == "col_corr"] for found, *_ in noise()])
+        errors = np.array([errors[name] for *_, errors in noise()]) / np.sqrt(1 - LINES / sides)
         widths = np.array([found.null[name][1] - found.null[name][0] for found, _, _ in noise()])
         assert 0.9 < np.median(4 * errors / widths) / 2**0.5 < 1.25
     errors = np.array([errors["effective_rank"] for *_, errors in noise()])
@@ -153,6 +155,14 @@ def test_a_sample_of_rows_estimates_all_pairs(name):
         *found, errors = alike_of_sample(w, seed=seed, lines=200)
         off += [(one.value - all_.value) / error for one, all_, error in zip(found, whole, errors, strict=True)]
     assert np.mean(np.abs(off) <= 2.5) >= 0.9 and abs(np.mean(off)) < 1
+
+
+def test_errors_of_a_sample_are_its_scatter_whatever_part_of_all_it_is():
+    w = MADE["row scales"](np.random.default_rng(8))[:, :600]
+    for lines in (150, 450):  # a quarter of the columns, and three quarters
+        found = [alike_of_sample(w, seed=seed, lines=lines) for seed in range(3 * DRAWS)]
+        scatter = np.std([columns.value for _, columns, _ in found])
+        assert 0.75 < np.median([errors[1] for *_, errors in found]) / scatter < 1.35
 
 
 def test_a_sample_of_all_is_no_sample():

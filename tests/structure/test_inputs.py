@@ -1,11 +1,15 @@
 """What people hand over as a matrix is read as NumPy reads it, or refused in a sentence."""
 
+from functools import partial
+
+import ml_dtypes
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 import lfmlib
+from lfmlib.structure.controls import CONTROLS
 
 PLAIN = np.random.default_rng(0).standard_normal((60, 50))
 MASKED = np.ma.masked_array(PLAIN, mask=PLAIN > 2)
@@ -74,3 +78,38 @@ def test_a_select_that_is_no_text_is_refused(select):
             ValueError, match=r"select is .*: expected a regular expression for names of tensors, as text"
         ):
             table({"w5": PLAIN}, select=select, progress=False)
+
+
+UNREADABLE = {
+    "on the meta device": torch.empty(64, 64, device="meta"),
+    "stored as torch.sparse_coo": torch.eye(64).to_sparse(),
+    "stored as torch.sparse_csr": torch.eye(64).to_sparse_csr(),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", UNREADABLE)
+def test_what_has_no_values_at_hand_is_refused_alike(kind):
+    calls = [lfmlib.iid, lfmlib.spectrum, lfmlib.Sketch.of, *(partial(lfmlib.control, kind=one) for one in CONTROLS)]
+    for call in calls:
+        with pytest.raises(ValueError, match=f"found a tensor that is {kind}: its values are not at hand"):
+            call(UNREADABLE[kind])
+
+
+def test_a_view_with_its_signs_turned_is_read_as_it_is():
+    z = torch.randn(64, 64, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    turned, plain = z.conj().imag, -z.imag.clone()
+    assert turned.is_neg()
+    assert lfmlib.Sketch.of(turned).mean == lfmlib.Sketch.of(plain).mean
+    assert lfmlib.iid(turned).lag_row == lfmlib.iid(plain).lag_row
+    assert lfmlib.spectrum(turned).top_ratio == lfmlib.spectrum(plain).top_ratio
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, np.float16])
+@pytest.mark.parametrize("kind", ["fresh", "permuted", "rows-permuted"])
+def test_controls_have_the_type_of_an_array(dtype, kind):
+    matrix = np.random.default_rng(0).standard_normal((64, 96)).astype(dtype)
+    made = lfmlib.control(matrix, kind)
+    assert str(made.dtype) == f"torch.{matrix.dtype.name}" and made.shape == (64, 96)
+    with pytest.raises(ValueError, match=r"found shape \(64,\): expected a matrix"):
+        lfmlib.control(matrix[:, 0], kind)

@@ -1,5 +1,6 @@
 """What is wrong with one tensor, or with where a worker stands, costs no other row, and is said."""
 
+import math
 import os
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 import lfmlib
+from lfmlib.distribution.distances import asymmetry
 from lfmlib.surveys import run, values
 from lfmlib.surveys.optimal_laws import noise_laws
 
@@ -45,17 +47,19 @@ def test_every_measure_takes_subnormal_values(dtype, scale):
         warnings.simplefilter("error")
         found = lfmlib.normality(noise)
         lfmlib.classify(noise)
-        assert 0 <= found.asymmetry <= 0.2 and found.ks_lower <= found.ks_upper
+        assert found.ks_lower <= found.ks_upper
+        if dtype == "bfloat16" or scale == 1e-39:
+            assert 0 <= found.asymmetry <= 0.2
+        else:  # all in the few cells that a float32 has about zero
+            assert math.isnan(found.asymmetry)
         assert lfmlib.spectrum(noise).outliers == 0 and abs(lfmlib.iid(noise).row_share) < 0.1
 
 
 def test_symmetric_subnormal_values_are_symmetric_and_others_are_not():
     rng = np.random.default_rng(0)
     even = (TINY * rng.uniform(-1, 1, 20_000)).astype(np.float32)
-    assert lfmlib.normality(even).asymmetry < 0.02
-    assert (
-        lfmlib.normality(np.where(rng.random(20_000) < 0.1, -1e-38, tiny(20_000) + np.float32(1e-39))).asymmetry > 0.5
-    )
+    assert asymmetry(even) < 0.02
+    assert asymmetry(np.where(rng.random(20_000) < 0.1, -1e-38, tiny(20_000) + np.float32(1e-39))) > 0.5
 
 
 def broken(checkpoint, info):
@@ -228,6 +232,20 @@ def test_no_odd_matrix_costs_another_its_row(what):
     rows, skipped = set(table["tensor"]), table.attrs["skipped"]
     assert rows | set(skipped) == set(models[0]) and not rows & set(skipped)
     assert {"good.weight", "padded.weight", "huge.weight"} <= rows and all(skipped.values())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("std", [0.02, 0.0009])
+def test_noise_of_coarse_types_is_like_the_tensor(std):
+    """In the second, rounding, which sets most values to zero, makes a part of the spread."""
+    values = std * torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
+    model = {"w": values.to(torch.float8_e4m3fn)}
+    noise, own = noise_laws(lfmlib.survey(model, progress=False)), lfmlib.laws(model, progress=False)
+    if len(own):
+        assert noise["sigma"].iloc[0] == pytest.approx(own["sigma"].iloc[0], rel=0.05)
+    else:
+        left = [int(one.attrs["skipped"]["w"].partition(" ")[0]) for one in (noise, own)]
+        assert left[0] == pytest.approx(left[1], rel=0.05)
 
 
 @pytest.mark.filterwarnings("ignore")

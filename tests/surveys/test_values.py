@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from lfmlib import findings
 from lfmlib.distribution import nulls
 from lfmlib.surveys.run import by_tower
 from lfmlib.surveys.values import noise_twin, survey
+
+MEASURED = {"q": torch.randn(64, 64, generator=torch.Generator().manual_seed(1))}
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +110,14 @@ def test_what_cannot_be_measured_is_said_and_the_rest_is_kept():
     assert rows.loc["constant", "std"] == 0 and np.isnan(rows.loc["constant", "kl_bits"])
     assert rows.loc["lost", ["count", "nonfinite"]].tolist() == [0, 4096]
     assert rows.loc["holes", "nonfinite"] == 41
+
+
+@pytest.mark.parametrize("measure", [lfmlib.survey, lfmlib.arrangement, lfmlib.laws, partial(lfmlib.compare, MEASURED)])
+def test_warnings_name_the_line_that_asked(measure):
+    wrong = MEASURED | {"zeros": torch.zeros(64, 64), "w": torch.zeros(64, 64, dtype=torch.int8)}
+    with pytest.warns(UserWarning) as caught:
+        measure(wrong, progress=False)
+    assert {one.filename for one in caught} == {__file__}
 
 
 def test_an_empty_model_has_an_empty_table():
