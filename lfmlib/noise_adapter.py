@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-import warnings
 import zlib
 from dataclasses import dataclass, field
 from functools import cache, reduce
+from numbers import Integral, Real
 from typing import Any, cast
 
 import numpy as np
@@ -31,6 +31,7 @@ from torch import nn
 from torch.nn import functional
 
 from .extras import need
+from .notices import warn
 
 need("adapters", __name__)
 
@@ -134,8 +135,13 @@ class NoiseConfig(PeftConfig):
         self.peft_type = TYPE
         if self.law not in LAWS:
             raise ValueError(f"unknown law {self.law!r} of a noise adapter: expected one of {', '.join(LAWS)}")
-        if self.bases < 1 or self.seed < 0:
-            raise ValueError(f"bases={self.bases}, seed={self.seed}: expected at least one basis, and a seed from 0 on")
+        for name, least in (("bases", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) < 1 << 64:
+                raise ValueError(f"{name} is {value!r}: expected a whole number from {least} on, below 2^64")
+        for value in (self.scale, *self.scale_pattern.values()):
+            if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+                raise ValueError(f"a scale is {value!r}: expected a number")
         if self.stream != STREAM:
             raise ValueError(
                 f"this adapter was made with the random stream {self.stream!r}, and this version of lfmlib draws "
@@ -217,7 +223,7 @@ class NoiseLinear(nn.Module, NoiseLayer):
     def unmerge(self) -> None:
         """Subtract merged adapters from the weight again, up to rounding."""
         if not self.merged:
-            warnings.warn("nothing is merged, so there is nothing to take off", stacklevel=2)
+            warn("nothing is merged, so there is nothing to take off")
         while self.merged_adapters:
             adapter = self.merged_adapters.pop()
             self.get_base_layer().weight.data -= self.get_delta_weight(adapter)

@@ -1,5 +1,6 @@
 """Noise adapters: a tuner of peft like any other; the same random numbers for ever; only scales on disk."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -154,8 +155,8 @@ def test_the_frozen_numbers_do_not_depend_on_the_type_of_the_base(dtype):
     ("settings", "message"),
     [
         ({"law": "cauchy"}, r"unknown law 'cauchy'.*gaussian, uniform, signs"),
-        ({"bases": 0}, r"expected at least one basis"),
-        ({"seed": -1}, r"a seed from 0 on"),
+        ({"bases": 0}, r"bases is 0: expected a whole number from 1 on"),
+        ({"seed": -1}, r"expected a whole number from 0 on"),
         ({"stream": "philox-0"}, r"random stream 'philox-0'.*Load it with the version"),
     ],
 )
@@ -195,3 +196,13 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
     )
     with pytest.raises(lfmlib.CheckpointError, match=r"scales of rows \(1, 64\).*expected \(bases, out\) and"):
         lfmlib.compare(other, tmp_path / "adapter", progress=False)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"bases": 1.5}, {"bases": 0}, {"seed": 2**70}, {"seed": "a"}, {"seed": 1.5}, {"scale": "x"}, {"scale": math.nan},
+     {"scale_pattern": {"q": math.inf}}],
+)  # fmt: skip
+def test_what_no_adapter_can_have_is_refused(given):
+    with pytest.raises(ValueError, match=r"expected a (whole )?number"):
+        NoiseConfig(target_modules=["q"], **given)

@@ -21,7 +21,8 @@ import nbformat
 import yaml
 
 from ..checkpoints.checkpoint import open_checkpoint
-from ..deltas.pairs import akin, is_adapter, opened_pair
+from ..deltas.opening import is_adapter, opened_pair
+from ..deltas.pairs import akin
 from ..provenance import ROOT
 from .execute import Run, execute, is_changed, unfinished
 from .layout import OWN, Layout, writable

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from ..checkpoints.unread import tell_unread
 from ..distribution import nulls
 from ..distribution.distances import measure, qq_r2
 from ..distribution.shapes import classify
+from ..notices import warn
 from ..options import check
 from ..structure.random_matrices import null
 from ..structure.spectra import top_ratio
@@ -32,7 +32,8 @@ from ..surveys.run import about, each, light, over
 from .budget import blocks, budget
 from .fused import alike
 from .kin import MIN_KINSHIP, kinship, refuse_strangers
-from .pairs import Pair, opened_pair, pair, read_pair
+from .opening import opened_pair
+from .pairs import Pair, pair, read_pair
 from .stand_ins import adding
 
 HELD, BESIDES = 60_000_000, 1 << 22
@@ -124,7 +125,7 @@ def compare(
     if select:  # what was not asked for is not missing
         found = re.compile(select).search
         skipped = {name: reason for name, reason in skipped.items() if found(name)}
-    tell_unread({name: why for name, why in (base.skipped | tuned.skipped).items() if skipped.get(name) == why}, 2)
+    tell_unread({name: why for name, why in (base.skipped | tuned.skipped).items() if skipped.get(name) == why})
     _tell_unpaired(base, tuned, skipped)
     refuse_strangers(base, tuned, [partial(read_pair, one, tuned, base) for one in pairs])
     by_name = {one.tuned: one for one in pairs}
@@ -137,7 +138,10 @@ def compare(
         return partial(each, light(tuned, names), measure)
 
     outcome = over(tuned, wanted, call, executor=executor, progress=progress)
-    return outcome.table(_columns(), skipped, source=tuned.name, base=base.name)
+    table = outcome.table(_columns(), skipped, source=tuned.name, base=base.name)
+    if len(table) and (table["std_delta"] == 0).all():
+        warn(f"ΔW is exactly zero in all {len(wanted)} matrices: {tuned.name} and {base.name} hold the same weights")
+    return table
 
 
 def _tell_unpaired(base: Checkpoint, tuned: Checkpoint, skipped: dict[str, str]) -> None:
@@ -148,10 +152,9 @@ def _tell_unpaired(base: Checkpoint, tuned: Checkpoint, skipped: dict[str, str])
     ]
     if left:
         some = "; ".join(f"{name}: {skipped[name]}" for name in left[:3])
-        warnings.warn(
+        warn(
             f"{len(left)} matrices have no row, since they have no partner ({some}{' …' if len(left) > 3 else ''}); "
-            'attrs["skipped"] of the table says it of each',
-            stacklevel=3,
+            'attrs["skipped"] of the table says it of each'
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,6 +34,16 @@ def refuse_strangers(base: Checkpoint, tuned: Checkpoint, pairs: Loads) -> None:
             f"{middle:.3f} in the median, as unrelated models do; expected at least {MIN_KINSHIP}. Name the model it "
             "was fine-tuned from"
         )
+
+
+def stored_pairs(base: Checkpoint, theirs: Mapping[str, Callable[[], torch.Tensor]]) -> Loads:
+    """Of the large matrices that a base stores, calls that load those of a model, ``theirs``, and its own."""
+    large = [name for name, one in base.stored.items() if len(one.shape) == 2 and math.prod(one.shape) >= 4096]
+    return [partial(_loaded, theirs[name], base.stored[name].load) for name in large]
+
+
+def _loaded(*loads: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+    return [load().cpu() for load in loads]
 
 
 def median_kinship(pairs: Loads) -> float:

@@ -1,45 +1,22 @@
-"""A base and its fine-tunes: opening them, whether they are kin, and which tensor of one belongs to which of another.
+"""Which matrix of a fine-tune belongs to which of its base, and how the two are laid over each other.
 
-Tensors are paired by name, through other prefixes, and in another layout.
+Matrices are paired by name, through other prefixes, and in another layout.
 """
 
 from __future__ import annotations
 
-import math
-import re
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from reprlib import repr as shortened
-from typing import Any, TypeGuard
 
 import torch
 
-from ..checkpoints.checkpoint import Checkpoint, CheckpointError, TensorInfo, open_checkpoint
+from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..checkpoints.names import matched
-from ..checkpoints.slices import Part
-from ..checkpoints.state_dicts import BESIDE
-from ..extras import need
 from ..surveys.run import matrices
-from .fused import Assembled, alike, cut_alike, pieces
+from .fused import alike, pieces
 from .kin import KINSHIP_ROWS, MIN_KINSHIP, kinship, median_kinship, refuse_strangers
-
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-"""Types whose values can be added; smaller ones are quantized."""
-CONSTANT = re.compile(r"(^|\.)(position_ids|token_type_ids|attn\.bias|attn\.masked_bias|rotary_emb\.inv_freq)$")
-"""Names of what is stored beside weights, such as masks, by some versions of a library and not by others; a bias with
-one axis is a weight."""
-
-GROWN = 'Resize one to the other’s first; `lfmlib.merge` merges what they have in common by vocabulary="common"'
-"""What to do where a vocabulary grew."""
-NO_WEIGHTS = ("tied to", "a copy of", "a buffer", "a constant of the graph", BESIDE)
-"""What a reason begins with for which a tensor is not listed, where nothing would have to be added to it."""
-LAYER = re.compile(r"((?:.*?\.)?(?:layers?|h|blk|blocks?|resblocks))\.\d+\.")
-"""A layer: what it is called in, and its own number."""
-FORETELLS = re.compile(r"\.(?:eh_proj|enorm|hnorm|shared_head)\.")
-"""Names in a layer that foretells the token after next (DeepSeek's multi-token prediction)."""
+from .opening import opened_pair
 
 
 @dataclass(frozen=True)
@@ -56,69 +33,6 @@ class Pair:
     tuned: str
     transposed: bool = False
     rows: int | None = None
-
-
-def opened(
-    base, tuned: Any, *, revision: str | None = None, whole: bool = False
-) -> tuple[Checkpoint, list[Checkpoint]]:
-    """A base and the models that were tuned from it, opened; an adapter is laid over the base.
-
-    Args:
-        base: anything `open_checkpoint` takes.
-        tuned: such a model or the folder of an adapter that peft saved (LoRA, DoRA, noise), or a list of these.
-        revision: of ``tuned``, if it is a hub id.
-        whole: an adapter's model holds what the adapter leaves alone as well, as it is in the base.
-
-    Raises:
-        ValueError: no tuned model, or one side holds factors of an adapter, not a model.
-        FileNotFoundError, CheckpointError: from `open_checkpoint`, and from `lfmlib.deltas.adapted.adapted`.
-    """
-    one = isinstance(tuned, str | Path | Checkpoint | Mapping | torch.nn.Module)
-    if not one and (isinstance(tuned, bytes) or not isinstance(tuned, Iterable)):
-        raise TypeError(
-            f"the tuned model is {shortened(tuned)}: expected a model as `lfmlib.open_checkpoint` takes it, the folder "
-            "of an adapter, or a list of these"
-        )
-    sources = [tuned] if one else list(tuned)
-    if not sources:
-        raise ValueError("no tuned model was given: expected at least one, beside the base")
-    base = open_checkpoint(base)
-    _refuse_factors(base, "base")
-    models = []
-    for source in sources:
-        if is_adapter(source):
-            need("adapters", "an adapter, which is laid over its base by peft,")
-            from . import adapted  # imports peft, which takes seconds
-
-            models.append(adapted.adapted(base, source, whole=whole))
-            continue
-        models.append(open_checkpoint(source, revision=revision))
-        _refuse_factors(models[-1], "tuned model")
-    return base, models
-
-
-def opened_pair(base, tuned: Any, *, revision: str | None = None) -> tuple[Checkpoint, Checkpoint]:
-    """A base and the one model that was tuned from it; arguments and errors as of `opened`."""
-    base, models = opened(base, tuned, revision=revision)
-    if len(models) > 1:
-        raise ValueError(f"{len(models)} tuned models were given, and one is compared with a base: expected one")
-    return base, models[0]
-
-
-def is_adapter(source) -> TypeGuard[str | Path]:
-    """Whether a source is a folder with an adapter, as peft saves it."""
-    return isinstance(source, str | Path) and (Path(source).expanduser() / "adapter_config.json").is_file()
-
-
-def _refuse_factors(checkpoint: Checkpoint, side: str) -> None:
-    names = [*(info.name for info in checkpoint.tensors), *checkpoint.skipped]
-    if factors := [
-        name for name in names if ".lora_" in name and not checkpoint.skipped.get(name, "").startswith("a p")
-    ]:
-        raise ValueError(
-            f"the {side} ({checkpoint.name}) holds factors of an adapter, such as {factors[0]}: "
-            "expected a model as the base, and as the tuned model the adapter's folder, with adapter_config.json"
-        )
 
 
 def akin(base, tuned) -> None:
@@ -170,6 +84,11 @@ def pair(base: Checkpoint, tuned: Checkpoint) -> tuple[list[Pair], dict[str, str
     reason = f"only in the base ({base.name})"
     left |= {one.name: reason for one in old if one.name not in taken and one.name not in left}
     if not found:
+        if unlike := next(((name, why) for name, why in left.items() if why.startswith("of shape ")), None):
+            raise ValueError(
+                f"the tuned model ({tuned.name}) and the base ({base.name}) have no matrix of one shape: {unlike[0]} "
+                f"is {unlike[1]}; expected a model and the one it was fine-tuned from, which have the same size"
+            )
         some = [", ".join([one.name for one in infos][:3]) or "no floating-point matrix" for infos in (old, new)]
         raise ValueError(
             f"the tuned model ({tuned.name}) and the base ({base.name}) have no matrix in common: found {some[1]} … "
@@ -201,171 +120,6 @@ def _first_rows(one: Pair, tuned: Checkpoint, base: Checkpoint) -> tuple[torch.T
         return read_pair(one, tuned, base)
     most = min(KINSHIP_ROWS, one.rows or KINSHIP_ROWS)
     return tuned.rows(one.tuned, most), base.rows(one.base, most)
-
-
-def partners(
-    base: Checkpoint, model: Checkpoint, unfit: dict[str, str] | None = None
-) -> dict[str, Callable[[], torch.Tensor]]:
-    """For every tensor stored in the base, how that of the model is loaded which stands in its place.
-
-    What the model stores fused and the base apart, or the other way round, is laid out as in the base. Heads, towers
-    and other tensors outside layers that the model lacks are as in the base; of these, and of tensors that the model
-    has beside the base's, warnings are given.
-
-    Args:
-        base, model: as `opened` returns them.
-        unfit: takes up, by the base's name, why a tensor of the model does not fit; it is as in the base then. None
-            raises that.
-
-    Raises:
-        ValueError: the model lacks some that are inside its layers, or has them in another shape or of another kind.
-        CheckpointError: something is stored that has no values to add.
-    """
-    base, model = alike(base, model)
-    for one in (base, model):
-        if odd := [name for name, why in one.skipped.items() if not why.startswith(NO_WEIGHTS)]:
-            why, piece = one.skipped[odd[0]], one.skipped[odd[0]].startswith(("quantized", "a piece of"))
-            advice = ". Dequantize it first" if piece else ""
-            if why.endswith("not measured"):
-                advice = ". Merge the adapter into its base with peft, and give the merged model"
-            raise CheckpointError(f"{odd[0]} of {one.name} cannot be added: {why}{advice}")
-    known, own = pieces(base), pieces(model)
-    first = {piece.part.stored: piece for piece in reversed(own.values())}
-    for name, why in model.skipped.items():
-        if target := first.get(why.removeprefix("tied to ")):
-            own.setdefault(name, target)
-    shapes = [{key: piece.shape for key, piece in some.items()} for some in (known, own)]
-
-    def hold(pairs: dict[str, str]) -> bool:
-        some = [(own[key].part, known[other].part) for key, other in pairs.items()]
-        loads = [partial(_of_both, *two, model, base) for two in some if two[0].shape == two[1].shape]
-        matrices = [load for load, two in zip(loads, some, strict=False) if len(two[0].shape) > 1]
-        return median_kinship(matrices or loads) >= MIN_KINSHIP
-
-    partner = {other: own[key].part for key, other in matched(shapes[0], shapes[1], holds=hold).items()}
-    for other in _of_other_classes({key: (known[key].part, part) for key, part in partner.items()}, base):
-        del partner[other]
-    parts: dict[str, dict[Part, Part | None]] = {}
-    for key, piece in known.items():
-        parts.setdefault(piece.part.stored, {})[piece.part] = partner.get(key)
-    lacking = [name for name, some in parts.items() if None in some.values()]
-    _refuse_half_layers(lacking, [name for name in parts if name not in lacking], base, model)
-    found = {name: base.stored[name].load for name in lacking}
-    for name, some in parts.items():
-        if name not in found:
-            pairs = [(one, other) for one, other in some.items() if other]
-            try:
-                found[name] = _loader(name, pairs, base, model)
-            except ValueError as error:
-                if unfit is None or isinstance(error, CheckpointError):
-                    raise
-                unfit[name] = str(error)
-                found[name] = base.stored[name].load
-    taken = {other.stored for other in partner.values()}
-    _tell(
-        f"of {model.name} are not in the base, and are left out", [name for name in model.stored if name not in taken]
-    )
-    weights = [name for name in lacking if not _constant(name, base.stored[name])]
-    _tell(f"of {base.name} are not in {model.name}, and stay as they are", weights)
-    return {name: found[name] for name in base.stored}
-
-
-def _of_other_classes(pairs: Mapping[str, tuple[Part, Part]], base: Checkpoint) -> list[str]:
-    """Heads, and their biases, that have other rows than the base's without an embedding that has: other classes."""
-    roles = {info.name: info.role for info in base.tensors}
-    rows = {
-        key: (one.shape[0], other.shape[0])
-        for key, (one, other) in pairs.items()
-        if len(one.shape) == len(other.shape) > 0
-        and one.shape[1:] == other.shape[1:]
-        and one.shape[0] != other.shape[0]
-    }
-    grown = {counts for key, counts in rows.items() if roles.get(pairs[key][0].stored) == "embed"}
-    heads = {
-        key: counts for key, counts in rows.items() if roles.get(pairs[key][0].stored) == "head" and counts not in grown
-    }
-    biases = {key.rpartition(".")[0]: counts for key, counts in heads.items()}
-    return [
-        key
-        for key, counts in rows.items()
-        if key in heads or (len(pairs[key][0].shape) == 1 and biases.get(key.rpartition(".")[0]) == counts)
-    ]
-
-
-def _tell(words: str, names: Sequence[str]) -> None:
-    if names:
-        some = f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
-        warnings.warn(f"{len(names)} tensors {words}: {some}", stacklevel=4)
-
-
-def _of_both(one: Part, other: Part, model: Checkpoint, base: Checkpoint) -> tuple[torch.Tensor, torch.Tensor]:
-    return one.load(model.stored[one.stored]), other.load(base.stored[other.stored])
-
-
-def _refuse_half_layers(lacking: Sequence[str], has: Sequence[str], base: Checkpoint, model: Checkpoint) -> None:
-    """Raise what `partners` raises of tensors that a model lacks inside towers of which it has layers."""
-    towers = {found[1] for name in has if (found := LAYER.match(name))}
-    inside = [
-        name
-        for name in lacking
-        if not _constant(name, base.stored[name])
-        and (not has or ((found := LAYER.match(name)) and found[1] in towers and not _foretells(found[0], lacking)))
-    ]
-    if inside:
-        raise ValueError(
-            f"{model.name} lacks {len(inside)} of the {len(base.stored)} tensors of {base.name}, such as {inside[0]}; "
-            f"it has {next(iter(model.stored))} …: expected a model that was tuned from that base"
-        )
-
-
-def _foretells(layer: str, names: Sequence[str]) -> bool:
-    """Whether a layer is one that foretells the token after next, beside the others, which fine-tunes drop."""
-    return any(name.startswith(layer) and FORETELLS.search(name) for name in names)
-
-
-def _loader(
-    name: str, some: list[tuple[Part, Part]], base: Checkpoint, model: Checkpoint
-) -> Callable[[], torch.Tensor]:
-    """How the values of a tensor of the base are loaded from the model's: of each part, where it lies there."""
-    place = base.stored[name]
-    entries = {other.stored: model.stored[other.stored] for _, other in some}
-    for one, other in some:
-        _same_kind(name, place, entries[other.stored], (one.shape, other.shape), base, model)
-    if len(entries) == 1 and all(cut_alike(one, other) for one, other in some):
-        (theirs,) = entries.values()
-        if theirs.shape == place.shape:
-            return theirs.load
-    return Assembled(tuple(place.shape), tuple((one, other, entries[other.stored]) for one, other in some))
-
-
-def _constant(name: str, place) -> bool:
-    """Whether a tensor is no weight, so that a model may lack it: it is as in the base then."""
-    floating = getattr(torch, place.dtype).is_floating_point
-    return not floating or (len(place.shape) != 1 and CONSTANT.search(name) is not None)
-
-
-def _same_kind(name: str, place, theirs, shapes: tuple[tuple, tuple], base: Checkpoint, model: Checkpoint) -> None:
-    """Raise what `partners` raises of one tensor, or of one part; ``shapes`` are those in the base and in the model."""
-    here, there = shapes
-    if math.prod(place.shape) == math.prod(theirs.shape) == 1 and not getattr(torch, place.dtype).is_floating_point:
-        return  # a counter, which nothing is added to
-    if there != here:
-        roles = {info.role for info in base.tensors if info.name == name}
-        grown = bool(roles & {"embed", "head"}) and there[1:] == here[1:]
-        why = f"their vocabularies differ. {GROWN}" if grown else "they are not of one kind"
-        raise ValueError(f"{name} is {there} in {model.name}, and {here} in {base.name}: {why}")
-    floating = [getattr(torch, one.dtype).is_floating_point for one in (place, theirs)]
-    if floating[0] != floating[1]:
-        raise ValueError(
-            f"{name} is {theirs.dtype} in {model.name}, and {place.dtype} in {base.name}: expected both to be of "
-            "floating point, or neither"
-        )
-    for one, of in ((theirs, model), (place, base)):
-        if floating[0] and (one.kind or one.dtype not in FLOATS):
-            raise CheckpointError(
-                f"{name} of {of.name} is stored as {one.kind or one.dtype}, which is quantized: expected "
-                f"{', '.join(FLOATS)}. Dequantize it first"
-            )
 
 
 def _fit(old: TensorInfo, new: TensorInfo) -> Pair | str:

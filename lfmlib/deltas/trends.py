@@ -87,9 +87,14 @@ def profiles(table: pd.DataFrame, column: str = "std_delta") -> dict[str, pd.Ser
 
     Returns:
         Role → series whose index is the depth, ascending.
+
+    Raises:
+        ValueError: no table of `lfmlib.compare`, or a column that holds no figures.
     """
     check(column=column)
     check_table(table, ("role", "depth", column), "lfmlib.compare")
+    if not pd.api.types.is_numeric_dtype(table[column]):
+        raise ValueError(f"the column {column!r} holds {table[column].dtype}: expected a figure, as in std_delta")
     known = table.dropna(subset=["depth", column])
     if "control" in known:
         known = known[known["control"] == "none"]

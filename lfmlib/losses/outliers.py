@@ -49,7 +49,7 @@ def damage(
         In the unit of the loss.
 
     Raises:
-        ValueError: unknown change, or "clipped" without the cuts.
+        ValueError: unknown change, "clipped" without the cuts, or weights without a mask or a cut.
 
     Examples:
         >>> weights = {"w": torch.tensor([[0.1, -0.2, 0.3, -2.0]])}
@@ -61,12 +61,15 @@ def damage(
     """
     if change not in CHANGES or (change == "clipped" and cuts is None):
         raise ValueError(f"cannot make entries {change!r}: expected one of {', '.join(CHANGES)}; to clip, pass cuts=")
-    own = loss() if own is None else own
+    cut = (cuts or {}) if change == "clipped" else dict.fromkeys(weights, 0.0)
+    for what, given in (("masks", masks), ("cuts", cut)):
+        if missing := [name for name in weights if name not in given]:
+            raise ValueError(f"{what} has none of {missing[0]}: expected one for each of the weights")
+    own = float(loss()) if own is None else own
     with restored(weights) as before, torch.no_grad():
         for name, w in weights.items():
-            cut = cuts[name] if cuts else 0.0
-            w.copy_(torch.where(masks[name], CHANGES[change](before[name], cut), before[name]))
-        return loss() - own
+            w.copy_(torch.where(masks[name], CHANGES[change](before[name], cut[name]), before[name]))
+        return float(loss()) - own
 
 
 def quantized(w: torch.Tensor, bits: int, range_of: str, cut: float) -> torch.Tensor:

@@ -10,7 +10,7 @@ expectation, that of the weights that pruning by magnitude would take away.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..options import check
+from .crossing import crossing
 from .weights import Weights, restored, rng
 
 METHODS = ("magnitude", "random", "wanda", "noise")
@@ -70,12 +72,15 @@ def curve(
         1   0.50  0.05
         2   1.00  4.14
     """
+    check(draws=draws)
+    if not isinstance(shares, Iterable):
+        raise ValueError(f"shares is {shares!r}: expected a list of numbers between 0 and 1")
     if wrong := [share for share in shares if not 0 <= share <= 1]:
         raise ValueError(f"{wrong[0]} is no share of the weights: expected numbers between 0 and 1")
     if not weights:
         raise ValueError("there are no weights to prune")
     _check(method, within, weights, inputs)
-    own, rows = loss(), []
+    own, rows = float(loss()), []
     if not math.isfinite(own):
         raise ValueError(f"the loss is {own} before anything is pruned: there is nothing it could rise from")
     steps = [(draw, share) for draw in range(draws) for share in shares]
@@ -83,7 +88,7 @@ def curve(
         with restored(weights) as before:
             for draw, share in tqdm(steps, f"pruning, {method}", disable=not progress, leave=False, delay=1):
                 zeroed = prune(weights, before, share, method, within, inputs, (seed, draw))
-                rows.append((draw, share, zeroed, loss() - own))
+                rows.append((draw, share, zeroed, float(loss()) - own))
     except KeyboardInterrupt:
         if not rows:
             raise
@@ -101,7 +106,7 @@ def largest_share(found: pd.DataFrame, bound: float) -> float:
 
     Returns:
         Between 0 and 1, interpolated linearly between the shares that were measured and (0, no rise); the largest share
-        where the bound is never exceeded.
+        where the bound is never exceeded, and 0 where it is not above 0.
 
     Examples:
         >>> found = pd.DataFrame({"share": [0.2, 0.4], "rise": [0.0, 0.1]})
@@ -109,15 +114,8 @@ def largest_share(found: pd.DataFrame, bound: float) -> float:
         0.3
     """
     mean = found.groupby("share")["rise"].agg(lambda rises: rises.mean(skipna=False))
-    shares = np.concatenate([[0.0], mean.index[mean.index > 0].to_numpy(float)])
-    rises = np.concatenate([[0.0], mean[mean.index > 0].to_numpy(float)])
-    over = np.flatnonzero(~(rises <= bound))  # a rise that is infinite or NaN exceeds any bound
-    if not len(over):
-        return float(shares[-1])
-    i = int(over[0])
-    if not math.isfinite(rises[i]):
-        return float(shares[i - 1])
-    return float(shares[i - 1] + (bound - rises[i - 1]) / (rises[i] - rises[i - 1]) * (shares[i] - shares[i - 1]))
+    mean = mean[mean.index > 0]
+    return crossing(mean.index.to_numpy(float), mean.to_numpy(float), bound)[0]
 
 
 @torch.no_grad()
@@ -264,5 +262,8 @@ def _check(method: str, within: str, weights: Weights, inputs: Weights | None) -
     for what, known, given in (("method", METHODS, method), ("place to compare scores", WITHIN, within)):
         if given not in known:
             raise ValueError(f"unknown {what} {given!r}: expected one of {', '.join(known)}")
+    for name, w in weights.items():
+        if not w.numel() or (w.dim() != 2 and within == "row"):
+            raise ValueError(f"{name} is of shape {tuple(w.shape)}: expected a matrix (out, in) with entries to prune")
     if method == "wanda" and (missing := [name for name in weights if name not in (inputs or {})]):
         raise ValueError(f"Wanda needs the norms of the inputs of {missing[0]}: pass inputs= (see input_norms)")

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from ..options import check
 from .weights import restored
 
 KINDS = ("matrix", "rows", "growing", "falling")
@@ -80,6 +81,7 @@ def radius(
     """
     if not rise > 0:
         raise ValueError(f"rise is {rise}: expected by how much the loss is to rise, above 0")
+    check(draws=draws)
     own = _noiseless_loss(loss, weights, kind, depth)
     rows, exponent = [], START_EXPONENT
     try:
@@ -88,7 +90,7 @@ def radius(
 
                 def rise_at(scale: float, perturb=perturb) -> float:
                     perturb(scale)
-                    found = loss() - own
+                    found = float(loss()) - own
                     return found if math.isfinite(found) else math.inf  # a loss that overflows has risen enough
 
                 found, exponent = _crossing(rise_at, rise, exponent)
@@ -130,12 +132,15 @@ def curve(
         >>> lfmlib.tolerance.curve(loss, weights, [0.1, 0.2], draws=1)["rise"].round(2).tolist()
         [0.01, 0.04]
     """
+    check(draws=draws)
+    if wrong := [scale for scale in scales if not 0 <= scale < math.inf]:
+        raise ValueError(f"a scale of noise is {wrong[0]}: expected numbers from 0 on, in standard deviations")
     own, rows = _noiseless_loss(loss, weights, kind, depth), []
     for draw in range(draws):
         with perturbed(weights, kind, depth, seed, draw) as perturb:
             for scale in scales:
                 perturb(scale)
-                rows.append((draw, scale, loss() - own))
+                rows.append((draw, scale, float(loss()) - own))
     return pd.DataFrame(rows, columns=["draw", "scale", "rise"])
 
 
@@ -222,7 +227,7 @@ def _noiseless_loss(loss: Callable[[], float], weights: Mapping, kind: str, dept
         raise ValueError(f"noise that is {kind} with depth needs the depth of every matrix: pass depth=")
     if not weights:
         raise ValueError("there are no weights to add noise to")
-    own = loss()
+    own = float(loss())
     if not math.isfinite(own):
         raise ValueError(f"the loss is {own} without any noise: there is nothing it could rise from")
     return own

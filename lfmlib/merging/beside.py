@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import warnings
 from pathlib import Path
 
 from .. import cache
 from ..checkpoints.checkpoint import Checkpoint
+from ..notices import warn
 
 WEIGHTS = re.compile(
     r"\.(safetensors|bin|pt|pth|ckpt|gguf|ggml|onnx([._]data.*)?|h5|keras|msgpack|ot|tflite|pdparams|mlmodel|mlpackage)"
@@ -62,10 +62,9 @@ def _fetch(like: Checkpoint) -> None:
             like.name, revision=like.revision, ignore_patterns=[*left, "onnx/*", "openvino/*", "coreml/*"]
         )
     except Exception as error:  # whatever the reason, the weights are there
-        warnings.warn(
+        warn(
             f"what lies beside the weights of {like.name} on the hub, such as its tokenizer, was not fetched "
-            f"({type(error).__name__}): copy it to the merged model from where you have it",
-            stacklevel=2,
+            f"({type(error).__name__}): copy it to the merged model from where you have it"
         )
 
 

@@ -63,7 +63,7 @@ def write(
 
     Raises:
         FileExistsError: ``out`` is not empty.
-        ValueError: ``OUT.partial`` belongs to another model, or another process is writing it.
+        ValueError: ``OUT.partial`` belongs to another model, or to nobody, or another process is writing it.
         OSError: the disk is full.
         RuntimeError: workers of the executor died.
     """
@@ -114,6 +114,12 @@ def layout(like: Checkpoint, entries: Sequence[Entry]) -> dict[str, list[Entry]]
 def _claim(folder: Path, about: Mapping, resume: bool) -> None:
     """Make the folder that of this model, or refuse it as another's."""
     path, text = folder / ABOUT_FILE, json.dumps(about, indent=2, sort_keys=True) + "\n"
+    ours = {".lock", path.name, path.with_suffix(".new").name}
+    if not path.exists() and (others := sorted(one.name for one in folder.iterdir() if one.name not in ours)):
+        raise ValueError(
+            f"{folder}, where the model would be put together, holds {', '.join(others[:3])} and no {ABOUT_FILE}, so "
+            "it is not from here: remove it, or name another folder"
+        )
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise ValueError(
             f"{folder} holds a part of something else (see its {ABOUT_FILE}): remove it, or name another folder"

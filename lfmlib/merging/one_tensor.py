@@ -11,7 +11,7 @@ import torch
 
 from ..checkpoints.remote import prefetched
 from ..checkpoints.stored import Stored
-from ..deltas.pairs import FLOATS
+from ..deltas.partners import FLOATS
 from . import methods
 from .shard_writer import Entry
 

@@ -15,7 +15,9 @@ from tqdm.auto import tqdm
 
 from ..checkpoints.stored import Stored
 from ..checkpoints.unread import tell_unread
-from ..deltas.pairs import FLOATS, opened, partners
+from ..deltas.kin import refuse_strangers, stored_pairs
+from ..deltas.opening import opened
+from ..deltas.partners import FLOATS, partners
 from ..options import check
 from ..surveys.outcome import reason
 from ..surveys.threads import one_thread
@@ -71,6 +73,8 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
     base, models = opened(base, tuned, whole=True)
     unfit: dict[str, str] = {}
     theirs = [partners(base, one, unfit) for one in models]
+    for model, some in zip(models, theirs, strict=True):
+        refuse_strangers(base, model, stored_pairs(base, some))
     chosen = base.select(select) if select else base
     about = {info.name: (info.role, info.depth) for info in chosen.tensors}
     names = [
@@ -110,8 +114,8 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
         with one_thread() if start.numel() < THREADED_VALUES else nullcontext():
             rows.append(said | {"size": _size(deltas, start)} | _pairs(deltas) | _outliers(deltas))
     table = pd.DataFrame(rows, columns=_COLUMNS)
-    tell_unread(failed | base.skipped, stacklevel=2)
-    if len(table) and not (table["size"] > 0).any():
+    tell_unread(failed | base.skipped)
+    if len(table) and not table["size"].isna().any() and not (table["size"] > 0).any():
         raise ValueError(
             f"ΔW is exactly zero in all {len(table)} matrices: {', '.join(one.name for one in models)} and the base "
             f"{base.name} hold the same weights. Name the models that were tuned, and their base"

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,10 @@ from tqdm.auto import tqdm
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.stored import Stored
-from ..deltas.kin import refuse_strangers
-from ..deltas.pairs import FLOATS, opened, partners
+from ..deltas.kin import refuse_strangers, stored_pairs
+from ..deltas.opening import opened
+from ..deltas.partners import FLOATS, partners
+from ..notices import warn
 from ..options import check
 from ..surveys.run import same_library
 from ..surveys.threads import one_thread
@@ -136,7 +137,7 @@ def merge(
         same_library(executor)
     with one_thread():
         for model, theirs in zip(models, models_of, strict=True):
-            refuse_strangers(base, model, _matrices(base, theirs))
+            refuse_strangers(base, model, stored_pairs(base, theirs))
         kept = _constants(base, models_of)
         factors = _coefficients(method, weights, base, models_of, executor, progress)
     threads = min(os.cpu_count() or 1, MAX_THREADS) if executor is None else 1
@@ -171,16 +172,6 @@ def _factor(amplify: float | str | None) -> float | str:
     return factor
 
 
-def _matrices(base: Checkpoint, theirs: Mapping[str, Callable]) -> list[Callable]:
-    """Calls that load a model's matrix and that of the base, of those that tell whether the two are kin."""
-    large = [name for name, one in base.stored.items() if len(one.shape) == 2 and math.prod(one.shape) >= 4096]
-    return [partial(_loaded, theirs[name], base.stored[name].load) for name in large]
-
-
-def _loaded(*loads: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
-    return [load().cpu() for load in loads]
-
-
 def _constants(base: Checkpoint, tuned: list[dict[str, Callable]]) -> list[str]:
     """The names of counters, of one value each, that differ and are kept as they are in the base, told in a warning.
 
@@ -200,10 +191,9 @@ def _constants(base: Checkpoint, tuned: list[dict[str, Callable]]) -> list[str]:
                 )
             kept.append(name)
     if kept:
-        warnings.warn(
+        warn(
             f"{len(kept)} counters differ between the models, and are kept from the base: {', '.join(kept[:3])}"
-            f"{' …' if len(kept) > 3 else ''}",
-            stacklevel=3,
+            f"{' …' if len(kept) > 3 else ''}"
         )
     return kept
 
@@ -221,10 +211,9 @@ def _tell_odd(
         if whose := [f"{count:,} of {source}" for source, count in odd.items() if count]:
             found.append(f"{name} ({', '.join(whose)})")
     if found:
-        warnings.warn(
+        warn(
             f"values that are NaN or infinite went into {len(found)} tensors of the merge: {'; '.join(found[:3])}"
-            f"{' …' if len(found) > 3 else ''}. Mend these models, or leave them out",
-            stacklevel=3,
+            f"{' …' if len(found) > 3 else ''}. Mend these models, or leave them out"
         )
 
 

@@ -92,8 +92,13 @@ class ShardWriter:
                 return self
             self._file.close()
         self._file = self._part.open("wb", buffering=0)
-        self._write(self._header)
-        self._sync()
+        try:
+            self._write(self._header)
+            self._sync()
+        except BaseException:  # a disk that is full: what __enter__ opened, __exit__ is not called for
+            self._file.close()
+            self._thread.shutdown()
+            raise
         return self
 
     def write(self, pieces: Iterable[torch.Tensor]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -12,6 +11,7 @@ import torch
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.names import matched
 from ..checkpoints.stored import Stored, dtype_name
+from ..notices import warn
 
 
 @dataclass(frozen=True)
@@ -72,10 +72,9 @@ def common_rows(base: Checkpoint, model: Checkpoint) -> Checkpoint:
     if not made:
         return model
     told = ", ".join(f"{name} ({model.stored[name].shape[0]:,}, of {one.shape[0]:,})" for name, one in made.items())
-    warnings.warn(
+    warn(
         f"{model.name} has other numbers of rows than {base.name}: {told}. What they have in common is merged, and the "
-        "rest is as in the base",
-        stacklevel=3,
+        "rest is as in the base"
     )
     return _with(model, made)
 

@@ -340,3 +340,18 @@ def test_with_one_shard_gone_every_table_has_its_other_rows_and_says_why(tmp_pat
     for table in tables:
         assert table["tensor"].tolist() == ["layers.0.q_proj.weight", "layers.2.q_proj.weight"]
         assert "model-00002-of-00003.safetensors" in table.attrs["skipped"]["layers.1.q_proj.weight"]
+
+
+def test_equal_weights_are_told():
+    weights = {"layers.0.q_proj.weight": torch.randn(64, 64, generator=torch.Generator().manual_seed(0))}
+    with pytest.warns(UserWarning, match="ΔW is exactly zero in all 1 matrices: mapping and mapping hold the same"):
+        table = lfmlib.compare(weights, dict(weights), progress=False)
+    assert table["std_delta"].tolist() == [0.0]
+    with pytest.raises(ValueError, match=r"the column 'role' holds .*: expected a figure, as in std_delta"):
+        lfmlib.depth_trend(table, column="role")
+
+
+def test_two_sizes_of_a_family_are_told_apart_by_their_shapes():
+    models = ({"layers.0.q_proj.weight": torch.randn(side, side)} for side in (64, 96))
+    with pytest.raises(ValueError, match=r"have no matrix of one shape: layers.0.q_proj.weight is of shape \(96, 96\)"):
+        lfmlib.compare(*models, progress=False)

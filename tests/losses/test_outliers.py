@@ -109,3 +109,18 @@ def test_a_quantizer_has_its_levels_and_is_at_most_half_a_step_off(seed, bits):
         outliers.quantized(w, bits, "half", 1.0)
     with pytest.raises(ValueError, match=r"bits is 1: expected at least 2"):
         outliers.quantized(w, 1, "all", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("masks", "change", "cuts", "message"),
+    [
+        ({}, "zeroed", None, "masks has none of w"),
+        ({"w": torch.ones(1, 2, dtype=torch.bool)}, "clipped", {}, "cuts has none of w"),
+        ({"w": torch.ones(1, 2, dtype=torch.bool)}, "clipped", None, "to clip, pass cuts="),
+    ],
+)
+def test_what_is_missing_is_named(masks, change, cuts, message):
+    weights = {"w": torch.tensor([[1.0, 5.0]])}
+    with pytest.raises(ValueError, match=message):
+        lfmlib.outliers.damage(lambda: float(weights["w"].sum()), weights, masks, change, cuts=cuts)
+    assert weights["w"].tolist() == [[1.0, 5.0]]

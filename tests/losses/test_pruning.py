@@ -121,6 +121,7 @@ def test_weights_come_back_and_ctrl_c_keeps_what_is_done():
         ([-0.1, -0.1, -0.1, -0.1], 0.01, 0.4),  # never crossed: the last that was measured
         ([0.02, 0.0, 0.0, 0.0], 0.01, 0.05),  # the first crossing counts, whatever comes after
         ([0.0, math.nan, 1.0, 1.0], 0.01, 0.1),  # what is no number has crossed
+        ([-0.1, -0.1, -0.1, math.nan], -0.2, 0.0),  # a model that knows less than what is trivial has nothing to lose
     ],
 )
 def test_the_largest_share_is_where_the_curve_first_crosses(rises, bound, expected):
@@ -137,6 +138,8 @@ def test_a_draw_that_overflows_has_crossed_whatever_the_others_did():
     ("options", "message"),
     [
         ({"shares": [1.5]}, r"1.5 is no share of the weights"),
+        ({"shares": 0.5}, r"shares is 0.5: expected a list of numbers"),
+        ({"draws": 0}, r"draws is 0: expected a whole number, 1 or more"),
         ({"method": "best"}, r"unknown method 'best': expected one of magnitude, random, wanda, noise"),
         ({"within": "layer"}, r"unknown place to compare scores 'layer': expected one of row, matrix, all"),
         ({"method": "wanda"}, r"Wanda needs the norms of the inputs of a: pass inputs="),

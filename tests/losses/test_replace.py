@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfmlib.losses import replace
+from lfmlib.losses import replace, splits
 from lfmlib.structure.shrinkage import WAYS, denoised, shrunk
 
 ALL = (*replace.STAND_INS, replace.CONTROL)
@@ -122,7 +122,7 @@ def test_random_directions_are_haar():
     total = torch.zeros(6, 6, dtype=torch.float64)
     rng = np.random.default_rng(0)
     for _ in range(4000):
-        drawn = replace._haar(rng, 6, 2, kept)
+        drawn = splits._haar(rng, 6, 2, kept)
         total += drawn[:, :1] @ drawn[:, :1].T / 4000
     wanted = (torch.eye(6, dtype=torch.float64) - kept @ kept.T) / 4
     assert (total - wanted).abs().max() < 0.02
@@ -220,7 +220,7 @@ def test_shares_may_differ_between_matrices():
     ("how", "said"),
     [
         ({"rule": "ranks"}, "unknown rule 'ranks': expected one of directions"),
-        ({"draws": 0}, "draws is 0: expected 1 or more"),
+        ({"draws": 0}, "draws is 0: expected a whole number, 1 or more"),
         ({"shares": ["all"]}, "'all' is no share of a matrix"),
         ({"shares": [{"v": 0.5}]}, "a mapping of shares has none of w"),
         ({"splits": {}}, "splits has no split of w: leave it out, or add it"),

@@ -98,3 +98,16 @@ def test_fused_matrices_are_looked_at_as_they_are_stored():
     tuned = {name: one + 0.01 * torch.randn(one.shape) for name, one in base.items()}
     table = lfmlib.overlap(base, [tuned, tuned], progress=False)
     assert list(table["numel"]) == [64 * 192] and table["alike"].item() == pytest.approx(1)
+
+
+def test_a_base_of_zeros_is_not_called_the_same_weights():
+    rng = np.random.default_rng(0)
+    zeros, tuned = {"a.weight": torch.zeros(64, 64)}, [{"a.weight": torch.from_numpy(rng.standard_normal((64, 64)))}]
+    assert math.isnan(lfmlib.overlap(zeros, tuned, progress=False)["size"].iloc[0])
+
+
+def test_strangers_are_refused():
+    rng = np.random.default_rng(0)
+    one, other = ({"a.weight": torch.from_numpy(rng.standard_normal((64, 64)))} for _ in range(2))
+    with pytest.raises(ValueError, match="is no fine-tune of the base"):
+        lfmlib.overlap(one, [other], progress=False)

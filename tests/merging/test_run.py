@@ -524,3 +524,16 @@ def test_what_the_disk_refused_once_is_not_taken_for_written(tmp_path, monkeypat
             writer.write([value])
     assert all(torch.equal(one, value) for one, value in zip(load_file(tmp_path / "w").values(), values, strict=True))
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "notes/of/mine.txt"])
+def test_a_partial_folder_that_is_not_from_here_is_left_alone(tmp_path, name):
+    """Its weights were taken for what an earlier run had written."""
+    file = tmp_path / "out.partial" / name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"mine")
+    base = {"q_proj.weight": torch.randn(64, 64, generator=torch.Generator().manual_seed(0))}
+    tuned = {name: w + 0.01 for name, w in base.items()}
+    with pytest.raises(ValueError, match=r"holds (model.safetensors|notes) and no merge.json, so it is not from here"):
+        lfmlib.merge(base, [tuned], "average", out=tmp_path / "out", progress=False)
+    assert file.read_bytes() == b"mine" and not (tmp_path / "out").exists()
