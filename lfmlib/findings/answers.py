@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from ..checkpoints.named import titled
 from .finding import Finding
 from .grid import SHORT
-from .markup import plain
+from .markup import ends, enumerated, plain
 from .rules import OF_NOISE_TOO, RULES
 from .scoreboard import group, number
 from .shares import SUPPORTED_SHARE
@@ -121,16 +121,12 @@ def report(found: Sequence[Finding]) -> str:
     for verdict, said in words.items():
         some = [one for one in judged if one.verdict == verdict]
         if some:
-            parts.append(f"{said}: {_listed([_short(one) for one in some])}")
+            parts.append(f"{said}: {enumerated([_short(one) for one in some])}")
     return f"Of **{plain(titled(found[0].model))}**, what the paper says " + "; ".join(parts) + "."
 
 
 def _short(one: Finding) -> str:
     return f"{SHORT[one.id]} ({number(one, one.value)})"
-
-
-def _listed(words: Sequence[str]) -> str:
-    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + words[-1] if words else ""
 
 
 def value_of(one: Finding) -> float:
@@ -157,7 +153,7 @@ def _nulls(found: Sequence[Finding]) -> list[float]:
 def _noise(found: Sequence[Finding]) -> str:
     """What the controls give, from the least to the largest: "79.4 % to 100.0 %"; a dash where there are none."""
     nulls = sorted(_nulls(found))
-    return " to ".join(dict.fromkeys(number(found[0], one) for one in nulls[:1] + nulls[-1:])) or "–"
+    return ends(*(number(found[0], one) for one in nulls[:1] + nulls[-1:])) or "–"
 
 
 def _running(numbers: str) -> str:
@@ -190,7 +186,7 @@ def _f2(found: Sequence[Finding]) -> str:
 def _f3(found: Sequence[Finding]) -> str:
     names = {"sharp": "sharp", "inverted-t": "inverted-T", "linear": "linear"}
     counts = {word: sum(shape in one.details.get("found", []) for one in found) for shape, word in names.items()}
-    said = _listed([f"{word} in {count}" for word, count in counts.items()])
+    said = enumerated([f"{word} in {count}" for word, count in counts.items()])
     noise = max((one.null or 0 for one in found), default=0)
     return (
         f"Of {models(found)}, matrices are {said}; of the three shapes the control, pure noise, has {noise or 'none'}."

@@ -9,7 +9,7 @@ from ..losses.pruning import largest_share
 from .finding import Finding
 from .readings import FIRST_RULES
 from .rules import RULES, judge
-from .runs import over_runs, span
+from .runs import over_runs, span, whole_mean
 
 MAX_LOSS_RISE = 0.01
 """Rise of the held-out loss that is allowed, as a share of the loss itself."""
@@ -37,19 +37,19 @@ def free_share(rows: pd.DataFrame, arm: str = "magnitude", of: str = "own") -> p
     return pd.Series(shares, dtype=float)
 
 
-def gap_closed(rows: pd.DataFrame, share: float, arm: str = "magnitude") -> pd.Series:
+def gap_closed(rows: pd.DataFrame, share: float) -> pd.Series:
     """Rise of the held-out loss at a share of weights pruned, as a share of the gap to guessing by frequencies, by run.
 
     Args:
-        rows, arm: as for `free_share`.
+        rows: as for `free_share`; pruned by magnitude.
         share: one that the record holds.
 
     Returns:
         Index: seed; a rise that was too large to be written down counts as the whole gap.
     """
-    at = rows[(rows["what"] == "curve") & (rows["arm"] == arm) & np.isclose(rows["share"], share)]
+    at = rows[(rows["what"] == "curve") & (rows["arm"] == "magnitude") & np.isclose(rows["share"], share)]
     about = rows[rows["what"] == "model"].set_index("seed")
-    rise = at.groupby("seed")["rise"].mean() / (about["prior"] - about["own"])
+    rise = at.groupby("seed")["rise"].agg(whole_mean) / (about["prior"] - about["own"])
     return rise.reindex(about.index).fillna(1.0)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from .finding import Finding
 from .readings import FIRST_RULES
 from .rules import judge
-from .runs import over_runs, ratio
+from .runs import over_runs, ratio, whole_mean
 from .shares import SUPPORTED_SHARE, TOO_SMALL, eligible, interval_over_matrices, looked_at, share
 
 CLAIMED_LAW = "truncated-gaussian+outliers"
@@ -52,7 +52,7 @@ def _damages(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     are; runs without outliers are left out."""
     some = rows[(rows["what"] == "damage") & (rows["change"] == "zeroed")]
     own = some[(some["entries"] == "outliers") & (some["sets"] > 0)].set_index("seed")["rise"]
-    return own, some[some["entries"] == "as large"].groupby("seed")["rise"].mean().reindex(own.index)
+    return own, some[some["entries"] == "as large"].groupby("seed")["rise"].agg(whole_mean).reindex(own.index)
 
 
 def _damage_leg(rows: pd.DataFrame) -> tuple[tuple[bool, bool, bool], str]:

@@ -90,6 +90,7 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         f"{list(found.values()).count('no gain') + list(found.values()).count('loss')} of {len(apart)}"
     )
     details = {
+        "of": len(apart),
         "parts": parts,
         "largest_gain": largest,
         "runs": int(runs),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from ..distribution.shapes import NOT_GAUSSIAN
 from .finding import Finding
 from .shares import TOO_SMALL, eligible
 
@@ -64,7 +65,7 @@ def shapes_found(body: pd.DataFrame) -> list[str]:
 
 def _repeated(labels: pd.Series) -> list[str]:
     counts = labels.value_counts()
-    return [name for name in ("sharp", "inverted-t", "linear") if counts.get(name, 0) >= 2]
+    return [name for name in NOT_GAUSSIAN if counts.get(name, 0) >= 2]
 
 
 def _certain_and_possible(body: pd.DataFrame) -> tuple[list[str], list[str]]:

@@ -174,7 +174,7 @@ def _legs_held(misfit: float, built: float) -> float:
     return float(int(misfit <= MAX_MISFIT) + int(built >= MIN_GAIN_SHARE))
 
 
-def _percent(found: tuple[float, float, float], most: float = math.inf) -> str:
-    """A mean and its interval, shares of at most ``most``, in per cent: "97 [95, 99] %"."""
-    mean, low, high = (100 * min(one, most) for one in found)
+def _percent(found: tuple[float, float, float]) -> str:
+    """A mean and its interval, shares, in per cent: "97 [95, 99] %"."""
+    mean, low, high = (100 * one for one in found)
     return f"{mean:.0f} [{low:.0f}, {high:.0f}] %"

@@ -13,7 +13,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..checkpoints.named import named
@@ -179,9 +179,17 @@ def load(folder: str | Path = "_build/results") -> list[Finding]:
     found = []
     for path in folder.glob("F*.json"):
         try:
-            finding = Finding(**json.loads(path.read_text(encoding="utf-8")))
-        except (TypeError, json.JSONDecodeError) as error:
+            finding = _read(path)
+        except (TypeError, ValueError, OSError) as error:
             raise ValueError(f"{path} is not a finding ({error}): delete it and run its chapter again") from error
         found.append(finding)
     order = list(STATEMENTS)
     return sorted(found, key=lambda finding: (order.index(finding.id), finding.model.startswith("lab "), finding.model))
+
+
+def _read(path: Path) -> Finding:
+    """The finding in a file. Raises TypeError, ValueError or OSError where there is none."""
+    found = Finding(**json.loads(path.read_text(encoding="utf-8")))
+    if found.id not in STATEMENTS or not isinstance(found.model, str):
+        raise ValueError(f"id {found.id!r} and model {found.model!r}: expected F1 to F14, and a name")
+    return found if found.interval is None else replace(found, interval=tuple(found.interval))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable
 
 _MARKUP = re.compile(r"""[\\`*{}\[\]<>&|$~!@:"'#^]|(?<![^\W_])_|_(?![^\W_])""")
 _WIDER = re.compile(r"[<&|$~{@]|(?<=\])[(\[]")  # markup of a page that sentences do not know
@@ -54,6 +55,29 @@ def code(text: object) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", word)), default=0))
     gap = " " if {word[0], word[-1]} & {"`", " "} else ""
     return f"{fence}{gap}{word}{gap}{fence}"
+
+
+def enumerated(words: Iterable[str]) -> str:
+    """Words as a list in a sentence.
+
+    Examples:
+        >>> from lfmlib.findings.markup import enumerated
+        >>> enumerated(["LoRA", "DoRA", "VeRA"]), enumerated([])
+        ('LoRA, DoRA and VeRA', '')
+    """
+    *first, last = [*words] or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def ends(*words: str) -> str:
+    """The ends of a range in a sentence, once where they read the same.
+
+    Examples:
+        >>> from lfmlib.findings.markup import ends
+        >>> ends("0.1", "0.4"), ends("1 %", "1 %")
+        ('0.1 to 0.4', '1 %')
+    """
+    return " to ".join(dict.fromkeys(words))
 
 
 def escaped(text: object) -> str:

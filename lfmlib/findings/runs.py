@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,17 @@ def over_runs(values: ArrayLike, level: float = 0.95) -> tuple[float, float, flo
         return mean, math.nan, math.nan
     half = special.stdtrit(len(values) - 1, (1 + level) / 2) * values.std(ddof=1) / math.sqrt(len(values))
     return mean, mean - half, mean + half
+
+
+def sides(spans: Iterable[tuple[float, float, float]]) -> tuple[int, int]:
+    """How many of some means with their intervals lie above 0, and below, by the whole interval."""
+    spans = list(spans)
+    return sum(low > 0 for _, low, _ in spans), sum(high < 0 for *_, high in spans)
+
+
+def whole_mean(values: pd.Series) -> float:
+    """Mean of draws; NaN where one has no number: a loss that overflowed is not left out."""
+    return float(values.mean(skipna=False))
 
 
 def span(

@@ -228,5 +228,6 @@ def _plain(finding: Finding, value: float) -> str:
 
 
 def _unit(finding: Finding) -> str:
-    unit = RULES[finding.id].unit
+    of = finding.details.get("of")
+    unit = RULES[finding.id].unit if of is None else f"of {of}"
     return "" if unit in ("", "%") else f"\u00a0{unit}"

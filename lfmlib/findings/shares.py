@@ -99,6 +99,12 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     if rows.empty and "kl_bits" not in rows:
         some = "; ".join(f"{name}: {reason}" for name, reason in list(table.attrs.get("skipped", {}).items())[:3])
         raise ValueError(f"{table.attrs.get('source', 'the model')} has no matrix to measure ({some})")
+    if rows.empty and (table["std"] > 0).any():
+        raise ValueError(
+            f"{table.attrs.get('source', 'the model')} has no matrix of which a shape can be told: the means of its "
+            f"matrices are up to {(table['mean'].abs() / table['std']).max():.0f} standard deviations from 0, where "
+            "float32 is too coarse. Take the mean of each matrix off first"
+        )
     if rows.empty:
         raise ValueError(
             f"{table.attrs.get('source', 'the model')} has no floating-point matrix with two different values: nothing "

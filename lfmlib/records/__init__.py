@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,6 +38,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from ..notices import warn
 from ..provenance import HOME, IN_TREE, commit
 from . import files, rehearsal, runs
 from .experiment import Comparison, Experiment, affordable, compare, measure, measured
@@ -93,7 +93,7 @@ def load(name: str, *, folder: Path | None = None) -> pd.DataFrame:
     """
     current, record, rows = _open(name, folder)
     if text := _notice(current, record):
-        warnings.warn(text, stacklevel=2)
+        warn(text)
     frame = pd.DataFrame([row for some in rows.values() for row in some])
     frame.attrs = {
         "name": name,

@@ -6,7 +6,9 @@ import contextlib
 import json
 import math
 import platform
+import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -163,14 +165,18 @@ def _name() -> str:
 
 
 def measure(experiment: Experiment, cell: dict) -> dict:
-    """Run one cell, with one thread: its rows as they are recorded, settings first, and what a record keeps of it."""
+    """Run one cell, with one thread: its rows as they are recorded, settings first, and what a record keeps of it.
+
+    Ctrl-C ends it: half a cell is none.
+    """
     gpu, threads = torch.cuda.is_available(), torch.get_num_threads()
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     torch.set_num_threads(1)
     started, worked = time.perf_counter(), time.process_time()
     try:
-        with threadpool_limits(1):  # BLAS and OpenMP, which threads of scikit-learn and SciPy wait for by spinning
+        # BLAS and OpenMP, too, which threads of scikit-learn and SciPy wait for by spinning
+        with stopping(), threadpool_limits(1):
             rows = experiment.run(cell)
         seconds, core_seconds = time.perf_counter() - started, time.process_time() - worked
         inputs = experiment.inputs(cell) if experiment.inputs else {}
@@ -189,6 +195,29 @@ def measure(experiment: Experiment, cell: dict) -> dict:
         "cores": 1,
         "gpu": torch.cuda.get_device_name() if gpu and torch.cuda.max_memory_allocated() else None,
     }
+
+
+@contextlib.contextmanager
+def stopping() -> Iterator[None]:
+    """Ctrl-C ends what is measured in here, also where a table in it is one that would come back short instead."""
+    plain = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or not plain:
+        yield
+        return
+    came = False
+
+    def note(number, frame):
+        nonlocal came
+        came = True
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 def measured(experiment: Experiment, cells: Sequence[dict], jobs: int) -> Iterator[tuple[dict, dict | Exception]]:

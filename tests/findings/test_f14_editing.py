@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from lfmlib import findings
+from lfmlib.findings import scoreboard
 
 METHODS = list(findings.METHOD_NAMES)
 
@@ -64,6 +65,7 @@ def test_methods_that_give_the_same_merges_count_once():
     same = [rows[rows["method"] == "average"].assign(method=method) for method in METHODS[:4]]
     found = findings.f14_over_runs(pd.concat([*same, rows[rows["method"].isin(METHODS[4:])]]), "m", {})
     assert list(found.details["methods"]) == ["average", "dare_ties", "nan"] and found.value == 1
+    assert scoreboard.number(found, found.value) == "1\u00a0of 3" and found.details["parts"]["no gain in"] == "2 of 3"
 
 
 def test_pairs_share_what_makes_runs_differ():

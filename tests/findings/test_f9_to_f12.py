@@ -1,5 +1,7 @@
 """F9 to F12: verdicts on made tables and records, planted both ways."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -110,6 +112,15 @@ def test_f11_says_how_much_of_the_gap_is_closed_and_keeps_the_first_reading():
     assert found.details["gap_closed"] == pytest.approx({"30 %": 0.0075, "50 %": 0.0125})
     assert found.details["first_value"][0] == pytest.approx(0.8, abs=1e-6)  # 1 % of a loss that is twice the gap
     assert found.first_verdict == "supported"
+
+
+def test_a_draw_that_overflowed_is_not_left_out():
+    rows, pruned = recorded(0.4), {"what": "curve", "arm": "magnitude", "draw": 1, "rise": math.nan}
+    at = rows.loc[(rows["what"] == "curve") & (rows["arm"] == "magnitude") & np.isclose(rows["share"], 0.3)]
+    more = pd.concat([rows, at.assign(**pruned).head(1)])
+    found = findings.f11_over_runs(more, "m", {}).details["gap_closed"]["30 %"]
+    runs = rows["seed"].nunique()
+    assert found == pytest.approx((0.0075 * (runs - 1) + 1) / runs)  # that run counts as the whole gap
 
 
 def test_f11_in_units_of_the_gap():

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -304,3 +305,23 @@ def test_provenance_names_code_and_data():
     assert where["source"] == "minilm"
     assert where["parameters"] == {"seed": 3}
     assert set(where["versions"]) >= {"lfmlib", "numpy", "scipy", "torch"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"{", b"\xff\xfe", b"[]", b'{"id": "F99"}', b'{"a": 1}', None],
+)
+def test_what_is_no_finding_is_named(tmp_path, content):
+    path = tmp_path / "F2-x.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(f"{path} is not a finding")):
+        findings.load(tmp_path)
+
+
+def test_a_finding_comes_back_as_it_was_written(tmp_path):
+    written = findings.Finding.of("F1", "toy", {}, {}, value=0.9, interval=(0.8, 0.95))
+    path = findings.write(written, tmp_path)
+    assert findings.load(tmp_path) == [written]
+    path.write_text(path.read_text(encoding="utf-8").replace('"F1"', '"F99"'), encoding="utf-8")
+    with pytest.raises(ValueError, match="id 'F99' and model 'toy': expected F1 to F14, and a name"):
+        findings.load(tmp_path)

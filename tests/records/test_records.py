@@ -53,6 +53,29 @@ def recorded(register):
     return toy
 
 
+def cut_short(cell: dict) -> list[dict]:
+    """A table that Ctrl-C made shorter, instead of an exception."""
+    rows = toyexperiments.waves(cell)
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        return rows[:2]
+    return rows
+
+
+def test_ctrl_c_inside_a_cell_leaves_none(register, monkeypatch):
+    toy, before = register(run=cut_short), signal.getsignal(signal.SIGINT)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        with pytest.raises(KeyboardInterrupt):
+            records.run("toy", jobs=0)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(FileNotFoundError):
+        records.load(toy.name)
+
+
 def tamper(pattern: str, replacement: str) -> None:
     path = records.FOLDER / "toy.csv"
     text, count = re.subn(pattern, replacement, path.read_text(encoding="utf-8"), count=1, flags=re.MULTILINE)
