@@ -14,6 +14,7 @@ from scipy import stats
 from .. import findings, plots
 from ..checkpoints.named import named, titled
 from ..checkpoints.roles import in_order
+from ..distribution.shapes import NOT_GAUSSIAN
 from ..findings.markup import cell, code
 from ..findings.shares import SUPPORTED_SHARE
 from . import census
@@ -193,7 +194,7 @@ def _shapes(record: pd.DataFrame, known: dict[str, pd.DataFrame], folder: Path) 
     )  # fmt: skip
     counts = pd.DataFrame({name: body["label"].value_counts() for name, body in known.items()}).fillna(0).astype(int)
     words = []
-    for label in ("sharp", "inverted-t", "linear"):
+    for label in NOT_GAUSSIAN:
         of = counts.loc[label] if label in counts.index else counts.iloc[0] * 0
         some = ", ".join(f"{n} in {titled(name)}" for name, n in of[of > 0].items())
         words.append(f"**{label}**: {some or 'none'}")

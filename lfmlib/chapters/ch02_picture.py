@@ -6,7 +6,6 @@ Every function takes rows of the record: one per training and snapshot, with the
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 
@@ -16,11 +15,14 @@ import pandas as pd
 from ..experiments import drift
 from ..findings import over_runs
 from ..lab.starts import UNLIKE_STARTS
-from ..lab.train import Config, rate
+from ..lab.train import Config, left_by_decay
 from .ch02_start import OPTIMIZERS
 from .lab_runs import last, verdict_runs
 from .names import NAMES, where
 from .sentences import middle, table, worded
+
+LEAST = 0.005
+"""Predictions of `kl_bits` below which measured over foretold is no factor but noise."""
 
 
 def with_prediction(rows: pd.DataFrame) -> pd.DataFrame:
@@ -55,13 +57,12 @@ def picture(rows: pd.DataFrame, bound: float) -> str:
     return words
 
 
-def misses(rows: pd.DataFrame, bound: float, least: float = 0.005) -> pd.DataFrame:
+def misses(rows: pd.DataFrame, bound: float) -> pd.DataFrame:
     """How the prediction does: AdamW by how much was added for each part left, the other optimizers as a whole.
 
     Args:
         rows: from `with_prediction`.
         bound: `kl_bits` at which a start counts as forgotten.
-        least: snapshots with a smaller prediction have no factor; it would be lost in the noise of a matrix's own size.
 
     Returns:
         Columns: snapshots; ``measured / foretold`` of `kl_bits`, median and middle 80 %; how many were ``foretold
@@ -69,26 +70,27 @@ def misses(rows: pd.DataFrame, bound: float, least: float = 0.005) -> pd.DataFra
     """
     columns = {
         "snapshots": len,
-        "measured / foretold": worded(middle, functools.partial(_factor, least=least)),
+        "measured / foretold": worded(middle, _factor),
         "foretold forgotten": lambda some: int((some["predicted"] <= bound).sum()),
         "of these not": lambda some: int(((some["predicted"] <= bound) & (some["kl_bits"] > bound)).sum()),
     }
     return table(_by_added(rows), columns)
 
 
-def factors(rows: pd.DataFrame, least: float = 0.005) -> pd.DataFrame:
+def factors(rows: pd.DataFrame) -> pd.DataFrame:
     """Measured over foretold `kl_bits` of these groups: columns added, mean (the median), low, high (middle 80 %)."""
     found = []
     for name, some in _by_added(rows).items():
-        factor = _factor(some, least)
+        factor = _factor(some)
         if len(factor):
             low, median, high = factor.quantile([0.1, 0.5, 0.9])
             found.append({"added": name, "mean": median, "low": low, "high": high})
     return pd.DataFrame(found, columns=["added", "mean", "low", "high"])
 
 
-def _factor(rows: pd.DataFrame, least: float) -> pd.Series:
-    return (rows["kl_bits"] / rows["predicted"])[rows["predicted"] >= least]
+def _factor(rows: pd.DataFrame) -> pd.Series:
+    """Measured over foretold `kl_bits`, of snapshots of which that is not lost in the noise of a matrix's own size."""
+    return (rows["kl_bits"] / rows["predicted"])[rows["predicted"] >= LEAST]
 
 
 def _by_added(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -178,15 +180,16 @@ def drifts(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Index: as in `verdict_runs`. Columns: ``measured``, ``low``, ``high`` (the regression slope of W on W₀, mean and
-        95 % interval over seeds, starts averaged within each), ``decay alone``, the product of 1 - rate × decay.
+        95 % interval over seeds, starts averaged within each), ``decay alone``, the share that AdamW’s decay leaves.
     """
     found = {}
     for name, some in verdict_runs(last(rows)).items():
         mean, low, high = over_runs(some.groupby("seed")["left"].mean())
         one = some.iloc[0]
-        config = Config(one["model"], one["task"], lr=one["lr"], steps=int(one["steps"]))
-        alone = math.prod(1 - one["weight_decay"] * rate(config, step) for step in range(config.steps))
-        found[name] = {"measured": mean, "low": low, "high": high, "decay alone": alone}
+        config = Config(
+            one["model"], one["task"], lr=one["lr"], steps=int(one["steps"]), weight_decay=one["weight_decay"]
+        )
+        found[name] = {"measured": mean, "low": low, "high": high, "decay alone": left_by_decay(config)}
     return pd.DataFrame.from_dict(found, orient="index")
 
 

@@ -17,7 +17,8 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..deltas.comparison import delta
 from ..deltas.stand_ins import STAND_INS, stand_in
 from ..distribution.distances import qq_r2
-from ..findings import Finding
+from ..findings import Finding, markup
+from ..findings.runs import sides
 from ..lab.adapters import NOISE_BUILT
 from ..provenance import recorded
 from ..structure.spectra import top_ratio
@@ -78,7 +79,7 @@ def what_it_takes(shares: pd.DataFrame) -> str:
 
     def span(kind: str) -> str:
         some = shares.loc[shares["kind"] == kind, "share"]
-        return " to ".join(dict.fromkeys(f"{one:.0%}" for one in (some.min(), some.max())))
+        return markup.ends(*(f"{one:.0%}" for one in (some.min(), some.max())))
 
     words = (
         f"Keep the order of the entries and replace their values, and **{span('gaussianized')}** of the gain stays; "
@@ -194,7 +195,7 @@ def _differences(record: pd.DataFrame) -> Iterator[tuple[str, int, str, tuple[fl
 def differ(record: pd.DataFrame) -> str:
     """In how many of the comparisons with uniform noise and ±1 Gaussian noise is better, beyond the interval."""
     spans = [ahead for *_, ahead in _differences(record) if np.isfinite(ahead).all()]
-    better, worse = sum(low > 0 for _, low, _ in spans), sum(high < 0 for *_, high in spans)
+    better, worse = sides(spans)
     count, widest = len(spans), max([(high - low) / 2 for _, low, high in spans], default=0.0)
     if not count:
         return "One run has no interval: Gaussian noise is not compared with uniform noise or signs here."
@@ -216,7 +217,7 @@ def takeaways(shares: pd.DataFrame, maps: Mapping[str, pd.DataFrame], built: pd.
     """
 
     def span(values: pd.Series) -> str:
-        return " to ".join(dict.fromkeys(f"{one:.0%}" for one in (values.min(), values.max())))
+        return markup.ends(*(f"{one:.0%}" for one in (values.min(), values.max())))
 
     of = shares.set_index("kind")["share"]
     worst = min(one.attrs["r2"] for name, one in maps.items() if name != "noise")

@@ -155,4 +155,4 @@ def _of_rank(slopes: pd.DataFrame) -> str:
 
 def _span(ends: pd.Series) -> str:
     """Both ends in words, or one where they read alike."""
-    return " to ".join(dict.fromkeys(f"{ends[name]:.2f}" for name in ("min", "max")))
+    return markup.ends(*(f"{ends[name]:.2f}" for name in ("min", "max")))

@@ -16,6 +16,7 @@ from ..distribution.coding import VARIANTS
 from ..experiments.loss_probes import ARMS
 from ..experiments.optimal import BITS, PRUNED, PRUNED_SHARE
 from ..findings import Finding, markup
+from ..findings.runs import whole_mean
 from ..losses.pruning import largest_share
 from ..provenance import recorded
 from .names import NAMES, PUBLISHED, by_model, key, stored, where
@@ -100,7 +101,7 @@ def curves(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     the gap between its loss and that of the frequencies alone: mean, low, high of runs."""
     found = {}
     for name, rows in each_model(record):
-        some = where(rows, what="curve").groupby(["arm", "share", "seed"])["rise"].mean().reset_index()
+        some = where(rows, what="curve").groupby(["arm", "share", "seed"])["rise"].agg(whole_mean).reset_index()
         about = where(rows, what="model").set_index("seed")
         lost = some["rise"] / some["seed"].map(about["prior"] - about["own"])
         found[name] = _over_runs(some.assign(rise=lost).groupby(["arm", "share"], sort=False))
@@ -119,7 +120,7 @@ def own_loss(rows: pd.DataFrame) -> pd.Series:
 
 def _over_runs(groups) -> pd.DataFrame:
     """The rise over the runs of each group: mean, low and high."""
-    return groups["rise"].agg(rise="mean", low="min", high="max").reset_index()
+    return groups["rise"].agg(rise=whole_mean, low="min", high="max").reset_index()
 
 
 def free(record: pd.DataFrame, of: str = "own") -> pd.DataFrame:

@@ -16,6 +16,7 @@ from ..distribution.coding import MAX_OUTLIER_SHARE
 from ..distribution.law import Law
 from ..experiments.optimal import PRUNED_SHARE
 from ..findings import markup
+from ..findings.runs import whole_mean
 from ..losses.outliers import RANGES
 from .ch10_optimal import each_model, own_loss, relative
 from .names import NAMES, PUBLISHED, by_model, key, where
@@ -157,7 +158,7 @@ def _rise(entries: str, change: str) -> Cell:
 
     def figure(rows: pd.DataFrame) -> pd.Series:
         some = where(rows, what="damage", entries=entries, change=change)
-        return some.groupby("seed")["rise"].mean() / own_loss(rows)
+        return some.groupby("seed")["rise"].agg(whole_mean) / own_loss(rows)
 
     return span(figure, 2, "+", " %", times=100)
 

@@ -11,7 +11,7 @@ from functools import partial
 import pandas as pd
 
 from .. import findings
-from ..findings import Finding
+from ..findings import Finding, markup
 from ..losses.outliers import RANGES
 from .ch10_optimal import each_model, own_loss, relative, wins
 from .names import where
@@ -109,7 +109,7 @@ def _of_pruning(free: pd.DataFrame) -> str:
         return "Pruning was not measured in this run."
     means = free.pivot(index="model", columns="arm", values="mean")
     own, noise = means[ARMS["magnitude"]], means[ARMS["noise"]]
-    ends = " to ".join(dict.fromkeys(f"{100 * end:.0f}" for end in (own.min(), own.max())))
+    ends = markup.ends(*(f"{100 * end:.0f}" for end in (own.min(), own.max())))
     return (
         f"For 1 % of what a model knows **{ends} %** of the weights can go, smallest first; noise as large goes as far "
         f"or farther in {(noise >= own).sum()} of {len(own)} models."
@@ -123,7 +123,7 @@ def _of_law(record: pd.DataFrame) -> str:
     most = laws["truncated Gaussian + outliers"].max()
     each = [findings.damage_ratio(rows)[:2] for _, rows in each_model(record)]
     worth = [ratio for ratio, low in each if low > 1]
-    times = " to ".join(dict.fromkeys(f"{one:.1f}" for one in (min(worth), max(worth)))) if worth else ""
+    times = markup.ends(*(f"{one:.1f}" for one in (min(worth), max(worth)))) if worth else ""
     return (
         f"A truncated Gaussian with outliers is the shortest code for at most **{100 * most:.0f} %** of a model’s "
         f"weights; outliers cost more than random sets as large in {len(worth)} of {len(each)} models"

@@ -14,6 +14,7 @@ import pandas as pd
 from .. import findings
 from ..experiments.adaptation import BUDGET_TASK, BUDGETS, TASKS, VALIDATION_ITEMS, VARIANTS, methods_of
 from ..findings import Finding
+from ..findings.runs import sides
 from ..lab.problems import problem
 from ..lab.scores import evenly
 from ..provenance import recorded
@@ -138,7 +139,7 @@ def beyond(each: Sequence[pd.Series]) -> str:
     """How many paired differences lie above and below 0 beyond the interval; “3 better, 1 worse of 6”."""
     spans = [findings.over_runs(one) for one in each if known(one)]
     unknown = f", {len(each) - len(spans)} without an interval" if len(spans) < len(each) else ""
-    better, worse = sum(low > 0 for _, low, _ in spans), sum(high < 0 for *_, high in spans)
+    better, worse = sides(spans)
     return f"{better} better, {worse} worse{unknown} of {len(each)}"
 
 

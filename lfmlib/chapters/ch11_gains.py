@@ -6,12 +6,14 @@ A frame for a figure has a row a mark: mean, low and high, over runs; limits are
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from .. import findings
 from ..experiments.adaptation import LARGE
+from ..findings import markup
+from ..findings.runs import sides
 from ..lab.adapters import DEEPER
 from .ch11_adaptation import (
     METHODS,
@@ -25,6 +27,7 @@ from .ch11_adaptation import (
 )
 from .ch11_published import NAMED, losses
 from .names import where
+from .sentences import interval, intervals
 
 NOISE, LORA = findings.NOISE_ADAPTER, "lora"
 RAISED = "noise-gaussian, σ raised"
@@ -45,23 +48,23 @@ def gains(record: pd.DataFrame) -> pd.DataFrame:
     """What each insight adds to the accuracy of the noise-built adapter, in points: columns insight, task, mean, low,
     high."""
     rows = (
-        {"insight": insight, "task": title(task)} | _span(gain)
+        {"insight": insight, "task": title(task)} | interval(gain)
         for insight, pair in INSIGHTS.items()
         for task, gain in _gains(record, pair).items()
     )
-    return _frame(rows, "insight", "task")
+    return intervals(rows, "insight", "task")
 
 
 def beside_lora(record: pd.DataFrame) -> pd.DataFrame:
     """Accuracy of each method less LoRA's, in points: columns task, method, mean, low, high."""
     others = [method for method in METHODS if method not in (LORA, "none", "head")]
     rows = (
-        {"task": title(task), "method": METHODS[method]} | _span(findings.advantage(some, method))
+        {"task": title(task), "method": METHODS[method]} | interval(findings.advantage(some, method))
         for task in tasks_of(record)
         for method in others
         if has(some := of_task(record, task), method)
     )
-    return _frame(rows, "task", "method")
+    return intervals(rows, "task", "method")
 
 
 def cost(record: pd.DataFrame, tasks: Sequence[str] = COST_TASKS) -> dict[str, pd.DataFrame]:
@@ -76,7 +79,7 @@ def cost(record: pd.DataFrame, tasks: Sequence[str] = COST_TASKS) -> dict[str, p
                 (METHODS[method], ratio) for method, ratio in ratios.dropna().items() if method not in (LORA, "none")
             )
             each += [{"method": method, "task": title(task), "mean": ratio} for method, ratio in named]
-        found[name] = _in_order(_frame(each, "method", "task"), METHODS)
+        found[name] = _in_order(intervals(each, "method", "task"), METHODS)
     return found
 
 
@@ -84,12 +87,12 @@ def more_nats(record: pd.DataFrame) -> pd.DataFrame:
     """Test loss of methods and variants less that of the noise-built adapter, in nats: columns method, task, mean, low,
     high. The base is left out: it stands far off."""
     rows = (
-        {"method": NAMED[method], "task": name} | _span(more)
+        {"method": NAMED[method], "task": name} | interval(more)
         for name, each in losses(record)
         for method, (_, more) in each.items()
         if method not in (NOISE, "none")
     )
-    return _in_order(_frame(rows, "method", "task"), NAMED)
+    return _in_order(intervals(rows, "method", "task"), NAMED)
 
 
 def counted(record: pd.DataFrame) -> str:
@@ -141,7 +144,7 @@ def _of_cost(record: pd.DataFrame) -> str:
         ratios = rows.loc[rows["method"] == METHODS[NOISE], "mean"]
         if not len(ratios):
             return "What noise-built adapters cost was **not recorded** on these tasks."
-        said.append(" to ".join(dict.fromkeys(f"{one:.2f}" for one in (ratios.min(), ratios.max()))))
+        said.append(markup.ends(*(f"{one:.2f}" for one in (ratios.min(), ratios.max()))))
     return (
         f"They are as small to store, but a step takes **{said[0]} times** as long as LoRA’s and holds {said[1]} times "
         "the memory."
@@ -150,8 +153,7 @@ def _of_cost(record: pd.DataFrame) -> str:
 
 def _outcomes(each: Sequence[pd.Series]) -> tuple[int, int]:
     """How many paired differences lie above 0, and below, beyond the interval."""
-    spans = [findings.over_runs(one) for one in each if known(one)]
-    return sum(low > 0 for _, low, _ in spans), sum(high < 0 for *_, high in spans)
+    return sides(findings.over_runs(one) for one in each if known(one))
 
 
 def _beside(record: pd.DataFrame, method: str) -> list[pd.Series]:
@@ -163,14 +165,6 @@ def _beside(record: pd.DataFrame, method: str) -> list[pd.Series]:
 def _gains(record: pd.DataFrame, pair: tuple[str, str]) -> dict[str, pd.Series]:
     each = {task: where(record, task=task, budget=1) for task in tasks_of(where(record, part="variants"))}
     return {task: findings.advantage(rows, *pair) for task, rows in each.items() if all(has(rows, one) for one in pair)}
-
-
-def _span(values: pd.Series) -> dict[str, float]:
-    return dict(zip(("mean", "low", "high"), findings.over_runs(values), strict=True))
-
-
-def _frame(rows: Iterable[dict], *names: str) -> pd.DataFrame:
-    return pd.DataFrame(list(rows), columns=[*names, "mean", "low", "high"])
 
 
 def _signed(points: float) -> str:

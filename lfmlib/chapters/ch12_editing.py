@@ -17,6 +17,7 @@ from .. import findings
 from ..experiments.editing import SCALES
 from ..findings import METHOD_NAMES as METHODS
 from ..findings import Finding
+from ..findings.runs import sides
 from ..lab.problems import problem
 from ..merging import methods
 from ..provenance import recorded
@@ -152,7 +153,7 @@ def against_controls(record: pd.DataFrame) -> str:
         better = []
         for arm, name in CONTROLS.items():
             spans = [findings.over_runs(added(some, against=arm)) for some in by_method(rows).values()]
-            more, less = sum(low > 0 for _, low, _ in spans), sum(high < 0 for *_, high in spans)
+            more, less = sides(spans)
             better.append(f"{more} better and {less} worse than {name}")
         words.append(f"- {model}: {', '.join(better)}")
     return "\n".join(words)

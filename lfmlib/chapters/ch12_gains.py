@@ -10,45 +10,45 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from .. import findings
 from ..findings import METHOD_NAMES as METHODS
 from ..findings import Finding
 from .ch12_editing import ARMS, MIN_CHANGE, added, by_method, by_model, by_set, by_task, negated, plain
 from .names import NAMES, key, where
+from .sentences import interval, intervals
 
 
 def amplified(record: pd.DataFrame) -> pd.DataFrame:
     """What amplified outliers add to a plain merge, in points: columns method, model, mean, low, high."""
     rows = (
-        {"method": method, "model": model} | _span(added(some))
+        {"method": method, "model": model} | interval(added(some))
         for method in METHODS.values()
         for model, each in by_model(record)
         for name, some in by_method(each).items()
         if name == method
     )
-    return _frame(rows, "method", "model")
+    return intervals(rows, "method", "model")
 
 
 def keeps(record: pd.DataFrame) -> pd.DataFrame:
     """What a plain merge keeps of the scores, in points: columns set, method, mean, low, high."""
     rows = (
-        {"set": f"{model}, {tasks.count('+') + 1} tasks", "method": method} | _span(plain(of))
+        {"set": f"{model}, {tasks.count('+') + 1} tasks", "method": method} | interval(plain(of))
         for model, each in by_model(record)
         for tasks, some in by_set(each)
         for method, of in by_method(some).items()
     )
-    return _frame(rows, "set", "method")
+    return intervals(rows, "set", "method")
 
 
 def forgetting(record: pd.DataFrame) -> pd.DataFrame:
     """What an arm leaves of a task that is to be forgotten less what plain subtraction leaves, in points: columns arm,
     model, mean, low, high."""
     rows = (
-        {"arm": ARMS[one["arm"]], "model": NAMES[key(one["rows"])]} | _span(one["less"])
+        {"arm": ARMS[one["arm"]], "model": NAMES[key(one["rows"])]} | interval(one["less"])
         for one in negated(record)
         if one["arm"] != "plain"
     )
-    return _frame(rows, "arm", "model")
+    return intervals(rows, "arm", "model")
 
 
 def takeaways(found: Iterable[Finding], record: pd.DataFrame, averaged: pd.DataFrame) -> str:
@@ -90,11 +90,3 @@ def _of_tasks(record: pd.DataFrame) -> str:
         f"Of {len(change)} scores of single tasks, **{up:.0%} rise** by more than {MIN_CHANGE:g} point when outliers "
         f"are amplified, and {down:.0%} fall by more, which a mean does not show."
     )
-
-
-def _span(values: pd.Series) -> dict[str, float]:
-    return dict(zip(("mean", "low", "high"), findings.over_runs(values), strict=True))
-
-
-def _frame(rows: Iterable[dict], *names: str) -> pd.DataFrame:
-    return pd.DataFrame(list(rows), columns=[*names, "mean", "low", "high"])

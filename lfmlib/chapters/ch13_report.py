@@ -20,9 +20,10 @@ from ..checkpoints.addresses import normalized_source
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..checkpoints.locate import HUB_ID
 from ..checkpoints.named import named
-from ..deltas import pairs
+from ..deltas import opening
 from ..deltas.comparison import compare
-from ..deltas.pairs import akin, is_adapter
+from ..deltas.opening import is_adapter
+from ..deltas.pairs import akin
 from ..distribution import sampled
 from ..findings import RULES, Finding, judge
 from ..findings.markup import plain
@@ -48,7 +49,7 @@ def opened(model: str, revision: str, select: str, sample: int, base: str = "") 
     if is_adapter(model):
         if not base:
             raise ValueError(f"{model} holds an adapter, which is no model by itself: name the base it was trained on")
-        _, (merged,) = pairs.opened(base, model, whole=True)
+        _, (merged,) = opening.opened(base, model, whole=True)
         return merged.select(select) if select else merged
     model = normalized_source(model)
     afar = sample and HUB_ID.match(model) and named(model) is None and not Path(model).expanduser().exists()
@@ -110,7 +111,7 @@ def by_role(body: pd.DataFrame) -> pd.DataFrame:
             "matrices": len(some),
             "weights": int(some["numel"].sum()),
             "median kl_bits": _ranged(*(some[name].median() for name in _ends(some, "kl_bits")), "{:.4f}"),
-            "noise": f"{some['kl_bits_null_high'].median():.5f}",
+            "noise": "–" if math.isnan(noise := some["kl_bits_null_high"].median()) else f"{noise:.5f}",
             "share Gaussian": _ranged(*findings.gaussian_share(some), "{:.0%}"),
             "gg_shape": _ranged(*(some[name].median() for name in _ends(some, "gg_shape")), "{:.2f}"),
             "most often": some["label"].mode()[0],

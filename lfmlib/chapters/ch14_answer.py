@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import pandas as pd
 
 from .. import findings
+from ..findings import markup
 from ..losses import replace
 from .ch14_bulk import BOUNDS, edge_cost, foretold, least, part, percent, replaceable
 from .ch14_planted import ANEW, TRAINED, drawn_anew
@@ -49,10 +50,8 @@ def _in_short(known: dict[str, pd.DataFrame]) -> str:
     said = [f"{shares[first]}\u00a0% of the squared weights ({first})"]
     said += [f"{shares[name]}\u00a0% ({name})" for name in rest]
     alike = sorted(100 * foretold(rows).mean() for rows in known.values())
-    ends = " to ".join(dict.fromkeys(f"{one:.0f}" for one in (alike[0], alike[-1])))
-    return (
-        f"**{lead}.** For 1 % of what a model knows, noise can stand for {_listed(said)}. As noise look {ends}\u00a0%."
-    )
+    said, ends = markup.enumerated(said), markup.ends(*(f"{one:.0f}" for one in (alike[0], alike[-1])))
+    return f"**{lead}.** For 1 % of what a model knows, noise can stand for {said}. As noise look {ends}\u00a0%."
 
 
 def takeaways(record: pd.DataFrame, residuals: str) -> str:
@@ -70,7 +69,7 @@ def _of_bulk(record: pd.DataFrame) -> str:
     if not known:
         return "What it costs to draw the bulk anew was **not measured**."
     low, high = min(known, key=known.get), max(known, key=known.get)
-    ends = " to ".join(dict.fromkeys(f"**{100 * known[one] + 0:.0f} %** ({one})" for one in (low, high)))
+    ends = markup.ends(*(f"**{100 * known[one] + 0:.0f} %** ({one})" for one in (low, high)))
     return f"To draw anew all that looks like noise costs {ends} of what a model knows."
 
 
@@ -107,7 +106,7 @@ def _follows(known: dict[str, pd.DataFrame]) -> str:
             (dear if above else unclear).append(name)
         else:
             (tolerant if edge_cost(rows, replace.CONTROL).mean() <= BOUNDS[1] else noise).append(name)
-    return " ".join(words.format(_listed(names)) for words, names in said.items() if names)
+    return " ".join(words.format(markup.enumerated(names)) for words, names in said.items() if names)
 
 
 def _of_least(record: pd.DataFrame) -> str:
@@ -138,8 +137,3 @@ def _short(found: pd.DataFrame) -> str:
 def _each(known: dict[str, pd.DataFrame], figure: Callable[[pd.DataFrame], pd.Series]) -> str:
     """A share of each model, in per cent."""
     return ", ".join(f"{name} {100 * figure(rows).mean() + 0:.0f} %" for name, rows in known.items())
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from .. import findings
+from ..findings.runs import whole_mean
 from ..losses import replace
 from .names import by_model, where
 from .sentences import MISSING, mean, runs, span, table, worded
@@ -86,7 +87,7 @@ def averaged(rows: pd.DataFrame, **settings) -> pd.DataFrame:
 def mean_draw(rows: pd.DataFrame, gap: pd.Series) -> pd.DataFrame:
     """Curves with draws averaged; a draw whose loss overflowed is not left out."""
     each = rows.groupby(["seed", "share"])[["replaced", "energy", "rise"]]
-    found = each.agg(lambda draws: draws.mean(skipna=False)).reset_index()
+    found = each.agg(whole_mean).reset_index()
     return found.assign(cost=found["rise"] / found["seed"].map(gap))
 
 
@@ -233,12 +234,12 @@ def by_rule(record: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(found, orient="index")
 
 
-def by_stand_in(record: pd.DataFrame, share: float = 0.5) -> pd.DataFrame:
-    """What of the gap is left when a share of the directions is replaced, by stand-in, in words."""
+def by_stand_in(record: pd.DataFrame) -> pd.DataFrame:
+    """What of the gap is left when half of the directions are replaced, by stand-in, in words."""
 
     def left(rows: pd.DataFrame, stand_in: str) -> pd.Series:
         some = averaged(rows, what="curve", rule="directions", stand_in=stand_in)
-        return 1 - where(some, share=share).set_index("seed")["cost"]
+        return 1 - where(some, share=0.5).set_index("seed")["cost"]
 
     columns = {word: span(lambda rows, one=one: left(rows, one), 0, times=100) for one, word in STAND_INS.items()}
     return narrow(table(by_model(record), columns).T)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pandas as pd
 
 from .. import findings
-from ..findings.runs import bracketed
+from ..findings.runs import bracketed, sides
 from .names import NAMES, key, where
 from .sentences import listed
 
@@ -92,9 +92,9 @@ def _residual(rows: pd.DataFrame, stand_in: str, beside: str = "none") -> pd.Ser
 
 def beside_noise(record: pd.DataFrame) -> str:
     """Whether what fine-tunes have of their own is better than noise of its size, in a sentence."""
-    sides = [findings.over_runs(_residual(rows, "own", "noise")) for _, rows in _large(record)]
-    better, worse = sum(high < 0 for _, _, high in sides), sum(low > 0 for _, low, _ in sides)
+    spans = [findings.over_runs(_residual(rows, "own", "noise")) for _, rows in _large(record)]
+    worse, better = sides(spans)
     return (
         "Beyond the mean of its siblings, what a fine-tune has is better for the loss than noise of that size in "
-        f"**{better} of {len(sides)}** cases, and worse in {worse}."
+        f"**{better} of {len(spans)}** cases, and worse in {worse}."
     )

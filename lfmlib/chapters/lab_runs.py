@@ -10,6 +10,7 @@ from contextlib import suppress
 import pandas as pd
 
 from .. import records
+from ..distribution.shapes import NOT_GAUSSIAN
 from .census import SHIPPED
 from .names import NAMES, where
 
@@ -46,7 +47,7 @@ def shapes_grown(rows: pd.DataFrame) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, some in verdict_runs(where(rows, start="gaussian")).items():
         first, end = where(some, step=0), last(some)
-        for shape in ("sharp", "inverted-t", "linear"):
+        for shape in NOT_GAUSSIAN:
             if (first[shape] == 0).all() and (end[shape] >= 2).sum() >= 2:
                 found.setdefault(shape, []).append(name)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +13,10 @@ import torch
 from torch import nn
 
 from ..checkpoints.named import named
-from ..deltas.pairs import is_adapter
+from ..deltas.opening import is_adapter
 from ..lab import smollm
 from ..lab.language import Tokens
+from ..notices import warn
 
 MOST_BYTES = 16_000_000
 """Bytes of a text that are read."""
@@ -66,7 +66,7 @@ def read(text: str) -> Text:
     with place.open("rb") as file:
         content = file.read(MOST_BYTES)
     if place.stat().st_size > MOST_BYTES:
-        warnings.warn(f"{place.name}: only its first {MOST_BYTES / 1e6:.0f} MB are read", stacklevel=2)
+        warn(f"{place.name}: only its first {MOST_BYTES / 1e6:.0f} MB are read")
     try:
         return Text(place.name, content.decode("utf-8-sig", "strict" if len(content) < MOST_BYTES else "ignore"))
     except UnicodeDecodeError as error:

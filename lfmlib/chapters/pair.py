@@ -10,7 +10,7 @@ import pandas as pd
 from .. import findings
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
 from ..deltas.comparison import compare, delta
-from ..deltas.pairs import opened_pair
+from ..deltas.opening import opened_pair
 from ..experiments.finetuning import DECAY, FULL_RATES, TASKS, TOY_BATCH, plan
 from ..findings.markup import code, plain
 from ..lab.train import start_of, train

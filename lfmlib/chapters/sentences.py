@@ -116,12 +116,22 @@ def middle(values: pd.Series, form: str = ".2f") -> str:
     return f"{mid:{form}} ({low:{form}} to {high:{form}})" if len(values) else MISSING
 
 
-def half(values: pd.Series, digits: int = 3) -> str:
-    """Mean over runs ± half of its interval."""
+def interval(values: pd.Series) -> dict[str, float]:
+    """Mean over runs and its 95 % interval, as columns of `intervals`."""
+    return dict(zip(("mean", "low", "high"), findings.over_runs(values), strict=True))
+
+
+def intervals(rows: Iterable[dict], *names: str) -> pd.DataFrame:
+    """What a figure of intervals draws: columns ``names``, mean, low, high."""
+    return pd.DataFrame(list(rows), columns=[*names, "mean", "low", "high"])
+
+
+def half(values: pd.Series) -> str:
+    """Mean over runs ± half of its interval, to three decimals."""
     if not len(values):
         return MISSING
     value, low, _ = findings.over_runs(values)
-    return f"{value:.{digits}f} ± {value - low:.{digits}f}" if len(values) > 1 else f"{value:.{digits}f} (one run)"
+    return f"{value:.3f} ± {value - low:.3f}" if len(values) > 1 else f"{value:.3f} (one run)"
 
 
 def _figure(figure: Figure, some):

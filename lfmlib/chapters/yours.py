@@ -11,7 +11,7 @@ import torch
 
 from .. import findings
 from ..checkpoints.checkpoint import Checkpoint, open_checkpoint
-from ..deltas.pairs import partners
+from ..deltas.partners import partners
 from ..experiments.fine_tunes import Siblings
 from ..findings.markup import code, plain
 from ..merging import methods

@@ -20,7 +20,9 @@ from . import tables
 
 DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
 """Exit statuses: done; failed; wrong usage or input; stopped by Ctrl-C."""
-INPUT_ERRORS = (ValueError, FileNotFoundError, FileExistsError, ModuleNotFoundError)
+INPUT_ERRORS = (
+    ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError, ModuleNotFoundError,
+)  # fmt: skip
 """What functions raise of wrong input, `lfmlib.CheckpointError` among them, and of an extra that is not installed."""
 
 
@@ -50,12 +52,13 @@ class _Command(click.Command):
             warnings.showwarning = lambda message, *place, **more: _say(message)
             try:
                 status = super().invoke(ctx) or DONE
-                sys.stdout.flush()
+                if sys.stdout is not None:  # closed by the shell
+                    sys.stdout.flush()
                 return status
             except KeyboardInterrupt:
                 _say(f"stopped; {_kept(ctx.params)}")
                 return STOPPED
-            except BrokenPipeError:  # whoever reads stdout has read enough
+            except (BrokenPipeError, click.ClickException):  # whoever reads stdout has read enough; usage, told above
                 raise
             except Exception as error:
                 if debug:

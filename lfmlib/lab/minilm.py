@@ -148,8 +148,8 @@ class Halves(Docstrings):
         for place in range(skip, whole if most is None else min(whole, skip + most)):
             rows = np.arange(self.group) + place * self.group
             similar = self._similar(model, self._halves(self.test, rows))
-            losses.append(contrast(similar, torch.eye(self.group)).item())
-            hits.append((similar.argmax(1) == torch.arange(self.group)).double().mean().item())
+            losses.append(contrast(similar, torch.eye(self.group, device=similar.device)).item())
+            hits.append((similar.argmax(1).cpu() == torch.arange(self.group)).double().mean().item())
         return {"loss": float(np.mean(losses)), "accuracy": float(np.mean(hits)), "trivial_accuracy": 1 / self.group}
 
     def prior(self, most: int | None = None, skip: int = 0) -> float:

@@ -253,7 +253,7 @@ def test_a_base_that_is_none_is_refused_before_anything_is_measured(tmp_path):
     other = {name.replace("model.layers", "h").replace("proj", "fc"): one for name, one in tensors.items()}
     wider = {name: torch.randn(160, 160).bfloat16() for name in tensors}
     for i, (base, words) in enumerate(
-        ((fresh, "is no fine-tune"), (other, "no matrix in common"), (wider, "in common"))
+        ((fresh, "is no fine-tune"), (other, "no matrix in common"), (wider, "no matrix of one shape"))
     ):
         save_file(base, tmp_path / f"base{i}.safetensors")
         with pytest.raises(ValueError, match=words):
