@@ -28,7 +28,8 @@ from ..options import check
 from ..structure.random_matrices import null
 from ..structure.spectra import top_ratio
 from ..surveys.outcome import Rows
-from ..surveys.run import about, each, light, over
+from ..surveys.rows import about, light
+from ..surveys.run import each, over
 from .budget import blocks, budget
 from .fused import alike
 from .kin import MIN_KINSHIP, kinship, refuse_strangers

@@ -13,7 +13,7 @@ import torch
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..checkpoints.names import matched
-from ..surveys.run import matrices
+from ..surveys.rows import matrices
 from .fused import alike, pieces
 from .kin import KINSHIP_ROWS, MIN_KINSHIP, kinship, median_kinship, refuse_strangers
 from .opening import opened_pair

@@ -10,7 +10,7 @@ import scipy  # scipy.stats loads at its first use: importing it takes half as l
 
 from ..checkpoints.roles import in_order
 from ..options import check, check_table
-from ..surveys.run import by_tower
+from ..surveys.rows import by_tower
 
 
 def depth_trend(table: pd.DataFrame, column: str = "std_delta", *, resamples: int = 9999) -> pd.DataFrame:

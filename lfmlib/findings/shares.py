@@ -11,7 +11,7 @@ from scipy import special
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..checkpoints.roles import in_order
-from ..surveys.run import by_tower
+from ..surveys.rows import by_tower
 from .markup import plain
 
 KL_BOUND = 0.02

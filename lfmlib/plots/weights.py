@@ -14,7 +14,7 @@ from scipy import special
 from ..checkpoints.roles import in_order
 from ..distribution.distances import coding_cells
 from ..distribution.sketch import Sketch
-from ..surveys.run import by_tower
+from ..surveys.rows import by_tower
 from .house_style import COLOURS, INK, literal, no_layers
 
 _TALL = 14

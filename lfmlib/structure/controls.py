@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import torch
 
 from ..options import check
-from .gram import Matrix, tensor_of
+from .gram import Matrix
+from .inputs import tensor_of
 
 Found = TypeVar("Found")
 

@@ -18,22 +18,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import special
 
-from ..distribution.formats import as_array, dense
 from ..distribution.jackknife import jackknife_error
 from ..options import check
 from .controls import measure_controls
 from .dependence import BINS, LAGS, lag_correlations, ljung_box, neighbour_information, runs_z
 from .entry_laws import heavy_lag_laws, information_law, laws
-from .gram import check_range
+from .inputs import entries_of, is_floating
 from .likeness import Alike, alike, alike_at_width, transpose_correlation
 from .scales import scales
 from .sums import Sums
 
-MIN_SIDE = 2 * LAGS
-"""Rows and columns that a matrix must have at least."""
 JACKKNIFE_GROUPS = 10
 """Groups of rows, and of columns, that the jackknife of intervals leaves out one by one."""
 
@@ -190,7 +186,7 @@ def iid(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), intervals:
     return replace(
         found,
         interval=_intervals(w, found) if intervals else {},
-        controls=measure_controls(matrix if _is_floating(matrix) else w, controls, iid, seed=seed),
+        controls=measure_controls(matrix if is_floating(matrix) else w, controls, iid, seed=seed),
     )
 
 
@@ -292,41 +288,3 @@ def _bands(every: Mapping[str, Any], shape: tuple[int, int], expected: Mapping[s
     for name, share in (("unequal", "both_share"), ("block_excess", "block_share")):
         ends[name] = tuple(end - expected[share] for end in ends[share])
     return ends
-
-
-def entries_of(matrix) -> np.ndarray:
-    """A checked matrix as float32, or as float64 where its type is finer, in the order of rows."""
-    if isinstance(matrix, torch.Tensor):
-        if matrix.is_complex():
-            raise ValueError("found complex entries: expected real numbers; take their parts apart first")
-        matrix = dense(matrix)
-        narrow = matrix.is_floating_point() and matrix.dtype != torch.float64
-        w = matrix.cpu().to(torch.float32 if narrow else torch.float64).numpy()
-    else:
-        array = as_array(matrix)
-        if np.iscomplexobj(array):
-            raise ValueError("found complex entries: expected real numbers; take their parts apart first")
-        narrow = _is_floating(array) and array.dtype.itemsize <= 4
-        try:
-            w = array.astype(np.float32 if narrow else np.float64, copy=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"found entries of type {array.dtype}: expected numbers; convert them first") from error
-    if w.ndim != 2 or min(w.shape) < MIN_SIDE:
-        raise ValueError(
-            f"found shape {tuple(w.shape)}: expected a matrix of at least {MIN_SIDE} rows and columns; leave it out"
-        )
-    if not np.isfinite(w).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(w)):,} of {w.size:,} entries are not finite: mend them first")
-    low, high = float(w.min()), float(w.max())
-    if low == high:
-        raise ValueError("all entries are equal: there is no variation to test; leave this matrix out")
-    check_range(max(-low, high))
-    return np.ascontiguousarray(w)
-
-
-def _is_floating(matrix) -> bool:
-    """Whether entries are of a floating type, as controls need."""
-    if isinstance(matrix, torch.Tensor):
-        return matrix.is_floating_point()
-    dtype = np.asarray(matrix).dtype
-    return dtype.kind == "f" or dtype.name.startswith(("bfloat16", "float8"))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from ..distribution.formats import as_array, as_tensor, dense
+from .inputs import check_range, tensor_of
 
 SEED_SALT = 1967
 """Combined with the seed of random starts, so that they differ from noise that the caller drew with the same seed."""
@@ -132,30 +132,3 @@ def triangle(x: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
     for start in range(0, len(x), _TRIANGLE_ROWS):
         rows = slice(start, start + _TRIANGLE_ROWS)
         yield rows, x[rows] @ x[: rows.stop].T
-
-
-def check_range(largest: float) -> None:
-    """Raise ValueError if the square of ``largest``, the largest absolute entry, would overflow or underflow."""
-    if not 1e-140 < largest < 1e140:
-        raise ValueError(
-            f"the largest entry is {largest:.3g} in size: squares leave float64's range; multiply by a power of "
-            "two first"
-        )
-
-
-def tensor_of(matrix) -> torch.Tensor:
-    """The input as a floating tensor, on the GPU if there is one; numpy arrays, which may be read-only, are copied."""
-    if not isinstance(matrix, torch.Tensor):
-        array = as_array(matrix)
-        if array.dtype == np.longdouble:
-            array = array.astype(np.float64)
-        if array.dtype.name.startswith(("bfloat16", "float8")):  # ml_dtypes
-            matrix = as_tensor(array)
-        elif array.dtype.kind != "f":
-            raise ValueError(f"found entries of type {array.dtype}: a spectrum needs floating numbers; convert them")
-        else:
-            matrix = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="K"))
-    if not matrix.dtype.is_floating_point:
-        raise ValueError(f"found entries of type {matrix.dtype}: a spectrum needs floating numbers; convert them")
-    matrix = dense(matrix)
-    return matrix.to("cuda" if matrix.device.type == "cpu" and torch.cuda.is_available() else matrix.device)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from .dependence import LAGS
-from .entries import IID, entries_of, measured
+from .entries import IID, measured
 from .gram import Matrix
+from .inputs import entries_of
 from .krylov import MIN_SIDE
 from .likeness import alike, from_products
 from .line_samples import alike_of_sample

@@ -14,14 +14,16 @@ import pandas as pd
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo
 from ..options import check
 from ..structure.controls import checked_names, control
-from ..structure.entries import FIGURES, FURTHER, IID, MIN_SIDE, SUMS
+from ..structure.entries import FIGURES, FURTHER, IID, SUMS
 from ..structure.gram import Matrix
+from ..structure.inputs import MIN_SIDE
 from ..structure.krylov import MIN_SIDE as MIN_ESTIMATED_SIDE
 from ..structure.random_matrices import threshold
 from ..structure.spectra import MAX_EXACT_SIDE, Spectrum, fast_spectrum
 from ..structure.together import together, together_fast
 from .forecast import Cost
-from .run import about, tabulate
+from .rows import about
+from .run import tabulate
 
 DERIVED = ("lag_one", "row_alike", "col_alike", "unequal")
 """Properties of `IID` that sum up several figures; the rule of finding F4 is about these."""

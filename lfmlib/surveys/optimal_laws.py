@@ -15,7 +15,8 @@ from ..distribution.law import MIN_KEPT_VALUES, Law, optimal_law
 from ..options import check, check_table
 from .counted import law_sketch, noise_like
 from .forecast import Cost
-from .run import about, tabulate
+from .rows import about
+from .run import tabulate
 
 LAW_NANOSECONDS = 1.3e8
 """Of a core, that fitting the laws to a sketch takes about, whose values are counted in about two nanoseconds each."""

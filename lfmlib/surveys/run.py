@@ -8,13 +8,11 @@ another one, and where it does not, the tensors are told and the rows of all oth
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -25,12 +23,12 @@ from tqdm.auto import tqdm
 
 from ..checkpoints.checkpoint import Checkpoint, TensorInfo, open_checkpoint
 from ..checkpoints.unread import tell_unread
-from ..distribution.formats import DTYPES
 from ..options import check
 from ..provenance import sources
 from .forecast import Cost, Forecast
 from .journal import Journal
 from .outcome import LOST, Outcome, Rows, Spread, Task, died, reason
+from .rows import light, matrices, weights_of_other_types
 from .threads import in_worker
 
 MIN_TASK_VALUES, MAX_TASK_VALUES, MAX_TASKS = 1 << 22, 1 << 27, 2048
@@ -83,7 +81,7 @@ def tabulate(
     skipped |= {info.name: why for info in wanted if (why := unfit(info))}
     wanted = [info for info in wanted if info.name not in skipped]
     if wanted:
-        tell_unread(checkpoint.skipped | _weights_of_other_types(checkpoint))
+        tell_unread(checkpoint.skipped | weights_of_other_types(checkpoint))
     journal = Journal(keep, measure) if keep is not None else None
     call = lambda names: partial(each, light(checkpoint, names), measure)  # noqa: E731
     how = {"executor": executor, "progress": progress, "journal": journal, "spread": spread, "cost": cost}
@@ -102,36 +100,6 @@ def each(checkpoint: Checkpoint, measure: Callable[[Checkpoint, TensorInfo], lis
         except Exception as error:  # whatever is wrong with one tensor, the others have their rows
             results.append((info.name, reason(error)))
     return results
-
-
-def about(info: TensorInfo) -> dict:
-    """What a row says of its tensor: the fields of its `TensorInfo`, the name in "tensor"."""
-    fields = dict(vars(info))
-    return {"tensor": fields.pop("name")} | fields
-
-
-def by_tower(table: pd.DataFrame) -> pd.Series:
-    """The roles of a table, named by tower where its layers are of several, as "vision.q": their depths are not one."""
-    layers = table["depth"].notna()
-    if "tower" not in table or table.loc[layers, "tower"].nunique() < 2:
-        return table["role"]
-    return table["role"].where(~layers | (table["tower"] == ""), table["tower"] + "." + table["role"])
-
-
-def matrices(checkpoint: Checkpoint) -> tuple[list[TensorInfo], dict[str, str]]:
-    """The floating-point matrices of a checkpoint; and of every other tensor, why it is none."""
-    wanted, skipped = [], dict(checkpoint.skipped)
-    for info in checkpoint.tensors:
-        if why := _why_not(info):
-            skipped[info.name] = why
-        else:
-            wanted.append(info)
-    return wanted, skipped
-
-
-def light(checkpoint: Checkpoint, names: Iterable[str]) -> Checkpoint:
-    """These tensors of a checkpoint and nothing else that would have to travel to a worker."""
-    return replace(checkpoint.only(names), skipped={}, config={}, files=[])
 
 
 def over(
@@ -296,25 +264,6 @@ def _result(future: Future, batch: list[TensorInfo]):
         if not died(error):
             raise
         return [(info.name, f"{LOST} ({type(error).__name__}: {error})") for info in batch]
-
-
-WEIGHT = re.compile(r"(^|\.)(weight|kernel|Qidxs|trellis)$")
-"""Names of weights: a matrix of one of them that is of integers was quantized, in a way that nothing told."""
-
-
-def _weights_of_other_types(checkpoint: Checkpoint) -> dict[str, str]:
-    """Weight matrices of types that are not counted, such as integers or complex numbers, and why."""
-    odd = (info for info in checkpoint.tensors if info.dtype not in DTYPES and len(info.shape) > 1)
-    return {info.name: _why_not(info) for info in odd if WEIGHT.search(info.name)}
-
-
-def _why_not(info: TensorInfo) -> str:
-    """Reason why a tensor has no row; empty where it has one."""
-    if info.dtype not in DTYPES:
-        return f"{info.dtype}: not a floating-point type this survey counts"
-    if len(info.shape) != 2:
-        return f"{len(info.shape)}-D: not a matrix"
-    return "" if info.numel else "empty: no values"
 
 
 def _batches(wanted: list[TensorInfo], worth: int, huge: int | None = None) -> Iterator[list[TensorInfo]]:

@@ -27,7 +27,8 @@ from ..options import check, check_table
 from .counted import Counted, count, count_sample, how_quantized, noise_like
 from .forecast import Cost
 from .outcome import Spread, reason
-from .run import about, tabulate
+from .rows import about
+from .run import tabulate
 
 
 def survey(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import lfmlib
-from lfmlib.surveys import arrangements, forecast, run
+from lfmlib.surveys import arrangements, forecast, rows, run
 from lfmlib.surveys.forecast import Cost, Forecast
 from lfmlib.surveys.outcome import Task
 
@@ -23,7 +23,7 @@ CUBE = Cost(lambda info: info.shape[0] ** 3, lambda info: info.shape[0] << 20)
 def lasting(checkpoint, info) -> list[dict]:
     """A measurement that takes as long as the cube of the side, two seconds for all on one worker."""
     time.sleep(2.0 * info.shape[0] ** 3 / sum(side**3 for side in SIDES))
-    return [run.about(info)]
+    return [rows.about(info)]
 
 
 def measured(monkeypatch, capsys, progress=True, calm=0.0, workers=2) -> tuple[str, float]:

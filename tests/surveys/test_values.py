@@ -13,7 +13,7 @@ import torch
 import lfmlib
 from lfmlib import findings
 from lfmlib.distribution import nulls
-from lfmlib.surveys.run import by_tower
+from lfmlib.surveys.rows import by_tower
 from lfmlib.surveys.values import noise_twin, survey
 
 MEASURED = {"q": torch.randn(64, 64, generator=torch.Generator().manual_seed(1))}
