@@ -52,7 +52,7 @@ class Normality:
         asymmetry: Kolmogorov–Smirnov distance from the mirror image about the mean (see
             `lfmlib.distribution.distances`).
         null: for each of the figures above, the central 95 % that Gaussian noise of the same size and type gives, in
-            float8 and among subnormal numbers also of the same mean and standard deviation (see
+            float8 and among subnormal numbers of 16 bits also of the same mean and standard deviation (see
             `lfmlib.distribution.like_noise`), as ``(low, high)``; empty below 64 values, or if all are equal.
 
     Examples:

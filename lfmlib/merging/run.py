@@ -89,8 +89,8 @@ def merge(
     went that are NaN or infinite. Weights under weight norm or spectral norm are merged and written in their pieces.
 
     Raises:
-        ValueError: options that are not known; models that do not fit: tensors that one lacks, or of another shape (a
-            vocabulary that grew), a base that is not theirs; or a partial folder of another merge.
+        ValueError: options that are not known; models that do not fit: tensors of a layer that one lacks, or of
+            another shape (a vocabulary that grew), a base that is not theirs; or a partial folder of another merge.
         FileExistsError: ``out`` is there.
         OSError: no room on the disk, before or while it is written.
         RuntimeError: workers of the executor died, and the same call goes on; or they have no lfmlib, or another.

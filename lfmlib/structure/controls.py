@@ -107,7 +107,7 @@ def rescaled(matrix, *, tolerance: float = TOLERANCE, most: int = MAX_ROUNDS) ->
         most: largest number of rounds; some patterns of zeros have no solution, and end up partly scaled.
 
     Returns:
-        float64 ``(r, c)``, on the matrix's device.
+        float64 ``(r, c)``, where `lfmlib.structure.inputs.tensor_of` has the matrix: on the GPU if there is one.
 
     Examples:
         >>> matrix = np.random.default_rng(0).standard_normal((256, 512)) * np.linspace(0.5, 2, 256)[:, None]
