@@ -247,7 +247,7 @@ def takeaways(table: pd.DataFrame, saved: pd.Series, name: str) -> str:
         f"- Of the weights of {plain(titled(name))}, {own['independence']:.0%} lie in matrices that pass as "
         f"independent, and {own['identity']:.0%} in matrices that pass as identically distributed. "
         f"Of fresh noise it is {noise['independence']:.0%} and {noise['identity']:.0%}.\n"
-        f"- Neighbours correlate by at most {most:.3f}{', and yet' if alone else ';'} whole rows are "
+        f"- Neighbours correlate by at most {most:.3f}{', and yet' if alone else ';'} rows of 64 weights are "
         f"{medians['weights']:.2f} times as alike as those of noise, in the median matrix. "
         f"With the entries in another order it is {medians['permuted']:.2f}.\n"
         f"- Dividing out the scales of rows and columns {change}. "

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .. import findings
+from ..findings import markup
 from ..lab.train import Config, rate
 from .names import NAMES, by_model, key, where
 from .sentences import MISSING, Cell, mean, median, number, runs, table
@@ -83,7 +84,7 @@ def budgets(record: pd.DataFrame) -> pd.DataFrame:
 
 def not_passing(record: pd.DataFrame) -> str:
     """The ways of training that F6's rule would not call supported, and what noise would be called, in a sentence."""
-    words, noise = [], [1.0]
+    words, noise = [], {}
     for model, name in NAMES.items():
         for way, rows in unjudged(record, model):
             own = findings.widening_over_runs(rows)
@@ -91,10 +92,12 @@ def not_passing(record: pd.DataFrame) -> str:
             if rises < findings.SUPPORTED_SHARE or own.loc["covariance", "high"] < 0:
                 words.append(f"{name}, {way} ({rises:.0%} rise, mean g {g:.2f})")
         if len(rows := plain(record, model)):
-            noise.append(findings.widening_over_runs(rows, "noise_").loc["widened", "mean"])
+            noise[name] = findings.widening_over_runs(rows, "noise_").loc["widened", "mean"]
+    below = [f"{name} ({one:.0%})" for name, one in noise.items() if one < findings.SUPPORTED_SHARE]
+    but = f", but for {markup.enumerated(below)}" if below else ""
     return (
         f"The verdicts are on full fine-tuning only. Judged alike, these would not be *supported*: "
-        f"**{'; '.join(words) or 'none'}**. Noise of the same size would be ({min(noise):.0%} rise)."
+        f"**{'; '.join(words) or 'none'}**. Noise of the same size would be{but}."
     )
 
 

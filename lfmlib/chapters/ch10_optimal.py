@@ -60,7 +60,7 @@ def of_centre(survey: pd.DataFrame) -> str:
         survey: rows of `lfmlib.survey`, of the judged matrices.
     """
     words = []
-    for column, name in (("mean_ratio", "abs(mean) / std"), ("asymmetry_excess", "D beyond noise")):
+    for column, name in (("mean_ratio", "abs(mean) / std"), ("asymmetry_excess", "asymmetry beyond noise")):
         worst = survey.loc[survey[column].idxmax()]
         words.append(
             f"{name}: median {survey[column].median():.4f}, largest **{worst[column]:.4f}** "

@@ -124,8 +124,8 @@ def _of_law(record: pd.DataFrame) -> str:
     each = [findings.damage_ratio(rows)[:2] for _, rows in each_model(record)]
     worth = [ratio for ratio, low in each if low > 1]
     times = markup.ends(*(f"{one:.1f}" for one in (min(worth), max(worth)))) if worth else ""
+    wins = f"at most **{100 * most:.0f} %**" if most >= 0.005 else "**none**"
     return (
-        f"A truncated Gaussian with outliers is the shortest code for at most **{100 * most:.0f} %** of a model’s "
-        f"weights; outliers cost more than random sets as large in {len(worth)} of {len(each)} models"
-        f"{f', {times} times' if worth else ''}."
+        f"A truncated Gaussian with outliers is the shortest code for {wins} of a model’s weights; outliers cost more "
+        f"than random sets as large in {len(worth)} of {len(each)} models{f', {times} times' if worth else ''}."
     )

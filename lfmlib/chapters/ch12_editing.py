@@ -133,10 +133,11 @@ def gains(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def tested(record: pd.DataFrame) -> str:
-    """p-values of the paired differences, corrected for the number of methods, in a sentence."""
+    """p-values of the paired differences, corrected for the number of methods that differ, in a sentence."""
     words = []
     for model, rows in by_model(record):
-        gain = {method: added(some) for method, some in by_method(rows).items()}
+        apart = {METHODS[method] for method in findings.distinct(rows)}
+        gain = {method: added(some) for method, some in by_method(rows).items() if method in apart}
         corrected = findings.holm(pd.Series({method: findings.paired_p(one) for method, one in gain.items()}))
         if corrected.isna().all():
             words.append(f"{model} not tested: one run, or runs without a score")
@@ -214,12 +215,12 @@ def hurts(record: pd.DataFrame) -> str:
     return "\n".join(words)
 
 
-def by_task(rows: pd.DataFrame) -> pd.Series:
-    """What amplifying adds to the score of each task in each merge of one model, in points."""
-    pairs = rows[rows["arm"].isin(["plain", "amplified"])].pivot_table(
+def by_task(rows: pd.DataFrame, arm: str = "amplified") -> pd.Series:
+    """What an arm adds to the score of each task in each merge of one model, in points."""
+    pairs = rows[rows["arm"].isin(["plain", arm])].pivot_table(
         index=["seed", "tasks", "method", "task"], columns="arm", values="normalized"
     )
-    return 100 * (pairs["amplified"] - pairs["plain"])
+    return 100 * (pairs[arm] - pairs["plain"])
 
 
 def projected(record: pd.DataFrame) -> pd.DataFrame:

@@ -84,9 +84,12 @@ def _of_reach(record: pd.DataFrame, averaged: pd.DataFrame) -> str:
 
 
 def _of_tasks(record: pd.DataFrame) -> str:
-    change = pd.concat([by_task(rows) for _, rows in by_model(record)])
-    up, down = (change > MIN_CHANGE).mean(), (change < -MIN_CHANGE).mean()
+    said = []
+    for arm in ("amplified", "random"):
+        change = pd.concat([by_task(rows, arm) for _, rows in by_model(record)])
+        said.append((f"{(change > MIN_CHANGE).mean():.0%}", f"{(change < -MIN_CHANGE).mean():.0%}"))
+    (up, down), (up_random, down_random) = said
     return (
-        f"Of {len(change)} scores of single tasks, **{up:.0%} rise** by more than {MIN_CHANGE:g} point when outliers "
-        f"are amplified, and {down:.0%} fall by more, which a mean does not show."
+        f"Of {len(change)} scores of single tasks, **{up} rise** by more than {MIN_CHANGE:g} point when outliers are "
+        f"amplified, and {down} fall by more. With a random set, the control, {up_random} rise and {down_random} fall."
     )

@@ -13,14 +13,14 @@ import pandas as pd
 
 from .. import findings
 from ..checkpoints.checkpoint import Checkpoint
-from ..findings import scoreboard
+from ..findings import markup, scoreboard
 from ..findings.markup import plain
 from ..health import planted
 from ..provenance import HOME
 from .ch13_matrices import passed
 from .ch13_report import farthest
 
-LEGS = {"independence": "independent", "identity": "identically distributed", "spectrum": "with noise’s spectrum"}
+LEGS = {"independence": "independent", "identity": "identically distributed", "spectrum": "of noise’s spectrum"}
 """Leg of F4 → what weights that pass it are."""
 
 
@@ -85,9 +85,9 @@ def _of_legs(arranged: pd.DataFrame) -> str:
     shares = passed(arranged) if len(arranged) else {}
     if not shares or math.isnan(shares["weights"]["all"]):
         return "Of **no judged matrix** the arrangement of the entries could be measured."
-    said = [f"{scoreboard.part(shares['weights'][leg])} {words}" for leg, words in LEGS.items()]
+    said = [f"{scoreboard.part(shares['weights'][leg])} as {words}" for leg, words in LEGS.items()]
     noise = scoreboard.part(min(shares["fresh"][leg] for leg in LEGS))
-    return f"Of the weights looked at are **{', '.join(said[:-1])} and {said[-1]}**; of fresh noise at least {noise}."
+    return f"Of the weights looked at pass **{markup.enumerated(said)}**. Of fresh noise {noise} or more pass as each."
 
 
 def _of_states(states: pd.DataFrame, of: int, tested: pd.DataFrame) -> str:

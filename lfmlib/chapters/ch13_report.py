@@ -288,9 +288,12 @@ def _by_its_chapter(found: Finding, others: list[Finding], where: dict) -> Findi
 
 
 def _alike(origin: dict, where: dict) -> bool:
-    """Whether a finding is on the same files in the same state, all of them, by the same code, and as thorough."""
+    """Whether a finding is on the same files in the same state, all of them, by the same code, and as thorough. A
+    record on a model by name is on the files of its pinned package."""
     theirs, ours = (one.get("parameters", {}) for one in (origin, where))
-    same = all(origin.get(name) == where.get(name) for name in ("source", "revision", "state", "commit"))
+    pinned = "record" in origin and named(origin.get("source", "")) is not None
+    told = ("source", "commit") if pinned else ("source", "revision", "state", "commit")
+    same = all(origin.get(name) == where.get(name) for name in told)
     return same and not theirs.get("select") and theirs.get("profile") == ours.get("profile")
 
 

@@ -51,7 +51,10 @@ def _in_short(known: dict[str, pd.DataFrame]) -> str:
     said += [f"{shares[name]}\u00a0% ({name})" for name in rest]
     alike = sorted(100 * foretold(rows).mean() for rows in known.values())
     said, ends = markup.enumerated(said), markup.ends(*(f"{one:.0f}" for one in (alike[0], alike[-1])))
-    return f"**{lead}.** For 1 % of what a model knows, noise can stand for {said}. As noise look {ends}\u00a0%."
+    return (
+        f"**{lead}.** For 1 % of what a model knows, noise can stand for {said}. Of the squared weights {ends}\u00a0% "
+        "look like noise."
+    )
 
 
 def takeaways(record: pd.DataFrame, residuals: str) -> str:
@@ -79,12 +82,15 @@ def _of_control(record: pd.DataFrame) -> str:
         return "Whether noise would be seen where it is planted was **not measured**."
     name = found["model"].iloc[0]
     anew, trained = (
-        found[(found["model"] == name) & (found["drawn"] == drawn)]["mean"].iloc[0] for drawn in (ANEW, TRAINED)
+        found.loc[(found["model"] == name) & (found["drawn"] == drawn), ["mean", "low", "high"]].iloc[0]
+        for drawn in (ANEW, TRAINED)
     )
-    seen = "noise is seen where it is" if anew < trained - BOUNDS[0] else "noise is **not told** from weights there"
+    apart = anew["mean"] < trained["mean"] - BOUNDS[0] and not anew["high"] >= trained["low"]  # NaN: one run
+    seen = "noise is seen where it is" if apart else "noise is **not told** from weights there"
+    noise, weights = (findings.bracketed(*100 * one, 0, unit=" %") for one in (anew, trained))
     return (
-        f"In {name}, drawing planted noise anew costs {percent(anew)} of what is left, and as much of the trained "
-        f"weights **{percent(trained)}**: {seen}."
+        f"In {name}, drawing planted noise anew costs {noise} of the gap that planting leaves. As much of the trained "
+        f"weights costs **{weights}** of the whole gap: {seen}."
     )
 
 

@@ -19,7 +19,7 @@ from .f13_adaptation import (
     f13,
     f13_over_runs,
 )
-from .f14_editing import METHOD_NAMES, f14, f14_over_runs, improvement, kept_score
+from .f14_editing import METHOD_NAMES, distinct, f14, f14_over_runs, improvement, kept_score
 from .finding import Finding, load, write
 from .readings import FIRST_RULES, READINGS, Reading
 from .rules import (
@@ -96,6 +96,7 @@ __all__ = [
     "by_role",
     "damage_ratio",
     "digest",
+    "distinct",
     "eligible",
     "f1",
     "f2",

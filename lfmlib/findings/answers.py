@@ -24,7 +24,7 @@ MEASURED = {
     "F4": "how many of three legs hold for most weights: independence, identity, the spectrum of noise",
     "F5": "in how many of two senses ΔW can come from noise: its histogram, and what can be built from frozen noise",
     "F6": "share of matrices whose standard deviation rises",
-    "F7": "share of roles, such as query or value, in which what fine-tuning adds grows with depth, beyond doubt",
+    "F7": "share of roles, such as query or value, in which what fine-tuning adds grows with depth, by its interval",
     "F8": "share of the ways of asking (by task, by the head on top, by the unit of the noise) in which the fine-tune "
     "stands more noise than its base, beyond the interval",
     "F9": "share of the weights in matrices whose mean is at most a twentieth of their standard deviation",
@@ -207,13 +207,20 @@ def _per_cent(found: Sequence[Finding], leg: str) -> str:
 
 
 def _f4(found: Sequence[Finding]) -> str:
-    whole, noise = (
-        sum(value >= RULES["F4"].supported for value in values) for values in (map(value_of, found), _nulls(found))
-    )
+    kinds = {"published model": [], "training of the lab": []}
+    for one in found:
+        kinds["training of the lab" if one.model.startswith("lab ") else "published model"].append(value_of(one))
+    passed = {kind: sum(value >= RULES["F4"].supported for value in values) for kind, values in kinds.items()}
+    said = [
+        f"{passed[kind] or 'none'} of {len(values)} {kind.replace(' ', 's ', 1) if ' of ' in kind else kind + 's'}"
+        for kind, values in kinds.items()
+        if values
+    ]
+    noise = sum(value >= RULES["F4"].supported for value in _nulls(found))
     independent, identical = _per_cent(found, "independence"), _per_cent(found, "identity")
     return (
-        f"Independent, identically distributed and with the spectrum of noise are {whole} of {models(found)}; of as "
-        f"much pure noise, the control, {noise}. The share of the weights that passes as independent "
+        f"Independent, identically distributed and with the spectrum of noise are {enumerated(said)}; of as much pure "
+        f"noise, the control, {noise} of {len(found)}. The share of the weights that passes as independent "
         f"{_running(independent)}; as identical it {_running(identical)}."
     )
 
@@ -230,7 +237,7 @@ def _spectrum(found: Sequence[Finding]) -> str:
 
 def _f5(found: Sequence[Finding]) -> str:
     def gained(law: str) -> str:
-        shares = sorted(one.details["shares"][law][0] for one in found)
+        shares = sorted(one.details["alike"][law] for one in found)
         return f"{' to '.join(dict.fromkeys(f'{100 * one:.0f}' for one in (shares[0], shares[-1])))}\u00a0%"
 
     return (
@@ -249,8 +256,8 @@ def _f6(found: Sequence[Finding]) -> str:
 
 def _f7(found: Sequence[Finding]) -> str:
     return (
-        f"With depth it grows in {ranged(found)} of the roles, over {models(found)}. In the control, profiles that "
-        f"wander at random, it does in {_noise(found)}."
+        f"With depth it grows in {ranged(found)} of the roles, over {len(found)} fine-tunings. In the control, "
+        f"profiles that wander at random, it does in {_noise(found)}."
     )
 
 
@@ -263,7 +270,7 @@ def _f8(found: Sequence[Finding]) -> str:
 
 def _centre(what: str) -> Callable[[Sequence[Finding]], str]:
     def said(found: Sequence[Finding]) -> str:
-        return f"In {ranged(found)} of the weights {what}; in the control, pure noise, in {_noise(found)}."
+        return f"Of the weights {ranged(found)} {what}; of the control, pure noise, {_noise(found)}."
 
     return said
 
@@ -307,8 +314,8 @@ _SENTENCES: dict[str, Callable[[Sequence[Finding]], str]] = {
     "F6": _f6,
     "F7": _f7,
     "F8": _f8,
-    "F9": _centre("the mean is nearly 0"),
-    "F10": _centre("the histogram is its own mirror image"),
+    "F9": _centre("lie in matrices whose mean is nearly 0"),
+    "F10": _centre("lie in matrices that are their own mirror image"),
     "F11": _f11,
     "F12": _f12,
     "F13": _f13,

@@ -74,7 +74,7 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         return Finding.of("F14", model, provenance, {"reason": reason})
     spans = {method: over_runs(100 * both[method][0]) for method in methods}
     first = [float(sum(one > 0 for one in ends)) for ends in zip(*(span[1:] for span in spans.values()), strict=True)]
-    apart = _distinct(rows, methods)
+    apart = distinct(rows)
     beside = {method: improvement(rows, method, against="random") for method in apart}
     found = compared({method: both[method][0] for method in apart}, beside)
     chance = compared({method: both[method][1] for method in apart})
@@ -103,10 +103,10 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     )  # fmt: skip
 
 
-def _distinct(rows: pd.DataFrame, methods: list[str]) -> list[str]:
-    """The methods whose merges differ: of those with the same scores in every run and arm, the first."""
+def distinct(rows: pd.DataFrame) -> list[str]:
+    """The methods whose merges differ, of one model: of those with the same scores in every run and arm, the first."""
     kept: dict[bytes, str] = {}
-    for method in methods:
+    for method in (name for name in METHOD_NAMES if name in set(rows["method"])):
         scores = [kept_score(rows, method, arm) for arm in ("plain", "amplified")]
         kept.setdefault(np.round(np.concatenate(scores), 9).tobytes(), method)
     return list(kept.values())

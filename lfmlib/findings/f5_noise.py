@@ -116,6 +116,8 @@ def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, proven
     misfit = {kind: over_runs(replaced.loc[replaced["kind"] == kind, "misfit"]) for kind in ("trained", "noise")}
     shares = {law: built_share(counted, f"noise-{law}", **how) for law in ("gaussian", *OTHER_LAWS)}
     ahead = {law: built_ahead(counted, "noise-gaussian", f"noise-{law}", **how) for law in OTHER_LAWS}
+    both = set.intersection(*(set(counted.loc[counted["adapter"] == f"noise-{law}", "seed"]) for law in shares))
+    alike = {law: built_share(counted[counted["seed"].isin(both)], f"noise-{law}", **how)[0] for law in shares}
     (mean, low, high), built_of = misfit["trained"], shares["gaussian"]
     value, worse, better = map(_legs_held, (mean, high, low), built_of)
     others = max(shares[law][0] for law in OTHER_LAWS)
@@ -125,9 +127,10 @@ def f5_over_runs(built: pd.DataFrame, replaced: pd.DataFrame, model: str, proven
         "parts": {
             "(a) median 1 − R²": bracketed(mean, max(low, 0), high, 4),
             "(b) of LoRA’s gain": _percent(built_of),
-            "of uniform noise, of ±1": " and ".join(f"{shares[law][0]:.0%}" for law in OTHER_LAWS),
+            f"Gaussian, uniform, ±1, on {len(both)} seeds": ", ".join(f"{one:.0%}" for one in alike.values()),
         },
         "shares": {name: list(one) for name, one in shares.items()},
+        "alike": alike,
         "ahead": {name: list(one) for name, one in ahead.items()},
         "misfit": {name: list(map(float, one)) for name, one in misfit.items()},
         "budget": budget,

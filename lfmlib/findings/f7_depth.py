@@ -196,7 +196,7 @@ def bracket(found: pd.DataFrame) -> tuple[float, float]:
 
 
 def _mean_slope(found: pd.DataFrame) -> dict[str, str]:
-    return {"growth from first to last": f"× {math.exp(found['slope'].mean()):.2f}"}
+    return {"growth along the fitted line": f"× {math.exp(found['slope'].mean()):.2f}"}
 
 
 def _by_role(found: pd.DataFrame) -> dict:

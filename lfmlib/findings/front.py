@@ -82,13 +82,23 @@ def _front_depth(found: Sequence[Finding]) -> str:
 def _front_adaptation(found: Sequence[Finding]) -> str:
     helped = sum(value_of(one) >= 1 for one in found)
     return (
-        f"An insight of the paper raises an adapter’s accuracy on {helped or 'none'} of {len(found)} models and tasks"
+        f"An insight of the paper is seen to raise an adapter’s accuracy on {helped or 'none'} of {len(found)} models "
+        f"and tasks{_open(found)}"
     )
 
 
 def _front_editing(found: Sequence[Finding]) -> str:
     helped = sum(value_of(one) >= 1 for one in found)
-    return f"amplified outliers raise what a merge keeps, for any method, on {helped or 'none'} of {models(found)}"
+    return (
+        f"amplified outliers are seen to help a merge, by any method, on {helped or 'none'} of {models(found)}"
+        f"{_open(found)}"
+    )
+
+
+def _open(found: Sequence[Finding]) -> str:
+    """How many of some verdicts are undecided, in brackets; nothing where none is."""
+    count = sum(one.verdict == "undecided" for one in found)
+    return f" ({count} undecided)" if count else ""
 
 
 _FRONT: dict[str, Callable[[Sequence[Finding]], str]] = {

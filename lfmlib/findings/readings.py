@@ -171,5 +171,12 @@ READINGS = (
         "a loss alone would be as well. What is judged, and every verdict, is as before; SmolLM2’s, where σ raised "
         "alone harms, was *contradicted* and is.",
     ),
+    Reading(
+        "2026-11-30",
+        "878e4a2b44c5",
+        "F11’s rule in the words of its code, which a reader found it short of: where pruning goes no farther than "
+        "noise of its size, and noise reaches 30 % as well, the verdict is “true, of noise too”. What is judged, and "
+        "every verdict, is as before.",
+    ),
 )
 """Every state of the rules, oldest first; the verdicts of a run are by the last."""

@@ -178,7 +178,8 @@ RULES = {
     "F11": Rule(
         "share of the weights that magnitude pruning can set to zero, in every matrix alike and without any training "
         "after it, while the held-out loss closes at most 1 % of the gap to guessing: at least 30 %, and farther than "
-        "with noise of that size instead, by a paired interval above 0, supported; at least 10 % partly",
+        "with noise of that size instead, by a paired interval above 0, supported; no farther, where noise reaches "
+        "30 % as well, true of noise too; at least 10 % partly",
         supported=0.3,
         partly=0.1,
         unit="%",

@@ -34,7 +34,8 @@ from .workers import each
 CELLS = 6
 """Steady cells of a record that are looked for: of all its parts and models in turn."""
 SECONDS = 120.0
-"""Core-seconds that the rehearsed cells may cost together, under one set, without models that must be trained first."""
+"""Core-seconds that the rehearsed cells may cost together, under one set, without models that must be trained first,
+and without cells that proved unsteady, in whose place others are looked for."""
 ROOM = 0.5
 """Largest ratio of a cell that is drawn: what another processor adds to those that were played is not known."""
 
@@ -117,7 +118,7 @@ def chosen(current: Experiment, record: dict, budget: float) -> list[str]:
     taken: list[str] = []
     spent = 0.0
     for key in sorted(places, key=lambda key: (key not in known and places[key][0] in shaken, *places[key][1:])):
-        spent += record["cells"][key]["core_seconds"]
+        spent += 0.0 if key in unsteady else record["cells"][key]["core_seconds"]
         if spent > SECONDS or len(set(taken) - unsteady) == CELLS:
             break
         taken.append(key)

@@ -90,7 +90,7 @@ def test_takeaways_say_what_came_out(departure, size):
     first, second, third = said.split("\n")
     assert first.startswith("- Of the weights of MiniLM, " + ("100%" if departure == "noise" else "0%"))
     assert first.endswith("Of fresh noise it is 100% and 100%.")
-    assert (", and yet whole rows" in second) == (departure != "noise")
+    assert (", and yet rows of 64 weights" in second) == (departure != "noise")
     assert ("leaves the share" in third) and third.endswith("0.020 bits a weight in the median matrix.")
     legs = ch04_arrangement.by_leg(table)
     assert list(legs["kind"].unique()) == list(ch04_arrangement.KINDS.values()) and len(legs) == 15

@@ -58,7 +58,7 @@ def test_three_sentences_turn_with_the_numbers():
     assert (
         "farther in 1 of 1 models" in said[1]
         and "in 1 of 1 models, 2.0 times." in said[2]
-        and "at most **0 %**" in said[2]
+        and "for **none** of a model" in said[2]
     )
     other = record(noise=2.0, outliers=0.005, law="truncated-gaussian+outliers")
     said = ch10_pictures.takeaways(found(0.5), other).splitlines()

@@ -88,7 +88,7 @@ def test_takeaways_are_of_this_model(model):
     body = findings.shown(table)
     bell, legs, states = ch13_pictures.takeaways(body, arranged, found, 18, tested).splitlines()
     assert "of the judged weights lie in" in bell and "the farthest is up, layer" in bell
-    assert "with noise’s spectrum**; of fresh noise at least 100" in legs
+    assert "of noise’s spectrum**. Of fresh noise 100" in legs
     assert "Of 18 matrices **1** looks untrained" in states and "of 2 damages planted in copies 1 are" in states
     none = ch13_pictures.takeaways(body.iloc[:0], arranged.iloc[:0], found, 0, tested.iloc[:0])
     assert "**No matrix**" in none and "**no judged matrix**" in none and "none was planted" in none

@@ -14,7 +14,7 @@ def of(id_: str, model: str, value: float | None, null: float | None = 1.0, **de
 PARTS = {
     "F4": {"legs": {"independence": 0.15, "identity": 0.9, "spectrum": 0.01}, "null_parts": {"spectrum": 1.0}},
     "F14": {"largest_gain": 0.85},
-    "F5": {"shares": {law: [0.96, 0.9, 1.0] for law in ("gaussian", "uniform", "signs")}},
+    "F5": {"alike": dict.fromkeys(("gaussian", "uniform", "signs"), 0.96)},
 }
 
 
