@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from ..checkpoints.named import titled
+from ..checkpoints.named import named, titled
 from .finding import Finding
 from .grid import SHORT
 from .markup import ends, enumerated, plain
@@ -207,15 +207,14 @@ def _per_cent(found: Sequence[Finding], leg: str) -> str:
 
 
 def _f4(found: Sequence[Finding]) -> str:
-    kinds = {"published model": [], "training of the lab": []}
-    for one in found:
-        kinds["training of the lab" if one.model.startswith("lab ") else "published model"].append(value_of(one))
-    passed = {kind: sum(value >= RULES["F4"].supported for value in values) for kind, values in kinds.items()}
-    said = [
-        f"{passed[kind] or 'none'} of {len(values)} {kind.replace(' ', 's ', 1) if ' of ' in kind else kind + 's'}"
-        for kind, values in kinds.items()
-        if values
-    ]
+    lab = [one for one in found if one.model.startswith("lab ")]
+    others = [one for one in found if one not in lab]
+    groups = {"published models" if all(named(one.model) for one in others) else "models": others}
+    said = []
+    for kind, some in (groups | {"trainings of the lab": lab}).items():
+        passed = sum(value_of(one) >= RULES["F4"].supported for one in some)
+        kind = kind.replace("models", "model") if len(some) == 1 else kind
+        said += [f"{passed or 'none'} of {len(some)} {kind}"] if some else []
     noise = sum(value >= RULES["F4"].supported for value in _nulls(found))
     independent, identical = _per_cent(found, "independence"), _per_cent(found, "identity")
     return (
