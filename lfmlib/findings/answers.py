@@ -56,7 +56,7 @@ def answer(found: Sequence[Finding], asked: str = "") -> str:
         >>> from lfmlib.findings import Finding
         >>> from lfmlib.findings.answers import answer
         >>> print(answer([Finding.of("F9", "toy", {}, {}, value=0.9, null=0.5)]))
-        **Yes.** In 90.0 % of the weights the mean is nearly 0; in the control, pure noise, in 50.0 %.
+        **Yes.** Of the weights 90.0 % lie in matrices whose mean is nearly 0; of the control, pure noise, 50.0 %.
     """
     judged = [one for one in found if one.value is not None]
     if not judged:

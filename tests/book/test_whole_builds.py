@@ -162,7 +162,7 @@ def test_results_that_take_no_file_are_refused_first(tmp_path, capsys, no_chapte
             ["--model", "lora", "--base", "stranger.safetensors"],
             "lora holds an adapter, and most chapters look at a whole",
         ),
-        (["--model", "tuned.safetensors", "--base", "wide.safetensors"], "have no matrix in common"),
+        (["--model", "tuned.safetensors", "--base", "wide.safetensors"], "have no matrix of one shape"),
         (["--model", "tuned.safetensors", "--revision", "v1"], "only hub ids have revisions"),
     ],
 )

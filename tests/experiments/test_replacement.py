@@ -141,7 +141,8 @@ def test_the_first_sentence_is_short_and_turns_with_the_record(cost, lead):
     said = ch14_answer.answer(made(cost))[0]
     assert said.startswith(f"**{lead}.** For 1 % of what a model knows, noise can stand for ")
     assert (
-        said.endswith("\u00a0% of the squared weights (lab ViT). As noise look 60\u00a0%.") and len(said.split()) < 40
+        said.endswith("% of the squared weights (lab ViT). Of the squared weights 60\u00a0% look like noise.")
+        and len(said.split()) < 40
     )
     assert ch14_answer.answer(pd.DataFrame({"what": [], "model": []})) == ["Nothing has been measured yet."]
 
@@ -162,7 +163,8 @@ def test_takeaways_turn_with_the_record(toys, fine_tunes):
         [record.assign(share=record["share"].mask(curve, replacement.PLANTED["vit"])), pd.DataFrame(planted)]
     )
     assert (
-        "anew costs 0.0% of what is left" in (said := ch14_answer.takeaways(rows, "")) and "is seen where it is" in said
+        "anew costs 0 [0, 0] % of the gap that planting" in (said := ch14_answer.takeaways(rows, ""))
+        and "is seen where it is" in said
     )
     dear = rows.assign(rise=rows["rise"].mask(rows["what"] == "planted", 1.0))
     assert "**not told** from weights" in ch14_answer.takeaways(dear, "")
