@@ -218,8 +218,8 @@ def _f4(found: Sequence[Finding]) -> str:
     noise = sum(value >= RULES["F4"].supported for value in _nulls(found))
     independent, identical = _per_cent(found, "independence"), _per_cent(found, "identity")
     return (
-        f"Independent, identically distributed and with the spectrum of noise are {enumerated(said)}; of as much pure "
-        f"noise, the control, {noise} of {len(found)}. The share of the weights that passes as independent "
+        f"Independent, identically distributed and with the spectrum of noise are {enumerated(said)}. Of as much pure "
+        f"noise, the control, it is {noise} of {len(found)}. The share of the weights that passes as independent "
         f"{_running(independent)}; as identical it {_running(identical)}."
     )
 
