@@ -202,8 +202,7 @@ def _legs(found: Sequence[Finding], leg: str, of: str = "legs") -> list[float]:
 
 def _per_cent(found: Sequence[Finding], leg: str) -> str:
     known = sorted(_legs(found, leg))
-    ends = dict.fromkeys(f"{100 * one:.0f}" for one in known[:1] + known[-1:])
-    return f"{' to '.join(ends)}\u00a0%"
+    return f"{ends(*(f'{100 * one:.0f}' for one in known[:1] + known[-1:]))}\u00a0%"
 
 
 def _f4(found: Sequence[Finding]) -> str:
@@ -237,7 +236,7 @@ def _spectrum(found: Sequence[Finding]) -> str:
 def _f5(found: Sequence[Finding]) -> str:
     def gained(law: str) -> str:
         shares = sorted(one.details["alike"][law] for one in found)
-        return f"{' to '.join(dict.fromkeys(f'{100 * one:.0f}' for one in (shares[0], shares[-1])))}\u00a0%"
+        return f"{ends(*(f'{100 * one:.0f}' for one in (shares[0], shares[-1])))}\u00a0%"
 
     return (
         f"A ΔW of frozen Gaussian noise with trained scales reaches {gained('gaussian')} of LoRA’s gain on "

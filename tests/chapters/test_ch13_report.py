@@ -438,3 +438,21 @@ def test_a_report_on_another_model_does_not_speak_of_the_books_own():
     cells = nbformat.read(ROOT / "notebooks" / "13_what_does_the_report_say.ipynb", as_version=4).cells
     told = [cell.source for cell in cells if "parameters" not in cell.metadata.get("tags", [])]
     assert "minilm" not in "\n".join(told).lower()
+
+
+def test_a_record_on_a_model_by_name_is_on_its_files_and_on_others_it_is_not_known():
+    where = {
+        "source": "minilm",
+        "revision": "1110a243",
+        "state": None,
+        "commit": "c",
+        "parameters": {"profile": "default"},
+    }
+    told = {"record": {"name": "optimal"}, "source": "minilm", "commit": "c", "parameters": {"profile": "default"}}
+    judged = findings.Finding.of("F12", "minilm", told, {}, value=0.0)
+    own = findings.Finding.of("F12", "minilm", where, {})
+    found = ch13_report._by_its_chapter(own, [judged], where)
+    assert found.verdict == "contradicted" and found.details["caveat"] == "as chapter 10 found it"
+    other = replace(judged, provenance=told | {"source": "folder"})
+    assert ch13_report._by_its_chapter(own, [other], where | {"source": "folder"}) is own
+    assert ch13_report._by_its_chapter(own, [judged], where | {"commit": "d"}) is own

@@ -385,3 +385,16 @@ def test_a_report_from_the_wheel(folder, wheel, tmp_path):
     assert "Figure 13.1" in page and "lfmlib report --results FOLDER" in page and ".lfm-scroll" in page
     assert [one.name for one in place.iterdir()] == ["r.html"]
     assert sorted(path for path in wheel.rglob("*") if "__pycache__" not in path.parts) == files
+
+
+def test_usage_and_places_that_are_none_are_told_before_anything_is_done(tmp_path, capsys):
+    (tmp_path / "o.csv").mkdir()
+    (tmp_path / "file").touch()
+    for words, message in (
+        (["fetch"], "name the models to fetch, or give --all"),
+        (["fetch", "--all", "minilm"], "name the models to fetch, or give --all"),
+        (["survey", "minilm", "--out", str(tmp_path / "o.csv")], "o.csv is a folder: expected the name of a file"),
+    ):
+        assert main(words) == WRONG
+        told = capsys.readouterr().err
+        assert message in told and "Error" not in told

@@ -234,3 +234,10 @@ def test_ratios_are_covered_as_often_as_they_say():
         _, low, high = findings.ratio(whole + 0.01 * pd.Series(rng.standard_normal(5)), whole)
         inside += not low > 1 and not high < 1
     assert abs(inside / 2000 - 0.95) < 3 * (0.05 * 0.95 / 2000) ** 0.5
+
+
+def test_one_walk_carries_most_roles_as_often_as_methods_say():
+    """Profiles of six roles that correlate by 0.9: the slopes of five or six are above 0."""
+    rng = np.random.default_rng(0)
+    slopes = np.sqrt(0.9) * rng.standard_normal((100_000, 1)) + np.sqrt(0.1) * rng.standard_normal((100_000, 6))
+    assert round(10 * ((slopes > 0).sum(1) >= 5).mean()) == 4
