@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from .. import findings
+from ..deltas.decay import foretold_gain
 from ..findings import markup
-from ..lab.train import Config, rate
+from ..lab.train import Config, left_by_decay
 from .names import NAMES, by_model, key, where
 from .sentences import MISSING, Cell, mean, median, number, runs, table
 from .tuned import by_cause, by_way, over, plain, unjudged, ways
@@ -117,7 +118,7 @@ def beside_noise(record: pd.DataFrame, more: dict[str, tuple[dict, dict]]) -> pd
         return lambda pair: f"{pair[0][figure]:{form}} ({pair[1][figure]:{form}})"
 
     columns = {
-        "share that rises (noise)": both("rises", ".1%"),
+        "matrices that widen (noise)": both("widened", ".1%"),
         "median g (noise)": both("gain_median", ".2f"),
         "mean g (noise)": both("gain_mean", ".2f"),
     }
@@ -149,28 +150,26 @@ def of_the_rate(record: pd.DataFrame) -> str:
     medians = [one["gain_median"] for one in (*spans, findings.widening_over_runs(own["unchanged"])["mean"])]
     return (
         f"From the smallest rate to the largest, {rates[-1][0] / rates[0][0]:.0f} times as large, ΔW becomes "
-        f"{width:.0f} times as wide. The share that rises goes from {spans[0]['rises']:.0%} to "
-        f"{spans[-1]['rises']:.0%}, while the median g stays between {min(medians):.2f} and {max(medians):.2f}."
+        f"{width:.0f} times as wide. The share of matrices whose std rises goes from {spans[0]['widened']:.0%} to "
+        f"{spans[-1]['widened']:.0%}, while the median g stays between {min(medians):.2f} and {max(medians):.2f}."
     )
 
 
 def decay_cost(record: pd.DataFrame) -> pd.DataFrame:
-    """What the usual weight decay takes off g, measured and foretold.
-
-    Decay alone shrinks W₀ by λ times the sum of the rates, so that Cov(ΔW, W₀) falls by that times Var W₀, and g by
-    twice that times Var W₀ / Var ΔW; as long as that sum is small.
+    """What the usual weight decay takes off the median g, measured, and foretold by `lfmlib.deltas.decay`.
 
     The 12-layer decoder stands there twice, with a decay of 1, too.
     """
     rows = (
-        (name, {"change of median g": over(change), "foretold": f"{foretold:.2f}", "runs": len(change)})
+        (name, {"change of median g": over(change), "foretold": over(foretold), "runs": len(change)})
         for name, change, foretold in costs(record)
     )
     return table(rows, dict)
 
 
-def costs(record: pd.DataFrame) -> Iterator[tuple[str, pd.Series, float]]:
-    """What decay takes off the median g: model, the change of it for each seed, and what is foretold."""
+def costs(record: pd.DataFrame) -> Iterator[tuple[str, pd.Series, pd.Series]]:
+    """What decay takes off the median g: model, and by seed the change of it and what is foretold, which rests on the
+    trainings without decay alone."""
     listed = {}
     for model, name in NAMES.items():
         listed |= {name: plain(record, model), f"{name}, decay 1": where(record, model=model, cause="decay 1")}
@@ -178,11 +177,12 @@ def costs(record: pd.DataFrame) -> Iterator[tuple[str, pd.Series, float]]:
         if rows.empty or (without := plain(record, key(rows), decay=0.0)).empty:
             continue
         one, same = rows.iloc[0], without[without["seed"].isin(rows["seed"])]
-        with_decay, undecayed = (some.groupby("seed")["gain"].median() for some in (rows, same))
-        config = Config(key(rows), one["task"], lr=one["lr"], steps=int(one["steps"]), start="library")
-        spent = one["weight_decay"] * sum(rate(config, step) for step in range(config.steps))
-        foretold = -2 * spent * ((same["std_base"] / same["std_delta"]) ** 2).median()
-        yield name, with_decay - undecayed, float(foretold)
+        rates = {"lr": one["lr"], "weight_decay": one["weight_decay"], "steps": int(one["steps"])}
+        kept = left_by_decay(Config(key(rows), one["task"], start="library", **rates))
+        moved = same["std_delta"] / same["std_base"]
+        gains = same.assign(decayed=foretold_gain(kept, moved, same["corr"] * moved))
+        found = gains.groupby("seed")[["gain", "decayed"]].median()
+        yield name, rows.groupby("seed")["gain"].median() - found["gain"], found["decayed"] - found["gain"]
 
 
 def causes_of_width(record: pd.DataFrame) -> pd.DataFrame:
@@ -220,11 +220,11 @@ def _widened(figure: str, times: float = 1, digits: int = 2, unit: str = "") -> 
 
 
 def _rises(rows: pd.DataFrame) -> str:
-    """The share that rises, in per cent; without an interval that has no width since all rise, or none."""
-    return _widened("rises", 100, 0, "\u00a0%")(rows).replace(" [100, 100]", "").replace(" [0, 0]", "")
+    """The share of matrices that widen, in per cent; without an interval that has no width since all do, or none."""
+    return _widened("widened", 100, 0, "\u00a0%")(rows).replace(" [100, 100]", "").replace(" [0, 0]", "")
 
 
-WIDENING = {"std rises": _rises, "median g": _widened("gain_median"), "mean g": _widened("gain_mean")}
+WIDENING = {"matrices that widen": _rises, "median g": _widened("gain_median"), "mean g": _widened("gain_mean")}
 """What ΔW does to the std of the matrices: heading → cell, from the rows of one way of training."""
 
 

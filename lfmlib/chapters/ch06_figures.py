@@ -62,9 +62,9 @@ def laws(record: pd.DataFrame) -> pd.DataFrame:
 
 
 def rises(record: pd.DataFrame) -> pd.DataFrame:
-    """The share of the parameters in matrices whose standard deviation rises, by model and way of training."""
+    """The share of the matrices whose standard deviation rises, by model and way of training."""
     found = [
-        (name, way, *findings.widening_over_runs(rows).loc["rises", _SPAN])
+        (name, way, *findings.widening_over_runs(rows).loc["widened", _SPAN])
         for name, way, rows in by_way(record, ways)
         if way in WAYS and rows["seed"].nunique() > 1
     ]
@@ -76,7 +76,7 @@ def prices(record: pd.DataFrame) -> pd.DataFrame:
     found = []
     for name, change, foretold in costs(record):
         found.append((name, "measured", *findings.over_runs(change.dropna())))
-        found.append((name, "foretold", foretold, math.nan, math.nan))
+        found.append((name, "foretold", *findings.over_runs(foretold.dropna())))
     return pd.DataFrame(found, columns=["model", "what", *_SPAN])
 
 

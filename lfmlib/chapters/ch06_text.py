@@ -60,8 +60,8 @@ def of_budget(weights: pd.DataFrame, noise: pd.DataFrame) -> str:
     error = (weights["std_base"] ** 2 + weights["std_delta"] ** 2 + 2 * weights["cov"]).to_numpy()
     error = np.abs(error / weights["std_tuned"] ** 2 - 1).max()
     return (
-        f"The standard deviation rises in matrices with **{own['rises']:.0%}** of the parameters (noise: "
-        f"{twin['rises']:.0%}). g has a median of **{own['gain_median']:.2f}** (noise: {twin['gain_median']:.2f}) "
+        f"The standard deviation rises in **{own['widened']:.0%}** of the matrices (noise: "
+        f"{twin['widened']:.0%}). g has a median of **{own['gain_median']:.2f}** (noise: {twin['gain_median']:.2f}) "
         f"and runs from {weights['gain'].min():.2f} to {weights['gain'].max():.2f}. "
         f"The budget adds up to within {error:.0e}."
     )
@@ -94,10 +94,10 @@ def _by_decay(rises: pd.DataFrame) -> str:
     change = (wide["full, no decay"] - wide["full"]).abs()
     model = change.idxmax()
     if change.max() < 0.05:
-        return "In no model does the weight decay change which matrices widen by more than 5 % of the parameters."
+        return "In no model does the weight decay change which matrices widen by more than 5 % of the matrices."
     return (
         f"The recipe decides: in {model} the standard deviation rises for {wide.loc[model, 'full']:.0%} of the "
-        f"parameters with a weight decay, and for {wide.loc[model, 'full, no decay']:.0%} without."
+        f"matrices with a weight decay, and for {wide.loc[model, 'full, no decay']:.0%} without."
     )
 
 

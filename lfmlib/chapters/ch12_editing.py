@@ -38,6 +38,11 @@ CONTROLS = {"random": "a random set", "as large as amplified": "all of ΔW"}
 MIN_CHANGE = 1.0
 """Points by which one task’s score must rise or fall to be counted as better or worse."""
 ASKED = {
+    "smollm2-135m": {
+        "code": "next token of Python code",
+        "docstrings": "next token of docstrings",
+        "english": "next token of English",
+    },
     "decoder": {"headers": "next byte of C++ headers", "prose": "next byte of docstrings"},
     "minilm": {"kind": "function, class or method?", "library": "which library?"},
 }
@@ -69,16 +74,23 @@ def tuned(record: pd.DataFrame) -> pd.DataFrame:
 
 
 def sets(record: pd.DataFrame) -> pd.DataFrame:
-    """What is merged: how alike the ΔW are, how much an average keeps, and how many outliers it has."""
+    """What is merged: how alike the ΔW are, and how much is kept by the base alone, an average, and the best merge."""
 
     def best(rows: pd.DataFrame) -> str:
         method = where(rows, arm="plain").groupby("method")["valid"].mean().idxmax()
         return f"{METHODS[method]} {plain(where(rows, method=method)).mean():.1f}"
 
+    alone = record[record["part"] == "tuned"].assign(kept=lambda rows: rows["base"] / rows["score"])
+
+    def untuned(rows: pd.DataFrame) -> str:
+        some = where(alone, model=key(rows))
+        return f"{100 * some[some['task'].isin(rows['tasks'].iloc[0].split('+'))]['kept'].mean():.1f}"
+
     columns = {
         "model": lambda rows: NAMES[key(rows)],
         "tasks": lambda rows: rows["tasks"].iloc[0].replace("+", ", "),
         "cosine of two ΔW": within(mean("alike", "+.3f"), method="average", arm="plain"),
+        "base keeps": untuned,
         "average keeps": within(mean(plain, ".1f"), method="average"),
         "best on validation data": best,
     }
@@ -149,14 +161,13 @@ def tested(record: pd.DataFrame) -> str:
 
 def against_controls(record: pd.DataFrame) -> str:
     """In how many methods amplified outliers do better than each control, beyond the interval: a line a model."""
-    words = [f"Amplified outliers beside the controls, methods beyond the interval, of {len(METHODS)}:", ""]
+    words = ["Amplified outliers beside the controls, methods beyond the interval:", ""]
     for model, rows in by_model(record):
-        better = []
+        better, merged = [], by_method(rows)
         for arm, name in CONTROLS.items():
-            spans = [findings.over_runs(added(some, against=arm)) for some in by_method(rows).values()]
-            more, less = sides(spans)
+            more, less = sides(findings.over_runs(added(some, against=arm)) for some in merged.values())
             better.append(f"{more} better and {less} worse than {name}")
-        words.append(f"- {model}: {', '.join(better)}")
+        words.append(f"- {model}, of {len(merged)}: {', '.join(better)}")
     return "\n".join(words)
 
 
@@ -194,6 +205,8 @@ def scales(record: pd.DataFrame) -> pd.DataFrame:
     """The median scale of ΔW that was chosen, by method, with outliers amplified and without."""
 
     def both(rows: pd.DataFrame) -> str:
+        if rows.empty:
+            return MISSING
         return ", ".join(f"{where(rows, arm=arm)['scale'].median():g}" for arm in ("plain", "amplified"))
 
     columns = {METHODS[method]: within(both, method=method) for method in METHODS}

@@ -89,15 +89,15 @@ def held_out(rows: pd.DataFrame) -> str:
 
 
 def f6_found(record: pd.DataFrame, **parameters) -> list[Finding]:
-    """Finding F6 of every model, fully fine-tuned; beside it the share that rises with DoRA and with a decay of 1,
-    which are not judged. ``parameters`` of the chapter go into its provenance."""
+    """Finding F6 of every model, fully fine-tuned; beside it the share of matrices that widen with DoRA and with a
+    decay of 1, which are not judged. ``parameters`` of the chapter go into its provenance."""
     origin = recorded("finetuning", record, **parameters)
     found = []
     for _, rows in by_model(record, part="plain"):
         name = stored_tuned(key(rows))
         one = findings.f6_over_runs(rows, name, origin | {"source": name})
         aside = {
-            f"with {way}": float(findings.widening_over_runs(some).loc["rises", "mean"])
+            f"with {way}": float(findings.widening_over_runs(some).loc["widened", "mean"])
             for way, some in unjudged(record, key(rows))
         }
         found.append(replace(one, details=one.details | {"parts": one.details["parts"] | aside}))

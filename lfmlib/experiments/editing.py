@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from ..findings import METHOD_NAMES
-from ..lab import models
+from ..lab import models, smollm
 from ..lab.problems import problem
 from ..merging import methods as editing
 from ..records import Experiment
@@ -31,6 +31,8 @@ from .fine_tunes import BASES, CHOSEN_ON, Delta, Siblings, norm, scaled
 from .trainings import tolerances
 
 SEEDS = 5
+LARGE_SEEDS = 3
+"""Seeds of SmolLM2, which is asked for ten core-minutes in a cell."""
 SETS = {
     "vit": (
         ("parity", "rotation"),
@@ -40,19 +42,24 @@ SETS = {
     ),
     "decoder": (("headers", "prose"),),
     "minilm": (("kind", "library"),),
+    smollm.NAME: (("code", "docstrings", "english"),),
 }
 """Sets of tasks whose fine-tunes are merged."""
 SCALES = {
     "vit": (0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1, 1.6),
     "decoder": (0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1, 1.6),
     "minilm": (0.4, 0.7, 1.2, 2.0),
+    smollm.NAME: (0.4, 0.7, 1.2, 2.0),
 }
 """Scales of a merged ΔW that are tried. An average has none: it is the sum at 1/n, and with another scale no average.
 NAN’s shares are 1 in all, so they are multiplied by the number of tasks first."""
 FACTORS = (1.5, 3.0)
 """Factors that outliers are amplified by."""
 SLOW_ARMS = ("wide", *editing.PROJECTIONS)
-"""Arms that MiniLM, which is slow to ask, is not asked about."""
+"""Arms that published models, which are slow to ask, are not asked about."""
+ONE_BY_ONE = {smollm.NAME: ("average", "task_arithmetic", "ties", "dare", "dare_ties")}
+"""Methods that a model is merged by in a cell each. NAN is not among them: the ΔW of SmolLM2 have nearly the same norm,
+so nearly the same shares, and it would be task arithmetic once more."""
 MIN_KEPT = 0.95
 """Share of its own score that the base is to keep when a task is forgotten, at least."""
 TOY = {"steps": 20, "toy": True}
@@ -67,7 +74,7 @@ TOLERANCES = tolerances({
 
 
 def experiment() -> Experiment:
-    """Merges of the ViT, the decoder and MiniLM."""
+    """Merges of SmolLM2, MiniLM, the decoder and the ViT."""
     return Experiment(
         name="editing",
         cells=list(_cells()),
@@ -84,10 +91,13 @@ def experiment() -> Experiment:
 def _cells() -> Iterator[dict]:
     for seed in range(SEEDS):
         for model, sets in SETS.items():
+            if model == smollm.NAME and seed >= LARGE_SEEDS:
+                continue
             for task in _tasks(model):
                 yield {"part": "tuned", "model": model, "tasks": task, "seed": seed}
             for tasks in sets:
-                yield {"part": "merged", "model": model, "tasks": "+".join(tasks), "seed": seed}
+                whole = {"part": "merged", "model": model, "tasks": "+".join(tasks), "seed": seed}
+                yield from [whole | {"method": method} for method in ONE_BY_ONE.get(model, ())] or [whole]
         for model in BASES:
             for task in _tasks(model):
                 yield {"part": "negated", "model": model, "tasks": task, "seed": seed}
@@ -130,7 +140,7 @@ def run(cell: dict) -> list[dict]:
         return _tuned(family)
     if cell["part"] == "negated":
         return _negated(family, cell["tasks"], cell["seed"])
-    methods = TOY_METHODS if family.toy else METHOD_NAMES
+    methods = TOY_METHODS if family.toy else [cell["method"]] if "method" in cell else METHOD_NAMES
     return [row for method in methods for row in _merged(family, method, cell["seed"])]
 
 

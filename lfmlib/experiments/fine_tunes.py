@@ -1,6 +1,6 @@
 """A base of the lab, and models that were tuned from it for several tasks: what can be merged.
 
-Merged is every weight but heads for classes, which belong to their tasks; of the decoder, all.
+Merged is every weight but heads for classes, which belong to their tasks; of language models, all.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..lab import models
+from ..lab import models, smollm
 from ..lab.problems import problem
 from ..lab.train import Config, train
 from ..merging import methods
 from . import finetuning
-from .trainings import base_inputs, origin, retrained
+from .trainings import base_inputs, origin
 
 BASES = {"vit": finetuning.BASES["vit"], "decoder": finetuning.ONLY_PRETRAINED["decoder"]}
-"""How bases are trained, from narrow Gaussian starts; MiniLM is its own base."""
+"""How bases are trained, from narrow Gaussian starts; MiniLM and SmolLM2 are their own bases."""
 TUNED = {
     "vit": {"steps": 200, "batch": 64, "lr": 1e-3},
     "decoder": {"steps": 200, "batch": 8, "lr": 1e-3},
     "minilm": {"steps": 80, "batch": 16, "lr": 2e-4},
+    smollm.NAME: {"steps": 30, "batch": 4, "lr": finetuning.FULL_RATES[smollm.NAME]},
 }
 """How models are tuned from them, all weights; learning rates as in `finetuning`."""
-CHOSEN_ON = {"vit": 512, "decoder": 32, "minilm": 160}
-"""Validation examples that scales and factors of merges are chosen on, at most."""
-JUDGED_ON = {"minilm": 512}
+CHOSEN_ON = {"vit": 512, "decoder": 32, "minilm": 160, smollm.NAME: 4}
+"""Validation examples (of SmolLM2 windows of 256 tokens) that scales and factors of merges are chosen on, at most."""
+JUDGED_ON = {"minilm": 512, smollm.NAME: 8}
 """Test examples that what was chosen is judged on, where it is not all of them."""
 TOY_ITEMS = 128
 """Of toys: examples that both are done on."""
@@ -58,7 +59,7 @@ class Siblings:
 
     Attributes:
         base: name → weight, of all that is merged.
-        models: task → the tuned model, whose weights are replaced to ask it.
+        models: task → a model with its head, whose weights are replaced to ask it; without heads the same for all.
         deltas: task → name → ΔW.
         scores: side ("validation" or "test") → task → the tuned model's score there.
     """
@@ -69,7 +70,7 @@ class Siblings:
         self.models, self.deltas, states = {}, {}, {}
         for task in tasks:
             config = Config(self.model, task, seed=cell["seed"], **settings, **_origin(cell))
-            trained = retrained(config, snapshots=0) if anew else train(config, progress=False, snapshots=0)
+            trained = finetuning.trained(config) if anew else train(config, progress=False, snapshots=0)
             self.models[task] = trained.model
             states[task] = dict(self.models[task].named_parameters())
         self.original = _base(cell)
@@ -78,6 +79,8 @@ class Siblings:
         self.base = {name: start[name] for name in names}
         for task, state in states.items():
             self.deltas[task] = {name: state[name].detach() - start[name] for name in names}
+        if len(names) == len(start):  # the tuned models differ in what is replaced alone: one is enough
+            self.models = dict.fromkeys(self.models, self.original)
         self.scores = {
             side: {task: self.ask(task, self.deltas[task], side) for task in tasks} for side in ("validation", "test")
         }
@@ -131,5 +134,5 @@ def _base(cell: dict) -> nn.Module:
 
 
 def inputs(model: str, tasks: Sequence[str]) -> dict[str, str]:
-    """Hash of the data that a base and its fine-tunes are trained on, and of MiniLM’s weights."""
+    """Hash of the data that a base and its fine-tunes are trained on, and of a published model’s weights."""
     return {task: problem(model, task).data_hash for task in tasks} | base_inputs(model, BASES)

@@ -24,7 +24,7 @@ def test_every_fine_tune_is_counted_once():
     )
     assert "Of 3 fine-tunes, 1 widen the weights less" in first and "1 more, 1 as much; 1 make them narrower" in first
     assert "from -2.00 (a) to 1.50 (c)" in first
-    assert "in MiniLM the standard deviation rises for 10% of the parameters with a weight decay, and for 90%" in second
+    assert "in MiniLM the standard deviation rises for 10% of the matrices with a weight decay, and for 90%" in second
     assert "2.0% in the median of 2 settings, and to within 3.0% at worst" in third
 
 

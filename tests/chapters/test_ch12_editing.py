@@ -89,9 +89,11 @@ def test_tables_say_what_was_planted(record):
     assert list(ch12_editing.tuned(record)["model"]) == ["lab decoder"] * 2 + ["lab ViT"] * 3
     assert "-2.00" in ch12_editing.forgotten(record).query("model == 'lab ViT'").iloc[1]["against plain"]
     assert row["outliers"] == "0.40 %" and row["of the norm²"] == "3.0 %"
-    assert ch12_editing.sets(record)["best on validation data"].str.startswith("TIES 82").all()
-    assert "lab ViT: 6 better and 0 worse than a random set" in ch12_editing.against_controls(record)
-    assert "lab decoder: 0 better and 6 worse than a random set" in ch12_editing.against_controls(record)
+    merged = ch12_editing.sets(record)
+    assert merged["best on validation data"].str.startswith("TIES 82").all()
+    assert (merged["base keeps"] == "33.3").all()  # 0.3 of 0.9
+    assert "lab ViT, of 6: 6 better and 0 worse than a random set" in ch12_editing.against_controls(record)
+    assert "lab decoder, of 6: 0 better and 6 worse than a random set" in ch12_editing.against_controls(record)
     assert "points)" in ch12_editing.tested(record) and "parity" in ch12_editing.chance(record)
 
 
@@ -129,6 +131,27 @@ def test_arms_that_a_model_was_not_asked_about_are_left_out():
     ] in ch12_editing.kept(tables["lab ViT"])
     assert list(ch12_editing.projected(some).index) == ["lab ViT"]
     assert ch12_editing.chosen(some).loc["lab decoder", ch12_editing.ARMS["wide"]] == "–"
+
+
+def test_methods_that_a_model_was_not_merged_by_are_left_out():
+    record = made()
+    some = record[~((record["model"] == "decoder") & (record["method"] == "nan"))]
+    assert ch12_editing.scales(some).loc["NAN"].to_dict() == {"lab decoder": "–", "lab ViT": "0.7, 0.7"}
+    assert "lab decoder, of 5: 0 better and 5 worse" in ch12_editing.against_controls(some)
+    assert list(dict(ch12_editing.by_model(some))) == ["lab decoder", "lab ViT"]
+
+
+def test_tests_count_methods_that_differ_once():
+    """Six methods with the same scores are one test; with scores of their own they are six, and p is six times as
+    large."""
+    rng = np.random.default_rng(0)
+    record = made().query("model == 'vit'")
+    noise = pd.Series(rng.normal(0, 0.01, 5))
+    once = record.assign(normalized=record["normalized"] + (record["arm"] == "amplified") * record["seed"].map(noise))
+    places = {method: place for place, method in enumerate(METHOD_NAMES)}
+    apart = once.assign(normalized=once["normalized"] + 1e-6 * once["method"].map(places).fillna(0))
+    one, six = (float(ch12_editing.tested(rows).split("lab ViT ")[1].split(" (")[0]) for rows in (once, apart))
+    assert six == pytest.approx(6 * one, rel=0.05)
 
 
 def test_a_method_without_any_difference_has_no_p_value():

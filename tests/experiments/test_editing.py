@@ -1,6 +1,7 @@
 """Merging in the lab: toys of the experiment, and what its parts promise."""
 
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from lfmlib.experiments import amplifying, editing, fine_tunes
+from lfmlib.findings import METHOD_NAMES
+from lfmlib.lab import domains, smollm
 from lfmlib.lab.problems import problem
 from lfmlib.merging import methods
 from lfmlib.records.experiment import measure
@@ -28,6 +31,14 @@ def test_cells_are_families_and_sets():
     assert pickle.loads(pickle.dumps(editing.experiment())).cells == cells  # to run in other processes
     for cell in cells:
         assert set(editing.inputs(cell)) > set(cell["tasks"].split("+"))
+
+
+def test_smollm2_is_merged_by_one_method_a_cell():
+    some = [cell for cell in editing.experiment().cells if cell["model"] == smollm.NAME and cell["part"] == "merged"]
+    seen = {(cell["seed"], cell["method"]) for cell in some}
+    assert seen == {(seed, method) for seed in range(editing.LARGE_SEEDS) for method in editing.ONE_BY_ONE[smollm.NAME]}
+    assert set(METHOD_NAMES) - {method for _, method in seen} == {"nan"} and len(some) == len(seen)
+    assert {cell["tasks"] for cell in some} == {"+".join(domains.DOMAINS)}
 
 
 @pytest.mark.slow
@@ -70,6 +81,23 @@ def test_a_family_asks_the_tuned_model_itself(family):
         assert 0 <= family.ask(task, nothing, "validation") <= 1
     assert not any(name.startswith("classifier") for name in family.base)
     assert {one.shape for one in family.base.values()} == {family.deltas["large"][name].shape for name in family.base}
+
+
+@pytest.mark.slow
+def test_a_model_without_heads_is_held_once_for_all_tasks():
+    family = fine_tunes.Siblings({"model": "decoder", "seed": 0, "steps": 2, "toy": True}, ["headers", "prose"])
+    assert set(map(id, family.models.values())) == {id(family.original)}
+    assert set(family.base) == set(dict(family.original.named_parameters()))
+    for task, delta in family.deltas.items():
+        assert family.normalized(delta, "test")[task] == pytest.approx(1)
+
+
+def test_a_cell_names_its_method_or_has_all(monkeypatch):
+    cell = {"part": "merged", "model": "vit", "tasks": "large+parity", "seed": 0}
+    monkeypatch.setattr(editing, "Siblings", lambda *_, **__: SimpleNamespace(toy=False))
+    monkeypatch.setattr(editing, "_merged", lambda family, method, seed: [{"method": method}])
+    assert [row["method"] for row in editing.run(cell | {"method": "ties"})] == ["ties"]
+    assert [row["method"] for row in editing.run(cell)] == list(METHOD_NAMES)
 
 
 def test_arms_change_what_they_say(family):

@@ -13,10 +13,11 @@ from statsmodels.stats.multitest import multipletests
 import lfmlib
 from lfmlib import findings
 from lfmlib.chapters import ch06_deltas, ch08_depth, ch08_samples, tuned
+from lfmlib.deltas.decay import foretold_gain
 from lfmlib.experiments import finetuning
 from lfmlib.lab import adapters, models, tuning
 from lfmlib.lab.problems import problem
-from lfmlib.lab.train import Config, start_of, train
+from lfmlib.lab.train import Config, left_by_decay, start_of, train
 
 BASE = Config("vit", "class", gain=0.25, steps=4, batch=8)
 TUNE = Config("vit", "rotation", steps=3, batch=8, lr=1e-3, base=BASE)
@@ -467,7 +468,7 @@ def test_what_the_verdict_on_f6_leaves_out_is_said():
 
 
 def test_decay_takes_off_g_what_the_formula_says():
-    """A made pair: W = (1 - λ Σ rates) W₀ + noise."""
+    """A made pair: W = (1 - λ Σ rates) W₀ + noise; for so little decay g falls by 2 λ Σ rates Var W₀ / Var ΔW."""
     rng = torch.Generator().manual_seed(0)
     base = 0.03 * torch.randn(512, 512, generator=rng)
     noise = 0.001 * torch.randn(512, 512, generator=rng)
@@ -480,6 +481,27 @@ def test_decay_takes_off_g_what_the_formula_says():
     ]
     change = rows[0]["gain"].iloc[0] - rows[1]["gain"].iloc[0]
     assert change == pytest.approx(-2 * shrink * (0.03 / 0.001) ** 2, rel=0.02)
+    path = rows[1]["std_delta"] / rows[1]["std_base"]
+    foretold = foretold_gain(1 - shrink, path, rows[1]["corr"] * path) - rows[1]["gain"]
+    assert change == pytest.approx(foretold.iloc[0], rel=0.02)
+
+
+def test_the_price_of_decay_is_foretold_from_trainings_without_it():
+    """Made trainings that follow the law: foretold is what is measured, in every seed; the decay of 1 stands apart."""
+    moved, seeds = 0.2, range(3)
+    rows = []
+    for decay in (0.0, 0.01, 1.0):
+        kept = left_by_decay(Config("deep-decoder", "prose", lr=3e-3, steps=200, weight_decay=decay))
+        about = {"part": "cause" if decay == 1 else "plain", "cause": "decay 1" if decay == 1 else "", "adapter": ""}
+        about |= {"model": "deep-decoder", "task": "prose", "lr": 3e-3, "steps": 200, "weight_decay": decay}
+        for seed in seeds:
+            path = moved * (1 + 0.1 * seed)
+            figures = {"gain": float(foretold_gain(kept, path, 0.0)), "std_delta": path, "std_base": 1.0, "corr": 0.0}
+            rows.append(about | figures | {"seed": seed})
+    found = {name: (change, foretold) for name, change, foretold in ch06_deltas.costs(pd.DataFrame(rows))}
+    assert list(found) == ["lab 12-layer decoder", "lab 12-layer decoder, decay 1"]
+    for change, foretold in found.values():
+        assert len(change) == 3 and change.to_numpy() == pytest.approx(foretold.to_numpy()) and (change < 0).all()
 
 
 @pytest.mark.slow
