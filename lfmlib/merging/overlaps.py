@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..checkpoints.stored import Stored
 from ..checkpoints.unread import tell_unread
-from ..deltas.kin import refuse_strangers, stored_pairs
+from ..deltas.kin import MIN_MATRIX_VALUES, refuse_strangers, stored_pairs
 from ..deltas.opening import opened
 from ..deltas.partners import FLOATS, partners
 from ..options import check
@@ -23,8 +23,6 @@ from ..surveys.outcome import reason
 from ..surveys.threads import one_thread
 from . import methods
 
-MIN_MATRIX_VALUES = 4096
-"""Matrices with fewer entries are left out."""
 THREADED_VALUES = 1 << 20
 """Entries of a matrix from which on several threads save more than they wait for one another."""
 _COLUMNS = (
@@ -44,7 +42,7 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
         progress: show a bar.
 
     Returns:
-        One row per matrix of at least `MIN_MATRIX_VALUES` entries: tensor, role, depth, numel;
+        One row per matrix of at least 4,096 entries: tensor, role, depth, numel;
         size, RMS(ΔW) / RMS(W₀), the mean over the models;
         alike, the mean cosine of two ΔW (of independent ones 0 ± 1/√numel);
         conflict, the share of entries in which some ΔW are positive and others negative (of independent ones
