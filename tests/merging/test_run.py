@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import namedtuple
 from pathlib import Path
@@ -524,6 +525,25 @@ def test_what_the_disk_refused_once_is_not_taken_for_written(tmp_path, monkeypat
             writer.write([value])
     assert all(torch.equal(one, value) for one, value in zip(load_file(tmp_path / "w").values(), values, strict=True))
     assert [path.name for path in tmp_path.iterdir()] == ["w"]
+
+
+def test_a_disk_that_is_full_when_a_shard_is_opened_leaves_nothing_running(tmp_path, monkeypatch):
+    """The header is the first thing that is written; the file is closed, its thread has ended, and it goes on later."""
+    entries = [Entry("a", (1000,), "float32")]
+    sync = os.fsync
+
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    writer, before = ShardWriter(tmp_path / "w", entries), threading.active_count()
+    monkeypatch.setattr(shard_writer.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"), writer:
+        pass
+    assert writer._file.closed and threading.active_count() == before
+    monkeypatch.setattr(shard_writer.os, "fsync", sync)
+    with ShardWriter(tmp_path / "w", entries) as writer:
+        writer.write([torch.ones(1000)])
+    assert torch.equal(load_file(tmp_path / "w")["a"], torch.ones(1000))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "notes/of/mine.txt"])
