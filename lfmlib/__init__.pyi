@@ -18,8 +18,8 @@ from .checkpoints.checkpoint import TensorInfo as TensorInfo
 from .checkpoints.checkpoint import open_checkpoint as open_checkpoint
 from .deltas.comparison import compare as compare
 from .deltas.trends import depth_trend as depth_trend
+from .distribution.bits import coding_cells as coding_cells
 from .distribution.distances import Normality as Normality
-from .distribution.distances import coding_cells as coding_cells
 from .distribution.distances import measure as measure
 from .distribution.distances import normality as normality
 from .distribution.law import Law as Law

@@ -15,7 +15,7 @@ from IPython.display import display
 from scipy import linalg
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..distribution.distances import coding_cells
+from ..distribution.bits import coding_cells
 from ..distribution.sketch import Sketch
 from ..findings.markup import escaped, printable
 from ..structure.random_matrices import mp_pdf, spiked, support

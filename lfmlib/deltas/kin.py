@@ -40,7 +40,9 @@ def refuse_strangers(base: Checkpoint, tuned: Checkpoint, pairs: Loads) -> None:
 
 def stored_pairs(base: Checkpoint, theirs: Mapping[str, Callable[[], torch.Tensor]]) -> Loads:
     """Of the large matrices that a base stores, calls that load those of a model, ``theirs``, and its own."""
-    large = [name for name, one in base.stored.items() if len(one.shape) == 2 and math.prod(one.shape) >= MIN_MATRIX_VALUES]
+    large = [
+        name for name, one in base.stored.items() if len(one.shape) == 2 and math.prod(one.shape) >= MIN_MATRIX_VALUES
+    ]
     return [partial(_loaded, theirs[name], base.stored[name].load) for name in large]
 
 

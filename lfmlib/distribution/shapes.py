@@ -16,7 +16,7 @@ import numba
 import numpy as np
 from scipy import special
 
-from .distances import tells_shape
+from .bits import tells_shape
 from .sketch import Sketch
 
 SHAPES = ("gaussian", "sharp", "inverted-t", "linear")
@@ -48,7 +48,7 @@ class Shape:
         label: one of `LABELS`.
         scores: family → bits per weight lost by coding the core with its best member, parameters charged. Empty for
             fewer than 64 values, equal ones, or such as lie so far from 0 that a float32's cells are too wide about
-            them (see `lfmlib.distribution.distances.tells_shape`).
+            them (see `lfmlib.distribution.bits.tells_shape`).
         margin: bits per weight by which scores would have to change for another label; small for a borderline case, 0
             for "other", NaN without scores.
         core: share of the values that lie in the core.

@@ -12,7 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, PercentFor
 from scipy import special
 
 from ..checkpoints.roles import in_order
-from ..distribution.distances import coding_cells
+from ..distribution.bits import coding_cells
 from ..distribution.sketch import Sketch
 from ..surveys.rows import by_tower
 from .house_style import COLOURS, INK, literal, no_layers

@@ -10,7 +10,8 @@ from npm_weibull.utils.histogram import extract_to_histogram
 from scipy import stats
 
 from lfmlib.distribution import nulls
-from lfmlib.distribution.distances import coding_cells, measure, normality, qq_r2
+from lfmlib.distribution.bits import coding_cells
+from lfmlib.distribution.distances import measure, normality, qq_r2
 from lfmlib.distribution.nulls import band, draw
 from lfmlib.distribution.sketch import Sketch
 
