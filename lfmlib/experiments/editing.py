@@ -57,9 +57,9 @@ FACTORS = (1.5, 3.0)
 """Factors that outliers are amplified by."""
 SLOW_ARMS = ("wide", *editing.PROJECTIONS)
 """Arms that published models, which are slow to ask, are not asked about."""
-ONE_BY_ONE = {smollm.NAME: ("average", "task_arithmetic", "ties", "dare", "dare_ties")}
-"""Methods that a model is merged by in a cell each. NAN is not among them: the ΔW of SmolLM2 have nearly the same norm,
-so nearly the same shares, and it would be task arithmetic once more."""
+ONE_BY_ONE = {smollm.NAME: ("average", "task_arithmetic", "ties", "dare_ties")}
+"""Methods that a model is merged by in a cell each. Two are left out of SmolLM2, for time: its ΔW have nearly the same
+norm, so that NAN would be task arithmetic once more, and DARE is task arithmetic with noise."""
 MIN_KEPT = 0.95
 """Share of its own score that the base is to keep when a task is forgotten, at least."""
 TOY = {"steps": 20, "toy": True}

@@ -37,7 +37,7 @@ def test_smollm2_is_merged_by_one_method_a_cell():
     some = [cell for cell in editing.experiment().cells if cell["model"] == smollm.NAME and cell["part"] == "merged"]
     seen = {(cell["seed"], cell["method"]) for cell in some}
     assert seen == {(seed, method) for seed in range(editing.LARGE_SEEDS) for method in editing.ONE_BY_ONE[smollm.NAME]}
-    assert set(METHOD_NAMES) - {method for _, method in seen} == {"nan"} and len(some) == len(seen)
+    assert set(METHOD_NAMES) - {method for _, method in seen} == {"nan", "dare"} and len(some) == len(seen)
     assert {cell["tasks"] for cell in some} == {"+".join(domains.DOMAINS)}
 
 
