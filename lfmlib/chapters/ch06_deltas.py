@@ -160,10 +160,10 @@ def decay_cost(record: pd.DataFrame) -> pd.DataFrame:
 
     The 12-layer decoder stands there twice, with a decay of 1, too.
     """
-    rows = (
-        (name, {"change of median g": over(change), "foretold": over(foretold), "runs": len(change)})
-        for name, change, foretold in costs(record)
-    )
+    rows = {}
+    for name, change, foretold in costs(record):
+        told = {"change of median g": change, "foretold": foretold, "measured less foretold": change - foretold}
+        rows[name] = {what: over(values) for what, values in told.items()} | {"runs": len(change)}
     return table(rows, dict)
 
 

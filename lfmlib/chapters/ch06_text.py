@@ -94,7 +94,7 @@ def _by_decay(rises: pd.DataFrame) -> str:
     change = (wide["full, no decay"] - wide["full"]).abs()
     model = change.idxmax()
     if change.max() < 0.05:
-        return "In no model does the weight decay change which matrices widen by more than 5 % of the matrices."
+        return "In no model does the weight decay change the share of matrices that widen by more than 5 points."
     return (
         f"The recipe decides: in {model} the standard deviation rises for {wide.loc[model, 'full']:.0%} of the "
         f"matrices with a weight decay, and for {wide.loc[model, 'full, no decay']:.0%} without."

@@ -7,6 +7,7 @@ seed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -23,7 +24,7 @@ from ..merging import methods
 from ..provenance import recorded
 from . import names
 from .names import NAMES, key, stored, where
-from .sentences import MISSING, listed, mean, median, span, table, within
+from .sentences import MISSING, listed, mean, median, number, span, table, within
 
 ARMS = {
     "amplified": "outliers, tuned factor",
@@ -67,14 +68,15 @@ def tuned(record: pd.DataFrame) -> pd.DataFrame:
         "task": lambda rows: ASKED.get(key(rows), {}).get(task := rows["task"].iloc[0], task),
         "score": span("score", 3),
         "of the base": mean("base", ".3f"),
-        "size of ΔW": mean("norm", ".1f", " %", times=100),
+        "size of ΔW": mean("norm", ".2f", " %", times=100),
     }
     by_task = (some for _, rows in names.by_model(record, part="tuned") for _, some in rows.groupby("task"))
     return listed(by_task, columns)
 
 
 def sets(record: pd.DataFrame) -> pd.DataFrame:
-    """What is merged: how alike the ΔW are, and how much is kept by the base alone, an average, and the best merge."""
+    """What is merged: how alike the ΔW are, how much is kept by the base alone, an average, and the best merge; and how
+    much of what tuning added a point is."""
 
     def best(rows: pd.DataFrame) -> str:
         method = where(rows, arm="plain").groupby("method")["valid"].mean().idxmax()
@@ -82,15 +84,20 @@ def sets(record: pd.DataFrame) -> pd.DataFrame:
 
     alone = record[record["part"] == "tuned"].assign(kept=lambda rows: rows["base"] / rows["score"])
 
-    def untuned(rows: pd.DataFrame) -> str:
-        some = where(alone, model=key(rows))
-        return f"{100 * some[some['task'].isin(rows['tasks'].iloc[0].split('+'))]['kept'].mean():.1f}"
+    def untuned(rows: pd.DataFrame) -> float:
+        some, tasks = where(alone, model=key(rows)), rows["tasks"].iloc[0].split("+")
+        some = some[some["task"].isin(tasks)]
+        return 100 * float(some["kept"].mean()) if set(tasks) == set(some["task"]) else math.nan
+
+    def of_tuning(rows: pd.DataFrame) -> float:
+        return 100 / (100 - untuned(rows))
 
     columns = {
         "model": lambda rows: NAMES[key(rows)],
         "tasks": lambda rows: rows["tasks"].iloc[0].replace("+", ", "),
         "cosine of two ΔW": within(mean("alike", "+.3f"), method="average", arm="plain"),
-        "base keeps": untuned,
+        "base keeps": number(untuned, ".1f"),
+        "a point, of what tuning added": number(of_tuning, ".1f", " %"),
         "average keeps": within(mean(plain, ".1f"), method="average"),
         "best on validation data": best,
     }

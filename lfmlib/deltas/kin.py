@@ -16,7 +16,7 @@ MIN_KINSHIP = 0.2
 """Median correlation of W and W₀ below which two checkpoints are no fine-tune of one another."""
 KINSHIP_MATRICES, KINSHIP_ROWS = 16, 64
 """Matrices, and rows of each, in which W and W₀ are correlated before anything is measured or written."""
-MIN_MATRIX_VALUES = 4096
+MIN_PAIRED_VALUES = 4096
 """Entries that a matrix needs to be looked at: of fewer a correlation, or a share of signs, says little."""
 
 Loads = Sequence[Callable[[], Sequence[torch.Tensor]]]
@@ -41,7 +41,7 @@ def refuse_strangers(base: Checkpoint, tuned: Checkpoint, pairs: Loads) -> None:
 def stored_pairs(base: Checkpoint, theirs: Mapping[str, Callable[[], torch.Tensor]]) -> Loads:
     """Of the large matrices that a base stores, calls that load those of a model, ``theirs``, and its own."""
     large = [
-        name for name, one in base.stored.items() if len(one.shape) == 2 and math.prod(one.shape) >= MIN_MATRIX_VALUES
+        name for name, one in base.stored.items() if len(one.shape) == 2 and math.prod(one.shape) >= MIN_PAIRED_VALUES
     ]
     return [partial(_loaded, theirs[name], base.stored[name].load) for name in large]
 

@@ -1,7 +1,7 @@
 """Bits per weight that are lost by coding values with the Gaussian of their own mean and standard deviation.
 
-They are counted on a histogram, whose cells are wide enough to hold noise and no wider than the storage type has them:
-`kl_bits` within six standard deviations of the mean, `tail_bits` beyond.
+They are counted on a histogram whose cells are at least a tenth of a standard deviation wide and cut no cell of the
+storage type: `kl_bits` over those within six standard deviations and two open tails, `tail_bits` inside these tails.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from .trainings import tolerances
 
 SEEDS = 5
 LARGE_SEEDS = 3
-"""Seeds of SmolLM2, which is asked for ten core-minutes in a cell."""
+"""Seeds of SmolLM2, a cell of which takes many core-minutes."""
 SETS = {
     "vit": (
         ("parity", "rotation"),
@@ -58,8 +58,8 @@ FACTORS = (1.5, 3.0)
 SLOW_ARMS = ("wide", *editing.PROJECTIONS)
 """Arms that published models, which are slow to ask, are not asked about."""
 ONE_BY_ONE = {smollm.NAME: ("average", "task_arithmetic", "ties", "dare_ties")}
-"""Methods that a model is merged by in a cell each. Two are left out of SmolLM2, for time: its ΔW have nearly the same
-norm, so that NAN would be task arithmetic once more, and DARE is task arithmetic with noise."""
+"""Methods that a model is merged by in a cell each. Two are left out of SmolLM2, for time: DARE, for which DARE-TIES
+stands, and NAN, nearly task arithmetic where ΔW have nearly the same norm."""
 MIN_KEPT = 0.95
 """Share of its own score that the base is to keep when a task is forgotten, at least."""
 TOY = {"steps": 20, "toy": True}

@@ -55,7 +55,7 @@ class Siblings:
     Args:
         cell: of the record `editing`.
         tasks: what models are tuned for.
-        anew: tune, whatever is cached.
+        anew: tune, whatever is cached; a model of `finetuning.LARGE` once for all cells.
 
     Attributes:
         base: name → weight, of all that is merged.

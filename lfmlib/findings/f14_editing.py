@@ -72,6 +72,9 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     if failed := [METHOD_NAMES[method] for method, each in both.items() if any(one.isna().any() for one in each)]:
         reason = f"Some runs of {', '.join(failed)} have no score."
         return Finding.of("F14", model, provenance, {"reason": reason})
+    if short := [METHOD_NAMES[method] for method, (one, _) in both.items() if len(one) < runs]:
+        reason = f"Not every run has merges by {', '.join(short)}: measure the record."
+        return Finding.of("F14", model, provenance, {"reason": reason})
     spans = {method: over_runs(100 * both[method][0]) for method in methods}
     first = [float(sum(one > 0 for one in ends)) for ends in zip(*(span[1:] for span in spans.values()), strict=True)]
     apart = distinct(rows)
@@ -81,6 +84,7 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     better, perhaps, placebo = (float(sum(one in some for one in given)) for given, some in (
         (found.values(), {"gain"}), (found.values(), {"gain", "open"}), (chance.values(), {"gain"})))  # fmt: skip
     rule = replace(RULES["F14"], supported=len(apart) // 2 + 1)
+    earlier = replace(FIRST_RULES["F14"], supported=len(methods) // 2 + 1)
     largest = max(high for *_, high in spans.values())
     parts = {"largest gain left open": f"{largest:+.2f}"}
     parts |= {
@@ -99,7 +103,7 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     }
     return Finding.of(
         "F14", model, provenance, details, better, (better, perhaps), placebo, judge(rule, better, (better, perhaps)),
-        judge(rule, placebo), judge(FIRST_RULES["F14"], first[0], (first[0], first[1])),
+        judge(rule, placebo), judge(earlier, first[0], (first[0], first[1])),
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from ..checkpoints.stored import Stored
 from ..checkpoints.unread import tell_unread
-from ..deltas.kin import MIN_MATRIX_VALUES, refuse_strangers, stored_pairs
+from ..deltas.kin import MIN_PAIRED_VALUES, refuse_strangers, stored_pairs
 from ..deltas.opening import opened
 from ..deltas.partners import FLOATS, partners
 from ..options import check
@@ -78,10 +78,10 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
     names = [
         name
         for name, one in chosen.stored.items()
-        if len(one.shape) == 2 and math.prod(one.shape) >= MIN_MATRIX_VALUES and one.dtype in FLOATS
+        if len(one.shape) == 2 and math.prod(one.shape) >= MIN_PAIRED_VALUES and one.dtype in FLOATS
     ]
     if not names:
-        raise ValueError(f"{base.name} has no matrix of {MIN_MATRIX_VALUES:,} or more entries that is looked at")
+        raise ValueError(f"{base.name} has no matrix of {MIN_PAIRED_VALUES:,} or more entries that is looked at")
     rows = []
     failed = {name: _stack(one) for name, one in chosen.stored.items() if len(one.shape) > 2}
     failed |= {name: unfit[name] for name in names if name in unfit}
@@ -134,7 +134,7 @@ def _left_out(one: Stored) -> str:
         return ""
     if one.dtype not in FLOATS:
         return f"of type {one.dtype}, which nothing is added to"
-    return f"of {math.prod(one.shape):,} entries: {MIN_MATRIX_VALUES:,} or more are looked at"
+    return f"of {math.prod(one.shape):,} entries: {MIN_PAIRED_VALUES:,} or more are looked at"
 
 
 def _size(deltas: Sequence[torch.Tensor], start: torch.Tensor) -> float:

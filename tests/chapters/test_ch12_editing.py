@@ -92,6 +92,9 @@ def test_tables_say_what_was_planted(record):
     merged = ch12_editing.sets(record)
     assert merged["best on validation data"].str.startswith("TIES 82").all()
     assert (merged["base keeps"] == "33.3").all()  # 0.3 of 0.9
+    assert set(merged["a point, of what tuning added"]) == {"1.5 %"}
+    some = record[~((record["part"] == "tuned") & (record["task"] == "parity"))]
+    assert ch12_editing.sets(some)["base keeps"].to_list() == ["33.3", "–", "–"]
     assert "lab ViT, of 6: 6 better and 0 worse than a random set" in ch12_editing.against_controls(record)
     assert "lab decoder, of 6: 0 better and 6 worse than a random set" in ch12_editing.against_controls(record)
     assert "points)" in ch12_editing.tested(record) and "parity" in ch12_editing.chance(record)

@@ -10,7 +10,6 @@ from npm_weibull.utils.histogram import extract_to_histogram
 from scipy import stats
 
 from lfmlib.distribution import nulls
-from lfmlib.distribution.bits import coding_cells
 from lfmlib.distribution.distances import measure, normality, qq_r2
 from lfmlib.distribution.nulls import band, draw
 from lfmlib.distribution.sketch import Sketch
@@ -208,14 +207,6 @@ def test_degenerate_values_have_no_distance():
     for values in (torch.full((100,), 0.25), torch.empty(0), torch.full((5,), float("nan"))):
         figures = measure(Sketch.of(values))
         assert all(math.isnan(figures[name]) for name in ("ks", "kl_bits", "tail_bits", "wasserstein", "gg_shape"))
-
-
-def test_coding_cells_cut_no_rounding_cell():
-    sketch = Sketch.of(stored(family("gaussian", 10_000), "bfloat16"))
-    edges, counts = coding_cells(sketch)
-    assert np.isin(edges, sketch.grid.edges).all()
-    assert (np.diff(edges) >= 0.1 * sketch.std * (1 - 1e-8)).all()
-    assert counts.sum() == sketch.count
 
 
 def test_a_shape_finer_than_the_cells_is_not_judged():

@@ -68,6 +68,22 @@ def test_methods_that_give_the_same_merges_count_once():
     assert scoreboard.number(found, found.value) == "1\u00a0of 3" and found.details["parts"]["no gain in"] == "2 of 3"
 
 
+def test_of_fewer_methods_more_than_half_is_fewer():
+    """By either rule: three of four are more than half, two are not."""
+    for gains, verdict in ((3, "supported"), (2, "partly")):
+        rows = recorded(HARM | dict.fromkeys(METHODS[:gains], 0.02))
+        found = findings.f14_over_runs(rows[rows["method"].isin(METHODS[:4])], "m", {})
+        assert found.verdict == found.first_verdict == verdict
+        assert scoreboard.number(found, found.value) == f"{gains}\u00a0of 4"
+
+
+def test_a_method_that_some_runs_lack_is_not_judged():
+    """A record that was stopped between the methods of a run."""
+    rows = recorded(dict.fromkeys(METHODS, 0.02))
+    found = findings.f14_over_runs(rows[(rows["method"] != "ties") | (rows["seed"] == 0)], "m", {})
+    assert found.value is None and found.details["reason"].startswith("Not every run has merges by TIES:")
+
+
 def test_pairs_share_what_makes_runs_differ():
     rows = recorded({"ties": 0.02}, scatter=0.0)
     gain = findings.improvement(rows, "ties")

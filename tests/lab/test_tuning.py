@@ -496,7 +496,12 @@ def test_the_price_of_decay_is_foretold_from_trainings_without_it():
         about |= {"model": "deep-decoder", "task": "prose", "lr": 3e-3, "steps": 200, "weight_decay": decay}
         for seed in seeds:
             path = moved * (1 + 0.1 * seed)
-            figures = {"gain": float(foretold_gain(kept, path, 0.0)), "std_delta": path, "std_base": 1.0, "corr": 0.0}
+            figures = {
+                "gain": float(foretold_gain(kept, path, 0.1 * path)),
+                "std_delta": path,
+                "std_base": 1.0,
+                "corr": 0.1,
+            }
             rows.append(about | figures | {"seed": seed})
     found = {name: (change, foretold) for name, change, foretold in ch06_deltas.costs(pd.DataFrame(rows))}
     assert list(found) == ["lab 12-layer decoder", "lab 12-layer decoder, decay 1"]
