@@ -67,9 +67,11 @@ def _of_gains(found: Iterable[Finding]) -> str:
     if not judged:
         return "Too few runs are recorded to say whether amplified outliers **help**."
     helped, of = sum(int(one.value) for one in judged), sum(len(one.details["methods"]) for one in judged)
+    beyond = sum(one.details["beyond_all"] or 0 for one in judged)
+    as_large = f" All of ΔW made as large does as well in {helped - beyond} of these." if helped else ""
     return (
         "Amplified outliers raise what a merge keeps, beyond a random set and by a corrected test, in "
-        f"**{helped} of {of}** pairs of a model and a method."
+        f"**{helped} of {of}** pairs of a model and a method.{as_large}"
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from .finding import Finding
 from .readings import FIRST_RULES
 from .rules import RULES, judge
-from .runs import compared, over_runs
+from .runs import compared, over_runs, sides
 
 METHOD_NAMES = {
     "average": "average",
@@ -54,8 +54,9 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     The value counts the methods that are better with their outliers amplified, than plain and than with a random set of
     entries of equal squared norm amplified in their place, its scale chosen in the same way (see
     `lfmlib.findings.runs.compared`); methods that give the same merges count once. Its interval ends with the number
-    of those that may be. The largest gain that the intervals leave open stands beside it. The null is the same count
-    for the random set against the plain merge.
+    of those that may be. The largest gain that the intervals leave open stands beside it, and how many of the better
+    methods are better than the plain merge made as large as the amplified one, too, which the rule does not ask. The
+    null is the same count for the random set against the plain merge.
 
     Args:
         rows: part "merged" of the record `editing`, of one model.
@@ -87,6 +88,9 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
     earlier = replace(FIRST_RULES["F14"], supported=len(methods) // 2 + 1)
     largest = max(high for *_, high in spans.values())
     parts = {"largest gain left open": f"{largest:+.2f}"}
+    larger = _beyond_all(rows, [method for method, one in found.items() if one == "gain"])
+    if better and larger is not None:
+        parts["of these, beyond all of ΔW made as large"] = f"{larger} of {better:.0f}"
     parts |= {
         METHOD_NAMES[method]: f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]" for method, (mean, low, high) in spans.items()
     }
@@ -100,11 +104,20 @@ def f14_over_runs(rows: pd.DataFrame, model: str, provenance: dict) -> Finding:
         "runs": int(runs),
         "sets": int(rows["tasks"].nunique()),
         "methods": found,
+        "beyond_all": larger,
     }
     return Finding.of(
         "F14", model, provenance, details, better, (better, perhaps), placebo, judge(rule, better, (better, perhaps)),
         judge(rule, placebo), judge(earlier, first[0], (first[0], first[1])),
     )  # fmt: skip
+
+
+def _beyond_all(rows: pd.DataFrame, methods: list[str], all_of_it: str = "as large as amplified") -> int | None:
+    """How many of these methods keep more with outliers amplified than with all of ΔW scaled to the same norm, beyond
+    the interval; None where that was not tried."""
+    if all_of_it not in set(rows["arm"]):
+        return None
+    return sides(over_runs(improvement(rows, method, against=all_of_it)) for method in methods)[0]
 
 
 def distinct(rows: pd.DataFrame) -> list[str]:

@@ -88,10 +88,12 @@ def _front_adaptation(found: Sequence[Finding]) -> str:
 
 
 def _front_editing(found: Sequence[Finding]) -> str:
-    helped = sum(value_of(one) >= 1 for one in found)
+    better = [one for one in found if value_of(one) >= 1]
+    helped, tried = len(better), [one.details.get("beyond_all") for one in better]
+    but = ", but no more than a ΔW that is larger as a whole" if tried and set(tried) == {0} else ""
     return (
         f"amplified outliers are seen to help a merge, by any method, on {helped or 'none'} of {models(found)}"
-        f"{_open(found)}"
+        f"{_open(found)}{but}"
     )
 
 

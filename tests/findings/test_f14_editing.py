@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from lfmlib import findings
-from lfmlib.findings import scoreboard
+from lfmlib.findings import answers, front, scoreboard
 
 METHODS = list(findings.METHOD_NAMES)
 
@@ -82,6 +82,22 @@ def test_a_method_that_some_runs_lack_is_not_judged():
     rows = recorded(dict.fromkeys(METHODS, 0.02))
     found = findings.f14_over_runs(rows[(rows["method"] != "ties") | (rows["seed"] == 0)], "m", {})
     assert found.value is None and found.details["reason"].startswith("Not every run has merges by TIES:")
+
+
+@pytest.mark.parametrize(("share", "beyond"), [(0.0, 6), (1.2, 0)])
+def test_a_larger_delta_stands_beside_the_gains(share, beyond):
+    """All of ΔW made as large adds nothing, or more than amplified outliers do; the rule does not ask."""
+    rows = recorded(dict.fromkeys(METHODS, 0.02), scatter=0.0005)
+    rng, plain = np.random.default_rng(1), rows[rows["arm"] == "plain"]
+    more = plain["normalized"] + share * 0.02 + rng.normal(scale=0.0005, size=len(plain))
+    larger = plain.assign(arm="as large as amplified", normalized=more)
+    found = findings.f14_over_runs(pd.concat([rows, larger]), "m", {})
+    assert (found.verdict, found.details["beyond_all"]) == ("supported", beyond)
+    assert found.details["parts"]["of these, beyond all of ΔW made as large"] == f"{beyond} of 6"
+    said = answers.answer([found])
+    assert said.endswith(f"Beside all of ΔW made as large, they are better in {beyond} of 6.")
+    assert ("but no more than a ΔW that is larger as a whole" in front._front_editing([found])) == (beyond == 0)
+    assert findings.f14_over_runs(rows, "m", {}).details["beyond_all"] is None  # that was not tried
 
 
 def test_pairs_share_what_makes_runs_differ():
