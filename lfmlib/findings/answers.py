@@ -297,7 +297,7 @@ def _f13(found: Sequence[Finding]) -> str:
 def _f14(found: Sequence[Finding]) -> str:
     best = max(found, key=lambda one: one.details["largest_gain"])
     tried = [one for one in found if one.value and one.details.get("beyond_all") is not None]
-    helped, beyond = sum(int(one.value) for one in tried), sum(one.details["beyond_all"] for one in tried)
+    helped, beyond = sum(int(one.value or 0) for one in tried), sum(one.details["beyond_all"] for one in tried)
     as_large = f" Beside all of ΔW made as large, they are better in {beyond} of {helped}." if tried else ""
     return (
         f"Amplified outliers raise what a merge keeps, beyond the interval, for {ranged(found)} methods; the control, "
