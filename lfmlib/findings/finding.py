@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from ..checkpoints.named import named
 from .rules import RULES, STATEMENTS, beside_noise, digest, judge
 
@@ -116,11 +118,12 @@ def write(finding: Finding, folder: str | Path = "_build/results") -> Path:
 
 
 def _finite(details):
-    """Details as JSON knows them: a limit that is infinite, or not known, is null."""
+    """Details as JSON knows them: numbers are Python's, and a limit that is infinite, or not known, is null."""
     if isinstance(details, dict):
         return {name: _finite(one) for name, one in details.items()}
     if isinstance(details, list | tuple):
         return [_finite(one) for one in details]
+    details = details.item() if isinstance(details, np.generic) else details
     return None if isinstance(details, float) and not math.isfinite(details) else details
 
 

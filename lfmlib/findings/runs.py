@@ -36,7 +36,7 @@ def over_runs(values: ArrayLike, level: float = 0.95) -> tuple[float, float, flo
 def sides(spans: Iterable[tuple[float, float, float]]) -> tuple[int, int]:
     """How many of some means with their intervals lie above 0, and below, by the whole interval."""
     spans = list(spans)
-    return sum(low > 0 for _, low, _ in spans), sum(high < 0 for *_, high in spans)
+    return sum(bool(low > 0) for _, low, _ in spans), sum(bool(high < 0) for *_, high in spans)
 
 
 def whole_mean(values: pd.Series) -> float:

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 import lfmlib
+from lfmlib import findings, records
 from lfmlib.chapters import ch12_editing, ch12_gains, own_folder, yours
-from lfmlib.experiments import made_laws
+from lfmlib.experiments import editing, made_laws
 from lfmlib.findings import METHOD_NAMES
 from lfmlib.merging import methods
 from lfmlib.provenance import ROOT
@@ -244,3 +245,12 @@ def test_the_readers_own_models_are_looked_at(tmp_path):
     assert list(yours.by_role(table).index) == ["up"]
     out = lfmlib.merge(before, models, "average", out=tmp_path / "out", progress=False)
     assert "2 files" in yours.written(out) and "`merge.json`" in yours.written(out)
+
+
+def test_findings_on_the_record_itself_are_kept(tmp_path):
+    """Counts of NumPy's stood in the details of a model whose merges gain, and no toy has one."""
+    found = ch12_editing.found(records.load("editing"), seed=0)
+    for one in found:
+        findings.write(one, tmp_path)
+    assert {one.model for one in findings.load(tmp_path)} == {one.model for one in found}
+    assert found[0].model == "smollm2-135m" and found[0].details["of"] == len(editing.ONE_BY_ONE["smollm2-135m"])

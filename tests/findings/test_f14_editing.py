@@ -85,7 +85,7 @@ def test_a_method_that_some_runs_lack_is_not_judged():
 
 
 @pytest.mark.parametrize(("share", "beyond"), [(0.0, 6), (1.2, 0)])
-def test_a_larger_delta_stands_beside_the_gains(share, beyond):
+def test_a_larger_delta_stands_beside_the_gains(share, beyond, tmp_path):
     """All of ΔW made as large adds nothing, or more than amplified outliers do; the rule does not ask."""
     rows = recorded(dict.fromkeys(METHODS, 0.02), scatter=0.0005)
     rng, plain = np.random.default_rng(1), rows[rows["arm"] == "plain"]
@@ -94,7 +94,9 @@ def test_a_larger_delta_stands_beside_the_gains(share, beyond):
     found = findings.f14_over_runs(pd.concat([rows, larger]), "m", {})
     assert (found.verdict, found.details["beyond_all"]) == ("supported", beyond)
     assert found.details["parts"]["of these, beyond all of ΔW made as large"] == f"{beyond} of 6"
-    said = answers.answer([found])
+    (kept,) = findings.load(findings.write(found, tmp_path).parent)
+    assert kept.details == found.details
+    said = answers.answer([kept])
     assert said.endswith(f"Beside all of ΔW made as large, they are better in {beyond} of 6.")
     assert ("but no more than a ΔW that is larger as a whole" in front._front_editing([found])) == (beyond == 0)
     assert findings.f14_over_runs(rows, "m", {}).details["beyond_all"] is None  # that was not tried

@@ -87,6 +87,13 @@ def test_f1_without_eligible_matrices_is_not_judged(tmp_path):
     assert "*not judged*" in scoreboard.table(findings.load(tmp_path))
 
 
+def test_numbers_of_numpy_are_kept_as_numbers(tmp_path):
+    details = {"runs": np.int64(3), "parts": {"limit": np.float32("inf"), "met": np.bool_(True)}}
+    findings.write(dataclasses.replace(example(), details=details), tmp_path)
+    (kept,) = findings.load(tmp_path)
+    assert kept.details == {"runs": 3, "parts": {"limit": None, "met": True}}
+
+
 @pytest.mark.parametrize(
     ("grown", "elsewhere", "interval", "verdict"),
     [
