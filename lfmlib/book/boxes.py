@@ -208,9 +208,10 @@ def _key(several: list[Finding]) -> str:
     marks = ["<b class='lfm-dot'>●</b> the model" + f", {BRACKETS.get(several[0].id, BRACKETS[''])} as a line" * wide]
     if any(one.value is not None and one.null is not None for one in several):
         marks.append(f"<b class='lfm-ring'>○</b> the control, {escaped(rule.control)}")
-    first = next((one for one in several if one.value is not None), several[0])
+    judged = [one for one in several if one.value is not None] or several
+    widest = max(judged, key=lambda one: one.details.get("of", 0))  # the bounds are those of a model that tried all
     named = {rule.supported: "supported", rule.partly: "partly"}  # the higher of two that are one
-    if bounds := [f"{named[one]} from {escaped(scoreboard.number(first, one))}" for one in _bounds(rule)]:
+    if bounds := [f"{named[one]} from {escaped(scoreboard.number(widest, one))}" for one in _bounds(rule)]:
         marks.append(f"dotted: {', '.join(bounds)}")
     if rule.of_noise:
         marks.append("noise must pass, as the claim is that weights are like it")

@@ -353,6 +353,13 @@ def test_a_box_draws_a_value_where_it_lies(shown, tmp_path):
     assert "lfm-undecided" in first["class"] and first["aria-hidden"] == "true"
 
 
+def test_bounds_in_a_box_are_those_of_a_model_that_tried_all():
+    """The first of several had four methods: “supported from 4 of 4” stood there, where three are enough."""
+    more = {"largest_gain": 0.1, "parts": {}}
+    some = [Finding.of("F14", name, {}, more | {"of": of}, value=1.0) for name, of in (("a", 4), ("b", 6), ("c", 5))]
+    assert "dotted: partly from 1\u00a0of 6, supported from 4\u00a0of 6" in boxes._key(some)
+
+
 def test_several_claims_have_a_box_each_and_one_answer(shown, tmp_path):
     claims = notebook.Claim("F9", "F10")
     claims.show()
