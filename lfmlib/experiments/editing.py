@@ -28,11 +28,10 @@ from ..records.experiment import brief
 from . import fine_tunes
 from .amplifying import Merge, arms
 from .fine_tunes import BASES, CHOSEN_ON, Delta, Siblings, norm, scaled
+from .finetuning import LARGE_SEEDS
 from .trainings import tolerances
 
 SEEDS = 5
-LARGE_SEEDS = 3
-"""Seeds of SmolLM2, a cell of which takes many core-minutes."""
 SETS = {
     "vit": (
         ("parity", "rotation"),

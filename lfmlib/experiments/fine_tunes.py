@@ -26,7 +26,11 @@ TUNED = {
     "vit": {"steps": 200, "batch": 64, "lr": 1e-3},
     "decoder": {"steps": 200, "batch": 8, "lr": 1e-3},
     "minilm": {"steps": 80, "batch": 16, "lr": 2e-4},
-    smollm.NAME: {"steps": 30, "batch": 4, "lr": finetuning.FULL_RATES[smollm.NAME]},
+    smollm.NAME: {
+        "steps": finetuning.LARGE[smollm.NAME]["steps"],
+        "batch": finetuning.LARGE[smollm.NAME]["batch"],
+        "lr": finetuning.FULL_RATES[smollm.NAME],
+    },
 }
 """How models are tuned from them, all weights; learning rates as in `finetuning`."""
 CHOSEN_ON = {"vit": 512, "decoder": 32, "minilm": 160, smollm.NAME: 4}

@@ -42,7 +42,7 @@ def overlap(base, tuned: Sequence, *, select: str | None = None, progress: bool 
         progress: show a bar.
 
     Returns:
-        One row per matrix of at least 4,096 entries: tensor, role, depth, numel;
+        One row per matrix of at least `lfmlib.deltas.kin.MIN_PAIRED_VALUES` entries: tensor, role, depth, numel;
         size, RMS(ΔW) / RMS(W₀), the mean over the models;
         alike, the mean cosine of two ΔW (of independent ones 0 ± 1/√numel);
         conflict, the share of entries in which some ΔW are positive and others negative (of independent ones

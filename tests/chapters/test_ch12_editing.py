@@ -108,9 +108,8 @@ def test_takeaways_turn_with_the_record(record):
         return ch12_gains.takeaways(ch12_editing.found(rows, seed=0), rows, averaged)
 
     gains, reach, tasks = told(record).splitlines()
-    assert "in **1 of 2** pairs" in gains and gains.endswith(
-        "made as large does as well in 0 of these."
-    )  # all methods are alike there, and so are counted once
+    assert "in **1 of 2** pairs" in gains  # all methods are alike there, and so are counted once
+    assert gains.endswith("made as large does as well in 0 of these.")
     assert "outliers of 4 models" in reach and "it is **1.10** in the median" in reach
     assert "**71% rise**" in tasks and "29% fall" in tasks
     flat = told(record.assign(normalized=0.5))
