@@ -121,7 +121,7 @@ def _with(sketch: Sketch | None, values: np.ndarray) -> Sketch:
     return Sketch.of(values) if sketch is None else sketch + Sketch.of(values)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})  # sums of many lanes; infinities and NaN count
 def _moments(w, bits, w0, first, first0, spacing, out):
     """Sums over one block; ΔW is written to ``out``.
 

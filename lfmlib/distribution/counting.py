@@ -17,14 +17,47 @@ LIMB_BITS = 32
 """A sketch keeps sums of the squares of trailing bits, which outgrow 64 bits, as high * 2**LIMB_BITS + low."""
 
 _INFINITY = 0x7F800000  # the bits of a float32 infinity; anything larger, sign bit aside, is NaN
+FEW_WORDS = 1 << 20  # fewer are counted sooner one by one, without counters of their own
+_COUNTED_WORDS = 1 << 30  # at once, whose counts fit 32 bits; a multiple of 8
 _CACHED_WORDS = 8192  # words that are read twice (for extremes, for counts) while they are in the first-level cache
 
 
-@numba.njit(nogil=True, cache=True)
 def count_patterns(words, counts):
-    """Add to ``counts`` how often each value of the unsigned integer array ``words`` occurs."""
+    """Add to ``counts``, int64, how often each value of the flat uint8 or uint16 array ``words`` occurs.
+
+    Eight bytes are loaded at a time, and counters of 32 bits fill half as much of the first-level cache: on large
+    arrays that takes a quarter less time than counting word by word.
+    """
+    few = words.size < FEW_WORDS or words.strides != (words.itemsize,)
+    skipped = words.size if few else -words.ctypes.data % 8 // words.itemsize
+    _count_each(words[:skipped], counts)
+    for start in range(skipped, words.size, _COUNTED_WORDS):
+        part = words[start : start + _COUNTED_WORDS]
+        whole = part.size * part.itemsize // 8 * 8 // part.itemsize
+        found = np.zeros(counts.size, np.uint32)
+        _count_eight_bytes(part[:whole].view(np.uint64), found)
+        counts += found
+        _count_each(part[whole:], counts)
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_each(words, counts):
     for i in range(words.size):
         counts[words[i]] += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_eight_bytes(words, counts):
+    """`_count_each` of uint64, each of which is 8 values if there are 256 counters, and 4 if there are 65,536."""
+    one = np.uint32(1)
+    if counts.size == 256:
+        for word in words:
+            for k in range(8):
+                counts[(word >> np.uint64(8 * k)) & np.uint64(0xFF)] += one
+    else:
+        for word in words:
+            for k in range(4):
+                counts[(word >> np.uint64(16 * k)) & np.uint64(0xFFFF)] += one
 
 
 @numba.njit(nogil=True, cache=True)

@@ -202,7 +202,7 @@ def top_ratio(matrix, overwrite: bool = False) -> float:
         overwrite: a float32 tensor may be scaled in place instead of being copied.
     """
     m = Matrix(matrix, overwrite)
-    largest = m.eigenvalues()[-1] if m.p <= 512 else m.top(1)[0][0]
+    largest = m.eigenvalues()[-1] if m.p <= 512 else m.largest()
     return math.sqrt(m.n * largest) / (math.sqrt(m.p) + math.sqrt(m.n))
 
 

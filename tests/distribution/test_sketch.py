@@ -1,6 +1,7 @@
 """The sketch against float64 arithmetic on the same values, and its exactness under any cutting and order."""
 
 import array
+from unittest import mock
 
 import ml_dtypes
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lfmlib.distribution.counting import count_patterns_torch, count_words_torch
+from lfmlib.distribution import counting
+from lfmlib.distribution.counting import count_patterns, count_patterns_torch, count_words_torch
 from lfmlib.distribution.formats import DTYPES, grid
 from lfmlib.distribution.sketch import Sketch
 
@@ -133,6 +135,17 @@ def test_cutting_ordering_and_merging_never_change_a_sketch(case):
         assert (whole.min, whole.max) == (finite.min(), finite.max())
         if dtype not in ("float32", "bfloat16", "float64"):  # there float64 squares overflow or lose the small ones
             assert whole.mean == pytest.approx(finite.mean(), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("words", [np.uint8, np.uint16])
+@given(size=st.integers(0, 3000), skip=st.integers(0, 9), step=st.integers(1, 3))
+def test_words_are_counted_from_any_address_in_any_stride(words, size, skip, step):
+    patterns = np.iinfo(words).max + 1
+    values = np.random.default_rng(size).integers(0, patterns, size + skip, dtype=words)[skip::step]
+    counts = np.ones(patterns, np.int64)
+    with mock.patch.object(counting, "_COUNTED_WORDS", 512), mock.patch.object(counting, "FEW_WORDS", 100):
+        count_patterns(values, counts)
+    assert (counts == 1 + np.bincount(values, minlength=patterns)).all()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e5m2"])

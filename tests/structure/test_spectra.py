@@ -15,7 +15,7 @@ from lfmlib.structure.lanczos import density
 from lfmlib.structure.made_matrices import _spike_strength
 from lfmlib.structure.random_matrices import TRACY_WIDOM, ks_distance, mp_cdf, mp_pdf, spiked, threshold
 from lfmlib.structure.random_matrices import null as lfmlib_null
-from lfmlib.structure.spectra import Spectrum, kurtosis_null, singular_values, spectrum, vectors
+from lfmlib.structure.spectra import Spectrum, kurtosis_null, singular_values, spectrum, top_ratio, vectors
 
 NULLED = ("ks", "top_ratio", "stable_rank", "effective_rank")
 SHAPES = [(200, 200), (100, 200), (300, 30)]
@@ -84,6 +84,17 @@ def test_order_of_rows_and_columns_changes_nothing():
 def test_the_mean_is_no_outlier():
     w = noise(120, 120)
     assert spectrum(w + 3).top_ratio == pytest.approx(spectrum(w).top_ratio, rel=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(515, 518), (521, 2050), (2049, 530)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("heights", [(), (60, 59.9)], ids=["noise", "two alike"])
+def test_the_largest_alone_is_the_largest_of_all(shape, dtype, heights):
+    w = torch.tensor(planted(*shape, heights) + 0.3).to(dtype)
+    assert top_ratio(w) == pytest.approx(spectrum(w, exact=True).top_ratio, rel=1e-6)
+    if dtype == torch.float32:
+        assert top_ratio(w.clone(), overwrite=True) == top_ratio(w)
+        assert top_ratio(torch.cat([w, w], 1)[:, : shape[1]]) == top_ratio(w), "a part of a larger matrix"
 
 
 @pytest.mark.parametrize("count", [1, 3, 10])
