@@ -5,7 +5,6 @@ Every function takes rows of the record (see `lfmlib.experiments.optimal.run`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -17,14 +16,10 @@ from ..experiments.loss_probes import ARMS
 from ..experiments.optimal import BITS, PRUNED, PRUNED_SHARE
 from ..findings import Finding, markup
 from ..findings.runs import whole_mean
-from ..losses.pruning import largest_share
 from ..provenance import recorded
-from .names import NAMES, PUBLISHED, by_model, key, stored, where
+from .names import PUBLISHED, by_model, key, stored, where
 from .sentences import Cell, mean, span, table, within
 
-RISES = (1.01, 1.1, 2.0)
-"""Factors of the perplexity that it is told of."""
-ARM_NAMES = {"magnitude": "by magnitude", "random": "at random", "noise": "and by noise as large as pruning"}
 ASKED = {
     "smollm2-135m": "next token of code",
     "minilm": "halves of docstrings",
@@ -78,16 +73,6 @@ def asked(record: pd.DataFrame) -> pd.DataFrame:
         "accuracy": mean("score", ".2f"),
     }
     return table(by_model(record, part="whole", what="model"), columns)
-
-
-def domains(record: pd.DataFrame) -> str:
-    """How well SmolLM2 foretells held-out text of three kinds, in a sentence; "" where the record has none of it."""
-    words = [
-        f"{one.task} **{one.own:.2f}** nats a token (perplexity {math.exp(one.own):.0f}, by frequencies alone "
-        f"{math.exp(one.prior):,.0f}; {int(one.held):,} tokens)"
-        for one in where(record, part="domain").itertuples()
-    ]
-    return f"SmolLM2 on held-out text: {'; '.join(words)}." if words else ""
 
 
 def in_other_units(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -150,32 +135,6 @@ def against_noise(record: pd.DataFrame) -> str:
     return (
         f"Beyond the interval, pruning goes further than noise in **{sum(low > 0 for low in lows)} of {len(lows)}** "
         f"models. The one less the other, in points: {'; '.join(words)}."
-    )
-
-
-def of_perplexity(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
-    """How much can go until the perplexity of a language model rises by 1 %, by 10 % and twofold, in a sentence; ""
-    where the record has nothing of it."""
-    curves = where(record, part="whole", what="curve", model=model)
-    if curves.empty:
-        return ""
-    most, words = curves["share"].max(), []
-    for arm in ("magnitude", "Wanda", "random", "noise"):
-        each = where(curves, arm=arm).groupby("seed")
-        shares = [pd.Series({seed: largest_share(some, math.log(times)) for seed, some in each}) for times in RISES]
-        least = curves["share"].min()
-        told = [
-            f"more than {most:.0%}"
-            if (one >= most).any()
-            else f"less than {least:.0%}"
-            if one.mean() < least
-            else f"{one.mean():.0%}"
-            for one in shares
-        ]
-        words.append(f"{ARM_NAMES.get(arm, arm)} {', '.join(told)}")
-    return (
-        f"The perplexity of {NAMES[model]} rises by 1 %, by 10 % and twofold when so much goes, in the mean of "
-        f"{curves['seed'].nunique()} runs: {'; '.join(words)}."
     )
 
 

@@ -7,6 +7,7 @@ Its parts, on SmolLM2 and MiniLM as they were published and on the lab's models 
              outliers are changed
     single   what single entries do: the largest, and those that the gradient points to
     domain   how well SmolLM2 foretells held-out text of three kinds (`lfmlib.lab.domains`)
+    choices  how well it knows which function a docstring describes, pruned and not (`lfmlib.lab.choices`)
 
 The lab's models are trained with five seeds. MiniLM and SmolLM2 are one each: their seeds are disjoint parts of the
 held-out data, and draws of what is random. SmolLM2's laws are those of its codes read as intervals, as a survey
@@ -25,7 +26,7 @@ from .. import findings
 from ..checkpoints.checkpoint import open_checkpoint
 from ..distribution.coding import VARIANTS
 from ..findings import PRUNED_SHARE
-from ..lab import models, smollm
+from ..lab import choices, models, smollm
 from ..lab.train import Config, start_of, train
 from ..lab.tuning import body
 from ..records import Experiment
@@ -33,8 +34,8 @@ from ..records.experiment import brief
 from ..surveys.optimal_laws import laws, noise_laws
 from ..surveys.values import noise_twin, survey
 from . import finetuning
-from .loss_probes import Asked, curves, damage, layers, singles
-from .trainings import GAIN, config, inputs, tolerances
+from .loss_probes import CHOICE_ARMS, Asked, choice_rows, curves, damage, layers, singles
+from .trainings import GAIN, base_inputs, config, inputs, tolerances
 
 SEEDS, FEWER_SEEDS = 5, {smollm.NAME: 4}
 """How often a model is looked at; of SmolLM2, whose loss takes seconds, each time costs ten minutes of a core."""
@@ -57,6 +58,7 @@ TOLERANCES = tolerances({
     ("mean_ratio", "asymmetry"): (0.5, 0.02),
     ("bits", *BITS): (1.0, 0.02),
     "zeroed": 0.01, "sets": (0.5, 0.1), "outlier_share": (0.5, 0.01), "gg_shape": (0.2, 1.0), "size": (0.1, 5.0),
+    ("lost", "gained"): (0.3, 30),
 })  # fmt: skip
 """Wide: another processor trains another model, as in `initialization`."""
 
@@ -70,7 +72,7 @@ def experiment() -> Experiment:
         **TOLERANCES,
         version=2,
         description="what weights can go, which law the others follow, and what outliers are worth",
-        inputs=inputs,
+        inputs=started_from,
         quick=list(_toys()),
         alone=alone,
     )
@@ -95,6 +97,8 @@ def _cells() -> Iterator[dict]:
         yield {"part": "single", "model": model, **settings, "seed": 0}
     for task in smollm.TASKS:
         yield {"part": "domain", "model": smollm.NAME, "task": task, "seed": 0}
+    for arm in CHOICE_ARMS:
+        yield {"part": "choices", "model": smollm.NAME, "arm": arm, "seed": 0}
 
 
 def _toys() -> Iterator[dict]:
@@ -105,10 +109,17 @@ def _toys() -> Iterator[dict]:
     yield {"part": "single", **toy, "seed": 0}
 
 
+def started_from(cell: dict) -> dict[str, str]:
+    """`lfmlib.experiments.trainings.inputs`, of the items where a cell is a multiple choice."""
+    if cell["part"] == "choices":
+        return {"data": choices.digest(choices.load())} | base_inputs(cell["model"], {})
+    return inputs(cell)
+
+
 def trained(cell: dict) -> nn.Module:
     """The model of a cell, in evaluation mode."""
     if cell["model"] in PUBLISHED:
-        return start_of(Config(cell["model"], cell["task"], start="library")).eval()
+        return start_of(Config(cell["model"], PUBLISHED[cell["model"]]["task"], start="library")).eval()
     return train(config(cell, gain=GAIN), progress=False, snapshots=0).model
 
 
@@ -138,15 +149,19 @@ def run(cell: dict) -> list[dict]:
     ``domain``: the ``own`` loss, the ``prior`` and the share of tokens that were the likeliest, ``score``, on all
     ``held`` tokens.
 
+    ``choice``: see `lfmlib.experiments.loss_probes.choice_rows`.
+
     ``single``: the entries that raise the loss most when zeroed, see `lfmlib.experiments.loss_probes.singles`.
     """
     model, seed = trained(cell), cell["seed"]
-    asked = Asked(model, cell)
     if cell["part"] == "domain":
-        return [_domain(asked)]
+        return [_domain(Asked(model, cell))]
     judged = body(model)["name"]
     judged = set(judged.iloc[:: math.ceil(len(judged) / cell.get("matrices", len(judged)))])
     weights = {name: p for name, p in model.named_parameters() if name in judged}
+    if cell["part"] == "choices":
+        return choice_rows(model, weights, cell)
+    asked = Asked(model, cell)
     if cell["part"] == "single":
         return singles(asked, weights, cell)
     large = cell["model"] == smollm.NAME

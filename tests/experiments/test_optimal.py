@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from lfmlib import findings
-from lfmlib.chapters import ch10_optimal, ch10_outliers, names
+from lfmlib.chapters import ch10_language, ch10_optimal, ch10_outliers, names
 from lfmlib.distribution.coding import VARIANTS
 from lfmlib.experiments import finetuning, loss_probes, optimal
 from lfmlib.lab import models
@@ -67,7 +67,7 @@ def toy() -> pd.DataFrame:
 
 def test_cells_are_models_and_seeds():
     experiment = optimal.experiment()
-    assert len(experiment.cells) == 5 * 5 + 4 + 6 + 3
+    assert len(experiment.cells) == 5 * 5 + 4 + 6 + 3 + 3
     assert {cell["model"] for cell in experiment.cells} == set(names.NAMES)
     remeasured = [cell for cell in experiment.cells if experiment.alone(cell)]
     assert {cell["part"] for cell in remeasured} == {"whole"}
@@ -106,8 +106,8 @@ def test_every_table_of_the_chapter_has_its_models(toy):
     assert set(ch10_optimal.curves(toy)["lab ViT"]["arm"]) == set(loss_probes.ARMS)
     assert len(ch10_outliers.largest(toy, ["vit"])) == len(ch10_outliers.singles(toy, ["vit"], most=4)) == 4
     assert ch10_outliers.singles(toy).empty  # published models are not among the toys
-    assert ch10_optimal.domains(toy) == ch10_optimal.of_perplexity(toy) == ""
-    assert "by magnitude" in ch10_optimal.of_perplexity(toy, "vit")
+    assert ch10_language.domains(toy) == ch10_language.of_perplexity(toy) == ch10_language.of_choices(toy) == ""
+    assert "by magnitude" in ch10_language.of_perplexity(toy, "vit")
     for say in (ch10_optimal.fragile, ch10_outliers.worst, ch10_optimal.against_noise):
         assert "lab ViT" in say(toy)
 
