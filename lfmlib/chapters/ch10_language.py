@@ -61,7 +61,7 @@ def of_perplexity(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
 def choices(record: pd.DataFrame) -> pd.DataFrame:
     """Answers to the multiple choice, after each change of the weights: per cent that are right, with Wilson's 95 %
     interval; points against the model as it is, with an interval of the paired difference; and the rise of the loss."""
-    rows = where(record, part="choices")
+    rows = where(record, part="choices").drop_duplicates(["arm", "share"])
     losses = where(record, part="whole", what="curve", model=smollm.NAME).groupby(["arm", "share"])["rise"].mean()
 
     def columns(one) -> dict[str, str]:

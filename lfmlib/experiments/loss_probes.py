@@ -24,8 +24,8 @@ FEW_SHARES = {smollm.NAME: (0.1, 0.2, 0.3, 0.4, 0.5)}
 """Those of models whose loss takes seconds."""
 CHOICE_SHARES = (0.1, 0.2, 0.3)
 """Shares that are pruned before SmolLM2 is asked a multiple choice, which takes it minutes each time."""
-CHOICE_ARMS = ("as it is", "magnitude", "noise")
-"""What is done to it before that: nothing, or ways of pruning."""
+CHOICE_METHODS = ("magnitude", "noise")
+"""Ways of pruning it before that, within each matrix."""
 ARMS = {
     "magnitude": ("magnitude", "matrix", 1),
     "magnitude, all together": ("magnitude", "all", 1),
@@ -90,29 +90,36 @@ def curves(asked: Asked, model: nn.Module, weights: dict[str, torch.Tensor], cel
 
 def choice_rows(model: nn.Module, weights: dict[str, torch.Tensor], cell: dict) -> list[dict]:
     """Rows of a multiple choice (`lfmlib.lab.choices`): the share ``scored`` of the ``held`` items, and how many of
-    them were ``lost`` and ``gained`` against the model as it is. ``arm`` "docstrings hidden" is the model as it is, to
-    which the options alone are shown."""
-    items, encoder, rows = choices.load()[: cell.get("items")], smollm.tokenizer(), []
+    them were ``lost`` and ``gained`` against the model as it is. ``arm`` is the cell's method; "as it is", where
+    nothing is pruned; or "docstrings hidden", where nothing is, and the options alone are shown."""
+    items, encoder = choices.load()[: cell.get("items")], smollm.tokenizer()
     answers: list[np.ndarray] = []
 
-    def wrong(docstrings: bool = True) -> float:
-        def encode(text: str) -> list[int]:
-            return encoder.encode(text, add_special_tokens=False).ids
+    def encode(text: str) -> list[int]:
+        return encoder.encode(text, add_special_tokens=False).ids
 
+    def wrong(docstrings: bool = True) -> float:
         found = choices.likelihoods(model, encode, items, first=smollm.END, docstrings=docstrings)
         answers.append(choices.right(found, items))
         return 1 - answers[-1].mean()
 
     def row(arm: str, share: float, zeroed: float, now: np.ndarray) -> dict:
         counts = {"held": len(items), "lost": int((answers[0] & ~now).sum()), "gained": int((now & ~answers[0]).sum())}
-        return {"what": "choice", "arm": arm, "share": share, "zeroed": zeroed, "scored": brief(now.mean())} | counts
+        return {
+            "what": "choice",
+            "arm": arm,
+            "share": share,
+            "zeroed": brief(zeroed),
+            "scored": brief(now.mean()),
+        } | counts
 
-    if cell["arm"] == "as it is":
-        wrong(), wrong(docstrings=False)
-        return [row("as it is", 0.0, 0.0, answers[0]), row("docstrings hidden", 0.0, 0.0, answers[1])]
-    found = pruning.curve(wrong, weights, CHOICE_SHARES, method=cell["arm"], seed=cell["seed"])
+    found = pruning.curve(wrong, weights, CHOICE_SHARES, method=cell["method"], seed=cell["seed"])
+    rows = [row("as it is", 0.0, 0.0, answers[0])]
     for one, now in zip(found.to_dict("records"), answers[1:], strict=True):
-        rows.append(row(cell["arm"], one["share"], brief(one["zeroed"]), now))
+        rows.append(row(cell["method"], one["share"], one["zeroed"], now))
+    if cell["method"] == CHOICE_METHODS[0]:
+        wrong(docstrings=False)
+        rows.append(row("docstrings hidden", 0.0, 0.0, answers[-1]))
     return rows
 
 

@@ -34,7 +34,7 @@ from ..records.experiment import brief
 from ..surveys.optimal_laws import laws, noise_laws
 from ..surveys.values import noise_twin, survey
 from . import finetuning
-from .loss_probes import CHOICE_ARMS, Asked, choice_rows, curves, damage, layers, singles
+from .loss_probes import CHOICE_METHODS, Asked, choice_rows, curves, damage, layers, singles
 from .trainings import GAIN, base_inputs, config, inputs, tolerances
 
 SEEDS, FEWER_SEEDS = 5, {smollm.NAME: 4}
@@ -97,8 +97,8 @@ def _cells() -> Iterator[dict]:
         yield {"part": "single", "model": model, **settings, "seed": 0}
     for task in smollm.TASKS:
         yield {"part": "domain", "model": smollm.NAME, "task": task, "seed": 0}
-    for arm in CHOICE_ARMS:
-        yield {"part": "choices", "model": smollm.NAME, "arm": arm, "seed": 0}
+    for method in CHOICE_METHODS:
+        yield {"part": "choices", "model": smollm.NAME, "method": method, "seed": 0}
 
 
 def _toys() -> Iterator[dict]:

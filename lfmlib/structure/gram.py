@@ -9,18 +9,21 @@ from functools import cached_property, partial
 import numba
 import numpy as np
 import torch
-from scipy import sparse
+from scipy import linalg, sparse
 
 from .inputs import check_range, tensor_of
 
 SEED_SALT = 1967
 """Combined with the seed of random starts, so that they differ from noise that the caller drew with the same seed."""
 _PRODUCT_BLOCK_ENTRIES = 1 << 20  # entries converted to float64 at a time for matrix products
-_PRODUCT_BLOCK_COLUMNS = 1024  # and columns at least, so that their products, once made, are worth adding up
+_PRODUCT_BLOCK_COLUMNS = 512  # and columns at least, so that their products, once made, are worth adding up
 _CACHED_BLOCK_ENTRIES = 1 << 16  # and for sums, few enough to stay in the cache
 _TRIANGLE_ROWS = 512  # rows whose products with all before them are made at once
 FLOAT32_MIN_SIDE = 512
 """Smaller side of a matrix from which products of its entries may be made in float32."""
+IN_PLACE_SIDE = 2048
+"""Smaller side from which eigenvalues are computed in the place of the products, by SciPy; torch copies these, which
+takes 8 p² bytes."""
 
 
 class Matrix:
@@ -91,7 +94,11 @@ class Matrix:
     def eigenvalues(self, products: torch.Tensor | None = None) -> np.ndarray:
         """All eigenvalues, ascending, float64 ``(p,)``; of `products`, if they are at hand, which are overwritten."""
         gram = self.products() if products is None else products
-        return np.maximum(torch.linalg.eigvalsh(gram.div_(self.n), UPLO="L").cpu().numpy(), 0)
+        gram.div_(self.n)
+        if gram.device.type != "cpu" or self.p < IN_PLACE_SIDE:
+            return np.maximum(torch.linalg.eigvalsh(gram, UPLO="L").cpu().numpy(), 0)
+        how = {"eigvals_only": True, "overwrite_a": True, "check_finite": False, "driver": "evd"}
+        return np.maximum(linalg.eigh(gram.numpy().T, lower=False, **how), 0)
 
     @cached_property
     def work(self) -> torch.Tensor:

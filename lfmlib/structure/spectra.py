@@ -75,7 +75,7 @@ def spectrum(matrix, *, seed: int = 0, controls: str | Iterable[str] = (), exact
     """Compare the singular values of a matrix with those of noise.
 
     Computes the eigenvalues of the p × p Gram matrix, accumulated in float64 in blocks: time n p² + p³, memory some
-    16 p² bytes beyond the matrix. Singular values below 1e-8 of the largest are lost in rounding; where products are
+    8 p² bytes beyond the matrix. Singular values below 1e-8 of the largest are lost in rounding; where products are
     made in float32 (`lfmlib.structure.gram.products_in`), below 3e-4 of their root mean square.
 
     If p exceeds `MAX_EXACT_SIDE`, it is `fast_spectrum`: ks and effective_rank are estimates, and the matrix is copied

@@ -67,7 +67,7 @@ def toy() -> pd.DataFrame:
 
 def test_cells_are_models_and_seeds():
     experiment = optimal.experiment()
-    assert len(experiment.cells) == 5 * 5 + 4 + 6 + 3 + 3
+    assert len(experiment.cells) == 5 * 5 + 4 + 6 + 3 + 2
     assert {cell["model"] for cell in experiment.cells} == set(names.NAMES)
     remeasured = [cell for cell in experiment.cells if experiment.alone(cell)]
     assert {cell["part"] for cell in remeasured} == {"whole"}
