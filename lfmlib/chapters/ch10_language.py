@@ -58,7 +58,13 @@ def of_perplexity(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
     )
 
 
-def choices(record: pd.DataFrame) -> pd.DataFrame:
+def told(record: pd.DataFrame) -> dict[str, str]:
+    """What pruning takes from SmolLM2, in sentences by the words on the line that folds them; "" stands open."""
+    found = {"": of_choices(record), f"The same in perplexity, of {NAMES[smollm.NAME]}": of_perplexity(record)}
+    return {fold: said for fold, said in found.items() if said}
+
+
+def answers(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Answers to the multiple choice, after each change of the weights: per cent that are right, with Wilson's 95 %
     interval; points against the model as it is, with an interval of the paired difference; and the rise of the loss."""
     rows = where(record, part="choices").drop_duplicates(["arm", "share"])
@@ -77,7 +83,7 @@ def choices(record: pd.DataFrame) -> pd.DataFrame:
         (f"{one.share:.0%} {CHOICE_NAMES[one.arm]}" if one.share else one.arm, one)
         for one in rows.itertuples(index=False)
     ]
-    return table(named, columns)
+    return {f"Answers to the multiple choice, of {NAMES[smollm.NAME]}": table(named, columns)} if named else {}
 
 
 def gained(one) -> list[float]:

@@ -137,7 +137,12 @@ def llama(layers: int = 4) -> None:
     print(f"arrangement, fast, of {layers} layers of a Llama 7B: {words}")
     print(f"  noise: {table['outliers'].sum()} values beyond the edge; row_alike {table['row_alike'].mean():.3f}")
     minutes = wall * factor / 60
-    report(f"  … by arithmetic all {LLAMA_LAYERS} layers", f"{minutes:.1f} min", "≤ 15 min", minutes <= 15)
+    report(
+        f"arrangement, fast, of a Llama 7B: all {LLAMA_LAYERS} layers by arithmetic",
+        f"{minutes:.1f} min",
+        "≤ 15 min",
+        minutes <= 15,
+    )
     above = (highest - base) / 2**30
     report("  … memory above the interpreter", f"{above:.2f} GiB", "≤ 1 GiB", above <= 1)
 

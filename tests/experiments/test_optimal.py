@@ -107,6 +107,7 @@ def test_every_table_of_the_chapter_has_its_models(toy):
     assert len(ch10_outliers.largest(toy, ["vit"])) == len(ch10_outliers.singles(toy, ["vit"], most=4)) == 4
     assert ch10_outliers.singles(toy).empty  # published models are not among the toys
     assert ch10_language.domains(toy) == ch10_language.of_perplexity(toy) == ch10_language.of_choices(toy) == ""
+    assert ch10_language.answers(toy) == ch10_language.told(toy) == {}
     assert "by magnitude" in ch10_language.of_perplexity(toy, "vit")
     for say in (ch10_optimal.fragile, ch10_outliers.worst, ch10_optimal.against_noise):
         assert "lab ViT" in say(toy)
