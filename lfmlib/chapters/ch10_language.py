@@ -19,7 +19,7 @@ from .sentences import table
 RISES = (1.01, 1.1, 2.0)
 """Factors of the perplexity that it is told of."""
 ARM_NAMES = {"magnitude": "by magnitude", "random": "at random", "noise": "and by noise as large as pruning"}
-CHOICE_NAMES = {"magnitude": "pruned by magnitude", "noise": "noise as large as that"}
+CHOICE_NAMES = {"magnitude": "pruned by magnitude", "noise": "with noise as large as that"}
 
 
 def domains(record: pd.DataFrame) -> str:
@@ -68,7 +68,7 @@ def answers(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Answers to the multiple choice, after each change of the weights: per cent that are right, with Wilson's 95 %
     interval; points against the model as it is, with an interval of the paired difference; and the rise of the loss."""
     rows = where(record, part="choices").drop_duplicates(["arm", "share"])
-    losses = where(record, part="whole", what="curve", model=smollm.NAME).groupby(["arm", "share"])["rise"].mean()
+    losses = _losses(record)
 
     def columns(one) -> dict[str, str]:
         right = stats.binomtest(round(one.scored * one.held), int(one.held))
@@ -84,6 +84,11 @@ def answers(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
         for one in rows.itertuples(index=False)
     ]
     return {f"Answers to the multiple choice, of {NAMES[smollm.NAME]}": table(named, columns)} if named else {}
+
+
+def _losses(record: pd.DataFrame) -> pd.Series:
+    """The rise of the loss by arm and share, the mean over runs."""
+    return where(record, part="whole", what="curve", model=smollm.NAME).groupby(["arm", "share"])["rise"].mean()
 
 
 def gained(one) -> list[float]:
@@ -107,8 +112,10 @@ def of_choices(record: pd.DataFrame) -> str:
     ]
     for arm in CHOICE_NAMES:
         told = []
-        for one in rows[rows["arm"] == arm].itertuples():
+        some = list(rows[rows["arm"] == arm].itertuples())
+        for one in some:
             gain, low, high = gained(one)
             told.append(f"{gain:+.1f} [{low:+.1f}, {high:+.1f}] at {one.share:.0%}")
         words.append(f"{CHOICE_NAMES[arm].capitalize()}, it gains so many points: {', '.join(told)}.")
+        words.append(f"By then the loss has risen by {_losses(record)[arm, some[-1].share]:.3f} nats.")
     return " ".join(words)

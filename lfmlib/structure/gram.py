@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import cached_property, partial
 
 import numba
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from scipy import linalg, sparse
 
+from ..distribution.blas import one_blas_thread
 from .inputs import check_range, tensor_of
 
 SEED_SALT = 1967
@@ -21,9 +23,9 @@ _CACHED_BLOCK_ENTRIES = 1 << 16  # and for sums, few enough to stay in the cache
 _TRIANGLE_ROWS = 512  # rows whose products with all before them are made at once
 FLOAT32_MIN_SIDE = 512
 """Smaller side of a matrix from which products of its entries may be made in float32."""
-IN_PLACE_SIDE = 2048
-"""Smaller side from which eigenvalues are computed in the place of the products, by SciPy; torch copies these, which
-takes 8 p² bytes."""
+IN_PLACE_SIDE = 256
+"""Smaller side from which eigenvalues are computed by SciPy, in the place of the products: torch takes half as long
+again, and 8 p² bytes for a copy."""
 
 
 class Matrix:
@@ -98,7 +100,8 @@ class Matrix:
         if gram.device.type != "cpu" or self.p < IN_PLACE_SIDE:
             return np.maximum(torch.linalg.eigvalsh(gram, UPLO="L").cpu().numpy(), 0)
         how = {"eigvals_only": True, "overwrite_a": True, "check_finite": False, "driver": "evd"}
-        return np.maximum(linalg.eigh(gram.numpy().T, lower=False, **how), 0)
+        with one_blas_thread() if torch.get_num_threads() == 1 else nullcontext():
+            return np.maximum(linalg.eigh(gram.numpy().T, lower=False, **how), 0)
 
     @cached_property
     def work(self) -> torch.Tensor:

@@ -39,7 +39,7 @@ def test_differences_are_paired(record):
 def test_answers_stand_once_each_beside_the_loss(record):
     (found,) = ch10_language.answers(record).values()
     assert list(found.index) == [
-        "as it is", "20% pruned by magnitude", "docstrings hidden", "20% noise as large as that",
+        "as it is", "20% pruned by magnitude", "docstrings hidden", "20% with noise as large as that",
     ]  # fmt: skip
     low, high = (100 * end for end in stats.binomtest(650, 1000).proportion_ci(method="wilson"))
     assert found.loc["20% pruned by magnitude"].tolist() == [
@@ -51,5 +51,5 @@ def test_answers_stand_once_each_beside_the_loss(record):
 def test_what_is_said_has_the_controls(record):
     said = ch10_language.told(record)[""]
     assert "**70%** of 1,000" in said and "26%" in said and "25%" in said
-    assert "-5.0 [-7.4, -2.6] at 20%" in said
+    assert "-5.0 [-7.4, -2.6] at 20%. By then the loss has risen by 0.060 nats." in said
     assert ch10_language.told(record[record["part"] == "whole"]).keys() == {"The same in perplexity, of SmolLM2"}
