@@ -125,7 +125,7 @@ class Matrix:
         return values[::-1], found[:, ::-1].copy()
 
     def largest(self) -> float:
-        """The largest eigenvalue, to some 1e-7 of it: half of the products of `top`, each in half of the time."""
+        """The largest eigenvalue, to some 1e-7 of it: a quarter fewer products than `top`, each in half of the time."""
         rows = self.work.T if self.flipped else self.work
         times, size = self._times, self.p
         if rows.dtype == torch.float32 and rows.device.type == "cpu" and rows.is_contiguous():
