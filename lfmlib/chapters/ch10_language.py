@@ -32,7 +32,7 @@ def domains(record: pd.DataFrame) -> str:
     return f"SmolLM2 on held-out text: {'; '.join(words)}." if words else ""
 
 
-def of_perplexity(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
+def of_perplexity(record: pd.DataFrame, model: str = smollm.NAME) -> str:
     """How much can go until the perplexity of a language model rises by 1 %, by 10 % and twofold, in a sentence; ""
     where the record has nothing of it."""
     curves = where(record, part="whole", what="curve", model=model)
@@ -59,8 +59,12 @@ def of_perplexity(record: pd.DataFrame, model: str = "smollm2-135m") -> str:
 
 
 def told(record: pd.DataFrame) -> dict[str, str]:
-    """What pruning takes from SmolLM2, in sentences by the words on the line that folds them; "" stands open."""
-    found = {"": of_choices(record), f"The same in perplexity, of {NAMES[smollm.NAME]}": of_perplexity(record)}
+    """All of this in sentences, by the words on the line that folds them; "" stands open."""
+    found = {
+        "": of_choices(record),
+        f"The pruned shares by perplexity, of {NAMES[smollm.NAME]}": of_perplexity(record),
+        f"{NAMES[smollm.NAME]} on three kinds of text": domains(record),
+    }
     return {fold: said for fold, said in found.items() if said}
 
 
@@ -110,12 +114,12 @@ def of_choices(record: pd.DataFrame) -> str:
         f"**{own.scored:.0%}** of {own.held:,.0f} times; {hidden.scored:.0%} where the docstring is hidden; "
         f"chance is {1 / OPTIONS:.0%}."
     ]
-    for arm in CHOICE_NAMES:
-        told = []
-        some = list(rows[rows["arm"] == arm].itertuples())
-        for one in some:
+    losses = _losses(record)
+    for arm, name in CHOICE_NAMES.items():
+        some, points = rows[rows["arm"] == arm], []
+        for one in some.itertuples():
             gain, low, high = gained(one)
-            told.append(f"{gain:+.1f} [{low:+.1f}, {high:+.1f}] at {one.share:.0%}")
-        words.append(f"{CHOICE_NAMES[arm].capitalize()}, it gains so many points: {', '.join(told)}.")
-        words.append(f"By then the loss has risen by {_losses(record)[arm, some[-1].share]:.3f} nats.")
+            points.append(f"{gain:+.1f} [{low:+.1f}, {high:+.1f}] at {one.share:.0%}")
+        words.append(f"{name.capitalize()}, it gains so many points: {', '.join(points)}.")
+        words.append(f"By then the loss has risen by {losses[arm, some['share'].max()]:.3f} nats.")
     return " ".join(words)

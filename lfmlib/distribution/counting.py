@@ -17,7 +17,7 @@ LIMB_BITS = 32
 """A sketch keeps sums of the squares of trailing bits, which outgrow 64 bits, as high * 2**LIMB_BITS + low."""
 
 _INFINITY = 0x7F800000  # the bits of a float32 infinity; anything larger, sign bit aside, is NaN
-FEW_WORDS = 1 << 20  # fewer are counted sooner one by one, without counters of their own
+_FEW_WORDS = 1 << 20  # fewer are counted sooner one by one, without counters of their own
 _COUNTED_WORDS = 1 << 30  # at once, whose counts fit 32 bits; a multiple of 8
 _CACHED_WORDS = 8192  # words that are read twice (for extremes, for counts) while they are in the first-level cache
 
@@ -28,7 +28,7 @@ def count_patterns(words, counts):
     Eight bytes are loaded at a time, and counters of 32 bits fill half as much of the first-level cache: on large
     arrays that takes a quarter less time than counting word by word.
     """
-    few = words.size < FEW_WORDS or words.strides != (words.itemsize,)
+    few = words.size < _FEW_WORDS or words.strides != (words.itemsize,)
     skipped = words.size if few else -words.ctypes.data % 8 // words.itemsize
     _count_each(words[:skipped], counts)
     for start in range(skipped, words.size, _COUNTED_WORDS):

@@ -74,9 +74,10 @@ def _of_file(name: str) -> Iterator[tuple[float, Item]]:
                 signatures.setdefault(opening, signature)
     if len(signatures) < OPTIONS:
         return
-    order = sorted(signatures, key=lambda opening: fraction(f"{name} {opening}"))
+    places = {opening: fraction(f"{name} {opening}") for opening in signatures}
+    order = sorted(signatures, key=lambda opening: places[opening])
     for opening in order[:MOST_OF_FILE]:
-        place = fraction(f"{name} {opening}")
+        place = places[opening]
         rng = np.random.default_rng(int(place * 2**48))
         own, others = signatures[opening], [one for one in order if one != opening]
         options = [signatures[others[i]] for i in rng.choice(len(others), OPTIONS - 1, replace=False)]

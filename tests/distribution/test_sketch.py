@@ -143,7 +143,7 @@ def test_words_are_counted_from_any_address_in_any_stride(words, size, skip, ste
     patterns = np.iinfo(words).max + 1
     values = np.random.default_rng(size).integers(0, patterns, size + skip, dtype=words)[skip::step]
     counts = np.ones(patterns, np.int64)
-    with mock.patch.object(counting, "_COUNTED_WORDS", 512), mock.patch.object(counting, "FEW_WORDS", 100):
+    with mock.patch.object(counting, "_COUNTED_WORDS", 512), mock.patch.object(counting, "_FEW_WORDS", 100):
         count_patterns(values, counts)
     assert (counts == 1 + np.bincount(values, minlength=patterns)).all()
 
