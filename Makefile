@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --constraint constraints.txt
 # Which model the book is about, and how thoroughly: make book MODEL=gpt2 BASE= PROFILE=quick
 BOOK := $(if $(MODEL),--model '$(MODEL)') $(if $(BASE),--base '$(BASE)') $(if $(PROFILE),--profile $(PROFILE)) \
-        $(if $(CHAPTERS),--chapters $(CHAPTERS)) $(if $(JOBS),--jobs $(JOBS))
+        $(if $(CHAPTERS),--chapters $(CHAPTERS)) $(if $(JOBS),--jobs $(JOBS)) $(if $(FORCE),--force)
 # Which cells of a record: make records NAME ONLY='seed=0 lr=0.001'; how many at once: JOBS=2
 RUN := $(if $(JOBS),--jobs $(JOBS))
 # Outputs and run counts go; cell ids and tags stay. .pre-commit-config.yaml says the same.
@@ -23,7 +23,7 @@ NAMES := $(if $(filter records records-check records-rehearse,$(firstword $(MAKE
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  Options of make book: MODEL=… BASE=… PROFILE=quick|default|full CHAPTERS=01,03 JOBS=2"
+	@echo "  Options of make book: MODEL=… BASE=… PROFILE=quick|default|full CHAPTERS=01,03 JOBS=2 FORCE=1"
 
 install: $(STAMP)  ## install everything into .venv (the others do it when needed)
 

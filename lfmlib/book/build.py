@@ -23,12 +23,13 @@ import yaml
 from ..checkpoints.checkpoint import open_checkpoint
 from ..deltas.opening import is_adapter, opened_pair
 from ..deltas.pairs import akin
-from ..provenance import ROOT
-from .execute import Run, execute, is_changed, unfinished
+from ..provenance import ROOT, state
+from .execute import READS_OTHERS, Run, execute, is_changed, unfinished
 from .layout import OWN, Layout, writable
 from .one_file import write_report
 from .render import broken_links, missing_pages, render
 from .stage import stage, toc_chapters, toc_pages
+from .unchanged import Basis
 
 __all__ = ["Layout", "main", "run_chapters", "write_book"]
 
@@ -36,8 +37,20 @@ PROFILES = ("quick", "default", "full")
 _COMMANDS = ("build", "execute", "render", "report")
 
 
-def run_chapters(layout: Layout, chapters: Sequence[Path], *, parameters: dict, jobs: int = 2) -> list[Run]:
-    """Execute `chapters`, then name each failure with its cell and traceback and say where the notebook is."""
+def run_chapters(
+    layout: Layout,
+    chapters: Sequence[Path],
+    *,
+    parameters: dict,
+    jobs: int = 2,
+    models: Sequence[str] | None = None,
+    force: bool = False,
+) -> list[Run]:
+    """Execute `chapters`, then name each failure with its cell and traceback and say where the notebook is.
+
+    Those are kept that an earlier run made of the same; all are run where ``force`` says so, or where the states of
+    the reader's ``models`` are not known: None.
+    """
     # Chapters resolve a relative folder against this repository; the notebooks, which readers download, record it.
     results = layout.results
     given = results.relative_to(ROOT) if results.is_relative_to(ROOT) else results
@@ -47,6 +60,8 @@ def run_chapters(layout: Layout, chapters: Sequence[Path], *, parameters: dict, 
         root=layout.root,
         parameters={**parameters, "results": given.as_posix()},
         jobs=jobs,
+        basis=None if models is None else Basis.of(layout.root, results=results, models=models, reader=READS_OTHERS),
+        force=force,
     )
     for run in runs:
         if run.failure:
@@ -107,9 +122,10 @@ def _make(options: argparse.Namespace, root: Path) -> int:
         if options.command != "render":
             chapters = _chosen(toc_chapters(root), options.chapters)
             writable(layout.results)
-            _open(model, base, options.revision, options.select)
+            models = _open(model, base, options.revision, options.select)
             parameters = about | {"select": options.select, "seed": options.seed}
-            runs = run_chapters(layout, chapters, parameters=parameters, jobs=options.jobs)
+            how = {"jobs": options.jobs, "models": models, "force": options.force}
+            runs = run_chapters(layout, chapters, parameters=parameters, **how)
             if failed := [run for run in runs if run.failure]:
                 print(f"\n{len(failed)} of {len(runs)} chapters failed", file=sys.stderr)
                 return 1
@@ -120,8 +136,12 @@ def _make(options: argparse.Namespace, root: Path) -> int:
     return 0
 
 
-def _open(model: str | None, base: str | None, revision: str | None, select: str | None) -> None:
-    """Open the reader's models before any chapter starts, so that what is wrong with them is told once."""
+def _open(model: str | None, base: str | None, revision: str | None, select: str | None) -> list[str] | None:
+    """Open the reader's models before any chapter starts, so that what is wrong with them is told once.
+
+    Returns their revisions, or the states of their files; None where one has neither, since its files lie elsewhere.
+    """
+    opened = []
     if is_adapter(model):
         raise ValueError(
             f"{model} holds an adapter, and most chapters look at a whole model: write one with `lfmlib merge "
@@ -130,6 +150,7 @@ def _open(model: str | None, base: str | None, revision: str | None, select: str
         )
     if model or revision or select:
         checkpoint = open_checkpoint(model or OWN, revision=revision, select=select)
+        opened.append(checkpoint)
         if not any(len(info.shape) == 2 for info in checkpoint.tensors):
             shapes = ", ".join(str(list(info.shape)) for info in checkpoint.tensors[:3])
             raise ValueError(
@@ -139,8 +160,11 @@ def _open(model: str | None, base: str | None, revision: str | None, select: str
     if model and base:
         before, after = opened_pair(base, model, revision=revision)
         akin(before, after)
+        opened.append(before)
     elif base:
-        open_checkpoint(base)
+        opened.append(open_checkpoint(base))
+    states = [one.revision or state(one.files) for one in opened]
+    return None if None in states else [f"{one.source} {found}" for one, found in zip(opened, states, strict=True)]
 
 
 def _report(options: argparse.Namespace, root: Path) -> int:
@@ -201,6 +225,8 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--seed", type=_from(0), metavar="N", help="seed of everything random")
     running.add_argument("--jobs", type=_from(1), default=2, metavar="N", help="chapters that run at once (default: 2)")
     running.add_argument("--chapters", metavar="01,03", help="run only these (default: all in _toc.yml)")
+    text = "run chapters also where nothing has changed since they were last run"
+    running.add_argument("--force", action="store_true", help=text)
     helps = {
         "build": "run every chapter, then render the book (the default)",
         "execute": "run the chapters with papermill",

@@ -24,6 +24,7 @@ import yaml
 from ..cache import file_hash
 from ..findings.finding import whole
 from ..provenance import commit, surroundings
+from .unchanged import Basis
 
 __all__ = ["Run", "execute", "failure_report", "is_changed", "is_complete", "unfinished"]
 
@@ -57,10 +58,13 @@ def execute(
     jobs: int = 2,
     say=print,
     cwd: Path | None = None,
+    basis: Basis | None = None,
+    force: bool = False,
 ) -> list[Run]:
     """Execute `chapters` into the folder `out`, `jobs` at a time, and return their runs; `root` is the repository.
 
-    They run in the folder `cwd`, by default in `root`, in their order but for those of `LONGEST`.
+    They run in the folder `cwd`, by default in `root`, in their order but for those of `LONGEST`. Where a ``basis`` is
+    given, a chapter that an earlier run made of the same is kept as it is, unless all are to run: ``force``.
 
     A chapter receives those of `parameters` that its parameters cell declares: not every chapter takes a model; the
     rest are the book's own, whatever a reader has saved in the cell. The others keep running when one fails. On Ctrl-C
@@ -78,11 +82,15 @@ def execute(
         while waiting or running:
             while len(running) < jobs and (source := _ready(waiting, [child.source for child in running])):
                 waiting.remove(source)
-                say(f"{source.stem:<{width}}  started", flush=True)
                 given, other = _given(source, parameters)
+                if basis and not force and basis.keeps(out / source.name, source, given):
+                    say(f"{source.stem:<{width}}  kept: nothing that it is made from has changed", flush=True)
+                    runs.append(Run(source.stem, out / source.name, 0.0))
+                    continue
+                say(f"{source.stem:<{width}}  started", flush=True)
                 if other:
                     say(f"{source.stem:<{width}}  {other}", flush=True)
-                running.append(_Child(source, out / source.name, cwd or root, given, environment))
+                running.append(_Child(source, out / source.name, cwd or root, given, environment, basis))
             for child in [child for child in running if child.process.poll() is not None]:
                 running.remove(child)
                 run = child.finish(stamp)
@@ -112,8 +120,11 @@ def _ready(waiting: Sequence[Path], running: Sequence[Path]) -> Path | None:
 class _Child:
     """One papermill process. Its messages go to a log beside the notebook, shown only if no cell explains a failure."""
 
-    def __init__(self, source: Path, target: Path, cwd: Path, given: Mapping, environment: Mapping):
+    def __init__(
+        self, source: Path, target: Path, cwd: Path, given: Mapping, environment: Mapping, basis: Basis | None = None
+    ):
         self.source, self.target, self.started = source, target, time.monotonic()
+        self.basis, self.made_from = basis, basis and basis.made_from(source, given)
         self.log = target.with_suffix(".log")
         target.unlink(missing_ok=True)  # an older run must not pass for this one
         command = [sys.executable, "-m", "papermill", str(source), str(target), "--cwd", str(cwd), "-k", "python3"]
@@ -153,6 +164,9 @@ class _Child:
         try:
             notebook = nbformat.read(self.target, as_version=4)
             notebook.metadata["lfm"] = {**stamp, "complete": True, "chapter": file_hash(self.source)}
+            if self.basis:
+                found = {"made_from": self.made_from, "findings": self.basis.findings(self.source)}
+                notebook.metadata["lfm"] |= found
             with whole(self.target) as partial:
                 nbformat.write(notebook, partial)
         except (OSError, ValueError) as error:

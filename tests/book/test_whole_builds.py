@@ -201,7 +201,7 @@ def test_a_chapter_changed_since_its_run_is_named(tmp_path, capsys, monkeypatch)
 
 def test_a_full_disk_is_called_one(tmp_path, monkeypatch):
     child = object.__new__(execute._Child)
-    child.target, child.started = tmp_path / "01_a.ipynb", time.monotonic()
+    child.target, child.started, child.basis = tmp_path / "01_a.ipynb", time.monotonic(), None
     child.source = make_book(tmp_path / "toy", c01_a=chapter()) / "notebooks/01_a.ipynb"
     child.log, child.process = tmp_path / "01_a.log", SimpleNamespace(returncode=1)
     child.target.write_text('{"cells": [', encoding="utf-8")
