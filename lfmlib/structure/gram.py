@@ -27,6 +27,9 @@ IN_PLACE_SIDE = 256
 """Smaller side from which eigenvalues are computed by SciPy, in the place of the products: torch takes 1.2 to 1.8
 times as long, and 8 p² bytes for a copy."""
 
+SHARED_SIDE = 1024
+"""Smaller side from which BLAS may share them out to its threads: below, two take as long as one, and hinder torch."""
+
 
 class Matrix:
     """A checked matrix with its smaller side first. Eigenvalues are in units of n sigma², so their mean is 1.
@@ -100,7 +103,8 @@ class Matrix:
         if gram.device.type != "cpu" or self.p < IN_PLACE_SIDE:
             return np.maximum(torch.linalg.eigvalsh(gram, UPLO="L").cpu().numpy(), 0)
         how = {"eigvals_only": True, "overwrite_a": True, "check_finite": False, "driver": "evd"}
-        with one_blas_thread() if torch.get_num_threads() == 1 else nullcontext():
+        alone = self.p < SHARED_SIDE or torch.get_num_threads() == 1
+        with one_blas_thread() if alone else nullcontext():
             return np.maximum(linalg.eigh(gram.numpy().T, lower=False, **how), 0)
 
     @cached_property
