@@ -54,14 +54,14 @@ LARGE = {smollm.NAME: {"task": "docstrings", "steps": 30, "batch": 4}}
 LARGE_SEEDS = 3
 """Its seeds: a step of it takes ten core-seconds."""
 FULL_RATES = {smollm.NAME: 1e-4, "minilm": 2e-4, "deep-decoder": 3e-3, "vit": 1e-3}
-ADAPTER_RATES = {"minilm": 1e-3, "deep-decoder": 3e-3, "vit": 3e-3}
+ADAPTER_RATES = {smollm.NAME: 1e-3, "minilm": 1e-3, "deep-decoder": 3e-3, "vit": 3e-3}
 """Learning rates of full fine-tuning and of adapters, by held-out score in single runs (see the Methods page); for the
 decoder's adapters the largest at which rank 64 learns as well."""
 TOY_BATCH = 2
 """Batch size of toys, whose bases are toys too."""
 DECAY = 0.01
 """Weight decay where nothing else is said: PyTorch's default for AdamW."""
-RANKS = {"deep-decoder": (4, 8, 16, 32, 64), "minilm": (4, 16, 64)}
+RANKS = {smollm.NAME: (4, 8, 16, 64), "deep-decoder": (4, 8, 16, 32, 64), "minilm": (4, 16, 64)}
 """Ranks of LoRA and DoRA that are compared."""
 CAUSES = {
     "rate / 10": {"lr": 3e-4},
@@ -139,8 +139,8 @@ def _cells() -> Iterator[dict]:
             yield from _grid("plain", model, seeds=5, weight_decay=decay)
         for model in LARGE:
             yield from _grid("plain", model, seeds=LARGE_SEEDS, weight_decay=decay)
-    for model in TASKS:
-        yield from _grid("rank", model, seeds=5, adapter="lora", rank=16)
+    for model in (*LARGE, *TASKS):
+        yield from _grid("rank", model, seeds=LARGE_SEEDS if model in LARGE else 5, adapter="lora", rank=16)
     for model, ranks in RANKS.items():
         for adapter in ("lora", "dora"):
             for rank in ranks:
