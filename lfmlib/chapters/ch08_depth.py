@@ -5,8 +5,6 @@ Every function takes rows of the record (see `lfmlib.experiments.finetuning.run`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -17,7 +15,7 @@ from ..deltas.trends import depth_trend
 from ..experiments.finetuning import DECAY
 from ..findings.f7_depth import MAX_P
 from .names import NAMES, by_model
-from .sentences import MISSING, runs, table, word
+from .sentences import MISSING, runs, table
 from .tuned import by_cause, by_way, over, plain, shuffled, ways
 
 MIN_RUNS = 3
@@ -52,9 +50,9 @@ def _of_roles(grows: pd.Series) -> str:
 
 
 def by_method(record: pd.DataFrame) -> pd.DataFrame:
-    """For every model and method: mean ρ over its roles [interval over seeds], without the first and the last layer;
-    roles that grow by the rule, of `MIN_RUNS` runs or more and six layers; roles whose averaged profile has a corrected
-    p of at most 0.05; std(ΔW) of the last layer over that of the first; runs."""
+    """For every model and method: mean ρ over its roles, the same without the first and the last layer; roles that grow
+    by the rule, of `MIN_RUNS` runs or more and six layers; roles whose averaged profile has a corrected p of at most
+    0.05; std(ΔW) of the last layer over that of the first; runs. Intervals are over runs."""
 
     def told(rows: pd.DataFrame) -> dict:
         if not len(trends := findings.trends(rows)):
@@ -62,25 +60,35 @@ def by_method(record: pd.DataFrame) -> pd.DataFrame:
         slopes, low = findings.slopes(rows), (trends["p_holm"] <= 0.05).sum()
         return {
             "mean ρ": over(mean_rho(rows), -1, 1),
-            "interior ρ": word(trends["rho_interior"].mean(), ".2f"),
+            "interior ρ": over(mean_rho(rows, "rho_interior"), -1, 1),
             "roles that grow": _of_roles(slopes["grows"]) if runs(rows) >= MIN_RUNS else MISSING,
             "p ≤ 0.05": f"{low} of {len(trends)}",
-            "last / first": f"{_ends(rows):.2f}",
+            "last / first": over(last_over_first(rows), 0),
             "runs": runs(rows),
         }
 
     return table(((f"{name}, {way}", rows) for name, way, rows in by_way(record, ways)), told)
 
 
-def mean_rho(rows: pd.DataFrame) -> pd.Series:
-    """Spearman's correlation of depth and std(ΔW), averaged over roles, of every seed."""
-    return pd.Series({seed: depth_trend(run, resamples=0)["rho"].mean() for seed, run in rows.groupby("seed")})
+def mean_rho(rows: pd.DataFrame, figure: str = "rho") -> pd.Series:
+    """Spearman's correlation of depth and std(ΔW), averaged over roles, of every seed; or another figure of
+    `lfmlib.depth_trend`."""
+    return pd.Series({seed: depth_trend(run, resamples=0)[figure].mean() for seed, run in rows.groupby("seed")})
+
+
+def last_over_first(rows: pd.DataFrame) -> pd.Series:
+    """std(ΔW) of the last layer over that of the first, geometric mean over roles, of every seed."""
+    found = {}
+    for seed, run in rows.groupby("seed"):
+        profile = run.groupby(["role", "depth"])["std_delta"].median().unstack()
+        found[seed] = float(np.exp(np.log(profile.iloc[:, -1] / profile.iloc[:, 0]).mean()))
+    return pd.Series(found)
 
 
 def causes(record: pd.DataFrame) -> pd.DataFrame:
     """What each changed setting of the 12-layer decoder does to the trend, against the same seeds unchanged; other
     optimizers, which have no weight decay, against those without. The correlation with the gradient before the first
-    step is that of the profiles, in brackets from layer 1 on."""
+    step is that of the profiles. Intervals are over runs."""
     own = by_cause(record)
 
     def told(rows: pd.DataFrame) -> dict:
@@ -91,8 +99,9 @@ def causes(record: pd.DataFrame) -> pd.DataFrame:
         return {
             "mean ρ": over(rho[both], -1, 1),
             "change of ρ": MISSING if rows is base else over(rho[both] - before[both], -2, 2),
-            "layers 1 on": f"{mean_rho(rows[rows['depth'] > 0]).mean():.2f}",
-            "with gradient": MISSING if np.isnan(gradient + later) else f"{gradient:.2f} ({later:.2f})",
+            "layers 1 on": over(mean_rho(rows[rows["depth"] > 0]), -1, 1),
+            "with gradient": over(gradient, -1, 1) if len(gradient) else MISSING,
+            "layers 1 on, with gradient": over(later, -1, 1) if len(later) else MISSING,
             "runs": len(both),
         }
 
@@ -116,8 +125,9 @@ def moving(record: pd.DataFrame) -> str:
     )
 
 
-def follows_gradient(rows: pd.DataFrame, column: str = "gradient", first: int = 0) -> float:
-    """Spearman's correlation over depth of std(ΔW) and a figure of the gradient at the base: mean over roles and seeds.
+def follows_gradient(rows: pd.DataFrame, column: str = "gradient", first: int = 0) -> pd.Series:
+    """Spearman's correlation over depth of std(ΔW) and a figure of the gradient at the base, averaged over roles, of
+    every seed; empty where no gradient is known.
 
     Args:
         rows: of the record.
@@ -125,12 +135,12 @@ def follows_gradient(rows: pd.DataFrame, column: str = "gradient", first: int = 
         first: layer to begin with.
     """
     known = rows[rows["depth"] >= first].dropna(subset=[column]) if column in rows else rows.iloc[:0]
-    each = [
-        stats.spearmanr(role[column], role["std_delta"])[0]
-        for _, role in known.groupby(["seed", "role"])
+    each = {
+        place: stats.spearmanr(role[column], role["std_delta"])[0]
+        for place, role in known.groupby(["seed", "role"])
         if role["depth"].nunique() > 3
-    ]
-    return float(np.nanmean(each)) if each else np.nan
+    }
+    return pd.Series(each, dtype=float).dropna().groupby(level=0).mean() if each else pd.Series(dtype=float)
 
 
 def of_gradients(record: pd.DataFrame) -> str:
@@ -139,42 +149,55 @@ def of_gradients(record: pd.DataFrame) -> str:
     if "SGD" not in shown or "AdamW" not in shown:
         return "The optimizers were not compared here."
     words = [
-        f"{name} {_averaged(rows):.2f} ({_averaged(rows[rows['depth'] > 0]):.2f} without layer 0)"
+        f"{name} {_told(averaged(rows))} (without layer 0: {_told(averaged(rows[rows['depth'] > 0]))})"
         for name, rows in shown.items()
     ]
     sgd, adam = shown["SGD"], shown["AdamW"]
-    falls = []
+    falls, beside = [], []
     for first in (0, 1):
         rho, before = (mean_rho(rows[rows["depth"] >= first]) for rows in (sgd, adam))
-        falls.append((rho.mean(), before[rho.index].mean()))
-    (rho, before), (rho1, before1) = falls
+        falls.append((before[rho.index] - rho).mean())
+        beside.append(f"{_told(rho)} against {_told(before[rho.index])}")
+    role_by_role = {
+        "the size of the gradient": follows_gradient(adam),
+        "that from layer 1 on": follows_gradient(adam, first=1),
+        "its agreement from batch to batch": follows_gradient(adam, "agreement"),
+    }
     return (
-        f"Correlation of the two lines of each panel: {'; '.join(words)}.\n\n"
-        f"SGD’s mean ρ is {rho:.2f} against AdamW’s {before:.2f} with the same seeds. Without layer 0, where the "
-        f"gradient is largest, it is {rho1:.2f} against {before1:.2f}: {1 - (before1 - rho1) / (before - rho):.0%} of "
-        f"the fall is that layer’s. **AdamW’s profile is not flat**: the last layer has {_ends(adam):.2f} times the "
-        f"first. Role by role, it correlates with the size of the gradient by {follows_gradient(adam):.2f} "
-        f"({follows_gradient(adam, first=1):.2f} without layer 0). With its agreement from batch to batch it does by "
-        f"{follows_gradient(adam, 'agreement'):.2f}. **The cause of the rise was not found.**"
+        "Correlation over depth of std(ΔW) and the gradient, both averaged over roles, in the mean over runs: "
+        f"{'; '.join(words)}.\n\n"
+        f"SGD’s mean ρ is {beside[0]} for AdamW with the same seeds. Without layer 0, where the gradient is largest, "
+        f"it is {beside[1]}: {1 - falls[1] / falls[0]:.0%} of the fall is that layer’s. **AdamW’s profile is not "
+        f"flat**: the last layer has {over(last_over_first(adam), 0)} times the first. Role by role, it correlates "
+        f"with {'; with '.join(f'{what} by {_told(found)}' for what, found in role_by_role.items())}. "
+        "**The cause of the rise was not found.**"
     )
 
 
-def _averaged(rows: pd.DataFrame) -> float:
-    """Spearman's correlation over depth of std(ΔW) and gradient, each averaged over roles and seeds."""
-    both = ["std_delta", "gradient"]
-    profile = (rows[both] / rows.groupby(["seed", "role"])[both].transform("mean")).groupby(rows["depth"]).mean()
-    return float(stats.spearmanr(profile["std_delta"], profile["gradient"])[0])
+def _told(correlations: pd.Series) -> str:
+    return over(correlations, -1, 1)
+
+
+def averaged(rows: pd.DataFrame) -> pd.Series:
+    """Spearman's correlation over depth of std(ΔW) and gradient, each averaged over roles, of every seed."""
+    both, found = ["std_delta", "gradient"], {}
+    for seed, run in rows.groupby("seed"):
+        profile = (run[both] / run.groupby("role")[both].transform("mean")).groupby(run["depth"]).mean()
+        found[seed] = float(stats.spearmanr(profile["std_delta"], profile["gradient"])[0])
+    return pd.Series(found)
 
 
 def together(record: pd.DataFrame) -> str:
     """How alike the profiles of different roles are, of each model that was fully fine-tuned, in a sentence: the mean
-    correlation between two roles, over the layers."""
+    correlation between two roles, over the layers, with its interval over runs."""
     words = []
     for name, some in by_model(record, part="plain", weight_decay=DECAY):
-        levels = some.groupby(["depth", "role"])["std_delta"].mean().unstack()
-        between = levels.corr().to_numpy()
-        words.append(f"{name} **{between[np.triu_indices(len(between), 1)].mean():.2f}** ({len(levels)} layers)")
-    return f"Mean correlation of two roles’ profiles: {'; '.join(words)}."
+        found = {}
+        for seed, run in some.groupby("seed"):
+            between = run.groupby(["depth", "role"])["std_delta"].median().unstack().corr().to_numpy()
+            found[seed] = between[np.triu_indices(len(between), 1)].mean()
+        words.append(f"{name} **{_told(pd.Series(found))}** ({some['depth'].nunique()} layers)")
+    return f"Mean correlation of two roles’ profiles in a run: {'; '.join(words)}."
 
 
 def without_learning(record: pd.DataFrame) -> str:
@@ -197,54 +220,6 @@ def towers(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     rows = rows[rows["control"] == "none"]
     names = rows["tower"].fillna("")
     return {tower or "this pair": rows[names == tower] for tower in dict.fromkeys(names)}
-
-
-def course(rows: pd.DataFrame) -> pd.DataFrame:
-    """How each role's profile over depth runs, in the mean over seeds: what a look at the curves would say. The peak is
-    the layer with the largest std(ΔW); changes are in per cent of the mean."""
-
-    def told(some: pd.DataFrame) -> dict:
-        profile = some.groupby("depth")["std_delta"].mean()
-        if len(profile) < 4:
-            return {}
-        step = 100 * profile.diff() / profile.mean()
-        return {
-            "peak": f"layer {int(profile.idxmax())} of {int(profile.index.max())}",
-            "layer 0 to 1": f"{step.iloc[1]:+.0f}\u00a0%",
-            "into the last": f"{step.iloc[-1]:+.0f}\u00a0%",
-        }
-
-    return table(findings.by_role(rows), told)
-
-
-def courses(ways: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """`course` of several ways of training, one below the other: way and role are columns."""
-    each = [course(rows).rename_axis("role").reset_index().assign(way=way) for way, rows in ways.items()]
-    found = pd.concat(each, ignore_index=True) if each else pd.DataFrame(columns=["way"])
-    return found[["way", *(name for name in found if name != "way")]]
-
-
-def beside_theirs(ways: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Which roles do what the authors' figure shows, by way of training: v, up and down fall into the last layer there,
-    and q, k and up start high, which is to fall from layer 0 to 1."""
-    first, last = "layer 0 to 1", "into the last"
-
-    def told(rows: pd.DataFrame) -> dict:
-        if (found := course(rows)).empty:
-            return {}
-        down = {name: [role for role in found.index if found.loc[role, name].startswith("-")] for name in (first, last)}
-        theirs = ("v", "up", "down")
-        return {
-            "of v, up, down, at the end": _roles(role for role in down[last] if role in theirs),
-            "of the others, at the end": _roles(role for role in down[last] if role not in theirs),
-            "of q, k, up, from layer 0 to 1": _roles(role for role in down[first] if role in ("q", "k", "up")),
-        }
-
-    return table(ways, told)
-
-
-def _roles(roles: Iterable[str]) -> str:
-    return ", ".join(roles) or "none"
 
 
 def of_pair(trend: pd.DataFrame) -> str:
@@ -273,9 +248,3 @@ def unchanged(own: dict[str, pd.DataFrame], rows: pd.DataFrame) -> pd.DataFrame:
     """What a changed setting of `by_cause` is compared with."""
     optimizer = rows["optimizer"].dropna() if "optimizer" in rows else []
     return own["no decay" if len(optimizer) and (optimizer != "").any() else "unchanged"]
-
-
-def _ends(rows: pd.DataFrame) -> float:
-    """std(ΔW) of the last layer over that of the first, geometric mean over roles."""
-    profile = rows.groupby(["role", "depth"])["std_delta"].mean().unstack()
-    return float(np.exp(np.log(profile.iloc[:, -1] / profile.iloc[:, 0]).mean()))

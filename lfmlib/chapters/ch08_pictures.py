@@ -1,4 +1,4 @@
-"""What the figures of chapter 8 are drawn from: profiles over relative depth, and trends with their intervals.
+"""The figures of chapter 8: the profiles and trends that they are drawn from, and what a look at the curves would say.
 
 Every function takes rows of the record `finetuning` (see `lfmlib.experiments.finetuning.run`).
 """
@@ -12,12 +12,17 @@ import pandas as pd
 from .. import findings
 from .ch08_depth import mean_rho, unchanged
 from .names import NAMES
+from .sentences import table
 from .tuned import by_cause, by_way, plain, ways
 
 FIRST = ("smollm2-135m", "deep-decoder", "minilm", "vit")
 """Models whose profiles are drawn, by the order in which they are asked for: a published one beside the lab's."""
 PANELS = 3
 """Profiles that stand side by side in a small figure."""
+START, END = "layer 0 to 1", "into the last"
+"""Steps of a profile over depth that are looked at, as columns."""
+THEIRS = ("v", "up", "down")
+"""Roles that fall into the last layer in the authors’ figure."""
 
 
 def profiles(record: pd.DataFrame, pair: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
@@ -76,3 +81,62 @@ def changes(record: pd.DataFrame) -> pd.DataFrame:
 def _cut(values: Iterable[float]) -> tuple[float, float, float]:
     mean, low, high = findings.over_runs(values)
     return mean, max(low, -1.0), min(high, 1.0)
+
+
+def course(rows: pd.DataFrame) -> pd.DataFrame:
+    """How each role's profile over depth runs, in the mean over seeds: what a look at the curves would say. The peak is
+    the layer with the largest std(ΔW); changes are in per cent of the mean."""
+
+    def told(some: pd.DataFrame) -> dict:
+        profile = some.groupby("depth")["std_delta"].mean()
+        if len(profile) < 4:
+            return {}
+        step = 100 * profile.diff() / profile.mean()
+        return {
+            "peak": f"layer {int(profile.idxmax())} of {int(profile.index.max())}",
+            START: f"{step.iloc[1]:+.0f}\u00a0%",
+            END: f"{step.iloc[-1]:+.0f}\u00a0%",
+        }
+
+    return table(findings.by_role(rows), told)
+
+
+def courses(ways: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """`course` of several ways of training, one below the other: way and role are columns."""
+    each = [course(rows).rename_axis("role").reset_index().assign(way=way) for way, rows in ways.items()]
+    found = pd.concat(each, ignore_index=True) if each else pd.DataFrame(columns=["way"])
+    return found[["way", *(name for name in found if name != "way")]]
+
+
+def beside_theirs(ways: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Which roles do what the authors' figure shows, by way of training: v, up and down fall into the last layer there,
+    and q, k and up start high, which is to fall from layer 0 to 1."""
+
+    def told(rows: pd.DataFrame) -> dict:
+        if (found := course(rows)).empty:
+            return {}
+        down = {name: [role for role in found.index if found.loc[role, name].startswith("-")] for name in (START, END)}
+        return {
+            "of v, up, down, at the end": _roles(role for role in down[END] if role in THEIRS),
+            "of the others, at the end": _roles(role for role in down[END] if role not in THEIRS),
+            "of q, k, up, from layer 0 to 1": _roles(role for role in down[START] if role in ("q", "k", "up")),
+        }
+
+    return table(ways, told)
+
+
+def as_in_theirs(ways: dict[str, pd.DataFrame]) -> str:
+    """In how many runs v, up and down all fall into the last layer, as in the authors’ figure, in a sentence."""
+    words = []
+    for name, rows in ways.items():
+        found = [course(run) for _, run in rows.groupby("seed")]
+        falls = [all(role in one.index and one.loc[role, END].startswith("-") for role in THEIRS) for one in found]
+        words.append(f"{name} **{sum(falls)} of {len(falls)}**")
+    return (
+        f"In so many runs v, up and down all fall into the last layer: {'; '.join(words)}. By chance it would be one "
+        f"in {2 ** len(THEIRS)}."
+    )
+
+
+def _roles(roles: Iterable[str]) -> str:
+    return ", ".join(roles) or "none"
