@@ -415,8 +415,8 @@ def test_tables_say_what_was_planted():
     assert "4.0 to 4.0 times as wide" in said and "neither" not in said
     assert ch08_pictures.course(rows).loc["q", "peak"] == "layer 7 of 7"
     beside = ch08_pictures.beside_theirs({"full": rows, "falling": rows.assign(depth=7 - rows["depth"])})
-    assert beside["of v, up, down, at the end"].tolist() == ["none", "v, up, down"]
-    assert beside["of q, k, up, from layer 0 to 1"].tolist() == ["none", "q, k, up"]
+    assert beside["v, up, down, at the end"].tolist() == ["v 0, up 0, down 0", "v 5, up 5, down 5"]
+    assert beside["q, k, up, from layer 0 to 1"].tolist() == ["q 0, k 0, up 0", "q 5, k 5, up 5"]
     assert set(ch08_pictures.courses({"full": rows})["way"]) == {"full"}
     said = ch08_pictures.as_in_theirs({"full": rows, "falling": rows.assign(depth=7 - rows["depth"])})
     assert "full **0 of 5**; falling **5 of 5**. By chance it would be one in 8." in said
