@@ -23,7 +23,8 @@ MIN_RUNS = 3
 
 
 def trend_grid(record: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """`lfmlib.findings.trends` of every model, fully fine-tuned and with LoRA 16, for a map of roles by models.
+    """`lfmlib.findings.trends` of every model that the rule can judge, fully fine-tuned and with LoRA 16, for a map of
+    roles by models.
 
     Returns:
         ρ; in words, with its interval over seeds, cut at -1 and 1; and whether the role grows by the rule, which goes
@@ -31,10 +32,10 @@ def trend_grid(record: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.Dat
     """
     rho, words, grows = {}, {}, {}
     for name, way, rows in by_way(record):
-        if way not in ("full", "LoRA 16") or not len(found := findings.trends(rows)):
+        if way not in ("full", "LoRA 16") or not len(slopes := findings.slopes(rows)):
             continue
-        key = f"{name}, {way}"
-        rho[key], grows[key] = found["rho"], findings.slopes(rows)["grows"]
+        key, found = f"{name}, {way}", findings.trends(rows)
+        rho[key], grows[key] = found["rho"], slopes["grows"]
         limits = found[["low", "high"]].clip(-1, 1)
         words[key] = {
             role: f"{found.loc[role, 'rho']:.2f}\n{low:.2f}, {high:.2f}" for role, (low, high) in limits.T.items()
