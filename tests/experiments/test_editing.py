@@ -29,7 +29,11 @@ def test_cells_are_families_and_sets():
     sizes = {len(tasks) for tasks in editing.SETS["vit"]}
     assert sizes == {2, 3, 4, 5} and max(sizes) == len({task for tasks in editing.SETS["vit"] for task in tasks})
     assert pickle.loads(pickle.dumps(editing.experiment())).cells == cells  # to run in other processes
-    for cell in cells:
+
+
+@pytest.mark.slow  # SmolLM2 is fetched, and its texts are put into tokens, the first time
+def test_inputs_name_every_task():
+    for cell in editing.experiment().cells:
         assert set(editing.inputs(cell)) > set(cell["tasks"].split("+"))
 
 
