@@ -60,7 +60,7 @@ def run_chapters(
         root=layout.root,
         parameters={**parameters, "results": given.as_posix()},
         jobs=jobs,
-        basis=None if models is None else Basis.of(layout.root, results=results, models=models, reader=READS_OTHERS),
+        basis=None if models is None else Basis(layout.root, results, models, READS_OTHERS),
         force=force,
     )
     for run in runs:
@@ -164,7 +164,9 @@ def _open(model: str | None, base: str | None, revision: str | None, select: str
     elif base:
         opened.append(open_checkpoint(base))
     states = [one.revision or state(one.files) for one in opened]
-    return None if None in states else [f"{one.source} {found}" for one, found in zip(opened, states, strict=True)]
+    if None in states:
+        return None
+    return [f"{one.source} {found} {one.config}" for one, found in zip(opened, states, strict=True)]
 
 
 def _report(options: argparse.Namespace, root: Path) -> int:

@@ -83,13 +83,14 @@ def execute(
             while len(running) < jobs and (source := _ready(waiting, [child.source for child in running])):
                 waiting.remove(source)
                 given, other = _given(source, parameters)
-                if basis and not force and basis.keeps(out / source.name, source, given):
-                    say(f"{source.stem:<{width}}  kept: nothing that it is made from has changed", flush=True)
+                kept = basis and not force and basis.keeps(out / source.name, source, given)
+                how = "kept: nothing that it is made from has changed" if kept else "started"
+                for words in (how, other):
+                    if words:
+                        say(f"{source.stem:<{width}}  {words}", flush=True)
+                if kept:
                     runs.append(Run(source.stem, out / source.name, 0.0))
                     continue
-                say(f"{source.stem:<{width}}  started", flush=True)
-                if other:
-                    say(f"{source.stem:<{width}}  {other}", flush=True)
                 running.append(_Child(source, out / source.name, cwd or root, given, environment, basis))
             for child in [child for child in running if child.process.poll() is not None]:
                 running.remove(child)
@@ -124,7 +125,8 @@ class _Child:
         self, source: Path, target: Path, cwd: Path, given: Mapping, environment: Mapping, basis: Basis | None = None
     ):
         self.source, self.target, self.started = source, target, time.monotonic()
-        self.basis, self.made_from = basis, basis and basis.made_from(source, given)
+        self.basis, self.given = basis, given
+        self.made_from = basis.made_from(source, given) if basis else None
         self.log = target.with_suffix(".log")
         target.unlink(missing_ok=True)  # an older run must not pass for this one
         command = [sys.executable, "-m", "papermill", str(source), str(target), "--cwd", str(cwd), "-k", "python3"]
@@ -164,9 +166,8 @@ class _Child:
         try:
             notebook = nbformat.read(self.target, as_version=4)
             notebook.metadata["lfm"] = {**stamp, "complete": True, "chapter": file_hash(self.source)}
-            if self.basis:
-                found = {"made_from": self.made_from, "findings": self.basis.findings(self.source)}
-                notebook.metadata["lfm"] |= found
+            if self.basis and self.made_from == self.basis.made_from(self.source, self.given):
+                notebook.metadata["lfm"] |= self.basis.marks(notebook, self.source, self.made_from)
             with whole(self.target) as partial:
                 nbformat.write(notebook, partial)
         except (OSError, ValueError) as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from safetensors.torch import save_file
 from toybooks import chapter, make_book
 
-from lfmlib.book import build, unchanged
+from lfmlib.book import build, execute, unchanged
 from lfmlib.book.execute import READS_OTHERS
 from lfmlib.book.unchanged import Basis
 from lfmlib.findings.rules import CHAPTERS
@@ -28,14 +30,14 @@ def book(tmp_path):
     (root / "book/records/toy.csv").write_text("a\n1\n", encoding="utf-8")
 
     def kept(run: bool = False, models=(), **given) -> set[str]:
-        basis = Basis.of(root, results=results, models=models, reader=READS_OTHERS)
+        basis = Basis(root, results, models, READS_OTHERS)
         stems = set()
         for source in sorted((root / "notebooks").iterdir()):
             target = root / "_build/executed" / source.name
             if run:
                 target.parent.mkdir(exist_ok=True)
                 notebook = nbformat.read(source, as_version=4)
-                marks = {"made_from": basis.made_from(source, given), "findings": basis.findings(source)}
+                marks = basis.marks(notebook, source, basis.made_from(source, given))
                 notebook.metadata["lfm"] = {"complete": True, **marks}
                 nbformat.write(notebook, target)
             if basis.keeps(target, source, given):
@@ -63,9 +65,27 @@ def test_what_has_changed_runs_again(book, monkeypatch):
 @pytest.mark.parametrize("name", ["commit", "sources", "surroundings", "distributions"])
 def test_other_code_or_versions_run_all_again(book, monkeypatch, name):
     _, kept = book
-    other = {"commit": "0123456789ab+", "sources": "f" * 64, "surroundings": {"Cores": "64"}, "distributions": []}
-    monkeypatch.setattr(unchanged, name, lambda *_: other[name])
+    sources = SimpleNamespace(__wrapped__=lambda: "f" * 64)
+    other = {"commit": "0123456789ab+", "surroundings": {"Cores": "64"}, "distributions": []}
+    monkeypatch.setattr(unchanged, name, sources if name == "sources" else lambda *_: other[name])
     assert kept() == set()
+
+
+def test_what_is_no_record_and_a_damaged_package_do_no_harm(book, monkeypatch):
+    root, kept = book
+    (root / "book/records/toy.lock").touch()
+    assert len(kept()) == 3
+    monkeypatch.setattr(unchanged, "distributions", lambda: [SimpleNamespace(name=None, version=None)] * 2)
+    assert kept() == set()
+
+
+def test_a_notebook_that_a_reader_changed_runs_again(book):
+    root, kept = book
+    path = root / f"_build/executed/{GAUSSIAN}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].source += "  # another"
+    nbformat.write(notebook, path)
+    assert GAUSSIAN not in kept() and len(kept()) == 2
 
 
 @pytest.mark.parametrize("harm", ["lost", "another", "more"])
@@ -84,6 +104,9 @@ def test_a_notebook_cut_off_is_not_kept(book):
     for text, stem in [('{"cells": [', GAUSSIAN), ("", CHAPTERS["F6"])]:
         (root / f"_build/executed/{stem}.ipynb").write_text(text, encoding="utf-8")
     assert kept() == {READS_OTHERS}
+    for text in ("null", "[]", "3", "{}"):
+        (root / f"_build/executed/{GAUSSIAN}.ipynb").write_text(text, encoding="utf-8")
+    assert kept() == {READS_OTHERS}
 
 
 def test_states_of_the_readers_models(tmp_path, monkeypatch):
@@ -100,6 +123,18 @@ def test_states_of_the_readers_models(tmp_path, monkeypatch):
     assert len(build._open(str(path), str(path), None, None)) == 2
     monkeypatch.setattr(build, "state", lambda files: None)  # as of addresses
     assert build._open(str(path), None, None, None) is None
+
+
+def test_what_changed_while_a_chapter_ran_is_not_taken_for_what_it_was_made_from(book):
+    root, kept = book
+    source, target = root / f"notebooks/{GAUSSIAN}.ipynb", root / f"_build/executed/{GAUSSIAN}.ipynb"
+    child = object.__new__(execute._Child)
+    child.source, child.target, child.given = source, target, {}
+    child.basis = Basis(root, root / "_build/results", (), READS_OTHERS)
+    child.made_from = child.basis.made_from(source, {})
+    assert child._stamped({}) is None and GAUSSIAN in kept()
+    child.made_from = "another"
+    assert child._stamped({}) is None and GAUSSIAN not in kept()
 
 
 @pytest.mark.slow
