@@ -21,10 +21,11 @@ import nbformat
 import yaml
 
 from ..checkpoints.checkpoint import open_checkpoint
+from ..checkpoints.stored import stamp_of
 from ..deltas.opening import is_adapter, opened_pair
 from ..deltas.pairs import akin
 from ..provenance import ROOT, state
-from .execute import READS_OTHERS, Run, execute, is_changed, unfinished
+from .execute import Run, execute, is_changed, unfinished
 from .layout import OWN, Layout, writable
 from .one_file import write_report
 from .render import broken_links, missing_pages, render
@@ -60,7 +61,7 @@ def run_chapters(
         root=layout.root,
         parameters={**parameters, "results": given.as_posix()},
         jobs=jobs,
-        basis=None if models is None else Basis(layout.root, results, models, READS_OTHERS),
+        basis=None if models is None else Basis(layout.root, results, models),
         force=force,
     )
     for run in runs:
@@ -163,10 +164,10 @@ def _open(model: str | None, base: str | None, revision: str | None, select: str
         opened.append(before)
     elif base:
         opened.append(open_checkpoint(base))
-    states = [one.revision or state(one.files) for one in opened]
-    if None in states:
+    if not all(one.revision or state(one.files) for one in opened):
         return None
-    return [f"{one.source} {found} {one.config}" for one, found in zip(opened, states, strict=True)]
+    stamps = [one.revision or [(path.name, *stamp_of(path)) for path in one.files] for one in opened]
+    return [f"{one.source} {found} {one.config}" for one, found in zip(opened, stamps, strict=True)]
 
 
 def _report(options: argparse.Namespace, root: Path) -> int:

@@ -24,12 +24,10 @@ import yaml
 from ..cache import file_hash
 from ..findings.finding import whole
 from ..provenance import commit, surroundings
-from .unchanged import Basis
+from .unchanged import READS_OTHERS, Basis
 
 __all__ = ["Run", "execute", "failure_report", "is_changed", "is_complete", "unfinished"]
 
-READS_OTHERS = "13_what_does_the_report_say"
-"""The chapter that reads what the others found: it waits until these have ended."""
 TAKES_OVER = {"05_what_does_the_spectrum_say": "04_are_the_weights_independent"}
 """Chapter → one that measures the same table, whose rows it reads once that has ended."""
 LONGEST = ("06_what_does_fine_tuning_add", "11_does_it_help_adaptation", "10_what_is_an_optimal_weight")

@@ -20,9 +20,12 @@ import nbformat
 
 from ..cache import file_hash
 from ..findings.rules import CHAPTERS
-from ..provenance import commit, sources, surroundings
+from ..provenance import commit, surroundings
 
-__all__ = ["Basis"]
+__all__ = ["READS_OTHERS", "Basis"]
+
+READS_OTHERS = "13_what_does_the_report_say"
+"""The chapter that reads what the others found: it waits until these have ended."""
 
 SETTINGS = (
     *("ATEN_", "CUDA_", "DNNL_", "GLIBC_", "KMP_", "LFMLIB_", "MKL_", "NPY_", "NUMBA_", "OMP_", "ONEDNN_", "OPENBLAS_"),
@@ -42,29 +45,27 @@ class Basis:
         root: the source tree.
         results: where the chapters write their findings.
         models: the reader's models with the states of their files.
-        reader: the chapter that reads the findings of all others.
     """
 
     root: Path
     results: Path
     models: Sequence[str]
-    reader: str
 
     def made_from(self, chapter: Path, given: Mapping[str, object]) -> str:
         """SHA-256 of all that a chapter is made from at this moment: commit, library, records, versions, settings,
         models, its own cells and parameters."""
         environment = {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}
-        told = [commit(self.root), sources.__wrapped__(), *self.models, *sorted(surroundings().items())]
+        told = [commit(self.root), *self.models, *sorted(surroundings().items())]
         told += sorted(item for item in environment.items() if item[0] not in PLACES)
         told += sorted({f"{one.name} {one.version}" for one in distributions()})
-        told += [_digest(LIBRARY, "**/*.csv"), _digest(self.root / "book" / "records", "*.csv", "*.json")]
+        told += [_digest(LIBRARY, "**/*.py", "**/*.csv"), _digest(self.root / "book" / "records", "*.csv", "*.json")]
         told += [file_hash(chapter), *sorted(given.items())]
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
     def findings(self, chapter: Path) -> str:
         """SHA-256 of the findings that a chapter writes; of all and of its report, for the one that reads them."""
-        own = [f"{id_}-*.json" for id_, stem in CHAPTERS.items() if chapter.stem in (stem, self.reader)]
-        own += ["report/**/*"] if chapter.stem == self.reader else []
+        own = [f"{id_}-*.json" for id_, stem in CHAPTERS.items() if chapter.stem in (stem, READS_OTHERS)]
+        own += ["report/**/*"] if chapter.stem == READS_OTHERS else []
         return _digest(self.results, *own) if own else ""
 
     def marks(self, notebook: nbformat.NotebookNode, chapter: Path, made_from: str) -> dict[str, str]:

@@ -141,6 +141,6 @@ def as_in_theirs(ways: dict[str, pd.DataFrame]) -> str:
         falls = [all(role in one.index and one.loc[role, END].startswith("-") for role in THEIRS) for one in found]
         words.append(f"{name} **{sum(falls)} of {len(falls)}**")
     return (
-        f"In so many runs v, up and down all fall into the last layer: {'; '.join(words)}. By chance it would be one "
-        f"in {2 ** len(THEIRS)}."
+        f"In so many runs v, up and down all fall into the last layer: {'; '.join(words)}. Of three independent "
+        f"curves without a trend, one run in {2 ** len(THEIRS)} would."
     )

@@ -26,9 +26,9 @@ FLOAT32_MIN_SIDE = 512
 IN_PLACE_SIDE = 256
 """Smaller side from which eigenvalues are computed by SciPy, in the place of the products: torch takes 1.2 to 1.8
 times as long, and 8 p² bytes for a copy."""
-
 SHARED_SIDE = 1024
-"""Smaller side from which BLAS may share them out to its threads: below, two take as long as one, and hinder torch."""
+"""Smaller side from which BLAS may use all its threads for eigenvalues: below, two take as long as one, and hinder
+torch’s (measured on two cores)."""
 
 
 class Matrix:

@@ -11,8 +11,7 @@ from safetensors.torch import save_file
 from toybooks import chapter, make_book
 
 from lfmlib.book import build, execute, unchanged
-from lfmlib.book.execute import READS_OTHERS
-from lfmlib.book.unchanged import Basis
+from lfmlib.book.unchanged import READS_OTHERS, Basis
 from lfmlib.findings.rules import CHAPTERS
 
 GAUSSIAN = CHAPTERS["F1"]
@@ -30,7 +29,7 @@ def book(tmp_path):
     (root / "book/records/toy.csv").write_text("a\n1\n", encoding="utf-8")
 
     def kept(run: bool = False, models=(), **given) -> set[str]:
-        basis = Basis(root, results, models, READS_OTHERS)
+        basis = Basis(root, results, models)
         stems = set()
         for source in sorted((root / "notebooks").iterdir()):
             target = root / "_build/executed" / source.name
@@ -62,12 +61,12 @@ def test_what_has_changed_runs_again(book, monkeypatch):
     assert kept() == set()
 
 
-@pytest.mark.parametrize("name", ["commit", "sources", "surroundings", "distributions"])
-def test_other_code_or_versions_run_all_again(book, monkeypatch, name):
+@pytest.mark.parametrize("name", ["commit", "LIBRARY", "surroundings", "distributions"])
+def test_other_code_or_versions_run_all_again(book, monkeypatch, tmp_path, name):
     _, kept = book
-    sources = SimpleNamespace(__wrapped__=lambda: "f" * 64)
+    (tmp_path / "changed.py").write_text("x = 1", encoding="utf-8")
     other = {"commit": "0123456789ab+", "surroundings": {"Cores": "64"}, "distributions": []}
-    monkeypatch.setattr(unchanged, name, sources if name == "sources" else lambda *_: other[name])
+    monkeypatch.setattr(unchanged, name, tmp_path if name == "LIBRARY" else lambda *_: other[name])
     assert kept() == set()
 
 
@@ -130,7 +129,7 @@ def test_what_changed_while_a_chapter_ran_is_not_taken_for_what_it_was_made_from
     source, target = root / f"notebooks/{GAUSSIAN}.ipynb", root / f"_build/executed/{GAUSSIAN}.ipynb"
     child = object.__new__(execute._Child)
     child.source, child.target, child.given = source, target, {}
-    child.basis = Basis(root, root / "_build/results", (), READS_OTHERS)
+    child.basis = Basis(root, root / "_build/results", ())
     child.made_from = child.basis.made_from(source, {})
     assert child._stamped({}) is None and GAUSSIAN in kept()
     child.made_from = "another"

@@ -419,7 +419,9 @@ def test_tables_say_what_was_planted():
     assert beside["q, k, up, from layer 0 to 1"].tolist() == ["q 0, k 0, up 0", "q 5, k 5, up 5"]
     assert set(ch08_pictures.courses({"full": rows})["way"]) == {"full"}
     said = ch08_pictures.as_in_theirs({"full": rows, "falling": rows.assign(depth=7 - rows["depth"])})
-    assert "full **0 of 5**; falling **5 of 5**. By chance it would be one in 8." in said
+    assert (
+        "full **0 of 5**; falling **5 of 5**. Of three independent curves without a trend, one run in 8 would." in said
+    )
     rho, words, grows = ch08_depth.trend_grid(record)
     assert (
         grows["lab 12-layer decoder, full"].all()

@@ -1,6 +1,7 @@
 """Spectra: parity with numpy and scipy, planted spikes found, noise left alone, estimates within their error bars."""
 
 import math
+from contextlib import nullcontext
 
 import ml_dtypes
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, linalg, optimize, special, stats
 
+from lfmlib.structure import gram
 from lfmlib.structure.controls import rescaled
 from lfmlib.structure.lanczos import density
 from lfmlib.structure.made_matrices import _spike_strength
@@ -365,3 +367,18 @@ def test_threshold_is_a_quantile_of_the_largest_singular_value():
         low, high = stats.binom.ppf([0.0005, 0.9995], 400, 1 - level)
         assert low <= beyond <= high
     assert isinstance(spectrum(noise(20, 20)), Spectrum)
+
+
+def test_eigenvalues_of_small_matrices_leave_the_threads_to_torch(monkeypatch):
+    """One thread of BLAS below the side where more would help; the same eigenvalues either way."""
+    taken, before = [], torch.get_num_threads()
+    monkeypatch.setattr(gram, "one_blas_thread", lambda: taken.append(True) or nullcontext())
+    w = np.random.default_rng(0).standard_normal((300, 400))
+    try:
+        torch.set_num_threads(2)
+        small = gram.Matrix(w).eigenvalues()
+        monkeypatch.setattr(gram, "SHARED_SIDE", 300)
+        large = gram.Matrix(w).eigenvalues()
+    finally:
+        torch.set_num_threads(before)
+    assert taken == [True] and np.allclose(small, large, rtol=1e-10)
