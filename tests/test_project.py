@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -65,6 +66,12 @@ def test_every_requirement_is_pinned_inside_its_range(requirement):
     assert requirement.specifier.contains(pin, prereleases=True), f"{requirement} does not allow the pinned {pin}"
 
 
+@functools.cache
+def installed() -> dict[str, list[str]]:
+    """Names that can be imported here, each with the packages that bring it."""
+    return dict(packages_distributions())
+
+
 EXTRA = {"lab": "lab", "experiments": "lab", "plots": "book", "chapters": "book", "book": "book"}
 EXTRA |= {"deltas": "adapters", "merging": "adapters", "noise_adapter": "adapters", "checkpoints": "formats"}
 OF_EXTRA = {"formats": ("gguf", "onnx"), "book": ("book", "lab")}
@@ -75,7 +82,7 @@ OF_EXTRA = {"formats": ("gguf", "onnx"), "book": ("book", "lab")}
 def test_every_package_that_the_library_imports_is_required(part):
     extra = EXTRA.get(part.removesuffix(".py"))
     extras = OF_EXTRA.get(extra, (extra,))
-    found, base, required = packages_distributions(), brought(None), set().union(*map(brought, extras))
+    found, base, required = installed(), brought(None), set().union(*map(brought, extras))
     for path in SOURCES:
         if path.relative_to(ROOT).parts[1] != part:
             continue

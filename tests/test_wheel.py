@@ -240,6 +240,7 @@ def told() -> dict[str, list[str]]:
     return dict(zip(asked, map(str.split, alone("import lfmlib", *asked.values())), strict=True))
 
 
+@pytest.mark.slow
 def test_reading_a_checkpoint_imports_nothing_heavy(told):
     assert "lfmlib" in told["read"] and {name.split(".")[0] for name in told["read"]}.isdisjoint(HEAVY)
 

@@ -58,14 +58,15 @@ class Claim:
         """Show a box for each claim."""
         self._boxes = {id_: _Display(_claim(id_, "lfm-open", _waiting("verdict"))) for id_ in self.ids}
 
-    def settle(self, found: Finding | list[Finding], folder: Path | str) -> Finding | list[Finding]:
-        """Fill the answer and the boxes, one line a model, and keep each finding as JSON in ``folder``.
+    def settle(self, found: Finding | list[Finding], folder: Path | str | None = None) -> Finding | list[Finding]:
+        """Fill the answer and the boxes, one line a model; keep each finding as JSON in ``folder``, if one is given.
 
+        The chapter that `findings.rules.CHAPTERS` names for a claim keeps what is found of it; another only shows it.
         Findings on a selection of tensors are not kept.
         """
         several = found if isinstance(found, list) else [found]
         partial = any(finding.provenance.get("parameters", {}).get("select") for finding in several)
-        if not partial:
+        if folder is not None and not partial:
             for finding in several:
                 findings.write(finding, folder)
         said, sure = [], []

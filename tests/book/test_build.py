@@ -236,6 +236,7 @@ def test_threads_are_shared_out(monkeypatch):
     assert (environment["OMP_NUM_THREADS"], environment["NUMBA_NUM_THREADS"]) == ("4", "3")
 
 
+@pytest.mark.slow
 def test_the_report_waits_for_the_chapters_that_it_reads(tmp_path, monkeypatch):
     running, seen = [], {}
 

@@ -47,6 +47,7 @@ def book(tmp_path):
     return root, kept
 
 
+@pytest.mark.slow
 def test_what_has_changed_runs_again(book, monkeypatch):
     root, kept = book
     assert kept(seed=1) == set() and kept(models=["/a 0123"]) == set()
@@ -87,6 +88,7 @@ def test_a_notebook_that_a_reader_changed_runs_again(book):
     assert GAUSSIAN not in kept() and len(kept()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", ["lost", "another", "more"])
 def test_findings_that_are_not_as_left_run_their_chapter_and_the_report_again(book, harm):
     root, kept = book
@@ -124,6 +126,7 @@ def test_states_of_the_readers_models(tmp_path, monkeypatch):
     assert build._open(str(path), None, None, None) is None
 
 
+@pytest.mark.slow
 def test_what_changed_while_a_chapter_ran_is_not_taken_for_what_it_was_made_from(book):
     root, kept = book
     source, target = root / f"notebooks/{GAUSSIAN}.ipynb", root / f"_build/executed/{GAUSSIAN}.ipynb"

@@ -189,6 +189,7 @@ def test_the_report_with_a_base_tells_what_fine_tuning_changed(tmp_path):
     assert {"F6", "F7"} < {one.id for one in findings.load(tmp_path / "results" / "report")}
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:sample=")
 def test_verdicts_on_a_sample_know_its_error_and_noise_must_pass(sampling):
     rng = np.random.default_rng(0)
@@ -205,6 +206,7 @@ def test_verdicts_on_a_sample_know_its_error_and_noise_must_pass(sampling):
             assert f1.value is None and "larger sample" in f1.details["reason"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sample", [None, 16384])
 def test_verdicts_on_some_matrices_or_rows_know_it(model, sample, sampling):
     checkpoint, whole = model
@@ -278,6 +280,7 @@ def test_weights_off_centre_fail_where_their_noise_passes():
     assert found["F10"].control_verdict == "supported"
 
 
+@pytest.mark.slow
 def test_f3_has_the_witnesses_of_chapter_3(monkeypatch, tmp_path):
     """Straight flanks grew in the lab and in no published model: here as there the lab's models confirm them."""
     rng = np.random.default_rng(0)
@@ -324,6 +327,7 @@ def test_an_adapter_is_reported_as_the_model_it_makes(tmp_path):
     assert set(changed["depth"]) == {0, 1} == {info.depth for info in some.tensors}
 
 
+@pytest.mark.slow
 def test_one_model_has_one_verdict(model):
     """What a chapter found of the whole checkpoint is taken, where the report looked at some matrices only."""
     checkpoint, table = model

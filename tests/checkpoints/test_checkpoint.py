@@ -321,6 +321,7 @@ for warm in (True, False):  # torch starts its threads and their memory on first
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/smaps_rollup"), reason="Linux tells anonymous memory apart")
 @pytest.mark.parametrize("kind", ["safetensors", "bin"])
 def test_sweeping_a_file_takes_no_anonymous_memory(tmp_path, kind):

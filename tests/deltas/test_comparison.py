@@ -169,6 +169,7 @@ def test_square_matrices_stored_the_other_way_round():
     assert np.allclose(found["std_delta"], straight["std_delta"], rtol=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @example(rows=4, columns=16, shift=0.619140625, size=1e-06, seed=0)  # all of ΔW in one cell of the sketch
 @given(

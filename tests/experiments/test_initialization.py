@@ -129,6 +129,7 @@ def test_every_unlike_start_begins_unlike_and_every_control_gaussian():
     assert all(text.startswith("100 →") for text in table.loc[list(starts.CONTROLS), "lab ViT"])
 
 
+@pytest.mark.slow
 def test_planted_fading_is_foretold_and_crosses_where_it_should():
     rows = planted(ALL | {"sparse-90": 0.9, "gaussian": 0.2})
     misses = ch02_picture.misses(ch02_picture.with_prediction(rows[rows["step"] > 0]), findings.KL_BOUND)

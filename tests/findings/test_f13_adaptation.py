@@ -72,6 +72,7 @@ def test_the_first_reading_stays(gain, scatter, verdict):
     assert findings.f13_over_runs(rows[~rows["method"].isin(VARIANTS)], "m", {}).first_verdict == verdict
 
 
+@pytest.mark.slow
 def test_noise_passes_for_an_insight_hardly_ever():
     """Without any effect, of 200 tasks; Holm holds three comparisons at 5 %, half of it to the better side."""
     passed = 0

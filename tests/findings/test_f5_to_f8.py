@@ -149,6 +149,7 @@ def test_f8_asks_by_protocol(ratios, scatter, verdict, value):
     assert found.null == 0 and found.control_verdict == "contradicted"  # it stands 0.9 of the noise, every time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ratios", "verdict"), [((1.2,) * 4, "supported"), ((1.2, 1.2, 0.8, 1.2), "partly")])
 def test_planted_radii_come_out_in_19_of_20(ratios, verdict):
     found = [findings.f8_over_runs(asked(*ratios, scatter=0.07, drawn=draw), "m", {}) for draw in range(20)]

@@ -31,6 +31,7 @@ def one_by_one(model, item: choices.Item, option: str, docstrings: bool) -> floa
     return -torch.nn.functional.cross_entropy(logits, torch.tensor(more)).item() * len(more) / len(option)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("docstrings", [True, False])
 def test_options_in_one_sequence_have_the_likelihoods_that_they_have_alone(model, docstrings):
     items = choices.load()[:20]

@@ -103,6 +103,7 @@ def test_scores_are_those_of_the_items_one_by_one(model, monkeypatch):
     assert scores["trivial_accuracy"] == pytest.approx(labels.bincount().max().item() / 150)
 
 
+@pytest.mark.slow
 def test_two_trainings_are_the_same_bits_and_leave_the_global_seed_alone(tmp_path, monkeypatch, few_snapshots):
     posed = problem("minilm", "kind")
     monkeypatch.setattr(posed, "test", posed.test[:64])

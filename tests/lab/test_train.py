@@ -51,6 +51,7 @@ def weights(config=SHORT, **options):
     return train(config, progress=False, **options).weights
 
 
+@pytest.mark.slow
 def test_two_trainings_with_one_seed_are_the_same_bits(whole):
     first = whole.weights
     assert weights() == first

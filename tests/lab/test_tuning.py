@@ -266,6 +266,7 @@ def test_f6_is_judged_at_the_recipes_own_decay_and_the_first_rule_at_both():
         findings.f6_over_runs(rows[rows["weight_decay"] == 0], "x", {})
 
 
+@pytest.mark.slow
 def test_f6_of_a_pair_goes_by_covariances_that_one_matrix_does_not_decide():
     """Eleven matrices shrink by 2 % and get noise; a twelfth is untouched, or hardly, and has a g without bounds."""
     rng = np.random.default_rng(0)
@@ -387,6 +388,7 @@ def test_frozen_layers_count():
         findings.shown(same)
 
 
+@pytest.mark.slow
 def test_tables_say_what_was_planted():
     rows = made(0.1)
     faster = made(0.0, part="cause", seeds=3, cause="rate × 3", optimizer="").assign(

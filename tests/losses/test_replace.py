@@ -151,6 +151,7 @@ class Planted:
         return replace.replaceable(replace.curve(self.loss, self.weights, shares, **how), bound * self.gap, of)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "noise", "stand_in"), [(24, 0.02, "noise"), (48, 0.015, "noise"), (12, 0.015, "rotated")]
 )

@@ -448,6 +448,7 @@ def test_the_books_records_measure_the_same(name):
 # Processes.
 
 
+@pytest.mark.slow
 def test_failing_and_dying_cells_lose_no_others(register, capfd):
     register(cells=[{"seed": 9, "threads": True}, {"seed": 1, "fails": True}, {"seed": 2, "dies": True}, *cells(4)])
     before = dict(os.environ)
@@ -472,6 +473,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_goes_on_where_it_stopped(register, tmp_path, monkeypatch, stop):
     register()

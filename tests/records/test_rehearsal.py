@@ -259,6 +259,7 @@ def test_it_goes_on_until_enough_are_steady(register, here, monkeypatch):
     assert len(tried & STEADY) == 2
 
 
+@pytest.mark.slow
 def test_every_process_is_fresh_and_plays_its_set(register, capfd):
     """In processes of their own, as outside of tests."""
     register(cells=[{"seed": 1}, {"seed": 7}])

@@ -238,6 +238,7 @@ def test_p_and_null_agree():
         assert (found.p[name] < 0.05) == (not low <= getattr(found, name) <= high), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "size", "figure"),
     [

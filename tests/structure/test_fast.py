@@ -30,6 +30,7 @@ def noise() -> list[tuple[IID, Spectrum, dict[str, float]]]:
     return [together_fast(w, seed=i) for i, w in enumerate(made)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["row_corr", "col_corr", "row_alike", "col_alike", "lag_row", "row_share"])
 def test_entries_of_noise_lie_inside_their_null(name):
     inside = [found.null[name][0] <= getattr(found, name) <= found.null[name][1] for found, _, _ in noise()]
@@ -123,6 +124,7 @@ def test_what_lies_beyond_the_edge_is_that_of_all_eigenvalues(name):
     assert abs(found.ks - whole.ks) < 4 * errors["ks"] + found.null["ks"][1]
 
 
+@pytest.mark.slow
 def test_a_spike_above_the_edge_is_found_and_one_below_is_not():
     """One direction in twenty draws each: ten per cent beyond where it leaves the edge, and well below."""
     for strength, seen in ((1.4, DRAWS), (0.7, 0)):

@@ -38,6 +38,7 @@ def planted(rows: int, columns: int, heights, seed: int = 0) -> np.ndarray:
 # what is measured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_figures_agree_with_numpy_and_scipy(shape):
     w = 0.02 * noise(*shape) + 0.005
@@ -60,6 +61,7 @@ def test_figures_agree_with_numpy_and_scipy(shape):
     assert (found.outliers, found.outlier_share, found.outlier_variance, found.exact) == (0, 0, 0, True)
 
 
+@pytest.mark.slow
 @given(st.floats(-6, 6), st.sampled_from([(8, 40), (60, 60), (150, 90)]), st.integers(0, 99), st.booleans())
 @settings(max_examples=40)
 def test_scale_and_transposition_change_nothing(log_scale, shape, seed, spiked):
@@ -266,6 +268,7 @@ def test_density_agrees_with_all_eigenvalues_within_its_error_bars(kind):
     assert not np.array_equal(found.x, density(w, draws=12, steps=60, seed=4).x)
 
 
+@pytest.mark.slow
 def test_error_bars_shrink_with_the_draws_and_are_honest():
     w, p, n = noise(200, 300), 200, 300
     values = singular_values(w) ** 2 / (n * w.var())

@@ -74,6 +74,7 @@ with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as executor:
 """
 
 
+@pytest.mark.slow
 def test_forked_workers_do_not_wait_for_threads_that_were_not_forked():
     """They waited for ever where torch had used several threads before."""
     ran = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, encoding="utf-8", timeout=120)
@@ -104,6 +105,7 @@ def test_f4_says_which_controls_it_needs():
         findings.f4(lfmlib.arrangement(MADE, controls=None, progress=False), "made", {})
 
 
+@pytest.mark.slow
 def test_heavy_tails_without_dependence_are_told_from_directions():
     """Student's t₃ has variance beyond the edge of Gaussian noise, in any order of its entries as much."""
     tails, planted = 0, 0

@@ -209,6 +209,7 @@ def test_workers_without_this_library_are_an_error_and_not_an_endless_wait(model
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_mended_is_asked_again(models):
     """Dask keeps the answers to equal questions."""
     hide = ["from sys import modules; modules['lfmlib'] = None"]
@@ -232,6 +233,7 @@ def test_a_worker_killed_in_a_survey_changes_nothing(doomed, models, small_tasks
     until(lambda: address not in doomed.scheduler_info()["workers"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["nan", "ties", "dare"])
 def test_merges_are_the_same_bytes(client, models, tmp_path, method):
     options = {"method": method, "density": 0.5, "progress": False}
@@ -367,6 +369,7 @@ class _Elsewhere(Executor):
         return done
 
 
+@pytest.mark.slow
 def test_only_other_processes_get_large_tasks(tmp_path, monkeypatch):
     monkeypatch.setattr(executors, "MIN_TASK_VALUES", 100)
     save_file({f"{i:03}": torch.randn(10, 10) for i in range(320)}, tmp_path / "model.safetensors")

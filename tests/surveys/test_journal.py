@@ -71,6 +71,7 @@ def test_what_is_kept_is_not_measured_again_and_the_table_is_the_same(shards, me
     assert measured == [] and len(some) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "table", [partial(lfmlib.arrangement, controls=("permuted", "rescaled")), lfmlib.laws], ids=["arrangement", "laws"]
 )

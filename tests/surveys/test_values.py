@@ -163,6 +163,7 @@ print(len(table), table.attrs["interrupted"], caught[0].message, sorted(set(tabl
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_rows_that_were_finished():
     run = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, timeout=120, encoding="utf-8")
     assert run.returncode == 0, run.stderr
