@@ -11,6 +11,7 @@ import papermill
 import pytest
 
 from lfmlib.book import stage
+from lfmlib.findings import rules
 from lfmlib.provenance import ROOT
 
 CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -89,6 +90,13 @@ def test_parameters_are_checked(path):
 
 def test_makes_a_claim(path):
     assert any(re.search(r"\b(Claim|Board|Question)\(", cell.source) for cell in code_cells(path))
+
+
+def test_a_finding_is_kept_by_its_own_chapter_alone(path):
+    """Chapter 5 shows F4 and chapter 4 keeps it: two that write one file leave what the last of them knew."""
+    if any("Claim(" in cell.source for cell in code_cells(path)):
+        (settled,) = [cell.source for cell in code_cells(path) if "settle(" in cell.source]
+        assert ("folder)" in settled) == (path.stem in rules.CHAPTERS.values())
 
 
 def test_code_is_short(path):

@@ -17,7 +17,7 @@ from ..findings import markup
 from ..lab.train import Config, left_by_decay
 from .names import NAMES, by_model, key, where
 from .sentences import MISSING, Cell, mean, median, number, runs, table
-from .tuned import by_cause, by_way, over, plain, unjudged, ways
+from .tuned import OTHER_TEXT, by_cause, by_way, over, plain, unjudged, ways
 
 PRETRAINED = ("deep-decoder", "decoder", "vit", "clip")
 """The models whose own training is looked at."""
@@ -77,7 +77,8 @@ def of_laws(record: pd.DataFrame) -> str:
 
 def budgets(record: pd.DataFrame) -> pd.DataFrame:
     """What ΔW does to the std, for every model, method and weight decay, in words: mean [95 % interval over seeds]."""
-    listed = ("full", "LoRA 16", "DoRA 16", "full, no decay")
+    listed = ["full", "LoRA 16", "DoRA 16", "full, no decay"]
+    listed += [f"{way}, {OTHER_TEXT}" for way in ("full", "LoRA 16")]
     rows = {f"{name}, {way}": some for name, way, some in by_way(record, ways) if way in listed and runs(some) > 1}
     size = median(lambda some: some["std_delta"] / some["std_base"], ".3f")
     return table(rows, WIDENING | {"ΔW / W₀": size, "runs": runs})

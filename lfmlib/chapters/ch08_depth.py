@@ -16,7 +16,7 @@ from ..experiments.finetuning import DECAY
 from ..findings.f7_depth import MAX_P
 from .names import NAMES, by_model
 from .sentences import MISSING, runs, table
-from .tuned import by_cause, by_way, over, plain, shuffled, ways
+from .tuned import OTHER_TEXT, by_cause, by_way, methods, on_other_text, over, plain, shuffled, ways
 
 MIN_RUNS = 3
 """Runs that a way of training needs for its roles to be judged: with fewer, intervals are too wide for any to grow."""
@@ -199,6 +199,43 @@ def together(record: pd.DataFrame) -> str:
             found[seed] = between[np.triu_indices(len(between), 1)].mean()
         words.append(f"{name} **{_told(pd.Series(found))}** ({some['depth'].nunique()} layers)")
     return f"Mean correlation of two roles’ profiles in a run: {'; '.join(words)}."
+
+
+def on_two_texts(record: pd.DataFrame) -> str:
+    """What of the trend of a model is its own, and what the text’s it was fine-tuned on: trends on both, and how alike
+    the profiles of a role are between two runs on one text, and on two; in sentences.
+
+    Profiles are compared by the correlation over depth of log std(ΔW), averaged over roles and pairs of runs.
+    """
+    words = []
+    for model, name in NAMES.items():
+        for way, other in on_other_text(record, model).items():
+            first = methods(record, model)[way]
+            grown = [_of_roles(findings.slopes(rows)["grows"]) for rows in (other, first)]
+            alike = f"{_likeness(first, first):.2f} and {_likeness(other, other):.2f} on one text"
+            words.append(
+                f"{name}, {way}: mean ρ **{_told(mean_rho(other))}** {OTHER_TEXT} ({_told(mean_rho(first))}), roles "
+                f"that grow {grown[0]} ({grown[1]}). Two runs correlate by {alike}, by "
+                f"**{_likeness(first, other):.2f}** on two."
+            )
+    return "\n".join(f"- {one}" for one in words) or "No model was fine-tuned on two texts here."
+
+
+def _likeness(rows: pd.DataFrame, others: pd.DataFrame) -> float:
+    """Mean correlation over depth of the log profiles of a role in a run and in one of other runs, of another seed."""
+    one, two = (
+        np.log(some.groupby(["seed", "role", "depth"])["std_delta"].median()).unstack() for some in (rows, others)
+    )
+    return float(
+        np.mean(
+            [
+                np.corrcoef(one.loc[seed, role], two.loc[other, role])[0, 1]
+                for seed, role in one.index
+                for other in two.index.unique("seed")
+                if other != seed
+            ]
+        )
+    )
 
 
 def without_learning(record: pd.DataFrame) -> str:

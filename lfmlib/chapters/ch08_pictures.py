@@ -64,7 +64,7 @@ def trends(record: pd.DataFrame) -> pd.DataFrame:
 
 def _place(way: str) -> tuple[bool, bool, int]:
     """Full fine-tunings first, then LoRA and DoRA by rank."""
-    adapter, _, rank = way.partition(" ")
+    adapter, _, rank = way.partition(",")[0].partition(" ")
     return adapter in ("LoRA", "DoRA"), adapter == "DoRA", int(rank) if rank.isdigit() else 0
 
 

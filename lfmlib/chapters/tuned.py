@@ -18,13 +18,17 @@ from ..provenance import recorded
 from .names import NAMES, by_model, key, stored_tuned, where
 from .sentences import mean, number, table, trained_for
 
+OTHER_TEXT = "on English"
+"""What is said behind the name of a model, or of a way of training, of fine-tunings of the part `text`."""
 METHODS = {"": "full", "lora": "LoRA", "dora": "DoRA"}
 LEARNS = {
-    "smollm2-135m": "docstrings of Python’s library",
-    "minilm": "the package of a docstring",
-    "deep-decoder": "prose, after code",
-    "vit": "the turn of a digit",
+    "docstrings": "docstrings of Python’s library",
+    "english": "licences and READMEs of packages",
+    "library": "the package of a docstring",
+    "prose": "prose, after code",
+    "rotation": "the turn of a digit",
 }
+"""Task → what is learned."""
 MEASURED = {"smollm2-135m": "loss", "minilm": "accuracy", "deep-decoder": "loss", "vit": "accuracy"}
 """What a held-out score is; the loss in nats per byte, of SmolLM2 per token."""
 
@@ -43,9 +47,17 @@ def methods(record: pd.DataFrame, model: str) -> dict[str, pd.DataFrame]:
     return {name: rows for name, rows in found.items() if len(rows)}
 
 
+def on_other_text(record: pd.DataFrame, model: str) -> dict[str, pd.DataFrame]:
+    """The same of a model's second text: full with the usual weight decay, and LoRA 16."""
+    asked = {"full": {"adapter": "", "weight_decay": DECAY}, "LoRA 16": {"adapter": "lora", "rank": 16}}
+    found = {name: where(record, part="text", model=model, **settings) for name, settings in asked.items()}
+    return {name: rows for name, rows in found.items() if len(rows)}
+
+
 def ways(record: pd.DataFrame, model: str) -> dict[str, pd.DataFrame]:
-    """`methods`, full fine-tuning without weight decay, and on labels that were exchanged."""
+    """`methods`, full fine-tuning without weight decay, and on labels that were exchanged; and on a second text."""
     found = {"full, no decay": plain(record, model, decay=0.0), "shuffled labels": shuffled(record, model)}
+    found |= {f"{name}, {OTHER_TEXT}": rows for name, rows in on_other_text(record, model).items()}
     return methods(record, model) | {name: rows for name, rows in found.items() if len(rows)}
 
 
@@ -74,13 +86,13 @@ def by_cause(record: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def settings(record: pd.DataFrame) -> pd.DataFrame:
     """How the models are fully fine-tuned, what comes of it, and what guessing by frequencies alone reaches."""
     columns = {
-        "learns": lambda rows: LEARNS[key(rows)],
+        "learns": lambda rows: LEARNS[rows["task"].iloc[0]],
         "steps × batch": trained_for,
         "rate": number("lr", "g"),
         "held out": held_out,
         "by frequencies": mean("trivial", ".2f"),
     }
-    return table(by_model(record, part="plain", weight_decay=DECAY), columns)
+    return table(((name, rows) for name, _, rows in fully(where(record, weight_decay=DECAY))), columns)
 
 
 def held_out(rows: pd.DataFrame) -> str:
@@ -88,32 +100,38 @@ def held_out(rows: pd.DataFrame) -> str:
     return f"{MEASURED[key(rows)]} {rows['score'].mean():.2f}"
 
 
+def fully(record: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Every model that was fully fine-tuned, and again for its second text: as printed, as findings on it are kept, and
+    its rows at all weight decays."""
+    for part, text in (("plain", ""), ("text", f" {OTHER_TEXT}")):
+        for name, rows in by_model(record, part=part, adapter=""):
+            yield name + text, stored_tuned(key(rows)) + text, rows
+
+
 def f6_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     """Finding F6 of every model, fully fine-tuned; beside it the share of matrices that widen with DoRA and with a
     decay of 1, which are not judged. ``parameters`` of the chapter go into its provenance."""
     origin = recorded("finetuning", record, **parameters)
     found = []
-    for _, rows in by_model(record, part="plain"):
-        name = stored_tuned(key(rows))
+    for _, name, rows in fully(record):
         one = findings.f6_over_runs(rows, name, origin | {"source": name})
-        aside = {
-            f"with {way}": float(findings.widening_over_runs(some).loc["widened", "mean"])
-            for way, some in unjudged(record, key(rows))
-        }
+        others = unjudged(record, key(rows)) if (rows["part"] == "plain").all() else []
+        aside = {f"with {way}": float(findings.widening_over_runs(some).loc["widened", "mean"]) for way, some in others}
         found.append(replace(one, details=one.details | {"parts": one.details["parts"] | aside}))
     return found
 
 
 def f7_found(record: pd.DataFrame, **parameters) -> list[Finding]:
-    """Finding F7 of every model, fully fine-tuned and with LoRA of rank 16."""
+    """Finding F7 of every model, fully fine-tuned and with LoRA of rank 16, and again for its second text."""
     origin = recorded("finetuning", record, **parameters)
     found = []
     for model in NAMES:
-        name, ways = stored_tuned(model), methods(record, model)
-        for way, words in (("full", name), ("LoRA 16", f"{name}, LoRA")):
-            if way in ways:
-                control = shuffled(record, model) if way == "full" else None
-                found.append(findings.f7_over_runs(ways[way], words, origin | {"source": words}, control))
+        name = stored_tuned(model)
+        for called, ways in ((name, methods(record, model)), (f"{name} {OTHER_TEXT}", on_other_text(record, model))):
+            for way, words in (("full", called), ("LoRA 16", f"{called}, LoRA")):
+                if way in ways:
+                    control = shuffled(record, model) if words == name else None
+                    found.append(findings.f7_over_runs(ways[way], words, origin | {"source": words}, control))
     return found
 
 

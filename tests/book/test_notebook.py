@@ -378,6 +378,14 @@ def test_a_selection_of_tensors_is_shown_and_not_kept(shown, tmp_path):
     assert "Of a selection of tensors only" in shown[-2] and not list(tmp_path.iterdir())
 
 
+def test_what_another_chapter_keeps_is_shown_alone(shown, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    claim = notebook.Claim("F9")
+    claim.show()
+    claim.settle(findings.Finding.of("F9", "m", {}, {}, value=1.0, null=1.0))
+    assert "lfm-verdict" in shown[-2] and not list(tmp_path.iterdir())
+
+
 def test_what_folds_can_be_opened_and_taken_away(shown):
     notebook.say("**Two** words.", fold="What was <read>")
     page = read(shown[0])

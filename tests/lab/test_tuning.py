@@ -12,7 +12,7 @@ from statsmodels.stats.multitest import multipletests
 
 import lfmlib
 from lfmlib import findings
-from lfmlib.chapters import ch06_deltas, ch08_depth, ch08_pictures, ch08_samples, tuned
+from lfmlib.chapters import ch06_deltas, ch06_figures, ch08_depth, ch08_pictures, ch08_samples, tuned
 from lfmlib.deltas.decay import foretold_gain
 from lfmlib.experiments import finetuning
 from lfmlib.lab import adapters, models, tuning
@@ -465,6 +465,30 @@ def test_profiles_are_compared_run_by_run():
     assert ch08_depth.follows_gradient(record.drop(columns="gradient")).empty
     ends = record[(record["role"] == "q") & (record["depth"].isin((0, 8)))].set_index(["seed", "depth"])["std_delta"]
     assert np.allclose(ch08_depth.last_over_first(record), ends.unstack()[8] / ends.unstack()[0])
+
+
+def test_what_two_texts_share_is_told_from_what_runs_share():
+    """The same profile on both texts, and one of its own on each; runs of one text are alike in both."""
+    first = made(0.1, seeds=3)
+    adapter = {"adapter": "lora", "rank": 16}
+    lora = made(0.1, seeds=3, part="rank", **adapter).query("weight_decay > 0")
+    same = pd.concat([made(0.1, seeds=3, part="text"), made(0.1, seeds=3, part="text", **adapter)])
+    record = pd.concat([first, lora, same.query("weight_decay > 0 or adapter == ''")], ignore_index=True)
+    assert len(ch08_depth.on_two_texts(record).splitlines()) == 2
+    assert "roles that grow 6 of 6 (6 of 6)" in ch08_depth.on_two_texts(record)
+    assert ch08_depth.on_two_texts(record).endswith("by **1.00** on two.")
+    whole = [one.model for one in tuned.f6_found(record)]
+    assert whole == ["lab 12-layer decoder", "lab 12-layer decoder on English"]
+    assert [one.model for one in tuned.f7_found(record)] == [
+        *("lab 12-layer decoder", "lab 12-layer decoder, LoRA"),
+        *("lab 12-layer decoder on English", "lab 12-layer decoder on English, LoRA"),
+    ]
+    assert list(tuned.settings(record.assign(trivial=1.0)).index) == whole
+    assert {"full, on English", "LoRA 16, on English"} < set(tuned.ways(record, "deep-decoder"))
+    assert set(ch06_figures.rises(record)["way"]) == set(ch06_figures.WAYS) - {"DoRA 16"}
+    falling = first.assign(part="text", std_delta=1e-4 / first["std_delta"])
+    assert "by **-1.00** on two" in ch08_depth.on_two_texts(pd.concat([first, falling], ignore_index=True))
+    assert ch08_depth.on_two_texts(first) == "No model was fine-tuned on two texts here."
 
 
 def test_what_the_verdict_on_f6_leaves_out_is_said():
