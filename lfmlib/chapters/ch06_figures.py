@@ -16,7 +16,7 @@ from ..checkpoints.named import named
 from .census import part
 from .ch06_deltas import costs, normal_shares
 from .names import where
-from .tuned import DECAY, OTHER_TEXT, by_cause, by_way, fully, ways
+from .tuned import OTHER_TEXT, by_cause, by_way, fully, ways
 
 SIDES = {"": "ΔW", "noise_": "noise of its size"}
 """Prefix of columns → what the matrices were changed by."""
@@ -43,7 +43,7 @@ def gains(
             pairs[model] = {side: findings.eligible(part(published, model, "pair", kind)) for side, kind in kinds}
     single = {(name, side): findings.widening(rows) for name, both in pairs.items() for side, rows in both.items()}
     found = [(*names, one["gain_mean"], math.nan, math.nan) for names, one in single.items()]
-    for name, _, rows in fully(where(record, weight_decay=DECAY)):
+    for name, rows in fully(record):
         for prefix, side in SIDES.items():
             found.append((name, side, *findings.widening_over_runs(rows, prefix).loc["gain_mean", _SPAN]))
     return pd.DataFrame(found, columns=["model", "what", *_SPAN])

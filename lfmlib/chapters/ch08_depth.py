@@ -13,7 +13,9 @@ from .. import findings
 from ..checkpoints.roles import in_order
 from ..deltas.trends import depth_trend
 from ..experiments.finetuning import DECAY
+from ..findings import markup
 from ..findings.f7_depth import MAX_P
+from ..findings.rules import RULES
 from .names import NAMES, by_model
 from .sentences import MISSING, runs, table
 from .tuned import OTHER_TEXT, by_cause, by_way, methods, on_other_text, over, plain, shuffled, ways
@@ -207,18 +209,23 @@ def on_two_texts(record: pd.DataFrame) -> str:
 
     Profiles are compared by the correlation over depth of log std(ΔW), averaged over roles and pairs of runs.
     """
-    words = []
+    words, parted = [], []
     for model, name in NAMES.items():
         for way, other in on_other_text(record, model).items():
             first = methods(record, model)[way]
-            grown = [_of_roles(findings.slopes(rows)["grows"]) for rows in (other, first)]
+            grows = [findings.slopes(rows)["grows"] for rows in (other, first)]
             alike = f"{_likeness(first, first):.2f} and {_likeness(other, other):.2f} on one text"
             words.append(
-                f"{name}, {way}: mean ρ **{_told(mean_rho(other))}** {OTHER_TEXT} ({_told(mean_rho(first))}), roles "
-                f"that grow {grown[0]} ({grown[1]}). Two runs correlate by {alike}, by "
+                f"- {name}, {way}: mean ρ **{_told(mean_rho(other))}** {OTHER_TEXT} ({_told(mean_rho(first))}), roles "
+                f"that grow {_of_roles(grows[0])} ({_of_roles(grows[1])}). Two runs correlate by {alike}, by "
                 f"**{_likeness(first, other):.2f}** on two."
             )
-    return "\n".join(f"- {one}" for one in words) or "No model was fine-tuned on two texts here."
+            shares = sorted(one.mean() for one in grows)
+            if shares[0] < RULES["F7"].partly and shares[1] >= RULES["F7"].supported:
+                parted.append(f"{name}, {way}")
+    if parted:
+        words.append(f"\n**The same base, another text, another trend**: {markup.enumerated(parted)}.")
+    return "\n".join(words) or "No model was fine-tuned on two texts here."
 
 
 def _likeness(rows: pd.DataFrame, others: pd.DataFrame) -> float:

@@ -92,7 +92,7 @@ def settings(record: pd.DataFrame) -> pd.DataFrame:
         "held out": held_out,
         "by frequencies": mean("trivial", ".2f"),
     }
-    return table(((name, rows) for name, _, rows in fully(where(record, weight_decay=DECAY))), columns)
+    return table(fully(record), columns)
 
 
 def held_out(rows: pd.DataFrame) -> str:
@@ -100,23 +100,29 @@ def held_out(rows: pd.DataFrame) -> str:
     return f"{MEASURED[key(rows)]} {rows['score'].mean():.2f}"
 
 
-def fully(record: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Every model that was fully fine-tuned, and again for its second text: as printed, as findings on it are kept, and
-    its rows at all weight decays."""
+def fully(record: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Every model that was fully fine-tuned with the usual weight decay, and again for its second text: as printed, and
+    its rows."""
     for part, text in (("plain", ""), ("text", f" {OTHER_TEXT}")):
-        for name, rows in by_model(record, part=part, adapter=""):
-            yield name + text, stored_tuned(key(rows)) + text, rows
+        for name, rows in by_model(record, part=part, adapter="", weight_decay=DECAY):
+            yield name + text, rows
 
 
 def f6_found(record: pd.DataFrame, **parameters) -> list[Finding]:
     """Finding F6 of every model, fully fine-tuned; beside it the share of matrices that widen with DoRA and with a
-    decay of 1, which are not judged. ``parameters`` of the chapter go into its provenance."""
+    decay of 1, which are not judged. ``parameters`` of the chapter go into its provenance.
+
+    The second text is not judged: the first rule asks for trainings without a weight decay, which it has not.
+    """
     origin = recorded("finetuning", record, **parameters)
     found = []
-    for _, name, rows in fully(record):
+    for _, rows in by_model(record, part="plain"):
+        name = stored_tuned(key(rows))
         one = findings.f6_over_runs(rows, name, origin | {"source": name})
-        others = unjudged(record, key(rows)) if (rows["part"] == "plain").all() else []
-        aside = {f"with {way}": float(findings.widening_over_runs(some).loc["widened", "mean"]) for way, some in others}
+        aside = {
+            f"with {way}": float(findings.widening_over_runs(some).loc["widened", "mean"])
+            for way, some in unjudged(record, key(rows))
+        }
         found.append(replace(one, details=one.details | {"parts": one.details["parts"] | aside}))
     return found
 

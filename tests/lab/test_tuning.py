@@ -477,17 +477,18 @@ def test_what_two_texts_share_is_told_from_what_runs_share():
     assert len(ch08_depth.on_two_texts(record).splitlines()) == 2
     assert "roles that grow 6 of 6 (6 of 6)" in ch08_depth.on_two_texts(record)
     assert ch08_depth.on_two_texts(record).endswith("by **1.00** on two.")
-    whole = [one.model for one in tuned.f6_found(record)]
-    assert whole == ["lab 12-layer decoder", "lab 12-layer decoder on English"]
+    assert [one.model for one in tuned.f6_found(record)] == ["lab 12-layer decoder"]
     assert [one.model for one in tuned.f7_found(record)] == [
         *("lab 12-layer decoder", "lab 12-layer decoder, LoRA"),
         *("lab 12-layer decoder on English", "lab 12-layer decoder on English, LoRA"),
     ]
+    whole = ["lab 12-layer decoder", "lab 12-layer decoder on English"]
     assert list(tuned.settings(record.assign(trivial=1.0)).index) == whole
     assert {"full, on English", "LoRA 16, on English"} < set(tuned.ways(record, "deep-decoder"))
     assert set(ch06_figures.rises(record)["way"]) == set(ch06_figures.WAYS) - {"DoRA 16"}
     falling = first.assign(part="text", std_delta=1e-4 / first["std_delta"])
-    assert "by **-1.00** on two" in ch08_depth.on_two_texts(pd.concat([first, falling], ignore_index=True))
+    said = ch08_depth.on_two_texts(pd.concat([first, falling], ignore_index=True))
+    assert "by **-1.00** on two" in said and said.endswith("another trend**: lab 12-layer decoder, full.")
     assert ch08_depth.on_two_texts(first) == "No model was fine-tuned on two texts here."
 
 
