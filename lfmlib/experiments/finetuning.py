@@ -5,6 +5,7 @@ Its parts, all from bases of their own (MiniLM and SmolLM2, the real ones, are o
     plain        full fine-tuning, five seeds (SmolLM2 three), without weight decay and with the usual one: what the
                  verdicts rest on
     rank         LoRA and DoRA, at several ranks
+    text         SmolLM2 in full and with LoRA 16, on another text: whether what is found hangs on the first
     samples      an eighth, a quarter and a half of the training data, at equal steps and at equal passes over them
     cause        one setting changed at a time: rate, warm-up, weight decay, optimizer, steps, labels without meaning
     decay        weight decays, from none to one that narrows the weights, at several rates, steps and optimizers
@@ -51,6 +52,8 @@ TASKS = {
 """What the bases are fine-tuned for."""
 LARGE = {smollm.NAME: {"task": "docstrings", "steps": 30, "batch": 4}}
 """The same of a language model that people use; windows of 256 tokens."""
+OTHER_TEXT = {smollm.NAME: "english"}
+"""What else it is fine-tuned for, with the same settings, in the part `text`; judged by the same rules on its own."""
 LARGE_SEEDS = 3
 """Its seeds: a step of it takes ten core-seconds."""
 FULL_RATES = {smollm.NAME: 1e-4, "minilm": 2e-4, "deep-decoder": 3e-3, "vit": 1e-3}
@@ -93,12 +96,12 @@ ALL_FIGURES = (
     "std_base", "std_delta", "std_gain", "gain", "corr", "kl_bits", "kl_bits_null_high", "qq_r2", "top_ratio",
     "top_ratio_null_high",
 )  # fmt: skip
-"""Figures of `lfmlib.compare` that a row of the parts plain and rank holds, on which findings rest."""
+"""Figures of `lfmlib.compare` that a row of the parts plain, rank and text holds, on which findings rest."""
 SPREAD_FIGURES = ("std_base", "std_delta", "std_gain", "gain", "corr")
 """Those that a row of the part decay holds."""
 SIZE_FIGURES = ("std_delta", "std_gain", "gain", "top_ratio")
 """Those that a row of the other parts holds, which ask for the size of ΔW and the std of W alone."""
-FIGURES = {"plain": ALL_FIGURES, "rank": ALL_FIGURES, "decay": SPREAD_FIGURES}
+FIGURES = {**dict.fromkeys(("plain", "rank", "text"), ALL_FIGURES), "decay": SPREAD_FIGURES}
 """Part → figures of its rows; of others `SIZE_FIGURES`."""
 TOLERANCES = tolerances({
     ("std_base", "qq_r2", "rank_qq_r2"): 0.05,
@@ -146,6 +149,9 @@ def _cells() -> Iterator[dict]:
             for rank in ranks:
                 if (adapter, rank) != ("lora", 16):
                     yield from _grid("rank", model, seeds=2, adapter=adapter, rank=rank)
+    for model, task in OTHER_TEXT.items():
+        for method in ({}, {"adapter": "lora", "rank": 16}):
+            yield from _grid("text", model, seeds=LARGE_SEEDS, task=task, **method)
     yield from _grid("cause", "vit", seeds=5, cause="shuffled labels", labels="shuffled")
     for cause, changed in CAUSES.items():
         yield from _grid("cause", "deep-decoder", seeds=3, cause=cause, **changed)
@@ -230,19 +236,19 @@ def plan(cell: dict) -> Config:
 def run(cell: dict) -> list[dict]:
     """Train as the cell says; a row for each judged matrix, or for a pre-training one for each snapshot.
 
-    A row of a fine-tuning holds role, depth and numel, and figures of `lfmlib.compare`, those of `FIGURES`. For plain
-    also ``noise_gain`` and ``noise_std_gain`` of norm-matched noise; for adapters ``rank_kl_bits`` and ``rank_qq_r2``
-    of Gaussian factors of the same rank; for full fine-tuning on real labels, but not for decay, ``gradient`` and
-    ``agreement`` before the first step (see `lfmlib.lab.tuning.gradients`). A row of a pre-training holds ``step``; the
-    share of the judged matrices whose std ``rises``; medians of gain, corr and ``moved`` over them. The first row (of a
-    pre-training the last) has ``score`` and ``trivial``.
+    A row of a fine-tuning holds role, depth and numel, and figures of `lfmlib.compare`, those of `FIGURES`. For plain,
+    and full text, also ``noise_gain`` and ``noise_std_gain`` of norm-matched noise; for adapters ``rank_kl_bits`` and
+    ``rank_qq_r2`` of Gaussian factors of the same rank; for full fine-tuning on real labels, but not for decay,
+    ``gradient`` and ``agreement`` before the first step (see `lfmlib.lab.tuning.gradients`). A row of a pre-training
+    holds ``step``; the share of the judged matrices whose std ``rises``; medians of gain, corr and ``moved`` over them.
+    The first row (of a pre-training the last) has ``score`` and ``trivial``.
     """
     settings = plan(cell)
     if cell["part"] == "pretraining":
         return _pretraining(settings)
     trained = retrained(settings, snapshots=0)
     before = start_of(replace(settings, adapter="", rank=0))
-    with_noise = ("noise",) if cell["part"] == "plain" else ()
+    with_noise = ("noise",) if cell["part"] in ("plain", "text") and not settings.adapter else ()
     table = findings.eligible(compare(before, trained.model, progress=False, controls=with_noise, seed=cell["seed"]))
     wanted = FIGURES.get(cell["part"], SIZE_FIGURES)
     body = table[table["control"] == "none"].set_index("tensor")
